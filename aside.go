@@ -1,0 +1,408 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
+// one process at a time runs for a key. It speaks strings; [Typed] puts a codec in front. Safe for concurrent use.
+type Client struct {
+	opt         Options // complete; immutable
+	began       time.Time
+	tokenPrefix string
+	near        *near
+	flights     flights
+	counts      counters
+
+	tokens atomic.Uint64            // acquisitions so far
+	topo   atomic.Pointer[topology] // nil until Redis has been reached
+	topoMu sync.Mutex               // held while topo is replaced and its probers are started
+	moved  chan struct{}            // asks follow to look at once; buffered, never blocks
+
+	closing    context.Context    // ends with Close
+	close      context.CancelFunc // of closing
+	closeOnce  sync.Once
+	closeErr   error          // set within closeOnce
+	background sync.WaitGroup // every goroutine of ours
+
+	loadsMu sync.Mutex
+	loads   map[*load]struct{} // guarded by loadsMu; those that run
+
+	seldomRedis, seldomStore, seldomDecode seldom
+}
+
+// Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
+// Its context keeps the values of the first caller's, not its end: it ends with LoadTimeout, or when nobody waits any
+// more. A loader may ask the Client for other keys, with that context.
+type Loader[T any] func(ctx context.Context, key string) (T, error)
+
+// BatchLoader loads many keys at once. A key that it leaves out is not found; keys that were not asked for are ignored.
+// When it returns an error the map is ignored, and nothing is concluded about any key; ErrNotFound means that all are absent.
+type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
+
+// closeGrace is how long Close waits for loaders and questions that do not heed their context.
+const closeGrace = 2 * time.Second
+
+// New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at most, and succeeds without
+// one (unless RequireRedis is set): the client then calls loaders directly until Redis answers. Its error says all that is
+// wrong with the options.
+func New(options Options) (*Client, error) {
+	options = options.withDefaults()
+	if err := options.validate(); err != nil {
+		return nil, err
+	}
+	prefix, err := newTokenPrefix()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		opt: options, began: time.Now(), tokenPrefix: prefix,
+		moved: make(chan struct{}, 1), loads: make(map[*load]struct{}),
+	}
+	c.near = newNear(options.MemoryBytes, c.now)
+	c.flights.seed = maphash.MakeSeed()
+	c.closing, c.close = context.WithCancel(context.Background())
+
+	first := make(chan error, 1)
+	c.background.Add(1)
+	go c.connect(first) // ends with Close
+	timer := time.NewTimer(options.ConnectTimeout)
+	defer timer.Stop()
+	select {
+	case err = <-first:
+	case <-timer.C:
+		err = fmt.Errorf("no answer within Options.ConnectTimeout (%v)", options.ConnectTimeout)
+	}
+	if options.RequireRedis && !c.connected() {
+		if err == nil {
+			err = errors.New("it accepts connections but does not answer")
+		}
+		return nil, errors.Join(fmt.Errorf("%w and Options.RequireRedis is set: %v: %w", ErrRedisAway, options.Redis.InitAddress, err), c.Close())
+	}
+	return c, nil
+}
+
+// now is the time since New, in nanoseconds of the monotonic clock; never 0.
+func (c *Client) now() int64 { return int64(time.Since(c.began)) + 1 }
+
+// Redis returns the rueidis client underneath, or false while there is none yet. It belongs to the Client: do not close it.
+func (c *Client) Redis() (rueidis.Client, bool) {
+	if t := c.topo.Load(); t != nil {
+		return t.redis, true
+	}
+	return nil, false
+}
+
+// Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
+// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so.
+// Closing again does nothing and returns the same.
+func (c *Client) Close() error {
+	c.closeOnce.Do(func() {
+		c.topoMu.Lock()  // no prober
+		c.loadsMu.Lock() // and no load is started after this
+		c.close()
+		running := maps.Clone(c.loads)
+		c.loadsMu.Unlock()
+		c.topoMu.Unlock()
+		for l := range running {
+			l.cancel()
+		}
+		ended := make(chan struct{})
+		go func() { // ends when the last loader returns
+			c.background.Wait()
+			close(ended)
+		}()
+		timer := time.NewTimer(closeGrace)
+		defer timer.Stop()
+		select {
+		case <-ended:
+		case <-timer.C:
+			c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v, of %d loaders that ran: they do not heed their context", closeGrace, len(running))
+		}
+		if t := c.topo.Load(); t != nil {
+			t.redis.Close()
+		}
+		c.near.forget()
+	})
+	return c.closeErr
+}
+
+// inBackground runs fn in a goroutine that Close waits for; not at all once the client is closed.
+func (c *Client) inBackground(fn func()) {
+	c.loadsMu.Lock()
+	defer c.loadsMu.Unlock()
+	if c.closing.Err() == nil {
+		c.background.Go(fn)
+	}
+}
+
+// Get returns the value of key: from memory, from Redis, or from load, whose value is then stored for ttl. At most one
+// process loads a key at a time, and only once for all its callers.
+//
+// ttl must be positive. It is rounded up to whole milliseconds, and applies when this call's load is stored: what is already
+// stored keeps the ttl that it has. Any bytes are fine as key. The error is ErrNotFound if there is no such value, what
+// load returned, or ctx's. A value that was loaded is returned even if storing it failed.
+func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
+	if e := c.near.lookup(key); e != nil && ttl > 0 && load != nil {
+		c.hit(key)
+		if e.absent {
+			return "", ErrNotFound
+		}
+		return e.raw, nil
+	}
+	if load == nil {
+		return "", errNilLoader
+	}
+	out, err := c.obtain(ctx, &request{ttl: ttl, key: key, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
+		value, err := load(ctx, keys[0])
+		out[0] = loaded{raw: value, found: true}
+		return err
+	}})
+	if err != nil {
+		return "", err
+	}
+	if out.absent {
+		return "", ErrNotFound
+	}
+	return out.raw, nil
+}
+
+// hit counts an answer from memory.
+func (c *Client) hit(key string) {
+	c.counts.memoryHits.add()
+	if c.opt.Observer != nil {
+		c.opt.Observer.Observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
+	}
+}
+
+var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loads the value, or use Peek", ErrInvalidArgument)
+
+// request is one call that memory could not answer.
+type request struct {
+	ttl  time.Duration
+	key  string
+	opts []CallOption
+	load loadFunc
+	bad  string // fingerprint of what the key was found to hold and could not be decoded, else ""
+}
+
+// obtain is the life of a Get behind memory.
+//
+//	join the key's flight; if there is none, lead one:
+//	    ask Redis, read-or-lock
+//	        a value              → memory, done
+//	        a lock of our own    → call the loader, fill, done
+//	        somebody else's lock → wait until Redis says that the key has changed, or the lock has run out; ask again
+//	        no answer            → call the loader without a lock, done
+//	wait for the flight, or for ctx
+func (c *Client) obtain(ctx context.Context, q *request) (outcome, error) {
+	options, err := c.check(q.ttl, q.opts)
+	if err == nil {
+		err = c.checkKey(q.key)
+	}
+	if err != nil {
+		return outcome{}, err
+	}
+	for {
+		if c.closing.Err() != nil {
+			return outcome{}, ErrClosed
+		}
+		if err := ctx.Err(); err != nil {
+			return outcome{}, err
+		}
+		f, leader, early, err := c.join(ctx, q.key)
+		if err != nil {
+			return outcome{}, err
+		}
+		if leader {
+			c.lead(ctx, f, q, options)
+		} else {
+			c.counts.shared.Add(1)
+		}
+		out, err := c.await(ctx, f)
+		switch {
+		case err != nil:
+			return outcome{}, err
+		case out.again:
+		case out.err != nil:
+			return out, out.err
+		case leader || early || out.proven:
+			return out, nil
+		}
+	}
+}
+
+// await waits for the outcome of a flight.
+func (c *Client) await(ctx context.Context, f *flight) (outcome, error) {
+	select {
+	case <-f.done:
+		return f.out, nil
+	default:
+	}
+	select {
+	case <-f.done:
+		return f.out, nil
+	case <-ctx.Done():
+		c.leave(f)
+		return outcome{}, ctx.Err()
+	case <-c.closing.Done():
+		c.leave(f)
+		return outcome{}, ErrClosed
+	}
+}
+
+// lead asks Redis for the key of a flight until it is done or its loader has been started.
+func (c *Client) lead(ctx context.Context, f *flight, q *request, options callOptions) {
+	bad := q.bad
+	for polls := 0; ; polls++ {
+		sh := c.shardOf(f.key)
+		item := loadItem{f: f, shard: sh}
+		r, found, err := c.readOrLock(ctx, sh, f.key, bad)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			c.complete(f, outcome{again: true})
+			return
+		case err != nil:
+			item.free = errors.Is(err, errNotAsked)
+			c.start(ctx, q.ttl, options, q.load, []loadItem{item})
+			return
+		}
+		switch found.content {
+		case contentValue, contentAbsent:
+			c.found(f, r, found)
+			return
+		case contentUnreadable:
+			bad = fingerprint(found.stored)
+			c.counts.decodeErrors.Add(1)
+			c.observe(Event{Kind: EventDecodeFailed, Key: f.key, Err: errUnknownHeader})
+			c.warn(&c.seldomDecode, "a stored value has a header of another version, so it is loaded again", keyAttr(f.key))
+		case contentLock:
+			if found.mine {
+				item.marker = found.stored
+				c.start(ctx, q.ttl, options, q.load, []loadItem{item})
+				return
+			}
+			c.counts.lockWaits.Add(1)
+			if !c.awaitHolder(ctx, f.key, r, found.ttl, polls) {
+				c.complete(f, outcome{again: true})
+				return
+			}
+		}
+	}
+}
+
+var errUnknownHeader = errors.New("aside: the stored value has a header of another version")
+
+// found completes a flight with what Redis had.
+func (c *Client) found(f *flight, r reservation, found finding) {
+	c.counts.redisHits.Add(1)
+	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
+	out := outcome{raw: found.value, absent: found.content == contentAbsent, source: SourceRedis, proven: true}
+	if r.shard != nil {
+		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl)
+	}
+	c.complete(f, out)
+}
+
+// awaitHolder waits until somebody else's lock on key has changed hands; false: ctx or the client has ended first.
+func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl time.Duration, polls int) bool {
+	changed, leave, ok := c.near.wait(key, r)
+	if !ok {
+		return ctx.Err() == nil // it has changed while the answer was on its way
+	}
+	defer leave()
+	timer := time.NewTimer(c.patience(r.shard, ttl, polls))
+	defer timer.Stop()
+	select {
+	case <-changed:
+		return true
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-c.closing.Done():
+		return false
+	}
+}
+
+// patience is how long to wait for a push about a lock with that much of its ttl left. Where nothing is pushed, it is the
+// time until the next look.
+func (c *Client) patience(sh *shard, ttl time.Duration, polls int) time.Duration {
+	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
+	end := max(ttl, 0) + slack
+	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
+		end = c.opt.LockTTL
+	}
+	if sh == nil || !sh.tracked {
+		return min(end, jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
+	}
+	return end
+}
+
+// readOrLock asks for one key. The reservation was made before; it has no shard if the answer must not be kept.
+func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (reservation, finding, error) {
+	if sh == nil {
+		return reservation{}, finding{}, errNotAsked
+	}
+	token := c.newToken()
+	r := c.near.reserve(key, sh)
+	q := &call{script: scriptReadOrLock, keys: []string{key}, args: []string{token, milliseconds(c.opt.LockTTL)}}
+	if bad != "" {
+		q.script, q.args = scriptReplaceOrLock, append(q.args, bad)
+	}
+	c.run(ctx, sh, q)
+	found, err := q.findings(token)
+	if err != nil {
+		if c.unanswered(err) {
+			c.disown(sh, q.keys, token)
+		}
+		return r, finding{}, err
+	}
+	if q.moved {
+		r.shard = nil
+	}
+	return r, found[0], nil
+}
+
+// unanswered says that a question may have been executed, though no answer came.
+func (c *Client) unanswered(err error) bool {
+	_, reply := rueidis.IsRedisErr(err)
+	return !reply && !neverSent(err)
+}
+
+func (c *Client) check(ttl time.Duration, opts []CallOption) (callOptions, error) {
+	if ttl <= 0 {
+		return callOptions{}, fmt.Errorf("%w: ttl is %v: must be positive; what is to live very long may have a ttl of years", ErrInvalidArgument, ttl)
+	}
+	return c.callOptions(opts)
+}
+
+func (c *Client) checkKey(key string) error {
+	if len(key) > c.opt.MaxKeyBytes {
+		return fmt.Errorf("%w: key %s is longer than Options.MaxKeyBytes (%d): shorten or hash it, or raise the limit", ErrTooLarge, quoted(key), c.opt.MaxKeyBytes)
+	}
+	return nil
+}
+
+// Stats returns what the client has done since New.
+func (c *Client) Stats() Stats {
+	n := &c.counts
+	s := Stats{
+		MemoryHits: n.memoryHits.sum(), RedisHits: n.redisHits.Load(), Loads: n.loads.Load(), LoadErrors: n.loadErrors.Load(),
+		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
+		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
+		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), Flushes: n.flushes.Load(),
+		RedisConnected: c.connected(), Waiting: c.inFlight(),
+	}
+	s.MemoryEntries, s.MemoryBytes = c.near.size()
+	return s
+}

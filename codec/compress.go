@@ -1,0 +1,190 @@
+package codec
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/redaside/aside/codec/internal/outcome"
+)
+
+// MaxDecompressed is the largest value, in bytes as the inner codec wrote it, that [Compress] compresses, and the largest that it
+// expands when reading: 64 MiB. A stored value that claims more is an error before memory is taken for it. Larger values are stored
+// uncompressed, and are then limited by the client's own MaxValueBytes only.
+const MaxDecompressed = 64 << 20
+
+// Compress stores what the inner codec wrote compressed with zstd (level 3, checksummed), where that makes it smaller.
+//
+// Values of less than minSize bytes are not tried; minSize ≤ 0 means that every value is. Below some hundred bytes there is
+// little to gain: a frame costs 20 bytes. Values that would not get smaller are stored as the inner codec wrote them.
+//
+// Switching it on: readers with Compress also read what was written without it. Readers without it do not understand compressed values: JSON,
+// Gob, msgpack and proto return an error, so they load and overwrite; String, Bytes and some Funcs accept any bytes and
+// would return the compressed ones as the value. So, where processes are replaced one after another, first deploy
+// Compress(inner, math.MaxInt), which reads both forms and compresses nothing, then lower minSize. Switching it off, or rolling back, is the
+// same in reverse: first math.MaxInt, and drop Compress once the longest TTL has passed. Changing minSize alone needs no care.
+//
+// One exception: a value that was written without Compress and happens to begin with the six bytes "\x00zstd:" is taken for one of
+// ours, does not decode, and is therefore loaded again.
+//
+// A nil inner codec makes a codec whose calls return an error.
+//
+// Its memory is shared by all Compress codecs of the process: for each of GOMAXPROCS, 0.1 MB when the first value is expanded; for each of
+// at most four encoders, 2 MB when the first value is compressed. More callers than that wait for their turn. No goroutine is started.
+func Compress[T any](inner Codec[T], minSize int) Codec[T] {
+	return compressCodec[T]{inner: inner, minSize: minSize}
+}
+
+// What Compress writes is the inner codec's bytes, or
+//
+//	+----------------+------+---------...
+//	| \x00 z s t d : | form | body, to the end
+//	+----------------+------+---------...
+//
+//	form '1': body is one zstd frame, with its content's size and checksum (xxh64, 32 bits of it) in it
+//	form '0': body is the inner codec's bytes, which themselves begin with the marker and did not get smaller
+//
+// So whatever begins with the marker was written by us, and every other form is an error: a later version's, or damage. The marker is
+// not the client's own ("\x00aside:"), which stands in front of this where both are needed.
+const (
+	zstdMarker = "\x00zstd:"
+	zstdStored = zstdMarker + "0"
+	zstdFrame  = zstdMarker + "1"
+)
+
+// Each block of a frame expands to at most zstdBlock bytes, and takes at least zstdBlockMin: its header and one byte to repeat.
+const (
+	zstdBlock    = 128 << 10
+	zstdBlockMin = 3 + 1
+)
+
+var (
+	errNilInner     = errors.New("aside: the inner codec given to codec.Compress is nil")
+	errUnknownForm  = errors.New("unknown form: written by a later version, or damaged")
+	errIncomplete   = errors.New("the frame does not say its size, or has no checksum")
+	errTooLarge     = fmt.Errorf("expands to more than %d bytes", MaxDecompressed)
+	errImplausible  = errors.New("the frame claims more than its bytes can hold")
+	errSizeMismatch = errors.New("the frame holds less or more than it says")
+)
+
+type compressCodec[T any] struct {
+	inner   Codec[T]
+	minSize int
+}
+
+func (c compressCodec[T]) Encode(v T) (string, error) {
+	if c.inner == nil {
+		return "", errNilInner
+	}
+	plain, err := c.inner.Encode(v)
+	if err != nil {
+		return "", err
+	}
+	return compress(plain, c.minSize)
+}
+
+func (c compressCodec[T]) Decode(s string) (T, error) {
+	if c.inner == nil {
+		return *new(T), errNilInner
+	}
+	plain, err := expand(s)
+	if err != nil {
+		return *new(T), err
+	}
+	return c.inner.Decode(plain)
+}
+
+// compress returns what to store for plain.
+func compress(plain string, minSize int) (s string, err error) {
+	defer outcome.Settle("compress", &s, &err)
+	stored := plain
+	if strings.HasPrefix(plain, zstdMarker) {
+		stored = zstdStored + plain
+	}
+	if len(plain) == 0 || len(plain) < minSize || len(plain) > MaxDecompressed {
+		return stored, nil
+	}
+	enc, err := zstdEncoder()
+	if err != nil {
+		return "", err
+	}
+	// Into borrowed memory, then copied: the string may stay in the process's memory for long, and would hold on to all that was
+	// set aside for the case that nothing gets smaller.
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	out := append((*scratch)[:0], zstdFrame...)
+	// EncodeAll only reads its input, and keeps none of it.
+	out = enc.EncodeAll(unsafe.Slice(unsafe.StringData(plain), len(plain)), out)
+	if cap(out) <= maxScratch {
+		*scratch = out[:0]
+	}
+	if len(out) >= len(stored) {
+		return stored, nil
+	}
+	return string(out), nil
+}
+
+// expand returns the inner codec's bytes.
+func expand(s string) (plain string, err error) {
+	defer outcome.Settle("decompress", &plain, &err)
+	if !strings.HasPrefix(s, zstdMarker) {
+		return s, nil
+	}
+	if body, ok := strings.CutPrefix(s, zstdStored); ok {
+		return body, nil
+	}
+	body, ok := strings.CutPrefix(s, zstdFrame)
+	if !ok {
+		return "", errUnknownForm
+	}
+	frame := []byte(body) // a copy: the decoder is assembly in part, and s is not ours to lose; it costs 2 % (BenchmarkCompress)
+	var header zstd.Header
+	switch err := header.Decode(frame); {
+	case err != nil:
+		return "", err
+	case !header.HasFCS || !header.HasCheckSum:
+		return "", errIncomplete
+	case header.FrameContentSize > MaxDecompressed:
+		return "", errTooLarge
+	case header.FrameContentSize > uint64(len(frame)/zstdBlockMin+1)*zstdBlock:
+		return "", errImplausible // or twenty bytes could make us take 64 MiB, to find out that they lied
+	}
+	dec, err := zstdDecoder()
+	if err != nil {
+		return "", err
+	}
+	out, err := dec.DecodeAll(frame, make([]byte, 0, header.FrameContentSize))
+	if err != nil {
+		return "", err
+	}
+	if uint64(len(out)) != header.FrameContentSize {
+		return "", errSizeMismatch
+	}
+	return unsafe.String(unsafe.SliceData(out), len(out)), nil // nobody else has out, and nobody writes to it again
+}
+
+// scratches lends memory to compress into. Buffers that grew beyond maxScratch are left to the garbage collector, so that one
+// large value does not keep its size for good.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxScratch = 1 << 20
+
+// One encoder and one decoder for the whole process, made when first needed: each holds its working memory, and EncodeAll and
+// DecodeAll take a place in it for the length of a call. They start no goroutine and so need no closing.
+var (
+	// Single segment: the frame always says its size, and a reader takes exactly that much memory.
+	// At most four places: each is 2 MB, and compressing happens once a load, next to which waiting for a place is nothing.
+	zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderCRC(true), zstd.WithSingleSegment(true),
+			zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), 4)))
+	})
+	// A place for each processor: expanding happens on every read of a typed value, and fewer places would be a lock there.
+	zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithDecoderMaxMemory(MaxDecompressed))
+	})
+)

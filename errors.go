@@ -1,0 +1,108 @@
+package aside
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Answers that a caller branches on; test with [errors.Is].
+var (
+	// ErrNotFound says that there is no value for the key. A loader returns it (wrapped or not) to have the absence
+	// cached for Options.NegativeTTL; a reader gets it while the absence is cached, and from the loader itself.
+	ErrNotFound = errors.New("aside: not found")
+
+	// ErrClosed says that the Client was closed before the call or while it waited.
+	ErrClosed = errors.New("aside: client is closed")
+
+	// ErrRedisAway says that Redis could not be asked: it was never reached, its connection is lost, or it stopped
+	// answering. Only the calls that need Redis return it: Set, Del, Touch and Peek. Get and GetMulti call the loader instead.
+	ErrRedisAway = errors.New("aside: Redis is away")
+
+	// ErrUnknownOutcome says that a Set, Del or Touch was sent but its answer did not come in time: it may or may not
+	// have been done. It will not be done any more once the call's deadline has passed by 100 ms.
+	ErrUnknownOutcome = errors.New("aside: no answer from Redis, the outcome is unknown")
+
+	// ErrTooLarge says that a key or value is beyond Options.MaxKeyBytes or MaxValueBytes.
+	ErrTooLarge = errors.New("aside: too large")
+
+	// ErrInvalidArgument says that a call cannot be right as it is: a nil loader, a ttl that is not positive.
+	ErrInvalidArgument = errors.New("aside: invalid argument")
+
+	// ErrLoadTimeout says that the loader did not return within its LoadTimeout. Its context was cancelled; the load
+	// goes on in its goroutine until it notices, and what it returns then is dropped.
+	ErrLoadTimeout = errors.New("aside: the loader did not return within LoadTimeout")
+
+	// ErrRecursiveLoad says that a loader asked, through the context that it was given, for a key that it is loading itself.
+	ErrRecursiveLoad = errors.New("aside: a loader asked for the key that it is loading")
+)
+
+// PanicError is what every waiter gets when the loader panicked. The lock is released and the process lives.
+type PanicError struct {
+	Value any    // what was passed to panic
+	Stack []byte // the loader's stack at that moment
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("aside: the loader panicked: %v", e.Value) }
+
+// Unwrap returns the panic's value where it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// BatchError says which keys of a GetMulti could not be answered and why. The map that comes with it holds the others.
+type BatchError struct {
+	Failed map[string]error // never empty
+}
+
+func (e *BatchError) Error() string {
+	keys := make([]string, 0, len(e.Failed))
+	for key := range e.Failed {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	var b strings.Builder
+	fmt.Fprintf(&b, "aside: %d keys failed: ", len(keys))
+	for i, key := range keys {
+		if i == 3 {
+			fmt.Fprintf(&b, "; and %d more", len(keys)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%s: %v", quoted(key), e.Failed[key])
+	}
+	return b.String()
+}
+
+// Unwrap returns the errors of all failed keys.
+func (e *BatchError) Unwrap() []error {
+	errs := make([]error, 0, len(e.Failed))
+	for _, err := range e.Failed {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+// encodeError marks a value that was loaded but that its codec could not encode: whoever loaded it has it all the same.
+type encodeError struct{ err error }
+
+func (e *encodeError) Error() string {
+	return "aside: the loaded value cannot be encoded: " + e.err.Error()
+}
+func (e *encodeError) Unwrap() error { return e.err }
+
+// errNotAsked is ErrRedisAway for a question that was never sent, so that nothing can have happened.
+var errNotAsked = fmt.Errorf("%w (not asked)", ErrRedisAway)
+
+// quoted makes a key fit for an error or a log line: any bytes, and not endless.
+func quoted(key string) string {
+	const most = 64
+	if len(key) > most {
+		return fmt.Sprintf("%q… (%d bytes)", key[:most], len(key))
+	}
+	return fmt.Sprintf("%q", key)
+}

@@ -1,0 +1,474 @@
+package aside
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Callers of one key in this process share a flight: one of them, the leader, asks Redis; the others wait for what
+// comes of it. Each waits on its own context.
+//
+//	asking    the leader asks on its own context and returns as soon as that ends; the others then start over
+//	loading   the loader runs in its own goroutine, on a context that ends when its last waiter has left
+//	done      everybody has the outcome
+//
+// A Set or Del of this process takes the flight of its key off the table: who comes later starts a new one, so that it
+// cannot be given what was read before. What another process deletes meanwhile is noticed by the fill:
+//
+//	accepted   nobody deleted between lock and fill: every waiter may have the value
+//	refused    who was there before the loader was called may have it, for the load began after they asked; others start over
+type flights struct {
+	seed    maphash.Seed
+	stripes [256]flightStripe
+}
+
+type flightStripe struct {
+	mu    sync.Mutex
+	byKey map[string]*flight // guarded by mu; one per key, removed when done, or after the hold-off of an error
+	_     [48]byte           // a cache line each
+}
+
+type flight struct {
+	key  string
+	done chan struct{} // closed once out is set
+
+	// Guarded by the stripe's mu.
+	waiting   int
+	load      *load // once the loader has been started
+	finished  bool
+	heldUntil int64 // how long a failed flight answers new callers, in Client.now's time
+
+	out outcome // set before done is closed, not changed after
+}
+
+// outcome is what comes of a flight.
+type outcome struct {
+	raw    string
+	absent bool
+	err    error // of the loader
+	source Source
+	proven bool   // nobody changed the key since the question: who joined late may have it too
+	again  bool   // nothing: the leader left before it knew
+	entry  *entry // where it was put in memory, if it was
+}
+
+// holdOff is how long the error of a loader answers new callers too, so that a failing database is not asked by a
+// hundred waiters one after another.
+const holdOff = 50 * time.Millisecond
+
+func (fs *flights) stripe(key string) *flightStripe {
+	return &fs.stripes[maphash.String(fs.seed, key)%uint64(len(fs.stripes))]
+}
+
+// join returns the flight of key. leader: the caller has to lead it. early: the loader has not been called yet.
+func (c *Client) join(ctx context.Context, key string) (f *flight, leader, early bool, err error) {
+	for outer := loadOf(ctx); outer != nil; outer = outer.parent {
+		if outer.c == c && outer.isLoading(key) {
+			return nil, false, false, fmt.Errorf("%w: %s", ErrRecursiveLoad, quoted(key))
+		}
+	}
+	s := c.flights.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f = s.byKey[key]; f != nil && f.boardable(c.now()) {
+		f.waiting++
+		return f, false, f.load == nil || f.finished, nil
+	}
+	f = &flight{key: key, done: make(chan struct{}), waiting: 1}
+	if s.byKey == nil {
+		s.byKey = make(map[string]*flight)
+	}
+	s.byKey[key] = f
+	return f, true, true, nil
+}
+
+// boardable says whether one more may join. The caller holds the stripe's mu.
+func (f *flight) boardable(now int64) bool {
+	if f.finished {
+		return now < f.heldUntil
+	}
+	return f.load == nil || f.waiting > 0 || f.load.revive()
+}
+
+// leave is called by a waiter whose context has ended.
+func (c *Client) leave(f *flight) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	f.waiting--
+	deserted := f.waiting == 0 && f.load != nil && !f.finished
+	s.mu.Unlock()
+	if deserted {
+		f.load.desert()
+	}
+}
+
+// bump makes later callers start a new flight: the key was set or deleted by this process.
+func (c *Client) bump(key string) {
+	s := c.flights.stripe(key)
+	s.mu.Lock()
+	delete(s.byKey, key)
+	s.mu.Unlock()
+}
+
+// complete hands the outcome to all waiters. Only the first call for a flight counts.
+func (c *Client) complete(f *flight, out outcome) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.finished {
+		return
+	}
+	f.finished, f.out = true, out
+	if s.byKey[f.key] == f {
+		if out.err != nil && c.closing.Err() == nil {
+			f.heldUntil = c.now() + int64(holdOff)
+			time.AfterFunc(holdOff, func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if s.byKey[f.key] == f {
+					delete(s.byKey, f.key)
+				}
+			})
+		} else {
+			delete(s.byKey, f.key)
+		}
+	}
+	close(f.done)
+}
+
+// inFlight counts the keys for which a flight is under way.
+func (c *Client) inFlight() (keys int) {
+	for i := range c.flights.stripes {
+		s := &c.flights.stripes[i]
+		s.mu.Lock()
+		keys += len(s.byKey)
+		s.mu.Unlock()
+	}
+	return keys
+}
+
+// loadFunc loads keys into out, which is as long and preset to "not found". It is a user's loader in the form that
+// serves one key and many, strings and types.
+type loadFunc func(ctx context.Context, keys []string, out []loaded) error
+
+// loaded is what a loader gave for one key.
+type loaded struct {
+	raw   string
+	found bool
+	err   error // found, but it cannot be encoded
+}
+
+// load is one call of a loader, for the keys of one or many flights.
+type load struct {
+	c       *Client
+	parent  *load // the load whose loader asked for this one
+	ttl     time.Duration
+	options callOptions
+	call    loadFunc
+	keys    []string // of items, in order
+	items   []loadItem
+	out     []loaded
+	cancel  context.CancelFunc
+
+	mu      sync.Mutex
+	live    int  // flights that somebody waits for
+	ended   bool // it returned, or it is no longer waited for
+	renewal *time.Timer
+}
+
+type loadItem struct {
+	f      *flight
+	shard  *shard // nil without a lock
+	marker string // "" without a lock
+	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key was changed
+
+	n        int         // its place in load.items, for store
+	reserved reservation // for store
+}
+
+type loadContextKey struct{}
+
+func loadOf(ctx context.Context) *load {
+	l, _ := ctx.Value(loadContextKey{}).(*load)
+	return l
+}
+
+func (l *load) isLoading(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.ended && slices.Contains(l.keys, key)
+}
+
+// revive says that somebody waits again for a flight that nobody waited for; false: too late, the load is cancelled.
+func (l *load) revive() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live == 0 {
+		return false
+	}
+	l.live++
+	return true
+}
+
+// desert says that nobody waits for one of the flights any more.
+func (l *load) desert() {
+	l.mu.Lock()
+	l.live--
+	last := l.live == 0
+	l.mu.Unlock()
+	if last {
+		l.cancel()
+	}
+}
+
+// end says mine to the one that may settle the load: its goroutine or expire. deserted: nobody waits for it any more.
+func (l *load) end() (mine, deserted bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return false, false
+	}
+	l.ended = true
+	if l.renewal != nil {
+		l.renewal.Stop()
+	}
+	return true, l.live == 0
+}
+
+// start calls the loader for items, whose flights the caller leads, and returns at once. ctx is the first caller's:
+// the loader sees its values, not its end.
+func (c *Client) start(ctx context.Context, ttl time.Duration, options callOptions, call loadFunc, items []loadItem) {
+	l := &load{c: c, parent: loadOf(ctx), ttl: ttl, options: options, call: call, items: items, live: len(items)}
+	l.keys = make([]string, len(items))
+	l.out = make([]loaded, len(items))
+	locked := false
+	for i, item := range items {
+		l.keys[i] = item.f.key
+		locked = locked || item.marker != ""
+	}
+	ctx, l.cancel = context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), loadContextKey{}, l), options.loadTimeout)
+
+	c.loadsMu.Lock()
+	if c.closing.Err() != nil {
+		c.loadsMu.Unlock()
+		l.cancel()
+		l.release(ErrClosed)
+		return
+	}
+	c.loads[l] = struct{}{}
+	c.background.Add(2) // the loader's goroutine, and whoever settles the load
+	c.loadsMu.Unlock()
+
+	for _, item := range items {
+		s := c.flights.stripe(item.f.key)
+		s.mu.Lock()
+		item.f.load = l
+		s.mu.Unlock()
+	}
+	if locked {
+		l.mu.Lock()
+		l.renewal = time.AfterFunc(c.opt.LockTTL/3, l.renew)
+		l.mu.Unlock()
+	}
+	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
+	go func() { // ends when the loader returns
+		defer c.background.Done()
+		began := c.now()
+		err := l.run(ctx)
+		stop()
+		mine, deserted := l.end()
+		if !mine {
+			return
+		}
+		defer l.settled()
+		defer l.cancel()
+		switch {
+		case err == nil:
+			l.observe(nil, time.Duration(c.now()-began))
+			l.store()
+		case errors.Is(err, ErrNotFound):
+			l.observe(err, time.Duration(c.now()-began))
+			clear(l.out)
+			l.store()
+		default:
+			l.fail(ctx, err, deserted, time.Duration(c.now()-began))
+		}
+	}()
+}
+
+// run calls the loader. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
+func (l *load) run(ctx context.Context) (err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+			return
+		}
+		// Goexit cannot be stopped: this goroutine ends after its deferred calls, so settle here.
+		if mine, deserted := l.end(); mine {
+			l.fail(ctx, errors.New("aside: the loader ended its goroutine instead of returning"), deserted, 0)
+			l.cancel()
+			l.settled()
+		}
+	}()
+	err = l.call(ctx, slices.Clone(l.keys), l.out)
+	returned = true
+	return err
+}
+
+// expire ends a load that has not returned though its context has ended: its deadline has passed, nobody waits for it any
+// more, or the client is being closed.
+func (l *load) expire(ctx context.Context) {
+	if mine, deserted := l.end(); mine {
+		l.fail(ctx, ctx.Err(), deserted, l.options.loadTimeout)
+		l.settled()
+	}
+}
+
+// fail gives up the locks and hands out the error.
+func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Duration) {
+	switch {
+	case l.c.closing.Err() != nil:
+		err = ErrClosed
+	case deserted:
+		err = nil // its last waiter left: nothing to say, who joins meanwhile starts over
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = fmt.Errorf("%w (%v)", ErrLoadTimeout, l.options.loadTimeout)
+	}
+	l.observe(cmp.Or(err, context.Canceled), took)
+	l.release(err)
+}
+
+func (l *load) settled() {
+	l.c.loadsMu.Lock()
+	delete(l.c.loads, l)
+	l.c.loadsMu.Unlock()
+	l.c.background.Done()
+}
+
+func (l *load) observe(err error, took time.Duration) {
+	c := l.c
+	c.counts.loads.Add(1)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		c.counts.loadErrors.Add(1)
+	}
+	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})
+}
+
+// renew keeps the locks while the loader runs. A lock that is lost stays lost: its fill will be refused.
+func (l *load) renew() {
+	c := l.c
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return
+	}
+	c.background.Add(1) // not from zero: the load itself counts until it has ended
+	l.mu.Unlock()
+	defer c.background.Done()
+	c.overLocks(scriptRenew, []string{milliseconds(c.opt.LockTTL)}, l.items, markerOnly, nil)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.renewal.Reset(c.opt.LockTTL / 3)
+	}
+}
+
+// release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
+func (l *load) release(err error) {
+	c := l.c
+	c.overLocks(scriptRelease, nil, l.items, markerOnly, nil)
+	for _, item := range l.items {
+		c.near.wake(item.f.key)
+		c.complete(item.f, outcome{err: err, again: err == nil, source: SourceLoader})
+	}
+}
+
+func markerOnly(item loadItem) []string { return []string{item.marker} }
+
+// store puts what was loaded into Redis and memory, and hands it out.
+func (l *load) store() {
+	c := l.c
+	fill := make([]loadItem, 0, len(l.items)) // to store
+	var giveBack []loadItem                   // to be unlocked only
+	for i, item := range l.items {
+		item.n = i
+		out := &l.out[i]
+		storable := true
+		switch {
+		case !out.found:
+			c.counts.notFound.Add(1)
+			storable = l.options.negativeTTL > 0
+		case out.err != nil:
+			c.counts.encodeErrors.Add(1)
+			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: out.err})
+			c.warn(&c.seldomStore, "a loaded value cannot be encoded, so it is not stored", keyAttr(item.f.key), "error", out.err)
+			storable = false
+		case len(out.raw) > c.opt.MaxValueBytes:
+			c.counts.tooLarge.Add(1)
+			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
+			c.warn(&c.seldomStore, "a loaded value is too large, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "MaxValueBytes", c.opt.MaxValueBytes)
+			storable = false
+		}
+		switch {
+		case item.marker == "":
+			l.give(i, outcome{proven: item.free})
+		case storable:
+			fill = append(fill, item)
+		default:
+			giveBack = append(giveBack, item)
+		}
+	}
+	c.overLocks(scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
+		l.give(item.n, outcome{proven: ours}) // a lock that was ours to the end proves as much as an accepted fill
+	})
+	for i := range fill {
+		fill[i].reserved = c.near.reserve(fill[i].f.key, fill[i].shard)
+	}
+	c.overLocks(scriptFill, nil, fill, func(item loadItem) []string {
+		stored := wireAbsent
+		if l.out[item.n].found {
+			stored = pack(l.out[item.n].raw)
+		}
+		return []string{item.marker, stored, milliseconds(l.ttlOf(item.n))}
+	}, func(moved bool, item loadItem, accepted bool, err error) {
+		out := outcome{proven: accepted}
+		switch {
+		case err != nil:
+			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
+		case !accepted:
+			c.counts.fillsRefused.Add(1)
+			c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
+		case !moved:
+			out.entry = c.near.commit(item.f.key, item.reserved, l.out[item.n].raw, !l.out[item.n].found, l.ttlOf(item.n))
+		}
+		l.give(item.n, out)
+	})
+}
+
+func (l *load) ttlOf(i int) time.Duration {
+	if l.out[i].found {
+		return l.ttl
+	}
+	return min(l.ttl, l.options.negativeTTL)
+}
+
+// give completes the flight of item i with what was loaded.
+func (l *load) give(i int, out outcome) {
+	out.raw, out.absent, out.source = l.out[i].raw, !l.out[i].found, SourceLoader
+	if err := l.out[i].err; err != nil {
+		out.err = &encodeError{err}
+	}
+	l.c.near.wake(l.items[i].f.key)
+	l.c.complete(l.items[i].f, out)
+}

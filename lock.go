@@ -1,0 +1,468 @@
+package aside
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/slot"
+)
+
+// The lock on a key, in Redis. There is no second key: while somebody loads a key, the key itself holds that load's
+// marker (see wire.go), with LockTTL as its expiry.
+//
+//	read-or-lock   one question, three answers: "here it is", "you load it", "somebody is loading it"
+//	fill           the value, if the key still holds our marker
+//	renew          LockTTL again, if …
+//	release        nothing, if …
+//
+// A Set or Del during the load replaces or removes the marker, so the fill that follows is refused: a load never
+// overwrites what was written after it began. A marker is unique per acquisition, not per client: else a load that was
+// overtaken could pass for the next one of the same client.
+//
+// Reading first keeps hits free of writes: they work on a full or a read-only server. The scripts touch what they wrote
+// with a read-only command, because that is what makes Redis track a key for this connection: the value that we filled
+// can stay in our memory without being read back.
+//
+// All scripts take many keys; in a cluster, keys of one slot. Redis runs a script at once and whole.
+
+// script is a Lua script and its SHA-1, by which Redis remembers it.
+type script struct{ text, sha string }
+
+func newScript(text string) *script {
+	sum := sha1.Sum([]byte(text))
+	return &script{text: text, sha: hex.EncodeToString(sum[:])}
+}
+
+var (
+	// KEYS: k…   ARGV: token, LockTTL in ms.   Answer: v, ttl, v, ttl, …
+	// v is what the key holds (ttl: its PTTL), or our new marker. Running it twice finds the marker of the first run.
+	scriptReadOrLock = newScript(`
+local answer, clock = {}, nil
+for i, key in ipairs(KEYS) do
+  local v = redis.call('GET', key)
+  if v then
+    answer[2*i-1], answer[2*i] = v, redis.call('PTTL', key)
+  else
+    if not clock then
+      local t = redis.call('TIME')
+      clock = string.format('%010d%06d', t[1], t[2])
+    end
+    local marker = ARGV[1] .. clock
+    redis.call('SET', key, marker, 'PX', ARGV[2])
+    answer[2*i-1], answer[2*i] = marker, 0
+  end
+end
+return answer`)
+
+	// The same for one key that holds something unreadable, given by its SHA-1: that counts as nothing.
+	// KEYS: k   ARGV: token, LockTTL in ms, SHA-1.   Answer: v, ttl.
+	scriptReplaceOrLock = newScript(`
+local v = redis.call('GET', KEYS[1])
+if v and redis.sha1hex(v) ~= ARGV[3] then
+  return {v, redis.call('PTTL', KEYS[1])}
+end
+local t = redis.call('TIME')
+local marker = ARGV[1] .. string.format('%010d%06d', t[1], t[2])
+redis.call('SET', KEYS[1], marker, 'PX', ARGV[2])
+return {marker, 0}`)
+
+	// KEYS: k…   Answer: v, ttl, …; v is false for no value. Changes nothing.
+	scriptRead = newScript(`
+local answer = {}
+for i, key in ipairs(KEYS) do
+  local v = redis.call('GET', key)
+  answer[2*i-1], answer[2*i] = v, v and redis.call('PTTL', key) or -2
+end
+return answer`)
+
+	// KEYS: k…   ARGV: marker, value, ttl in ms, …   Answer: 1 (stored) or 0 (refused), …
+	// A second run finds no marker and is refused.
+	scriptFill = newScript(`
+local answer = {}
+for i, key in ipairs(KEYS) do
+  local a = 3*i-2
+  if redis.call('GET', key) == ARGV[a] then
+    redis.call('SET', key, ARGV[a+1], 'PX', ARGV[a+2])
+    redis.call('STRLEN', key)
+    answer[i] = 1
+  else
+    answer[i] = 0
+  end
+end
+return answer`)
+
+	// KEYS: k…   ARGV: LockTTL in ms, marker…   Answer: 1 (still ours) or 0, …
+	scriptRenew = newScript(`
+local answer = {}
+for i, key in ipairs(KEYS) do
+  answer[i] = redis.call('GET', key) == ARGV[i+1] and redis.call('PEXPIRE', key, ARGV[1]) or 0
+end
+return answer`)
+
+	// KEYS: k…   ARGV: marker or token…   Answer: 1 (it was ours until now) or 0, …
+	// A token, which is how a marker begins, is enough: whoever got no answer to read-or-lock does not know the rest.
+	scriptRelease = newScript(`
+local answer = {}
+for i, key in ipairs(KEYS) do
+  local head = redis.call('GETRANGE', key, 0, #ARGV[i] - 1)
+  answer[i] = head == ARGV[i] and redis.call('DEL', key) or 0
+end
+return answer`)
+
+	// KEYS: k   ARGV: notAfter in µs, value, ttl in ms.   Answer: 1, or 0 if it is later than notAfter.
+	scriptSet = newScript(`
+local t = redis.call('TIME')
+if t[1] * 1000000 + t[2] > tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1`)
+
+	// KEYS: k…   ARGV: notAfter in µs.   Answer: 1, or 0 if it is later than notAfter.
+	scriptDel = newScript(`
+local t = redis.call('TIME')
+if t[1] * 1000000 + t[2] > tonumber(ARGV[1]) then return 0 end
+redis.call('UNLINK', unpack(KEYS))
+return 1`)
+
+	// KEYS: k…   ARGV: notAfter in µs, ttl in ms, lock prefix, absence.   Answer: 1, or 0 if it is later than notAfter.
+	// Only values get the ttl: a lock keeps its holder's, an absence its own.
+	scriptTouch = newScript(`
+local t = redis.call('TIME')
+if t[1] * 1000000 + t[2] > tonumber(ARGV[1]) then return 0 end
+for _, key in ipairs(KEYS) do
+  local head = redis.call('GETRANGE', key, 0, math.max(#ARGV[3], #ARGV[4] + 1) - 1)
+  if head ~= ARGV[4] and string.sub(head, 1, #ARGV[3]) ~= ARGV[3] then
+    redis.call('PEXPIRE', key, ARGV[2])
+  end
+end
+return 1`)
+)
+
+const (
+	maxBatchKeys  = 128     // keys per script call, so that others get their turn
+	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
+)
+
+// newToken returns a name for an acquisition that nobody has used before.
+func (c *Client) newToken() string {
+	return c.tokenPrefix + strconv.FormatUint(c.tokens.Add(1), 36) + ":"
+}
+
+// newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client was made.
+func newTokenPrefix() (string, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", fmt.Errorf("aside: no randomness for the client's id: %w", err)
+	}
+	return lockPrefix + id.String() + ":", nil
+}
+
+// milliseconds is d as Redis takes it: rounded up, so that what is asked to live at all does.
+func milliseconds(d time.Duration) string {
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond != 0 {
+		ms++
+	}
+	return strconv.FormatInt(ms, 10)
+}
+
+// call is one run of a script on keys of one shard, and of one slot where that matters.
+type call struct {
+	script *script
+	keys   []string
+	args   []string
+
+	reply rueidis.RedisMessage
+	err   error
+	moved bool // another node than the shard answered: its answer must not be kept in memory
+}
+
+// run asks one question. It returns at the latest when ctx or RedisTimeout ends.
+func (c *Client) run(ctx context.Context, sh *shard, q *call) {
+	c.runAll(ctx, sh, q)
+}
+
+// runAll asks several questions of one shard in one round trip.
+func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
+	fail := func(err error) {
+		for _, q := range calls {
+			q.err = err
+		}
+	}
+	if sh == nil || !sh.up.Load() {
+		fail(errNotAsked)
+		return
+	}
+	asked := c.now()
+	ctx, limited, cancel := c.questionContext(ctx)
+	defer cancel()
+	select {
+	case sh.inFlight <- struct{}{}:
+	default:
+		select {
+		case sh.inFlight <- struct{}{}:
+		case <-ctx.Done():
+			fail(fmt.Errorf("%w: %d questions are out already: %w", errNotAsked, maxInFlight, ctx.Err()))
+			return
+		}
+	}
+	defer func() { <-sh.inFlight }()
+	if !sh.up.Load() { // went down while we waited for our turn
+		fail(errNotAsked)
+		return
+	}
+
+	c.send(ctx, sh.client, calls, false)
+	var again, elsewhere []*call
+	for _, q := range calls {
+		switch {
+		case isNoScript(q.err):
+			again = append(again, q)
+		case judge(q.err, limited) == moved:
+			elsewhere = append(elsewhere, q)
+		}
+	}
+	if len(again) > 0 {
+		c.send(ctx, sh.client, again, true)
+	}
+	for _, q := range elsewhere {
+		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
+		q.moved = true
+		c.topologyMoved()
+		if t := c.topo.Load(); t != nil {
+			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
+		}
+	}
+	c.conclude(sh, calls, limited, asked)
+}
+
+// conclude draws the consequences of the answers for the shard and the statistics.
+func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked int64) {
+	var worst error
+	for _, q := range calls {
+		switch {
+		case q.moved: // says nothing of this node
+		case q.err != nil:
+			worst = q.err
+		default:
+			sh.timeouts.Store(0)
+		}
+	}
+	if worst == nil {
+		return
+	}
+	c.counts.redisErrors.Add(1)
+	c.observe(Event{Kind: EventRedisError, Key: sh.addr, Duration: time.Duration(c.now() - asked), Err: worst})
+	switch judge(worst, limited) {
+	case timedOut:
+		c.failed(sh, worst, true)
+	case away:
+		c.failed(sh, worst, false)
+	}
+}
+
+// questionContext bounds a question by RedisTimeout. limited says that this comes before the caller's own deadline.
+func (c *Client) questionContext(ctx context.Context) (_ context.Context, limited bool, _ context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= c.opt.RedisTimeout {
+		return ctx, false, func() {}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opt.RedisTimeout)
+	return ctx, true, cancel
+}
+
+func (c *Client) send(ctx context.Context, to rueidis.Client, calls []*call, whole bool) {
+	if len(calls) == 1 {
+		q := calls[0]
+		q.reply, q.err = to.Do(ctx, q.command(to.B(), whole)).ToMessage()
+		return
+	}
+	commands := make([]rueidis.Completed, len(calls))
+	for i, q := range calls {
+		commands[i] = q.command(to.B(), whole)
+	}
+	for i, result := range to.DoMulti(ctx, commands...) {
+		calls[i].reply, calls[i].err = result.ToMessage()
+	}
+}
+
+func (q *call) command(b rueidis.Builder, whole bool) rueidis.Completed {
+	if whole {
+		return b.Eval().Script(q.script.text).Numkeys(int64(len(q.keys))).Key(q.keys...).Arg(q.args...).Build()
+	}
+	return b.Evalsha().Sha1(q.script.sha).Numkeys(int64(len(q.keys))).Key(q.keys...).Arg(q.args...).Build()
+}
+
+func isNoScript(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && reply.IsNoScript()
+}
+
+// batch is one script call for some of a list's keys.
+type batch struct {
+	call
+	shard *shard
+	of    []int // where its keys stand in the list
+}
+
+// batches splits n keys into calls: by shard, in a cluster by slot, and so that none holds up the server for long. head
+// is given to each call, args for each key.
+func (c *Client) batches(s *script, head []string, n int, key func(i int) (string, *shard), args func(i int) []string) []*batch {
+	type place struct {
+		shard *shard
+		slot  uint16
+	}
+	type filling struct {
+		*batch
+		bytes int
+	}
+	var all []*batch
+	open := make(map[place]*filling, 1)
+	for i := range n {
+		k, sh := key(i)
+		at := place{shard: sh}
+		if sh == nil || sh.addr != "" {
+			at.slot = slot.Of(k)
+		}
+		var more []string
+		bytes := len(k)
+		if args != nil {
+			more = args(i)
+			for _, arg := range more {
+				bytes += len(arg)
+			}
+		}
+		f := open[at]
+		if f == nil || len(f.keys) == maxBatchKeys || f.bytes+bytes > maxBatchBytes {
+			f = &filling{batch: &batch{call: call{script: s}, shard: sh}}
+			f.args = append(f.args, head...)
+			open[at] = f
+			all = append(all, f.batch)
+		}
+		f.keys = append(f.keys, k)
+		f.args = append(f.args, more...)
+		f.of = append(f.of, i)
+		f.bytes += bytes
+	}
+	return all
+}
+
+// runBatches asks every shard once, all at the same time.
+func (c *Client) runBatches(ctx context.Context, all []*batch) {
+	byShard := make(map[*shard][]*call, 1)
+	for _, b := range all {
+		byShard[b.shard] = append(byShard[b.shard], &b.call)
+	}
+	var others sync.WaitGroup
+	left := len(byShard)
+	for sh, calls := range byShard {
+		if left--; left == 0 {
+			c.runAll(ctx, sh, calls...) // the last one here: a batch for one shard needs no goroutine
+			break
+		}
+		others.Go(func() { c.runAll(ctx, sh, calls...) })
+	}
+	others.Wait()
+}
+
+// overLocks runs a script over those items that hold a lock, and reports for each whether it still was ours. It is
+// bounded by RedisTimeout alone: the caller whose load it was may have gone.
+func (c *Client) overLocks(s *script, head []string, items []loadItem, args func(loadItem) []string, answer func(moved bool, item loadItem, ours bool, err error)) {
+	held := items[:0:0]
+	for _, item := range items {
+		if item.marker != "" {
+			held = append(held, item)
+		}
+	}
+	all := c.batches(s, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
+		func(i int) []string { return args(held[i]) })
+	c.runBatches(context.Background(), all)
+	if answer == nil {
+		return
+	}
+	for _, b := range all {
+		ours, err := b.flags()
+		for n, i := range b.of {
+			answer(b.moved, held[i], err == nil && ours[n] == 1, err)
+		}
+	}
+}
+
+// flags reads an answer of one number per key.
+func (q *call) flags() ([]int64, error) {
+	if q.err != nil {
+		return nil, q.err
+	}
+	flags, err := q.reply.AsIntSlice()
+	if err == nil && len(flags) != len(q.keys) {
+		err = fmt.Errorf("aside: a script answered %d numbers for %d keys", len(flags), len(q.keys))
+	}
+	return flags, err
+}
+
+// finding is what a key was found to hold.
+type finding struct {
+	content
+	value  string        // for contentValue
+	stored string        // the bytes, for contentUnreadable; the marker, for contentLock
+	mine   bool          // for contentLock: we have just set it
+	ttl    time.Duration // < 0: does not expire
+}
+
+// findings reads an answer of a value and its ttl per key.
+func (q *call) findings(token string) ([]finding, error) {
+	if q.err != nil {
+		return nil, q.err
+	}
+	answer, err := q.reply.ToArray()
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) != 2*len(q.keys) {
+		return nil, fmt.Errorf("aside: a script answered %d elements for %d keys", len(answer), len(q.keys))
+	}
+	found := make([]finding, len(q.keys))
+	for i := range found {
+		f := &found[i]
+		if answer[2*i].IsNil() {
+			f.content = contentNone
+			continue
+		}
+		if f.stored, err = answer[2*i].ToString(); err != nil {
+			return nil, err
+		}
+		ttl, err := answer[2*i+1].AsInt64()
+		if err != nil {
+			return nil, err
+		}
+		f.ttl = time.Duration(ttl) * time.Millisecond
+		f.value, f.content = unpack(f.stored)
+		f.mine = f.content == contentLock && token != "" && strings.HasPrefix(f.stored, token)
+	}
+	return found, nil
+}
+
+// fingerprint names bytes that could not be read, for scriptReplaceOrLock.
+func fingerprint(stored string) string {
+	sum := sha1.Sum([]byte(stored))
+	return hex.EncodeToString(sum[:])
+}
+
+// disown releases, in the background, what an unanswered read-or-lock may have locked.
+func (c *Client) disown(sh *shard, keys []string, token string) {
+	c.inBackground(func() { // ends within RedisTimeout
+		args := slices.Repeat([]string{token}, len(keys))
+		c.run(context.Background(), sh, &call{script: scriptRelease, keys: keys, args: args})
+		for _, key := range keys {
+			c.near.wake(key)
+		}
+	})
+}

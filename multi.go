@@ -1,0 +1,312 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all that this process has
+// to load. Keys that are not found are absent from the map, which is never nil. Keys may repeat.
+//
+// The locks are those of Get, so that a key is loaded once for all its callers, single or batched. Keys that others load
+// are waited for. Where some keys fail the error is a *BatchError, and the map has the others; ttl, options and errors
+// of a key are as for Get.
+func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[string], opts ...CallOption) (map[string]string, error) {
+	values := make(map[string]string, len(keys))
+	if load == nil {
+		return values, errNilLoader
+	}
+	missing := c.fromMemory(ttl, keys, func(key string, e *entry) bool {
+		if !e.absent {
+			values[key] = e.raw
+		}
+		return true
+	})
+	q := &multiRequest{ttl: ttl, keys: missing, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
+		found, err := load(ctx, slices.Clone(keys))
+		for i, key := range keys {
+			if value, ok := found[key]; ok {
+				out[i] = loaded{raw: value, found: true}
+			}
+		}
+		return err
+	}}
+	err := c.obtainMulti(ctx, q, func(key string, out outcome, _ bool) {
+		if !out.absent {
+			values[key] = out.raw
+		}
+	})
+	return values, err
+}
+
+// fromMemory hands what is in memory to use, and returns the keys that are not, each once. use says whether it could.
+func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key string, e *entry) bool) (missing []string) {
+	for i, key := range keys {
+		if e := c.near.lookup(key); e != nil && ttl > 0 && use(key, e) {
+			c.hit(key)
+			continue
+		}
+		if missing == nil {
+			missing = make([]string, 0, len(keys)-i)
+		}
+		missing = append(missing, key)
+	}
+	if len(missing) < 2 {
+		return missing
+	}
+	seen := make(map[string]struct{}, len(missing))
+	return slices.DeleteFunc(missing, func(key string) bool {
+		_, again := seen[key]
+		seen[key] = struct{}{}
+		return again
+	})
+}
+
+// multiRequest is one GetMulti that memory could not answer.
+type multiRequest struct {
+	ttl  time.Duration
+	keys []string // each once
+	opts []CallOption
+	load loadFunc
+	bad  map[string]string // fingerprints of what keys were found to hold and could not be decoded
+}
+
+// boarded is a flight that a GetMulti waits for.
+type boarded struct {
+	f             *flight
+	leader, early bool
+}
+
+// obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one question per shard, and calls
+// the loader once for what it has locked, before it waits for anybody else: two GetMulti with crossed keys cannot block each
+// other. use is called for each key that has an outcome; own says that it was loaded by this call's loader.
+func (c *Client) obtainMulti(ctx context.Context, q *multiRequest, use func(key string, out outcome, own bool)) error {
+	options, err := c.check(q.ttl, q.opts)
+	if err != nil || len(q.keys) == 0 {
+		return err
+	}
+	failed := make(map[string]error)
+	keys := make([]string, 0, len(q.keys))
+	for _, key := range q.keys {
+		if err := c.checkKey(key); err != nil {
+			failed[key] = err
+			continue
+		}
+		keys = append(keys, key)
+	}
+	for len(keys) > 0 {
+		err := ctx.Err()
+		if c.closing.Err() != nil {
+			err = ErrClosed
+		}
+		if err != nil {
+			for _, key := range keys {
+				failed[key] = err
+			}
+			break
+		}
+		flights := make([]boarded, 0, len(keys))
+		var led []*flight
+		for _, key := range keys {
+			f, leader, early, err := c.join(ctx, key)
+			if err != nil {
+				failed[key] = err
+				continue
+			}
+			if leader {
+				led = append(led, f)
+			} else {
+				c.counts.shared.Add(1)
+			}
+			flights = append(flights, boarded{f, leader, early})
+		}
+		c.leadMulti(ctx, led, q, options)
+		keys = keys[:0]
+		for _, b := range flights {
+			out, err := c.await(ctx, b.f)
+			switch {
+			case err != nil:
+				failed[b.f.key] = err
+			case out.again:
+				keys = append(keys, b.f.key)
+			case out.err != nil && !(b.leader && isEncodeError(out.err)):
+				failed[b.f.key] = out.err
+			case b.leader || b.early || out.proven:
+				use(b.f.key, out, b.leader && out.source == SourceLoader)
+			default:
+				keys = append(keys, b.f.key)
+			}
+		}
+	}
+	if len(failed) > 0 {
+		return &BatchError{Failed: failed}
+	}
+	return nil
+}
+
+func isEncodeError(err error) bool {
+	var e *encodeError
+	return errors.As(err, &e)
+}
+
+// leadMulti is lead for many flights. It returns when each is done or its loader has been started.
+func (c *Client) leadMulti(ctx context.Context, flights []*flight, q *multiRequest, options callOptions) {
+	bad := make(map[string]string, len(q.bad))
+	for key, print := range q.bad {
+		bad[key] = print
+	}
+	for polls := 0; len(flights) > 0; polls++ {
+		asked := c.readOrLockMulti(ctx, flights, bad)
+		var load []loadItem
+		var held []asking
+		waiting := flights[:0:0]
+		for _, a := range asked {
+			switch {
+			case a.err != nil && ctx.Err() != nil:
+				c.complete(a.f, outcome{again: true})
+			case a.err != nil:
+				load = append(load, loadItem{f: a.f, shard: a.reserved.shard, free: errors.Is(a.err, errNotAsked)})
+			case a.found.content == contentValue, a.found.content == contentAbsent:
+				c.found(a.f, a.reserved, a.found)
+			case a.found.content == contentUnreadable:
+				bad[a.f.key] = fingerprint(a.found.stored)
+				c.counts.decodeErrors.Add(1)
+				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
+				waiting = append(waiting, a.f)
+			case a.found.mine:
+				load = append(load, loadItem{f: a.f, shard: a.shard, marker: a.found.stored})
+			default:
+				c.counts.lockWaits.Add(1)
+				held = append(held, a)
+				waiting = append(waiting, a.f)
+			}
+		}
+		if len(load) > 0 {
+			c.start(ctx, q.ttl, options, q.load, load)
+		}
+		for _, a := range held {
+			if !c.awaitHolder(ctx, a.f.key, a.reserved, a.found.ttl, polls) {
+				for _, f := range waiting {
+					c.complete(f, outcome{again: true})
+				}
+				return
+			}
+		}
+		flights = waiting
+	}
+}
+
+// asking is one key of a readOrLockMulti and what came of it.
+type asking struct {
+	f        *flight
+	shard    *shard
+	reserved reservation // without a shard if the answer must not be kept
+	found    finding
+	err      error
+}
+
+// readOrLockMulti asks for many keys at once. All share one token: with the key it still is unique.
+func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string) []asking {
+	token := c.newToken()
+	lockTTL := milliseconds(c.opt.LockTTL)
+	asked := make([]asking, len(flights))
+	var plain, replace []int
+	for i, f := range flights {
+		a := &asked[i]
+		a.f, a.shard = f, c.shardOf(f.key)
+		if a.shard == nil {
+			a.err = errNotAsked
+			continue
+		}
+		a.reserved = c.near.reserve(f.key, a.shard)
+		if bad[f.key] != "" {
+			replace = append(replace, i)
+		} else {
+			plain = append(plain, i)
+		}
+	}
+	all := c.batches(scriptReadOrLock, []string{token, lockTTL}, len(plain),
+		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil)
+	for _, b := range all {
+		for n, i := range b.of {
+			b.of[n] = plain[i]
+		}
+	}
+	for _, i := range replace {
+		key := asked[i].f.key
+		all = append(all, &batch{shard: asked[i].shard, of: []int{i},
+			call: call{script: scriptReplaceOrLock, keys: []string{key}, args: []string{token, lockTTL, bad[key]}}})
+	}
+	c.runBatches(ctx, all)
+	for _, b := range all {
+		found, err := b.findings(token)
+		if err != nil && c.unanswered(err) {
+			c.disown(b.shard, b.keys, token)
+		}
+		for n, i := range b.of {
+			a := &asked[i]
+			if a.err = err; err != nil {
+				continue
+			}
+			a.found = found[n]
+			if b.moved {
+				a.reserved.shard = nil
+			}
+		}
+	}
+	return asked
+}
+
+// Peek returns the value of key without ever loading it; false if there is none, or somebody is just loading it. The error
+// is ErrRedisAway when neither memory nor Redis can say.
+func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
+	value, _, ok, err := c.peek(ctx, key)
+	return value, ok, err
+}
+
+// peek also returns where the value is in memory.
+func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, error) {
+	if e := c.near.lookup(key); e != nil {
+		c.hit(key)
+		return e.raw, e, !e.absent, nil
+	}
+	if err := c.checkKey(key); err != nil {
+		return "", nil, false, err
+	}
+	if c.closing.Err() != nil {
+		return "", nil, false, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return "", nil, false, err
+	}
+	sh := c.shardOf(key)
+	if sh == nil {
+		return "", nil, false, errNotAsked
+	}
+	r := c.near.reserve(key, sh)
+	q := &call{script: scriptRead, keys: []string{key}}
+	c.run(ctx, sh, q)
+	found, err := q.findings("")
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return "", nil, false, ctx.Err()
+	case errors.Is(err, ErrRedisAway):
+		return "", nil, false, err
+	case err != nil:
+		return "", nil, false, fmt.Errorf("%w: %w", ErrRedisAway, err)
+	}
+	what := found[0].content
+	if what != contentValue && what != contentAbsent {
+		return "", nil, false, nil
+	}
+	c.counts.redisHits.Add(1)
+	c.observe(Event{Kind: EventHit, Key: key, Source: SourceRedis})
+	var e *entry
+	if !q.moved {
+		e = c.near.commit(key, r, found[0].value, what == contentAbsent, found[0].ttl)
+	}
+	return found[0].value, e, what == contentValue, nil
+}

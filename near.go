@@ -1,0 +1,256 @@
+package aside
+
+import (
+	"hash/maphash"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// near is the memory of this process: what Redis said, for as long as Redis keeps us told of changes. Safe for
+// concurrent use.
+//
+// An entry is used only while three things hold:
+//
+//	not expired   the ttl that Redis reported, counted from before the question was sent
+//	same epoch    the connection it was read on still stands, so that a change would have been pushed
+//	in the lease  a proof of that is younger than StaleLease (see prober in conn.go)
+//
+// A push can overtake the goroutine that stores the answer it belongs to:
+//
+//	reader: GET k is answered "old"   reader goroutine of rueidis: push "k changed"   reader: stores "old"  <- for ever
+//
+// So a reader reserves before it asks, and commits after; a push, an own write or a new epoch in between voids the
+// reservation. The unit of that is a stripe, not a key: what is voided in vain costs one more read.
+type near struct {
+	now     func() int64
+	cache   *otter.Cache[string, *entry] // nil: no memory
+	seed    maphash.Seed
+	stripes [1024]nearStripe
+}
+
+type nearStripe struct {
+	mu      sync.Mutex
+	gen     uint64             // grows with each change of a key of the stripe; guarded by mu
+	waiters map[string]*waiter // keys that somebody waits for; guarded by mu, removed by the waker or the last to leave
+	_       [32]byte           // a cache line each
+}
+
+// waiter wakes those who wait for a key to change.
+type waiter struct {
+	changed chan struct{} // closed once, by whoever removes the waiter from its stripe
+	waiting int           // guarded by the stripe's mu
+}
+
+// entry is what is remembered for a key. All but decoded and weight are immutable.
+type entry struct {
+	raw     string // as its codec wrote it; empty for an absence
+	absent  bool
+	expires int64 // in near.now's time
+	shard   *shard
+	epoch   uint64
+	weight  atomic.Uint32
+	decoded atomic.Pointer[decoded]
+}
+
+// decoded is the value of an entry in the form that one codec gave it.
+type decoded struct {
+	by    any // the codec's identity, compared with ==
+	value any // *T
+}
+
+const (
+	// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in otter and its share
+	// of the table. TestMemoryStaysWithinItsBytes compares it with the heap.
+	entryOverhead = 320
+	never         = math.MaxInt64
+)
+
+func newNear(maxBytes int64, now func() int64) *near {
+	n := &near{now: now, seed: maphash.MakeSeed()}
+	if maxBytes > 0 {
+		n.cache = otter.Must(&otter.Options[string, *entry]{
+			MaximumWeight: uint64(maxBytes),
+			Weigher:       func(_ string, e *entry) uint32 { return e.weight.Load() },
+		})
+	}
+	return n
+}
+
+// lookup returns the entry of key if it may be used, else nil. It takes no lock and allocates nothing.
+func (n *near) lookup(key string) *entry {
+	if n.cache == nil {
+		return nil
+	}
+	e, ok := n.cache.GetIfPresent(key)
+	if !ok || !n.usable(e) {
+		return nil
+	}
+	return e
+}
+
+func (n *near) usable(e *entry) bool {
+	now := n.now()
+	return now < e.expires && now < e.shard.lease.Load() && e.epoch == e.shard.epoch.Load()
+}
+
+// reservation is the right to store the answer to a question that is about to be asked.
+type reservation struct {
+	gen   uint64
+	shard *shard
+	epoch uint64
+	at    int64 // when it was made: ttls count from here
+}
+
+func (n *near) stripe(key string) *nearStripe {
+	return &n.stripes[maphash.String(n.seed, key)%uint64(len(n.stripes))]
+}
+
+// reserve must be called before the question is sent.
+func (n *near) reserve(key string, sh *shard) reservation {
+	s := n.stripe(key)
+	s.mu.Lock()
+	gen := s.gen
+	s.mu.Unlock()
+	return reservation{gen: gen, shard: sh, epoch: sh.epoch.Load(), at: n.now()}
+}
+
+// commit stores an answer and returns where; nil if the reservation is void. ttl < 0 means that the key does not expire.
+func (n *near) commit(key string, r reservation, raw string, absent bool, ttl time.Duration) *entry {
+	if n.cache == nil || !r.shard.tracked {
+		return nil
+	}
+	e := &entry{raw: raw, absent: absent, expires: never, shard: r.shard, epoch: r.epoch}
+	if ttl >= 0 && int64(ttl) < never-r.at {
+		e.expires = r.at + int64(ttl)
+	}
+	size := uint64(entryOverhead + len(key) + len(raw))
+	e.weight.Store(uint32(min(size, math.MaxUint32)))
+
+	s := n.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() {
+		return nil
+	}
+	n.cache.Set(key, e)
+	return e
+}
+
+// keep attaches a decoded value to an entry and accounts for it. Whether the entry is still there does not matter.
+func (n *near) keep(key string, e *entry, d *decoded, size uintptr) {
+	e.decoded.Store(d)
+	// A decoded value holds about as many bytes as its encoding, beside its fixed part.
+	weight := uint64(entryOverhead+len(key)+2*len(e.raw)) + uint64(size) + uint64(unsafe.Sizeof(*d))
+	if e.weight.Swap(uint32(min(weight, math.MaxUint32))) != uint32(min(weight, math.MaxUint32)) {
+		n.cache.ComputeIfPresent(key, func(old *entry) (*entry, otter.ComputeOp) {
+			if old != e {
+				return nil, otter.CancelOp
+			}
+			return e, otter.WriteOp // weighed again
+		})
+	}
+}
+
+// drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it.
+func (n *near) drop(key string) {
+	s := n.stripe(key)
+	s.mu.Lock()
+	s.gen++
+	if n.cache != nil {
+		n.cache.Invalidate(key)
+	}
+	w := s.waiters[key]
+	delete(s.waiters, key)
+	s.mu.Unlock()
+	if w != nil {
+		close(w.changed)
+	}
+}
+
+// wake wakes who waits for a key that this process has filled or released itself: Redis does not push our own writes.
+// What was committed stays.
+func (n *near) wake(key string) {
+	s := n.stripe(key)
+	s.mu.Lock()
+	s.gen++ // who asked before this and has not begun to wait must ask again
+	w := s.waiters[key]
+	delete(s.waiters, key)
+	s.mu.Unlock()
+	if w != nil {
+		close(w.changed)
+	}
+}
+
+// wakeAll wakes everybody: a connection is lost, so no push can be relied upon. Entries and reservations are voided by
+// the epoch, which the caller has raised.
+func (n *near) wakeAll() {
+	for i := range n.stripes {
+		s := &n.stripes[i]
+		s.mu.Lock()
+		s.gen++
+		woken := s.waiters
+		s.waiters = nil
+		s.mu.Unlock()
+		for _, w := range woken {
+			close(w.changed)
+		}
+	}
+}
+
+// wait returns a channel that is closed when key changes, and a function to call when one no longer waits. ok is
+// false if it may have changed since the reservation: ask again.
+func (n *near) wait(key string, r reservation) (changed <-chan struct{}, leave func(), ok bool) {
+	s := n.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gen != r.gen {
+		return nil, nil, false
+	}
+	w := s.waiters[key]
+	if w == nil {
+		w = &waiter{changed: make(chan struct{})}
+		if s.waiters == nil {
+			s.waiters = make(map[string]*waiter)
+		}
+		s.waiters[key] = w
+	}
+	w.waiting++
+	return w.changed, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if w.waiting--; w.waiting == 0 && s.waiters[key] == w {
+			delete(s.waiters, key)
+		}
+	}, true
+}
+
+// forget drops every entry, for Close.
+func (n *near) forget() {
+	if n.cache != nil {
+		n.cache.InvalidateAll()
+		n.cache.StopAllGoroutines()
+	}
+}
+
+func (n *near) size() (entries int, bytes int64) {
+	if n.cache == nil {
+		return 0, 0
+	}
+	return n.cache.EstimatedSize(), int64(n.cache.WeightedSize())
+}
+
+// waiting counts the keys that somebody waits for.
+func (n *near) waiting() (keys int) {
+	for i := range n.stripes {
+		s := &n.stripes[i]
+		s.mu.Lock()
+		keys += len(s.waiters)
+		s.mu.Unlock()
+	}
+	return keys
+}

@@ -1,0 +1,144 @@
+package aside
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// Source says which tier answered.
+type Source uint8
+
+// The tiers, nearest first.
+const (
+	SourceNone   Source = iota
+	SourceMemory        // this process's memory
+	SourceRedis         // Redis
+	SourceLoader        // a loader, of this call or of one that it waited for
+)
+
+func (s Source) String() string {
+	switch s {
+	case SourceMemory:
+		return "memory"
+	case SourceRedis:
+		return "redis"
+	case SourceLoader:
+		return "loader"
+	default:
+		return "none"
+	}
+}
+
+// EventKind says what happened.
+type EventKind uint8
+
+// The kinds of event.
+const (
+	EventHit          EventKind = iota // a key was answered from Source, SourceMemory or SourceRedis
+	EventLoad                          // a loader returned after Duration; Err is what it returned
+	EventFillRefused                   // a loaded value was not stored: the key was set or deleted during the load
+	EventStoreFailed                   // a loaded value was not stored: Err says why
+	EventDecodeFailed                  // a stored value could not be read and is loaded again; Err says why
+	EventRedisError                    // a question to Redis failed after Duration; Err says how
+	EventRedisAway                     // Redis, or the shard named by Key, is away; Err says why
+	EventRedisBack                     // Redis, or the shard named by Key, answers again
+)
+
+func (k EventKind) String() string {
+	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return "unknown"
+}
+
+// Event is one thing that happened. Fields that do not apply are zero.
+type Event struct {
+	Kind     EventKind
+	Key      string // the data key, or a server's address for EventRedisAway and EventRedisBack
+	Source   Source
+	Duration time.Duration
+	Err      error
+}
+
+// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path.
+type Observer interface {
+	Observe(Event)
+}
+
+// ObserverFunc makes an Observer of a function.
+type ObserverFunc func(Event)
+
+// Observe calls f.
+func (f ObserverFunc) Observe(e Event) { f(e) }
+
+// Stats is a snapshot of what a Client has done since New. Counts only grow.
+type Stats struct {
+	MemoryHits     int64 // keys answered from this process's memory
+	RedisHits      int64 // keys answered from Redis
+	Loads          int64 // loader calls that returned, a batch counted once
+	LoadErrors     int64 // of these, with an error other than ErrNotFound, panics and timeouts included
+	NotFound       int64 // of the loaded keys, those that the loader did not find
+	Shared         int64 // calls that waited for another call of this process instead of asking themselves
+	LockWaits      int64 // times that a call waited for another process to fill a key
+	FillsRefused   int64 // loaded values not stored because the key was set or deleted during the load
+	TooLarge       int64 // loaded values not stored because of MaxValueBytes
+	EncodeErrors   int64 // loaded values that their codec could not encode
+	DecodeErrors   int64 // stored values that could not be read, and were loaded again
+	RedisErrors    int64 // questions to Redis that failed
+	Invalidations  int64 // keys that Redis said have changed
+	Flushes        int64 // times that all of the memory was given up: a connection lost, FLUSHALL
+	RedisConnected bool  // every shard answers
+	MemoryEntries  int   // entries in the local memory
+	MemoryBytes    int64 // their size, as estimated
+	Waiting        int   // keys for which a call waits or a load runs right now
+}
+
+// counters are the live form of Stats. Safe for concurrent use.
+type counters struct {
+	memoryHits striped // the only one on the hot path
+
+	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused   atomic.Int64
+	tooLarge, encodeErrors, decodeErrors, redisErrors, invalidations, flushes atomic.Int64
+}
+
+// striped is a counter for a path on which a single contended word would be the slowest part.
+type striped struct {
+	cells [8]struct {
+		n atomic.Int64
+		_ [56]byte // a cache line each
+	}
+}
+
+func (s *striped) add() { s.cells[rand.Uint32()%uint32(len(s.cells))].n.Add(1) }
+
+func (s *striped) sum() (n int64) {
+	for i := range s.cells {
+		n += s.cells[i].n.Load()
+	}
+	return n
+}
+
+func (c *Client) observe(e Event) {
+	if c.opt.Observer != nil {
+		c.opt.Observer.Observe(e)
+	}
+}
+
+// seldom lets one call a second through, so that a broken codec cannot drown the log.
+type seldom struct{ last atomic.Int64 }
+
+func (s *seldom) ok(now int64) bool {
+	last := s.last.Load()
+	return (last == 0 || now-last >= int64(time.Second)) && s.last.CompareAndSwap(last, max(now, 1))
+}
+
+func (c *Client) warn(s *seldom, msg string, args ...any) {
+	if s.ok(c.now()) {
+		c.opt.Logger.Warn("aside: "+msg, args...)
+	}
+}
+
+func keyAttr(key string) slog.Attr { return slog.String("key", quoted(key)) }

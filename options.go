@@ -1,0 +1,212 @@
+package aside
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Options says how a [Client] behaves. The zero value is usable: a Redis at 127.0.0.1:6379 and the defaults below.
+// Options is copied by [New]; changing it afterwards has no effect.
+type Options struct {
+	// Redis says how to connect: addresses, TLS, credentials, Sentinel, database. The fields on which the protocol
+	// rests are set by New and must be left alone (New says so): ClientTrackingOptions, PipelineMultiplex, RetryDelay,
+	// DisableRetry, DisableAutoPipelining, BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout, Dialer.KeepAlive and ConnWriteTimeout
+	// default to 250, 500 and 500 milliseconds, so that a hung server is noticed in 1.5 seconds rather than 12. With
+	// DisableCache (or AlwaysRESP2, which needs it) there is no local memory and waiters poll. InitAddress defaults to 127.0.0.1:6379.
+	Redis rueidis.ClientOption
+
+	// ClientBuilder makes the rueidis client from the option that New has completed; wrap it to add tracing or
+	// metrics. It may be called several times, until it succeeds. Defaults to rueidis.NewClient.
+	ClientBuilder func(rueidis.ClientOption) (rueidis.Client, error)
+
+	// ConnectTimeout is how long New waits for the first connection. When it is over New returns all the same and
+	// goes on connecting in the background. Defaults to 1 second.
+	ConnectTimeout time.Duration
+
+	// RequireRedis makes New fail when Redis cannot be reached within ConnectTimeout. Defaults to false.
+	RequireRedis bool
+
+	// RedisTimeout is how long one question to Redis may take before the call goes on without it; the caller's own
+	// context may end it sooner. Defaults to 250 milliseconds.
+	RedisTimeout time.Duration
+
+	// LockTTL is how long a process that died while it was loading keeps others from loading the same key. The lock of
+	// a living process is renewed every third of it, however long its loader takes. At least twice RedisTimeout, so that
+	// a renewal can arrive. Defaults to 2 seconds.
+	LockTTL time.Duration
+
+	// LoadTimeout is the deadline of the loader's context, and the longest that anybody waits for a loader that does
+	// not heed it. Defaults to 30 seconds.
+	LoadTimeout time.Duration
+
+	// StaleLease bounds how long this process may go on serving from memory what another process has changed, when the
+	// network fails silently and no invalidation arrives. While Redis answers, a quarter of it (at most 250 ms) passes
+	// between two proofs that none is missing. At least 20 milliseconds. Defaults to 1 second.
+	StaleLease time.Duration
+
+	// MemoryBytes bounds the local memory: keys, values, decoded values and their overhead, as estimated. -1 switches
+	// the memory off. Defaults to 64 MiB.
+	MemoryBytes int64
+
+	// MaxKeyBytes is the longest key that is accepted. Defaults to 1 KiB.
+	MaxKeyBytes int
+
+	// MaxValueBytes is the longest encoded value that is stored. A longer one that was loaded is returned, counted and
+	// not stored; Set of a longer one is an error. Defaults to 8 MiB.
+	MaxValueBytes int
+
+	// NegativeTTL is how long the answer ErrNotFound of a loader is remembered, or the call's ttl where that is
+	// shorter. -1 forgets it at once. Defaults to 30 seconds.
+	NegativeTTL time.Duration
+
+	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a second, for values that
+	// cannot be read or stored. Never a value's content. Defaults to slog.Default().
+	Logger *slog.Logger
+
+	// Observer is told what happens, for metrics and traces. It looks and does not steer; it is called on the caller's
+	// path, so it should be quick. Defaults to none.
+	Observer Observer
+}
+
+const (
+	defaultAddress     = "127.0.0.1:6379"
+	defaultDialTimeout = 250 * time.Millisecond
+	defaultKeepAlive   = 500 * time.Millisecond
+	defaultWriteLimit  = 500 * time.Millisecond
+	defaultReconcile   = 5 * time.Second // Sentinel and Cluster topology, beside their own events
+
+	maxMemoryBytes = math.MaxInt64 / 2
+	maxValueBytes  = 512 << 20 // Redis's own limit for a string
+)
+
+func (o Options) withDefaults() Options {
+	if len(o.Redis.InitAddress) == 0 {
+		o.Redis.InitAddress = []string{defaultAddress}
+	}
+	if o.ClientBuilder == nil {
+		o.ClientBuilder = rueidis.NewClient
+	}
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, time.Second)
+	o.RedisTimeout = cmp.Or(o.RedisTimeout, 250*time.Millisecond)
+	o.LockTTL = cmp.Or(o.LockTTL, 2*time.Second)
+	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
+	o.StaleLease = cmp.Or(o.StaleLease, time.Second)
+	o.MemoryBytes = cmp.Or(o.MemoryBytes, 64<<20)
+	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 1<<10)
+	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)
+	o.NegativeTTL = cmp.Or(o.NegativeTTL, 30*time.Second)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// validate reports every problem at once. It expects the defaults to be in place.
+func (o Options) validate() error {
+	var errs []error
+	bad := func(field string, value any, remedy string) {
+		errs = append(errs, fmt.Errorf("aside: Options.%s is %v: %s", field, value, remedy))
+	}
+	for _, address := range o.Redis.InitAddress {
+		if strings.TrimSpace(address) == "" {
+			bad("Redis.InitAddress", fmt.Sprintf("%q", o.Redis.InitAddress), "each address must be host:port, or leave the list empty for "+defaultAddress)
+			break
+		}
+	}
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{
+		{"ConnectTimeout", o.ConnectTimeout}, {"RedisTimeout", o.RedisTimeout},
+		{"LockTTL", o.LockTTL}, {"LoadTimeout", o.LoadTimeout}, {"StaleLease", o.StaleLease},
+	} {
+		if d.value < 0 {
+			bad(d.field, d.value, "must be positive, or 0 for the default")
+		}
+	}
+	if o.RedisTimeout > 0 && o.RedisTimeout < time.Millisecond {
+		bad("RedisTimeout", o.RedisTimeout, "must be at least 1ms")
+	}
+	if o.LockTTL > 0 && o.LockTTL < 2*o.RedisTimeout {
+		bad("LockTTL", o.LockTTL, fmt.Sprintf("must be at least twice RedisTimeout (%v), or a renewal comes too late", o.RedisTimeout))
+	}
+	if o.StaleLease > 0 && o.StaleLease < 20*time.Millisecond {
+		bad("StaleLease", o.StaleLease, "must be at least 20ms; MemoryBytes: -1 serves nothing from memory")
+	}
+	if o.NegativeTTL < 0 && o.NegativeTTL != -1 {
+		bad("NegativeTTL", o.NegativeTTL, "must be positive, 0 for the default, or -1 to remember no absence")
+	}
+	if o.MemoryBytes != -1 && (o.MemoryBytes < 0 || o.MemoryBytes > maxMemoryBytes) {
+		bad("MemoryBytes", o.MemoryBytes, "must be positive, 0 for the default, or -1 for no memory")
+	}
+	if o.MaxKeyBytes < 0 || o.MaxKeyBytes > maxValueBytes {
+		bad("MaxKeyBytes", o.MaxKeyBytes, "must be positive and at most 512 MiB, or 0 for the default")
+	}
+	if o.MaxValueBytes < 0 || o.MaxValueBytes > maxValueBytes {
+		bad("MaxValueBytes", o.MaxValueBytes, "must be positive and at most 512 MiB, or 0 for the default")
+	}
+	return errors.Join(append(errs, validateRedis(o.Redis)...)...)
+}
+
+// validateRedis refuses the fields that New sets itself, and says what each would break.
+func validateRedis(r rueidis.ClientOption) (errs []error) {
+	own := func(set bool, field, why string) {
+		if set {
+			errs = append(errs, fmt.Errorf("aside: Options.Redis.%s is set: leave it unset, %s", field, why))
+		}
+	}
+	own(r.ClientTrackingOptions != nil, "ClientTrackingOptions", "New chooses how keys are tracked")
+	own(r.PipelineMultiplex > 0, "PipelineMultiplex", "invalidations are in order on one connection per node only")
+	own(r.RetryDelay != nil, "RetryDelay", "a call must not wait for a server that is gone")
+	own(r.DisableRetry, "DisableRetry", "it would hand one caller's context error to another")
+	own(r.DisableAutoPipelining, "DisableAutoPipelining", "invalidations are in order on one connection per node only")
+	own(r.BlockingPipeline != 0, "BlockingPipeline", "a large batch must stay on the connection whose invalidations we hear")
+	own(r.ReplicaOnly, "ReplicaOnly", "locks and fills are written")
+	own(r.SendToReplicas != nil, "SendToReplicas", "locks and fills are written, and a replica may lag behind them")
+	if r.AlwaysRESP2 && !r.DisableCache {
+		errs = append(errs, errors.New("aside: Options.Redis.AlwaysRESP2 is set without DisableCache: RESP2 has no pushed invalidations; set DisableCache too (no local memory, waiters poll)"))
+	}
+	return errs
+}
+
+// CallOption changes one call.
+type CallOption func(*callOptions)
+
+type callOptions struct {
+	loadTimeout time.Duration
+	negativeTTL time.Duration
+}
+
+// WithLoadTimeout replaces Options.LoadTimeout for the load that this call starts. A call that finds a load under way waits
+// for that one, with its timeout.
+func WithLoadTimeout(d time.Duration) CallOption {
+	return func(o *callOptions) { o.loadTimeout = d }
+}
+
+// WithNegativeTTL replaces Options.NegativeTTL for the load that this call starts; -1 forgets an absence at once.
+func WithNegativeTTL(d time.Duration) CallOption {
+	return func(o *callOptions) { o.negativeTTL = d }
+}
+
+func (c *Client) callOptions(opts []CallOption) (callOptions, error) {
+	co := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL}
+	for _, set := range opts {
+		if set != nil {
+			set(&co)
+		}
+	}
+	if co.loadTimeout <= 0 {
+		return co, fmt.Errorf("%w: WithLoadTimeout(%v): must be positive", ErrInvalidArgument, co.loadTimeout)
+	}
+	if co.negativeTTL <= 0 && co.negativeTTL != -1 {
+		return co, fmt.Errorf("%w: WithNegativeTTL(%v): must be positive, or -1 to remember no absence", ErrInvalidArgument, co.negativeTTL)
+	}
+	return co, nil
+}

@@ -1,0 +1,293 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/shape"
+)
+
+// TypedClient is a view of a Client through a codec: the same keys, the same rules, values of type T. It costs nothing to
+// make, owns nothing and needs no Close; make as many as there are types. Safe for concurrent use.
+//
+// What it returns is the caller's to change. Where T holds no pointer, slice or map (strings and time.Time are fine),
+// one decoded copy is kept in memory and copied out; elsewhere each call decodes, unless the view was made [Shared].
+type TypedClient[T any] struct {
+	c     *Client
+	codec codec.Codec[T]
+	id    any  // equal for views whose decoded values are interchangeable
+	keep  bool // decoded values stay in memory
+	size  uintptr
+}
+
+// ViewOption changes a view.
+type ViewOption func(*viewOptions)
+
+type viewOptions struct{ shared bool }
+
+// Shared promises that nobody changes what the view returns: one decoded value then serves all calls, whatever T is.
+func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
+
+// Typed returns a view of client through a codec. A nil codec is reported by the view's calls, which all fail.
+func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedClient[T] {
+	var options viewOptions
+	for _, set := range opts {
+		if set != nil {
+			set(&options)
+		}
+	}
+	t := &TypedClient[T]{c: client, codec: c}
+	kind := reflect.TypeFor[T]()
+	t.keep = options.shared || shape.Flat(kind)
+	t.size = kind.Size()
+	// Views made anew for each request share what was decoded if their codecs are equal. One that has functions in it
+	// cannot be compared: such a view is equal to itself only.
+	if t.id = c; c == nil || !reflect.TypeOf(c).Comparable() {
+		t.id = t
+	}
+	return t
+}
+
+// NewTypedClient returns a view of client through two functions. A nil function is reported by the view's calls.
+func NewTypedClient[T any](client *Client, serialize func(T) (string, error), deserialize func(string) (T, error), opts ...ViewOption) *TypedClient[T] {
+	return Typed(client, codec.Func(serialize, deserialize), opts...)
+}
+
+// Client returns the client that t is a view of.
+func (t *TypedClient[T]) Client() *Client { return t.c }
+
+var errNilCodec = fmt.Errorf("%w: the view's codec is nil: make it with aside.Typed(client, codec.JSON[T]())", ErrInvalidArgument)
+
+// Get is [Client.Get] over T.
+func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string, load Loader[T], opts ...CallOption) (T, error) {
+	if e := t.c.near.lookup(key); e != nil && ttl > 0 && load != nil {
+		if e.absent {
+			t.c.hit(key)
+			var none T
+			return none, ErrNotFound
+		}
+		if d := e.decoded.Load(); d != nil && t.keep && d.by == t.id {
+			t.c.hit(key)
+			return *d.value.(*T), nil
+		}
+		if value, err := t.decode(key, e.raw, e); err == nil {
+			t.c.hit(key)
+			return value, nil
+		}
+	}
+	return t.get(ctx, ttl, key, load, opts)
+}
+
+// get is Get behind memory.
+func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string, load Loader[T], opts []CallOption) (none T, _ error) {
+	switch {
+	case load == nil:
+		return none, errNilLoader
+	case t.codec == nil:
+		return none, errNilCodec
+	}
+	bad := ""
+	for range undecodableRounds {
+		var own *T // what this call's loader returned, if it was called
+		out, err := t.c.obtain(ctx, &request{ttl: ttl, key: key, opts: opts, bad: bad, load: func(ctx context.Context, keys []string, out []loaded) error {
+			value, err := load(ctx, keys[0])
+			if err != nil {
+				return err
+			}
+			out[0] = t.encode(value)
+			own = &value
+			return nil
+		}})
+		switch {
+		case err != nil && isEncodeError(err) && own != nil:
+			return *own, nil
+		case err != nil:
+			return none, err
+		case out.absent:
+			return none, ErrNotFound
+		case own != nil:
+			return *own, nil
+		}
+		value, err := t.decode(key, out.raw, out.entry)
+		if err == nil {
+			return value, nil
+		}
+		bad = fingerprint(pack(out.raw))
+	}
+	// Whoever fills this key writes what we cannot read: another type shares it.
+	return load(ctx, key)
+}
+
+// undecodableRounds is how often a call tries to replace what it cannot read before it leaves the cache alone.
+const undecodableRounds = 3
+
+func (t *TypedClient[T]) encode(value T) loaded {
+	raw, err := t.codec.Encode(value)
+	return loaded{raw: raw, found: true, err: err}
+}
+
+// decode reads raw and keeps the result in e, which may be nil, where that is safe. An error is counted and logged.
+func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
+	if t.codec == nil {
+		var none T
+		return none, errNilCodec
+	}
+	value, err := t.codec.Decode(raw)
+	if err != nil {
+		t.c.counts.decodeErrors.Add(1)
+		t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
+		t.c.warn(&t.c.seldomDecode, "a stored value cannot be decoded, so it is loaded again", keyAttr(key), "type", reflect.TypeFor[T](), "error", err)
+		return value, err
+	}
+	if t.keep && e != nil {
+		kept := value
+		t.c.near.keep(key, e, &decoded{by: t.id, value: &kept}, t.size)
+	}
+	return value, nil
+}
+
+// GetMulti is [Client.GetMulti] over T.
+func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[T], opts ...CallOption) (map[string]T, error) {
+	values := make(map[string]T, len(keys))
+	switch {
+	case load == nil:
+		return values, errNilLoader
+	case t.codec == nil:
+		return values, errNilCodec
+	}
+	missing := t.c.fromMemory(ttl, keys, func(key string, e *entry) bool {
+		if e.absent {
+			return true
+		}
+		if d := e.decoded.Load(); d != nil && t.keep && d.by == t.id {
+			values[key] = *d.value.(*T)
+			return true
+		}
+		value, err := t.decode(key, e.raw, e)
+		if err == nil {
+			values[key] = value
+		}
+		return err == nil
+	})
+	var failed map[string]error
+	bad := make(map[string]string)
+	for round := 0; len(missing) > 0 && failed == nil; round++ {
+		if round == undecodableRounds { // as in get
+			found, err := load(ctx, slices.Clone(missing))
+			for _, key := range missing {
+				if value, ok := found[key]; ok && err == nil {
+					values[key] = value
+				}
+			}
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				failed = make(map[string]error)
+				for _, key := range missing {
+					failed[key] = err
+				}
+			}
+			break
+		}
+		var mu sync.Mutex
+		own := make(map[string]T) // what this call's loader returned; guarded by mu, a second load may still run
+		var undecodable []string
+		err := t.c.obtainMulti(ctx, &multiRequest{ttl: ttl, keys: missing, opts: opts, bad: bad, load: func(ctx context.Context, keys []string, out []loaded) error {
+			found, err := load(ctx, slices.Clone(keys))
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i, key := range keys {
+				if value, ok := found[key]; ok {
+					out[i] = t.encode(value)
+					own[key] = value
+				}
+			}
+			return nil
+		}}, func(key string, out outcome, mine bool) {
+			if mine {
+				mu.Lock()
+				defer mu.Unlock()
+				if value, ok := own[key]; ok {
+					values[key] = value
+				}
+				return
+			}
+			if out.absent {
+				return
+			}
+			value, err := t.decode(key, out.raw, out.entry)
+			if err != nil {
+				undecodable = append(undecodable, key)
+				bad[key] = fingerprint(pack(out.raw))
+				return
+			}
+			values[key] = value
+		})
+		var batch *BatchError
+		if errors.As(err, &batch) {
+			failed = batch.Failed
+		} else if err != nil {
+			return values, err
+		}
+		missing = undecodable
+	}
+	if len(failed) > 0 {
+		for _, key := range missing { // undecodable, and not tried again because others failed
+			if _, ok := failed[key]; !ok {
+				failed[key] = errUndecodable
+			}
+		}
+		return values, &BatchError{Failed: failed}
+	}
+	return values, nil
+}
+
+var errUndecodable = errors.New("aside: the stored value cannot be decoded, and was not loaded again because other keys of the call failed")
+
+// Peek is [Client.Peek] over T. A value that cannot be decoded counts as none.
+func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, _ error) {
+	if t.codec == nil {
+		return none, false, errNilCodec
+	}
+	raw, e, ok, err := t.c.peek(ctx, key)
+	if err != nil || !ok {
+		return none, false, err
+	}
+	if e != nil && t.keep {
+		if d := e.decoded.Load(); d != nil && d.by == t.id {
+			return *d.value.(*T), true, nil
+		}
+	}
+	value, err := t.decode(key, raw, e)
+	if err != nil {
+		return none, false, nil
+	}
+	return value, true, nil
+}
+
+// Set is [Client.Set] over T. A value that cannot be encoded is an error, and nothing is written.
+func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string, value T) error {
+	if t.codec == nil {
+		return errNilCodec
+	}
+	raw, err := t.codec.Encode(value)
+	if err != nil {
+		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), err)
+	}
+	return t.c.Set(ctx, ttl, key, raw)
+}
+
+// Del is [Client.Del].
+func (t *TypedClient[T]) Del(ctx context.Context, keys ...string) error { return t.c.Del(ctx, keys...) }
+
+// Touch is [Client.Touch].
+func (t *TypedClient[T]) Touch(ctx context.Context, ttl time.Duration, keys ...string) error {
+	return t.c.Touch(ctx, ttl, keys...)
+}
