@@ -180,6 +180,31 @@ func TestCompressNestsWithoutAmbiguity(t *testing.T) {
 	})
 }
 
+// Expanded values are strings over memory that the decoder was given to write to. A relapse (it writes there once more) would show as
+// strings that change.
+func TestCompressLeavesAloneWhatItExpanded(t *testing.T) {
+	c := codec.Compress(codec.String(), 0)
+	r := rand.New(rand.NewPCG(3, 4))
+	var got, want []string
+	for range 300 {
+		v := strings.Repeat(string(rune('a'+r.IntN(26))), r.IntN(200_000)/(1+r.IntN(100))) // blocks of one byte, repeated
+		v += noise(r.IntN(3000))                                                           // blocks that are stored as they are
+		v += strings.Repeat(repetitive[:1+r.IntN(100)], r.IntN(100))                       // blocks that are compressed
+		stored, err := c.Encode(v)
+		require.NoError(t, err)
+		expanded, err := c.Decode(stored)
+		require.NoError(t, err)
+		_, err = c.Decode(stored + stored) // a second frame is expanded by another way, and refused
+		if strings.HasPrefix(stored, marker+"1") {
+			require.Error(t, err)
+		}
+		got, want = append(got, expanded), append(want, v)
+	}
+	for i := range want {
+		require.True(t, got[i] == want[i], "value %d, of %d bytes", i, len(want[i]))
+	}
+}
+
 // The encoder reads a string through a slice. Were it to write to it, this would crash: constants are in memory that cannot be written to.
 func TestCompressDoesNotWriteToTheInnerCodecsString(t *testing.T) {
 	const plain = "0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789"

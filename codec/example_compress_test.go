@@ -24,6 +24,6 @@ func ExampleCompress() {
 	fmt.Println(len(words), err)
 	// Output:
 	// ["a","b"]
-	// 4401 bytes, less than a tenth of that stored: true
+	// 4101 bytes, less than a tenth of that stored: true
 	// 600 <nil>
 }

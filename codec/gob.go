@@ -16,9 +16,9 @@ import (
 // Gob is the codec of encoding/gob, for Go programs only. Every value stands alone and therefore carries the description of its type,
 // some hundred bytes: it pays for large values, not for many small ones.
 //
-// What it cannot say: unexported fields; the difference between a pointer and what it points to; in a struct, an empty slice or map, which
-// comes back nil. Encode refuses a nil pointer (also in a slice or map), functions and channels, and an interface's concrete type unless gob.Register
-// knows it, in every program that reads it.
+// What it cannot say: unexported fields; a pointer apart from what it points to; nil apart from empty: an empty slice comes back nil, and a
+// nil map that is the whole value comes back empty. Encode refuses a nil pointer (also in a slice or map), functions and channels, and an
+// interface's concrete type unless gob.Register knows it, in every program that reads it.
 //
 // The checksum makes damaged bytes an error. It does not make gob safe against somebody who forges values: encoding/gob is not
 // hardened against that. Where others can write to your Redis, use JSON.

@@ -74,11 +74,25 @@ func TestGobKeepsWhatIsInAnInterface(t *testing.T) {
 	assert.Nil(t, got)
 }
 
-func TestGobDropsEmptySlicesInStructs(t *testing.T) {
-	c := codec.Gob[record]()
-	s, err := c.Encode(record{Tags: []string{}})
+func TestGobDoesNotTellNilFromEmpty(t *testing.T) {
+	inStruct := codec.Gob[record]()
+	s, err := inStruct.Encode(record{Tags: []string{}})
 	require.NoError(t, err)
-	got, err := c.Decode(s)
+	got, err := inStruct.Decode(s)
 	require.NoError(t, err)
-	assert.Nil(t, got.Tags, "as documented")
+	assert.Nil(t, got.Tags)
+
+	slice := codec.Gob[[]int]()
+	s, err = slice.Encode([]int{})
+	require.NoError(t, err)
+	n, err := slice.Decode(s)
+	require.NoError(t, err)
+	assert.Nil(t, n)
+
+	dict := codec.Gob[map[string]int]()
+	s, err = dict.Encode(nil)
+	require.NoError(t, err)
+	m, err := dict.Decode(s)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]int{}, m)
 }
