@@ -19,6 +19,7 @@ type Client struct {
 	opt         Options // complete; immutable
 	began       time.Time
 	tokenPrefix string
+	lockTTL     string // in ms, as Redis takes it
 	near        *near
 	flights     flights
 	counts      counters
@@ -65,7 +66,7 @@ func New(options Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		opt: options, began: time.Now(), tokenPrefix: prefix,
+		opt: options, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
 		moved: make(chan struct{}, 1), loads: make(map[*load]struct{}),
 	}
 	c.near = newNear(options.MemoryBytes, c.now)
@@ -353,24 +354,24 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 	if sh == nil {
 		return reservation{}, finding{}, errNotAsked
 	}
-	token := c.newToken()
+	marker := c.newMarker(sh)
 	r := c.near.reserve(key, sh)
-	q := &call{script: scriptReadOrLock, keys: []string{key}, args: []string{token, milliseconds(c.opt.LockTTL)}}
+	q := &call{script: scriptReadOrLock, keys: []string{key}, args: []string{marker, c.lockTTL}}
 	if bad != "" {
 		q.script, q.args = scriptReplaceOrLock, append(q.args, bad)
 	}
 	c.run(ctx, sh, q)
-	found, err := q.findings(token)
+	found, err := q.findings(marker)
 	if err != nil {
 		if c.unanswered(err) {
-			c.disown(sh, q.keys, token)
+			c.disown(sh, q.keys, marker)
 		}
 		return r, finding{}, err
 	}
 	if q.moved {
 		r.shard = nil
 	}
-	return r, found[0], nil
+	return r, found[0], found[0].err
 }
 
 // unanswered says that a question may have been executed, though no answer came.

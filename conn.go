@@ -125,7 +125,7 @@ func (c *Client) redisOption() rueidis.ClientOption {
 		o.ClusterOption.ShardsRefreshInterval = defaultReconcile
 	}
 	if !o.DisableCache {
-		o.ClientTrackingOptions = []string{"OPTOUT", "NOLOOP"}
+		o.ClientTrackingOptions = []string{"OPTOUT"}
 		theirs := o.OnInvalidations
 		o.OnInvalidations = func(keys []rueidis.RedisMessage) {
 			c.invalidated(keys)
@@ -217,7 +217,10 @@ func (c *Client) connect(first chan<- error) {
 		}
 		if err == nil {
 			if err = c.refresh(redis, !option.DisableCache); err == nil {
-				first <- nil
+				select {
+				case first <- nil:
+				default: // New waits no more
+				}
 				c.follow(redis, !option.DisableCache)
 				return
 			}

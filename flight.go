@@ -376,7 +376,7 @@ func (l *load) renew() {
 	c.background.Add(1) // not from zero: the load itself counts until it has ended
 	l.mu.Unlock()
 	defer c.background.Done()
-	c.overLocks(scriptRenew, []string{milliseconds(c.opt.LockTTL)}, l.items, markerOnly, nil)
+	c.overLocks(scriptRenew, []string{c.lockTTL}, l.items, markerOnly, nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.ended {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +28,14 @@ import (
 // overwrites what was written after it began. A marker is unique per acquisition, not per client: else a load that was
 // overtaken could pass for the next one of the same client.
 //
-// Reading first keeps hits free of writes: they work on a full or a read-only server. The scripts touch what they wrote
-// with a read-only command, because that is what makes Redis track a key for this connection: the value that we filled
-// can stay in our memory without being read back.
+// A hit changes nothing, so it works on a full or a read-only server, where the attempt to lock is refused.
+//
+// Which keys Redis tracks for us decides what it pushes to us, and it tracks what a read-only command has read. Reading a
+// key before we write it would make Redis push our own write back to us, right behind the answer, and what we filled would
+// be gone from our memory. (The option NOLOOP, which is meant for that, also withholds the pushes for keys that our own
+// commands evict: see docs/adr/0001.) So the scripts write first where they can, and look with GETEX where they must: it
+// counts as a write and leaves no trace. Where it cannot be had (before Redis 6.2) GET serves, at the price of a read more.
+// What we want to be told about is read at last: what was found (GET), what was filled (STRLEN).
 //
 // All scripts take many keys; in a cluster, keys of one slot. Redis runs a script at once and whole.
 
@@ -43,79 +47,88 @@ func newScript(text string) *script {
 	return &script{text: text, sha: hex.EncodeToString(sum[:])}
 }
 
+// luaLook defines look: what a key holds, without being told when it changes.
+const luaLook = `
+local function look(key)
+  local v = redis.pcall('GETEX', key)
+  if type(v) == 'table' then return redis.call('GET', key) end
+  return v
+end`
+
 var (
-	// KEYS: k…   ARGV: token, LockTTL in ms.   Answer: v, ttl, v, ttl, …
-	// v is what the key holds (ttl: its PTTL), or our new marker. Running it twice finds the marker of the first run.
+	// KEYS: k…   ARGV: marker, LockTTL in ms.   Answer: v, ttl, v, ttl, …
+	// v is what the key holds (ttl: its PTTL), or our marker, or an error. A second run finds the marker of the first.
+	// Up to Redis 7.0 whatever a script reads makes all its keys tracked. Hence three passes: to lock before anything is
+	// read, and, if something was, to write once more what was locked, which ends its being tracked.
 	scriptReadOrLock = newScript(`
-local answer, clock = {}, nil
+local answer, mine = {}, {}
 for i, key in ipairs(KEYS) do
-  local v = redis.call('GET', key)
-  if v then
-    answer[2*i-1], answer[2*i] = v, redis.call('PTTL', key)
+  local locked = redis.pcall('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
+  if locked and locked.ok then
+    mine[#mine+1] = key
+    answer[2*i-1], answer[2*i] = ARGV[1], 0
   else
-    if not clock then
-      local t = redis.call('TIME')
-      clock = string.format('%010d%06d', t[1], t[2])
-    end
-    local marker = ARGV[1] .. clock
-    redis.call('SET', key, marker, 'PX', ARGV[2])
-    answer[2*i-1], answer[2*i] = marker, 0
+    answer[2*i-1] = locked
   end
 end
+if #mine == #KEYS then return answer end
+for i, key in ipairs(KEYS) do
+  if not answer[2*i] then
+    local v = redis.pcall('GET', key)
+    answer[2*i-1], answer[2*i] = v or answer[2*i-1], v and redis.call('PTTL', key) or -2
+  end
+end
+for _, key in ipairs(mine) do redis.call('PEXPIRE', key, ARGV[2]) end
 return answer`)
 
 	// The same for one key that holds something unreadable, given by its SHA-1: that counts as nothing.
-	// KEYS: k   ARGV: token, LockTTL in ms, SHA-1.   Answer: v, ttl.
+	// KEYS: k   ARGV: marker, LockTTL in ms, SHA-1.   Answer: v, ttl.
 	scriptReplaceOrLock = newScript(`
 local v = redis.call('GET', KEYS[1])
 if v and redis.sha1hex(v) ~= ARGV[3] then
   return {v, redis.call('PTTL', KEYS[1])}
 end
-local t = redis.call('TIME')
-local marker = ARGV[1] .. string.format('%010d%06d', t[1], t[2])
-redis.call('SET', KEYS[1], marker, 'PX', ARGV[2])
-return {marker, 0}`)
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {ARGV[1], 0}`)
 
-	// KEYS: k…   Answer: v, ttl, …; v is false for no value. Changes nothing.
-	scriptRead = newScript(`
-local answer = {}
-for i, key in ipairs(KEYS) do
-  local v = redis.call('GET', key)
-  answer[2*i-1], answer[2*i] = v, v and redis.call('PTTL', key) or -2
-end
-return answer`)
+	// KEYS: k   ARGV: lock prefix.   Answer: v, ttl; v is false where there is none, or a lock. Changes nothing.
+	scriptRead = newScript(luaLook + `
+local v = look(KEYS[1])
+if not v or string.sub(v, 1, #ARGV[1]) == ARGV[1] then return {false, -2} end
+return {v, redis.call('PTTL', KEYS[1])}`)
 
 	// KEYS: k…   ARGV: marker, value, ttl in ms, …   Answer: 1 (stored) or 0 (refused), …
-	// A second run finds no marker and is refused.
-	scriptFill = newScript(`
+	// A second run finds no marker and is refused. (GETEX being a write, a fill is stored even on a server that has become
+	// full since the lock was taken.)
+	scriptFill = newScript(luaLook + `
 local answer = {}
 for i, key in ipairs(KEYS) do
   local a = 3*i-2
-  if redis.call('GET', key) == ARGV[a] then
+  if look(key) == ARGV[a] then
     redis.call('SET', key, ARGV[a+1], 'PX', ARGV[a+2])
-    redis.call('STRLEN', key)
     answer[i] = 1
   else
     answer[i] = 0
   end
 end
-return answer`)
-
-	// KEYS: k…   ARGV: LockTTL in ms, marker…   Answer: 1 (still ours) or 0, …
-	scriptRenew = newScript(`
-local answer = {}
 for i, key in ipairs(KEYS) do
-  answer[i] = redis.call('GET', key) == ARGV[i+1] and redis.call('PEXPIRE', key, ARGV[1]) or 0
+  if answer[i] == 1 then redis.call('STRLEN', key) end
 end
 return answer`)
 
-	// KEYS: k…   ARGV: marker or token…   Answer: 1 (it was ours until now) or 0, …
-	// A token, which is how a marker begins, is enough: whoever got no answer to read-or-lock does not know the rest.
-	scriptRelease = newScript(`
+	// KEYS: k…   ARGV: LockTTL in ms, marker…   Answer: 1 (still ours) or 0, …
+	scriptRenew = newScript(luaLook + `
 local answer = {}
 for i, key in ipairs(KEYS) do
-  local head = redis.call('GETRANGE', key, 0, #ARGV[i] - 1)
-  answer[i] = head == ARGV[i] and redis.call('DEL', key) or 0
+  answer[i] = look(key) == ARGV[i+1] and redis.call('PEXPIRE', key, ARGV[1]) or 0
+end
+return answer`)
+
+	// KEYS: k…   ARGV: marker…   Answer: 1 (it was ours until now) or 0, …
+	scriptRelease = newScript(luaLook + `
+local answer = {}
+for i, key in ipairs(KEYS) do
+  answer[i] = look(key) == ARGV[i] and redis.call('DEL', key) or 0
 end
 return answer`)
 
@@ -152,9 +165,12 @@ const (
 	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )
 
-// newToken returns a name for an acquisition that nobody has used before.
-func (c *Client) newToken() string {
-	return c.tokenPrefix + strconv.FormatUint(c.tokens.Add(1), 36) + ":"
+// newMarker returns a marker for a load that begins now, on sh's clock; nobody has used it before.
+func (c *Client) newMarker(sh *shard) string {
+	b := make([]byte, 0, len(c.tokenPrefix)+32)
+	b = append(b, c.tokenPrefix...)
+	b = strconv.AppendUint(b, c.tokens.Add(1), 36)
+	return string(fmt.Appendf(b, ":%016d", c.serverTime(sh)))
 }
 
 // newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client was made.
@@ -415,10 +431,11 @@ type finding struct {
 	stored string        // the bytes, for contentUnreadable; the marker, for contentLock
 	mine   bool          // for contentLock: we have just set it
 	ttl    time.Duration // < 0: does not expire
+	err    error         // the server's, for this key
 }
 
 // findings reads an answer of a value and its ttl per key.
-func (q *call) findings(token string) ([]finding, error) {
+func (q *call) findings(marker string) ([]finding, error) {
 	if q.err != nil {
 		return nil, q.err
 	}
@@ -436,8 +453,8 @@ func (q *call) findings(token string) ([]finding, error) {
 			f.content = contentNone
 			continue
 		}
-		if f.stored, err = answer[2*i].ToString(); err != nil {
-			return nil, err
+		if f.stored, f.err = answer[2*i].ToString(); f.err != nil {
+			continue
 		}
 		ttl, err := answer[2*i+1].AsInt64()
 		if err != nil {
@@ -445,7 +462,7 @@ func (q *call) findings(token string) ([]finding, error) {
 		}
 		f.ttl = time.Duration(ttl) * time.Millisecond
 		f.value, f.content = unpack(f.stored)
-		f.mine = f.content == contentLock && token != "" && strings.HasPrefix(f.stored, token)
+		f.mine = f.content == contentLock && f.stored == marker
 	}
 	return found, nil
 }
@@ -457,9 +474,9 @@ func fingerprint(stored string) string {
 }
 
 // disown releases, in the background, what an unanswered read-or-lock may have locked.
-func (c *Client) disown(sh *shard, keys []string, token string) {
+func (c *Client) disown(sh *shard, keys []string, marker string) {
 	c.inBackground(func() { // ends within RedisTimeout
-		args := slices.Repeat([]string{token}, len(keys))
+		args := slices.Repeat([]string{marker}, len(keys))
 		c.run(context.Background(), sh, &call{script: scriptRelease, keys: keys, args: args})
 		for _, key := range keys {
 			c.near.wake(key)

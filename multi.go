@@ -208,10 +208,8 @@ type asking struct {
 	err      error
 }
 
-// readOrLockMulti asks for many keys at once. All share one token: with the key it still is unique.
+// readOrLockMulti asks for many keys at once. Those of a question share a marker: with the key it still is unique.
 func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string) []asking {
-	token := c.newToken()
-	lockTTL := milliseconds(c.opt.LockTTL)
 	asked := make([]asking, len(flights))
 	var plain, replace []int
 	for i, f := range flights {
@@ -228,7 +226,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			plain = append(plain, i)
 		}
 	}
-	all := c.batches(scriptReadOrLock, []string{token, lockTTL}, len(plain),
+	all := c.batches(scriptReadOrLock, nil, len(plain),
 		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil)
 	for _, b := range all {
 		for n, i := range b.of {
@@ -238,20 +236,24 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	for _, i := range replace {
 		key := asked[i].f.key
 		all = append(all, &batch{shard: asked[i].shard, of: []int{i},
-			call: call{script: scriptReplaceOrLock, keys: []string{key}, args: []string{token, lockTTL, bad[key]}}})
+			call: call{script: scriptReplaceOrLock, keys: []string{key}, args: []string{bad[key]}}})
+	}
+	for _, b := range all {
+		b.args = append([]string{c.newMarker(b.shard), c.lockTTL}, b.args...)
 	}
 	c.runBatches(ctx, all)
 	for _, b := range all {
-		found, err := b.findings(token)
+		marker := b.args[0]
+		found, err := b.findings(marker)
 		if err != nil && c.unanswered(err) {
-			c.disown(b.shard, b.keys, token)
+			c.disown(b.shard, b.keys, marker)
 		}
 		for n, i := range b.of {
 			a := &asked[i]
 			if a.err = err; err != nil {
 				continue
 			}
-			a.found = found[n]
+			a.found, a.err = found[n], found[n].err
 			if b.moved {
 				a.reserved.shard = nil
 			}
@@ -287,9 +289,12 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 		return "", nil, false, errNotAsked
 	}
 	r := c.near.reserve(key, sh)
-	q := &call{script: scriptRead, keys: []string{key}}
+	q := &call{script: scriptRead, keys: []string{key}, args: []string{lockPrefix}}
 	c.run(ctx, sh, q)
 	found, err := q.findings("")
+	if err == nil {
+		err = found[0].err
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return "", nil, false, ctx.Err()

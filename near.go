@@ -172,12 +172,11 @@ func (n *near) drop(key string) {
 	}
 }
 
-// wake wakes who waits for a key that this process has filled or released itself: Redis does not push our own writes.
-// What was committed stays.
+// wake wakes who waits for a key that this process has filled or released itself, without waiting for the push. (Who has
+// asked and does not wait yet gets the push, so reservations stay good.)
 func (n *near) wake(key string) {
 	s := n.stripe(key)
 	s.mu.Lock()
-	s.gen++ // who asked before this and has not begun to wait must ask again
 	w := s.waiters[key]
 	delete(s.waiters, key)
 	s.mu.Unlock()

@@ -1,0 +1,1092 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+// The main job: what a Get costs, who loads, who waits, and what a write does to them.
+
+func TestAMissCostsTwoRoundTripsAndTheNextReadNone(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)
+	_, err := c.Get(ctx, time.Minute, "warm", db.load) // the server has the scripts now
+	require.NoError(t, err)
+	proxy.ResetCounts()
+
+	value, err := c.Get(ctx, time.Minute, "k", db.load)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	require.Equal(t, 2, proxy.RoundTrips())
+	require.Equal(t, "v", server.Do("GET", "k"), "values are raw")
+
+	value, err = c.Get(ctx, time.Minute, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	if !oldRedis(server) {
+		require.Equal(t, 2, proxy.RoundTrips(), "what was filled is in memory without being read back")
+	}
+}
+
+func TestTheFirstReadOfAPresentValueCostsOneRoundTripAndTheNextNone(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr()), testContext(t)
+	server.Do("SET", "warm", "v")
+	_, err := c.Get(ctx, time.Minute, "warm", mustNotLoad)
+	require.NoError(t, err)
+	server.Do("SET", "k", "theirs", "PX", 60_000)
+	proxy.ResetCounts()
+	for range 3 {
+		value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+		require.NoError(t, err)
+		require.Equal(t, "theirs", value)
+		require.Equal(t, 1, proxy.RoundTrips())
+	}
+}
+
+func TestManyCallersOfManyClientsShareOneLoad(t *testing.T) {
+	server := redistest.Start(t)
+	db, ctx := newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	var clients []*aside.Client
+	for range 4 {
+		clients = append(clients, newClient(t, server.Addr()))
+	}
+	var results []<-chan result
+	for _, c := range clients {
+		for range 100 {
+			results = append(results, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) }))
+		}
+	}
+	db.awaitBegin(t)
+	for _, c := range clients {
+		awaitShared(t, c, 99)
+	}
+	letGo()
+	for _, r := range results {
+		require.Equal(t, result{value: "v"}, await(t, r))
+	}
+	require.EqualValues(t, 1, db.calls.Load())
+	for _, c := range clients {
+		require.Zero(t, c.Stats().Waiting, "no entry remains after the last waiter")
+	}
+}
+
+func TestAWaiterIsWokenByThePushNotByTheEndOfTheLock(t *testing.T) {
+	server := redistest.Start(t)
+	long := func(o *aside.Options) { o.LockTTL = time.Hour } // nobody would live to see it end
+	holder, waiter := newClient(t, server.Addr(), long), newClient(t, server.Addr(), long)
+	db, ctx := newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	second := inBackground(func() (string, error) { return waiter.Get(ctx, time.Minute, "k", mustNotLoad) })
+	eventually(t, "the second waits", func() bool { return waiter.Stats().LockWaits == 1 })
+	letGo()
+	require.Equal(t, result{value: "v"}, await(t, first))
+	require.Equal(t, result{value: "v"}, await(t, second))
+}
+
+func TestASlowLoaderKeepsItsLock(t *testing.T) {
+	server := redistest.Start(t)
+	short := func(o *aside.Options) { o.LockTTL, o.RedisTimeout = 300*time.Millisecond, 150*time.Millisecond }
+	holder, waiter := newClient(t, server.Addr(), short), newClient(t, server.Addr(), short)
+	db, ctx := newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	second := inBackground(func() (string, error) { return waiter.Get(ctx, time.Minute, "k", mustNotLoad) })
+	marker := server.Do("GET", "k")
+	for began := time.Now(); time.Since(began) < 4*300*time.Millisecond; time.Sleep(20 * time.Millisecond) {
+		require.Equal(t, marker, server.Do("GET", "k"), "the lock was lost after %v", time.Since(began))
+	}
+	letGo()
+	require.Equal(t, result{value: "v"}, await(t, first))
+	require.Equal(t, result{value: "v"}, await(t, second))
+}
+
+func TestALockWhoseHolderDiedIsTakenOver(t *testing.T) {
+	server := redistest.Start(t)
+	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
+	server.Do("SET", "k", "\x00aside:lock:0190-dead:1:0000000000000000", "PX", 300)
+	value, err := c.Get(ctx, time.Minute, "k", db.load)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	require.Equal(t, "v", server.Do("GET", "k"))
+}
+
+// Promise 2, in its four forms: a Set or Del that returned is not undone by a load that began before it, whoever made it.
+func TestAWriteDuringALoadIsNotUndone(t *testing.T) {
+	for _, from := range []string{"the same client", "another client"} {
+		for _, verb := range []string{"Set", "Del"} {
+			t.Run(verb+" from "+from, func(t *testing.T) {
+				server := redistest.Start(t)
+				c, db, ctx := newClient(t, server.Addr()), newSource("old"), testContext(t)
+				writer := c
+				if from == "another client" {
+					writer = newClient(t, server.Addr())
+				}
+				letGo := db.holdUp()
+				loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+				db.awaitBegin(t)
+				db.set("new")
+				if verb == "Set" {
+					require.NoError(t, writer.Set(ctx, time.Minute, "k", "new"))
+				} else {
+					require.NoError(t, writer.Del(ctx, "k"))
+				}
+				// Who asks after the write must not be given what was read before it. In the process that wrote, a new
+				// flight starts; in another the caller joins the old one, whose fill will be refused.
+				var late <-chan result
+				if from == "another client" {
+					late = inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+					awaitShared(t, c, 1)
+					letGo()
+				} else {
+					done := make(chan struct{})
+					late = inBackground(func() (string, error) {
+						defer close(done)
+						return c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) { return "new", nil })
+					})
+					await(t, done) // it does not wait for the old load
+					letGo()
+				}
+				require.Equal(t, result{value: "old"}, await(t, loading), "who asked before the write may have either")
+				require.Equal(t, result{value: "new"}, await(t, late))
+				require.Equal(t, "new", server.Do("GET", "k"))
+				value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+				require.NoError(t, err)
+				require.Equal(t, "new", value)
+				require.EqualValues(t, 1, c.Stats().FillsRefused)
+			})
+		}
+	}
+}
+
+// What is refused is handed to those who asked before the loader was called: it was read after they asked.
+func TestARefusedFillAnswersWhoeverAskedBeforeTheLoad(t *testing.T) {
+	server := redistest.Start(t)
+	holder, c := newClient(t, server.Addr()), newClient(t, server.Addr())
+	db, ctx := newSource("theirs"), testContext(t)
+	db.fail(errors.New("no"))
+	letGo := db.holdUp()
+	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+
+	// Three callers of c wait for the holder's lock. Its load fails, so that one of them gets to load.
+	own := newSource("mine")
+	letOwnGo := own.holdUp()
+	var waiting []<-chan result
+	for range 3 {
+		waiting = append(waiting, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", own.load) }))
+	}
+	awaitShared(t, c, 2)
+	letGo()
+	require.Error(t, await(t, first).err)
+	own.awaitBegin(t)
+	require.NoError(t, holder.Del(ctx, "k")) // voids c's load
+	letOwnGo()
+	for _, w := range waiting {
+		require.Equal(t, result{value: "mine"}, await(t, w))
+	}
+	require.EqualValues(t, 1, own.calls.Load())
+	require.Nil(t, server.Do("GET", "k"), "it was refused")
+}
+
+func TestAProcessReadsItsOwnWrites(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
+	for i := range 300 {
+		want := fmt.Sprint(i)
+		require.NoError(t, c.Set(ctx, time.Minute, "k", want))
+		value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+		require.NoError(t, err)
+		require.Equal(t, want, value)
+		_, err = other.Get(ctx, time.Minute, "k", mustNotLoad)
+		require.NoError(t, err)
+	}
+	require.NoError(t, c.Del(ctx, "k"))
+	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) { return "", aside.ErrNotFound })
+	require.ErrorIs(t, err, aside.ErrNotFound)
+}
+
+func TestAnotherProcessSeesAWriteByThePush(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
+	for i := range 50 {
+		want := fmt.Sprint(i)
+		require.NoError(t, c.Set(ctx, time.Minute, "k", want))
+		eventually(t, "the other client reads "+want, func() bool {
+			value, err := other.Get(ctx, time.Minute, "k", mustNotLoad)
+			require.NoError(t, err)
+			return value == want
+		})
+	}
+	require.GreaterOrEqual(t, other.Stats().Invalidations, int64(49))
+}
+
+func TestAnAbsenceIsRemembered(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource(""), testContext(t)
+	db.fail(fmt.Errorf("user 7: %w", aside.ErrNotFound))
+	for range 3 {
+		_, err := c.Get(ctx, time.Minute, "k", db.load)
+		require.ErrorIs(t, err, aside.ErrNotFound)
+		_, err = other.Get(ctx, time.Minute, "k", db.load)
+		require.ErrorIs(t, err, aside.ErrNotFound)
+	}
+	require.EqualValues(t, 1, db.calls.Load())
+	ttl := server.Do("PTTL", "k").(int64)
+	require.LessOrEqual(t, ttl, int64(30_000), "NegativeTTL, not the value's")
+	require.Greater(t, ttl, int64(0))
+	_, ok, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.False(t, ok)
+
+	db.fail(nil)
+	db.set("born")
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "born"))
+	value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "born", value)
+}
+
+func TestAnAbsenceLivesNoLongerThanAValueWould(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	absent := func(context.Context, string) (string, error) { return "", aside.ErrNotFound }
+	_, err := c.Get(ctx, time.Second, "short", absent)
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	require.LessOrEqual(t, server.Do("PTTL", "short"), int64(1000))
+	_, err = c.Get(ctx, time.Hour, "own", absent, aside.WithNegativeTTL(3*time.Second))
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	require.LessOrEqual(t, server.Do("PTTL", "own"), int64(3000))
+	_, err = c.Get(ctx, time.Hour, "never", absent, aside.WithNegativeTTL(-1))
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	require.Nil(t, server.Do("GET", "never"), "the lock is given back, nothing is stored")
+}
+
+func TestALoadersErrorReleasesTheLock(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource("v"), testContext(t)
+	broken := errors.New("database is down")
+	db.fail(broken)
+	_, err := c.Get(ctx, time.Minute, "k", db.load)
+	require.ErrorIs(t, err, broken)
+	require.Nil(t, server.Do("GET", "k"))
+	db.fail(nil)
+	value, err := other.Get(ctx, time.Minute, "k", db.load)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+}
+
+func TestAPanicFreesTheKey(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource("v"), testContext(t)
+	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) { panic(errors.New("boom")) })
+	var p *aside.PanicError
+	require.ErrorAs(t, err, &p)
+	require.ErrorContains(t, p.Unwrap(), "boom")
+	require.Contains(t, string(p.Stack), "TestAPanicFreesTheKey")
+	value, err := other.Get(ctx, time.Minute, "k", db.load)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+
+	_, err = c.Get(ctx, time.Minute, "exit", func(context.Context, string) (string, error) { runtime.Goexit(); return "", nil })
+	require.ErrorContains(t, err, "ended its goroutine")
+	require.Nil(t, server.Do("GET", "exit"))
+}
+
+func TestTheLeadersCancelledContextDoesNotFailItsFollowers(t *testing.T) {
+	server := redistest.Start(t)
+	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	leaderCtx, cancel := context.WithCancel(context.WithValue(ctx, ctxKey{}, "the leader's"))
+	leader := inBackground(func() (string, error) { return c.Get(leaderCtx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	follower := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", mustNotLoad) })
+	awaitShared(t, c, 1)
+	cancel()
+	require.ErrorIs(t, await(t, leader).err, context.Canceled)
+	letGo()
+	require.Equal(t, result{value: "v"}, await(t, follower))
+	require.EqualValues(t, 1, db.calls.Load())
+}
+
+type ctxKey struct{}
+
+func TestTheLoaderSeesTheValuesOfTheContextAndADeadline(t *testing.T) {
+	server := redistest.Start(t)
+	c := newClient(t, server.Addr())
+	ctx := context.WithValue(testContext(t), ctxKey{}, "trace")
+	_, err := c.Get(ctx, time.Minute, "k", func(ctx context.Context, key string) (string, error) {
+		require.Equal(t, "k", key)
+		require.Equal(t, "trace", ctx.Value(ctxKey{}))
+		deadline, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.WithinDuration(t, time.Now().Add(42*time.Second), deadline, 10*time.Second)
+		return "v", nil
+	}, aside.WithLoadTimeout(42*time.Second))
+	require.NoError(t, err)
+}
+
+func TestALoadIsCancelledWhenItsLastWaiterHasLeft(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	began, ended := make(chan struct{}), make(chan error, 1)
+	slow := func(ctx context.Context, _ string) (string, error) {
+		close(began)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return "", ctx.Err()
+	}
+	leaderCtx, cancelLeader := context.WithCancel(ctx)
+	followerCtx, cancelFollower := context.WithCancel(ctx)
+	leader := inBackground(func() (string, error) { return c.Get(leaderCtx, time.Minute, "k", slow) })
+	await(t, began)
+	follower := inBackground(func() (string, error) { return c.Get(followerCtx, time.Minute, "k", mustNotLoad) })
+	awaitShared(t, c, 1)
+	cancelLeader()
+	require.ErrorIs(t, await(t, leader).err, context.Canceled)
+	select {
+	case <-ended:
+		t.Fatal("cancelled though somebody waits")
+	default:
+	}
+	cancelFollower()
+	require.ErrorIs(t, await(t, follower).err, context.Canceled)
+	require.ErrorIs(t, await(t, ended), context.Canceled)
+	eventually(t, "the lock is released", func() bool { return server.Do("GET", "k") == nil })
+	// The cancellation is not an answer to those who come now.
+	value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+}
+
+func TestALoaderThatDoesNotHeedItsContextIsLeftBehind(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	release := make(chan struct{})
+	returned := make(chan struct{})
+	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) {
+		defer close(returned)
+		<-release
+		return "too late", nil
+	}, aside.WithLoadTimeout(50*time.Millisecond))
+	require.ErrorIs(t, err, aside.ErrLoadTimeout)
+	require.Nil(t, server.Do("GET", "k"), "its lock is released")
+	close(release)
+	await(t, returned)
+	require.Nil(t, server.Do("GET", "k"), "what it returns then is dropped")
+}
+
+func TestALoaderThatAsksForItsOwnKeyGetsAnError(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	var get func(ctx context.Context, key string) (string, error)
+	get = func(ctx context.Context, key string) (string, error) { return c.Get(ctx, time.Minute, "k", get) }
+	_, err := get(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrRecursiveLoad)
+
+	// Through another key, and through a batch.
+	_, err = c.Get(ctx, time.Minute, "a", func(ctx context.Context, _ string) (string, error) {
+		return c.Get(ctx, time.Minute, "b", func(ctx context.Context, _ string) (string, error) {
+			m, err := c.GetMulti(ctx, time.Minute, []string{"c", "a"}, newSource("v").loadMany)
+			require.Equal(t, map[string]string{"c": "v"}, m)
+			return "", err
+		})
+	})
+	require.ErrorIs(t, err, aside.ErrRecursiveLoad)
+	// Other keys are fine.
+	value, err := c.Get(ctx, time.Minute, "x", func(ctx context.Context, _ string) (string, error) {
+		return c.Get(ctx, time.Minute, "y", newSource("v").load)
+	})
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+}
+
+func TestKeysMayBeAnyBytes(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	keys := []string{"", " ", "{}", "}{", "}", "{", "a{b}c", "{}x", "\x00aside:lock:", "\xff\xfe", "ключ", "\r\n$3\r\n", string(all), strings.Repeat("k", 1023), strings.Repeat("k", 1024)}
+	for _, key := range keys {
+		value, err := c.Get(ctx, time.Minute, key, func(_ context.Context, asked string) (string, error) { return "of " + asked, nil })
+		require.NoError(t, err, "%q", key)
+		require.Equal(t, "of "+key, value)
+		require.Equal(t, "of "+key, server.Do("GET", key))
+		require.NoError(t, c.Touch(ctx, time.Hour, key))
+		require.NoError(t, c.Set(ctx, time.Minute, key, "set"))
+		value, ok, err := c.Peek(ctx, key)
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, "set", value)
+		require.NoError(t, c.Del(ctx, key))
+		require.Nil(t, server.Do("GET", key))
+	}
+	many, err := c.GetMulti(ctx, time.Minute, keys, newSource("m").loadMany)
+	require.NoError(t, err)
+	require.Len(t, many, len(keys))
+
+	tooLong := strings.Repeat("k", 1025)
+	_, err = c.Get(ctx, time.Minute, tooLong, mustNotLoad)
+	require.ErrorIs(t, err, aside.ErrTooLarge)
+	require.ErrorContains(t, err, "MaxKeyBytes (1024)")
+	require.Less(t, len(err.Error()), 500, "not the whole key")
+	require.ErrorIs(t, c.Set(ctx, time.Minute, tooLong, "v"), aside.ErrTooLarge)
+	require.ErrorIs(t, c.Del(ctx, tooLong), aside.ErrTooLarge)
+	require.ErrorIs(t, c.Touch(ctx, time.Minute, tooLong), aside.ErrTooLarge)
+	_, _, err = c.Peek(ctx, tooLong)
+	require.ErrorIs(t, err, aside.ErrTooLarge)
+	m, err := c.GetMulti(ctx, time.Minute, []string{"ok", tooLong}, newSource("v").loadMany)
+	require.ErrorIs(t, err, aside.ErrTooLarge)
+	require.Equal(t, map[string]string{"ok": "v"}, m)
+}
+
+// A value that begins as our markers and headers do is a value: it is never taken for a lock and never lost.
+func TestValuesMayBeAnyBytes(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
+	values := []string{"", " ", "\x00", "\x00aside:", "\x00aside:lock:", "\x00aside:lock:a:1:0", "\x00aside:1n", "\x00aside:1e", "\x00aside:1e\x00aside:1e", "\x00aside:2", `"quoted"`, "null", "\xff\x00\xfe", strings.Repeat("x", 100_000)}
+	for i, want := range values {
+		key := fmt.Sprint("loaded", i)
+		for range 2 {
+			for _, client := range []*aside.Client{c, other} {
+				got, err := client.Get(ctx, time.Minute, key, func(context.Context, string) (string, error) { return want, nil })
+				require.NoError(t, err)
+				require.Equal(t, want, got)
+			}
+		}
+		require.EqualValues(t, i+1, c.Stats().Loads, "%q is loaded once", want)
+		require.NoError(t, c.Set(ctx, time.Minute, "set", want))
+		eventually(t, "the push has reached the other", func() bool {
+			got, ok, err := other.Peek(ctx, "set")
+			require.NoError(t, err)
+			require.True(t, ok)
+			return got == want
+		})
+		many, err := other.GetMulti(ctx, time.Minute, []string{key}, newSource("never").loadMany)
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{key: want}, many)
+	}
+	require.Zero(t, other.Stats().Loads)
+}
+
+func TestAValueThatIsTooLargeIsReturnedAndNotStored(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MaxValueBytes = 1000 }), testContext(t)
+	for size, stored := range map[int]bool{999: true, 1000: true, 1001: false} {
+		key := fmt.Sprint(size)
+		want := strings.Repeat("x", size)
+		value, err := c.Get(ctx, time.Minute, key, newSource(want).load)
+		require.NoError(t, err)
+		require.Equal(t, want, value)
+		require.Equal(t, stored, server.Do("GET", key) != nil, "%d bytes", size)
+	}
+	require.EqualValues(t, 1, c.Stats().TooLarge)
+	err := c.Set(ctx, time.Minute, "set", strings.Repeat("x", 1001))
+	require.ErrorIs(t, err, aside.ErrTooLarge)
+	require.ErrorContains(t, err, "1001 bytes")
+	// Escaping does not make a value too large.
+	require.NoError(t, c.Set(ctx, time.Minute, "set", "\x00aside:"+strings.Repeat("x", 993)))
+}
+
+func TestWhatATTLMeans(t *testing.T) {
+	server := redistest.Start(t)
+	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
+	for _, ttl := range []time.Duration{0, -1, -time.Hour, math.MinInt64} {
+		_, err := c.Get(ctx, ttl, "k", db.load)
+		require.ErrorIs(t, err, aside.ErrInvalidArgument)
+		require.ErrorContains(t, err, ttl.String())
+		require.ErrorIs(t, c.Set(ctx, ttl, "k", "v"), aside.ErrInvalidArgument)
+		require.ErrorIs(t, c.Touch(ctx, ttl, "k"), aside.ErrInvalidArgument)
+		_, err = c.GetMulti(ctx, ttl, []string{"k"}, db.loadMany)
+		require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	}
+	require.Zero(t, db.calls.Load())
+	// A ttl is checked even where memory could answer.
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
+	_, _, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	_, err = c.Get(ctx, 0, "k", db.load)
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+
+	for _, ttl := range []time.Duration{1, time.Microsecond, time.Millisecond} { // less than 1 ms is 1 ms, not "for ever"
+		require.NoError(t, c.Set(ctx, ttl, "short", "v"))
+		eventually(t, "it expires", func() bool { return server.Do("EXISTS", "short") == int64(0) })
+		_, err := c.Get(ctx, ttl, "short", db.load)
+		require.NoError(t, err)
+		eventually(t, "it expires in memory as well", func() bool {
+			_, ok, err := c.Peek(ctx, "short")
+			require.NoError(t, err)
+			return !ok
+		})
+	}
+	require.NoError(t, c.Set(ctx, math.MaxInt64, "long", "v"))
+	require.Greater(t, server.Do("PTTL", "long"), int64(200*365*24*time.Hour/time.Millisecond))
+	value, err := c.Get(ctx, math.MaxInt64, "longer", db.load)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	_, err = c.Get(ctx, time.Minute, "longer", mustNotLoad)
+	require.NoError(t, err)
+	// A value without expiry, written by somebody else, is fine.
+	server.Do("SET", "forever", "v")
+	for range 2 {
+		_, err = c.Get(ctx, time.Minute, "forever", mustNotLoad)
+		require.NoError(t, err)
+	}
+}
+
+func TestNilArgumentsAreErrors(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	_, err := c.Get(ctx, time.Minute, "k", nil)
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	require.ErrorContains(t, err, "loader is nil")
+	_, err = c.GetMulti(ctx, time.Minute, []string{"k"}, nil)
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	_, err = c.Get(ctx, time.Minute, "k", newSource("v").load, nil, aside.WithLoadTimeout(-1))
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	_, err = c.Get(ctx, time.Minute, "k", newSource("v").load, aside.WithNegativeTTL(-2))
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+
+	none := aside.Typed[user](c, nil)
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
+	for range 2 { // from Redis, from memory
+		_, err = none.Get(ctx, time.Minute, "k", func(context.Context, string) (user, error) { return user{}, nil })
+		require.ErrorIs(t, err, aside.ErrInvalidArgument)
+		require.ErrorContains(t, err, "codec is nil")
+	}
+	_, err = none.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]user, error) { return nil, nil })
+	require.ErrorContains(t, err, "codec is nil")
+	_, _, err = none.Peek(ctx, "k")
+	require.ErrorContains(t, err, "codec is nil")
+	require.ErrorContains(t, none.Set(ctx, time.Minute, "k", user{}), "codec is nil")
+
+	half := aside.NewTypedClient[user](c, nil, nil)
+	require.ErrorContains(t, half.Set(ctx, time.Minute, "k", user{}), "nil")
+	_, err = half.Get(ctx, time.Minute, "fresh", func(context.Context, string) (user, error) { return user{ID: 1}, nil })
+	require.NoError(t, err, "what was loaded is returned though it cannot be encoded")
+
+	m, err := c.GetMulti(ctx, time.Minute, nil, newSource("v").loadMany)
+	require.NoError(t, err)
+	require.NotNil(t, m)
+	require.NoError(t, c.Del(ctx))
+	require.NoError(t, c.Touch(ctx, time.Minute))
+}
+
+type user struct {
+	ID   int
+	Name string
+}
+
+func TestTypedValuesAreTheCallersToChange(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	type deep struct {
+		Tags []string
+		By   map[string]int
+	}
+	view := aside.Typed(c, codec.JSON[deep]())
+	load := func(context.Context, string) (deep, error) { return deep{Tags: []string{"a"}, By: map[string]int{"x": 1}}, nil }
+	for range 4 {
+		v, err := view.Get(ctx, time.Minute, "k", load)
+		require.NoError(t, err)
+		require.Equal(t, deep{Tags: []string{"a"}, By: map[string]int{"x": 1}}, v)
+		v.Tags[0], v.By["x"] = "spoiled", 2
+		m, err := view.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]deep, error) { return nil, nil })
+		require.NoError(t, err)
+		require.Equal(t, "a", m["k"].Tags[0])
+		m["k"].Tags[0] = "spoiled"
+	}
+	shared := aside.Typed(c, codec.JSON[deep](), aside.Shared())
+	one, err := shared.Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	two, err := shared.Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	require.Same(t, &one.Tags[0], &two.Tags[0], "Shared decodes once")
+	again, err := view.Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	require.NotSame(t, &one.Tags[0], &again.Tags[0], "and only for views that are Shared")
+}
+
+func TestAFlatValueFromMemoryIsNotDecodedAgain(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	decodes := 0
+	view := aside.NewTypedClient(c, codec.JSON[user]().Encode, func(s string) (user, error) {
+		decodes++
+		return codec.JSON[user]().Decode(s)
+	})
+	load := func(context.Context, string) (user, error) { return user{1, "Ada"}, nil }
+	for range 5 {
+		u, err := view.Get(ctx, time.Minute, "k", load)
+		require.NoError(t, err)
+		require.Equal(t, user{1, "Ada"}, u)
+	}
+	require.Equal(t, 1, decodes, "not by who loaded it, once by the first who found it in memory")
+	allocs := testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) })
+	require.Zero(t, allocs)
+	// A view made anew for each request shares what was decoded.
+	_, err := aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	allocs = testing.AllocsPerRun(100, func() { _, _ = aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load) })
+	require.LessOrEqual(t, allocs, 2.0)
+}
+
+func TestWhatDoesNotDecodeIsLoadedAgain(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	view := aside.Typed(c, codec.JSON[user]())
+	load := func(context.Context, string) (user, error) { return user{1, "Ada"}, nil }
+	for i, bad := range []string{"{", "", "[1]", "\x00aside:9?", "\x00aside:1?", "\x00aside:1e?"} {
+		overwrite(t, c, server, "k", bad)
+		u, err := view.Get(ctx, time.Minute, "k", load)
+		require.NoError(t, err, "%q", bad)
+		require.Equal(t, user{1, "Ada"}, u)
+		require.Equal(t, `{"ID":1,"Name":"Ada"}`, server.Do("GET", "k"), "%q is replaced", bad)
+		require.GreaterOrEqual(t, c.Stats().DecodeErrors, int64(i+1))
+
+		overwrite(t, c, server, "m", bad)
+		m, err := view.GetMulti(ctx, time.Minute, []string{"m", "k"}, func(_ context.Context, keys []string) (map[string]user, error) {
+			require.Equal(t, []string{"m"}, keys)
+			return map[string]user{"m": {2, "Bob"}}, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, map[string]user{"m": {2, "Bob"}, "k": {1, "Ada"}}, m)
+		_, ok, err := view.Peek(ctx, "m")
+		require.NoError(t, err)
+		require.True(t, ok)
+	}
+}
+
+// overwrite sets a key behind the back of c and waits until c has been told.
+func overwrite(t *testing.T, c *aside.Client, server *redistest.Server, key, value string) {
+	t.Helper()
+	ctx := testContext(t)
+	_, tracked, err := c.Peek(ctx, key) // if there is something, there will be a push
+	require.NoError(t, err)
+	before := c.Stats().Invalidations
+	server.Do("SET", key, value)
+	if !tracked {
+		return
+	}
+	eventually(t, "the push has come", func() bool { return c.Stats().Invalidations > before })
+}
+
+// Two types share a key: each finds what it cannot read. Nobody loops, everybody gets what its own loader says.
+func TestTwoTypesOnOneKeyDoNotLoop(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	numbers := aside.Typed(c, codec.JSON[int]())
+	names := aside.Typed(c, codec.JSON[map[string]string]())
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 50 {
+				n, err := numbers.Get(ctx, time.Minute, "k", func(context.Context, string) (int, error) { return 7, nil })
+				if err != nil || n != 7 {
+					t.Errorf("%v, %v", n, err)
+				}
+			}
+		})
+		callers.Go(func() {
+			for range 50 {
+				m, err := names.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]map[string]string, error) {
+					return map[string]map[string]string{"k": {"a": "b"}}, nil
+				})
+				if err != nil || m["k"]["a"] != "b" {
+					t.Errorf("%v, %v", m, err)
+				}
+			}
+		})
+	}
+	callers.Wait()
+}
+
+func TestWhatCannotBeEncodedIsReturnedToWhoLoadedIt(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	view := aside.Typed(c, codec.JSON[func()]()) // JSON cannot
+	called := 0
+	f, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (func(), error) { return func() { called++ }, nil })
+	require.NoError(t, err)
+	f()
+	require.Equal(t, 1, called)
+	require.EqualValues(t, 1, c.Stats().EncodeErrors)
+	require.Nil(t, server.Do("GET", "k"))
+	m, err := view.GetMulti(ctx, time.Minute, []string{"m"}, func(context.Context, []string) (map[string]func(), error) {
+		return map[string]func(){"m": func() { called++ }}, nil
+	})
+	require.NoError(t, err)
+	m["m"]()
+	require.Equal(t, 2, called)
+	require.Error(t, view.Set(ctx, time.Minute, "k", func() {}))
+}
+
+func TestGetMultiAnswersFromEverywhereAtOnce(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr()), testContext(t)
+	server.Do("SET", "redis", "r")
+	server.Do("SET", "absent", "\x00aside:1n")
+	require.NoError(t, c.Set(ctx, time.Minute, "memory", "m"))
+	_, err := c.Get(ctx, time.Minute, "memory", mustNotLoad)
+	require.NoError(t, err)
+	_, err = c.GetMulti(ctx, time.Minute, []string{"warm"}, newSource("w").loadMany)
+	require.NoError(t, err)
+	proxy.ResetCounts()
+	got, err := c.GetMulti(ctx, time.Minute, []string{"memory", "redis", "loaded", "missing", "absent", "loaded", "memory"},
+		func(_ context.Context, keys []string) (map[string]string, error) {
+			require.ElementsMatch(t, []string{"loaded", "missing"}, keys)
+			keys[0], keys[1] = "spoiled", "spoiled"
+			return map[string]string{"loaded": "l", "not asked for": "x"}, nil
+		})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"memory": "m", "redis": "r", "loaded": "l"}, got)
+	require.Equal(t, 2, proxy.RoundTrips())
+	require.Nil(t, server.Do("GET", "not asked for"))
+	// The key that the loader left out is a remembered absence, not a loop.
+	_, err = c.Get(ctx, time.Minute, "missing", mustNotLoad)
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	if !oldRedis(server) {
+		require.Equal(t, 2, proxy.RoundTrips())
+	}
+}
+
+func TestGetMultiOfAHundredColdKeysCostsTwoRoundTrips(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)
+	_, err := c.GetMulti(ctx, time.Minute, []string{"warm"}, db.loadMany)
+	require.NoError(t, err)
+	proxy.ResetCounts()
+	var keys []string
+	for i := range 100 {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	for range 2 {
+		got, err := c.GetMulti(ctx, time.Minute, keys, db.loadMany)
+		require.NoError(t, err)
+		require.Len(t, got, 100)
+	}
+	require.EqualValues(t, 2, db.calls.Load(), "one batch, beside the warm-up")
+	require.LessOrEqual(t, proxy.RoundTrips(), 3)
+}
+
+func TestABatchThatFailsConcludesNothing(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	broken := errors.New("half of the database is down")
+	server.Do("SET", "redis", "r")
+	got, err := c.GetMulti(ctx, time.Minute, []string{"a", "b", "redis"}, func(context.Context, []string) (map[string]string, error) {
+		return map[string]string{"a": "1"}, broken
+	})
+	require.ErrorIs(t, err, broken)
+	var batch *aside.BatchError
+	require.ErrorAs(t, err, &batch)
+	require.ElementsMatch(t, []string{"a", "b"}, slices.Collect(maps.Keys(batch.Failed)))
+	require.Equal(t, map[string]string{"redis": "r"}, got)
+	require.Nil(t, server.Do("GET", "a"))
+	require.Nil(t, server.Do("GET", "b"), "not remembered as absent")
+	got, err = c.GetMulti(ctx, time.Minute, []string{"all", "gone"}, func(context.Context, []string) (map[string]string, error) {
+		return nil, aside.ErrNotFound
+	})
+	require.NoError(t, err)
+	require.Empty(t, got)
+	_, err = c.GetMulti(ctx, time.Minute, []string{"p"}, func(context.Context, []string) (map[string]string, error) { panic("boom") })
+	var p *aside.PanicError
+	require.ErrorAs(t, err, &p)
+}
+
+func TestBatchesWithCrossedKeysDoNotBlockEachOther(t *testing.T) {
+	server := redistest.Start(t)
+	a, b, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
+	for round := range 20 {
+		var keys []string
+		for i := range 20 {
+			keys = append(keys, fmt.Sprint(round, "/", i))
+		}
+		backwards := slices.Clone(keys)
+		slices.Reverse(backwards)
+		dbA, dbB := newSource("v"), newSource("v")
+		var callers sync.WaitGroup
+		for _, f := range []func() (map[string]string, error){
+			func() (map[string]string, error) { return a.GetMulti(ctx, time.Minute, keys, dbA.loadMany) },
+			func() (map[string]string, error) { return a.GetMulti(ctx, time.Minute, backwards, dbA.loadMany) },
+			func() (map[string]string, error) { return b.GetMulti(ctx, time.Minute, backwards, dbB.loadMany) },
+			func() (map[string]string, error) {
+				v, err := b.Get(ctx, time.Minute, keys[3], dbB.load)
+				return map[string]string{keys[3]: v}, err
+			},
+		} {
+			callers.Go(func() {
+				got, err := f()
+				if err != nil || got[keys[3]] != "v" {
+					t.Errorf("%v, %v", got, err)
+				}
+			})
+		}
+		callers.Wait()
+	}
+}
+
+func TestABatchLoadGoesOnWhileOneOfItsKeysIsWaitedFor(t *testing.T) {
+	server := redistest.Start(t)
+	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	batchCtx, cancel := context.WithCancel(ctx)
+	batch := make(chan error, 1)
+	go func() {
+		_, err := c.GetMulti(batchCtx, time.Minute, []string{"a", "b", "c"}, db.loadMany)
+		batch <- err
+	}()
+	db.awaitBegin(t)
+	single := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "b", mustNotLoad) })
+	awaitShared(t, c, 1)
+	cancel()
+	require.ErrorIs(t, await(t, batch), context.Canceled)
+	again := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "a", mustNotLoad) }) // revived
+	awaitShared(t, c, 2)
+	letGo()
+	require.Equal(t, result{value: "v"}, await(t, single))
+	require.Equal(t, result{value: "v"}, await(t, again))
+	require.EqualValues(t, 1, db.calls.Load())
+}
+
+func TestPeekNeverLoadsAndNeverLocks(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)
+	_, ok, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.Nil(t, server.Do("GET", "k"))
+	letGo := db.holdUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	_, ok, err = c.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.False(t, ok, "a lock is not a value")
+	letGo()
+	await(t, loading)
+	proxy.ResetCounts()
+	value, ok, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, "v", value)
+	if !oldRedis(server) {
+		require.Zero(t, proxy.Commands(), "from memory")
+	}
+	server.Do("SET", "other", "o")
+	proxy.ResetCounts()
+	for range 2 {
+		value, _, err = c.Peek(ctx, "other")
+		require.NoError(t, err)
+		require.Equal(t, "o", value)
+	}
+	require.Equal(t, 1, proxy.RoundTrips(), "Peek fills memory")
+	_, _, err = c.Peek(ctx, "list")
+	require.NoError(t, err)
+	server.Do("RPUSH", "list", "x")
+	eventually(t, "a key of another type is an error", func() bool { _, _, err := c.Peek(ctx, "list"); return err != nil })
+}
+
+func TestTouchMovesTheEndOfValuesOnly(t *testing.T) {
+	server := redistest.Start(t)
+	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Minute, "value", "v"))
+	_, _, err := c.Peek(ctx, "value")
+	require.NoError(t, err)
+	_, err = c.Get(ctx, time.Minute, "absent", func(context.Context, string) (string, error) { return "", aside.ErrNotFound })
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	letGo := db.holdUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "locked", db.load) })
+	db.awaitBegin(t)
+	require.NoError(t, c.Set(ctx, time.Minute, "like an absence", "\x00aside:1n"))
+	require.NoError(t, c.Touch(ctx, time.Hour, "value", "absent", "locked", "nothing", "like an absence"))
+	require.Greater(t, server.Do("PTTL", "value"), int64(60_000))
+	require.Greater(t, server.Do("PTTL", "like an absence"), int64(60_000))
+	require.LessOrEqual(t, server.Do("PTTL", "absent"), int64(30_000))
+	require.LessOrEqual(t, server.Do("PTTL", "locked"), int64(10_000))
+	require.Equal(t, int64(0), server.Do("EXISTS", "nothing"))
+	letGo()
+	require.Equal(t, result{value: "v"}, await(t, loading), "the lock was not lost")
+	require.NoError(t, c.Touch(ctx, 50*time.Millisecond, "value"))
+	eventually(t, "memory follows", func() bool { _, ok, err := c.Peek(ctx, "value"); require.NoError(t, err); return !ok })
+}
+
+func TestCloseWakesEverybodyAndGivesUpItsLocks(t *testing.T) {
+	server := redistest.Start(t)
+	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource("v"), testContext(t)
+	db.holdUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	foreign := newSource("v")
+	letGo := foreign.holdUp()
+	holder := inBackground(func() (string, error) { return other.Get(ctx, time.Minute, "theirs", foreign.load) })
+	foreign.awaitBegin(t)
+	waiting := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "theirs", mustNotLoad) })
+	eventually(t, "it waits", func() bool { return c.Stats().LockWaits == 1 })
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, await(t, loading).err, aside.ErrClosed)
+	require.ErrorIs(t, await(t, waiting).err, aside.ErrClosed)
+	require.Nil(t, server.Do("GET", "k"), "the lock was given up")
+	require.NoError(t, c.Close(), "twice is fine")
+	letGo()
+	require.NoError(t, await(t, holder).err)
+
+	_, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+	require.ErrorIs(t, err, aside.ErrClosed)
+	_, err = c.GetMulti(ctx, time.Minute, []string{"k"}, db.loadMany)
+	require.ErrorIs(t, err, aside.ErrClosed)
+	_, _, err = c.Peek(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrClosed)
+	require.ErrorIs(t, c.Set(ctx, time.Minute, "k", "v"), aside.ErrClosed)
+	require.ErrorIs(t, c.Del(ctx, "k"), aside.ErrClosed)
+	require.ErrorIs(t, c.Touch(ctx, time.Minute, "k"), aside.ErrClosed)
+	c.Stats()
+}
+
+// Without pushes there is no memory, and who waits for a lock looks again and again.
+func TestWithoutTrackingEverythingWorksByAsking(t *testing.T) {
+	for name, mode := range map[string]func(*aside.Options){
+		"DisableCache": untracked,
+		"RESP2":        func(o *aside.Options) { o.Redis.AlwaysRESP2, o.Redis.DisableCache = true, true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			a, b, db, ctx := newClient(t, server.Addr(), mode), newClient(t, server.Addr(), mode), newSource("v"), testContext(t)
+			letGo := db.holdUp()
+			first := inBackground(func() (string, error) { return a.Get(ctx, time.Minute, "k", db.load) })
+			db.awaitBegin(t)
+			second := inBackground(func() (string, error) { return b.Get(ctx, time.Minute, "k", mustNotLoad) })
+			batch := inBackground(func() (string, error) {
+				m, err := b.GetMulti(ctx, time.Minute, []string{"k", "l"}, newSource("v").loadMany)
+				return m["k"], err
+			})
+			eventually(t, "they poll", func() bool { return b.Stats().LockWaits >= 3 })
+			letGo()
+			for _, r := range []<-chan result{first, second, batch} {
+				require.Equal(t, result{value: "v"}, await(t, r))
+			}
+			require.NoError(t, a.Set(ctx, time.Minute, "k", "w"))
+			value, err := b.Get(ctx, time.Minute, "k", mustNotLoad)
+			require.NoError(t, err)
+			require.Equal(t, "w", value, "nothing is served from memory")
+			require.Zero(t, b.Stats().MemoryHits)
+		})
+	}
+}
+
+func TestWithoutMemoryEveryReadAsksRedis(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.MemoryBytes = -1 }), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
+	proxy.ResetCounts()
+	for range 3 {
+		_, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+		require.NoError(t, err)
+	}
+	require.GreaterOrEqual(t, proxy.RoundTrips(), 3)
+}
+
+func TestTheObserverAndTheStatisticsSeeWhatHappens(t *testing.T) {
+	server := redistest.Start(t)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	c := newClient(t, server.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[e.Kind.String()+" "+e.Source.String()]++
+		})
+	})
+	ctx := testContext(t)
+	server.Do("SET", "redis", "r")
+	for range 2 {
+		_, err := c.Get(ctx, time.Minute, "redis", mustNotLoad)
+		require.NoError(t, err)
+	}
+	_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	require.NoError(t, err)
+	mu.Lock()
+	require.Equal(t, 1, seen["hit redis"])
+	require.Equal(t, 1, seen["hit memory"])
+	require.Equal(t, 1, seen["load loader"])
+	require.Equal(t, 1, seen["redis-back none"])
+	mu.Unlock()
+	s := c.Stats()
+	require.EqualValues(t, 1, s.MemoryHits)
+	require.EqualValues(t, 1, s.RedisHits)
+	require.EqualValues(t, 1, s.Loads)
+	require.True(t, s.RedisConnected)
+	if !oldRedis(server) {
+		require.Equal(t, 2, s.MemoryEntries)
+	}
+}
+
+func TestRedisGivesTheClientUnderneath(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	redis, ok := c.Redis()
+	require.True(t, ok)
+	require.NoError(t, redis.Do(ctx, redis.B().Set().Key("k").Value("v").Build()).Error())
+	value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+}
+
+func TestTheUsersOwnRueidisOptionsAreKept(t *testing.T) {
+	server := redistest.Start(t)
+	var heard sync.Map
+	var built int
+	c := newClient(t, server.Addr(), func(o *aside.Options) {
+		o.Redis.SelectDB = 3
+		o.Redis.ClientName = "the-users-name"
+		o.Redis.OnInvalidations = func(keys []rueidis.RedisMessage) {
+			for _, k := range keys {
+				name, _ := k.ToString()
+				heard.Store(name, true)
+			}
+		}
+		o.ClientBuilder = func(option rueidis.ClientOption) (rueidis.Client, error) {
+			built++
+			return rueidis.NewClient(option)
+		}
+	})
+	ctx := testContext(t)
+	require.Equal(t, 1, built)
+	_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	require.NoError(t, err)
+	require.Nil(t, server.Do("GET", "k"), "it is in another database")
+	require.Contains(t, fmt.Sprint(server.Do("CLIENT", "LIST")), "the-users-name")
+	server.Do("FLUSHALL")
+	other := newClient(t, server.Addr(), func(o *aside.Options) { o.Redis.SelectDB = 3 })
+	_, err = c.Get(ctx, time.Minute, "told", newSource("v").load)
+	require.NoError(t, err)
+	require.NoError(t, other.Del(ctx, "told"))
+	eventually(t, "the user's callback hears of it", func() bool { _, ok := heard.Load("told"); return ok })
+}
