@@ -63,6 +63,9 @@ func newClient(t testing.TB, addr string, change ...func(*aside.Options)) *aside
 	return client
 }
 
+// plain is the plainest way to connect.
+func plain(addr string) rueidis.ClientOption { return rueidis.ClientOption{InitAddress: []string{addr}} }
+
 func untracked(o *aside.Options) { o.Redis.DisableCache = true }
 
 // counted puts a proxy before the server that counts what callers send, not what the prober or a handshake does.

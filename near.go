@@ -66,7 +66,7 @@ type decoded struct {
 const (
 	// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in otter and its share
 	// of the table. TestMemoryStaysWithinItsBytes compares it with the heap.
-	entryOverhead = 320
+	entryOverhead = 240
 	never         = math.MaxInt64
 )
 

@@ -1,0 +1,175 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+)
+
+// newAway returns a client that never reaches a Redis, for what a flight does in time. Call it in a synctest bubble.
+func newAway(t *testing.T, change ...func(*Options)) *Client {
+	t.Helper()
+	options := Options{
+		ClientBuilder: func(rueidis.ClientOption) (rueidis.Client, error) { return nil, errors.New("nobody is there") },
+		Logger:        slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	c, err := New(options)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+func TestTheErrorOfALoaderAnswersNewCallersForFiftyMilliseconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newAway(t)
+		broken := errors.New("broken")
+		var calls atomic.Int32
+		get := func() error {
+			_, err := c.Get(t.Context(), time.Minute, "k", func(context.Context, string) (string, error) {
+				calls.Add(1)
+				return "", broken
+			})
+			return err
+		}
+		require.ErrorIs(t, get(), broken)
+		time.Sleep(holdOff - 1)
+		require.ErrorIs(t, get(), broken)
+		require.EqualValues(t, 1, calls.Load())
+		require.Equal(t, 1, c.inFlight())
+		time.Sleep(1)
+		synctest.Wait()
+		require.Zero(t, c.inFlight(), "no entry remains after the hold-off")
+		require.ErrorIs(t, get(), broken)
+		require.EqualValues(t, 2, calls.Load())
+		// A write of this process ends the hold-off: the reason may be gone.
+		require.ErrorIs(t, c.Set(t.Context(), time.Minute, "k", "v"), ErrRedisAway)
+		require.ErrorIs(t, get(), broken)
+		require.EqualValues(t, 3, calls.Load())
+	})
+}
+
+func TestALoadEndsAtItsDeadlineWhateverTheLoaderDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newAway(t, func(o *Options) { o.LoadTimeout = 7 * time.Second })
+		release := make(chan struct{})
+		began := time.Now()
+		for _, heed := range []bool{true, false} {
+			began = time.Now()
+			_, err := c.Get(t.Context(), time.Minute, "k", func(ctx context.Context, _ string) (string, error) {
+				if heed {
+					<-ctx.Done()
+					return "", ctx.Err()
+				}
+				<-release
+				return "late", nil
+			})
+			require.ErrorIs(t, err, ErrLoadTimeout)
+			require.Equal(t, 7*time.Second, time.Since(began))
+			time.Sleep(holdOff)
+		}
+		_, err := c.Get(t.Context(), time.Minute, "k", func(ctx context.Context, _ string) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}, WithLoadTimeout(time.Second))
+		require.ErrorIs(t, err, ErrLoadTimeout)
+		close(release)
+		require.EqualValues(t, 3, c.Stats().LoadErrors)
+	})
+}
+
+func TestAWaiterLeavesWithItsOwnContextAndTheOthersStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newAway(t)
+		slow := func(ctx context.Context, _ string) (string, error) {
+			select {
+			case <-time.After(10 * time.Second):
+				return "v", nil
+			case <-ctx.Done():
+				return "", ctx.Err()
+			}
+		}
+		ended := make(chan time.Duration, 3)
+		began := time.Now()
+		for _, patience := range []time.Duration{time.Second, 3 * time.Second, time.Minute} {
+			go func() {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				value, err := c.Get(ctx, time.Minute, "k", slow)
+				if patience < 10*time.Second {
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+				} else {
+					require.Equal(t, "v", value)
+				}
+				ended <- time.Since(began)
+			}()
+		}
+		require.Equal(t, time.Second, <-ended)
+		require.Equal(t, 3*time.Second, <-ended)
+		require.Equal(t, 10*time.Second, <-ended)
+		require.Zero(t, c.inFlight())
+	})
+}
+
+// While Redis is away there is nobody to ask whether the key was changed: who joins a load late shares it all the same,
+// or the database would be asked once per arrival.
+func TestWithoutRedisLateCallersShareTheLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newAway(t)
+		var calls atomic.Int32
+		load := func(context.Context, string) (string, error) {
+			calls.Add(1)
+			time.Sleep(time.Second)
+			return "v", nil
+		}
+		done := make(chan struct{})
+		for i := range 10 {
+			go func() {
+				time.Sleep(time.Duration(i) * 50 * time.Millisecond)
+				value, err := c.Get(t.Context(), time.Minute, "k", load)
+				require.NoError(t, err)
+				require.Equal(t, "v", value)
+				done <- struct{}{}
+			}()
+		}
+		for range 10 {
+			<-done
+		}
+		require.EqualValues(t, 1, calls.Load())
+		// But not across a write of this process.
+		go func() { _, _ = c.Get(t.Context(), time.Minute, "k", load); done <- struct{}{} }()
+		time.Sleep(100 * time.Millisecond)
+		require.ErrorIs(t, c.Del(t.Context(), "k"), ErrRedisAway)
+		_, err := c.Get(t.Context(), time.Minute, "k", load)
+		require.NoError(t, err)
+		<-done
+		require.EqualValues(t, 3, calls.Load())
+	})
+}
+
+func TestEveryErrorIsJudgedInOnePlace(t *testing.T) {
+	for name, row := range map[string]struct {
+		err     error
+		limited bool
+		want    verdict
+	}{
+		"none":                      {nil, true, answered},
+		"our timeout":               {context.DeadlineExceeded, true, timedOut},
+		"the caller's deadline":     {context.DeadlineExceeded, false, gaveUp},
+		"the caller's cancellation": {context.Canceled, true, gaveUp},
+		"a broken connection":       {io.EOF, true, away},
+		"rueidis is closing":        {rueidis.ErrClosing, true, away},
+	} {
+		require.Equal(t, row.want, judge(row.err, row.limited), name)
+	}
+}

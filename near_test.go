@@ -1,0 +1,165 @@
+package aside
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// clock is a near's idea of time in these tests.
+type clock struct{ atomic.Int64 }
+
+func (c *clock) now() int64 { return c.Load() }
+
+func newTestNear(bytes int64) (*near, *shard, *clock) {
+	c := new(clock)
+	c.Store(1)
+	sh := newShard("", nil, true)
+	sh.lease.Store(never)
+	return newNear(bytes, c.now), sh, c
+}
+
+func TestACommittedEntryIsFoundUntilItsTTL(t *testing.T) {
+	n, sh, c := newTestNear(1 << 20)
+	r := n.reserve("k", sh)
+	c.Add(5) // the answer takes its time; the ttl counts from the question
+	require.NotNil(t, n.commit("k", r, "v", false, 100))
+	c.Store(100)
+	require.Equal(t, "v", n.lookup("k").raw)
+	c.Store(101)
+	require.Nil(t, n.lookup("k"))
+	require.NotNil(t, n.commit("forever", n.reserve("forever", sh), "v", false, -1))
+	require.NotNil(t, n.commit("long", n.reserve("long", sh), "v", false, time.Duration(never)))
+	c.Store(never - 1)
+	require.NotNil(t, n.lookup("forever"))
+	require.NotNil(t, n.lookup("long"))
+}
+
+// The race that reservations are for: the push is handled between the answer and its being stored.
+func TestAPushThatOvertakesTheAnswerVoidsIt(t *testing.T) {
+	n, sh, _ := newTestNear(1 << 20)
+	r := n.reserve("k", sh)
+	n.drop("k")
+	require.Nil(t, n.commit("k", r, "stale", false, time.Minute))
+	require.Nil(t, n.lookup("k"))
+
+	r = n.reserve("k", sh)
+	sh.newEpoch() // the connection is lost, and what was asked on it is not told of
+	require.Nil(t, n.commit("k", r, "stale", false, time.Minute))
+
+	r = n.reserve("k", sh)
+	n.wake("k") // own fill of another flight: nothing has changed
+	require.NotNil(t, n.commit("k", r, "v", false, time.Minute))
+}
+
+func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
+	n, sh, c := newTestNear(1 << 20)
+	other := newShard("other", nil, true)
+	other.lease.Store(never)
+	n.commit("k", n.reserve("k", sh), "v", false, time.Hour)
+	n.commit("o", n.reserve("o", other), "v", false, time.Hour)
+	sh.lease.Store(50)
+	c.Store(49)
+	require.NotNil(t, n.lookup("k"))
+	c.Store(50)
+	require.Nil(t, n.lookup("k"))
+	sh.lease.Store(100) // the connection was slow, not lost: what it said still holds
+	require.NotNil(t, n.lookup("k"))
+	sh.newEpoch()
+	sh.lease.Store(100)
+	require.Nil(t, n.lookup("k"))
+	require.NotNil(t, n.lookup("o"), "another shard is not concerned")
+}
+
+func TestNothingIsKeptThatNobodyTellsUsOf(t *testing.T) {
+	n, _, _ := newTestNear(1 << 20)
+	untracked := newShard("", nil, false)
+	require.Nil(t, n.commit("k", n.reserve("k", untracked), "v", false, time.Minute))
+	none, sh, _ := newTestNear(-1)
+	require.Nil(t, none.commit("k", none.reserve("k", sh), "v", false, time.Minute))
+	require.Nil(t, none.lookup("k"))
+	none.drop("k")
+}
+
+func TestAWaiterIsWokenOnceAndLeavesNothing(t *testing.T) {
+	n, sh, _ := newTestNear(1 << 20)
+	for _, wake := range []func(){func() { n.drop("k") }, func() { n.wake("k") }, n.wakeAll} {
+		changed, leave, ok := n.wait("k", n.reserve("k", sh))
+		require.True(t, ok)
+		again, leaveAgain, ok := n.wait("k", n.reserve("k", sh))
+		require.True(t, ok)
+		require.Equal(t, 1, n.waiting())
+		wake()
+		<-changed
+		<-again
+		leave()
+		leaveAgain()
+		require.Zero(t, n.waiting())
+	}
+	_, leave, _ := n.wait("k", n.reserve("k", sh))
+	leave()
+	require.Zero(t, n.waiting(), "who leaves unwoken takes the entry along")
+	r := n.reserve("k", sh)
+	n.drop("k")
+	_, _, ok := n.wait("k", r)
+	require.False(t, ok, "it has changed since the question: ask again")
+}
+
+// A decoded value is accounted for where it is attached, and only while its entry is still the one in memory.
+func TestDecodedValuesCount(t *testing.T) {
+	n, sh, _ := newTestNear(1 << 20)
+	e := n.commit("k", n.reserve("k", sh), strings.Repeat("x", 1000), false, time.Hour)
+	settledSize := func() int64 { // otter weighs in the background
+		n.cache.CleanUp()
+		_, bytes := n.size()
+		return bytes
+	}
+	before := settledSize()
+	n.keep("k", e, &decoded{by: "codec", value: new(int)}, 100)
+	require.Greater(t, settledSize(), before+1000)
+	n.drop("k")
+	n.keep("k", e, &decoded{by: "other", value: new(int)}, 5000)
+	require.Nil(t, n.lookup("k"), "what was dropped does not come back")
+	require.Zero(t, settledSize())
+}
+
+// The estimate of an entry's size is not below what the heap says, and a million keys stay within the bound.
+func TestMemoryStaysWithinItsBytes(t *testing.T) {
+	const bound = 16 << 20
+	n, sh, _ := newTestNear(bound)
+	before := heap()
+	for i := range 1_000_000 {
+		key := fmt.Sprintf("user:%08d", i)
+		e := n.commit(key, n.reserve(key, sh), strings.Repeat("v", 50), false, time.Hour)
+		if i%2 == 0 {
+			n.keep(key, e, &decoded{by: "codec", value: &struct{ name, mail string }{key, key}}, 32)
+		}
+	}
+	n.cache.CleanUp()
+	grown := heap() - before
+	entries, bytes := n.size()
+	t.Logf("%d entries, estimated at %d bytes, take %d bytes of heap", entries, bytes, grown)
+	require.LessOrEqual(t, bytes, int64(bound))
+	require.LessOrEqual(t, grown, int64(bound))
+	require.Greater(t, entries, 10_000)
+	runtime.KeepAlive(n)
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestALookupTakesNoAllocation(t *testing.T) {
+	n, sh, _ := newTestNear(1 << 20)
+	n.commit("k", n.reserve("k", sh), "v", false, time.Hour)
+	require.Zero(t, testing.AllocsPerRun(100, func() { n.lookup("k") }))
+}

@@ -1,0 +1,62 @@
+package aside
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+)
+
+func TestZeroOptionsAreUsable(t *testing.T) {
+	o := Options{}.withDefaults()
+	require.NoError(t, o.validate())
+	require.Equal(t, []string{"127.0.0.1:6379"}, o.Redis.InitAddress)
+	require.Equal(t, time.Second, o.ConnectTimeout)
+	require.Equal(t, 250*time.Millisecond, o.RedisTimeout)
+	require.Equal(t, 2*time.Second, o.LockTTL)
+	require.Equal(t, 30*time.Second, o.LoadTimeout)
+	require.Equal(t, time.Second, o.StaleLease)
+	require.EqualValues(t, 64<<20, o.MemoryBytes)
+	require.Equal(t, 1<<10, o.MaxKeyBytes)
+	require.Equal(t, 8<<20, o.MaxValueBytes)
+	require.Equal(t, 30*time.Second, o.NegativeTTL)
+}
+
+// Each bad field is reported, in one error, with its value and what to do.
+func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
+	_, err := New(Options{
+		Redis: rueidis.ClientOption{
+			InitAddress: []string{" "}, ClientTrackingOptions: []string{"BCAST"}, PipelineMultiplex: 2, DisableRetry: true,
+			DisableAutoPipelining: true, BlockingPipeline: 7, ReplicaOnly: true, SendToReplicas: func(rueidis.Completed) bool { return true },
+			RetryDelay: func(int, rueidis.Completed, error) time.Duration { return 0 }, AlwaysRESP2: true,
+		},
+		ConnectTimeout: -1, RedisTimeout: -2, LockTTL: -3, LoadTimeout: -4, StaleLease: -5,
+		MemoryBytes: -6, MaxKeyBytes: -7, MaxValueBytes: -8, NegativeTTL: -9,
+	})
+	require.Error(t, err)
+	for _, want := range []string{
+		`Redis.InitAddress is [" "]`, "Redis.ClientTrackingOptions", "Redis.PipelineMultiplex", "Redis.DisableRetry", "Redis.DisableAutoPipelining",
+		"Redis.BlockingPipeline", "Redis.ReplicaOnly", "Redis.SendToReplicas", "Redis.RetryDelay", "Redis.AlwaysRESP2",
+		"ConnectTimeout is -1ns", "RedisTimeout is -2ns", "LockTTL is -3ns", "LoadTimeout is -4ns", "StaleLease is -5ns",
+		"MemoryBytes is -6", "MaxKeyBytes is -7", "MaxValueBytes is -8", "NegativeTTL is -9ns",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		require.True(t, strings.HasPrefix(line, "aside: Options."), line)
+	}
+
+	for field, o := range map[string]Options{
+		"LockTTL":       {LockTTL: 100 * time.Millisecond},
+		"StaleLease":    {StaleLease: time.Millisecond},
+		"RedisTimeout":  {RedisTimeout: time.Microsecond},
+		"MaxKeyBytes":   {MaxKeyBytes: 1 << 40},
+		"MaxValueBytes": {MaxValueBytes: 1 << 40},
+	} {
+		_, err := New(o)
+		require.ErrorContains(t, err, "Options."+field+" is ")
+		require.NotContains(t, err.Error(), "\n", "one problem, one line")
+	}
+}
