@@ -163,7 +163,7 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Lo
 	if load == nil {
 		return "", errNilLoader
 	}
-	out, err := c.obtain(ctx, &request{ttl: ttl, key: key, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
+	out, err := c.obtain(ctx, key, "", &plan{ttl: ttl, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
 		value, err := load(ctx, keys[0])
 		out[0] = loaded{raw: value, found: true}
 		return err
@@ -187,15 +187,6 @@ func (c *Client) hit(key string) {
 
 var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loads the value, or use Peek", ErrInvalidArgument)
 
-// request is one call that memory could not answer.
-type request struct {
-	ttl  time.Duration
-	key  string
-	opts []CallOption
-	load loadFunc
-	bad  string // fingerprint of what the key was found to hold and could not be decoded, else ""
-}
-
 // obtain is the life of a Get behind memory.
 //
 //	join the key's flight; if there is none, lead one:
@@ -205,10 +196,12 @@ type request struct {
 //	        somebody else's lock → wait until Redis says that the key has changed, or the lock has run out; ask again
 //	        no answer            → call the loader without a lock, done
 //	wait for the flight, or for ctx
-func (c *Client) obtain(ctx context.Context, q *request) (outcome, error) {
-	options, err := c.check(q.ttl, q.opts)
+//
+// bad is the fingerprint of what the key was found to hold and could not be decoded, else "".
+func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome, error) {
+	options, err := c.check(p.ttl, p.opts)
 	if err == nil {
-		err = c.checkKey(q.key)
+		err = c.checkKey(key)
 	}
 	if err != nil {
 		return outcome{}, err
@@ -220,12 +213,12 @@ func (c *Client) obtain(ctx context.Context, q *request) (outcome, error) {
 		if err := ctx.Err(); err != nil {
 			return outcome{}, err
 		}
-		f, leader, early, err := c.join(ctx, q.key)
+		f, leader, early, err := c.join(ctx, key)
 		if err != nil {
 			return outcome{}, err
 		}
 		if leader {
-			c.lead(ctx, f, q, options)
+			c.lead(ctx, f, bad, p, options)
 		} else {
 			c.counts.shared.Add(1)
 		}
@@ -262,8 +255,7 @@ func (c *Client) await(ctx context.Context, f *flight) (outcome, error) {
 }
 
 // lead asks Redis for the key of a flight until it is done or its loader has been started.
-func (c *Client) lead(ctx context.Context, f *flight, q *request, options callOptions) {
-	bad := q.bad
+func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, options callOptions) {
 	for polls := 0; ; polls++ {
 		sh := c.shardOf(f.key)
 		item := loadItem{f: f, shard: sh}
@@ -274,12 +266,12 @@ func (c *Client) lead(ctx context.Context, f *flight, q *request, options callOp
 			return
 		case err != nil:
 			item.free = errors.Is(err, errNotAsked)
-			c.start(ctx, q.ttl, options, q.load, []loadItem{item})
+			c.start(ctx, p, options, []loadItem{item})
 			return
 		}
 		switch found.content {
 		case contentValue, contentAbsent:
-			c.found(f, r, found)
+			c.found(f, r, found, p.room)
 			return
 		case contentUnreadable:
 			bad = fingerprint(found.stored)
@@ -289,7 +281,7 @@ func (c *Client) lead(ctx context.Context, f *flight, q *request, options callOp
 		case contentLock:
 			if found.mine {
 				item.marker = found.stored
-				c.start(ctx, q.ttl, options, q.load, []loadItem{item})
+				c.start(ctx, p, options, []loadItem{item})
 				return
 			}
 			c.counts.lockWaits.Add(1)
@@ -304,12 +296,12 @@ func (c *Client) lead(ctx context.Context, f *flight, q *request, options callOp
 var errUnknownHeader = errors.New("aside: the stored value has a header of another version")
 
 // found completes a flight with what Redis had.
-func (c *Client) found(f *flight, r reservation, found finding) {
+func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
 	c.counts.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
 	out := outcome{raw: found.value, absent: found.content == contentAbsent, source: SourceRedis, proven: true}
 	if r.shard != nil {
-		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl)
+		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl, room)
 	}
 	c.complete(f, out)
 }
@@ -361,17 +353,14 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 		q.script, q.args = scriptReplaceOrLock, append(q.args, bad)
 	}
 	c.run(ctx, sh, q)
-	found, err := q.findings(marker)
-	if err != nil {
-		if c.unanswered(err) {
-			c.disown(sh, q.keys, marker)
-		}
-		return r, finding{}, err
+	found, err := q.finding(marker)
+	if err != nil && c.unanswered(q.err) {
+		c.disown(sh, q.keys, marker)
 	}
 	if q.moved {
 		r.shard = nil
 	}
-	return r, found[0], found[0].err
+	return r, found, err
 }
 
 // unanswered says that a question may have been executed, though no answer came.

@@ -609,7 +609,9 @@ func TestTypedValuesAreTheCallersToChange(t *testing.T) {
 		By   map[string]int
 	}
 	view := aside.Typed(c, codec.JSON[deep]())
-	load := func(context.Context, string) (deep, error) { return deep{Tags: []string{"a"}, By: map[string]int{"x": 1}}, nil }
+	load := func(context.Context, string) (deep, error) {
+		return deep{Tags: []string{"a"}, By: map[string]int{"x": 1}}, nil
+	}
 	for range 4 {
 		v, err := view.Get(ctx, time.Minute, "k", load)
 		require.NoError(t, err)
@@ -651,8 +653,9 @@ func TestAFlatValueFromMemoryIsNotDecodedAgain(t *testing.T) {
 	// A view made anew for each request shares what was decoded.
 	_, err := aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load)
 	require.NoError(t, err)
+	making := testing.AllocsPerRun(100, func() { aside.Typed(c, codec.JSON[user]()) })
 	allocs = testing.AllocsPerRun(100, func() { _, _ = aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load) })
-	require.LessOrEqual(t, allocs, 2.0)
+	require.LessOrEqual(t, allocs, making)
 }
 
 func TestWhatDoesNotDecodeIsLoadedAgain(t *testing.T) {
@@ -754,7 +757,7 @@ func TestGetMultiAnswersFromEverywhereAtOnce(t *testing.T) {
 	require.NoError(t, c.Set(ctx, time.Minute, "memory", "m"))
 	_, err := c.Get(ctx, time.Minute, "memory", mustNotLoad)
 	require.NoError(t, err)
-	_, err = c.GetMulti(ctx, time.Minute, []string{"warm"}, newSource("w").loadMany)
+	_, err = c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, newSource("w").loadMany)
 	require.NoError(t, err)
 	proxy.ResetCounts()
 	got, err := c.GetMulti(ctx, time.Minute, []string{"memory", "redis", "loaded", "missing", "absent", "loaded", "memory"},
@@ -779,7 +782,7 @@ func TestGetMultiOfAHundredColdKeysCostsTwoRoundTrips(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)
-	_, err := c.GetMulti(ctx, time.Minute, []string{"warm"}, db.loadMany)
+	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, db.loadMany)
 	require.NoError(t, err)
 	proxy.ResetCounts()
 	var keys []string

@@ -51,13 +51,13 @@ type shard struct {
 	ahead    atomic.Int64  // µs by which the server's clock is ahead of Client.now
 	timeouts atomic.Int32  // in a row
 	kick     chan struct{} // asks the prober to look at once; buffered, never blocks
-	inFlight chan struct{} // a token per question that is out
+	gate     gate          // bounds the questions that are out
 }
 
 func newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
 		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}),
-		kick: make(chan struct{}, 1), inFlight: make(chan struct{}, maxInFlight),
+		kick: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1)},
 	}
 	sh.epoch.Store(1)
 	return sh
@@ -75,6 +75,41 @@ func (sh *shard) newEpoch() {
 	sh.epoch.Add(1)
 	sh.lease.Store(0)
 	sh.probeNow()
+}
+
+// gate lets maxInFlight in at a time. Without contention it is one atomic addition.
+type gate struct {
+	in   atomic.Int64
+	free chan struct{} // a token: somebody has left since; buffered
+}
+
+func (g *gate) enter(ctx context.Context) error {
+	waited := false
+	for g.in.Add(1) > maxInFlight {
+		g.in.Add(-1)
+		waited = true
+		select {
+		case <-g.free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if waited && g.in.Load() < maxInFlight {
+		g.hint() // two may have left and one token been lost: pass it on
+	}
+	return nil
+}
+
+func (g *gate) leave() {
+	g.in.Add(-1)
+	g.hint()
+}
+
+func (g *gate) hint() {
+	select {
+	case g.free <- struct{}{}:
+	default:
+	}
 }
 
 // topology says which shard has which key. Immutable.

@@ -156,7 +156,7 @@ func TestAfterTheTripNoCallAsksAFrozenRedis(t *testing.T) {
 
 func TestACallEndsWithItsOwnContextWhileRedisHangs(t *testing.T) {
 	server := redistest.Start(t)
-	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL, o.StaleLease = time.Hour, 3 * time.Hour, time.Hour })
+	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL, o.StaleLease = time.Hour, 3*time.Hour, time.Hour })
 	server.Freeze()
 	defer server.Thaw()
 	for _, call := range []func(ctx context.Context) error{

@@ -158,6 +158,14 @@ func (c *Client) inFlight() (keys int) {
 // serves one key and many, strings and types.
 type loadFunc func(ctx context.Context, keys []string, out []loaded) error
 
+// plan is what a call wants done with keys that memory could not answer.
+type plan struct {
+	ttl  time.Duration
+	opts []CallOption
+	load loadFunc
+	room uintptr // see near.commit
+}
+
 // loaded is what a loader gave for one key.
 type loaded struct {
 	raw   string
@@ -172,6 +180,7 @@ type load struct {
 	ttl     time.Duration
 	options callOptions
 	call    loadFunc
+	room    uintptr  // see near.commit
 	keys    []string // of items, in order
 	items   []loadItem
 	out     []loaded
@@ -244,8 +253,8 @@ func (l *load) end() (mine, deserted bool) {
 
 // start calls the loader for items, whose flights the caller leads, and returns at once. ctx is the first caller's:
 // the loader sees its values, not its end.
-func (c *Client) start(ctx context.Context, ttl time.Duration, options callOptions, call loadFunc, items []loadItem) {
-	l := &load{c: c, parent: loadOf(ctx), ttl: ttl, options: options, call: call, items: items, live: len(items)}
+func (c *Client) start(ctx context.Context, p *plan, options callOptions, items []loadItem) {
+	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.load, room: p.room, items: items, live: len(items)}
 	l.keys = make([]string, len(items))
 	l.out = make([]loaded, len(items))
 	locked := false
@@ -376,7 +385,7 @@ func (l *load) renew() {
 	c.background.Add(1) // not from zero: the load itself counts until it has ended
 	l.mu.Unlock()
 	defer c.background.Done()
-	c.overLocks(scriptRenew, []string{c.lockTTL}, l.items, markerOnly, nil)
+	c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, l.items, markerOnly, nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.ended {
@@ -387,7 +396,7 @@ func (l *load) renew() {
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
 func (l *load) release(err error) {
 	c := l.c
-	c.overLocks(scriptRelease, nil, l.items, markerOnly, nil)
+	c.overLocks(scriptRelease, scriptRelease, nil, l.items, markerOnly, nil)
 	for _, item := range l.items {
 		c.near.wake(item.f.key)
 		c.complete(item.f, outcome{err: err, again: err == nil, source: SourceLoader})
@@ -429,13 +438,13 @@ func (l *load) store() {
 			giveBack = append(giveBack, item)
 		}
 	}
-	c.overLocks(scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
+	c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
 		l.give(item.n, outcome{proven: ours}) // a lock that was ours to the end proves as much as an accepted fill
 	})
 	for i := range fill {
 		fill[i].reserved = c.near.reserve(fill[i].f.key, fill[i].shard)
 	}
-	c.overLocks(scriptFill, nil, fill, func(item loadItem) []string {
+	c.overLocks(scriptFill, scriptFillMany, nil, fill, func(item loadItem) []string {
 		stored := wireAbsent
 		if l.out[item.n].found {
 			stored = pack(l.out[item.n].raw)
@@ -450,7 +459,7 @@ func (l *load) store() {
 			c.counts.fillsRefused.Add(1)
 			c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
 		case !moved:
-			out.entry = c.near.commit(item.f.key, item.reserved, l.out[item.n].raw, !l.out[item.n].found, l.ttlOf(item.n))
+			out.entry = c.near.commit(item.f.key, item.reserved, l.out[item.n].raw, !l.out[item.n].found, l.ttlOf(item.n), l.room)
 		}
 		l.give(item.n, out)
 	})

@@ -64,7 +64,9 @@ func newClient(t testing.TB, addr string, change ...func(*aside.Options)) *aside
 }
 
 // plain is the plainest way to connect.
-func plain(addr string) rueidis.ClientOption { return rueidis.ClientOption{InitAddress: []string{addr}} }
+func plain(addr string) rueidis.ClientOption {
+	return rueidis.ClientOption{InitAddress: []string{addr}}
+}
 
 func untracked(o *aside.Options) { o.Redis.DisableCache = true }
 

@@ -35,7 +35,7 @@ import (
 // be gone from our memory. (The option NOLOOP, which is meant for that, also withholds the pushes for keys that our own
 // commands evict: see docs/adr/0001.) So the scripts write first where they can, and look with GETEX where they must: it
 // counts as a write and leaves no trace. Where it cannot be had (before Redis 6.2) GET serves, at the price of a read more.
-// What we want to be told about is read at last: what was found (GET), what was filled (STRLEN).
+// What we want to be told about is read at last: what was found (GET), what was filled (EXISTS).
 //
 // All scripts take many keys; in a cluster, keys of one slot. Redis runs a script at once and whole.
 
@@ -49,36 +49,56 @@ func newScript(text string) *script {
 
 // luaLook defines look: what a key holds, without being told when it changes.
 const luaLook = `
+local call = redis.call
 local function look(key)
   local v = redis.pcall('GETEX', key)
-  if type(v) == 'table' then return redis.call('GET', key) end
+  if type(v) == 'table' then return call('GET', key) end
   return v
 end`
 
 var (
-	// KEYS: k…   ARGV: marker, LockTTL in ms.   Answer: v, ttl, v, ttl, …
-	// v is what the key holds (ttl: its PTTL), or our marker, or an error. A second run finds the marker of the first.
-	// Up to Redis 7.0 whatever a script reads makes all its keys tracked. Hence three passes: to lock before anything is
-	// read, and, if something was, to write once more what was locked, which ends its being tracked.
+	// KEYS: k   ARGV: marker, LockTTL in ms.   Answer: v, ttl
+	// v is what the key holds (ttl: its PTTL), or our marker. A second run finds the marker of the first.
 	scriptReadOrLock = newScript(`
-local answer, mine = {}, {}
-for i, key in ipairs(KEYS) do
-  local locked = redis.pcall('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
+local key, call = KEYS[1], redis.call
+local locked = redis.pcall('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
+if locked and locked.ok then return {ARGV[1], 0} end
+local v = call('GET', key)
+if not v then return locked end
+return {v, call('PTTL', key)}`)
+
+	// The same for many keys. KEYS: k…   ARGV: marker, LockTTL in ms.   Answer: v, ttl, v, ttl, …; v may be an error.
+	// Up to Redis 7.0 whatever a script reads makes all its keys tracked, at a cost that grows with their square. Hence
+	// the passes: to lock before anything is read, to read at once, and, if something was, to write once more what was
+	// locked, which ends its being tracked.
+	scriptReadOrLockMany = newScript(`
+local call, marker, ttl = redis.call, ARGV[1], ARGV[2]
+local answer, mine, others = {}, {}, {}
+for i = 1, #KEYS do
+  local key = KEYS[i]
+  local locked = redis.pcall('SET', key, marker, 'NX', 'PX', ttl)
   if locked and locked.ok then
     mine[#mine+1] = key
-    answer[2*i-1], answer[2*i] = ARGV[1], 0
+    answer[2*i-1], answer[2*i] = marker, 0
   else
+    others[#others+1] = key
     answer[2*i-1] = locked
   end
 end
-if #mine == #KEYS then return answer end
-for i, key in ipairs(KEYS) do
+if #others == 0 then return answer end
+local values, n = call('MGET', unpack(others)), 0
+for i = 1, #KEYS do
   if not answer[2*i] then
-    local v = redis.pcall('GET', key)
-    answer[2*i-1], answer[2*i] = v or answer[2*i-1], v and redis.call('PTTL', key) or -2
+    n = n + 1
+    local v = values[n]
+    if v then
+      answer[2*i-1], answer[2*i] = v, call('PTTL', KEYS[i])
+    else -- gone, or of another type
+      answer[2*i-1], answer[2*i] = answer[2*i-1] or redis.pcall('GET', KEYS[i]), -2
+    end
   end
 end
-for _, key in ipairs(mine) do redis.call('PEXPIRE', key, ARGV[2]) end
+for i = 1, #mine do call('PEXPIRE', mine[i], ttl) end
 return answer`)
 
 	// The same for one key that holds something unreadable, given by its SHA-1: that counts as nothing.
@@ -97,23 +117,31 @@ local v = look(KEYS[1])
 if not v or string.sub(v, 1, #ARGV[1]) == ARGV[1] then return {false, -2} end
 return {v, redis.call('PTTL', KEYS[1])}`)
 
-	// KEYS: k…   ARGV: marker, value, ttl in ms, …   Answer: 1 (stored) or 0 (refused), …
+	// KEYS: k   ARGV: marker, value, ttl in ms.   Answer: {1} (stored) or {0} (refused)
 	// A second run finds no marker and is refused. (GETEX being a write, a fill is stored even on a server that has become
 	// full since the lock was taken.)
-	scriptFill = newScript(luaLook + `
+	scriptFill = newScript(`
+local key, call = KEYS[1], redis.call
+local v = redis.pcall('GETEX', key)
+if type(v) == 'table' then v = call('GET', key) end
+if v ~= ARGV[1] then return {0} end
+call('SET', key, ARGV[2], 'PX', ARGV[3])
+call('EXISTS', key)
+return {1}`)
+
+	// The same for many keys. KEYS: k…   ARGV: marker, value, ttl in ms, …   Answer: 1 or 0, …
+	scriptFillMany = newScript(luaLook + `
 local answer = {}
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS do
   local a = 3*i-2
-  if look(key) == ARGV[a] then
-    redis.call('SET', key, ARGV[a+1], 'PX', ARGV[a+2])
+  if look(KEYS[i]) == ARGV[a] then
+    call('SET', KEYS[i], ARGV[a+1], 'PX', ARGV[a+2])
     answer[i] = 1
   else
     answer[i] = 0
   end
 end
-for i, key in ipairs(KEYS) do
-  if answer[i] == 1 then redis.call('STRLEN', key) end
-end
+call('EXISTS', unpack(KEYS))
 return answer`)
 
 	// KEYS: k…   ARGV: LockTTL in ms, marker…   Answer: 1 (still ours) or 0, …
@@ -161,16 +189,20 @@ return 1`)
 )
 
 const (
-	maxBatchKeys  = 128     // keys per script call, so that others get their turn
+	maxBatchKeys  = 32      // keys per script call, so that others get their turn; see also scriptReadOrLock
 	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )
 
 // newMarker returns a marker for a load that begins now, on sh's clock; nobody has used it before.
 func (c *Client) newMarker(sh *shard) string {
-	b := make([]byte, 0, len(c.tokenPrefix)+32)
-	b = append(b, c.tokenPrefix...)
+	const zeros = "0000000000000000"
+	var room [128]byte
+	b := append(room[:0], c.tokenPrefix...)
 	b = strconv.AppendUint(b, c.tokens.Add(1), 36)
-	return string(fmt.Appendf(b, ":%016d", c.serverTime(sh)))
+	b = append(b, ':')
+	stamp := strconv.FormatInt(max(c.serverTime(sh), 0), 10)
+	b = append(b, zeros[min(len(stamp), len(zeros)):]...)
+	return string(append(b, stamp...))
 }
 
 // newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client was made.
@@ -221,17 +253,11 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 	asked := c.now()
 	ctx, limited, cancel := c.questionContext(ctx)
 	defer cancel()
-	select {
-	case sh.inFlight <- struct{}{}:
-	default:
-		select {
-		case sh.inFlight <- struct{}{}:
-		case <-ctx.Done():
-			fail(fmt.Errorf("%w: %d questions are out already: %w", errNotAsked, maxInFlight, ctx.Err()))
-			return
-		}
+	if err := sh.gate.enter(ctx); err != nil {
+		fail(fmt.Errorf("%w: %d questions are out already: %w", errNotAsked, maxInFlight, err))
+		return
 	}
-	defer func() { <-sh.inFlight }()
+	defer sh.gate.leave()
 	if !sh.up.Load() { // went down while we waited for our turn
 		fail(errNotAsked)
 		return
@@ -391,14 +417,23 @@ func (c *Client) runBatches(ctx context.Context, all []*batch) {
 
 // overLocks runs a script over those items that hold a lock, and reports for each whether it still was ours. It is
 // bounded by RedisTimeout alone: the caller whose load it was may have gone.
-func (c *Client) overLocks(s *script, head []string, items []loadItem, args func(loadItem) []string, answer func(moved bool, item loadItem, ours bool, err error)) {
+func (c *Client) overLocks(one, many *script, head []string, items []loadItem, args func(loadItem) []string, answer func(moved bool, item loadItem, ours bool, err error)) {
 	held := items[:0:0]
 	for _, item := range items {
 		if item.marker != "" {
 			held = append(held, item)
 		}
 	}
-	all := c.batches(s, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
+	if len(held) == 1 { // the life of a plain Get
+		q := call{script: one, keys: []string{held[0].f.key}, args: append(slices.Clip(head), args(held[0])...)}
+		c.run(context.Background(), held[0].shard, &q)
+		if answer != nil {
+			ours, err := q.flags()
+			answer(q.moved, held[0], err == nil && ours[0] == 1, err)
+		}
+		return
+	}
+	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
 		func(i int) []string { return args(held[i]) })
 	c.runBatches(context.Background(), all)
 	if answer == nil {
@@ -448,23 +483,42 @@ func (q *call) findings(marker string) ([]finding, error) {
 	}
 	found := make([]finding, len(q.keys))
 	for i := range found {
-		f := &found[i]
-		if answer[2*i].IsNil() {
-			f.content = contentNone
-			continue
-		}
-		if f.stored, f.err = answer[2*i].ToString(); f.err != nil {
-			continue
-		}
-		ttl, err := answer[2*i+1].AsInt64()
-		if err != nil {
-			return nil, err
-		}
-		f.ttl = time.Duration(ttl) * time.Millisecond
-		f.value, f.content = unpack(f.stored)
-		f.mine = f.content == contentLock && f.stored == marker
+		found[i] = newFinding(answer[2*i], answer[2*i+1], marker)
 	}
 	return found, nil
+}
+
+// finding reads the answer for a single key.
+func (q *call) finding(marker string) (finding, error) {
+	if q.err != nil {
+		return finding{}, q.err
+	}
+	answer, err := q.reply.ToArray()
+	if err != nil {
+		return finding{}, err
+	}
+	if len(answer) != 2 {
+		return finding{}, fmt.Errorf("aside: a script answered %d elements for one key", len(answer))
+	}
+	f := newFinding(answer[0], answer[1], marker)
+	return f, f.err
+}
+
+func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
+	if v.IsNil() {
+		return finding{}
+	}
+	if f.stored, f.err = v.ToString(); f.err != nil {
+		return f
+	}
+	var ms int64
+	if ms, f.err = ttl.AsInt64(); f.err != nil {
+		return f
+	}
+	f.ttl = time.Duration(ms) * time.Millisecond
+	f.value, f.content = unpack(f.stored)
+	f.mine = f.content == contentLock && f.stored == marker
+	return f
 }
 
 // fingerprint names bytes that could not be read, for scriptReplaceOrLock.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -25,7 +26,7 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 		}
 		return true
 	})
-	q := &multiRequest{ttl: ttl, keys: missing, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
+	p := &plan{ttl: ttl, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
 		found, err := load(ctx, slices.Clone(keys))
 		for i, key := range keys {
 			if value, ok := found[key]; ok {
@@ -34,7 +35,7 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 		}
 		return err
 	}}
-	err := c.obtainMulti(ctx, q, func(key string, out outcome, _ bool) {
+	err := c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome, _ bool) {
 		if !out.absent {
 			values[key] = out.raw
 		}
@@ -65,15 +66,6 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 	})
 }
 
-// multiRequest is one GetMulti that memory could not answer.
-type multiRequest struct {
-	ttl  time.Duration
-	keys []string // each once
-	opts []CallOption
-	load loadFunc
-	bad  map[string]string // fingerprints of what keys were found to hold and could not be decoded
-}
-
 // boarded is a flight that a GetMulti waits for.
 type boarded struct {
 	f             *flight
@@ -83,20 +75,21 @@ type boarded struct {
 // obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one question per shard, and calls
 // the loader once for what it has locked, before it waits for anybody else: two GetMulti with crossed keys cannot block each
 // other. use is called for each key that has an outcome; own says that it was loaded by this call's loader.
-func (c *Client) obtainMulti(ctx context.Context, q *multiRequest, use func(key string, out outcome, own bool)) error {
-	options, err := c.check(q.ttl, q.opts)
-	if err != nil || len(q.keys) == 0 {
+//
+// keys has each key once; bad has fingerprints of what keys were found to hold and could not be decoded.
+func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome, own bool)) error {
+	options, err := c.check(p.ttl, p.opts)
+	if err != nil || len(keys) == 0 {
 		return err
 	}
 	failed := make(map[string]error)
-	keys := make([]string, 0, len(q.keys))
-	for _, key := range q.keys {
-		if err := c.checkKey(key); err != nil {
+	keys = slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+		err := c.checkKey(key)
+		if err != nil {
 			failed[key] = err
-			continue
 		}
-		keys = append(keys, key)
-	}
+		return err != nil
+	})
 	for len(keys) > 0 {
 		err := ctx.Err()
 		if c.closing.Err() != nil {
@@ -123,7 +116,7 @@ func (c *Client) obtainMulti(ctx context.Context, q *multiRequest, use func(key 
 			}
 			flights = append(flights, boarded{f, leader, early})
 		}
-		c.leadMulti(ctx, led, q, options)
+		c.leadMulti(ctx, led, bad, p, options)
 		keys = keys[:0]
 		for _, b := range flights {
 			out, err := c.await(ctx, b.f)
@@ -153,11 +146,8 @@ func isEncodeError(err error) bool {
 }
 
 // leadMulti is lead for many flights. It returns when each is done or its loader has been started.
-func (c *Client) leadMulti(ctx context.Context, flights []*flight, q *multiRequest, options callOptions) {
-	bad := make(map[string]string, len(q.bad))
-	for key, print := range q.bad {
-		bad[key] = print
-	}
+func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[string]string, p *plan, options callOptions) {
+	bad = maps.Clone(bad)
 	for polls := 0; len(flights) > 0; polls++ {
 		asked := c.readOrLockMulti(ctx, flights, bad)
 		var load []loadItem
@@ -170,8 +160,11 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, q *multiReque
 			case a.err != nil:
 				load = append(load, loadItem{f: a.f, shard: a.reserved.shard, free: errors.Is(a.err, errNotAsked)})
 			case a.found.content == contentValue, a.found.content == contentAbsent:
-				c.found(a.f, a.reserved, a.found)
+				c.found(a.f, a.reserved, a.found, p.room)
 			case a.found.content == contentUnreadable:
+				if bad == nil {
+					bad = make(map[string]string)
+				}
 				bad[a.f.key] = fingerprint(a.found.stored)
 				c.counts.decodeErrors.Add(1)
 				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
@@ -185,7 +178,7 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, q *multiReque
 			}
 		}
 		if len(load) > 0 {
-			c.start(ctx, q.ttl, options, q.load, load)
+			c.start(ctx, p, options, load)
 		}
 		for _, a := range held {
 			if !c.awaitHolder(ctx, a.f.key, a.reserved, a.found.ttl, polls) {
@@ -226,7 +219,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			plain = append(plain, i)
 		}
 	}
-	all := c.batches(scriptReadOrLock, nil, len(plain),
+	all := c.batches(scriptReadOrLockMany, nil, len(plain),
 		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil)
 	for _, b := range all {
 		for n, i := range b.of {
@@ -291,10 +284,7 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 	r := c.near.reserve(key, sh)
 	q := &call{script: scriptRead, keys: []string{key}, args: []string{lockPrefix}}
 	c.run(ctx, sh, q)
-	found, err := q.findings("")
-	if err == nil {
-		err = found[0].err
-	}
+	found, err := q.finding("")
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return "", nil, false, ctx.Err()
@@ -303,7 +293,7 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 	case err != nil:
 		return "", nil, false, fmt.Errorf("%w: %w", ErrRedisAway, err)
 	}
-	what := found[0].content
+	what := found.content
 	if what != contentValue && what != contentAbsent {
 		return "", nil, false, nil
 	}
@@ -311,7 +301,7 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 	c.observe(Event{Kind: EventHit, Key: key, Source: SourceRedis})
 	var e *entry
 	if !q.moved {
-		e = c.near.commit(key, r, found[0].value, what == contentAbsent, found[0].ttl)
+		e = c.near.commit(key, r, found.value, what == contentAbsent, found.ttl, 0)
 	}
-	return found[0].value, e, what == contentValue, nil
+	return found.value, e, what == contentValue, nil
 }

@@ -48,6 +48,8 @@ type waiter struct {
 
 // entry is what is remembered for a key. All but decoded and weight are immutable.
 type entry struct {
+	decoding sync.Mutex // held while somebody decodes, so that many waiters decode once
+
 	raw     string // as its codec wrote it; empty for an absence
 	absent  bool
 	expires int64 // in near.now's time
@@ -120,7 +122,8 @@ func (n *near) reserve(key string, sh *shard) reservation {
 }
 
 // commit stores an answer and returns where; nil if the reservation is void. ttl < 0 means that the key does not expire.
-func (n *near) commit(key string, r reservation, raw string, absent bool, ttl time.Duration) *entry {
+// room is the size of a T whose decoded form will be kept beside, else 0.
+func (n *near) commit(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
 	if n.cache == nil || !r.shard.tracked {
 		return nil
 	}
@@ -128,8 +131,7 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	if ttl >= 0 && int64(ttl) < never-r.at {
 		e.expires = r.at + int64(ttl)
 	}
-	size := uint64(entryOverhead + len(key) + len(raw))
-	e.weight.Store(uint32(min(size, math.MaxUint32)))
+	e.weight.Store(weigh(key, raw, room))
 
 	s := n.stripe(key)
 	s.mu.Lock()
@@ -141,19 +143,30 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	return e
 }
 
-// keep attaches a decoded value to an entry and accounts for it. Whether the entry is still there does not matter.
-func (n *near) keep(key string, e *entry, d *decoded, size uintptr) {
-	e.decoded.Store(d)
-	// A decoded value holds about as many bytes as its encoding, beside its fixed part.
-	weight := uint64(entryOverhead+len(key)+2*len(e.raw)) + uint64(size) + uint64(unsafe.Sizeof(*d))
-	if e.weight.Swap(uint32(min(weight, math.MaxUint32))) != uint32(min(weight, math.MaxUint32)) {
-		n.cache.ComputeIfPresent(key, func(old *entry) (*entry, otter.ComputeOp) {
-			if old != e {
-				return nil, otter.CancelOp
-			}
-			return e, otter.WriteOp // weighed again
-		})
+// weigh estimates the size of an entry. A decoded value holds about as many bytes as its encoding, beside its fixed part.
+func weigh(key, raw string, room uintptr) uint32 {
+	size := uint64(entryOverhead + len(key) + len(raw))
+	if room > 0 {
+		size += uint64(len(raw)) + uint64(room) + uint64(unsafe.Sizeof(decoded{}))
 	}
+	return uint32(min(size, math.MaxUint32))
+}
+
+// keep attaches a decoded value to an entry, and has it weighed again if that was not foreseen. Whether the entry is
+// still in memory does not matter.
+func (n *near) keep(key string, e *entry, d *decoded, room uintptr) {
+	e.decoded.Store(d)
+	weight := weigh(key, e.raw, room)
+	if e.weight.Load() >= weight {
+		return
+	}
+	e.weight.Store(weight)
+	n.cache.ComputeIfPresent(key, func(old *entry) (*entry, otter.ComputeOp) {
+		if old != e {
+			return nil, otter.CancelOp
+		}
+		return e, otter.WriteOp
+	})
 }
 
 // drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it.

@@ -28,13 +28,13 @@ func TestACommittedEntryIsFoundUntilItsTTL(t *testing.T) {
 	n, sh, c := newTestNear(1 << 20)
 	r := n.reserve("k", sh)
 	c.Add(5) // the answer takes its time; the ttl counts from the question
-	require.NotNil(t, n.commit("k", r, "v", false, 100))
+	require.NotNil(t, n.commit("k", r, "v", false, 100, 0))
 	c.Store(100)
 	require.Equal(t, "v", n.lookup("k").raw)
 	c.Store(101)
 	require.Nil(t, n.lookup("k"))
-	require.NotNil(t, n.commit("forever", n.reserve("forever", sh), "v", false, -1))
-	require.NotNil(t, n.commit("long", n.reserve("long", sh), "v", false, time.Duration(never)))
+	require.NotNil(t, n.commit("forever", n.reserve("forever", sh), "v", false, -1, 0))
+	require.NotNil(t, n.commit("long", n.reserve("long", sh), "v", false, time.Duration(never), 0))
 	c.Store(never - 1)
 	require.NotNil(t, n.lookup("forever"))
 	require.NotNil(t, n.lookup("long"))
@@ -45,24 +45,24 @@ func TestAPushThatOvertakesTheAnswerVoidsIt(t *testing.T) {
 	n, sh, _ := newTestNear(1 << 20)
 	r := n.reserve("k", sh)
 	n.drop("k")
-	require.Nil(t, n.commit("k", r, "stale", false, time.Minute))
+	require.Nil(t, n.commit("k", r, "stale", false, time.Minute, 0))
 	require.Nil(t, n.lookup("k"))
 
 	r = n.reserve("k", sh)
 	sh.newEpoch() // the connection is lost, and what was asked on it is not told of
-	require.Nil(t, n.commit("k", r, "stale", false, time.Minute))
+	require.Nil(t, n.commit("k", r, "stale", false, time.Minute, 0))
 
 	r = n.reserve("k", sh)
 	n.wake("k") // own fill of another flight: nothing has changed
-	require.NotNil(t, n.commit("k", r, "v", false, time.Minute))
+	require.NotNil(t, n.commit("k", r, "v", false, time.Minute, 0))
 }
 
 func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 	n, sh, c := newTestNear(1 << 20)
 	other := newShard("other", nil, true)
 	other.lease.Store(never)
-	n.commit("k", n.reserve("k", sh), "v", false, time.Hour)
-	n.commit("o", n.reserve("o", other), "v", false, time.Hour)
+	n.commit("k", n.reserve("k", sh), "v", false, time.Hour, 0)
+	n.commit("o", n.reserve("o", other), "v", false, time.Hour, 0)
 	sh.lease.Store(50)
 	c.Store(49)
 	require.NotNil(t, n.lookup("k"))
@@ -79,9 +79,9 @@ func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 func TestNothingIsKeptThatNobodyTellsUsOf(t *testing.T) {
 	n, _, _ := newTestNear(1 << 20)
 	untracked := newShard("", nil, false)
-	require.Nil(t, n.commit("k", n.reserve("k", untracked), "v", false, time.Minute))
+	require.Nil(t, n.commit("k", n.reserve("k", untracked), "v", false, time.Minute, 0))
 	none, sh, _ := newTestNear(-1)
-	require.Nil(t, none.commit("k", none.reserve("k", sh), "v", false, time.Minute))
+	require.Nil(t, none.commit("k", none.reserve("k", sh), "v", false, time.Minute, 0))
 	require.Nil(t, none.lookup("k"))
 	none.drop("k")
 }
@@ -113,7 +113,7 @@ func TestAWaiterIsWokenOnceAndLeavesNothing(t *testing.T) {
 // A decoded value is accounted for where it is attached, and only while its entry is still the one in memory.
 func TestDecodedValuesCount(t *testing.T) {
 	n, sh, _ := newTestNear(1 << 20)
-	e := n.commit("k", n.reserve("k", sh), strings.Repeat("x", 1000), false, time.Hour)
+	e := n.commit("k", n.reserve("k", sh), strings.Repeat("x", 1000), false, time.Hour, 0)
 	settledSize := func() int64 { // otter weighs in the background
 		n.cache.CleanUp()
 		_, bytes := n.size()
@@ -135,7 +135,7 @@ func TestMemoryStaysWithinItsBytes(t *testing.T) {
 	before := heap()
 	for i := range 1_000_000 {
 		key := fmt.Sprintf("user:%08d", i)
-		e := n.commit(key, n.reserve(key, sh), strings.Repeat("v", 50), false, time.Hour)
+		e := n.commit(key, n.reserve(key, sh), strings.Repeat("v", 50), false, time.Hour, 0)
 		if i%2 == 0 {
 			n.keep(key, e, &decoded{by: "codec", value: &struct{ name, mail string }{key, key}}, 32)
 		}
@@ -160,6 +160,6 @@ func heap() int64 {
 
 func TestALookupTakesNoAllocation(t *testing.T) {
 	n, sh, _ := newTestNear(1 << 20)
-	n.commit("k", n.reserve("k", sh), "v", false, time.Hour)
+	n.commit("k", n.reserve("k", sh), "v", false, time.Hour, 0)
 	require.Zero(t, testing.AllocsPerRun(100, func() { n.lookup("k") }))
 }

@@ -2,9 +2,9 @@ package aside
 
 import (
 	"log/slog"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // Source says which tier answered.
@@ -112,7 +112,11 @@ type striped struct {
 	}
 }
 
-func (s *striped) add() { s.cells[rand.Uint32()%uint32(len(s.cells))].n.Add(1) }
+// add picks a cell by where the goroutine's stack lies: cheaper than a random number, and as well spread.
+func (s *striped) add() {
+	var here byte
+	s.cells[uintptr(unsafe.Pointer(&here))>>11%uintptr(len(s.cells))].n.Add(1)
+}
 
 func (s *striped) sum() (n int64) {
 	for i := range s.cells {

@@ -21,9 +21,9 @@ import (
 type TypedClient[T any] struct {
 	c     *Client
 	codec codec.Codec[T]
-	id    any  // equal for views whose decoded values are interchangeable
-	keep  bool // decoded values stay in memory
-	size  uintptr
+	id    any     // equal for views whose decoded values are interchangeable
+	keep  bool    // decoded values stay in memory
+	room  uintptr // what a decoded value takes there, if so
 }
 
 // ViewOption changes a view.
@@ -44,11 +44,12 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	}
 	t := &TypedClient[T]{c: client, codec: c}
 	kind := reflect.TypeFor[T]()
-	t.keep = options.shared || shape.Flat(kind)
-	t.size = kind.Size()
+	if t.keep = options.shared || shape.Flat(kind); t.keep {
+		t.room = max(kind.Size(), 1)
+	}
 	// Views made anew for each request share what was decoded if their codecs are equal. One that has functions in it
 	// cannot be compared: such a view is equal to itself only.
-	if t.id = c; c == nil || !reflect.TypeOf(c).Comparable() {
+	if t.id = c; c == nil || !reflect.ValueOf(c).Comparable() {
 		t.id = t
 	}
 	return t
@@ -72,9 +73,9 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			var none T
 			return none, ErrNotFound
 		}
-		if d := e.decoded.Load(); d != nil && t.keep && d.by == t.id {
+		if kept := t.kept(e); kept != nil {
 			t.c.hit(key)
-			return *d.value.(*T), nil
+			return *kept, nil
 		}
 		if value, err := t.decode(key, e.raw, e); err == nil {
 			t.c.hit(key)
@@ -95,7 +96,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	bad := ""
 	for range undecodableRounds {
 		var own *T // what this call's loader returned, if it was called
-		out, err := t.c.obtain(ctx, &request{ttl: ttl, key: key, opts: opts, bad: bad, load: func(ctx context.Context, keys []string, out []loaded) error {
+		out, err := t.c.obtain(ctx, key, bad, &plan{ttl: ttl, opts: opts, room: t.room, load: func(ctx context.Context, keys []string, out []loaded) error {
 			value, err := load(ctx, keys[0])
 			if err != nil {
 				return err
@@ -132,24 +133,52 @@ func (t *TypedClient[T]) encode(value T) loaded {
 	return loaded{raw: raw, found: true, err: err}
 }
 
-// decode reads raw and keeps the result in e, which may be nil, where that is safe. An error is counted and logged.
+// decode reads raw, which e holds where it is in memory, and keeps the result there if that is safe. An error is counted and
+// logged.
 func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	if t.codec == nil {
 		var none T
 		return none, errNilCodec
 	}
-	value, err := t.codec.Decode(raw)
+	if !t.keep || e == nil {
+		return t.decodeAnew(key, raw)
+	}
+	e.decoding.Lock() // two hundred waiters of one key decode it once
+	defer e.decoding.Unlock()
+	if kept := t.kept(e); kept != nil {
+		return *kept, nil
+	}
+	value, err := t.decodeAnew(key, raw)
+	if err == nil {
+		copied := value
+		t.c.near.keep(key, e, &decoded{by: t.id, value: &copied}, t.room)
+	}
+	return value, err
+}
+
+func (t *TypedClient[T]) decodeAnew(key, raw string) (value T, err error) {
+	func() {
+		defer func() { // a codec of the user's own
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the codec panicked: %v", p)
+			}
+		}()
+		value, err = t.codec.Decode(raw)
+	}()
 	if err != nil {
 		t.c.counts.decodeErrors.Add(1)
 		t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
 		t.c.warn(&t.c.seldomDecode, "a stored value cannot be decoded, so it is loaded again", keyAttr(key), "type", reflect.TypeFor[T](), "error", err)
-		return value, err
 	}
-	if t.keep && e != nil {
-		kept := value
-		t.c.near.keep(key, e, &decoded{by: t.id, value: &kept}, t.size)
+	return value, err
+}
+
+// kept returns what is decoded in e already, if this view may use it.
+func (t *TypedClient[T]) kept(e *entry) *T {
+	if d := e.decoded.Load(); d != nil && t.keep && d.by == t.id {
+		return d.value.(*T)
 	}
-	return value, nil
+	return nil
 }
 
 // GetMulti is [Client.GetMulti] over T.
@@ -165,8 +194,8 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		if e.absent {
 			return true
 		}
-		if d := e.decoded.Load(); d != nil && t.keep && d.by == t.id {
-			values[key] = *d.value.(*T)
+		if kept := t.kept(e); kept != nil {
+			values[key] = *kept
 			return true
 		}
 		value, err := t.decode(key, e.raw, e)
@@ -196,7 +225,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		var mu sync.Mutex
 		own := make(map[string]T) // what this call's loader returned; guarded by mu, a second load may still run
 		var undecodable []string
-		err := t.c.obtainMulti(ctx, &multiRequest{ttl: ttl, keys: missing, opts: opts, bad: bad, load: func(ctx context.Context, keys []string, out []loaded) error {
+		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, opts: opts, room: t.room, load: func(ctx context.Context, keys []string, out []loaded) error {
 			found, err := load(ctx, slices.Clone(keys))
 			if err != nil {
 				return err
@@ -260,9 +289,9 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 	if err != nil || !ok {
 		return none, false, err
 	}
-	if e != nil && t.keep {
-		if d := e.decoded.Load(); d != nil && d.by == t.id {
-			return *d.value.(*T), true, nil
+	if e != nil {
+		if kept := t.kept(e); kept != nil {
+			return *kept, true, nil
 		}
 	}
 	value, err := t.decode(key, raw, e)
