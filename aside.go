@@ -105,6 +105,7 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so.
+// (After a connection that failed, rueidis may keep a sleeping goroutine for one more second.)
 // Closing again does nothing and returns the same.
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {

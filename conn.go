@@ -275,6 +275,32 @@ func (c *Client) connect(first chan<- error) {
 	}
 }
 
+// newRueidis is rueidis.NewClient for a server that may be away. For each cluster client that cannot connect rueidis leaves
+// a goroutine behind for a second, so nothing is built until somebody listens.
+func newRueidis(o rueidis.ClientOption) (rueidis.Client, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), o.Dialer.Timeout)
+	defer cancel()
+	results := make(chan error, len(o.InitAddress))
+	for _, addr := range o.InitAddress {
+		go func() { // ends with its dial
+			conn, err := o.DialCtxFn(ctx, addr, &o.Dialer, o.TLSConfig)
+			if err == nil {
+				_ = conn.Close()
+			}
+			results <- err
+		}()
+	}
+	var errs []error
+	for range o.InitAddress {
+		err := <-results
+		if err == nil {
+			return rueidis.NewClient(o)
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
 // build calls the user's ClientBuilder, which may neither panic through us nor keep Close waiting.
 func (c *Client) build(option rueidis.ClientOption) (redis rueidis.Client, err error) {
 	type built struct {

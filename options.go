@@ -91,7 +91,7 @@ func (o Options) withDefaults() Options {
 		o.Redis.InitAddress = []string{defaultAddress}
 	}
 	if o.ClientBuilder == nil {
-		o.ClientBuilder = rueidis.NewClient
+		o.ClientBuilder = newRueidis
 	}
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, time.Second)
 	o.RedisTimeout = cmp.Or(o.RedisTimeout, 250*time.Millisecond)

@@ -181,6 +181,11 @@ func (c *Cluster) FinishMigration(slot, from, to int) {
 	// The new owner first: should the old one be asked in between, it must not find that nobody has the slot.
 	c.nodes[to].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
 	c.nodes[from].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
+	for i := range primaries { // the others would hear of it by gossip, but on Redis 6.0 sometimes never
+		if i != to && i != from && c.nodes[i].isRunning() {
+			c.nodes[i].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
+		}
+	}
 	c.await("to see the slot move", func(node int) bool {
 		return !c.nodes[node].isRunning() || c.owner(node, slot) == c.ids[to]
 	})

@@ -1,0 +1,64 @@
+// Package aside is a typed cache-aside client for Redis that keeps working when Redis does not.
+//
+//	client, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: []string{"127.0.0.1:6379"}}})
+//	users := aside.Typed(client, codec.JSON[User]())
+//	user, err := users.Get(ctx, time.Minute, "user:42", func(ctx context.Context, key string) (User, error) {
+//		return db.UserByID(ctx, 42)
+//	})
+//
+// # Get
+//
+// [Client.Get] answers from this process's memory; else from Redis, in one round trip; else it takes the lock on the key,
+// calls the loader, and stores what that returned, in two. At most one process loads a key at a time, once for all who
+// ask: callers of one process share a flight, other processes wait and are woken by the invalidation that Redis pushes
+// when the key is filled. A holder that dies costs its waiters what is left of LockTTL.
+//
+// [Client.GetMulti] does the same for many keys, with one question per shard and one call of the loader. [Client.Peek]
+// never loads. [Client.Set], [Client.Del] and [Client.Touch] write.
+//
+// # Typed
+//
+// [Typed] puts a codec in front of a [Client]; such a view costs nothing and owns nothing. What it returns is the caller's
+// to change. Package codec has JSON, Gob, String, Bytes, Func and Compress; codec/msgpack and codec/proto stand beside it.
+//
+// # Lock
+//
+// While a key is being loaded it holds its load's marker. A Set or Del meanwhile, by any process, replaces or removes the
+// marker, and the fill that follows is refused: a load never overwrites what was written after it began. The lock of a
+// living holder is renewed as long as its loader runs.
+//
+// # Outage
+//
+// New succeeds without Redis, unless RequireRedis is set, and connects in the background. While Redis is away Get and
+// GetMulti call the loader, once for all concurrent callers of this process; Set, Del, Touch and Peek return [ErrRedisAway].
+// A call waits for a silent Redis at most RedisTimeout, and after the first few not at all: only the prober goes on asking.
+// In a cluster each primary is judged by itself.
+//
+// # Guarantees
+//
+//   - One load per cold key across processes, while the lock's holder lives.
+//   - A Set or Del that returned nil is not undone by a load that began before it.
+//   - After Del returned nil this process never serves the old value; another not after the push has reached it, and never
+//     longer than StaleLease, even if the network fails silently.
+//   - A call ends with its own context. An error or a panic of a loader reaches all who wait and frees the key.
+//   - Close leaves no goroutine and no connection, except for loaders that do not heed their context, which it reports.
+//
+// Not promised: that a loader's side effects happen once (a holder may be paused beyond its lock); what Redis acknowledged
+// and lost in a failover; anything about writers that change the source and die before their Del.
+//
+// # Glossary
+//
+//   - key: where a value is kept; any bytes.
+//   - entry: what this process's memory holds for a key.
+//   - miss: neither memory nor Redis has the key.
+//   - loader: the user's function that reads the source; a load is one call of it.
+//   - fill: to store what was loaded; it is accepted or refused.
+//   - marker: what a key holds while it is being loaded; its lock.
+//   - holder, waiter: who loads; who waits for that.
+//   - flight: the callers of one key in one process.
+//   - absence: the remembered answer that there is no such value; others say negative caching.
+//   - lease: for how long memory may be used after the last proof that no invalidation is missing.
+//   - epoch: a connection's life; what was read in an earlier one is not used.
+//   - shard: one primary of a cluster, or the one server.
+//   - prober: what asks a shard whether it lives, and what time it is there.
+package aside
