@@ -164,11 +164,7 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Lo
 	if load == nil {
 		return "", errNilLoader
 	}
-	out, err := c.obtain(ctx, key, "", &plan{ttl: ttl, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
-		value, err := load(ctx, keys[0])
-		out[0] = loaded{raw: value, found: true}
-		return err
-	}})
+	out, err := c.obtain(ctx, key, "", &plan{ttl: ttl, opts: opts, call: &stringLoad{load}})
 	if err != nil {
 		return "", err
 	}
@@ -176,6 +172,15 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Lo
 		return "", ErrNotFound
 	}
 	return out.raw, nil
+}
+
+// stringLoad is a loader of strings as loadCaller.
+type stringLoad struct{ user Loader[string] }
+
+func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) error {
+	value, err := l.user(ctx, keys[0])
+	out[0] = loaded{raw: value, found: true}
+	return err
 }
 
 // hit counts an answer from memory.
@@ -238,13 +243,15 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 
 // await waits for the outcome of a flight.
 func (c *Client) await(ctx context.Context, f *flight) (outcome, error) {
-	select {
-	case <-f.done:
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	finished, done := f.finished, f.done
+	s.mu.Unlock()
+	if finished {
 		return f.out, nil
-	default:
 	}
 	select {
-	case <-f.done:
+	case <-done:
 		return f.out, nil
 	case <-ctx.Done():
 		c.leave(f)
@@ -300,7 +307,7 @@ var errUnknownHeader = errors.New("aside: the stored value has a header of anoth
 func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
 	c.counts.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
-	out := outcome{raw: found.value, absent: found.content == contentAbsent, source: SourceRedis, proven: true}
+	out := outcome{raw: found.value, absent: found.content == contentAbsent, proven: true}
 	if r.shard != nil {
 		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl, room)
 	}
@@ -349,7 +356,7 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 	}
 	marker := c.newMarker(sh)
 	r := c.near.reserve(key, sh)
-	q := &call{script: scriptReadOrLock, keys: []string{key}, args: []string{marker, c.lockTTL}}
+	q := newCall(scriptReadOrLock, key, marker, c.lockTTL)
 	if bad != "" {
 		q.script, q.args = scriptReplaceOrLock, append(q.args, bad)
 	}

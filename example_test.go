@@ -178,7 +178,9 @@ func ExampleBatchError() {
 	client := exampleClient()
 	defer client.Close()
 	got, err := client.GetMulti(context.Background(), time.Minute, []string{"a", strings.Repeat("k", 2000)},
-		func(ctx context.Context, keys []string) (map[string]string, error) { return map[string]string{"a": "1"}, nil })
+		func(ctx context.Context, keys []string) (map[string]string, error) {
+			return map[string]string{"a": "1"}, nil
+		})
 	var batch *aside.BatchError
 	fmt.Println(got, errors.As(err, &batch), len(batch.Failed), errors.Is(err, aside.ErrTooLarge))
 	// Output: map[a:1] true 1 true

@@ -36,28 +36,31 @@ type flightStripe struct {
 }
 
 type flight struct {
-	key  string
-	done chan struct{} // closed once out is set
+	key string
 
 	// Guarded by the stripe's mu.
+	done      chan struct{} // closed once out is set; made by the first that has to wait
 	waiting   int
 	load      *load // once the loader has been started
 	finished  bool
 	heldUntil int64 // how long a failed flight answers new callers, in Client.now's time
 
-	out outcome // set before done is closed, not changed after
+	out outcome // set with finished, not changed after
 }
 
 // outcome is what comes of a flight.
 type outcome struct {
 	raw    string
 	absent bool
-	err    error // of the loader
-	source Source
-	proven bool   // nobody changed the key since the question: who joined late may have it too
-	again  bool   // nothing: the leader left before it knew
-	entry  *entry // where it was put in memory, if it was
+	err    error      // of the loader
+	by     loadCaller // who loaded it; nil: it was found
+	proven bool       // nobody changed the key since the question: who joined late may have it too
+	again  bool       // nothing: the leader left before it knew
+	entry  *entry     // where it was put in memory, if it was
 }
+
+// own says that it was loaded by the loader of this very call, which has the value itself.
+func (o *outcome) own(call loadCaller) bool { return o.by != nil && o.by == call }
 
 // holdOff is how long the error of a loader answers new callers too, so that a failing database is not asked by a
 // hundred waiters one after another.
@@ -79,9 +82,10 @@ func (c *Client) join(ctx context.Context, key string) (f *flight, leader, early
 	defer s.mu.Unlock()
 	if f = s.byKey[key]; f != nil && f.boardable(c.now()) {
 		f.waiting++
+		f.needDoneLocked()
 		return f, false, f.load == nil || f.finished, nil
 	}
-	f = &flight{key: key, done: make(chan struct{}), waiting: 1}
+	f = &flight{key: key, waiting: 1}
 	if s.byKey == nil {
 		s.byKey = make(map[string]*flight)
 	}
@@ -95,6 +99,15 @@ func (f *flight) boardable(now int64) bool {
 		return now < f.heldUntil
 	}
 	return f.load == nil || f.waiting > 0 || f.load.revive()
+}
+
+func (f *flight) needDoneLocked() {
+	if f.done == nil {
+		f.done = make(chan struct{})
+		if f.finished {
+			close(f.done)
+		}
+	}
 }
 
 // leave is called by a waiter whose context has ended.
@@ -140,7 +153,9 @@ func (c *Client) complete(f *flight, out outcome) {
 			delete(s.byKey, f.key)
 		}
 	}
-	close(f.done)
+	if f.done != nil {
+		close(f.done)
+	}
 }
 
 // inFlight counts the keys for which a flight is under way.
@@ -154,15 +169,17 @@ func (c *Client) inFlight() (keys int) {
 	return keys
 }
 
-// loadFunc loads keys into out, which is as long and preset to "not found". It is a user's loader in the form that
-// serves one key and many, strings and types.
-type loadFunc func(ctx context.Context, keys []string, out []loaded) error
+// loadCaller is a user's loader in the form that serves one key and many, strings and types: a pointer, made anew for each
+// call. load fills out, which is as long as keys and preset to "not found".
+type loadCaller interface {
+	load(ctx context.Context, keys []string, out []loaded) error
+}
 
 // plan is what a call wants done with keys that memory could not answer.
 type plan struct {
 	ttl  time.Duration
 	opts []CallOption
-	load loadFunc
+	call loadCaller
 	room uintptr // see near.commit
 }
 
@@ -179,12 +196,16 @@ type load struct {
 	parent  *load // the load whose loader asked for this one
 	ttl     time.Duration
 	options callOptions
-	call    loadFunc
+	call    loadCaller
 	room    uintptr  // see near.commit
 	keys    []string // of items, in order
 	items   []loadItem
 	out     []loaded
 	cancel  context.CancelFunc
+	one     struct { // keys and out of a load of one
+		keys [1]string
+		out  [1]loaded
+	}
 
 	mu      sync.Mutex
 	live    int  // flights that somebody waits for
@@ -254,9 +275,11 @@ func (l *load) end() (mine, deserted bool) {
 // start calls the loader for items, whose flights the caller leads, and returns at once. ctx is the first caller's:
 // the loader sees its values, not its end.
 func (c *Client) start(ctx context.Context, p *plan, options callOptions, items []loadItem) {
-	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.load, room: p.room, items: items, live: len(items)}
-	l.keys = make([]string, len(items))
-	l.out = make([]loaded, len(items))
+	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, items: items, live: len(items)}
+	l.keys, l.out = l.one.keys[:], l.one.out[:]
+	if len(items) > 1 {
+		l.keys, l.out = make([]string, len(items)), make([]loaded, len(items))
+	}
 	locked := false
 	for i, item := range items {
 		l.keys[i] = item.f.key
@@ -279,6 +302,7 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		s := c.flights.stripe(item.f.key)
 		s.mu.Lock()
 		item.f.load = l
+		item.f.needDoneLocked()
 		s.mu.Unlock()
 	}
 	if locked {
@@ -330,7 +354,7 @@ func (l *load) run(ctx context.Context) (err error) {
 			l.settled()
 		}
 	}()
-	err = l.call(ctx, slices.Clone(l.keys), l.out)
+	err = l.call.load(ctx, slices.Clone(l.keys), l.out)
 	returned = true
 	return err
 }
@@ -399,7 +423,7 @@ func (l *load) release(err error) {
 	c.overLocks(scriptRelease, scriptRelease, nil, l.items, markerOnly, nil)
 	for _, item := range l.items {
 		c.near.wake(item.f.key)
-		c.complete(item.f, outcome{err: err, again: err == nil, source: SourceLoader})
+		c.complete(item.f, outcome{err: err, again: err == nil})
 	}
 }
 
@@ -474,7 +498,7 @@ func (l *load) ttlOf(i int) time.Duration {
 
 // give completes the flight of item i with what was loaded.
 func (l *load) give(i int, out outcome) {
-	out.raw, out.absent, out.source = l.out[i].raw, !l.out[i].found, SourceLoader
+	out.raw, out.absent, out.by = l.out[i].raw, !l.out[i].found, l.call
 	if err := l.out[i].err; err != nil {
 		out.err = &encodeError{err}
 	}

@@ -234,6 +234,18 @@ type call struct {
 	moved bool // another node than the shard answered: its answer must not be kept in memory
 }
 
+// newCall makes a call for one key, in one piece of memory.
+func newCall(s *script, key string, args ...string) *call {
+	q := &struct {
+		call
+		key  [1]string
+		args [4]string
+	}{call: call{script: s}, key: [1]string{key}}
+	q.call.keys = q.key[:]
+	q.call.args = append(q.args[:0], args...)
+	return &q.call
+}
+
 // run asks one question. It returns at the latest when ctx or RedisTimeout ends.
 func (c *Client) run(ctx context.Context, sh *shard, q *call) {
 	c.runAll(ctx, sh, q)
@@ -425,8 +437,9 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 		}
 	}
 	if len(held) == 1 { // the life of a plain Get
-		q := call{script: one, keys: []string{held[0].f.key}, args: append(slices.Clip(head), args(held[0])...)}
-		c.run(context.Background(), held[0].shard, &q)
+		q := newCall(one, held[0].f.key, head...)
+		q.args = append(q.args, args(held[0])...)
+		c.run(context.Background(), held[0].shard, q)
 		if answer != nil {
 			ours, err := q.flags()
 			answer(q.moved, held[0], err == nil && ours[0] == 1, err)

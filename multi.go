@@ -26,21 +26,26 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 		}
 		return true
 	})
-	p := &plan{ttl: ttl, opts: opts, load: func(ctx context.Context, keys []string, out []loaded) error {
-		found, err := load(ctx, slices.Clone(keys))
-		for i, key := range keys {
-			if value, ok := found[key]; ok {
-				out[i] = loaded{raw: value, found: true}
-			}
-		}
-		return err
-	}}
-	err := c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome, _ bool) {
+	p := &plan{ttl: ttl, opts: opts, call: &stringBatchLoad{load}}
+	err := c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome) {
 		if !out.absent {
 			values[key] = out.raw
 		}
 	})
 	return values, err
+}
+
+// stringBatchLoad is a batch loader of strings as loadCaller.
+type stringBatchLoad struct{ user BatchLoader[string] }
+
+func (l *stringBatchLoad) load(ctx context.Context, keys []string, out []loaded) error {
+	found, err := l.user(ctx, slices.Clone(keys))
+	for i, key := range keys {
+		if value, ok := found[key]; ok {
+			out[i] = loaded{raw: value, found: true}
+		}
+	}
+	return err
 }
 
 // fromMemory hands what is in memory to use, and returns the keys that are not, each once. use says whether it could.
@@ -74,10 +79,10 @@ type boarded struct {
 
 // obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one question per shard, and calls
 // the loader once for what it has locked, before it waits for anybody else: two GetMulti with crossed keys cannot block each
-// other. use is called for each key that has an outcome; own says that it was loaded by this call's loader.
+// other. use is called for each key that has an outcome.
 //
 // keys has each key once; bad has fingerprints of what keys were found to hold and could not be decoded.
-func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome, own bool)) error {
+func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome)) error {
 	options, err := c.check(p.ttl, p.opts)
 	if err != nil || len(keys) == 0 {
 		return err
@@ -125,10 +130,10 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 				failed[b.f.key] = err
 			case out.again:
 				keys = append(keys, b.f.key)
-			case out.err != nil && !(b.leader && isEncodeError(out.err)):
+			case out.err != nil && !(out.own(p.call) && isEncodeError(out.err)):
 				failed[b.f.key] = out.err
 			case b.leader || b.early || out.proven:
-				use(b.f.key, out, b.leader && out.source == SourceLoader)
+				use(b.f.key, out)
 			default:
 				keys = append(keys, b.f.key)
 			}
@@ -282,7 +287,7 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 		return "", nil, false, errNotAsked
 	}
 	r := c.near.reserve(key, sh)
-	q := &call{script: scriptRead, keys: []string{key}, args: []string{lockPrefix}}
+	q := newCall(scriptRead, key, lockPrefix)
 	c.run(ctx, sh, q)
 	found, err := q.finding("")
 	switch {

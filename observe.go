@@ -106,7 +106,7 @@ type counters struct {
 
 // striped is a counter for a path on which a single contended word would be the slowest part.
 type striped struct {
-	cells [8]struct {
+	cells [64]struct {
 		n atomic.Int64
 		_ [56]byte // a cache line each
 	}
@@ -115,7 +115,8 @@ type striped struct {
 // add picks a cell by where the goroutine's stack lies: cheaper than a random number, and as well spread.
 func (s *striped) add() {
 	var here byte
-	s.cells[uintptr(unsafe.Pointer(&here))>>11%uintptr(len(s.cells))].n.Add(1)
+	const golden = 0x9e3779b97f4a7c15 // spreads neighbours
+	s.cells[uint64(uintptr(unsafe.Pointer(&here)))>>11*golden>>58].n.Add(1)
 }
 
 func (s *striped) sum() (n int64) {

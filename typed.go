@@ -95,25 +95,16 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	}
 	bad := ""
 	for range undecodableRounds {
-		var own *T // what this call's loader returned, if it was called
-		out, err := t.c.obtain(ctx, key, bad, &plan{ttl: ttl, opts: opts, room: t.room, load: func(ctx context.Context, keys []string, out []loaded) error {
-			value, err := load(ctx, keys[0])
-			if err != nil {
-				return err
-			}
-			out[0] = t.encode(value)
-			own = &value
-			return nil
-		}})
+		call := &typedLoad[T]{plan: plan{ttl: ttl, opts: opts, room: t.room}, t: t, user: load}
+		call.plan.call = call
+		out, err := t.c.obtain(ctx, key, bad, &call.plan)
 		switch {
-		case err != nil && isEncodeError(err) && own != nil:
-			return *own, nil
-		case err != nil:
+		case err != nil && !(out.own(call) && isEncodeError(err)):
 			return none, err
 		case out.absent:
 			return none, ErrNotFound
-		case own != nil:
-			return *own, nil
+		case out.own(call):
+			return *call.value, nil
 		}
 		value, err := t.decode(key, out.raw, out.entry)
 		if err == nil {
@@ -123,6 +114,24 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
 	return load(ctx, key)
+}
+
+// typedLoad is a loader of T as loadCaller.
+type typedLoad[T any] struct {
+	plan
+	t     *TypedClient[T]
+	user  Loader[T]
+	value *T // what the loader returned, to be read once the load has an outcome
+}
+
+func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) error {
+	value, err := l.user(ctx, keys[0])
+	if err != nil {
+		return err
+	}
+	out[0] = l.t.encode(value)
+	l.value = &value
+	return nil
 }
 
 // undecodableRounds is how often a call tries to replace what it cannot read before it leaves the cache alone.
@@ -222,33 +231,14 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			}
 			break
 		}
-		var mu sync.Mutex
-		own := make(map[string]T) // what this call's loader returned; guarded by mu, a second load may still run
+		call := &typedBatchLoad[T]{t: t, user: load}
 		var undecodable []string
-		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, opts: opts, room: t.room, load: func(ctx context.Context, keys []string, out []loaded) error {
-			found, err := load(ctx, slices.Clone(keys))
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for i, key := range keys {
-				if value, ok := found[key]; ok {
-					out[i] = t.encode(value)
-					own[key] = value
-				}
-			}
-			return nil
-		}}, func(key string, out outcome, mine bool) {
-			if mine {
-				mu.Lock()
-				defer mu.Unlock()
-				if value, ok := own[key]; ok {
-					values[key] = value
-				}
+		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, opts: opts, room: t.room, call: call}, func(key string, out outcome) {
+			if out.absent {
 				return
 			}
-			if out.absent {
+			if out.own(call) {
+				values[key] = call.value(key)
 				return
 			}
 			value, err := t.decode(key, out.raw, out.entry)
@@ -276,6 +266,40 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		return values, &BatchError{Failed: failed}
 	}
 	return values, nil
+}
+
+// typedBatchLoad is a batch loader of T as loadCaller.
+type typedBatchLoad[T any] struct {
+	t    *TypedClient[T]
+	user BatchLoader[T]
+
+	mu     sync.Mutex
+	loaded map[string]T // what the loader returned; guarded by mu, for a call may load more than once
+}
+
+func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loaded) error {
+	found, err := l.user(ctx, slices.Clone(keys))
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.loaded == nil {
+		l.loaded = make(map[string]T, len(found))
+	}
+	for i, key := range keys {
+		if value, ok := found[key]; ok {
+			out[i] = l.t.encode(value)
+			l.loaded[key] = value
+		}
+	}
+	return nil
+}
+
+func (l *typedBatchLoad[T]) value(key string) T {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.loaded[key]
 }
 
 var errUndecodable = errors.New("aside: the stored value cannot be decoded, and was not loaded again because other keys of the call failed")
