@@ -133,11 +133,7 @@ func TestOneLoadPerColdKeyAcrossProcesses(t *testing.T) {
 	for range 4 {
 		children = append(children, startChild(t, "stampede", server.Addr()))
 	}
-	rounds := 50
-	if testing.Short() {
-		rounds = 5
-	}
-	for round := range rounds {
+	for round := range 50 {
 		for _, c := range children {
 			c.say(fmt.Sprint("round ", round))
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -20,7 +19,7 @@ import (
 func exampleClient() *aside.Client {
 	client, err := aside.New(aside.Options{
 		Redis:  rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, // nobody is there
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		panic(err)
@@ -159,7 +158,7 @@ func ExampleNewTypedClient() {
 func ExampleObserverFunc() {
 	client, err := aside.New(aside.Options{
 		Redis:  rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}},
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 		Observer: aside.ObserverFunc(func(e aside.Event) {
 			if e.Kind == aside.EventLoad {
 				fmt.Println(e.Kind, e.Key, e.Err)

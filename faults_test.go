@@ -228,7 +228,7 @@ func TestALateWriteIsNotDone(t *testing.T) {
 
 // scriptCalls is how many scripts the server has run.
 func scriptCalls(server *redistest.Server) (n int) {
-	for _, line := range strings.Split(fmt.Sprint(server.Do("INFO", "commandstats")), "\r\n") {
+	for line := range strings.SplitSeq(fmt.Sprint(server.Do("INFO", "commandstats")), "\r\n") {
 		if strings.HasPrefix(line, "cmdstat_eval") {
 			calls, _, _ := strings.Cut(line[strings.Index(line, "calls=")+6:], ",")
 			more, _ := strconv.Atoi(calls)

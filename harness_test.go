@@ -3,7 +3,6 @@ package aside_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -42,7 +41,7 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = slog.New(slog.DiscardHandler)
 
 // newClient makes a client of the server at addr, ready to ask it, and closes it when the test ends.
 func newClient(t testing.TB, addr string, change ...func(*aside.Options)) *aside.Client {

@@ -44,7 +44,7 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 	} {
 		require.ErrorContains(t, err, want)
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
 		require.True(t, strings.HasPrefix(line, "aside: Options."), line)
 	}
 

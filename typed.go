@@ -249,8 +249,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			}
 			values[key] = value
 		})
-		var batch *BatchError
-		if errors.As(err, &batch) {
+		if batch, ok := errors.AsType[*BatchError](err); ok {
 			failed = batch.Failed
 		} else if err != nil {
 			return values, err
@@ -319,10 +318,7 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 		}
 	}
 	value, err := t.decode(key, raw, e)
-	if err != nil {
-		return none, false, nil
-	}
-	return value, true, nil
+	return value, err == nil, nil // decode has counted it: for Peek there is no value then
 }
 
 // Set is [Client.Set] over T. A value that cannot be encoded is an error, and nothing is written.

@@ -70,3 +70,11 @@ var dockerAnswers = sync.OnceValue(func() bool {
 	defer provider.Close()
 	return provider.Health(ctx) == nil
 })
+
+// notShort skips the test under -short, which stands for "what needs no server".
+func notShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: this test needs a server")
+	}
+}

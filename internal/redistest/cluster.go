@@ -24,6 +24,7 @@ type Cluster struct {
 // It needs a binary, whatever the backend; the test is skipped without.
 func StartCluster(t testing.TB, options ...Option) *Cluster {
 	t.Helper()
+	notShort(t)
 	program := needBinary(t, "a cluster")
 	set := newSettings(options)
 	if set.tls {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -127,7 +128,7 @@ func (c *conn) reply() (any, error) {
 		list := make([]any, n)
 		for i := range list {
 			item, err := c.reply()
-			if _, isReply := err.(ReplyError); isReply { // as in the reply of EXEC: an element like others
+			if _, isReply := errors.AsType[ReplyError](err); isReply { // as in the reply of EXEC: an element like others
 				item, err = err, nil
 			}
 			if err != nil {

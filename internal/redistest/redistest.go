@@ -99,6 +99,7 @@ type backend interface {
 // Start gives the test a fresh, empty server and stops it when the test ends.
 func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
+	notShort(t)
 	set := newSettings(options)
 	if set.replicas != 0 {
 		t.Fatal("redistest: WithReplicas is for Cluster")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -347,8 +348,8 @@ func run(test func(t testing.TB)) (end ending) {
 	go func() { // ends with the test
 		defer close(done)
 		defer func() {
-			for i := len(fake.cleanups) - 1; i >= 0; i-- {
-				fake.cleanups[i]()
+			for _, cleanup := range slices.Backward(fake.cleanups) {
+				cleanup()
 			}
 			for _, dir := range fake.dirs {
 				_ = os.RemoveAll(dir)

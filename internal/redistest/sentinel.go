@@ -26,6 +26,7 @@ type Sentinel struct {
 // It needs a binary, whatever the backend; the test is skipped without.
 func StartSentinel(t testing.TB) *Sentinel {
 	t.Helper()
+	notShort(t)
 	program := needBinary(t, "a Sentinel")
 	s := &Sentinel{t: t}
 	primary := startBinary(t, program, settings{})

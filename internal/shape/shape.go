@@ -30,8 +30,8 @@ func Flat(t reflect.Type) bool {
 	case reflect.Array:
 		return t.Len() == 0 || Flat(t.Elem())
 	case reflect.Struct:
-		for i := range t.NumField() {
-			if !Flat(t.Field(i).Type) {
+		for field := range t.Fields() {
+			if !Flat(field.Type) {
 				return false
 			}
 		}

@@ -1,0 +1,78 @@
+# What one does here every day. `make` alone prints it.
+
+GO       ?= go
+GOLANGCI ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# More flags for go test: make test TESTFLAGS='-v -run TestGet'
+TESTFLAGS ?=
+# Of all fuzz targets together, in seconds.
+FUZZTIME  ?= 60s
+# Server programs for test-versions. By default those of the project's tool, if it is there, and the machine's own.
+VERSIONS  ?=
+
+# Each module is built with the versions in its own go.mod, as its users get it. go.work is for people and editors.
+export GOWORK := off
+MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod))
+# One external server for all packages, so one at a time.
+ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
+TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
+# The packages whose tests want a server.
+INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | sort -u)
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions examples fuzz bench cover
+
+help: ## print this
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
+
+check: ## before each commit: format, vet, lint, and the tests that need no Redis
+	@unformatted=$$(gofmt -s -l .); [ -z "$$unformatted" ] || { echo "not formatted, run make fmt:" $$unformatted; exit 1; }
+	@for m in $(MODULES); do (cd $$m && $(GO) vet ./...) || exit 1; done
+	@$(MAKE) --no-print-directory lint test-unit
+
+test-unit: ## the tests that need no Redis
+	@for m in $(MODULES); do (cd $$m && $(GO) test -short $(TESTFLAGS) $$($(GO) list ./... | grep -v /internal/redistest$$)) || exit 1; done
+
+test: ## all tests; finds a Redis server, or installs one
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) ./...) || exit 1; done
+
+test-race: ## all tests of the library, under the race detector
+	@scripts/with-redis $(TEST) -race ./...
+
+test-integration: ## the packages whose tests want a server
+	@scripts/with-redis $(TEST) $(INTEGRATION)
+
+test-docker: ## the same with servers in containers (REDIS_IMAGE, by default redis:7-alpine)
+	@ASIDE_BACKEND=docker $(TEST) $(INTEGRATION)
+
+test-versions: ## the same with each of several servers: VERSIONS="path/to/redis-server path/to/valkey-server"
+	@versions="$(VERSIONS)"; tool=../shared/tools/redis-versions; \
+	if [ -z "$$versions" ] && [ -x $$tool ]; then found=$$($$tool) || { echo "$$tool failed" >&2; exit 1; }; \
+	  versions="$$(type -P redis-server || true) $$(awk '{ print $$2 }' <<<"$$found")"; fi; \
+	[ -n "$$versions" ] || { echo 'make test-versions: say which: VERSIONS="path/to/redis-server path/to/valkey-server"' >&2; exit 1; }; \
+	failed=; for server in $$versions; do \
+	  echo "== $$("$$server" --version)"; \
+	  REDIS_ADDR= ASIDE_BACKEND=binary REDIS_SERVER=$$server $(TEST) $(INTEGRATION) || failed="$$failed $$server"; \
+	done; [ -z "$$failed" ] || { echo "failed with:$$failed" >&2; exit 1; }
+
+examples: ## the tests of the examples, which run each of them
+	@cd examples && ../scripts/with-redis $(TEST) ./...
+
+fuzz: ## all fuzz targets, FUZZTIME in total (FUZZTIME=60s)
+	@scripts/fuzz $(FUZZTIME)
+
+bench: ## the benchmarks, compared with other libraries
+	@benchmarks/run.sh
+
+cover: ## which statements the tests of the library reach
+	@scripts/with-redis $(TEST) -coverprofile=coverage.out -coverpkg=./... ./...
+	@$(GO) tool cover -func=coverage.out | tail -1
+	@echo "$(GO) tool cover -html=coverage.out shows where"
+
+lint: ## golangci-lint, as .golangci.yml says (the first time it is built, which takes about two minutes)
+	@for m in $(MODULES); do (cd $$m && $(GOLANGCI) run) || exit 1; done
+
+fmt: ## format the code and group its imports
+	@for m in $(MODULES); do (cd $$m && $(GOLANGCI) fmt) || exit 1; done

@@ -1,0 +1,94 @@
+package benchmarks
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"testing"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/benchmarks/internal/bench"
+	"github.com/redaside/aside/benchmarks/peer"
+	"github.com/redaside/aside/codec"
+)
+
+func TestMain(m *testing.M) { bench.Main(m) }
+
+// users is a client under measurement, as its user sees it.
+type users interface {
+	get(ctx context.Context, key string, load func(context.Context, string) (bench.User, error)) (bench.User, error)
+	Close() error
+}
+
+type asideUsers struct {
+	*aside.Client
+	typed *aside.TypedClient[bench.User]
+}
+
+func newAside(tb testing.TB, addr string) *asideUsers {
+	tb.Helper()
+	c, err := aside.New(aside.Options{
+		Redis:        rueidis.ClientOption{InitAddress: []string{addr}},
+		RequireRedis: true,
+		Logger:       slog.New(slog.DiscardHandler), // a line in the middle of a result would hide it from benchstat
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &asideUsers{Client: c, typed: aside.Typed(c, codec.JSON[bench.User]())}
+}
+
+func (a *asideUsers) get(ctx context.Context, key string, load func(context.Context, string) (bench.User, error)) (bench.User, error) {
+	return a.typed.Get(ctx, bench.TTL, key, load)
+}
+
+// peerUsers does what a typed client of that protocol does: encode what was loaded, decode what was got.
+type peerUsers struct{ *peer.Client }
+
+func newPeer(tb testing.TB, addr string) *peerUsers {
+	tb.Helper()
+	c, err := peer.New(rueidis.ClientOption{InitAddress: []string{addr}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &peerUsers{c}
+}
+
+func (p *peerUsers) get(ctx context.Context, key string, load func(context.Context, string) (bench.User, error)) (bench.User, error) {
+	raw, err := p.Get(ctx, bench.TTL, key, func(ctx context.Context, key string) (string, error) {
+		u, err := load(ctx, key)
+		return bench.Encode(u), err
+	})
+	if err != nil {
+		return bench.User{}, err
+	}
+	return bench.Decode(raw)
+}
+
+func (p *peerUsers) Close() error { p.Client.Close(); return nil }
+
+// newUsers makes a client by the name that stands in the result.
+var newUsers = map[string]func(tb testing.TB, addr string) users{
+	"aside": func(tb testing.TB, addr string) users { return newAside(tb, addr) },
+	"peer":  func(tb testing.TB, addr string) users { return newPeer(tb, addr) },
+}
+
+// callers makes RunParallel run this many goroutines.
+func callers(b *testing.B, n int) { b.SetParallelism(max(1, n/runtime.GOMAXPROCS(0))) }
+
+// settle gives each measurement the same start: no garbage of what was prepared for it.
+func settle(b *testing.B) {
+	runtime.GC()
+	b.ResetTimer()
+}
+
+func trivial(_ context.Context, _ string) (bench.User, error) { return bench.NewUser(1), nil }
+
+func must(tb testing.TB, err error) {
+	if err != nil {
+		tb.Helper()
+		tb.Error(err)
+	}
+}

@@ -1,0 +1,66 @@
+package main
+
+// row is one line of the report.
+type row struct {
+	what     string
+	value    func(samples) (float64, bool)
+	unit     string
+	digits   int
+	target   float64
+	atMost   bool // else at least
+	noTarget bool // for comparison only
+}
+
+// loaderMS is what the loader of BenchmarkStampede takes.
+const loaderMS = 50
+
+var rows = []row{
+	{what: "hot hit, typed: throughput ÷ DoCache + JSON (a typed rueidisaside Get)", value: times("HotHit", "rueidis", "aside"), unit: "×", digits: 1, target: 30},
+	{what: "hot hit, typed: time ÷ bare otter", value: times("HotHit", "aside", "otter"), unit: "×", digits: 2, target: 2.2, atMost: true},
+	{what: "hot hit, typed: allocations", value: median("HotHit/aside allocs/op"), target: 0, atMost: true},
+	{what: "hot hit, typed: throughput ÷ go-redis/cache with TinyLFU", value: times("HotHit", "go-redis-cache", "aside"), unit: "×", digits: 1, noTarget: true},
+	{what: "Zipf over 10,000 keys: throughput ÷ peer", value: times("Zipf", "peer", "aside"), unit: "×", digits: 1, noTarget: true},
+	{what: "Zipf over 10,000 keys: throughput ÷ go-redis/cache", value: times("Zipf", "go-redis-cache", "aside"), unit: "×", digits: 1, noTarget: true},
+	{what: "first read of a value in Redis, 64 callers: throughput ÷ peer", value: times("FirstRead", "peer", "aside"), unit: "×", digits: 2, target: 1.3},
+	{what: "first read of a value in Redis, 64 callers: time ÷ plain pipelined GET", value: times("FirstRead", "aside", "rueidis"), unit: "×", digits: 2, target: 1.5, atMost: true},
+	{what: "cold miss, 64 callers: throughput ÷ peer", value: times("ColdMiss", "peer", "aside"), unit: "×", digits: 2, target: 1.6},
+	{what: "cold miss: round trips (peer: 3)", value: median("ColdMiss/aside trips/miss"), digits: 2, target: 2, atMost: true},
+	{what: "cold miss: round trips of the next read (peer: 1)", value: median("ColdMiss/aside trips/next"), digits: 2, target: 0, atMost: true},
+	{what: "GetMulti, 100 hot keys: throughput ÷ DoMultiCache + JSON", value: times("GetMultiHot", "rueidis", "aside"), unit: "×", digits: 1, target: 10},
+	{what: "GetMulti, 100 cold keys: round trips", value: median("GetMultiCold/aside trips/call"), digits: 2, target: 3, atMost: true},
+	{what: "GetMulti, 100 cold keys: round trips of the next call", value: median("GetMultiCold/aside trips/next"), digits: 2, target: 0, atMost: true},
+	{what: "GetMulti, 100 cold keys: throughput ÷ pipelines without locks", value: times("GetMultiCold", "rueidis", "aside"), unit: "×", digits: 2, target: 1},
+	{what: "stampede, 4 clients × 200 callers: most loader calls in a round", value: most("Stampede/aside loads/round"), target: 1, atMost: true},
+	{what: "stampede: p99 latency beyond the loader's 50 ms", value: beyond("Stampede/aside p99-latency-ms", loaderMS), unit: " ms", digits: 1, target: 12, atMost: true},
+	{what: "stampede: p50 wake-up after the loader's return", value: median("Stampede/aside p50-wake-µs"), unit: " µs", target: 150, atMost: true},
+	{what: "stampede: p50 wake-up of the peer", value: median("Stampede/peer p50-wake-µs"), unit: " µs", noTarget: true},
+	{what: "10⁶ keys through 64 MiB: heap growth ÷ MemoryBytes", value: most("Memory/aside heap/MemoryBytes"), digits: 2, target: 1, atMost: true},
+	{what: "10⁶ keys through 64 MiB: goroutines beyond those before", value: most("Memory/aside goroutines"), noTarget: true},
+}
+
+// times is the time of a by that of b, which is the throughput of b by that of a.
+func times(bench, a, b string) func(samples) (float64, bool) {
+	return func(s samples) (float64, bool) {
+		x, ok1 := s.median(bench + "/" + a + " ns/op")
+		y, ok2 := s.median(bench + "/" + b + " ns/op")
+		if !ok1 || !ok2 || y == 0 {
+			return 0, false
+		}
+		return x / y, true
+	}
+}
+
+func median(what string) func(samples) (float64, bool) {
+	return func(s samples) (float64, bool) { return s.median(what) }
+}
+
+func most(what string) func(samples) (float64, bool) {
+	return func(s samples) (float64, bool) { return s.most(what) }
+}
+
+func beyond(what string, floor float64) func(samples) (float64, bool) {
+	return func(s samples) (float64, bool) {
+		v, ok := s.median(what)
+		return v - floor, ok
+	}
+}

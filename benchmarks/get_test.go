@@ -1,0 +1,223 @@
+package benchmarks
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-redis/cache/v9"
+	"github.com/maypok86/otter/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redaside/aside/benchmarks/internal/bench"
+	"github.com/redaside/aside/internal/faultproxy"
+)
+
+// BenchmarkHotHit: one key that everybody has in memory, all cores. "rueidis" is DoCache and json.Unmarshal, which is what a
+// typed Get of rueidisaside or valkeyaside consists of on a hit. "otter" is the floor: a map of decoded values, no Redis.
+func BenchmarkHotHit(b *testing.B) {
+	ctx := context.Background()
+	b.Run("lib=aside", func(b *testing.B) {
+		c := newAside(b, bench.Addr())
+		defer c.Close()
+		key := bench.Keys(1)[0]
+		_, err := c.get(ctx, key, trivial)
+		must(b, err)
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if u, err := c.typed.Get(ctx, bench.TTL, key, trivial); err != nil || u.ID != 1 {
+					b.Error(u, err)
+				}
+			}
+		})
+	})
+	b.Run("lib=otter", func(b *testing.B) {
+		c := otter.Must(&otter.Options[string, bench.User]{MaximumSize: 100_000})
+		key := bench.Keys(1)[0]
+		c.Set(key, bench.NewUser(1))
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if u, ok := c.GetIfPresent(key); !ok || u.ID != 1 {
+					b.Error(u, ok)
+				}
+			}
+		})
+	})
+	b.Run("lib=rueidis", func(b *testing.B) {
+		r := bench.Redis(b)
+		defer r.Close()
+		keys := bench.Keys(1)
+		bench.Prefill(b, keys)
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				raw, err := r.DoCache(ctx, r.B().Get().Key(keys[0]).Cache(), bench.TTL).ToString()
+				must(b, err)
+				_, err = bench.Decode(raw)
+				must(b, err)
+			}
+		})
+	})
+	b.Run("lib=go-redis-cache", func(b *testing.B) {
+		c, done := newGoRedisCache()
+		defer done()
+		key := bench.Keys(1)[0]
+		must(b, c.Set(&cache.Item{Ctx: ctx, Key: key, Value: bench.NewUser(1), TTL: bench.TTL}))
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				var u bench.User
+				must(b, c.Get(ctx, key, &u))
+			}
+		})
+	})
+}
+
+// newGoRedisCache has a local TinyLFU for a minute, without invalidation, and the same codec as the others.
+func newGoRedisCache() (*cache.Cache, func()) {
+	r := redis.NewClient(&redis.Options{Addr: bench.Addr()})
+	c := cache.New(&cache.Options{
+		Redis: r, LocalCache: cache.NewTinyLFU(100_000, time.Minute),
+		Marshal: func(v any) ([]byte, error) {
+			return []byte(bench.Encode(v.(bench.User))), nil
+		},
+		Unmarshal: func(data []byte, v any) (err error) {
+			*v.(*bench.User), err = bench.Decode(string(data))
+			return err
+		},
+	})
+	return c, func() { _ = r.Close() }
+}
+
+// BenchmarkZipf: 10,000 keys asked for as Zipf says, so that some are much hotter than others; misses are loaded.
+func BenchmarkZipf(b *testing.B) {
+	const n = 10_000
+	ctx := context.Background()
+	draw := func(b *testing.B, get func(key string) error) {
+		keys := bench.Keys(n)
+		var seed atomic.Uint64
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			zipf := rand.NewZipf(rand.New(rand.NewPCG(seed.Add(1), 7)), 1.1, 1, n-1)
+			for pb.Next() {
+				must(b, get(keys[zipf.Uint64()]))
+			}
+		})
+	}
+	for _, lib := range []string{"aside", "peer"} {
+		b.Run("lib="+lib, func(b *testing.B) {
+			c := newUsers[lib](b, bench.Addr())
+			defer c.Close()
+			draw(b, func(key string) error {
+				_, err := c.get(ctx, key, trivial)
+				return err
+			})
+		})
+	}
+	b.Run("lib=go-redis-cache", func(b *testing.B) {
+		c, done := newGoRedisCache()
+		defer done()
+		draw(b, func(key string) error {
+			var u bench.User
+			return c.Once(&cache.Item{Ctx: ctx, Key: key, Value: &u, TTL: bench.TTL, Do: func(*cache.Item) (any, error) { return bench.NewUser(1), nil }})
+		})
+	})
+}
+
+// BenchmarkFirstRead: 64 callers read keys that are in Redis and not yet in this process. "rueidis" is a plain GET on its
+// pipelined connections, not decoded: what the round trip alone costs.
+func BenchmarkFirstRead(b *testing.B) {
+	ctx := context.Background()
+	read := func(b *testing.B, get func(key string) error) {
+		keys := bench.Keys(b.N)
+		bench.Prefill(b, keys)
+		defer bench.Remove(b, keys)
+		defer b.StopTimer()
+		var next atomic.Int64
+		callers(b, 64)
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				must(b, get(keys[next.Add(1)-1]))
+			}
+		})
+	}
+	for _, lib := range []string{"aside", "peer"} {
+		b.Run("lib="+lib, func(b *testing.B) {
+			c := newUsers[lib](b, bench.Addr())
+			defer c.Close()
+			read(b, func(key string) error {
+				_, err := c.get(ctx, key, func(_ context.Context, key string) (bench.User, error) {
+					b.Errorf("%s is not in Redis", key)
+					return bench.User{}, nil
+				})
+				return err
+			})
+		})
+	}
+	b.Run("lib=rueidis", func(b *testing.B) {
+		r := bench.Redis(b)
+		defer r.Close()
+		read(b, func(key string) error { return r.Do(ctx, r.B().Get().Key(key).Build()).Error() })
+	})
+}
+
+// BenchmarkColdMiss: 64 callers ask for keys that are nowhere; the loader does nothing. Beside the time: what one miss, and
+// the next read of it by the same process, cost in round trips and commands.
+func BenchmarkColdMiss(b *testing.B) {
+	ctx := context.Background()
+	for _, lib := range []string{"aside", "peer"} {
+		b.Run("lib="+lib, func(b *testing.B) {
+			c := newUsers[lib](b, bench.Addr())
+			defer c.Close()
+			keys := bench.Keys(b.N)
+			defer bench.Remove(b, keys)
+			defer b.StopTimer()
+			var next atomic.Int64
+			callers(b, 64)
+			b.ReportAllocs()
+			settle(b)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					_, err := c.get(ctx, keys[next.Add(1)-1], trivial)
+					must(b, err)
+				}
+			})
+			b.StopTimer()
+			counted(b, newUsers[lib])
+		})
+	}
+}
+
+// counted asks one after another through a proxy that counts.
+func counted(b *testing.B, open func(testing.TB, string) users) {
+	const n = 100
+	ctx := context.Background()
+	proxy := faultproxy.New(b, bench.Addr())
+	proxy.Ignore("PING", "TIME")
+	c := open(b, proxy.Addr())
+	defer c.Close()
+	keys := bench.Keys(n + 1)
+	defer bench.Remove(b, keys)
+	_, err := c.get(ctx, keys[n], trivial) // the server knows the scripts
+	must(b, err)
+	for _, what := range []string{"miss", "next"} {
+		proxy.ResetCounts()
+		for _, key := range keys[:n] {
+			_, err := c.get(ctx, key, trivial)
+			must(b, err)
+		}
+		b.ReportMetric(float64(proxy.RoundTrips())/n, "trips/"+what)
+		b.ReportMetric(float64(proxy.Commands())/n, "commands/"+what)
+	}
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// server is a redis-server that was started for this run. A nil one is fine: nothing was started.
+type server struct {
+	cmd *exec.Cmd
+	dir string
+}
+
+// findRedis returns the address of a Redis that answers: addr itself, else a server started for this run.
+func findRedis(ctx context.Context, addr string) (string, *server, error) {
+	if answers(addr) {
+		return addr, nil, nil
+	}
+	for _, name := range []string{"redis-server", "valkey-server"} {
+		if program, err := exec.LookPath(name); err == nil {
+			return startRedis(ctx, program)
+		}
+	}
+	return "", nil, fmt.Errorf("no Redis at %s and no redis-server in PATH: start one (docker run -p 6379:6379 redis), or name it with REDIS_ADDR=host:port", addr)
+}
+
+func startRedis(ctx context.Context, program string) (string, *server, error) {
+	dir, err := os.MkdirTemp("", "aside-stampede-")
+	if err != nil {
+		return "", nil, err
+	}
+	s := &server{dir: dir}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.stop()
+		return "", nil, err
+	}
+	addr := free.Addr().String()
+	free.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	cmd := exec.Command(program, "--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "", "--appendonly", "no")
+	dieWithUs(cmd)
+	if err := cmd.Start(); err != nil {
+		s.stop()
+		return "", nil, err
+	}
+	s.cmd = cmd
+	for deadline := time.Now().Add(5 * time.Second); !answers(addr); {
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			s.stop()
+			return "", nil, fmt.Errorf("%s was started at %s but does not answer", program, addr)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return addr, s, nil
+}
+
+func (s *server) stop() {
+	if s == nil {
+		return
+	}
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill() // nothing in it is worth saving
+		_ = s.cmd.Wait()
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+// answers says whether something at addr speaks Redis; an error such as NOAUTH is an answer too.
+func answers(addr string) bool {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+		return false
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	return err == nil && (strings.HasPrefix(line, "+") || strings.HasPrefix(line, "-"))
+}
