@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type Client struct {
 	loadsMu sync.Mutex
 	loads   map[*load]struct{} // guarded by loadsMu; those that run
 
-	seldomRedis, seldomStore, seldomDecode seldom
+	seldomRedis, seldomStore, seldomDecode, seldomObserver seldom
 }
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
@@ -105,7 +106,8 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so.
-// (After a connection that failed, rueidis may keep a sleeping goroutine for one more second.)
+// (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
+// has left its cluster.)
 // Closing again does nothing and returns the same.
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
@@ -139,12 +141,14 @@ func (c *Client) Close() error {
 }
 
 // inBackground runs fn in a goroutine that Close waits for; not at all once the client is closed.
-func (c *Client) inBackground(fn func()) {
+func (c *Client) inBackground(fn func()) bool {
 	c.loadsMu.Lock()
 	defer c.loadsMu.Unlock()
-	if c.closing.Err() == nil {
-		c.background.Go(fn)
+	if c.closing.Err() != nil {
+		return false
 	}
+	c.background.Go(fn)
+	return true
 }
 
 // Get returns the value of key: from memory, from Redis, or from load, whose value is then stored for ttl. At most one
@@ -187,7 +191,7 @@ func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) erro
 func (c *Client) hit(key string) {
 	c.counts.memoryHits.add()
 	if c.opt.Observer != nil {
-		c.opt.Observer.Observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
+		c.observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
 	}
 }
 
@@ -354,8 +358,15 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 	if sh == nil {
 		return reservation{}, finding{}, errNotAsked
 	}
-	marker := c.newMarker(sh)
 	r := c.near.reserve(key, sh)
+	if bad == "" && sh.joins() {
+		place := &seat{key: key, done: make(chan struct{})}
+		if !sh.locks.enter(place) {
+			return c.awaitSeat(ctx, place, r)
+		}
+		defer sh.locks.leave(c)
+	}
+	marker := c.newMarker(sh)
 	q := newCall(scriptReadOrLock, key, marker, c.lockTTL)
 	if bad != "" {
 		q.script, q.args = scriptReplaceOrLock, append(q.args, bad)
@@ -369,6 +380,22 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 		r.shard = nil
 	}
 	return r, found, err
+}
+
+// awaitSeat is readOrLock for a caller whose question goes with others'.
+func (c *Client) awaitSeat(ctx context.Context, place *seat, r reservation) (reservation, finding, error) {
+	if !place.wait(ctx, c.closing) {
+		return r, finding{}, cmp.Or(ctx.Err(), ErrClosed)
+	}
+	q := place.call
+	if q.moved {
+		r.shard = nil
+	}
+	if q.err != nil {
+		return r, finding{}, q.err
+	}
+	found := q.found[place.at]
+	return r, found, found.err
 }
 
 // unanswered says that a question may have been executed, though no answer came.

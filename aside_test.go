@@ -735,6 +735,11 @@ func TestWhatCannotBeEncodedIsReturnedToWhoLoadedIt(t *testing.T) {
 	require.Equal(t, 1, called)
 	require.EqualValues(t, 1, c.Stats().EncodeErrors)
 	require.Nil(t, server.Do("GET", "k"))
+	f, err = view.Get(ctx, time.Minute, "k", func(context.Context, string) (func(), error) { return func() { called += 10 }, nil })
+	require.NoError(t, err, "the next caller loads for itself")
+	f()
+	require.Equal(t, 11, called)
+	called = 1
 	m, err := view.GetMulti(ctx, time.Minute, []string{"m"}, func(context.Context, []string) (map[string]func(), error) {
 		return map[string]func(){"m": func() { called++ }}, nil
 	})
@@ -1044,6 +1049,17 @@ func TestTheObserverAndTheStatisticsSeeWhatHappens(t *testing.T) {
 	require.True(t, s.RedisConnected)
 	if !oldRedis(server) {
 		require.Equal(t, 2, s.MemoryEntries)
+	}
+}
+
+func TestAnObserverThatPanicsHarmsNobody(t *testing.T) {
+	server := redistest.Start(t)
+	c := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = aside.ObserverFunc(func(aside.Event) { panic("boom") }) })
+	ctx := testContext(t)
+	for range 3 {
+		value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+		require.NoError(t, err)
+		require.Equal(t, "v", value)
 	}
 }
 

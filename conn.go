@@ -52,13 +52,20 @@ type shard struct {
 	timeouts atomic.Int32  // in a row
 	kick     chan struct{} // asks the prober to look at once; buffered, never blocks
 	gate     gate          // bounds the questions that are out
+	locks    joint         // questions that go together under load
+	fills    joint
 }
 
-func newShard(addr string, client rueidis.Client, tracked bool) *shard {
+// joins says whether questions of different keys may go together: not in a cluster, where their slots differ.
+func (sh *shard) joins() bool { return sh.addr == "" }
+
+func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
 		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}),
 		kick: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1)},
 	}
+	sh.locks.send = func(seats []*seat) { c.sendLocks(sh, seats) }
+	sh.fills.send = func(seats []*seat) { c.sendFills(sh, seats) }
 	sh.epoch.Store(1)
 	return sh
 }
@@ -368,7 +375,7 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	old := c.topo.Load()
 	next := &topology{redis: redis}
 	if redis.Mode() != rueidis.ClientModeCluster {
-		next.shards = []*shard{newShard("", redis, tracked)}
+		next.shards = []*shard{c.newShard("", redis, tracked)}
 	} else {
 		var err error
 		if next, err = c.readCluster(redis, old, tracked); err != nil {
@@ -474,7 +481,7 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 			if node == nil {
 				continue // rueidis has not met it yet: its slots are asked through the cluster client until the next refresh
 			}
-			sh = newShard(addr, node, tracked)
+			sh = c.newShard(addr, node, tracked)
 			byAddr[addr] = sh
 		}
 		if !used[sh] {

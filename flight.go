@@ -140,7 +140,7 @@ func (c *Client) complete(f *flight, out outcome) {
 	}
 	f.finished, f.out = true, out
 	if s.byKey[f.key] == f {
-		if out.err != nil && c.closing.Err() == nil {
+		if out.err != nil && !isEncodeError(out.err) && c.closing.Err() == nil {
 			f.heldUntil = c.now() + int64(holdOff)
 			time.AfterFunc(holdOff, func() {
 				s.mu.Lock()

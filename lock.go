@@ -232,6 +232,9 @@ type call struct {
 	reply rueidis.RedisMessage
 	err   error
 	moved bool // another node than the shard answered: its answer must not be kept in memory
+
+	found []finding // of a joint question, read from reply once for all its seats
+	ours  []int64
 }
 
 // newCall makes a call for one key, in one piece of memory.
@@ -437,12 +440,9 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 		}
 	}
 	if len(held) == 1 { // the life of a plain Get
-		q := newCall(one, held[0].f.key, head...)
-		q.args = append(q.args, args(held[0])...)
-		c.run(context.Background(), held[0].shard, q)
+		moved, ours, err := c.overLock(one, head, held[0], args(held[0]))
 		if answer != nil {
-			ours, err := q.flags()
-			answer(q.moved, held[0], err == nil && ours[0] == 1, err)
+			answer(moved, held[0], ours, err)
 		}
 		return
 	}
@@ -458,6 +458,26 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 			answer(b.moved, held[i], err == nil && ours[n] == 1, err)
 		}
 	}
+}
+
+// overLock is overLocks for one.
+func (c *Client) overLock(s *script, head []string, item loadItem, args []string) (moved, ours bool, err error) {
+	if s == scriptFill && item.shard.joins() {
+		place := &seat{key: item.f.key, args: args, done: make(chan struct{})}
+		if !item.shard.fills.enter(place) {
+			if !place.wait(context.Background(), c.closing) {
+				return false, false, ErrClosed
+			}
+			q := place.call
+			return q.moved, q.err == nil && q.ours[place.at] == 1, q.err
+		}
+		defer item.shard.fills.leave(c)
+	}
+	q := newCall(s, item.f.key, head...)
+	q.args = append(q.args, args...)
+	c.run(context.Background(), item.shard, q)
+	flags, err := q.flags()
+	return q.moved, err == nil && flags[0] == 1, err
 }
 
 // flags reads an answer of one number per key.

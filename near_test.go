@@ -19,7 +19,7 @@ func (c *clock) now() int64 { return c.Load() }
 func newTestNear(bytes int64) (*near, *shard, *clock) {
 	c := new(clock)
 	c.Store(1)
-	sh := newShard("", nil, true)
+	sh := new(Client).newShard("", nil, true)
 	sh.lease.Store(never)
 	return newNear(bytes, c.now), sh, c
 }
@@ -59,7 +59,7 @@ func TestAPushThatOvertakesTheAnswerVoidsIt(t *testing.T) {
 
 func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 	n, sh, c := newTestNear(1 << 20)
-	other := newShard("other", nil, true)
+	other := new(Client).newShard("other", nil, true)
 	other.lease.Store(never)
 	n.commit("k", n.reserve("k", sh), "v", false, time.Hour, 0)
 	n.commit("o", n.reserve("o", other), "v", false, time.Hour, 0)
@@ -78,7 +78,7 @@ func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 
 func TestNothingIsKeptThatNobodyTellsUsOf(t *testing.T) {
 	n, _, _ := newTestNear(1 << 20)
-	untracked := newShard("", nil, false)
+	untracked := new(Client).newShard("", nil, false)
 	require.Nil(t, n.commit("k", n.reserve("k", untracked), "v", false, time.Minute, 0))
 	none, sh, _ := newTestNear(-1)
 	require.Nil(t, none.commit("k", none.reserve("k", sh), "v", false, time.Minute, 0))

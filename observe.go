@@ -126,10 +126,17 @@ func (s *striped) sum() (n int64) {
 	return n
 }
 
+// observe tells the observer. It runs in goroutines of ours too, so a panic in it is logged rather than the end of the process.
 func (c *Client) observe(e Event) {
-	if c.opt.Observer != nil {
-		c.opt.Observer.Observe(e)
+	if c.opt.Observer == nil {
+		return
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			c.warn(&c.seldomObserver, "Options.Observer panicked", "panic", p, "event", e.Kind.String())
+		}
+	}()
+	c.opt.Observer.Observe(e)
 }
 
 // seldom lets one call a second through, so that a broken codec cannot drown the log.

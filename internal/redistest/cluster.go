@@ -3,6 +3,7 @@ package redistest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -187,8 +188,14 @@ func (c *Cluster) FinishMigration(slot, from, to int) {
 			c.nodes[i].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
 		}
 	}
+	// A node that has not heard of the new owner's epoch yet would take the slot back without a newer one, and lose it again.
+	epoch, _ := strconv.Atoi(c.info(to)["cluster_my_epoch"])
 	c.await("to see the slot move", func(node int) bool {
-		return !c.nodes[node].isRunning() || c.owner(node, slot) == c.ids[to]
+		if !c.nodes[node].isRunning() {
+			return true
+		}
+		current, _ := strconv.Atoi(c.info(node)["cluster_current_epoch"])
+		return c.owner(node, slot) == c.ids[to] && current >= epoch
 	})
 }
 
