@@ -79,16 +79,21 @@ func New(options Options) (*Client, error) {
 	go c.connect(first) // ends with Close
 	timer := time.NewTimer(options.ConnectTimeout)
 	defer timer.Stop()
-	select {
-	case err = <-first:
-	case <-timer.C:
-		err = fmt.Errorf("no answer within Options.ConnectTimeout (%v)", options.ConnectTimeout)
+	err = errors.New("no answer")
+	for waiting := true; waiting; {
+		select {
+		case err = <-first:
+			waiting = err != nil && options.RequireRedis // the next attempt may succeed
+		case <-timer.C:
+			waiting = false
+		}
 	}
 	if options.RequireRedis && !c.connected() {
 		if err == nil {
 			err = errors.New("it accepts connections but does not answer")
 		}
-		return nil, errors.Join(fmt.Errorf("%w and Options.RequireRedis is set: %v: %w", ErrRedisAway, options.Redis.InitAddress, err), c.Close())
+		err = fmt.Errorf("%w and Options.RequireRedis is set: %v within Options.ConnectTimeout (%v): %w", ErrRedisAway, options.Redis.InitAddress, options.ConnectTimeout, err)
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
@@ -130,10 +135,13 @@ func (c *Client) Close() error {
 		select {
 		case <-ended:
 		case <-timer.C:
-			c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v, of %d loaders that ran: they do not heed their context", closeGrace, len(running))
+			c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
 		}
 		if t := c.topo.Load(); t != nil {
 			t.redis.Close()
+			for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
+				sh.client.Close()
+			}
 		}
 		c.near.forget()
 	})
@@ -223,6 +231,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		if err := ctx.Err(); err != nil {
 			return outcome{}, err
 		}
+		joined := c.near.generation(key)
 		f, leader, early, err := c.join(ctx, key)
 		if err != nil {
 			return outcome{}, err
@@ -239,7 +248,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		case out.again:
 		case out.err != nil:
 			return out, out.err
-		case leader || early || out.proven:
+		case out.serves(leader, early, joined):
 			return out, nil
 		}
 	}
@@ -268,13 +277,13 @@ func (c *Client) await(ctx context.Context, f *flight) (outcome, error) {
 
 // lead asks Redis for the key of a flight until it is done or its loader has been started.
 func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, options callOptions) {
-	for polls := 0; ; polls++ {
+	defer c.abandon(f)
+	for ; ; f.polls++ {
 		sh := c.shardOf(f.key)
 		item := loadItem{f: f, shard: sh}
 		r, found, err := c.readOrLock(ctx, sh, f.key, bad)
 		switch {
 		case err != nil && ctx.Err() != nil:
-			c.complete(f, outcome{again: true})
 			return
 		case err != nil:
 			item.free = errors.Is(err, errNotAsked)
@@ -296,9 +305,13 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 				c.start(ctx, p, options, []loadItem{item})
 				return
 			}
+			if found.ttl < 0 && found.stored == f.stuck {
+				bad = fingerprint(found.stored) // a lock that does not end is nobody's, and it has had its time
+				continue
+			}
+			f.stuck = found.stored
 			c.counts.lockWaits.Add(1)
-			if !c.awaitHolder(ctx, f.key, r, found.ttl, polls) {
-				c.complete(f, outcome{again: true})
+			if !c.awaitHolder(ctx, f.key, r, found.ttl, f.polls) {
 				return
 			}
 		}
@@ -311,7 +324,7 @@ var errUnknownHeader = errors.New("aside: the stored value has a header of anoth
 func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
 	c.counts.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
-	out := outcome{raw: found.value, absent: found.content == contentAbsent, proven: true}
+	out := outcome{raw: found.value, absent: found.content == contentAbsent, proven: true, gen: r.gen}
 	if r.shard != nil {
 		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl, room)
 	}
@@ -320,7 +333,7 @@ func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
 
 // awaitHolder waits until somebody else's lock on key has changed hands; false: ctx or the client has ended first.
 func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl time.Duration, polls int) bool {
-	changed, leave, ok := c.near.wait(key, r)
+	changed, leave, ok := c.near.wait(key, r, nil)
 	if !ok {
 		return ctx.Err() == nil // it has changed while the answer was on its way
 	}

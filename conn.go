@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -44,6 +45,9 @@ type shard struct {
 	client  rueidis.Client // speaks to this node and no other in a cluster
 	tracked bool           // invalidations are pushed
 	stop    chan struct{}  // closed when the node has left the cluster
+
+	ownKey atomic.Pointer[string] // in a cluster: a key in one of its slots, see probe
+	dead   atomic.Bool            // rueidis has closed it
 
 	up       atomic.Bool   // answers
 	epoch    atomic.Uint64 // the connection; entries read on an earlier one are not used
@@ -123,7 +127,8 @@ func (g *gate) hint() {
 type topology struct {
 	redis  rueidis.Client
 	shards []*shard
-	bySlot *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot without a primary
+	bySlot *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
+	holes  bool                // there are such slots
 }
 
 func (t *topology) shardOf(key string) *shard {
@@ -141,37 +146,42 @@ func (c *Client) shardOf(key string) *shard {
 	return nil
 }
 
+// isUp says whether the shard that has key answers.
+func (c *Client) isUp(key string) bool {
+	sh := c.shardOf(key)
+	return sh != nil && sh.up.Load()
+}
+
 // redisOption completes the user's option; see the table in docs/ARCHITECTURE.md for the reasons.
 func (c *Client) redisOption() rueidis.ClientOption {
 	o := c.opt.Redis
 	o.PipelineMultiplex, o.BlockingPipeline = -1, -1
 	o.RetryDelay = func(_ int, _ rueidis.Completed, err error) time.Duration {
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if !isDial(err) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 			return 0
 		}
 		return -1
 	}
-	if o.Dialer.Timeout == 0 {
-		o.Dialer.Timeout = defaultDialTimeout
+	o.Dialer.Timeout = cmp.Or(o.Dialer.Timeout, defaultDialTimeout)
+	o.Dialer.KeepAlive = cmp.Or(o.Dialer.KeepAlive, defaultKeepAlive)
+	o.ConnWriteTimeout = cmp.Or(o.ConnWriteTimeout, defaultWriteLimit)
+	if o.Sentinel.MasterSet != "" {
+		o.Sentinel.TopologyRefreshInterval = cmp.Or(o.Sentinel.TopologyRefreshInterval, defaultReconcile)
+		o.Sentinel.Dialer.Timeout = cmp.Or(o.Sentinel.Dialer.Timeout, defaultDialTimeout)
+		o.Sentinel.Dialer.KeepAlive = cmp.Or(o.Sentinel.Dialer.KeepAlive, defaultKeepAlive)
 	}
-	if o.Dialer.KeepAlive == 0 {
-		o.Dialer.KeepAlive = defaultKeepAlive
-	}
-	if o.ConnWriteTimeout == 0 {
-		o.ConnWriteTimeout = defaultWriteLimit
-	}
-	if o.Sentinel.MasterSet != "" && o.Sentinel.TopologyRefreshInterval == 0 {
-		o.Sentinel.TopologyRefreshInterval = defaultReconcile
-	}
-	if o.ClusterOption.ShardsRefreshInterval == 0 {
-		o.ClusterOption.ShardsRefreshInterval = defaultReconcile
-	}
+	o.ClusterOption.ShardsRefreshInterval = cmp.Or(o.ClusterOption.ShardsRefreshInterval, defaultReconcile)
 	if !o.DisableCache {
 		o.ClientTrackingOptions = []string{"OPTOUT"}
 		theirs := o.OnInvalidations
 		o.OnInvalidations = func(keys []rueidis.RedisMessage) {
 			c.invalidated(keys)
 			if theirs != nil {
+				defer func() { // in rueidis's reader: a panic would be the end of the process
+					if p := recover(); p != nil {
+						c.warn(&c.seldomObserver, "Options.Redis.OnInvalidations panicked", "panic", p)
+					}
+				}()
 				theirs(keys)
 			}
 		}
@@ -246,7 +256,7 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) {
 }
 
 // connect runs until the first connection stands, then keeps the topology of a cluster up to date. It ends with Close.
-func (c *Client) connect(first chan<- error) {
+func (c *Client) connect(first chan error) {
 	defer c.background.Done()
 	option := c.redisOption()
 	var lastErr string
@@ -260,9 +270,10 @@ func (c *Client) connect(first chan<- error) {
 		if err == nil {
 			if err = c.refresh(redis, !option.DisableCache); err == nil {
 				select {
-				case first <- nil:
-				default: // New waits no more
+				case <-first: // New has not read the last error, and need not
+				default:
 				}
+				first <- nil
 				c.follow(redis, !option.DisableCache)
 				return
 			}
@@ -288,9 +299,13 @@ func newRueidis(o rueidis.ClientOption) (rueidis.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), o.Dialer.Timeout)
 	defer cancel()
 	results := make(chan error, len(o.InitAddress))
+	dialer, secure := &o.Dialer, o.TLSConfig
+	if o.Sentinel.MasterSet != "" { // the addresses are those of sentinels
+		dialer, secure = &o.Sentinel.Dialer, o.Sentinel.TLSConfig
+	}
 	for _, addr := range o.InitAddress {
 		go func() { // ends with its dial
-			conn, err := o.DialCtxFn(ctx, addr, &o.Dialer, o.TLSConfig)
+			conn, err := o.DialCtxFn(ctx, addr, dialer, secure)
 			if err == nil {
 				_ = conn.Close()
 			}
@@ -395,10 +410,14 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 			}
 			delete(known, sh)
 		}
+		nodes := redis.Nodes()
 		for sh := range known { // left over: gone
 			sh.up.Store(false)
 			sh.newEpoch()
 			close(sh.stop)
+			if nodes[sh.addr] == nil || sh.dead.Load() { // nobody else will close it
+				sh.client.Close()
+			}
 		}
 		for i := range next.bySlot {
 			if before := old.bySlot[i]; before != nil && before != next.bySlot[i] {
@@ -438,8 +457,10 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) (*topology, error) {
 	nodes := redis.Nodes()
 	var answer []rueidis.RedisMessage
+	var asked string
 	err := errors.New("no node is known")
-	for _, node := range nodes { // in map order, which is random: the first that answers
+	for addr, node := range nodes { // in map order, which is random: the first that answers
+		asked = addr
 		ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
 		answer, err = node.Do(ctx, node.B().ClusterSlots().Build()).ToArray()
 		cancel()
@@ -472,21 +493,23 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 		host, _ := primary[0].ToString()
 		port, _ := primary[1].AsInt64()
 		if host == "" || host == "?" { // the server does not know its own name: it is the one that was asked
-			host, _, _ = net.SplitHostPort(c.opt.Redis.InitAddress[0])
+			host, _, _ = net.SplitHostPort(asked)
 		}
 		addr := net.JoinHostPort(host, strconv.FormatInt(port, 10))
+		node := nodes[addr]
+		if node == nil { // rueidis does not know it, or has given it up: so do we, until it does
+			continue
+		}
 		sh := byAddr[addr]
-		if sh == nil {
-			node := nodes[addr]
-			if node == nil {
-				continue // rueidis has not met it yet: its slots are asked through the cluster client until the next refresh
-			}
+		if sh == nil || sh.dead.Load() {
 			sh = c.newShard(addr, node, tracked)
 			byAddr[addr] = sh
 		}
 		if !used[sh] {
 			used[sh] = true
 			t.shards = append(t.shards, sh)
+			key := slot.KeyIn(uint16(from))
+			sh.ownKey.Store(&key)
 		}
 		for i := from; i <= to; i++ {
 			t.bySlot[i] = sh
@@ -494,6 +517,9 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 	}
 	if len(t.shards) == 0 {
 		return nil, errors.New("aside: CLUSTER SLOTS names no primary")
+	}
+	for _, sh := range t.bySlot {
+		t.holes = t.holes || sh == nil
 	}
 	return t, nil
 }
@@ -509,7 +535,7 @@ func (c *Client) topologyMoved() {
 // connected says whether every shard answers.
 func (c *Client) connected() bool {
 	t := c.topo.Load()
-	if t == nil {
+	if t == nil || t.holes {
 		return false
 	}
 	for _, sh := range t.shards {
@@ -544,12 +570,18 @@ func (c *Client) prober(sh *shard) {
 	}
 }
 
-// probe asks once. PING, because it is refused while the server loads its data; TIME for the clock.
+// probe asks once. PING, because it is refused while the server loads its data; TIME for the clock. In a cluster also for a
+// key of its own: a primary that the others have given up, or that has given up its slots, answers PING all the same, but
+// what it has heard of is not what has happened.
 func (c *Client) probe(sh *shard) {
 	ctx, cancel := context.WithTimeout(c.closing, min(probeTimeout, c.opt.RedisTimeout))
 	defer cancel()
 	epoch, sent := sh.epoch.Load(), c.now()
-	answers := sh.client.DoMulti(ctx, sh.client.B().Ping().Build(), sh.client.B().Time().Build())
+	questions := append(make([]rueidis.Completed, 0, 3), sh.client.B().Ping().Build(), sh.client.B().Time().Build())
+	if key := sh.ownKey.Load(); key != nil {
+		questions = append(questions, sh.client.B().Exists().Key(*key).Build())
+	}
+	answers := sh.client.DoMulti(ctx, questions...)
 	err := answers[0].Error()
 	var clock []int64
 	if err == nil {
@@ -567,7 +599,11 @@ func (c *Client) probe(sh *shard) {
 	}
 	// The server read its clock between sent and now; the middle is wrong by half a round trip at most.
 	sh.ahead.Store(clock[0]*1e6 + clock[1] - (sent+c.now())/2/int64(time.Microsecond))
-	if epoch == sh.epoch.Load() { // else the answer came on another connection than the entries
+	serves := len(answers) == 2 || answers[2].Error() == nil
+	if !serves {
+		c.topologyMoved()
+	}
+	if serves && epoch == sh.epoch.Load() { // else the answer came on another connection than the entries
 		sh.lease.Store(sent + int64(c.opt.StaleLease))
 	}
 	sh.timeouts.Store(0)
@@ -579,6 +615,10 @@ func (c *Client) probe(sh *shard) {
 
 // failed notes that a question to sh was not answered and decides whether the shard is down.
 func (c *Client) failed(sh *shard, err error, timeout bool) {
+	if errors.Is(err, rueidis.ErrClosing) && c.closing.Err() == nil {
+		sh.dead.Store(true)
+		c.topologyMoved()
+	}
 	if timeout {
 		lapsed := c.now() >= sh.lease.Load() && sh.tracked
 		if sh.timeouts.Add(1) < timeoutsToDown && !lapsed {
@@ -630,6 +670,8 @@ func judge(err error, limited bool) verdict {
 		return answered
 	}
 	switch {
+	case isDial(err): // whose timeout says context.DeadlineExceeded too
+		return away
 	case errors.Is(err, context.Canceled):
 		return gaveUp
 	case errors.Is(err, context.DeadlineExceeded) && limited:
@@ -642,8 +684,12 @@ func judge(err error, limited bool) verdict {
 
 // neverSent says that an error proves that the server has not seen the question.
 func neverSent(err error) bool {
-	var op *net.OpError
-	return errors.Is(err, errNotAsked) || errors.As(err, &op) && op.Op == "dial"
+	return errors.Is(err, errNotAsked) || errors.Is(err, errGateFull) || isDial(err)
+}
+
+func isDial(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 func (c *Client) sleep(d time.Duration) bool {

@@ -98,6 +98,9 @@ func (e *encodeError) Unwrap() error { return e.err }
 // errNotAsked is ErrRedisAway for a question that was never sent, so that nothing can have happened.
 var errNotAsked = fmt.Errorf("%w (not asked)", ErrRedisAway)
 
+// errGateFull is the same when Redis is there but has too many questions to answer.
+var errGateFull = fmt.Errorf("%w (%d questions are out already)", ErrRedisAway, maxInFlight)
+
 // quoted makes a key fit for an error or a log line: any bytes, and not endless.
 func quoted(key string) string {
 	const most = 64

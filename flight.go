@@ -24,6 +24,8 @@ import (
 //
 //	accepted   nobody deleted between lock and fill: every waiter may have the value
 //	refused    who was there before the loader was called may have it, for the load began after they asked; others start over
+//
+// And a push that has reached this process before a caller joined is heeded: an outcome from before it is not for that caller.
 type flights struct {
 	seed    maphash.Seed
 	stripes [256]flightStripe
@@ -46,6 +48,10 @@ type flight struct {
 	heldUntil int64 // how long a failed flight answers new callers, in Client.now's time
 
 	out outcome // set with finished, not changed after
+
+	// The leader's own, while it asks.
+	stuck string // the last foreign marker that was found
+	polls int    // how often one was found
 }
 
 // outcome is what comes of a flight.
@@ -54,9 +60,24 @@ type outcome struct {
 	absent bool
 	err    error      // of the loader
 	by     loadCaller // who loaded it; nil: it was found
-	proven bool       // nobody changed the key since the question: who joined late may have it too
+	proven bool       // nobody had changed the key when Redis was asked, at generation gen
+	gen    uint64     // see near; a caller that joined at a later one has heard of a change since
+	free   bool       // loaded while Redis was away: boardableLocked decided who may share it
 	again  bool       // nothing: the leader left before it knew
 	entry  *entry     // where it was put in memory, if it was
+}
+
+// serves says whether a caller may have the outcome. leader: it led the flight. early: it joined before the loader was
+// called. joined: the generation of its key then.
+func (o *outcome) serves(leader, early bool, joined uint64) bool {
+	switch {
+	case leader, o.free:
+		return true
+	case o.by != nil && early:
+		return true // what the loader read, it read after this caller had asked
+	default:
+		return o.proven && joined <= o.gen
+	}
 }
 
 // own says that it was loaded by the loader of this very call, which has the value itself.
@@ -80,7 +101,7 @@ func (c *Client) join(ctx context.Context, key string) (f *flight, leader, early
 	s := c.flights.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f = s.byKey[key]; f != nil && f.boardable(c.now()) {
+	if f = s.byKey[key]; f != nil && c.boardableLocked(f) {
 		f.waiting++
 		f.needDoneLocked()
 		return f, false, f.load == nil || f.finished, nil
@@ -93,12 +114,19 @@ func (c *Client) join(ctx context.Context, key string) (f *flight, leader, early
 	return f, true, true, nil
 }
 
-// boardable says whether one more may join. The caller holds the stripe's mu.
-func (f *flight) boardable(now int64) bool {
-	if f.finished {
+// boardableLocked says whether one more may join. A load that was started without Redis is open only while Redis is away, and
+// for StaleLease: nobody will say whether the key has changed since it began.
+func (c *Client) boardableLocked(f *flight) bool {
+	now := c.now()
+	switch {
+	case f.finished:
 		return now < f.heldUntil
+	case f.load == nil:
+		return true
+	case f.load.free && (now-f.load.began >= int64(c.opt.StaleLease) || c.isUp(f.key)):
+		return false
 	}
-	return f.load == nil || f.waiting > 0 || f.load.revive()
+	return f.waiting > 0 || f.load.revive()
 }
 
 func (f *flight) needDoneLocked() {
@@ -158,6 +186,18 @@ func (c *Client) complete(f *flight, out outcome) {
 	}
 }
 
+// abandon lets the others start over where the leader of f has left it with neither an outcome nor a load: its context has
+// ended, or something on its way panicked.
+func (c *Client) abandon(f *flight) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	left := !f.finished && f.load == nil
+	s.mu.Unlock()
+	if left {
+		c.complete(f, outcome{again: true})
+	}
+}
+
 // inFlight counts the keys for which a flight is under way.
 func (c *Client) inFlight() (keys int) {
 	for i := range c.flights.stripes {
@@ -202,6 +242,8 @@ type load struct {
 	items   []loadItem
 	out     []loaded
 	cancel  context.CancelFunc
+	began   int64    // in Client.now's time
+	free    bool     // see loadItem
 	one     struct { // keys and out of a load of one
 		keys [1]string
 		out  [1]loaded
@@ -217,7 +259,7 @@ type loadItem struct {
 	f      *flight
 	shard  *shard // nil without a lock
 	marker string // "" without a lock
-	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key was changed
+	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
 
 	n        int         // its place in load.items, for store
 	reserved reservation // for store
@@ -275,7 +317,7 @@ func (l *load) end() (mine, deserted bool) {
 // start calls the loader for items, whose flights the caller leads, and returns at once. ctx is the first caller's:
 // the loader sees its values, not its end.
 func (c *Client) start(ctx context.Context, p *plan, options callOptions, items []loadItem) {
-	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, items: items, live: len(items)}
+	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, items: items, live: len(items), began: c.now()}
 	l.keys, l.out = l.one.keys[:], l.one.out[:]
 	if len(items) > 1 {
 		l.keys, l.out = make([]string, len(items)), make([]loaded, len(items))
@@ -284,6 +326,7 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 	for i, item := range items {
 		l.keys[i] = item.f.key
 		locked = locked || item.marker != ""
+		l.free = l.free || item.free
 	}
 	ctx, l.cancel = context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), loadContextKey{}, l), options.loadTimeout)
 
@@ -313,7 +356,6 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
 	go func() { // ends when the loader returns
 		defer c.background.Done()
-		began := c.now()
 		err := l.run(ctx)
 		stop()
 		mine, deserted := l.end()
@@ -324,16 +366,22 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		defer l.cancel()
 		switch {
 		case err == nil:
-			l.observe(nil, time.Duration(c.now()-began))
+			l.observe(nil, time.Duration(c.now()-l.began))
 			l.store()
-		case errors.Is(err, ErrNotFound):
-			l.observe(err, time.Duration(c.now()-began))
+		case isNotFound(err):
+			l.observe(err, time.Duration(c.now()-l.began))
 			clear(l.out)
 			l.store()
 		default:
-			l.fail(ctx, err, deserted, time.Duration(c.now()-began))
+			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
 		}
 	}()
+}
+
+// isNotFound says that a loader said that there is nothing. One that panics with ErrNotFound does not say so.
+func isNotFound(err error) bool {
+	_, panicked := errors.AsType[*PanicError](err)
+	return errors.Is(err, ErrNotFound) && !panicked
 }
 
 // run calls the loader. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
@@ -392,7 +440,7 @@ func (l *load) settled() {
 func (l *load) observe(err error, took time.Duration) {
 	c := l.c
 	c.counts.loads.Add(1)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if err != nil && !isNotFound(err) {
 		c.counts.loadErrors.Add(1)
 	}
 	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})
@@ -455,19 +503,23 @@ func (l *load) store() {
 		}
 		switch {
 		case item.marker == "":
-			l.give(i, outcome{proven: item.free})
+			l.give(i, outcome{free: item.free})
 		case storable:
 			fill = append(fill, item)
 		default:
 			giveBack = append(giveBack, item)
 		}
 	}
-	c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
-		l.give(item.n, outcome{proven: ours}) // a lock that was ours to the end proves as much as an accepted fill
-	})
-	for i := range fill {
-		fill[i].reserved = c.near.reserve(fill[i].f.key, fill[i].shard)
+	for _, items := range [][]loadItem{fill, giveBack} {
+		for i := range items {
+			if items[i].shard = c.shardOf(items[i].f.key); items[i].shard != nil { // another may have taken over since the lock
+				items[i].reserved = c.near.reserve(items[i].f.key, items[i].shard)
+			}
+		}
 	}
+	c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
+		l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
+	})
 	c.overLocks(scriptFill, scriptFillMany, nil, fill, func(item loadItem) []string {
 		stored := wireAbsent
 		if l.out[item.n].found {
@@ -475,7 +527,7 @@ func (l *load) store() {
 		}
 		return []string{item.marker, stored, milliseconds(l.ttlOf(item.n))}
 	}, func(moved bool, item loadItem, accepted bool, err error) {
-		out := outcome{proven: accepted}
+		out := outcome{proven: accepted, gen: item.reserved.gen}
 		switch {
 		case err != nil:
 			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})

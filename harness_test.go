@@ -211,3 +211,8 @@ func awaitShared(t testing.TB, c *aside.Client, n int64) {
 func oldRedis(server *redistest.Server) bool {
 	return server.Name() == "redis" && (strings.HasPrefix(server.Version(), "6.0.") || strings.HasPrefix(server.Version(), "6.1."))
 }
+
+// containsLibrary says whether a CLIENT LIST has a connection of ours.
+func containsLibrary(list string) bool {
+	return strings.Contains(list, "lib-name=rueidis") || strings.Contains(list, "cmd=client|tracking")
+}

@@ -19,7 +19,7 @@ type joint struct {
 }
 
 const (
-	maxAlone = 8  // questions out before the next ones are joined
+	maxAlone = 4  // questions out before the next ones are joined
 	maxSeats = 16 // questions in one: the cost of tracking grows with their square up to Redis 7.0
 )
 

@@ -269,7 +269,7 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 	ctx, limited, cancel := c.questionContext(ctx)
 	defer cancel()
 	if err := sh.gate.enter(ctx); err != nil {
-		fail(fmt.Errorf("%w: %d questions are out already: %w", errNotAsked, maxInFlight, err))
+		fail(fmt.Errorf("%w: %w", errGateFull, err))
 		return
 	}
 	defer sh.gate.leave()
@@ -412,25 +412,39 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 	return all
 }
 
-// runBatches asks every shard once, all at the same time.
-func (c *Client) runBatches(ctx context.Context, all []*batch) {
-	byShard := make(map[*shard][]*call, 1)
+// runBatches asks every shard once, all at the same time, and hands each answer to use, if not nil, as it comes: what
+// one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
+func (c *Client) runBatches(ctx context.Context, all []*batch, use func(*batch)) {
+	byShard := make(map[*shard][]*batch, 1)
 	for _, b := range all {
-		byShard[b.shard] = append(byShard[b.shard], &b.call)
+		byShard[b.shard] = append(byShard[b.shard], b)
+	}
+	ask := func(sh *shard, batches []*batch) {
+		calls := make([]*call, len(batches))
+		for i, b := range batches {
+			calls[i] = &b.call
+		}
+		c.runAll(ctx, sh, calls...)
+		for _, b := range batches {
+			if use != nil {
+				use(b)
+			}
+		}
 	}
 	var others sync.WaitGroup
 	left := len(byShard)
-	for sh, calls := range byShard {
+	for sh, batches := range byShard {
 		if left--; left == 0 {
-			c.runAll(ctx, sh, calls...) // the last one here: a batch for one shard needs no goroutine
+			ask(sh, batches) // the last one here: a batch for one shard needs no goroutine
 			break
 		}
-		others.Go(func() { c.runAll(ctx, sh, calls...) })
+		others.Go(func() { ask(sh, batches) })
 	}
 	others.Wait()
 }
 
-// overLocks runs a script over those items that hold a lock, and reports for each whether it still was ours. It is
+// overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
+// goroutines, whether it still was ours. It is
 // bounded by RedisTimeout alone: the caller whose load it was may have gone.
 func (c *Client) overLocks(one, many *script, head []string, items []loadItem, args func(loadItem) []string, answer func(moved bool, item loadItem, ours bool, err error)) {
 	held := items[:0:0]
@@ -448,16 +462,15 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 	}
 	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
 		func(i int) []string { return args(held[i]) })
-	c.runBatches(context.Background(), all)
-	if answer == nil {
-		return
-	}
-	for _, b := range all {
+	c.runBatches(context.Background(), all, func(b *batch) {
+		if answer == nil {
+			return
+		}
 		ours, err := b.flags()
 		for n, i := range b.of {
 			answer(b.moved, held[i], err == nil && ours[n] == 1, err)
 		}
-	}
+	})
 }
 
 // overLock is overLocks for one.

@@ -75,6 +75,7 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 type boarded struct {
 	f             *flight
 	leader, early bool
+	joined        uint64
 }
 
 // obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one question per shard, and calls
@@ -109,6 +110,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		flights := make([]boarded, 0, len(keys))
 		var led []*flight
 		for _, key := range keys {
+			joined := c.near.generation(key)
 			f, leader, early, err := c.join(ctx, key)
 			if err != nil {
 				failed[key] = err
@@ -119,7 +121,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			} else {
 				c.counts.shared.Add(1)
 			}
-			flights = append(flights, boarded{f, leader, early})
+			flights = append(flights, boarded{f, leader, early, joined})
 		}
 		c.leadMulti(ctx, led, bad, p, options)
 		keys = keys[:0]
@@ -132,7 +134,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 				keys = append(keys, b.f.key)
 			case out.err != nil && !(out.own(p.call) && isEncodeError(out.err)):
 				failed[b.f.key] = out.err
-			case b.leader || b.early || out.proven:
+			case out.serves(b.leader, b.early, b.joined):
 				use(b.f.key, out)
 			default:
 				keys = append(keys, b.f.key)
@@ -152,48 +154,115 @@ func isEncodeError(err error) bool {
 
 // leadMulti is lead for many flights. It returns when each is done or its loader has been started.
 func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[string]string, p *plan, options callOptions) {
+	defer func() {
+		for _, f := range flights {
+			c.abandon(f)
+		}
+	}()
 	bad = maps.Clone(bad)
-	for polls := 0; len(flights) > 0; polls++ {
-		asked := c.readOrLockMulti(ctx, flights, bad)
+	if bad == nil {
+		bad = make(map[string]string)
+	}
+	waits := heldLocks{changed: make(chan struct{}, 1)}
+	defer waits.leave()
+	for ask := slices.Clone(flights); len(ask) > 0; ask = waits.next(ctx, c) {
 		var load []loadItem
-		var held []asking
-		waiting := flights[:0:0]
-		for _, a := range asked {
+		for _, a := range c.readOrLockMulti(ctx, ask, bad, p.room) {
 			switch {
 			case a.err != nil && ctx.Err() != nil:
-				c.complete(a.f, outcome{again: true})
+				return
 			case a.err != nil:
-				load = append(load, loadItem{f: a.f, shard: a.reserved.shard, free: errors.Is(a.err, errNotAsked)})
-			case a.found.content == contentValue, a.found.content == contentAbsent:
-				c.found(a.f, a.reserved, a.found, p.room)
+				load = append(load, loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
 			case a.found.content == contentUnreadable:
-				if bad == nil {
-					bad = make(map[string]string)
-				}
 				bad[a.f.key] = fingerprint(a.found.stored)
 				c.counts.decodeErrors.Add(1)
 				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
-				waiting = append(waiting, a.f)
+				waits.again = append(waits.again, a.f)
 			case a.found.mine:
 				load = append(load, loadItem{f: a.f, shard: a.shard, marker: a.found.stored})
-			default:
-				c.counts.lockWaits.Add(1)
-				held = append(held, a)
-				waiting = append(waiting, a.f)
+			case a.found.content == contentLock:
+				waits.add(c, a, bad)
 			}
 		}
 		if len(load) > 0 {
 			c.start(ctx, p, options, load)
 		}
-		for _, a := range held {
-			if !c.awaitHolder(ctx, a.f.key, a.reserved, a.found.ttl, polls) {
-				for _, f := range waiting {
-					c.complete(f, outcome{again: true})
-				}
-				return
-			}
+	}
+}
+
+// heldLocks are the keys of a leadMulti that somebody else is loading.
+type heldLocks struct {
+	changed chan struct{} // gets a token when one of them changes; buffered
+	held    []heldLock
+	again   []*flight // to be asked for at once
+}
+
+type heldLock struct {
+	f       *flight
+	changed <-chan struct{}
+	leave   func()
+	due     int64 // when to look again in any case, in Client.now's time
+}
+
+func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
+	if a.found.ttl < 0 && a.f.stuck == a.found.stored {
+		bad[a.f.key] = fingerprint(a.found.stored) // see lead
+		w.again = append(w.again, a.f)
+		return
+	}
+	a.f.stuck = a.found.stored
+	c.counts.lockWaits.Add(1)
+	changed, leave, ok := c.near.wait(a.f.key, a.reserved, w.changed)
+	if !ok {
+		w.again = append(w.again, a.f)
+		return
+	}
+	w.held = append(w.held, heldLock{
+		f: a.f, changed: changed, leave: leave, due: c.now() + int64(c.patience(a.reserved.shard, a.found.ttl, a.f.polls)),
+	})
+	a.f.polls++
+}
+
+// next waits until there is something to ask for again; nil: nothing is held any more, or ctx or the client has ended.
+func (w *heldLocks) next(ctx context.Context, c *Client) []*flight {
+	ready := w.again
+	w.again = nil
+	for len(ready) == 0 && len(w.held) > 0 {
+		due := int64(never)
+		for _, h := range w.held {
+			due = min(due, h.due)
 		}
-		flights = waiting
+		timer := time.NewTimer(time.Duration(due - c.now()))
+		select {
+		case <-w.changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-c.closing.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil || c.closing.Err() != nil {
+			return nil
+		}
+		now := c.now()
+		w.held = slices.DeleteFunc(w.held, func(h heldLock) bool {
+			select {
+			case <-h.changed:
+			default:
+				if now < h.due {
+					return false
+				}
+			}
+			h.leave()
+			ready = append(ready, h.f)
+			return true
+		})
+	}
+	return ready
+}
+
+func (w *heldLocks) leave() {
+	for _, h := range w.held {
+		h.leave()
 	}
 }
 
@@ -206,8 +275,9 @@ type asking struct {
 	err      error
 }
 
-// readOrLockMulti asks for many keys at once. Those of a question share a marker: with the key it still is unique.
-func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string) []asking {
+// readOrLockMulti asks for many keys at once. What is found completes its flight as soon as its shard has answered. Keys of
+// a question share a marker: with the key it still is unique.
+func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string, room uintptr) []asking {
 	asked := make([]asking, len(flights))
 	var plain, replace []int
 	for i, f := range flights {
@@ -239,8 +309,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	for _, b := range all {
 		b.args = append([]string{c.newMarker(b.shard), c.lockTTL}, b.args...)
 	}
-	c.runBatches(ctx, all)
-	for _, b := range all {
+	c.runBatches(ctx, all, func(b *batch) {
 		marker := b.args[0]
 		found, err := b.findings(marker)
 		if err != nil && c.unanswered(err) {
@@ -255,8 +324,11 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			if b.moved {
 				a.reserved.shard = nil
 			}
+			if a.err == nil && (a.found.content == contentValue || a.found.content == contentAbsent) {
+				c.found(a.f, a.reserved, a.found, room)
+			}
 		}
-	}
+	})
 	return asked
 }
 

@@ -42,8 +42,23 @@ type nearStripe struct {
 
 // waiter wakes those who wait for a key to change.
 type waiter struct {
-	changed chan struct{} // closed once, by whoever removes the waiter from its stripe
-	waiting int           // guarded by the stripe's mu
+	changed chan struct{}   // closed once, by whoever removes the waiter from its stripe
+	waiting int             // guarded by the stripe's mu
+	hints   []chan struct{} // of those who wait for several keys at once; guarded by the stripe's mu
+}
+
+// wakeUp is called once, by whoever has removed w from its stripe.
+func (w *waiter) wakeUp() {
+	if w == nil {
+		return
+	}
+	close(w.changed)
+	for _, hint := range w.hints {
+		select {
+		case hint <- struct{}{}:
+		default: // it has a token already
+		}
+	}
 }
 
 // entry is what is remembered for a key. All but decoded and weight are immutable.
@@ -110,6 +125,14 @@ type reservation struct {
 
 func (n *near) stripe(key string) *nearStripe {
 	return &n.stripes[maphash.String(n.seed, key)%uint64(len(n.stripes))]
+}
+
+// generation is what a reservation for key would have now.
+func (n *near) generation(key string) uint64 {
+	s := n.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gen
 }
 
 // reserve must be called before the question is sent.
@@ -180,9 +203,7 @@ func (n *near) drop(key string) {
 	w := s.waiters[key]
 	delete(s.waiters, key)
 	s.mu.Unlock()
-	if w != nil {
-		close(w.changed)
-	}
+	w.wakeUp()
 }
 
 // wake wakes who waits for a key that this process has filled or released itself, without waiting for the push. (Who has
@@ -193,9 +214,7 @@ func (n *near) wake(key string) {
 	w := s.waiters[key]
 	delete(s.waiters, key)
 	s.mu.Unlock()
-	if w != nil {
-		close(w.changed)
-	}
+	w.wakeUp()
 }
 
 // wakeAll wakes everybody: a connection is lost, so no push can be relied upon. Entries and reservations are voided by
@@ -209,14 +228,14 @@ func (n *near) wakeAll() {
 		s.waiters = nil
 		s.mu.Unlock()
 		for _, w := range woken {
-			close(w.changed)
+			w.wakeUp()
 		}
 	}
 }
 
-// wait returns a channel that is closed when key changes, and a function to call when one no longer waits. ok is
-// false if it may have changed since the reservation: ask again.
-func (n *near) wait(key string, r reservation) (changed <-chan struct{}, leave func(), ok bool) {
+// wait returns a channel that is closed when key changes, and a function to call when one no longer waits; hint, if not
+// nil, gets a token then. ok is false if it may have changed since the reservation: ask again.
+func (n *near) wait(key string, r reservation, hint chan struct{}) (changed <-chan struct{}, leave func(), ok bool) {
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,6 +251,9 @@ func (n *near) wait(key string, r reservation) (changed <-chan struct{}, leave f
 		s.waiters[key] = w
 	}
 	w.waiting++
+	if hint != nil {
+		w.hints = append(w.hints, hint)
+	}
 	return w.changed, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -89,9 +89,9 @@ func TestNothingIsKeptThatNobodyTellsUsOf(t *testing.T) {
 func TestAWaiterIsWokenOnceAndLeavesNothing(t *testing.T) {
 	n, sh, _ := newTestNear(1 << 20)
 	for _, wake := range []func(){func() { n.drop("k") }, func() { n.wake("k") }, n.wakeAll} {
-		changed, leave, ok := n.wait("k", n.reserve("k", sh))
+		changed, leave, ok := n.wait("k", n.reserve("k", sh), nil)
 		require.True(t, ok)
-		again, leaveAgain, ok := n.wait("k", n.reserve("k", sh))
+		again, leaveAgain, ok := n.wait("k", n.reserve("k", sh), nil)
 		require.True(t, ok)
 		require.Equal(t, 1, n.waiting())
 		wake()
@@ -101,12 +101,12 @@ func TestAWaiterIsWokenOnceAndLeavesNothing(t *testing.T) {
 		leaveAgain()
 		require.Zero(t, n.waiting())
 	}
-	_, leave, _ := n.wait("k", n.reserve("k", sh))
+	_, leave, _ := n.wait("k", n.reserve("k", sh), nil)
 	leave()
 	require.Zero(t, n.waiting(), "who leaves unwoken takes the entry along")
 	r := n.reserve("k", sh)
 	n.drop("k")
-	_, _, ok := n.wait("k", r)
+	_, _, ok := n.wait("k", r, nil)
 	require.False(t, ok, "it has changed since the question: ask again")
 }
 

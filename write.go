@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -77,10 +78,10 @@ func (c *Client) write(ctx context.Context, verb string, s *script, keys []strin
 		}
 	}
 	if len(late) > 0 { // the server's clock is ahead of what we take it for: look at it and try again, once
-		for _, b := range late {
-			c.probe(b.shard)
+		c.lookAtClocks(ctx, late)
+		if ctx.Err() == nil {
+			c.execute(ctx, late, args)
 		}
-		c.execute(ctx, late, args)
 	}
 	var errs []error
 	for _, b := range all {
@@ -93,6 +94,34 @@ func (c *Client) write(ctx context.Context, verb string, s *script, keys []strin
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// lookAtClocks probes the shards of batches, all at once, and returns when it knows or ctx has ended.
+func (c *Client) lookAtClocks(ctx context.Context, late []*batch) {
+	seen := make(map[*shard]bool, 1)
+	var probes sync.WaitGroup
+	for _, b := range late {
+		if seen[b.shard] {
+			continue
+		}
+		seen[b.shard] = true
+		probes.Add(1)
+		if !c.inBackground(func() { // ends within its timeout
+			defer probes.Done()
+			c.probe(b.shard)
+		}) {
+			probes.Done()
+		}
+	}
+	done := make(chan struct{})
+	go func() { // ends with the probes
+		probes.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // execute sends writes, each with the time after which its server must not do it any more: a command that timed out
@@ -108,7 +137,7 @@ func (c *Client) execute(ctx context.Context, all []*batch, args func(notAfter s
 			b.args = args(strconv.FormatInt(notAfter, 10))
 		}
 	}
-	c.runBatches(ctx, all)
+	c.runBatches(ctx, all, nil)
 }
 
 // writeError says what an answer to a write means to the caller.

@@ -1,7 +1,10 @@
 // Package slot says in which of a Redis Cluster's 16384 hash slots a key lives.
 package slot
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // Count is the number of hash slots of every Redis Cluster.
 const Count = 16384
@@ -37,3 +40,12 @@ var table = func() (t [256]uint16) {
 	}
 	return t
 }()
+
+// KeyIn returns a short key that lives in slot s.
+func KeyIn(s uint16) string {
+	for i := 0; ; i++ { // some 16,384 attempts: a millisecond
+		if key := "aside:" + strconv.Itoa(i); Of(key) == s {
+			return key
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package aside
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+func newConnected(t *testing.T, addr string) *Client {
+	t.Helper()
+	c, err := New(Options{
+		Redis: rueidis.ClientOption{InitAddress: []string{addr}}, ConnectTimeout: 20 * time.Second, RequireRedis: true,
+		RedisTimeout: 2 * time.Second, LockTTL: 10 * time.Second, Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// The server's clock has jumped ahead of what the prober last saw: a write is taken for late, the clock is looked at, once
+// per shard however many keys there are, and the write is done.
+func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c := newConnected(t, proxy.Addr())
+	ctx := t.Context()
+	sh := c.topo.Load().shards[0]
+	jump := func() { sh.ahead.Add(-time.Hour.Microseconds()) }
+	jump()
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
+	require.Equal(t, "v", server.Do("GET", "k"))
+	var keys []string
+	for i := range 50 * maxBatchKeys {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	server.Do("SET", "k7", "v")
+	proxy.Delay(20 * time.Millisecond)
+	jump()
+	short, cancel := context.WithTimeout(ctx, time.Second) // fifty probes one after another take two
+	defer cancel()
+	require.NoError(t, c.Del(short, keys...))
+	require.Nil(t, server.Do("GET", "k7"))
+}
+
+// Each acquisition has a marker of its own, with the server's time in it, and only that marker fills.
+func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
+	server := redistest.Start(t)
+	c := newConnected(t, server.Addr())
+	ctx, sh := t.Context(), c.topo.Load().shards[0]
+	_, first, err := c.readOrLock(ctx, sh, "k", "")
+	require.NoError(t, err)
+	require.True(t, first.mine)
+	require.Regexp(t, `^\x00aside:lock:[0-9a-f-]{36}:[0-9a-z]+:[0-9]{16}$`, first.stored)
+	_, again, err := c.readOrLock(ctx, sh, "k", "")
+	require.NoError(t, err)
+	require.Equal(t, contentLock, again.content)
+	require.False(t, again.mine, "our own client's other acquisition is somebody else's lock")
+	require.Positive(t, again.ttl)
+
+	server.Do("DEL", "k")
+	_, second, err := c.readOrLock(ctx, sh, "k", "")
+	require.NoError(t, err)
+	require.True(t, second.mine)
+	require.NotEqual(t, first.stored, second.stored)
+	run := func(s *script, args ...string) int64 {
+		q := newCall(s, "k", args...)
+		c.run(ctx, sh, q)
+		flags, err := q.flags()
+		require.NoError(t, err)
+		return flags[0]
+	}
+	require.Zero(t, run(scriptFill, first.stored, "stale", "60000"), "the first load was overtaken")
+	require.Zero(t, run(scriptRenew, "60000", first.stored))
+	require.Zero(t, run(scriptRelease, first.stored))
+	require.EqualValues(t, 1, run(scriptRenew, "60000", second.stored))
+	require.Greater(t, server.Do("PTTL", "k"), int64(20_000))
+	require.EqualValues(t, 1, run(scriptFill, second.stored, "v", "60000"))
+	require.Zero(t, run(scriptFill, second.stored, "twice", "60000"), "a fill that is sent twice is refused")
+	require.Equal(t, "v", server.Do("GET", "k"))
+}
+
+// The stamp of a marker is the server's time at the start of the load.
+func TestAMarkersStampIsTheServersTime(t *testing.T) {
+	server := redistest.Start(t)
+	c := newConnected(t, server.Addr())
+	sh := c.topo.Load().shards[0]
+	clock := server.Do("TIME").([]any)
+	var seconds, micros, stamp int64
+	_, err := fmt.Sscan(clock[0].(string), &seconds)
+	require.NoError(t, err)
+	_, err = fmt.Sscan(clock[1].(string), &micros)
+	require.NoError(t, err)
+	marker := c.newMarker(sh)
+	_, err = fmt.Sscan(marker[len(marker)-16:], &stamp)
+	require.NoError(t, err)
+	require.InDelta(t, seconds*1e6+micros, stamp, 1e6)
+}
