@@ -20,7 +20,7 @@ type joint struct {
 
 const (
 	maxAlone = 4  // questions out before the next ones are joined
-	maxSeats = 16 // questions in one: the cost of tracking grows with their square up to Redis 7.0
+	maxSeats = 12 // questions in one: the cost of tracking grows with their square up to Redis 7.0
 )
 
 // seat is a caller's place in a joint question.

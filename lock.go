@@ -58,11 +58,11 @@ end`
 
 var (
 	// KEYS: k   ARGV: marker, LockTTL in ms.   Answer: v, ttl
-	// v is what the key holds (ttl: its PTTL), or our marker. A second run finds the marker of the first.
+	// v is what the key holds (ttl: its PTTL), or 1: our marker now. A second run finds the marker of the first.
 	scriptReadOrLock = newScript(`
 local key, call = KEYS[1], redis.call
 local locked = redis.pcall('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
-if locked and locked.ok then return {ARGV[1], 0} end
+if locked and locked.ok then return {1, 0} end
 local v = call('GET', key)
 if not v then return locked end
 return {v, call('PTTL', key)}`)
@@ -79,7 +79,7 @@ for i = 1, #KEYS do
   local locked = redis.pcall('SET', key, marker, 'NX', 'PX', ttl)
   if locked and locked.ok then
     mine[#mine+1] = key
-    answer[2*i-1], answer[2*i] = marker, 0
+    answer[2*i-1], answer[2*i] = 1, 0
   else
     others[#others+1] = key
     answer[2*i-1] = locked
@@ -109,7 +109,7 @@ if v and redis.sha1hex(v) ~= ARGV[3] then
   return {v, redis.call('PTTL', KEYS[1])}
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {ARGV[1], 0}`)
+return {1, 0}`)
 
 	// KEYS: k   ARGV: lock prefix.   Answer: v, ttl; v is false where there is none, or a lock. Changes nothing.
 	scriptRead = newScript(luaLook + `
@@ -189,7 +189,7 @@ return 1`)
 )
 
 const (
-	maxBatchKeys  = 32      // keys per script call, so that others get their turn; see also scriptReadOrLock
+	maxBatchKeys  = 64      // keys per script call, so that others get their turn; see also scriptReadOrLock
 	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )
 
@@ -554,6 +554,9 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 	if v.IsNil() {
 		return finding{}
 	}
+	if v.IsInt64() {
+		return finding{content: contentLock, stored: marker, mine: true}
+	}
 	if f.stored, f.err = v.ToString(); f.err != nil {
 		return f
 	}
@@ -563,7 +566,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 	}
 	f.ttl = time.Duration(ms) * time.Millisecond
 	f.value, f.content = unpack(f.stored)
-	f.mine = f.content == contentLock && f.stored == marker
+	f.mine = f.content == contentLock && f.stored == marker // the first run of a question that was sent twice
 	return f
 }
 

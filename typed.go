@@ -169,6 +169,9 @@ func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	if !t.keep || e == nil {
 		return t.decodeAnew(key, raw)
 	}
+	if kept := t.kept(e); kept != nil {
+		return *kept, nil
+	}
 	e.decoding.Lock() // two hundred waiters of one key decode it once
 	defer e.decoding.Unlock()
 	if kept := t.kept(e); kept != nil {
