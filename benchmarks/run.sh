@@ -48,7 +48,7 @@ if [ "$write" = yes ]; then
 		cat <<-EOF
 			# Benchmarks
 
-			Written by \`benchmarks/run.sh $count --write\` on $(date -u +%Y-%m-%d).
+			Written by \`BENCHTIME=${BENCHTIME:-1s} benchmarks/run.sh $count --write\` on $(date -u +%Y-%m-%d).
 
 			$machine
 
