@@ -75,8 +75,9 @@ func New(options Options) (*Client, error) {
 	c.closing, c.close = context.WithCancel(context.Background())
 
 	first := make(chan error, 1)
-	c.background.Add(1)
+	c.background.Add(2)
 	go c.connect(first) // ends with Close
+	go c.renewer()      // so does this
 	timer := time.NewTimer(options.ConnectTimeout)
 	defer timer.Stop()
 	err = errors.New("no answer")

@@ -270,7 +270,8 @@ func (c *Client) connect(first chan error) {
 		if err == nil {
 			if err = c.refresh(redis, !option.DisableCache); err == nil {
 				select {
-				case <-first: // New has not read the last error, and need not
+				case old := <-first:
+					_ = old // New has not read the last error, and need not
 				default:
 				}
 				first <- nil

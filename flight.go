@@ -250,9 +250,9 @@ type load struct {
 	}
 
 	mu      sync.Mutex
-	live    int  // flights that somebody waits for
-	ended   bool // it returned, or it is no longer waited for
-	renewal *time.Timer
+	live    int   // flights that somebody waits for
+	ended   bool  // it returned, or it is no longer waited for
+	renewed int64 // when its locks were taken or last renewed, in Client.now's time
 }
 
 type loadItem struct {
@@ -308,9 +308,6 @@ func (l *load) end() (mine, deserted bool) {
 		return false, false
 	}
 	l.ended = true
-	if l.renewal != nil {
-		l.renewal.Stop()
-	}
 	return true, l.live == 0
 }
 
@@ -322,10 +319,9 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 	if len(items) > 1 {
 		l.keys, l.out = make([]string, len(items)), make([]loaded, len(items))
 	}
-	locked := false
+	l.renewed = l.began
 	for i, item := range items {
 		l.keys[i] = item.f.key
-		locked = locked || item.marker != ""
 		l.free = l.free || item.free
 	}
 	ctx, l.cancel = context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), loadContextKey{}, l), options.loadTimeout)
@@ -347,11 +343,6 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		item.f.load = l
 		item.f.needDoneLocked()
 		s.mu.Unlock()
-	}
-	if locked {
-		l.mu.Lock()
-		l.renewal = time.AfterFunc(c.opt.LockTTL/3, l.renew)
-		l.mu.Unlock()
 	}
 	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
 	go func() { // ends when the loader returns
@@ -446,23 +437,39 @@ func (l *load) observe(err error, took time.Duration) {
 	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})
 }
 
-// renew keeps the locks while the loader runs. A lock that is lost stays lost: its fill will be refused.
-func (l *load) renew() {
-	c := l.c
-	l.mu.Lock()
-	if l.ended {
-		l.mu.Unlock()
-		return
-	}
-	c.background.Add(1) // not from zero: the load itself counts until it has ended
-	l.mu.Unlock()
+// renewer keeps the locks of loaders that are slow: all that are due, in one question per shard. A lock that is lost stays
+// lost: its fill will be refused. It ends with Close.
+func (c *Client) renewer() {
 	defer c.background.Done()
-	c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, l.items, markerOnly, nil)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.ended {
-		l.renewal.Reset(c.opt.LockTTL / 3)
+	tick := time.NewTicker(c.opt.LockTTL / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-c.closing.Done():
+			return
+		}
+		// Due after a third of LockTTL, found within half of it at the latest.
+		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
+			c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, items, markerOnly, nil)
+		}
 	}
+}
+
+// dueForRenewal returns the locks that are older than age, and counts them as renewed.
+func (c *Client) dueForRenewal(age int64) (items []loadItem) {
+	c.loadsMu.Lock()
+	defer c.loadsMu.Unlock()
+	now := c.now()
+	for l := range c.loads {
+		l.mu.Lock()
+		if !l.ended && now-l.renewed >= age {
+			l.renewed = now
+			items = append(items, l.items...)
+		}
+		l.mu.Unlock()
+	}
+	return items
 }
 
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.

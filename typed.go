@@ -114,11 +114,11 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		bad = fingerprint(pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
-	return alone(t.c, ctx, opts, func(ctx context.Context) (T, error) { return load(ctx, key) })
+	return alone(ctx, t.c, opts, func(ctx context.Context) (T, error) { return load(ctx, key) })
 }
 
 // alone calls a loader for one call only, with the deadline and the shelter from panics that a shared load has.
-func alone[R any](c *Client, ctx context.Context, opts []CallOption, load func(context.Context) (R, error)) (value R, err error) {
+func alone[R any](ctx context.Context, c *Client, opts []CallOption, load func(context.Context) (R, error)) (value R, err error) {
 	options, err := c.callOptions(opts)
 	if err != nil {
 		return value, err
@@ -237,7 +237,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 	bad := make(map[string]string)
 	for round := 0; len(missing) > 0 && failed == nil; round++ {
 		if round == undecodableRounds { // as in get
-			found, err := alone(t.c, ctx, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
+			found, err := alone(ctx, t.c, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
 			for _, key := range missing {
 				if value, ok := found[key]; ok && err == nil {
 					values[key] = value
