@@ -36,6 +36,7 @@ type Client struct {
 	closeErr   error          // set within closeOnce
 	background sync.WaitGroup // every goroutine of ours
 
+	idle    chan func() // to a worker that waits for one
 	loadsMu sync.Mutex
 	loads   map[*load]struct{} // guarded by loadsMu; those that run
 
@@ -68,7 +69,7 @@ func New(options Options) (*Client, error) {
 	}
 	c := &Client{
 		opt: options, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
-		moved: make(chan struct{}, 1), loads: make(map[*load]struct{}),
+		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),
 	}
 	c.near = newNear(options.MemoryBytes, c.now)
 	c.flights.seed = maphash.MakeSeed()

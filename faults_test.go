@@ -145,7 +145,8 @@ func TestAfterTheTripNoCallAsksAFrozenRedis(t *testing.T) {
 	for i := range 1000 {
 		call(fmt.Sprint("after", i))
 	}
-	require.Equal(t, asked, c.Stats().RedisErrors, "nobody asks any more")
+	// What was sent before the trip may still run out of time in the background. If callers asked, there would be hundreds.
+	require.Less(t, c.Stats().RedisErrors-asked, int64(20), "nobody asks any more")
 	t.Logf("the longest of 4,000 calls on a frozen Redis took %v", time.Duration(longest.Load()))
 	server.Thaw()
 	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })
