@@ -388,7 +388,7 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 	}
 	c.run(ctx, sh, q)
 	found, err := q.finding(marker)
-	if err != nil && c.unanswered(q.err) {
+	if err != nil && c.unanswered(err) {
 		c.disown(sh, q.keys, marker)
 	}
 	if q.moved {

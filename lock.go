@@ -444,8 +444,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, use func(*batch))
 }
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
-// goroutines, whether it still was ours. It is
-// bounded by RedisTimeout alone: the caller whose load it was may have gone.
+// goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
 func (c *Client) overLocks(one, many *script, head []string, items []loadItem, args func(loadItem) []string, answer func(moved bool, item loadItem, ours bool, err error)) {
 	held := items[:0:0]
 	for _, item := range items {

@@ -277,14 +277,3 @@ func (n *near) size() (entries int, bytes int64) {
 	}
 	return n.cache.EstimatedSize(), int64(n.cache.WeightedSize())
 }
-
-// waiting counts the keys that somebody waits for.
-func (n *near) waiting() (keys int) {
-	for i := range n.stripes {
-		s := &n.stripes[i]
-		s.mu.Lock()
-		keys += len(s.waiters)
-		s.mu.Unlock()
-	}
-	return keys
-}

@@ -163,3 +163,14 @@ func TestALookupTakesNoAllocation(t *testing.T) {
 	n.commit("k", n.reserve("k", sh), "v", false, time.Hour, 0)
 	require.Zero(t, testing.AllocsPerRun(100, func() { n.lookup("k") }))
 }
+
+// waiting counts the keys that somebody waits for.
+func (n *near) waiting() (keys int) {
+	for i := range n.stripes {
+		s := &n.stripes[i]
+		s.mu.Lock()
+		keys += len(s.waiters)
+		s.mu.Unlock()
+	}
+	return keys
+}

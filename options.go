@@ -38,7 +38,7 @@ type Options struct {
 	RedisTimeout time.Duration
 
 	// LockTTL is how long a process that died while it was loading keeps others from loading the same key. The lock of
-	// a living process is renewed every third of it, however long its loader takes. At least twice RedisTimeout, so that
+	// a living process is renewed after a third to half of it, however long its loader takes. At least twice RedisTimeout, so that
 	// a renewal can arrive. Defaults to 2 seconds.
 	LockTTL time.Duration
 

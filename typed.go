@@ -46,7 +46,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	t := &TypedClient[T]{c: client, codec: c}
 	kind := reflect.TypeFor[T]()
 	if t.keep = options.shared || shape.Flat(kind); t.keep {
-		t.room = max(kind.Size(), 1)
+		t.room = uintptr(max(shape.Size(kind), 1))
 	}
 	// Views made anew for each request share what was decoded if their codecs are equal. One that has functions in it
 	// cannot be compared: such a view is equal to itself only.
