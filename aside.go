@@ -12,16 +12,21 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
 )
 
 // Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
 // one process at a time runs for a key. It speaks strings; [Typed] puts a codec in front. Safe for concurrent use.
 type Client struct {
-	opt         Options // complete; immutable
-	began       time.Time
+	opt         Options   // complete; immutable
+	began       time.Time // for now
+	started     time.Time // for people
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
 	near        *near
+	stamps      *stamper
+	store       fallback.Store // what outages leave behind
 	flights     flights
 	counts      counters
 
@@ -29,6 +34,13 @@ type Client struct {
 	topo   atomic.Pointer[topology] // nil until Redis has been reached
 	topoMu sync.Mutex               // held while topo is replaced and its probers are started
 	moved  chan struct{}            // asks follow to look at once; buffered, never blocks
+
+	nowhere *shard // stands in where no shard is known; degraded while there is such a place
+
+	modes   announcer
+	claims  claims // keys whose records are being replayed
+	replays replays
+	loaders chan struct{} // has a token for each loader that runs without a lock
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing
@@ -40,7 +52,7 @@ type Client struct {
 	loadsMu sync.Mutex
 	loads   map[*load]struct{} // guarded by loadsMu; those that run
 
-	seldomRedis, seldomStore, seldomDecode, seldomObserver seldom
+	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay seldom
 }
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
@@ -52,12 +64,14 @@ type Loader[T any] func(ctx context.Context, key string) (T, error)
 // When it returns an error the map is ignored, and nothing is concluded about any key; ErrNotFound means that all are absent.
 type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
 
-// closeGrace is how long Close waits for loaders and questions that do not heed their context.
-const closeGrace = 2 * time.Second
+const (
+	closeGrace = 2 * time.Second // for loaders and questions that do not heed their context
+	flushGrace = 2 * time.Second // for a disk that hangs
+)
 
 // New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at most, and succeeds without
-// one (unless RequireRedis is set): the client then calls loaders directly until Redis answers. Its error says all that is
-// wrong with the options.
+// one (unless RequireRedis is set): the client then is degraded until Redis answers. Its error says all that is wrong with
+// the options, or why the fallback directory cannot be used (ErrLocked: another process has it).
 func New(options Options) (*Client, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -70,8 +84,18 @@ func New(options Options) (*Client, error) {
 	c := &Client{
 		opt: options, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
 		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),
+		loaders: make(chan struct{}, options.MaxLoaders),
 	}
-	c.near = newNear(options.MemoryBytes, c.now)
+	c.started = c.began
+	c.near = newNear(options.MemoryBytes, options.DegradedTTL, c.now)
+	c.nowhere = c.newShard("", nil, false)
+	if c.stamps, err = newStamper(); err != nil {
+		return nil, err
+	}
+	if c.store, err = options.openStore(); err != nil {
+		return nil, err
+	}
+	c.stamps.after(c.store.Latest())
 	c.flights.seed = maphash.MakeSeed()
 	c.closing, c.close = context.WithCancel(context.Background())
 
@@ -112,7 +136,9 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 }
 
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
-// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so.
+// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. Then
+// it has the fallback store put on disk what it has accepted, for 2 seconds at most, and gives up its directory. It replays
+// nothing: the next client with that directory does.
 // (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
 // has left its cluster.)
 // Closing again does nothing and returns the same.
@@ -146,8 +172,24 @@ func (c *Client) Close() error {
 			}
 		}
 		c.near.forget()
+		ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
+		defer cancel()
+		if err := c.store.Close(ctx); err != nil {
+			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", err))
+		}
 	})
 	return c.closeErr
+}
+
+// enter begins work that Close waits for; the caller ends it with c.background.Done. false: the client is closed.
+func (c *Client) enter() bool {
+	c.loadsMu.Lock()
+	defer c.loadsMu.Unlock()
+	if c.closing.Err() != nil {
+		return false
+	}
+	c.background.Add(1)
+	return true
 }
 
 // inBackground runs fn in a goroutine that Close waits for; not at all once the client is closed.
@@ -210,11 +252,12 @@ var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loa
 // obtain is the life of a Get behind memory.
 //
 //	join the key's flight; if there is none, lead one:
+//	    if a write of the key waits to be replayed, have it replayed
 //	    ask Redis, read-or-lock
 //	        a value              → memory, done
 //	        a lock of our own    → call the loader, fill, done
 //	        somebody else's lock → wait until Redis says that the key has changed, or the lock has run out; ask again
-//	        no answer            → call the loader without a lock, done
+//	        no answer            → what the fallback store has; else call the loader without a lock, done
 //	wait for the flight, or for ctx
 //
 // bad is the fingerprint of what the key was found to hold and could not be decoded, else "".
@@ -283,13 +326,20 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 	for ; ; f.polls++ {
 		sh := c.shardOf(f.key)
 		item := loadItem{f: f, shard: sh}
-		r, found, err := c.readOrLock(ctx, sh, f.key, bad)
+		var r reservation
+		var found finding
+		err := errNotAsked
+		if !c.unsettled(ctx, f.key) {
+			r, found, err = c.readOrLock(ctx, sh, f.key, bad)
+		}
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return
 		case err != nil:
-			item.free = errors.Is(err, errNotAsked)
-			c.start(ctx, p, options, []loadItem{item})
+			if !c.recall(f, p.room) {
+				item.free = errors.Is(err, errNotAsked)
+				c.start(ctx, p, options, []loadItem{item})
+			}
 			return
 		}
 		switch found.content {
@@ -307,7 +357,7 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 				c.start(ctx, p, options, []loadItem{item})
 				return
 			}
-			if found.ttl < 0 && found.stored == f.stuck {
+			if found.ttl < 0 && found.stored == f.stuck || c.orphaned(f.key, found.stored) {
 				bad = fingerprint(found.stored) // a lock that does not end is nobody's, and it has had its time
 				continue
 			}
@@ -441,8 +491,11 @@ func (c *Client) Stats() Stats {
 		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
 		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), Flushes: n.flushes.Load(),
+		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(),
 		RedisConnected: c.connected(), Waiting: c.inFlight(),
 	}
+	fallen := c.store.Stats()
+	s.Pending = fallen.Sets + fallen.Deletes
 	s.MemoryEntries, s.MemoryBytes = c.near.size()
 	return s
 }

@@ -25,18 +25,22 @@ import (
 //   - Each shard, a primary, has a prober. It asks on the same connection as everybody else, so an answer proves three
 //     things: the server lives, every invalidation sent before it has been handled (Redis puts them on the connection
 //     first), and what time it is there.
-//   - A shard that does not answer is down: callers leave it alone, only its prober goes on asking. So an outage costs
-//     a call at most one RedisTimeout, and after that nothing.
+//   - A shard that does not answer is degraded (mode.go): callers leave it alone, only its prober goes on asking. So an
+//     outage costs a call at most one RedisTimeout, and after that nothing.
 
 const (
-	probeEvery     = 250 * time.Millisecond // at most; a quarter of StaleLease where that is less
-	probeTimeout   = 200 * time.Millisecond // at most; RedisTimeout where that is less
-	probeDownEvery = 50 * time.Millisecond  // while the shard is down: a refused dial is cheap
-	timeoutsToDown = 5                      // in a row, callers' and prober's together
+	probeEvery     = 200 * time.Millisecond // at most; a quarter of StaleLease where that is less
+	probeDownEvery = 50 * time.Millisecond  // while the shard is degraded: a refused dial is cheap
 	maxInFlight    = 512                    // questions per node: half of rueidis's ring, which blocks whatever the context says when it is full
-	reconcileDown  = 250 * time.Millisecond // between looks at a cluster's topology while a shard is down
+	reconcileDown  = 250 * time.Millisecond // between looks at a cluster's topology while a shard is degraded
 	maxBackoff     = time.Second            // between attempts to connect for the first time
-	lateMargin     = 100 * time.Millisecond // see notAfter
+
+	// How much a question without an answer says, see failed.
+	failuresToLose = 5 // in a row
+	callersTimeout = 1
+	probesTimeout  = 3
+	brokenOnly     = 0 // a connection is gone: the prober tries the next one
+	decisive       = failuresToLose
 )
 
 // shard is one primary and what this process knows of it. All fields are safe for concurrent use.
@@ -46,18 +50,35 @@ type shard struct {
 	tracked bool           // invalidations are pushed
 	stop    chan struct{}  // closed when the node has left the cluster
 
-	ownKey atomic.Pointer[string] // in a cluster: a key in one of its slots, see probe
-	dead   atomic.Bool            // rueidis has closed it
+	probeKey atomic.Pointer[string] // in a cluster: in one of its slots, see probe
+	dead     atomic.Bool            // rueidis has closed it
 
-	up       atomic.Bool   // answers
-	epoch    atomic.Uint64 // the connection; entries read on an earlier one are not used
-	lease    atomic.Int64  // until when entries may be used, in Client.now's time
-	ahead    atomic.Int64  // µs by which the server's clock is ahead of Client.now
-	timeouts atomic.Int32  // in a row
-	kick     chan struct{} // asks the prober to look at once; buffered, never blocks
-	gate     gate          // bounds the questions that are out
-	locks    joint         // questions that go together under load
-	fills    joint
+	mode            atomic.Int32  // a Mode; changed by Client.happened only
+	outage          atomic.Uint64 // how many outages it has had, this one included
+	proven          atomic.Uint64 // the epoch that the latest proof of life was about
+	unverifiedUntil atomic.Int64  // while it is degraded: how long entries of that epoch may be used
+	state           modeState
+
+	epoch   atomic.Uint64               // the connection; entries read on an earlier one are not used
+	lease   atomic.Int64                // until when entries may be used, in Client.now's time
+	clock   atomic.Pointer[clockSample] // nil until it has answered
+	failing atomic.Int32                // weight of the questions without an answer, in a row
+	broken  atomic.Bool                 // the last probe found its connection broken
+	fresh   atomic.Bool                 // it has never been away
+	kick    chan struct{}               // asks the prober to look at once; buffered, never blocks
+	replay  chan struct{}               // asks the replayer to look at once; buffered, never blocks
+	gate    gate                        // bounds the questions that are out
+	locks   joint                       // questions that go together under load
+	fills   joint
+
+	run         atomic.Pointer[runID]
+	runIDBefore string // what it was when the outage began; guarded by state.mu
+}
+
+// runID is what a server calls its own life: it changes with a restart, and another server has another.
+type runID struct {
+	id    string // "" if the server does not tell
+	epoch uint64 // the connection on which it was read
 }
 
 // joins says whether questions of different keys may go together: not in a cluster, where their slots differ.
@@ -66,8 +87,12 @@ func (sh *shard) joins() bool { return sh.addr == "" }
 func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
 		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}),
-		kick: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1)},
+		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1)},
 	}
+	sh.mode.Store(int32(Degraded)) // until the first probe is answered
+	sh.outage.Store(1)
+	sh.state.since = time.Now()
+	sh.fresh.Store(true)
 	sh.locks.send = func(seats []*seat) { c.sendLocks(sh, seats) }
 	sh.fills.send = func(seats []*seat) { c.sendFills(sh, seats) }
 	sh.epoch.Store(1)
@@ -79,6 +104,22 @@ func (sh *shard) probeNow() {
 	case sh.kick <- struct{}{}:
 	default:
 	}
+}
+
+func (sh *shard) replayNow() {
+	select {
+	case sh.replay <- struct{}{}:
+	default:
+	}
+}
+
+// retire is called when the node has left: nobody may use it, or what was read from it, any more.
+func (sh *shard) retire() {
+	sh.proven.Store(never)
+	sh.outage.Add(1)
+	sh.mode.Store(int32(Degraded))
+	sh.newEpoch()
+	close(sh.stop)
 }
 
 // newEpoch gives up what was read so far, until the prober has proved the next connection.
@@ -129,6 +170,7 @@ type topology struct {
 	shards []*shard
 	bySlot *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
 	holes  bool                // there are such slots
+	since  time.Time
 }
 
 func (t *topology) shardOf(key string) *shard {
@@ -146,10 +188,12 @@ func (c *Client) shardOf(key string) *shard {
 	return nil
 }
 
-// isUp says whether the shard that has key answers.
-func (c *Client) isUp(key string) bool {
-	sh := c.shardOf(key)
-	return sh != nil && sh.up.Load()
+// home is shardOf for what must have a shard: where none is known it is one that nobody can ask.
+func (c *Client) home(key string) *shard {
+	if sh := c.shardOf(key); sh != nil {
+		return sh
+	}
+	return c.nowhere
 }
 
 // redisOption completes the user's option; see the table in docs/ARCHITECTURE.md for the reasons.
@@ -389,7 +433,7 @@ func (c *Client) follow(redis rueidis.Client, tracked bool) {
 // epoch, so that nothing is served that another node may have changed.
 func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	old := c.topo.Load()
-	next := &topology{redis: redis}
+	next := &topology{redis: redis, since: time.Now()}
 	if redis.Mode() != rueidis.ClientModeCluster {
 		next.shards = []*shard{c.newShard("", redis, tracked)}
 	} else {
@@ -413,9 +457,7 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 		}
 		nodes := redis.Nodes()
 		for sh := range known { // left over: gone
-			sh.up.Store(false)
-			sh.newEpoch()
-			close(sh.stop)
+			sh.retire()
 			if nodes[sh.addr] == nil || sh.dead.Load() { // nobody else will close it
 				sh.client.Close()
 			}
@@ -430,7 +472,11 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	// once, so that a hung node does not make the others wait.
 	var look sync.WaitGroup
 	for _, sh := range started {
-		look.Go(func() { c.probe(sh) })
+		look.Go(func() {
+			if ok := c.probe(sh); ok && sh.fresh.Load() {
+				c.returned(sh)
+			}
+		})
 	}
 	look.Wait()
 	c.topoMu.Lock()
@@ -438,14 +484,26 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	if c.closing.Err() != nil {
 		return ErrClosed
 	}
+	if next.holes && (old == nil || !old.holes) {
+		c.nowhere.outage.Add(1)
+	}
+	if next.holes {
+		c.nowhere.mode.Store(int32(Degraded))
+	} else {
+		c.nowhere.mode.Store(int32(Healthy))
+	}
 	c.topo.Store(next)
 	for _, sh := range started {
-		c.background.Add(1)
-		go c.prober(sh) // ends with sh.stop or Close
+		c.background.Add(2)
+		go c.prober(sh)   // ends with sh.stop or Close
+		go c.replayer(sh) // so does this
+	}
+	for _, sh := range next.shards { // which may have got keys with records of another
+		sh.replayNow()
 	}
 	if old == nil {
 		for _, sh := range started {
-			if sh.up.Load() {
+			if sh.asks() {
 				return nil
 			}
 		}
@@ -478,7 +536,7 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 			byAddr[sh.addr] = sh
 		}
 	}
-	t := &topology{redis: redis, bySlot: new([slot.Count]*shard)}
+	t := &topology{redis: redis, bySlot: new([slot.Count]*shard), since: time.Now()}
 	used := make(map[*shard]bool)
 	for _, row := range answer {
 		parts, err := row.ToArray()
@@ -509,8 +567,8 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 		if !used[sh] {
 			used[sh] = true
 			t.shards = append(t.shards, sh)
-			key := slot.KeyIn(uint16(from))
-			sh.ownKey.Store(&key)
+			key := probeKeyPrefix + "{" + slot.Tag(uint16(from)) + "}"
+			sh.probeKey.Store(&key)
 		}
 		for i := from; i <= to; i++ {
 			t.bySlot[i] = sh
@@ -540,7 +598,7 @@ func (c *Client) connected() bool {
 		return false
 	}
 	for _, sh := range t.shards {
-		if !sh.up.Load() {
+		if !sh.asks() {
 			return false
 		}
 	}
@@ -550,9 +608,10 @@ func (c *Client) connected() bool {
 func (c *Client) prober(sh *shard) {
 	defer c.background.Done()
 	every := min(probeEvery, c.opt.StaleLease/4)
+	var back comeback
 	for {
 		pause := jitter(every)
-		if !sh.up.Load() {
+		if !sh.asks() {
 			pause = jitter(probeDownEvery)
 		}
 		timer := time.NewTimer(pause)
@@ -567,20 +626,48 @@ func (c *Client) prober(sh *shard) {
 			timer.Stop()
 			return
 		}
-		c.probe(sh)
+		away := !sh.asks()
+		ok := c.probe(sh)
+		switch {
+		case !away:
+			back = comeback{}
+		case back.probed(ok, sh.fresh.Load(), c.now()):
+			back = comeback{}
+			c.returned(sh)
+		}
 	}
 }
 
-// probe asks once. PING, because it is refused while the server loads its data; TIME for the clock. In a cluster also for a
-// key of its own: a primary that the others have given up, or that has given up its slots, answers PING all the same, but
-// what it has heard of is not what has happened.
-func (c *Client) probe(sh *shard) {
-	ctx, cancel := context.WithTimeout(c.closing, min(probeTimeout, c.opt.RedisTimeout))
+// probeKeyPrefix begins the keys that probes ask for, or delete. There are none.
+const probeKeyPrefix = "aside:probe"
+
+// probe asks once and says whether sh can be used. PING, because it is refused while the server loads its data; TIME for the
+// clock. In a cluster also for a key of its own: a primary that the others have given up, or that has given up its slots,
+// answers PING all the same, but what it has heard of is not what has happened. If the shard is degraded that question
+// is a write, which changes nothing. And on a new connection it asks whether it is the same server.
+func (c *Client) probe(sh *shard) (ok bool) {
+	limit := c.opt.RedisTimeout * 3 / 5
+	if sh.failing.Load() > 0 {
+		limit /= 2 // to be sure
+	}
+	ctx, cancel := context.WithTimeout(c.closing, limit)
 	defer cancel()
-	epoch, sent := sh.epoch.Load(), c.now()
-	questions := append(make([]rueidis.Completed, 0, 3), sh.client.B().Ping().Build(), sh.client.B().Time().Build())
-	if key := sh.ownKey.Load(); key != nil {
-		questions = append(questions, sh.client.B().Exists().Key(*key).Build())
+	epoch, sent, b := sh.epoch.Load(), c.now(), sh.client.B()
+	questions := append(make([]rueidis.Completed, 0, 4), b.Ping().Build(), b.Time().Build())
+	key := sh.probeKey.Load()
+	switch {
+	case !sh.asks() && key != nil:
+		questions = append(questions, b.Del().Key(*key).Build())
+	case !sh.asks():
+		questions = append(questions, b.Del().Key(probeKeyPrefix).Build())
+	case key != nil:
+		questions = append(questions, b.Exists().Key(*key).Build())
+	}
+	keyed := len(questions) > 2
+	asksRun := false
+	if run := sh.run.Load(); run == nil || run.epoch != epoch {
+		asksRun = true
+		questions = append(questions, b.Info().Section("server").Build())
 	}
 	answers := sh.client.DoMulti(ctx, questions...)
 	err := answers[0].Error()
@@ -591,54 +678,79 @@ func (c *Client) probe(sh *shard) {
 	if err == nil && len(clock) != 2 {
 		err = fmt.Errorf("aside: TIME answered %d elements", len(clock))
 	}
+	serves := true
+	if err == nil && keyed {
+		switch keyedErr := answers[2].Error(); judge(keyedErr, true) {
+		case answered:
+		case moved:
+			serves = false
+			c.topologyMoved()
+		default:
+			err = keyedErr
+		}
+	}
 	if c.closing.Err() != nil {
-		return
+		return false
 	}
 	if err != nil {
-		c.failed(sh, err, errors.Is(err, context.DeadlineExceeded))
-		return
+		c.probeFailed(sh, err)
+		return false
 	}
-	// The server read its clock between sent and now; the middle is wrong by half a round trip at most.
-	sh.ahead.Store(clock[0]*1e6 + clock[1] - (sent+c.now())/2/int64(time.Microsecond))
-	serves := len(answers) == 2 || answers[2].Error() == nil
-	if !serves {
-		c.topologyMoved()
+	got := c.now()
+	sh.clock.Store(newClockSample(clock, sent, got))
+	if asksRun {
+		info, _ := answers[len(answers)-1].ToString()
+		sh.run.Store(&runID{id: infoField(info, "run_id"), epoch: epoch})
 	}
 	if serves && epoch == sh.epoch.Load() { // else the answer came on another connection than the entries
+		sh.proven.Store(epoch)
 		sh.lease.Store(sent + int64(c.opt.StaleLease))
 	}
-	sh.timeouts.Store(0)
-	if !sh.up.Swap(true) {
-		c.opt.Logger.Info("aside: Redis answers", "shard", sh.addr)
-		c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
+	sh.failing.Store(0)
+	sh.broken.Store(false)
+	return serves
+}
+
+// probeFailed weighs a probe without an answer.
+func (c *Client) probeFailed(sh *shard, err error) {
+	_, reply := rueidis.IsRedisErr(err)
+	switch {
+	case reply, isDial(err), errors.Is(err, rueidis.ErrClosing):
+		c.failed(sh, err, decisive)
+	case errors.Is(err, context.DeadlineExceeded):
+		c.failed(sh, err, probesTimeout)
+	case sh.broken.Swap(true): // and so was the one before
+		c.failed(sh, err, decisive)
+	default:
+		c.failed(sh, err, brokenOnly)
 	}
 }
 
-// failed notes that a question to sh was not answered and decides whether the shard is down.
-func (c *Client) failed(sh *shard, err error, timeout bool) {
+// infoField returns a field of an answer to INFO, or "".
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// failed notes that a question to sh was not answered and decides whether the shard is lost.
+func (c *Client) failed(sh *shard, err error, weight int32) {
 	if errors.Is(err, rueidis.ErrClosing) && c.closing.Err() == nil {
 		sh.dead.Store(true)
 		c.topologyMoved()
 	}
-	if timeout {
-		lapsed := c.now() >= sh.lease.Load() && sh.tracked
-		if sh.timeouts.Add(1) < timeoutsToDown && !lapsed {
+	if weight < decisive {
+		lapsed := weight > brokenOnly && sh.tracked && c.now() >= sh.lease.Load()
+		if sh.failing.Add(weight) < failuresToLose && !lapsed {
 			sh.probeNow()
 			return
 		}
 	}
-	if sh.up.Swap(false) {
-		c.opt.Logger.Warn("aside: Redis is away, going on without it", "shard", sh.addr, "error", err)
-		c.observe(Event{Kind: EventRedisAway, Key: sh.addr, Err: err})
-		sh.probeNow()
-		c.topologyMoved() // a replica may have taken over
-		c.near.wakeAll()  // nobody need wait for a push or a lock's end
-	}
-}
-
-// serverTime estimates the clock of sh's server, in µs since 1970.
-func (c *Client) serverTime(sh *shard) int64 {
-	return c.now()/int64(time.Microsecond) + sh.ahead.Load()
+	sh.fresh.Store(false)
+	c.happened(sh, lost, err)
 }
 
 // verdict says what the error of a question means. judge is the one place that decides.
@@ -663,10 +775,8 @@ func judge(err error, limited bool) verdict {
 		switch {
 		case isMoved || isAsk:
 			return moved
-		case strings.HasPrefix(reply.Error(), "LOADING"), strings.HasPrefix(reply.Error(), "MASTERDOWN"):
-			// These two refuse PING as well, so that the prober sees the end of it. READONLY and CLUSTERDOWN concern
-			// some commands and keys only: an answer.
-			return away
+		case saysOneOf(reply.Error(), "LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN"):
+			return away // the prober's questions are refused likewise, so that it sees the end of it
 		}
 		return answered
 	}
@@ -681,6 +791,17 @@ func judge(err error, limited bool) verdict {
 		return gaveUp
 	}
 	return away
+}
+
+// saysOneOf says that an error reply is of one of those kinds. Redis 6 wraps what a command in a script said: "ERR Error
+// running script …: -READONLY …".
+func saysOneOf(reply string, kinds ...string) bool {
+	for _, kind := range kinds {
+		if strings.HasPrefix(reply, kind) || strings.Contains(reply, "-"+kind+" ") {
+			return true
+		}
+	}
+	return false
 }
 
 // neverSent says that an error proves that the server has not seen the question.

@@ -29,17 +29,22 @@
 //
 // # Outage
 //
-// New succeeds without Redis, unless RequireRedis is set, and connects in the background. While Redis is away Get and
-// GetMulti call the loader, once for all concurrent callers of this process; Set, Del, Touch and Peek return [ErrRedisAway].
-// A call waits for a silent Redis at most RedisTimeout, and after the first few not at all: only the prober goes on asking.
-// In a cluster each primary is judged by itself.
+// New succeeds without Redis, unless RequireRedis is set, and connects in the background. A shard that does not answer is
+// [Degraded]: no call asks it, only its prober does. Reads are answered from memory, for DegradedTTL, from disk, and from the
+// loader, of which MaxLoaders run at once. Set and Del are on disk (Options.FallbackDir) before they return nil. When the shard
+// answers again it is [Recovering]: what was written is replayed, unless something newer is there, and then [Healthy].
+// [Client.Health] and [Client.OnModeChange] tell. A call waits for a silent Redis at most RedisTimeout, and after the first few
+// not at all. In a cluster each primary is judged by itself.
 //
 // # Guarantees
 //
 //   - One load per cold key across processes, while the lock's holder lives.
 //   - A Set or Del that returned nil is not undone by a load that began before it.
+//   - A Set or Del that returned nil while Redis was away survives kill -9, and with journal.Always loss of power. Its replay
+//     replaces nothing that was set later and brings back nothing that was deleted, as far as clocks can tell (100 ms).
 //   - After Del returned nil this process never serves the old value; another not after the push has reached it, and never
 //     longer than StaleLease, even if the network fails silently.
+//   - While Redis is known to be away, what others have changed may be served for DegradedTTL.
 //   - A call ends with its own context. An error or a panic of a loader reaches all who wait and frees the key.
 //   - Close leaves no goroutine and no connection, except for loaders that do not heed their context, which it reports.
 //
@@ -60,5 +65,10 @@
 //   - lease: for how long memory may be used after the last proof that no invalidation is missing.
 //   - epoch: a connection's life; what was read in an earlier one is not used.
 //   - shard: one primary of a cluster, or the one server.
+//   - mode: healthy, degraded or recovering, of each shard.
+//   - fallback store: what is kept of writes and loads while Redis is away; its journal and files are on disk.
+//   - record: what the store has of one key. An explicit one, of a Set or Del, is pending until Redis has answered for it.
+//   - replay: to hand records to Redis; each is applied, or found to be superseded.
+//   - stamp: who has written a key last, and when; Set and Del leave it beside the key.
 //   - prober: what asks a shard whether it lives, and what time it is there.
 package aside

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/redaside/aside/fallback"
 )
 
 // Answers that a caller branches on; test with [errors.Is].
@@ -17,12 +19,29 @@ var (
 	ErrClosed = errors.New("aside: client is closed")
 
 	// ErrRedisAway says that Redis could not be asked: it was never reached, its connection is lost, or it stopped
-	// answering. Only the calls that need Redis return it: Set, Del, Touch and Peek. Get and GetMulti call the loader instead.
+	// answering. Only calls that cannot do without Redis return it: Touch; Peek of what nobody here knows; Set and Del
+	// together with the reason why they could not be kept for replay. Get and GetMulti go on without it.
 	ErrRedisAway = errors.New("aside: Redis is away")
 
 	// ErrUnknownOutcome says that a Set, Del or Touch was sent but its answer did not come in time: it may or may not
-	// have been done. It will not be done any more once the call's deadline has passed by 100 ms.
+	// have been done. It will not be done any more once the call's deadline has passed, by as much as the clocks err, except by replay.
 	ErrUnknownOutcome = errors.New("aside: no answer from Redis, the outcome is unknown")
+
+	// ErrNotDurable says that a Set or Del could not be done now and is kept in memory only, because Options.FallbackDir
+	// is not set: this process sees it, and replays it when Redis is back, but it is lost if the process ends before.
+	ErrNotDurable = errors.New("aside: kept in memory only until Redis is back")
+
+	// ErrOverloaded says that Redis is away and Options.MaxLoaders loaders run already, none of which has returned within a second.
+	ErrOverloaded = errors.New("aside: too many loaders run")
+
+	// ErrFull says that a Set or Del does not fit into Options.Fallback.MaxBytes, or that the disk is full; it was not done.
+	ErrFull = fallback.ErrFull
+
+	// ErrLocked says that another process, or another Client of this one, has Options.FallbackDir.
+	ErrLocked = fallback.ErrLocked
+
+	// ErrDisk says that the fallback directory could not be written: the Set or Del was not done.
+	ErrDisk = fallback.ErrDisk
 
 	// ErrTooLarge says that a key or value is beyond Options.MaxKeyBytes or MaxValueBytes.
 	ErrTooLarge = errors.New("aside: too large")

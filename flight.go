@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -123,7 +124,7 @@ func (c *Client) boardableLocked(f *flight) bool {
 		return now < f.heldUntil
 	case f.load == nil:
 		return true
-	case f.load.free && (now-f.load.began >= int64(c.opt.StaleLease) || c.isUp(f.key)):
+	case f.load.free && (now-f.load.began >= int64(c.opt.StaleLease) || c.shardOf(f.key).asks()):
 		return false
 	}
 	return f.waiting > 0 || f.load.revive()
@@ -244,6 +245,7 @@ type load struct {
 	cancel  context.CancelFunc
 	began   int64    // in Client.now's time
 	free    bool     // see loadItem
+	bare    bool     // one of items at least has no lock
 	one     struct { // keys and out of a load of one
 		keys [1]string
 		out  [1]loaded
@@ -261,6 +263,7 @@ type loadItem struct {
 	marker string // "" without a lock
 	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
 
+	gen      uint64      // of its key when the load began, see near
 	n        int         // its place in load.items, for store
 	reserved reservation // for store
 }
@@ -323,6 +326,8 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 	for i, item := range items {
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
+		l.bare = l.bare || item.marker == ""
+		items[i].gen = c.near.generation(item.f.key)
 	}
 	ctx, l.cancel = context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), loadContextKey{}, l), options.loadTimeout)
 
@@ -406,6 +411,12 @@ func isNotFound(err error) bool {
 
 // run calls the loader. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
 func (l *load) run(ctx context.Context) (err error) {
+	if l.bare { // nobody else spares the database this
+		if err := l.c.loaderTurn(ctx); err != nil {
+			return err
+		}
+		defer func() { <-l.c.loaders }()
+	}
 	returned := false
 	defer func() {
 		if returned {
@@ -485,6 +496,23 @@ func (c *Client) renewer() {
 	}
 }
 
+// orphaned says that a marker is one of ours, of a load that has ended: Redis went away before it could be filled or given back.
+func (c *Client) orphaned(key, marker string) bool {
+	if !strings.HasPrefix(marker, c.tokenPrefix) {
+		return false
+	}
+	c.loadsMu.Lock()
+	defer c.loadsMu.Unlock()
+	for l := range c.loads {
+		for _, item := range l.items {
+			if item.f.key == key && item.marker == marker {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // dueForRenewal returns the locks that are older than age, and counts them as renewed.
 func (c *Client) dueForRenewal(age int64) (items []loadItem) {
 	c.loadsMu.Lock()
@@ -539,7 +567,7 @@ func (l *load) store() {
 		}
 		switch {
 		case item.marker == "":
-			l.give(i, outcome{free: item.free})
+			l.give(i, outcome{free: item.free, entry: l.retain(i)})
 		case storable:
 			fill = append(fill, item)
 		default:
@@ -567,6 +595,7 @@ func (l *load) store() {
 		switch {
 		case err != nil:
 			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
+			out.entry = l.retain(item.n)
 		case !accepted:
 			c.counts.fillsRefused.Add(1)
 			c.observe(Event{Kind: EventFillRefused, Key: item.f.key})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -54,6 +55,26 @@ local function look(key)
   local v = redis.pcall('GETEX', key)
   if type(v) == 'table' then return call('GET', key) end
   return v
+end`
+
+// luaClock defines clock: the server's time in µs.
+const luaClock = `
+local function clock()
+  local t = call('TIME')
+  return t[1] * 1000000 + t[2]
+end`
+
+// luaStamps defines what scripts do with stamps (stamp.go). Times are numbers: 2^53 µs end in the year 2255.
+// overtaken: the stamp that is there is of this operation, or of a later one of the same client.
+// later: the stamp to leave, which is greater than the one that is there.
+const luaStamps = luaLook + luaClock + `
+local function overtaken(was, mine)
+  return was and was:sub(17, 32) == mine:sub(17, 32) and tonumber(was:sub(33, 44)) >= tonumber(mine:sub(33, 44))
+end
+local function later(now, was, mine)
+  local t = math.max(now, tonumber(mine:sub(1, 16)))
+  if was then t = math.max(t, tonumber(was:sub(1, 16)) + 1) end
+  return string.format('%016.0f', t) .. mine:sub(17)
 end`
 
 var (
@@ -160,19 +181,128 @@ for i, key in ipairs(KEYS) do
 end
 return answer`)
 
+	// KEYS: k, its stamp   ARGV: notAfter in µs, stamp, StampTTL in ms, value, ttl in ms.   Answer: 1, or 0 if it is later
+	// than notAfter. A second run, or one that this client has overtaken, finds the later operation's stamp and does nothing.
+	// (SETRANGE of nothing changes nothing. It is there to be refused by a full server before anything is looked at: see
+	// scriptReadOrLock.)
+	scriptSet = newScript(luaStamps + `
+local now = clock()
+if now > tonumber(ARGV[1]) then return 0 end
+call('SETRANGE', KEYS[2], 0, '')
+local was = look(KEYS[2])
+if overtaken(was, ARGV[2]) then return 1 end
+call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+call('SET', KEYS[2], later(now, was, ARGV[2]) .. string.format('s%.0f', math.floor(now / 1000) + ARGV[5]),
+  'PX', string.format('%.0f', math.max(ARGV[3], ARGV[5])))
+return 1`)
+
+	// KEYS: k…, their stamps…   ARGV: notAfter in µs, stamp, StampTTL in ms.   Answer: 1, or 0 if it is later than notAfter.
+	scriptDel = newScript(luaStamps + `
+local now = clock()
+if now > tonumber(ARGV[1]) then return 0 end
+local n = #KEYS / 2
+for i = 1, n do
+  local was = look(KEYS[n+i])
+  if not overtaken(was, ARGV[2]) then
+    call('UNLINK', KEYS[i])
+    call('SET', KEYS[n+i], later(now, was, ARGV[2]) .. 'd', 'PX', ARGV[3])
+  end
+end
+return 1`)
+
+	// Leaves the stamp of a Set (s) or Del (d) alone, for a slot that is moving: there Redis answers TRYAGAIN to a script
+	// with two keys, unless both are on the same side. The write itself follows as if there were no stamps. In between the
+	// stamp is newer than the value; should nothing follow, the operation has not been done, and its client knows.
+	// KEYS: stamp   ARGV: notAfter in µs, stamp, StampTTL in ms, s or d, ttl in ms.   Answer: 1, 0 if it is later than
+	// notAfter, 2 if a later operation was there.
+	scriptStamp = newScript(luaStamps + `
+local now = clock()
+if now > tonumber(ARGV[1]) then return 0 end
+call('SETRANGE', KEYS[1], 0, '')
+local was, keep = look(KEYS[1]), ARGV[3]
+if overtaken(was, ARGV[2]) then return 2 end
+local mark = later(now, was, ARGV[2]) .. ARGV[4]
+if ARGV[4] == 's' then
+  mark = mark .. string.format('%.0f', math.floor(now / 1000) + ARGV[5])
+  keep = string.format('%.0f', math.max(keep, ARGV[5]))
+end
+call('SET', KEYS[1], mark, 'PX', keep)
+return 1`)
+
+	// The same where Options.DisableStamps is set.
 	// KEYS: k   ARGV: notAfter in µs, value, ttl in ms.   Answer: 1, or 0 if it is later than notAfter.
-	scriptSet = newScript(`
-local t = redis.call('TIME')
-if t[1] * 1000000 + t[2] > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+	scriptSetBare = newScript(luaLook + luaClock + `
+if clock() > tonumber(ARGV[1]) then return 0 end
+call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`)
 
 	// KEYS: k…   ARGV: notAfter in µs.   Answer: 1, or 0 if it is later than notAfter.
-	scriptDel = newScript(`
-local t = redis.call('TIME')
-if t[1] * 1000000 + t[2] > tonumber(ARGV[1]) then return 0 end
-redis.call('UNLINK', unpack(KEYS))
+	scriptDelBare = newScript(luaLook + luaClock + `
+if clock() > tonumber(ARGV[1]) then return 0 end
+call('UNLINK', unpack(KEYS))
 return 1`)
+
+	// Replays a record of the fallback store; the rule is told in docs/adr/0005 and, as a function, in internal/sim.
+	// KEYS: k, its stamp   ARGV: set, del or fill; stamp; margin in µs; StampTTL in ms; lock prefix; value; its end in ms;
+	// 1: the record's clock was too far off to overwrite anything.
+	// Answer: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete) or 4 (a fill is too old). A second run, now or after
+	// any other records, ends in the same state, so it needs no notAfter.
+	scriptReplay = newScript(luaStamps + `
+local key, skey, op, mine, margin, keep = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, at, expires, verdict = clock(), tonumber(ARGV[2]:sub(1, 16)), tonumber(ARGV[7]), 1
+local ended = op ~= 'del' and (now >= expires * 1000 or now - at > keep * 1000)
+if ended then
+  if op == 'fill' then return 4 end
+  op, verdict = 'del', 3 -- what it has replaced must not come back
+end
+if op ~= 'del' then call('SETRANGE', skey, 0, '') end -- see scriptSet
+
+local was = look(skey)
+local wasAt, kind = was and tonumber(was:sub(1, 16)), was and was:sub(45, 45)
+local v = redis.pcall('GETEX', key)
+if type(v) == 'table' then v = redis.pcall('GET', key) end
+if type(v) == 'table' then v = '' end -- of another type: somebody's value
+if op == 'fill' then
+  if was or v then return 2 end
+  call('SET', key, ARGV[6], 'PX', string.format('%.0f', math.max(expires - math.floor(now / 1000), 1)))
+  return 1
+end
+
+if was then
+  local newer
+  if was:sub(17, 32) == mine:sub(17, 32) then newer = overtaken(was, mine)
+  elseif op == 'del' and kind == 's' then newer = wasAt > at + margin
+  elseif op == 'set' and kind == 'd' then newer = wasAt + margin >= at
+  else newer = was:sub(1, 44) >= mine end
+  if newer then return 2 end
+end
+local locked = v and v:sub(1, #ARGV[5]) == ARGV[5]
+local loading = locked and (tonumber(v:sub(-16)) or 0) > at + margin -- by one who has read what this has written, or newer
+
+if op == 'set' and ARGV[8] == '1' and (was or v) then op, verdict = 'del', 3 end
+if op == 'del' then
+  if v and not loading then call('UNLINK', key) end
+  call('SET', skey, mine .. 'd', 'PX', ARGV[4])
+  return verdict
+end
+local theirs = v and not locked -- a value, and not that of the set whose stamp is there
+  and not (kind == 's' and now < tonumber(was:sub(46)) * 1000)
+if loading or theirs then
+  if theirs then call('UNLINK', key) end
+  call('SET', skey, mine .. 's0', 'PX', ARGV[4])
+  return theirs and 3 or 2
+end
+local left = math.max(expires - math.floor(now / 1000), 1)
+call('SET', key, ARGV[6], 'PX', string.format('%.0f', left))
+call('SET', skey, mine .. 's' .. ARGV[7], 'PX', string.format('%.0f', math.max(left, keep)))
+return 1`)
+
+	// The same where Options.DisableStamps is set: nobody can say what is newer, so a set is replayed as a delete.
+	// KEYS: k   ARGV: set, del or fill.   Answer: 1, 2 or 3 as above.
+	scriptReplayBare = newScript(`
+if ARGV[1] == 'fill' then return 2 end
+redis.call('UNLINK', KEYS[1])
+return ARGV[1] == 'set' and 3 or 1`)
 
 	// KEYS: k…   ARGV: notAfter in µs, ttl in ms, lock prefix, absence.   Answer: 1, or 0 if it is later than notAfter.
 	// Only values get the ttl: a lock keeps its holder's, an absence its own.
@@ -195,14 +325,12 @@ const (
 
 // newMarker returns a marker for a load that begins now, on sh's clock; nobody has used it before.
 func (c *Client) newMarker(sh *shard) string {
-	const zeros = "0000000000000000"
 	var room [128]byte
 	b := append(room[:0], c.tokenPrefix...)
 	b = strconv.AppendUint(b, c.tokens.Add(1), 36)
 	b = append(b, ':')
-	stamp := strconv.FormatInt(max(c.serverTime(sh), 0), 10)
-	b = append(b, zeros[min(len(stamp), len(zeros)):]...)
-	return string(append(b, stamp...))
+	now, _ := c.serverTime(sh)
+	return string(appendDigits(b, now, stampTime))
 }
 
 // newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client was made.
@@ -225,9 +353,10 @@ func milliseconds(d time.Duration) string {
 
 // call is one run of a script on keys of one shard, and of one slot where that matters.
 type call struct {
-	script *script
-	keys   []string
-	args   []string
+	script  *script
+	keys    []string
+	args    []string
+	stamped bool // the keys' stamps are KEYS too, behind them
 
 	reply rueidis.RedisMessage
 	err   error
@@ -261,7 +390,7 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 			q.err = err
 		}
 	}
-	if sh == nil || !sh.up.Load() {
+	if !sh.asks() {
 		fail(errNotAsked)
 		return
 	}
@@ -273,7 +402,7 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 		return
 	}
 	defer sh.gate.leave()
-	if !sh.up.Load() { // went down while we waited for our turn
+	if !sh.asks() { // was lost while we waited for our turn
 		fail(errNotAsked)
 		return
 	}
@@ -311,19 +440,29 @@ func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked int64) {
 		case q.err != nil:
 			worst = q.err
 		default:
-			sh.timeouts.Store(0)
+			sh.failing.Store(0)
 		}
 	}
 	if worst == nil {
 		return
 	}
 	c.counts.redisErrors.Add(1)
-	c.observe(Event{Kind: EventRedisError, Key: sh.addr, Duration: time.Duration(c.now() - asked), Err: worst})
+	took := c.now() - asked
+	c.observe(Event{Kind: EventRedisError, Key: sh.addr, Duration: time.Duration(took), Err: worst})
 	switch judge(worst, limited) {
 	case timedOut:
-		c.failed(sh, worst, true)
+		c.failed(sh, worst, callersTimeout)
+	case gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something
+		if errors.Is(worst, context.DeadlineExceeded) && took >= int64(c.opt.RedisTimeout)*2/5 {
+			c.failed(sh, worst, callersTimeout)
+		}
 	case away:
-		c.failed(sh, worst, false)
+		_, reply := rueidis.IsRedisErr(worst)
+		if reply || isDial(worst) || errors.Is(worst, rueidis.ErrClosing) {
+			c.failed(sh, worst, decisive)
+		} else {
+			c.failed(sh, worst, brokenOnly)
+		}
 	}
 }
 
@@ -352,10 +491,17 @@ func (c *Client) send(ctx context.Context, to rueidis.Client, calls []*call, who
 }
 
 func (q *call) command(b rueidis.Builder, whole bool) rueidis.Completed {
-	if whole {
-		return b.Eval().Script(q.script.text).Numkeys(int64(len(q.keys))).Key(q.keys...).Arg(q.args...).Build()
+	keys := q.keys
+	if q.stamped {
+		keys = slices.Grow(slices.Clone(keys), len(keys))
+		for _, key := range q.keys {
+			keys = append(keys, stampKey(key))
+		}
 	}
-	return b.Evalsha().Sha1(q.script.sha).Numkeys(int64(len(q.keys))).Key(q.keys...).Arg(q.args...).Build()
+	if whole {
+		return b.Eval().Script(q.script.text).Numkeys(int64(len(keys))).Key(keys...).Arg(q.args...).Build()
+	}
+	return b.Evalsha().Sha1(q.script.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(q.args...).Build()
 }
 
 func isNoScript(err error) bool {

@@ -33,7 +33,12 @@ func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 	c := newConnected(t, proxy.Addr())
 	ctx := t.Context()
 	sh := c.topo.Load().shards[0]
-	jump := func() { sh.ahead.Add(-time.Hour.Microseconds()) }
+	jump := func() {
+		was := *sh.clock.Load()
+		was.ahead -= time.Hour.Microseconds()
+		was.wallAhead -= time.Hour.Microseconds()
+		sh.clock.Store(&was)
+	}
 	jump()
 	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
 	require.Equal(t, "v", server.Do("GET", "k"))

@@ -172,7 +172,9 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 			case a.err != nil && ctx.Err() != nil:
 				return
 			case a.err != nil:
-				load = append(load, loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
+				if !c.recall(a.f, p.room) {
+					load = append(load, loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
+				}
 			case a.found.content == contentUnreadable:
 				bad[a.f.key] = fingerprint(a.found.stored)
 				c.counts.decodeErrors.Add(1)
@@ -205,7 +207,7 @@ type heldLock struct {
 }
 
 func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
-	if a.found.ttl < 0 && a.f.stuck == a.found.stored {
+	if a.found.ttl < 0 && a.f.stuck == a.found.stored || c.orphaned(a.f.key, a.found.stored) {
 		bad[a.f.key] = fingerprint(a.found.stored) // see lead
 		w.again = append(w.again, a.f)
 		return
@@ -280,10 +282,11 @@ type asking struct {
 func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string, room uintptr) []asking {
 	asked := make([]asking, len(flights))
 	var plain, replace []int
+	unsettled := c.unsettledOf(ctx, flights)
 	for i, f := range flights {
 		a := &asked[i]
 		a.f, a.shard = f, c.shardOf(f.key)
-		if a.shard == nil {
+		if a.shard == nil || unsettled[f.key] {
 			a.err = errNotAsked
 			continue
 		}
@@ -332,6 +335,24 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	return asked
 }
 
+// unsettledOf says for which flights' keys there is a record that could not be replayed just now.
+func (c *Client) unsettledOf(ctx context.Context, flights []*flight) map[string]bool {
+	var pending []string
+	for _, f := range flights {
+		if c.store.Pending(f.key) {
+			pending = append(pending, f.key)
+		}
+	}
+	if len(pending) == 0 {
+		return nil
+	}
+	unsettled := make(map[string]bool)
+	for _, key := range c.settle(ctx, pending) {
+		unsettled[key] = true
+	}
+	return unsettled
+}
+
 // Peek returns the value of key without ever loading it; false if there is none, or somebody is just loading it. The error
 // is ErrRedisAway when neither memory nor Redis can say.
 func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
@@ -355,8 +376,8 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 		return "", nil, false, err
 	}
 	sh := c.shardOf(key)
-	if sh == nil {
-		return "", nil, false, errNotAsked
+	if !sh.asks() || c.unsettled(ctx, key) {
+		return c.peekAway(key)
 	}
 	r := c.near.reserve(key, sh)
 	q := newCall(scriptRead, key, lockPrefix)

@@ -20,6 +20,10 @@ import (
 //	same epoch    the connection it was read on still stands, so that a change would have been pushed
 //	in the lease  a proof of that is younger than StaleLease (see prober in conn.go)
 //
+// While its shard is degraded an entry is also used unverified, for DegradedTTL: what was read on the connection that was
+// the last to be proven, and what was loaded or set in this very outage. Not what is left of an earlier one: between the
+// two anybody may have deleted it unheard.
+//
 // A push can overtake the goroutine that stores the answer it belongs to:
 //
 //	reader: GET k is answered "old"   reader goroutine of rueidis: push "k changed"   reader: stores "old"  <- for ever
@@ -28,6 +32,7 @@ import (
 // reservation. The unit of that is a stripe, not a key: what is voided in vain costs one more read.
 type near struct {
 	now     func() int64
+	awayTTL time.Duration                // Options.DegradedTTL
 	cache   *otter.Cache[string, *entry] // nil: no memory
 	seed    maphash.Seed
 	stripes [1024]nearStripe
@@ -70,6 +75,7 @@ type entry struct {
 	expires int64 // in near.now's time
 	shard   *shard
 	epoch   uint64
+	outage  uint64 // of the shard, in which it was loaded or set; 0: it is what Redis said
 	weight  atomic.Uint32
 	decoded atomic.Pointer[decoded]
 }
@@ -83,12 +89,12 @@ type decoded struct {
 const (
 	// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in otter and its share
 	// of the table. TestMemoryStaysWithinItsBytes compares it with the heap.
-	entryOverhead = 240
+	entryOverhead = 248
 	never         = math.MaxInt64
 )
 
-func newNear(maxBytes int64, now func() int64) *near {
-	n := &near{now: now, seed: maphash.MakeSeed()}
+func newNear(maxBytes int64, awayTTL time.Duration, now func() int64) *near {
+	n := &near{now: now, awayTTL: awayTTL, seed: maphash.MakeSeed()}
 	if maxBytes > 0 {
 		n.cache = otter.Must(&otter.Options[string, *entry]{
 			MaximumWeight: uint64(maxBytes),
@@ -111,8 +117,19 @@ func (n *near) lookup(key string) *entry {
 }
 
 func (n *near) usable(e *entry) bool {
-	now := n.now()
-	return now < e.expires && now < e.shard.lease.Load() && e.epoch == e.shard.epoch.Load()
+	now, sh := n.now(), e.shard
+	switch {
+	case now >= e.expires:
+		return false
+	case now < sh.lease.Load() && e.epoch == sh.epoch.Load():
+		return true
+	case Mode(sh.mode.Load()) != Degraded:
+		return false
+	case e.outage != 0:
+		return e.outage == sh.outage.Load()
+	default:
+		return e.epoch >= sh.proven.Load() && now < sh.unverifiedUntil.Load()
+	}
 }
 
 // reservation is the right to store the answer to a question that is about to be asked.
@@ -166,6 +183,34 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	return e
 }
 
+// commitAway stores what was loaded or set while sh is degraded; nil if key has changed since it had generation gen.
+// and, if not nil, is called if it has not, with the stripe held.
+func (n *near) commitAway(key string, gen uint64, sh *shard, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
+	if n.awayTTL >= 0 {
+		ttl = min(ttl, n.awayTTL)
+	}
+	e := &entry{raw: raw, absent: absent, expires: never, shard: sh, outage: sh.outage.Load()}
+	if now := n.now(); int64(ttl) < never-now {
+		e.expires = now + int64(ttl)
+	}
+	e.weight.Store(weigh(key, raw, room))
+
+	s := n.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gen != gen {
+		return nil
+	}
+	if and != nil {
+		and()
+	}
+	if n.cache == nil {
+		return nil
+	}
+	n.cache.Set(key, e)
+	return e
+}
+
 // weigh estimates the size of an entry. A decoded value holds about as many bytes as its encoding, beside its fixed part.
 func weigh(key, raw string, room uintptr) uint32 {
 	size := uint64(entryOverhead + len(key) + len(raw))
@@ -192,11 +237,13 @@ func (n *near) keep(key string, e *entry, d *decoded, room uintptr) {
 	})
 }
 
-// drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it.
-func (n *near) drop(key string) {
+// drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it. It returns the
+// generation that begins.
+func (n *near) drop(key string) (gen uint64) {
 	s := n.stripe(key)
 	s.mu.Lock()
 	s.gen++
+	gen = s.gen
 	if n.cache != nil {
 		n.cache.Invalidate(key)
 	}
@@ -204,6 +251,7 @@ func (n *near) drop(key string) {
 	delete(s.waiters, key)
 	s.mu.Unlock()
 	w.wakeUp()
+	return gen
 }
 
 // wake wakes who waits for a key that this process has filled or released itself, without waiting for the push. (Who has

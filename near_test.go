@@ -21,7 +21,7 @@ func newTestNear(bytes int64) (*near, *shard, *clock) {
 	c.Store(1)
 	sh := new(Client).newShard("", nil, true)
 	sh.lease.Store(never)
-	return newNear(bytes, c.now), sh, c
+	return newNear(bytes, 30*time.Second, c.now), sh, c
 }
 
 func TestACommittedEntryIsFoundUntilItsTTL(t *testing.T) {

@@ -16,6 +16,7 @@ const (
 	SourceMemory        // this process's memory
 	SourceRedis         // Redis
 	SourceLoader        // a loader, of this call or of one that it waited for
+	SourceDisk          // the fallback store
 )
 
 func (s Source) String() string {
@@ -26,6 +27,8 @@ func (s Source) String() string {
 		return "redis"
 	case SourceLoader:
 		return "loader"
+	case SourceDisk:
+		return "disk"
 	default:
 		return "none"
 	}
@@ -36,7 +39,7 @@ type EventKind uint8
 
 // The kinds of event.
 const (
-	EventHit          EventKind = iota // a key was answered from Source, SourceMemory or SourceRedis
+	EventHit          EventKind = iota // a key was answered from Source: SourceMemory, SourceRedis or SourceDisk
 	EventLoad                          // a loader returned after Duration; Err is what it returned
 	EventFillRefused                   // a loaded value was not stored: the key was set or deleted during the load
 	EventStoreFailed                   // a loaded value was not stored: Err says why
@@ -44,10 +47,11 @@ const (
 	EventRedisError                    // a question to Redis failed after Duration; Err says how
 	EventRedisAway                     // Redis, or the shard named by Key, is away; Err says why
 	EventRedisBack                     // Redis, or the shard named by Key, answers again
+	EventJournaled                     // a Set or Del is kept for replay; Err says why Redis did not do it
 )
 
 func (k EventKind) String() string {
-	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back"}
+	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -90,7 +94,12 @@ type Stats struct {
 	RedisErrors    int64 // questions to Redis that failed
 	Invalidations  int64 // keys that Redis said have changed
 	Flushes        int64 // times that all of the memory was given up: a connection lost, FLUSHALL
-	RedisConnected bool  // every shard answers
+	DiskHits       int64 // keys answered from the fallback store
+	Journaled      int64 // Sets and Dels kept for replay, by key
+	Outages        int64 // times that a shard became degraded
+	Overloaded     int64 // loads not begun because of MaxLoaders
+	Pending        int   // Sets and Dels that wait to be replayed right now
+	RedisConnected bool  // every shard answers: none is degraded
 	MemoryEntries  int   // entries in the local memory
 	MemoryBytes    int64 // their size, as estimated
 	Waiting        int   // keys for which a call waits or a load runs right now
@@ -102,6 +111,7 @@ type counters struct {
 
 	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused   atomic.Int64
 	tooLarge, encodeErrors, decodeErrors, redisErrors, invalidations, flushes atomic.Int64
+	diskHits, journaled, outages, overloaded                                  atomic.Int64
 }
 
 // striped is a counter for a path on which a single contended word would be the slowest part.

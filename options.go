@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
 )
 
 // Options says how a [Client] behaves. The zero value is usable: a Redis at 127.0.0.1:6379 and the defaults below.
@@ -66,6 +68,46 @@ type Options struct {
 	// shorter. -1 forgets it at once. Defaults to 30 seconds.
 	NegativeTTL time.Duration
 
+	// FallbackDir is the directory that keeps, while Redis is away, what is set, deleted and loaded, until it was replayed. It
+	// belongs to one Client at a time (ErrLocked) and should outlive the process. It is made if need be, with 0700.
+	// Defaults to none: such writes are then kept in memory, and return ErrNotDurable.
+	FallbackDir string
+
+	// Fallback says how FallbackDir is used: how a write becomes durable (Sync), how large it may become (MaxBytes, also
+	// without a FallbackDir), how often the journal is turned into files. DB and Logger are set by New.
+	Fallback fallback.Options
+
+	// Store replaces FallbackDir by a store of your own; see package storetest for what it must do. It is closed by Close.
+	// Defaults to none.
+	Store fallback.Store
+
+	// DegradedTTL is how long, while Redis is away, this process goes on serving what was in its memory when Redis went
+	// away, or what was loaded since: nobody can tell it about changes. What expires sooner is not served any longer than that; what this
+	// process has set itself is served to its end. -1 means: until it expires. Defaults to 30 seconds.
+	DegradedTTL time.Duration
+
+	// MaxLoaders is how many loaders may run at once while they have no lock to spare the database, because Redis is
+	// away or does not answer; more wait, and after a second return ErrOverloaded. Defaults to 256.
+	MaxLoaders int
+
+	// StampTTL is how long Redis remembers who has set or deleted a key last, in a key of some 150 bytes beside it. A
+	// process that was cut off for longer replays its Sets as deletes. Defaults to 1 hour.
+	StampTTL time.Duration
+
+	// DisableStamps leaves no such keys. The price: nobody can tell then whether what waits to be replayed is newer
+	// than what Redis has, so Sets made while Redis was away are replayed as deletes. Defaults to false.
+	DisableStamps bool
+
+	// ReplayRate is how many records a second are replayed at most, per shard; -1 for no limit. Defaults to 5000.
+	ReplayRate int
+
+	// ReplayFills says whether what was loaded while Redis was away is put into Redis afterwards. Defaults to ReplayFillsFenced.
+	ReplayFills ReplayFills
+
+	// OnReplay is told of the progress of replays, at most every 100 ms, and of their end. It is called by the goroutine that replays,
+	// and should be quick. Defaults to none.
+	OnReplay func(Replay)
+
 	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a second, for values that
 	// cannot be read or stored. Never a value's content. Defaults to slog.Default().
 	Logger *slog.Logger
@@ -73,6 +115,33 @@ type Options struct {
 	// Observer is told what happens, for metrics and traces. It looks and does not steer; it is called on the caller's
 	// path, so it should be quick. Defaults to none.
 	Observer Observer
+}
+
+// ReplayFills says what becomes of values that were loaded while Redis was away.
+type ReplayFills int
+
+// The choices.
+const (
+	// ReplayFillsFenced puts them into Redis only if the server has run through: otherwise the stamps that would say that
+	// a key was deleted meanwhile may be lost.
+	ReplayFillsFenced ReplayFills = iota
+	// ReplayFillsAlways also puts them into a server that was restarted, or that has taken over.
+	ReplayFillsAlways
+	// ReplayFillsNever forgets them.
+	ReplayFillsNever
+)
+
+func (r ReplayFills) String() string {
+	switch r {
+	case ReplayFillsFenced:
+		return "fenced"
+	case ReplayFillsAlways:
+		return "always"
+	case ReplayFillsNever:
+		return "never"
+	default:
+		return fmt.Sprintf("ReplayFills(%d)", int(r))
+	}
 }
 
 const (
@@ -102,6 +171,10 @@ func (o Options) withDefaults() Options {
 	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 1<<10)
 	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)
 	o.NegativeTTL = cmp.Or(o.NegativeTTL, 30*time.Second)
+	o.DegradedTTL = cmp.Or(o.DegradedTTL, 30*time.Second)
+	o.MaxLoaders = cmp.Or(o.MaxLoaders, 256)
+	o.StampTTL = cmp.Or(o.StampTTL, time.Hour)
+	o.ReplayRate = cmp.Or(o.ReplayRate, 5000)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -125,7 +198,7 @@ func (o Options) validate() error {
 		value time.Duration
 	}{
 		{"ConnectTimeout", o.ConnectTimeout}, {"RedisTimeout", o.RedisTimeout},
-		{"LockTTL", o.LockTTL}, {"LoadTimeout", o.LoadTimeout}, {"StaleLease", o.StaleLease},
+		{"LockTTL", o.LockTTL}, {"LoadTimeout", o.LoadTimeout}, {"StaleLease", o.StaleLease}, {"StampTTL", o.StampTTL},
 	} {
 		if d.value < 0 {
 			bad(d.field, d.value, "must be positive, or 0 for the default")
@@ -146,6 +219,21 @@ func (o Options) validate() error {
 	if o.MemoryBytes != -1 && (o.MemoryBytes < 0 || o.MemoryBytes > maxMemoryBytes) {
 		bad("MemoryBytes", o.MemoryBytes, "must be positive, 0 for the default, or -1 for no memory")
 	}
+	if o.DegradedTTL < 0 && o.DegradedTTL != -1 {
+		bad("DegradedTTL", o.DegradedTTL, "must be positive, 0 for the default, or -1 to serve until a value expires")
+	}
+	if o.MaxLoaders < 0 || o.MaxLoaders > math.MaxInt32 {
+		bad("MaxLoaders", o.MaxLoaders, "must be positive, or 0 for the default")
+	}
+	if o.ReplayRate < -1 {
+		bad("ReplayRate", o.ReplayRate, "must be positive, 0 for the default, or -1 for no limit")
+	}
+	if o.ReplayFills < ReplayFillsFenced || o.ReplayFills > ReplayFillsNever {
+		bad("ReplayFills", o.ReplayFills, "must be ReplayFillsFenced, ReplayFillsAlways or ReplayFillsNever")
+	}
+	if o.Store != nil && o.FallbackDir != "" {
+		bad("Store", "set", fmt.Sprintf("leave it out, or FallbackDir (%q)", o.FallbackDir))
+	}
 	if o.MaxKeyBytes < 0 || o.MaxKeyBytes > maxValueBytes {
 		bad("MaxKeyBytes", o.MaxKeyBytes, "must be positive and at most 512 MiB, or 0 for the default")
 	}
@@ -153,6 +241,23 @@ func (o Options) validate() error {
 		bad("MaxValueBytes", o.MaxValueBytes, "must be positive and at most 512 MiB, or 0 for the default")
 	}
 	return errors.Join(append(errs, validateRedis(o.Redis)...)...)
+}
+
+// openStore opens what the options say.
+func (o Options) openStore() (fallback.Store, error) {
+	switch {
+	case o.Store != nil:
+		return o.Store, nil
+	case o.FallbackDir == "":
+		return fallback.NewMemory(o.Fallback.MaxBytes), nil
+	}
+	f := o.Fallback
+	f.DB, f.Logger = o.Redis.SelectDB, o.Logger
+	store, err := fallback.Open(o.FallbackDir, f)
+	if err != nil {
+		return nil, fmt.Errorf("aside: Options.FallbackDir: %w", err)
+	}
+	return store, nil
 }
 
 // validateRedis refuses the fields that New sets itself, and says what each would break.

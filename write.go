@@ -4,23 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
 )
 
-// The writes. Each drops what this process remembers of its keys before it returns, whatever came of it, so that a process
-// reads its own writes; and takes their flights off the table, so that no load that began before it answers anybody who
-// asks after it.
-
-// Set stores value under key for ttl. nil means that Redis has it. A load of the key that is under way, here or in
-// another process, will not overwrite it.
+// The writes. Each drops what this process remembers of its keys before it begins and before it returns, whatever came of
+// it, so that a process reads its own writes and stores nothing that was read before; and takes their flights off the
+// table, so that no load that began before it answers anybody who asks after it.
 //
-// ttl must be positive and is rounded up to whole milliseconds. Errors: ErrRedisAway (nothing was done),
-// ErrUnknownOutcome (no answer; it may or may not have been done), ErrTooLarge, or what Redis refused it with.
+// A Set or Del that Redis cannot be asked for, or has not answered, goes to the fallback store (outage.go).
+
+// Set stores value under key for ttl. nil means that Redis has it, or that it is durably kept for replay (Options.FallbackDir). A
+// load of the key that is under way, here or in another process, will not overwrite it.
+//
+// ttl must be positive and is rounded up to whole milliseconds. Errors: ErrNotDurable (kept for replay in memory
+// only), ErrTooLarge, ErrFull and other failures of the fallback directory, or what Redis refused it with. With ErrNotDurable comes
+// ErrRedisAway (nothing was done yet) or ErrUnknownOutcome (Redis may or may not have done it).
 func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) error {
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
@@ -28,50 +34,106 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 	if len(value) > c.opt.MaxValueBytes {
 		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
 	}
-	return c.write(ctx, "set", scriptSet, []string{key}, func(notAfter string) []string {
-		return []string{notAfter, pack(value), milliseconds(ttl)}
-	})
+	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: scriptSet, bare: scriptSetBare,
+		args: []string{pack(value), milliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
 }
 
 // Del removes keys. After it returned nil this process never serves what they held; another does not once Redis's push has
-// reached it, and never longer than StaleLease. Loads that are under way will not bring it back. Keys that do not exist
-// are no error. Errors are those of Set; with many keys they say which failed, the others are removed.
+// reached it, and never longer than StaleLease (while Redis is away: not before it is back and the Del was replayed). Loads that are under way will not bring it back.
+// Keys that do not exist are no error. Errors are those of Set; with many keys they say which failed, the others are removed.
 func (c *Client) Del(ctx context.Context, keys ...string) error {
-	return c.write(ctx, "delete", scriptDel, keys, func(notAfter string) []string { return []string{notAfter} })
+	return c.write(ctx, &write{verb: "delete", keys: keys, script: scriptDel, bare: scriptDelBare, op: fallback.OpDel})
 }
 
 // Touch gives those of keys that hold a value a new ttl, counted from now. Keys that do not exist stay so, remembered
-// absences keep their own ttl. ttl and errors are those of Set.
+// absences keep their own ttl. While Redis is away it does nothing but return ErrRedisAway: it is not replayed. Other errors
+// are those of Set.
 func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) error {
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
 	}
-	return c.write(ctx, "touch", scriptTouch, keys, func(notAfter string) []string {
-		return []string{notAfter, milliseconds(ttl), lockPrefix, wireAbsent}
-	})
+	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: []string{milliseconds(ttl), lockPrefix, wireAbsent}})
 }
 
-func (c *Client) write(ctx context.Context, verb string, s *script, keys []string, args func(notAfter string) []string) error {
-	for _, key := range keys {
+// write is one Set, Del or Touch.
+type write struct {
+	verb   string
+	keys   []string
+	script *script  // with stamps; nil: it leaves none
+	bare   *script  // without
+	args   []string // behind notAfter and what is about stamps
+
+	op    fallback.Op // as which it is replayed; "" if not
+	ttl   time.Duration
+	value string
+}
+
+// writing is a batch of a write.
+type writing struct {
+	*batch
+	stamp    stamp
+	notAfter int64 // µs of the server's clock
+}
+
+func (c *Client) write(ctx context.Context, w *write) error {
+	for _, key := range w.keys {
 		if err := c.checkKey(key); err != nil {
 			return err
 		}
 	}
-	if c.closing.Err() != nil {
-		return ErrClosed
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	defer func() {
-		for _, key := range keys {
-			c.near.drop(key)
-			c.bump(key)
+	if !c.enter() {
+		return ErrClosed
+	}
+	defer c.background.Done()
+	before := c.forget(w.keys)
+	errs, kept := c.perform(ctx, w)
+	after := c.forget(w.keys)
+	if kept && w.op == fallback.OpSet && after == before+1 { // nobody else has changed it meanwhile
+		if sh := c.home(w.keys[0]); Mode(sh.mode.Load()) == Degraded {
+			c.near.commitAway(w.keys[0], after, sh, w.value, false, w.ttl, 0, nil)
 		}
-	}()
-	all := c.batches(s, nil, len(keys), func(i int) (string, *shard) { return keys[i], c.shardOf(keys[i]) }, nil)
-	c.execute(ctx, all, args)
-	var late []*batch
+	}
+	return errors.Join(errs...)
+}
+
+// forget drops what this process knows of keys, and returns the generation that begins for the last.
+func (c *Client) forget(keys []string) (gen uint64) {
+	for _, key := range keys {
+		gen = c.near.drop(key)
+		c.bump(key)
+	}
+	return gen
+}
+
+// perform asks Redis for a write, and has the store remember what Redis was not asked for or has not answered. kept: there
+// is such, and the store has it.
+func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool) {
+	ask, later := w.keys, []string(nil)
+	var cause error
+	if w.op != "" {
+		if ask, later = c.settleFirst(ctx, w.keys); len(later) > 0 {
+			cause = errPending
+			if ctx.Err() != nil {
+				cause = fmt.Errorf("%w: %w", errPending, ctx.Err())
+			}
+		}
+	}
+	s := w.bare
+	stamped := w.script != nil && !c.opt.DisableStamps
+	if stamped {
+		s = w.script
+	}
+	batches := c.batches(s, nil, len(ask), func(i int) (string, *shard) { return ask[i], c.shardOf(ask[i]) }, nil)
+	all := make([]*writing, len(batches))
+	for i, b := range batches {
+		b.stamped = stamped
+		all[i] = &writing{batch: b, stamp: c.newStamp(b.shard)}
+	}
+	c.execute(ctx, w, all)
+	var late []*writing
 	for _, b := range all {
 		if done, err := b.reply.AsInt64(); b.err == nil && err == nil && done == 0 {
 			late = append(late, b)
@@ -79,25 +141,109 @@ func (c *Client) write(ctx context.Context, verb string, s *script, keys []strin
 	}
 	if len(late) > 0 { // the server's clock is ahead of what we take it for: look at it and try again, once
 		c.lookAtClocks(ctx, late)
+		for _, b := range late { // nothing has been done in its name
+			b.stamp = c.newStamp(b.shard)
+		}
 		if ctx.Err() == nil {
-			c.execute(ctx, late, args)
+			c.execute(ctx, w, late)
 		}
 	}
-	var errs []error
+
+	var records []fallback.Record
+	var unknown []*writing
 	for _, b := range all {
-		if err := c.writeError(&b.call); err != nil {
-			what := quoted(b.keys[0])
-			if len(b.keys) > 1 {
-				what = fmt.Sprintf("%s and %d more", what, len(b.keys)-1)
+		err := c.writeError(&b.call)
+		switch {
+		case err == nil:
+		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
+			if cause == nil || errors.Is(err, ErrUnknownOutcome) {
+				cause = err
 			}
-			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", verb, what, err))
+			for _, key := range b.keys {
+				records = append(records, c.recordOf(w, key, b.shard, b.stamp))
+			}
+			if errors.Is(err, ErrUnknownOutcome) {
+				unknown = append(unknown, b)
+			}
+		default:
+			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(b.keys), err))
 		}
 	}
-	return errors.Join(errs...)
+	for _, key := range later {
+		sh := c.shardOf(key)
+		records = append(records, c.recordOf(w, key, sh, c.newStamp(sh)))
+	}
+	if len(records) == 0 {
+		return errs, false
+	}
+	keys := make([]string, len(records))
+	for i := range records {
+		keys[i] = records[i].Key
+	}
+	if err := c.remember(ctx, records, cause); err != nil {
+		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), err)), errors.Is(err, ErrNotDurable)
+	}
+	for _, b := range unknown {
+		if !c.awaitTooLate(b) {
+			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.keys), cause)), true
+		}
+	}
+	return errs, true
+}
+
+// awaitTooLate waits until the server will not do b any more, for a moment at most: what is acknowledged after that cannot
+// be undone by it. It is over with the deadline of the question, but for the error of the clocks.
+func (c *Client) awaitTooLate(b *writing) bool {
+	now, slack := c.serverTime(b.shard)
+	left := time.Duration(b.notAfter+max(slack, 0)-now) * time.Microsecond
+	if left > putGrace {
+		return false // the caller has left long before the deadline
+	}
+	return left < 0 || c.sleep(left+time.Microsecond)
+}
+
+// errPending is the cause where a record of the same key is still waiting to be replayed, so that this one must wait too.
+var errPending = fmt.Errorf("%w: an earlier write of the key has not been replayed yet", ErrRedisAway)
+
+// settleFirst has earlier records of keys replayed, and parts the keys into those that may be written now and those whose
+// record has to wait behind the earlier one.
+func (c *Client) settleFirst(ctx context.Context, keys []string) (now, later []string) {
+	var pending []string
+	for _, key := range keys {
+		if c.store.Pending(key) {
+			pending = append(pending, key)
+		}
+	}
+	if len(pending) == 0 {
+		return keys, nil
+	}
+	later = c.settle(ctx, pending)
+	for _, key := range keys {
+		if !slices.Contains(later, key) {
+			now = append(now, key)
+		}
+	}
+	return now, later
+}
+
+func (c *Client) recordOf(w *write, key string, sh *shard, s stamp) fallback.Record {
+	r := fallback.Record{Op: w.op, Key: key, Stamp: s.text, Slack: s.slack}
+	if w.op == fallback.OpSet {
+		now, _ := c.serverTime(sh)
+		r.Value, r.Expires = w.args[0], expiresAt(now, w.ttl)
+	}
+	return r
+}
+
+func quotedKeys(keys []string) string {
+	if len(keys) == 1 {
+		return quoted(keys[0])
+	}
+	return fmt.Sprintf("%s and %d more", quoted(keys[0]), len(keys)-1)
 }
 
 // lookAtClocks probes the shards of batches, all at once, and returns when it knows or ctx has ended.
-func (c *Client) lookAtClocks(ctx context.Context, late []*batch) {
+func (c *Client) lookAtClocks(ctx context.Context, late []*writing) {
 	seen := make(map[*shard]bool, 1)
 	var probes sync.WaitGroup
 	for _, b := range late {
@@ -126,18 +272,55 @@ func (c *Client) lookAtClocks(ctx context.Context, late []*batch) {
 
 // execute sends writes, each with the time after which its server must not do it any more: a command that timed out
 // may otherwise be executed much later, even after this process has gone.
-func (c *Client) execute(ctx context.Context, all []*batch, args func(notAfter string) []string) {
+//
+//	a: Set k, no answer, kept for replay, acknowledged     b: Set k     server: a's Set k     <- would undo b's
+func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 	patience := c.opt.RedisTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline))
 	}
+	batches := make([]*batch, len(all))
+	for i, b := range all {
+		batches[i] = b.batch
+		now, slack := c.serverTime(b.shard)
+		b.notAfter = now + patience.Microseconds() + max(slack, 0)
+		b.args = append(b.args[:0], strconv.FormatInt(b.notAfter, 10))
+		if b.stamped {
+			b.args = append(b.args, b.stamp.text, milliseconds(c.opt.StampTTL))
+		}
+		b.args = append(b.args, w.args...)
+	}
+	c.runBatches(ctx, batches, nil)
 	for _, b := range all {
-		if b.shard != nil {
-			notAfter := c.serverTime(b.shard) + (patience + lateMargin).Microseconds()
-			b.args = args(strconv.FormatInt(notAfter, 10))
+		if reply, ok := rueidis.IsRedisErr(b.err); ok && b.stamped && strings.HasPrefix(reply.Error(), "TRYAGAIN") {
+			c.executeMoving(ctx, w, b)
 		}
 	}
-	c.runBatches(ctx, all, nil)
+}
+
+// executeMoving does a write whose slot is moving in two steps, each of one key: see scriptStamp.
+func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
+	kind := "d"
+	if w.op == fallback.OpSet {
+		kind = "s"
+	}
+	for _, key := range b.keys {
+		q := newCall(scriptStamp, stampKey(key), b.args[:3]...)
+		q.args = append(q.args, kind, milliseconds(w.ttl))
+		c.run(ctx, b.shard, q)
+		b.reply, b.err = q.reply, q.err
+		if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said == 0 {
+			return
+		} else if said == 2 {
+			continue
+		}
+		q = newCall(w.bare, key, b.args[0])
+		q.args = append(q.args, w.args...)
+		c.run(ctx, b.shard, q)
+		if b.reply, b.err = q.reply, q.err; q.err != nil {
+			return
+		}
+	}
 }
 
 // writeError says what an answer to a write means to the caller.
@@ -151,11 +334,8 @@ func (c *Client) writeError(q *call) error {
 		return err
 	}
 	if reply, ok := rueidis.IsRedisErr(err); ok {
-		for _, word := range []string{"LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"} {
-			// Redis 6 wraps what a command in a script said: "ERR Error running script …: -READONLY …".
-			if strings.HasPrefix(reply.Error(), word) || strings.Contains(reply.Error(), "-"+word+" ") {
-				return fmt.Errorf("%w: %w", ErrRedisAway, err)
-			}
+		if saysOneOf(reply.Error(), "LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN") {
+			return fmt.Errorf("%w: %w", ErrRedisAway, err)
 		}
 		return fmt.Errorf("refused by Redis: %w", err)
 	}

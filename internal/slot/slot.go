@@ -4,6 +4,7 @@ package slot
 import (
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Count is the number of hash slots of every Redis Cluster.
@@ -41,11 +42,16 @@ var table = func() (t [256]uint16) {
 	return t
 }()
 
-// KeyIn returns a short key that lives in slot s.
-func KeyIn(s uint16) string {
-	for i := 0; ; i++ { // some 16,384 attempts: a millisecond
-		if key := "aside:" + strconv.Itoa(i); Of(key) == s {
-			return key
+// Tag returns a hash tag of at most four characters that puts a key into slot s: "{" + Tag(s) + "}" + anything.
+func Tag(s uint16) string { return tags()[s] }
+
+var tags = sync.OnceValue(func() *[Count]string { // some 170,000 attempts: five milliseconds, once
+	var all [Count]string
+	for i, left := 0, Count; left > 0; i++ {
+		if tag := strconv.FormatInt(int64(i), 36); all[Of(tag)] == "" {
+			all[Of(tag)] = tag
+			left--
 		}
 	}
-}
+	return &all
+})

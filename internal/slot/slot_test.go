@@ -20,10 +20,10 @@ func TestSlotIsWhatRedisAnswers(t *testing.T) {
 	}
 }
 
-func TestThereIsAKeyForEachSlot(t *testing.T) {
-	for _, s := range []uint16{0, 1, 5460, 5461, 16383} {
-		if key := KeyIn(s); Of(key) != s {
-			t.Errorf("%q is in slot %d, not %d", key, Of(key), s)
+func TestThereIsATagForEachSlot(t *testing.T) {
+	for s := range uint16(Count) {
+		if key := "any{" + Tag(s) + "}thing"; Of(key) != s || len(Tag(s)) > 4 {
+			t.Fatalf("%q is in slot %d, not %d", key, Of(key), s)
 		}
 	}
 }

@@ -1,0 +1,583 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/vfs"
+)
+
+// Dir is a [Store] in a directory of its own, see the package's description. Make one with [Open]. Safe for concurrent use.
+type Dir struct {
+	o       Options // immutable, as are the next ones
+	fs      vfs.FS
+	ownFS   bool // Close closes it
+	lock    io.Closer
+	journal *journal.Journal
+
+	kick     chan struct{}   // has room for one: the flusher is to do a round
+	stop     chan struct{}   // closed by Close: the flusher is to do its last one
+	patience context.Context // ends when Close's ctx has ended: what is not in files then stays in the journal
+	giveUp   context.CancelFunc
+	done     chan struct{} // closed by the flusher when the directory is given up
+
+	x *index // its mutex guards all below, too
+
+	gone        map[digest]goneFile     // files whose records are gone: the flusher removes them
+	bad         []badFile               // files that cannot be read: the flusher puts them into quarantine
+	foreign     map[foreignKey]*foreign // what the journal says of other databases: the flusher moves it to their files
+	fileBytes   int64                   // of the record files that are there, those in gone included
+	quarantined int
+	reserved    int64    // bytes on disk that the Puts under way may add
+	incoming    int64    // bytes of values that they hold
+	writers     *writers // those that began since the flusher last asked
+	faults      [faultKinds]error
+	began       int // rounds of the flusher
+	ended       int
+	roundError  error          // what the last that ended said
+	progress    chan struct{}  // closed, and replaced, when the flusher has made room
+	dropped     uint64         // the journal has nothing up to this number that is not in files
+	marker      journal.Record // the last settle marker that was given to the journal and may be in its queue; its Op is 0 if there is none
+
+	untidy map[string]bool // what could not be removed yet: files half written, and names in folders that may be empty; used by the flusher only, and recover before it
+
+	closing  sync.Once
+	closed   chan struct{} // closed when closeErr is set
+	closeErr error
+	finalErr error // what the flusher said at its end; set before done is closed
+}
+
+var _ Store = (*Dir)(nil)
+
+// goneFile is a file that is to be removed.
+type goneFile struct {
+	key  string
+	file file
+}
+
+// badFile is a file that is to be put into quarantine.
+type badFile struct {
+	path   string
+	reason error
+}
+
+// writers are the callers of Put and Settle between their look at the index and the end of what they do with the journal. Guarded by index.mu.
+type writers struct {
+	n    int
+	done chan struct{} // closed when n is 0 and nobody joins any more; nil until somebody waits
+}
+
+// fault is a kind of work that a disk may refuse.
+type fault int
+
+const (
+	faultJournal fault = iota
+	faultFiles
+	faultReads
+	faultKinds
+)
+
+// Put implements [Store].
+func (d *Dir) Put(ctx context.Context, records ...Record) error {
+	if err := validateAll(records); err != nil {
+		return err
+	}
+	p, err := d.admit(ctx, records)
+	if err != nil || len(p.records) == 0 {
+		return err
+	}
+	failed := d.journal.Append(ctx, d.forJournal(p.records)...)
+	// When ctx has ended, nobody knows whether the journal has them. Then the index has them too: what may be found after a restart
+	// must not be missing before.
+	unknown := failed != nil && ctx.Err() != nil && errors.Is(failed, ctx.Err())
+	now := time.Now().UnixMilli()
+
+	d.x.mu.Lock()
+	if failed == nil || unknown {
+		for i := range p.records {
+			d.x.mergeLocked(&p.records[i], now, true)
+		}
+	}
+	d.leaveLocked(p)
+	full := d.x.dirty.len >= d.o.MaxQueue && d.faults[faultFiles] == nil // else the interval decides
+	wasFailing := d.faults[faultJournal] != nil
+	d.x.mu.Unlock()
+
+	if full {
+		d.wake()
+	}
+	switch {
+	case failed == nil:
+		if wasFailing {
+			d.report(faultJournal, nil)
+		}
+		return nil
+	case unknown:
+		return failed
+	case errors.Is(failed, journal.ErrClosed):
+		return ErrClosed
+	}
+	err = d.diskError(failed)
+	d.report(faultJournal, err)
+	return err
+}
+
+// put is a Put that was let in.
+type put struct {
+	records      []Record // those that are not superseded already
+	disk, values int64    // what it has reserved
+	writers      *writers
+}
+
+// admit waits until there is room for records, and lets them in.
+func (d *Dir) admit(ctx context.Context, records []Record) (put, error) {
+	const compact, evict, give = 0, 1, 2 // what is tried to make room on disk, one after the other
+	round := 0                           // of the flusher, that we wait for
+	for try := compact; ; {
+		if err := ctx.Err(); err != nil {
+			return put{}, err
+		}
+		d.x.mu.Lock()
+		if d.x.closed.Load() {
+			d.x.mu.Unlock()
+			return put{}, ErrClosed
+		}
+		p, limit := d.needLocked(records)
+		if len(p.records) == 0 {
+			d.x.mu.Unlock()
+			return p, nil
+		}
+		over := d.usedLocked() + p.disk - limit
+		waiting := d.x.dirtyValues + d.incoming
+		switch {
+		case over > 0 && try == give:
+			err := fmt.Errorf("%w: Options.MaxBytes (%d) of %s would be exceeded: raise it, or write less while Redis is away", ErrFull, d.o.MaxBytes, d.o.dir)
+			if d.faults[faultFiles] != nil {
+				err = fmt.Errorf("%w (and the disk fails: %w)", err, d.faults[faultFiles])
+			}
+			d.x.mu.Unlock()
+			return put{}, err
+		case over > 0 && try == evict:
+			for e := d.x.fills.first(); e != nil && over > 0; e = d.x.fills.first() {
+				over -= max(fileBound(&e.record), e.file.bytes)
+				d.x.removeLocked(e)
+			}
+		case over > 0: // the journal may be full of what is superseded
+		case waiting > 0 && waiting+p.values > d.o.MemoryBytes:
+		default:
+			d.enterLocked(&p)
+			d.x.mu.Unlock()
+			return p, nil
+		}
+		if round == 0 {
+			round = d.began + 1 // one that is under way began before we asked
+		}
+		d.x.mu.Unlock()
+		ended, failed, err := d.awaitRound(ctx, round, over <= 0)
+		switch {
+		case err != nil:
+			return put{}, err
+		case over > 0:
+			try++
+		case ended && failed != nil:
+			return put{}, failed
+		}
+		if ended {
+			round = 0
+		}
+	}
+}
+
+// needLocked says which of records are news, what they need, and how much of the disk may be in use with them.
+func (d *Dir) needLocked(records []Record) (p put, limit int64) {
+	old := 0
+	for i := range records {
+		if e := d.x.byKey[records[i].Key]; e != nil && !replaces(&records[i], &e.record) {
+			old++
+		}
+	}
+	p.records = records
+	if old > 0 { // what supersedes them is remembered as well as they would be
+		p.records = make([]Record, 0, len(records)-old)
+		for i := range records {
+			if e := d.x.byKey[records[i].Key]; e == nil || replaces(&records[i], &e.record) {
+				p.records = append(p.records, records[i])
+			}
+		}
+	}
+	limit = d.o.MaxBytes
+	for i := range p.records {
+		r := &p.records[i]
+		p.disk += journalBound(r) + fileBound(r)
+		p.values += int64(len(r.Value))
+		if r.Op == OpSet {
+			limit = d.o.MaxBytes - reserve(d.o.MaxBytes)
+		}
+	}
+	return p, limit
+}
+
+// usedLocked is how much of MaxBytes is in use, or will be when all that is known is in files and they are beside those they replace.
+func (d *Dir) usedLocked() int64 {
+	return d.journal.Size() + d.fileBytes + d.x.dirtyFiles + d.reserved
+}
+
+// journalBound is the most bytes that a record takes in the journal.
+func journalBound(r *Record) int64 { return 320 + int64(len(r.Key)+len(r.Value)+len(r.Stamp)) }
+
+func (d *Dir) enterLocked(p *put) {
+	d.reserved += p.disk
+	d.incoming += p.values
+	p.writers = d.writers
+	p.writers.n++
+}
+
+func (d *Dir) leaveLocked(p put) {
+	d.reserved -= p.disk
+	d.incoming -= p.values
+	p.writers.n--
+	if p.writers.n == 0 && p.writers.done != nil {
+		close(p.writers.done)
+	}
+}
+
+// awaitRound returns when a round of the flusher has ended, that or a later one, with what it said; or, if any progress will do, when
+// something has got its file.
+func (d *Dir) awaitRound(ctx context.Context, round int, anyProgress bool) (ended bool, failed, err error) {
+	d.wake()
+	for moved := false; ; moved = true {
+		d.x.mu.RLock()
+		ended, failed, next := d.ended >= round, d.roundError, d.progress
+		d.x.mu.RUnlock()
+		switch {
+		case d.x.closed.Load():
+			return false, nil, ErrClosed
+		case ended:
+			return true, failed, nil
+		case moved && anyProgress:
+			return false, nil, nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return false, nil, ctx.Err()
+		}
+	}
+}
+
+// Fill implements [Store].
+func (d *Dir) Fill(r Record) {
+	now := time.Now().UnixMilli()
+	if r.Op != OpFill || r.validate() != nil || r.Expires <= now {
+		return
+	}
+	d.x.mu.Lock()
+	full := d.fillLocked(&r, now)
+	d.x.mu.Unlock()
+	if full {
+		d.wake()
+	}
+}
+
+// fillLocked remembers a fill if there is room, and says whether the flusher has enough to do.
+func (d *Dir) fillLocked(r *Record, now int64) (full bool) {
+	if d.x.closed.Load() {
+		return false
+	}
+	if e := d.x.byKey[r.Key]; e != nil {
+		if !replaces(r, &e.record) {
+			return false
+		}
+		if e.file.bytes == 0 {
+			d.x.removeLocked(e) // it is out of date even if the new one does not fit
+		}
+	}
+	full = d.faults[faultFiles] == nil
+	// Values that wait for the disk are bounded, and Puts come first.
+	if d.x.dirtyValues+d.incoming+int64(len(r.Value)) > d.o.MemoryBytes/2 {
+		return full
+	}
+	over := d.usedLocked() + fileBound(r) - fillLimit(d.o.MaxBytes)
+	if over > 0 && over < d.o.MaxBytes/4 { // else it is not for fills to go that there is no room
+		for e := d.x.fills.first(); e != nil && over > 0; e = d.x.fills.first() {
+			over -= max(fileBound(&e.record), e.file.bytes)
+			d.x.removeLocked(e)
+		}
+	}
+	if over > 0 {
+		return false
+	}
+	d.x.mergeLocked(r, now, true)
+	return full && d.x.dirty.len >= d.o.MaxQueue
+}
+
+// Get implements [Store]. A set whose value has expired more than a minute ago is returned as a delete. The error says that the record is on the disk and
+// cannot be read: if it is damaged it is put into quarantine, and the next Get does not find it.
+func (d *Dir) Get(key string) (Record, bool, error) {
+	if d.x.closed.Load() {
+		return Record{}, false, ErrClosed
+	}
+	r, held, ok := d.x.find(key)
+	if !ok {
+		return Record{}, false, nil
+	}
+	if !held {
+		var err error
+		if r, ok, err = d.load(r); !ok || err != nil {
+			return Record{}, false, err
+		}
+	}
+	if r.Op == OpFill && r.Expires <= time.Now().UnixMilli() {
+		return Record{}, false, nil
+	}
+	return r, true, nil
+}
+
+// Pending implements [Store].
+func (d *Dir) Pending(key string) bool { return d.x.isPending(key) }
+
+// Stamp implements [Store].
+func (d *Dir) Stamp(key string) (stamp string, ok bool) { return d.x.stamp(key) }
+
+// Records implements [Store].
+func (d *Dir) Records(op Op) iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		for r, held := range d.x.each(op) {
+			if d.x.closed.Load() {
+				return
+			}
+			if !held {
+				var ok bool
+				var err error
+				if r, ok, err = d.load(r); !ok || err != nil || r.Op != op {
+					continue
+				}
+			}
+			if op == OpFill && r.Expires <= time.Now().UnixMilli() {
+				continue
+			}
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// load returns the record of r's key with its value, which was in a file when r was found; false if there is none any more.
+func (d *Dir) load(r Record) (Record, bool, error) {
+	for {
+		path := digestOf(r.Key).path(d.o.DB)
+		found, _, _, err := readFile(d.fs, path)
+		if err == nil && found.Key == r.Key && found.Stamp == r.Stamp && found.Op == r.Op {
+			if d.fault(faultReads) != nil {
+				d.report(faultReads, nil)
+			}
+			return found, true, nil
+		}
+		// The flusher may have replaced or removed it since. If not, it is as bad as it looks.
+		d.x.mu.Lock()
+		e := d.x.byKey[r.Key]
+		switch {
+		case e == nil:
+			d.x.mu.Unlock()
+			return Record{}, false, nil
+		case e.held:
+			r = e.record
+			d.x.mu.Unlock()
+			return r, true, nil
+		case e.record.Stamp != r.Stamp || e.record.Op != r.Op:
+			r = e.record
+			d.x.mu.Unlock()
+			continue
+		}
+		if err == nil {
+			err = errOtherKey
+		}
+		if !damaged(err) {
+			d.x.mu.Unlock()
+			err = fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
+			d.report(faultReads, err)
+			return Record{}, false, err
+		}
+		d.fileBytes -= e.file.bytes
+		e.file = file{}
+		d.x.removeLocked(e)
+		if !errors.Is(err, errMissing) {
+			d.bad = append(d.bad, badFile{path, err})
+			d.quarantined++
+		}
+		d.x.mu.Unlock()
+		d.o.Logger.Warn("aside: a fallback record is lost", "dir", d.o.dir, "file", path, "reason", err)
+		d.wake()
+		return Record{}, false, fmt.Errorf("aside: a fallback record is lost: %s in %s: %w", path, d.o.dir, err)
+	}
+}
+
+// Settle implements [Store].
+func (d *Dir) Settle(records ...Record) {
+	var p put
+	var markers []journal.Record
+	d.x.mu.Lock()
+	if d.x.closed.Load() {
+		d.x.mu.Unlock()
+		return
+	}
+	for i := range records {
+		if e := d.x.settleLocked(&records[i]); e != nil && e.record.Op != OpFill {
+			markers = append(markers, journal.Record{Op: journal.Settle, DB: d.o.DB, Key: e.record.Key, Stamp: e.record.Stamp})
+			p.disk += journalBound(&Record{Stamp: e.record.Stamp})
+		}
+	}
+	// A marker only saves a replay after a crash. It is worth neither the room that is kept for deletes, nor a new part of the journal when
+	// all of it is about to go.
+	quiet := d.x.sets+d.x.deletes == 0
+	if len(markers) == 0 || quiet || d.usedLocked()+p.disk > d.o.MaxBytes-reserve(d.o.MaxBytes) {
+		d.x.mu.Unlock()
+		if quiet {
+			d.wake()
+		}
+		return
+	}
+	d.enterLocked(&p)
+	d.marker = markers[len(markers)-1]
+	d.x.mu.Unlock()
+	d.journal.AppendLazily(markers...)
+	d.x.mu.Lock()
+	d.leaveLocked(p)
+	d.x.mu.Unlock()
+}
+
+// Durable implements [Store]: it says true.
+func (d *Dir) Durable() bool { return true }
+
+// Latest implements [Store].
+func (d *Dir) Latest() string { return d.x.latestStamp() }
+
+// Stats implements [Store].
+func (d *Dir) Stats() Stats {
+	d.x.mu.RLock()
+	defer d.x.mu.RUnlock()
+	return Stats{
+		Sets: d.x.sets, Deletes: d.x.deletes, Fills: d.x.loaded,
+		Bytes: d.journal.Size() + d.fileBytes, Dirty: d.x.dirty.len, Quarantined: d.quarantined,
+		Err: errors.Join(d.faults[:]...),
+	}
+}
+
+func (d *Dir) count(belongs func(key string) bool) int { return d.x.count(belongs) }
+
+// Close implements [Store]. When ctx ends before the disk has done its part, a goroutine stays behind that gives up the directory as soon as
+// the disk lets it; until then nobody else can open it.
+func (d *Dir) Close(ctx context.Context) error {
+	first := false
+	d.closing.Do(func() { first = true })
+	if !first {
+		select {
+		case <-d.closed:
+			return d.closeErr
+		case <-ctx.Done():
+			return d.left(ctx.Err())
+		}
+	}
+	d.x.mu.Lock()
+	d.x.closed.Store(true)
+	d.advanceLocked()
+	d.x.mu.Unlock()
+	close(d.stop)
+	select {
+	case <-d.done:
+		d.closeErr = d.finalErr
+	case <-ctx.Done():
+		d.giveUp()
+		d.closeErr = d.left(ctx.Err())
+	}
+	close(d.closed)
+	return d.closeErr
+}
+
+// left says what Close has left undone.
+func (d *Dir) left(why error) error {
+	d.x.mu.RLock()
+	defer d.x.mu.RUnlock()
+	explicit, fills := 0, 0
+	for e := d.x.dirty.first(); e != nil; e = d.x.dirty.next(e) {
+		if e.record.Op == OpFill {
+			fills++
+		} else {
+			explicit++
+		}
+	}
+	return fmt.Errorf("aside: the fallback directory %s is not closed yet, the disk is too slow: %d writes and deletes are in its journal only, %d loaded values are not written: %w", d.o.dir, explicit, fills, why)
+}
+
+// wake makes the flusher do a round soon.
+func (d *Dir) wake() {
+	select {
+	case d.kick <- struct{}{}:
+	default: // it will anyway
+	}
+}
+
+// advanceLocked wakes those who wait for the flusher.
+func (d *Dir) advanceLocked() {
+	close(d.progress)
+	d.progress = make(chan struct{})
+}
+
+// report takes note of what the disk said, and logs it when that is news.
+func (d *Dir) report(kind fault, err error) {
+	d.x.mu.Lock()
+	before := d.faults[kind]
+	d.faults[kind] = err
+	d.x.mu.Unlock()
+	what := [faultKinds]string{"its journal", "its record files", "reading"}[kind]
+	switch {
+	case before == nil && err != nil:
+		d.o.Logger.Warn("aside: the fallback directory fails", "dir", d.o.dir, "with", what, "error", err)
+	case before != nil && err == nil:
+		d.o.Logger.Info("aside: the fallback directory works again", "dir", d.o.dir, "with", what)
+	}
+}
+
+func (d *Dir) fault(kind fault) error {
+	d.x.mu.RLock()
+	defer d.x.mu.RUnlock()
+	return d.faults[kind]
+}
+
+// diskError says what an error of the disk means to a caller.
+func (d *Dir) diskError(err error) error {
+	if noSpace(err) {
+		return fmt.Errorf("%w: no space is left on the disk of %s: %w", ErrFull, d.o.dir, err)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
+}
+
+func noSpace(err error) bool {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return true
+	}
+	const handleDiskFull, diskFull = syscall.Errno(39), syscall.Errno(112) // what Windows says
+	return runtime.GOOS == "windows" && (errors.Is(err, handleDiskFull) || errors.Is(err, diskFull))
+}
+
+// forJournal is records as the journal has them.
+func (d *Dir) forJournal(records []Record) []journal.Record {
+	out := make([]journal.Record, len(records))
+	for i := range records {
+		r := &records[i]
+		out[i] = journal.Record{Op: journal.Set, DB: d.o.DB, Key: r.Key, Value: r.Value, Expires: r.Expires, Stamp: r.Stamp, Slack: r.Slack}
+		if r.Op == OpDel {
+			out[i].Op = journal.Del
+		}
+	}
+	return out
+}

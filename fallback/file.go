@@ -1,0 +1,325 @@
+package fallback
+
+import (
+	"bytes"
+	"crypto/md5" //nolint:gosec // spreads names over folders; the key inside decides
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// A record file is one JSON object, for people and programs:
+//
+//	{
+//	  "version": 1,                              read before anything else; another one is not ours to judge
+//	  "op": "set",                               or "fill", "del"
+//	  "key": "user:42",                          if it is not UTF-8: in base64, with "keyEncoding": "base64" in the next line
+//	  "stamp": "1763719200123456c0ffee…",
+//	  "slack": 1250,
+//	  "timestamp": "2026-11-21T10:00:00.123Z",   when it was recorded, by the clock of the machine that did, in UTC
+//	  "ttl": 60000,                              ms from timestamp to the end of the value: their sum is exactly Record.Expires. 0 for a del
+//	  "type": "string",                          Redis's type of the value
+//	  "encoding": "json",                        how the value stands in data: "json" as it is, being JSON; "utf8" as a string; "base64"
+//	  "data": {"name":"Ann"},                    "" for a del
+//	  "crc": "8d2c3f01"
+//	}
+//
+// crc is the CRC-32C (Castagnoli), in 8 hex digits, of all other fields as netstrings (<length>:<bytes>,) in this order: op, key, stamp,
+// slack, timestamp, ttl, type, encoding, data. Numbers stand as they do in the file; of key and data it is the bytes that they
+// mean. Thus layout is free, and each change of meaning is found.
+//
+// The name is the MD5 of the key in hex, in folders named after its first three bytes. MD5 spreads; it is not trusted: the key inside is
+// compared, and no file is put over that of another key.
+
+const (
+	fileVersion = 1
+	fileType    = "string"
+	fileSuffix  = ".json"
+	tempSuffix  = ".tmp" // behind fileSuffix: what is being written
+
+	encodingJSON   = "json"
+	encodingUTF8   = "utf8"
+	encodingBase64 = "base64"
+
+	timeFormat = "2006-01-02T15:04:05.000Z07:00"
+
+	maxRecordBytes = 512 << 20 // key and value together: Redis's own limit for a string
+	maxFileBytes   = 1 << 30   // of what is opened; no record takes more
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Why a file is not a record.
+var (
+	errTornFill    = errors.New("a fill that was not written to its end") // nobody was promised it
+	errFileVersion = errors.New("written by a version of aside that this one does not know")
+	errFileCorrupt = errors.New("not a record as it was written")
+	errOtherKey    = errors.New("the record of another key: the file was renamed, or the keys have the same MD5")
+)
+
+// digest is the MD5 of a key, after which its file is named.
+type digest [md5.Size]byte
+
+func digestOf(key string) digest { return md5.Sum([]byte(key)) }
+
+// folder returns the directory of a digest's file below db/<n>, and path the file.
+func (d digest) folder(db int) string {
+	const hexDigits = "0123456789abcdef"
+	b := make([]byte, 0, 20)
+	b = append(b, "db/"...)
+	b = strconv.AppendInt(b, int64(db), 10)
+	for _, c := range d[:3] {
+		b = append(b, '/', hexDigits[c>>4], hexDigits[c&15])
+	}
+	return string(b)
+}
+
+func (d digest) path(db int) string { return d.folder(db) + "/" + d.base() }
+
+func (d digest) base() string { return hex.EncodeToString(d[:]) + fileSuffix }
+
+// jsonFile is a record file. Its fields stand in the file in this order: op comes so early that half a file still says whether it
+// held more than a fill.
+type jsonFile struct {
+	Version     int             `json:"version"`
+	Op          Op              `json:"op"`
+	Key         string          `json:"key"`
+	KeyEncoding string          `json:"keyEncoding,omitempty"`
+	Stamp       string          `json:"stamp"`
+	Slack       int64           `json:"slack"`
+	Timestamp   string          `json:"timestamp"`
+	TTL         int64           `json:"ttl"`
+	Type        string          `json:"type"`
+	Encoding    string          `json:"encoding"`
+	Data        json.RawMessage `json:"data"`
+	CRC         string          `json:"crc"`
+}
+
+// tornPrefix is how the file of a fill begins.
+const tornPrefix = "{\n  \"version\": 1,\n  \"op\": \"fill\",\n"
+
+// encodeFile returns a record as it stands in its file. at is when it was recorded, in ms since 1970.
+func encodeFile(r *Record, at int64) []byte {
+	f := jsonFile{Op: r.Op, Stamp: r.Stamp, Slack: r.Slack, Timestamp: time.UnixMilli(at).UTC().Format(timeFormat), Type: fileType}
+	if r.Op != OpDel {
+		f.TTL = r.Expires - at
+	}
+	var data []byte
+	f.Encoding, data = encodeData(r.Value)
+	b := make([]byte, 0, len(r.Key)+len(data)+350)
+	b = append(b, "{\n  \"version\": "...)
+	b = strconv.AppendInt(b, fileVersion, 10)
+	b = appendField(b, "op", quoteJSON(string(r.Op)))
+	if quoted := quoteJSON(r.Key); quoted != nil && len(quoted) <= base64.StdEncoding.EncodedLen(len(r.Key))+2+len(",\n  \"keyEncoding\": \"base64\"") {
+		b = appendField(b, "key", quoted)
+	} else {
+		b = appendField(b, "key", quoteBase64(r.Key))
+		b = appendField(b, "keyEncoding", []byte(`"`+encodingBase64+`"`))
+	}
+	b = appendField(b, "stamp", quoteJSON(f.Stamp))
+	b = appendField(b, "slack", strconv.AppendInt(nil, f.Slack, 10))
+	b = appendField(b, "timestamp", quoteJSON(f.Timestamp))
+	b = appendField(b, "ttl", strconv.AppendInt(nil, f.TTL, 10))
+	b = appendField(b, "type", quoteJSON(f.Type))
+	b = appendField(b, "encoding", quoteJSON(f.Encoding))
+	b = appendField(b, "data", data)
+	b = appendField(b, "crc", quoteJSON(f.crc(r.Key, r.Value)))
+	return append(b, "\n}\n"...)
+}
+
+func appendField(b []byte, name string, value []byte) []byte {
+	b = append(b, ",\n  \""...)
+	b = append(b, name...)
+	b = append(b, "\": "...)
+	return append(b, value...)
+}
+
+// encodeData writes a value so that a person can read it, if that brings it back byte for byte and takes no more room than base64.
+func encodeData(value string) (encoding string, data []byte) {
+	if embeddable(value) {
+		return encodingJSON, []byte(value)
+	}
+	if quoted := quoteJSON(value); quoted != nil && len(quoted) <= base64.StdEncoding.EncodedLen(len(value))+2 {
+		return encodingUTF8, quoted
+	}
+	return encodingBase64, quoteBase64(value)
+}
+
+// embeddable says whether a value is JSON that a reader of the file gets back as it is. White space around it would be lost.
+func embeddable(value string) bool {
+	if value == "" || isSpace(value[0]) || isSpace(value[len(value)-1]) || !utf8.ValidString(value) {
+		return false
+	}
+	return json.Valid([]byte(value))
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// quoteJSON returns s as a JSON string, or nil if it is not UTF-8.
+func quoteJSON(s string) []byte {
+	if !utf8.ValidString(s) {
+		return nil
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(s); err != nil {
+		return nil // a string has no reason for that
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+func quoteBase64(s string) []byte {
+	b := make([]byte, 0, base64.StdEncoding.EncodedLen(len(s))+2)
+	b = append(b, '"')
+	b = base64.StdEncoding.AppendEncode(b, []byte(s))
+	return append(b, '"')
+}
+
+// fileBound is the most bytes that encodeFile makes of a record.
+func fileBound(r *Record) int64 {
+	return 400 + 4*int64(len(r.Key)+len(r.Value))/3 + 6*int64(len(r.Stamp))
+}
+
+// crc returns the checksum of the file, given what its key and data mean.
+func (f *jsonFile) crc(key, value string) string {
+	sum := uint32(0)
+	var room [24]byte
+	add := func(s string) {
+		head := append(strconv.AppendInt(room[:0], int64(len(s)), 10), ':')
+		sum = crc32.Update(sum, castagnoli, head)
+		sum = crc32.Update(sum, castagnoli, []byte(s))
+		sum = crc32.Update(sum, castagnoli, []byte{','})
+	}
+	for _, s := range []string{
+		string(f.Op), key, f.Stamp, strconv.FormatInt(f.Slack, 10), f.Timestamp, strconv.FormatInt(f.TTL, 10), f.Type, f.Encoding, value,
+	} {
+		add(s)
+	}
+	return fmt.Sprintf("%08x", sum)
+}
+
+// decodeFile reads what encodeFile has written. at is when it was recorded, in ms since 1970. Every error is one of those above.
+func decodeFile(b []byte) (r Record, at int64, err error) {
+	r, at, err = decodeJSON(b)
+	if err != nil && !errors.Is(err, errFileVersion) && isTornFill(b) {
+		err = errTornFill
+	}
+	return r, at, err
+}
+
+// isTornFill says whether unreadable bytes may be what a loss of power has left of a fill, which is written without a sync. Anything else is
+// synced before it gets its name, so a file that ends before it says what it is, or has never been written, was none of that.
+func isTornFill(b []byte) bool {
+	b = bytes.TrimRight(b, "\x00")
+	n := min(len(b), len(tornPrefix))
+	return n == 0 || b[0] == 0 || string(b[:n]) == tornPrefix[:n]
+}
+
+func decodeJSON(b []byte) (r Record, at int64, err error) {
+	corrupt := func(why string) (Record, int64, error) {
+		return Record{}, 0, fmt.Errorf("%w: %s", errFileCorrupt, why)
+	}
+	var f jsonFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return corrupt("it is not JSON, or has fields of other types") // the error itself may quote the value
+	}
+	if f.Version != fileVersion {
+		if f.Version > fileVersion {
+			return Record{}, 0, fmt.Errorf("%w: version %d", errFileVersion, f.Version)
+		}
+		return corrupt("it names no version")
+	}
+	switch f.KeyEncoding {
+	case "":
+	case encodingBase64:
+		key, err := base64.StdEncoding.Strict().DecodeString(f.Key)
+		if err != nil {
+			return corrupt("its key is not base64")
+		}
+		f.Key = string(key)
+	default:
+		return corrupt("the encoding of its key is unknown")
+	}
+	value, ok := decodeData(f.Encoding, f.Data)
+	if !ok {
+		return corrupt("its data is not in its encoding")
+	}
+	if f.crc(f.Key, value) != f.CRC {
+		return corrupt("its checksum does not fit")
+	}
+	recorded, err := time.Parse(timeFormat, f.Timestamp)
+	if err != nil {
+		return corrupt("its timestamp is no time")
+	}
+	r = Record{Op: f.Op, Key: f.Key, Value: value, Stamp: f.Stamp, Slack: f.Slack}
+	at = recorded.UnixMilli()
+	if f.Op != OpDel {
+		if f.TTL > 0 && at > math.MaxInt64-f.TTL {
+			return corrupt("its ttl is out of range")
+		}
+		r.Expires = at + f.TTL
+	}
+	if err := r.validate(); err != nil || f.Type != fileType {
+		return corrupt("it is none that can be recorded")
+	}
+	return r, at, nil
+}
+
+func decodeData(encoding string, data json.RawMessage) (string, bool) {
+	if encoding == encodingJSON {
+		return string(data), len(data) > 0
+	}
+	var s string
+	if err := json.Unmarshal(data, &s); err != nil {
+		return "", false
+	}
+	switch encoding {
+	case encodingUTF8:
+		return s, true
+	case encodingBase64:
+		b, err := base64.StdEncoding.Strict().DecodeString(s)
+		return string(b), err == nil
+	}
+	return "", false
+}
+
+// validate says what is wrong with a record that somebody wants remembered.
+func (r *Record) validate() error {
+	bad := func(field string, value any, remedy string) error {
+		return fmt.Errorf("aside: fallback.Record.%s is %v: %s", field, value, remedy)
+	}
+	switch r.Op {
+	case OpSet, OpFill:
+		if r.Expires <= 0 {
+			return bad("Expires", r.Expires, "a value needs an end, in ms since 1970")
+		}
+	case OpDel:
+		if r.Expires != 0 || r.Value != "" {
+			return bad("Op", r.Op, "a delete has neither Value nor Expires")
+		}
+	default:
+		return bad("Op", strconv.Quote(string(r.Op)), "must be OpSet, OpFill or OpDel")
+	}
+	if len(r.Stamp) == 0 || len(r.Stamp) > maxStampBytes {
+		return bad("Stamp", fmt.Sprintf("%d bytes long", len(r.Stamp)), fmt.Sprintf("must have 1 to %d", maxStampBytes))
+	}
+	for i := range len(r.Stamp) {
+		if c := r.Stamp[i]; c <= ' ' || c > '~' {
+			return bad("Stamp", strconv.Quote(r.Stamp), "must be printable ASCII without spaces")
+		}
+	}
+	if len(r.Key)+len(r.Value) > maxRecordBytes {
+		return bad("Value", fmt.Sprintf("with its key %d bytes long", len(r.Key)+len(r.Value)), fmt.Sprintf("must be at most %d", maxRecordBytes))
+	}
+	return nil
+}
+
+const maxStampBytes = 64 // as the journal has it

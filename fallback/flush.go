@@ -1,0 +1,684 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redaside/aside/fallback/journal"
+)
+
+// The flusher is the one goroutine that changes record files. A round of it brings them up to what the index knew when it began, and then
+// drops the journal up to there:
+//
+//  1. Mark the end of the journal, and wait for those writers that began before: the index then has all that the journal has up to the mark.
+//  2. Expire.
+//  3. In batches: put into quarantine what could not be read; remove files whose records are gone, and folders that are empty then; write the
+//     dirty records beside their files, sync, rename; sync each folder once.
+//  4. If all of that went well, and not before, drop the journal up to the mark. Removals are durable by then, too: a settle marker is
+//     dropped only when there is nothing left for it to cancel.
+//
+// What fails stays as it is in the index, and is tried again in the next round. A fill is written without any sync, unless its file holds something
+// else: after a loss of power it may be missing or torn, and nobody was promised it.
+
+// flushBatch is how many records are written before those who wait for room are told.
+const flushBatch = 1000
+
+var errGivenUp = errors.New("the time for closing is over")
+
+func (d *Dir) flusher() {
+	defer close(d.done)
+	interval := time.NewTicker(d.o.FlushInterval)
+	defer interval.Stop()
+	for {
+		select {
+		case <-d.stop:
+			d.finish()
+			return
+		default: // Close goes before the rest
+		}
+		select {
+		case <-d.stop:
+		case <-d.kick:
+			d.round()
+		case <-interval.C:
+			d.round()
+		}
+	}
+}
+
+// finish does the last round and gives up the directory.
+func (d *Dir) finish() {
+	d.round()
+	if failed := d.fault(faultFiles); failed != nil {
+		d.finalErr = fmt.Errorf("%w (%w)", failed, d.left(errors.New("they will get their files when it is opened again")))
+	}
+	// Close waits for it as long as its ctx allows, and this as long as the disk needs.
+	if err := d.journal.Close(context.Background()); err != nil {
+		d.finalErr = errors.Join(d.diskError(err), d.finalErr)
+	}
+	_ = d.fs.Remove(journalDir) // if it is empty
+	if err := d.lock.Close(); err != nil {
+		d.finalErr = errors.Join(d.finalErr, d.diskError(err))
+	}
+	d.giveUp()
+	if d.ownFS {
+		_ = d.fs.Close() // of what was only read from
+	}
+}
+
+func (d *Dir) gaveUp() bool { return d.patience.Err() != nil }
+
+func (d *Dir) round() {
+	d.x.mu.Lock()
+	d.began++
+	round := d.began
+	d.x.mu.Unlock()
+	err := d.flush()
+	if err != nil {
+		err = d.diskError(err)
+	}
+	d.report(faultFiles, err)
+	d.x.mu.Lock()
+	d.ended, d.roundError = round, err
+	d.advanceLocked()
+	d.x.mu.Unlock()
+}
+
+func (d *Dir) flush() error {
+	d.x.mu.RLock()
+	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.untidy) == 0 && d.journal.Mark() == d.dropped && d.marker.Op == 0
+	soon := d.x.due <= time.Now().UnixMilli()
+	d.x.mu.RUnlock()
+	if idle && !soon {
+		return nil
+	}
+	d.drain()
+	if err := d.journal.Rotate(); err != nil { // what comes from now on is not to keep what was before
+		return err
+	}
+	mark := d.journal.Mark() // before we ask who is writing: who comes later is behind the mark
+	d.x.mu.Lock()
+	before := d.writers
+	d.writers = new(writers)
+	if before.n > 0 {
+		before.done = make(chan struct{})
+	}
+	d.x.mu.Unlock()
+	if before.done != nil {
+		select {
+		case <-before.done:
+		case <-d.patience.Done():
+			return errGivenUp
+		}
+	}
+	d.x.expire(time.Now().UnixMilli(), true)
+	d.x.mu.RLock()
+	dirty := d.x.dirty.len
+	d.x.mu.RUnlock()
+	if err := d.moveForeign(); err != nil {
+		return err
+	}
+	if err := d.writeDirty(dirty); err != nil {
+		return err
+	}
+	if err := d.journal.Drop(mark); err != nil {
+		return err
+	}
+	d.x.mu.Lock()
+	d.dropped = mark
+	d.x.mu.Unlock()
+	return nil
+}
+
+// drain waits, when an outage is over, for the settle markers that are in the journal's queue: else they would come to lie there just after all
+// the rest was dropped. If the disk refuses them that is as well.
+func (d *Dir) drain() {
+	d.x.mu.Lock()
+	marker := d.marker
+	over := d.x.sets+d.x.deletes == 0
+	if over {
+		d.marker = journal.Record{}
+	}
+	d.x.mu.Unlock()
+	if !over || marker.Op == 0 {
+		return
+	}
+	_ = d.journal.Append(d.patience, marker)
+}
+
+// writeDirty brings n dirty records into their files, the oldest first, and all that else is to be done there. Records that change meanwhile go to the end
+// of the queue and need not be written: what they have become is in the journal behind the mark. Only the flusher calls it, and recover, before
+// there is one.
+func (d *Dir) writeDirty(n int) (failed error) {
+	for {
+		if d.gaveUp() {
+			return errGivenUp
+		}
+		b := d.take(min(n, flushBatch))
+		if n -= flushBatch; n < 0 {
+			n = 0
+		}
+		if err := d.write(b); failed == nil {
+			failed = err
+		}
+		if n > 0 {
+			continue
+		}
+		// What was settled meanwhile has perhaps left an older file, which only the journal's markers up to the mark, or none, would cancel.
+		d.x.mu.RLock()
+		left := len(d.gone)
+		d.x.mu.RUnlock()
+		if left == 0 || failed != nil || len(b.items) == 0 {
+			return failed
+		}
+	}
+}
+
+// batch is what is done at once.
+type batch struct {
+	bad   []badFile
+	gone  []removal
+	items []item
+}
+
+// item is a record that is to get its file.
+type item struct {
+	e      *entry
+	record Record
+	at     int64
+	name   digest
+	before file // what was there
+	plain  bool // a fill over nothing or over a fill: no sync, and no second try
+
+	size int64 // what became of it
+	put  bool  // the file is there
+	left bool  // so is what was written beside it
+	skip bool  // a fill for which there is no room
+	err  error
+}
+
+// removal is a file that is to go.
+type removal struct {
+	goneFile
+	name digest
+	err  error
+}
+
+// take takes up to n dirty records, and the rest there is to do. The records go to the end of the queue.
+func (d *Dir) take(n int) *batch {
+	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
+	b := &batch{bad: d.bad, items: make([]item, 0, n)}
+	taken := make(map[digest]bool, n) // names that must not be written to now
+	for _, bad := range b.bad {
+		if raw, ok := digestOfPath(bad.path); ok {
+			taken[raw] = true
+		}
+	}
+	d.bad = nil
+	for name, g := range d.gone {
+		b.gone = append(b.gone, removal{goneFile: g, name: name})
+	}
+	for range n {
+		e := d.x.dirty.first()
+		if e == nil {
+			break
+		}
+		d.x.dirty.remove(e)
+		d.x.dirty.push(e)
+		it := item{e: e, record: e.record, at: e.at, name: digestOf(e.record.Key), before: e.file}
+		it.plain = e.record.Op == OpFill && (e.file.bytes == 0 || e.file.fill)
+		if taken[it.name] {
+			it.err = errOtherKey
+		}
+		taken[it.name] = true
+		b.items = append(b.items, it)
+	}
+	return b
+}
+
+// write does a batch and takes note of what became of it.
+func (d *Dir) write(b *batch) error {
+	var failed error
+	fail := func(err error) {
+		if err != nil && failed == nil {
+			failed = err
+		}
+	}
+
+	pruned := make(map[string]bool) // folders from which something was removed
+	var stillBad []badFile
+	for _, bad := range b.bad {
+		if err := d.quarantine(bad); err != nil {
+			fail(err)
+			stillBad = append(stillBad, bad)
+			continue
+		}
+		pruned[path.Dir(bad.path)] = true
+	}
+	parallel(len(b.gone), d.o.workers, func(i int) {
+		if d.gaveUp() {
+			b.gone[i].err = errGivenUp
+			return
+		}
+		if err := d.fs.Remove(b.gone[i].name.path(d.o.DB)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.gone[i].err = err
+		}
+	})
+	for i := range b.gone {
+		fail(b.gone[i].err)
+		if b.gone[i].err == nil {
+			pruned[b.gone[i].name.folder(d.o.DB)] = true
+		}
+	}
+	for name := range d.untidy {
+		if path.Ext(name) == tempSuffix {
+			if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				fail(err)
+				continue
+			}
+		}
+		pruned[path.Dir(name)] = true
+		delete(d.untidy, name)
+	}
+	toSync, err := d.prune(pruned)
+	if fail(err); err != nil {
+		for folder := range pruned {
+			d.untidy[path.Join(folder, "anything")] = true
+		}
+	}
+
+	var made sync.Map // folders that are there
+	parallel(len(b.items), d.o.workers, func(i int) {
+		if d.gaveUp() {
+			b.items[i].err = errGivenUp
+		} else if b.items[i].err == nil {
+			d.writeItem(&b.items[i], &made)
+		}
+	})
+	for i := range b.items {
+		switch it := &b.items[i]; {
+		case it.left:
+			d.untidy[it.name.path(d.o.DB)+tempSuffix] = true
+		case !it.put && it.before.bytes == 0: // the folder may have been made for it
+			d.untidy[it.name.path(d.o.DB)] = true
+		case it.put && !it.plain:
+			toSync[it.name.folder(d.o.DB)] = true
+		}
+	}
+	unsynced := d.syncAll(slices.Sorted(maps.Keys(toSync)))
+	for _, err := range unsynced {
+		fail(err)
+	}
+
+	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
+	d.bad = append(d.bad, stillBad...)
+	for i := range b.gone {
+		// A removal is durable only when the folder was synced, or the one above it if that went, too. Which one that was we need not know: if any failed,
+		// all are tried again.
+		if b.gone[i].err == nil && err == nil && len(unsynced) == 0 {
+			d.removedLocked(&b.gone[i])
+		}
+	}
+	for i := range b.items {
+		it := &b.items[i]
+		if it.err == nil && !it.plain {
+			it.err = unsynced[it.name.folder(d.o.DB)]
+		}
+		fail(it.err)
+		d.writtenLocked(it)
+	}
+	d.trimLocked()
+	d.advanceLocked()
+	return failed
+}
+
+// removedLocked takes note that a file is gone.
+func (d *Dir) removedLocked(r *removal) {
+	d.fileBytes -= r.file.bytes
+	if g, ok := d.gone[r.name]; ok && g.key == r.key {
+		delete(d.gone, r.name)
+	} else if e := d.x.byKey[r.key]; e != nil {
+		e.file = file{} // it came meanwhile, and took the file for its own
+	}
+}
+
+// writtenLocked takes note of what became of an item.
+func (d *Dir) writtenLocked(it *item) {
+	e := d.x.byKey[it.record.Key]
+	if it.put {
+		now := file{bytes: it.size, fill: it.record.Op == OpFill}
+		d.fileBytes += now.bytes - it.before.bytes
+		if e != nil {
+			e.file = now
+		} else { // it was settled meanwhile
+			d.gone[it.name] = goneFile{it.record.Key, now}
+		}
+	}
+	if e != it.e || e.record.Op != it.record.Op || e.record.Stamp != it.record.Stamp {
+		return // what it has become is dirty in its own right
+	}
+	switch {
+	case it.put && it.err == nil:
+		d.x.cleanLocked(e)
+	case it.plain || it.skip:
+		d.x.removeLocked(e)
+	}
+}
+
+// trimLocked leaves values to the files where they are too many for memory.
+func (d *Dir) trimLocked() {
+	for d.x.values > d.o.MemoryBytes || d.o.forget {
+		e := d.x.idle.first()
+		if e == nil {
+			return
+		}
+		d.x.forgetValueLocked(e)
+	}
+}
+
+// writeItem puts a record into its file.
+func (d *Dir) writeItem(it *item, made *sync.Map) {
+	name := it.name.path(d.o.DB)
+	if it.before.bytes == 0 {
+		if occupied, err := d.vacant(name, it.record.Key); err != nil {
+			it.err = err
+			return
+		} else if occupied {
+			it.plain = false
+		}
+		folder := it.name.folder(d.o.DB)
+		if _, ok := made.Load(folder); !ok {
+			if it.err = d.fs.MkdirAll(folder, dirMode); it.err != nil {
+				return
+			}
+			made.Store(folder, true)
+		}
+	}
+	b := encodeFile(&it.record, it.at)
+	it.size = int64(len(b))
+	if it.record.Op == OpFill && !d.roomForFill(it.size) {
+		it.skip = true
+		return
+	}
+	it.left, it.err = d.replaceFile(name, b, !it.plain)
+	it.put = it.err == nil
+}
+
+// vacant says whether a name of which the index knows nothing may be written to. There may be something all the same: of the same key, if a call that failed
+// was done; of another one with the same MD5, which must wait until that is settled.
+func (d *Dir) vacant(name, key string) (occupied bool, err error) {
+	switch _, err := d.fs.Lstat(name); {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	there, _, _, err := readFile(d.fs, name)
+	switch {
+	case errors.Is(err, errMissing), errors.Is(err, errTornFill):
+		return true, nil
+	case damaged(err):
+		if err := d.quarantine(badFile{name, err}); err != nil {
+			return true, err
+		}
+		d.x.mu.Lock()
+		d.quarantined++
+		d.x.mu.Unlock()
+		return true, nil
+	case err != nil:
+		return true, err
+	case there.Key != key:
+		return true, fmt.Errorf("%s: %w", name, errOtherKey)
+	}
+	return true, nil
+}
+
+// roomForFill says whether a fill's file fits. What is not a fill was let in with its file.
+func (d *Dir) roomForFill(size int64) bool {
+	d.x.mu.RLock()
+	defer d.x.mu.RUnlock()
+	return d.journalSize()+d.fileBytes+d.reserved+size <= d.o.MaxBytes-reserve(d.o.MaxBytes)
+}
+
+// replaceFile puts b under a name, at once: whoever opens the name finds all of what was there before, or all of b. If it is to be durable the caller syncs
+// the folder. left says that on an error half of it may lie beside the name.
+func (d *Dir) replaceFile(name string, b []byte, durable bool) (left bool, err error) {
+	temp := name + tempSuffix
+	if err = d.writeFile(temp, b, durable); err == nil {
+		if err = d.fs.Rename(temp, name); err == nil {
+			return false, nil
+		}
+	}
+	removed := d.fs.Remove(temp)
+	return removed != nil && !errors.Is(removed, fs.ErrNotExist), err
+}
+
+// writeFile makes a file. It follows no symbolic link, and overwrites nothing but what it has itself left.
+func (d *Dir) writeFile(name string, b []byte, durable bool) error {
+	const flag = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	f, err := d.fs.OpenFile(name, flag, fileMode)
+	if errors.Is(err, fs.ErrExist) {
+		if err := d.fs.Remove(name); err != nil {
+			return err
+		}
+		f, err = d.fs.OpenFile(name, flag, fileMode)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// prune removes those folders that are empty, and the ones above them. It returns those that are left and have lost something.
+func (d *Dir) prune(folders map[string]bool) (left map[string]bool, failed error) {
+	left = make(map[string]bool)
+	for level := slices.Sorted(maps.Keys(folders)); len(level) > 0; {
+		errs := make([]error, len(level))
+		parallel(len(level), d.o.workers, func(i int) {
+			if level[i] == "." {
+				errs[i] = fs.ErrExist
+				return
+			}
+			if errs[i] = d.fs.Remove(level[i]); errs[i] == nil || errors.Is(errs[i], fs.ErrNotExist) {
+				errs[i] = nil
+			}
+		})
+		above := make(map[string]bool)
+		for i, folder := range level {
+			if errs[i] == nil {
+				delete(left, folder)
+				above[path.Dir(folder)] = true
+				continue
+			}
+			left[folder] = true
+			if entries, err := d.fs.ReadDir(folder); err != nil || len(entries) == 0 {
+				failed = errs[i] // it is not that there is something in it
+			}
+		}
+		level = slices.Sorted(maps.Keys(above))
+	}
+	return left, failed
+}
+
+// syncAll syncs folders and returns the errors of those where there was one.
+func (d *Dir) syncAll(folders []string) map[string]error {
+	errs := make([]error, len(folders))
+	parallel(len(folders), d.o.workers, func(i int) { errs[i] = d.fs.SyncDir(folders[i]) })
+	failed := make(map[string]error)
+	for i, err := range errs {
+		if err != nil {
+			failed[folders[i]] = err
+		}
+	}
+	return failed
+}
+
+// quarantine moves a file to where a person may look at it, with the reason. The caller syncs the folder that it was in.
+func (d *Dir) quarantine(bad badFile) error {
+	if err := d.fs.MkdirAll(quarantineDir, dirMode); err != nil {
+		return err
+	}
+	target := path.Join(quarantineDir, path.Base(bad.path))
+	for n := 2; ; n++ {
+		if _, err := d.fs.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+			break
+		} else if err != nil {
+			return err
+		}
+		target = path.Join(quarantineDir, strconv.Itoa(n)+"-"+path.Base(bad.path))
+	}
+	reason := fmt.Sprintf("file: %s\nreason: %v\nmoved: %s\n", bad.path, bad.reason, time.Now().UTC().Format(time.RFC3339))
+	if err := d.writeFile(target+reasonSuffix, []byte(reason), true); err != nil {
+		return err
+	}
+	if err := d.fs.Rename(bad.path, target); err != nil {
+		_ = d.fs.Remove(target + reasonSuffix) // else it is only untidy
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // somebody was faster
+		}
+		return err
+	}
+	return d.fs.SyncDir(quarantineDir)
+}
+
+// moveForeign brings what the journal says of other databases into their files, by the same rules, so that the journal can be dropped and who opens the
+// directory for them finds it.
+func (d *Dir) moveForeign() error {
+	if len(d.foreign) == 0 { // only the flusher changes it
+		return nil
+	}
+	toSync := make(map[string]bool)
+	pruned := make(map[string]bool)
+	for k, f := range d.foreign {
+		if d.gaveUp() {
+			return errGivenUp
+		}
+		folder := digestOf(k.key).folder(k.db)
+		removed, err := d.moveOne(k, f, folder)
+		if err != nil {
+			return err
+		}
+		if removed {
+			pruned[folder] = true
+		} else {
+			toSync[folder] = true
+		}
+	}
+	left, err := d.prune(pruned)
+	if err != nil {
+		return err
+	}
+	maps.Copy(toSync, left)
+	for _, err := range d.syncAll(slices.Sorted(maps.Keys(toSync))) {
+		if !errors.Is(err, fs.ErrNotExist) { // nothing was to be changed there
+			return err
+		}
+	}
+	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
+	clear(d.foreign)
+	return nil
+}
+
+func (d *Dir) moveOne(k foreignKey, f *foreign, folder string) (removed bool, err error) {
+	name := digestOf(k.key).path(k.db)
+	there, _, _, err := readFile(d.fs, name)
+	known := err == nil
+	switch {
+	case known && there.Key != k.key:
+		return false, fmt.Errorf("%s: %w", name, errOtherKey)
+	case known, errors.Is(err, errMissing), errors.Is(err, errTornFill):
+	case damaged(err):
+		if err := d.quarantine(badFile{name, err}); err != nil {
+			return false, err
+		}
+		d.x.mu.Lock()
+		d.quarantined++
+		d.x.mu.Unlock()
+	default:
+		return false, err
+	}
+	if known && there.Op != OpFill && there.Stamp <= f.settled {
+		removed, known = true, false
+	}
+	switch {
+	case f.record.Op != "" && (!known || replaces(&f.record, &there)):
+		if err := d.fs.MkdirAll(folder, dirMode); err != nil {
+			return false, err
+		}
+		left, err := d.replaceFile(name, encodeFile(&f.record, f.at), true)
+		if left {
+			d.untidy[name+tempSuffix] = true
+		}
+		return false, err
+	case removed:
+		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// journalSize is how large the journal is, also while it is being opened.
+func (d *Dir) journalSize() int64 {
+	if d.journal == nil {
+		return 0
+	}
+	return d.journal.Size()
+}
+
+// digestOfPath returns the digest in the name of a record file.
+func digestOfPath(name string) (dg digest, ok bool) {
+	base := path.Base(name)
+	if !isRecordName(base) {
+		return dg, false
+	}
+	for i := range dg {
+		n, err := strconv.ParseUint(base[2*i:2*i+2], 16, 8)
+		if err != nil {
+			return dg, false
+		}
+		dg[i] = byte(n)
+	}
+	return dg, true
+}
+
+// parallel calls do for 0 to n-1, by several goroutines at once, and waits for them.
+func parallel(n, workers int, do func(i int)) {
+	if workers = min(workers, n); workers <= 1 {
+		for i := range n {
+			do(i)
+		}
+		return
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() { // ends when all are done
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,385 @@
+package fallback
+
+import (
+	"iter"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// index is what is known of each key: one entry for each, by the rules in Store's description. A Dir and a Memory are an index
+// and what makes it last. Safe for concurrent use; methods whose names end in Locked expect mu to be held.
+type index struct {
+	pending atomic.Int64 // explicit records; written under mu, read without it by those who mostly find 0
+	known   atomic.Int64 // all records; likewise
+	closed  atomic.Bool  // likewise; from then on nothing is returned and nothing accepted
+
+	mu     sync.RWMutex // guards all below and all entries; never held while a disk is waited for, or while calling out
+	byKey  map[string]*entry
+	latest string // greatest stamp that was seen
+
+	due int64 // no record ends before this, in ms since 1970
+
+	made    func(*entry) // called with a new entry before it is counted; nil does nothing. Both immutable, with mu held
+	removed func(*entry) // called with one that was removed
+
+	fills entries // oldest first: they are what has to make room
+	dirty entries // oldest first: records that are not in files of their own; not used by a Memory
+	idle  entries // oldest first: records whose values are both here and in a file, so that they may go from here
+
+	// All of these are sums over byKey, kept by countLocked.
+	sets, deletes, loaded int
+	cost                  int64 // of the records as a Memory counts them
+	values                int64 // bytes of values that are here
+	dirtyValues           int64 // and of those the dirty ones
+	dirtyFiles            int64 // the most bytes that the files of dirty records may take
+}
+
+// entry is what is known of a key. Guarded by index.mu.
+type entry struct {
+	record Record // its Value is empty while it is in the file only
+	at     int64  // when it was recorded, in ms since 1970 by this machine's clock
+	size   int64  // of the value, wherever it is
+	held   bool   // whether the value is here; always true of what is dirty
+	dirty  bool   // whether the record is not in its file
+	file   file   // what lies on the disk under the name that belongs to the key, be it of this record or of an older one
+
+	links [lists]link
+}
+
+// file is a record file as the index knows it. The zero file is none.
+type file struct {
+	bytes int64 // more than 0 if there is one
+	fill  bool  // it holds a fill, so that nothing depends on whether it is whole
+}
+
+func newIndex() *index {
+	x := &index{byKey: make(map[string]*entry), due: math.MaxInt64}
+	x.fills.init(listFills)
+	x.dirty.init(listDirty)
+	x.idle.init(listIdle)
+	return x
+}
+
+// replaces says whether next takes the place of now, which is of the same key. It makes the same winner of the same records
+// whatever their order and repetition.
+func replaces(next, now *Record) bool {
+	switch {
+	case (next.Op == OpFill) != (now.Op == OpFill):
+		return now.Op == OpFill
+	case next.Stamp != now.Stamp:
+		return next.Stamp > now.Stamp
+	default: // the same operation: a Set whose value has expired may have been made a delete
+		return next.Op == OpDel && now.Op == OpSet
+	}
+}
+
+// mergeLocked remembers a record if the rules say so. dirty says whether the file is behind it. It returns the entry if the record is
+// now what is known of the key.
+func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
+	x.seenLocked(r.Stamp)
+	e := x.byKey[r.Key]
+	if e != nil && !replaces(r, &e.record) {
+		return nil
+	}
+	if e == nil {
+		e = new(entry)
+		x.byKey[r.Key] = e
+		if x.made != nil {
+			e.record.Key = r.Key
+			x.made(e)
+		}
+	} else {
+		x.uncountLocked(e)
+	}
+	e.record, e.at, e.size, e.held, e.dirty = *r, at, int64(len(r.Value)), true, dirty
+	x.countLocked(e)
+	x.due = min(x.due, ends(r))
+	return e
+}
+
+// seenLocked takes note of a stamp.
+func (x *index) seenLocked(stamp string) {
+	if stamp > x.latest {
+		x.latest = stamp
+	}
+}
+
+// removeLocked forgets an entry.
+func (x *index) removeLocked(e *entry) {
+	x.uncountLocked(e)
+	delete(x.byKey, e.record.Key)
+	x.publishLocked()
+	if len(x.byKey) == 0 {
+		x.byKey = make(map[string]*entry) // a map keeps the room of the most that it ever held
+		x.due = math.MaxInt64
+	}
+	if x.removed != nil {
+		x.removed(e)
+	}
+}
+
+// settleLocked forgets the record of r's key if its stamp still is r's, and returns its entry.
+func (x *index) settleLocked(r *Record) *entry {
+	e := x.byKey[r.Key]
+	if e == nil || e.record.Stamp != r.Stamp || (e.record.Op == OpFill) != (r.Op == OpFill) {
+		return nil
+	}
+	x.removeLocked(e)
+	return e
+}
+
+// cleanLocked takes note that the record is in its file.
+func (x *index) cleanLocked(e *entry) {
+	x.uncountLocked(e)
+	e.dirty = false
+	x.countLocked(e)
+}
+
+// forgetValueLocked leaves the value to the file.
+func (x *index) forgetValueLocked(e *entry) {
+	x.uncountLocked(e)
+	e.record.Value, e.held = "", false
+	x.countLocked(e)
+}
+
+// expire forgets the fills that have expired, and makes deletes of the sets that have expired for long enough. now is this
+// machine's clock, in ms since 1970; dirty what mergeLocked wants to know.
+func (x *index) expire(now int64, dirty bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if now < x.due {
+		return
+	}
+	x.due = math.MaxInt64 // what is remembered from here on lowers it again
+	n := 0
+	for _, e := range x.byKey {
+		switch end := ends(&e.record); {
+		case end > now:
+			x.due = min(x.due, end)
+		case e.record.Op == OpFill:
+			x.removeLocked(e)
+		default:
+			x.mergeLocked(&Record{Op: OpDel, Key: e.record.Key, Stamp: e.record.Stamp, Slack: e.record.Slack}, now, dirty)
+		}
+		if n++; n%1024 == 0 { // let others in
+			x.mu.Unlock()
+			x.mu.Lock()
+		}
+	}
+}
+
+// ends says when expire does something about a record.
+func ends(r *Record) int64 {
+	switch r.Op {
+	case OpFill:
+		return r.Expires
+	case OpSet:
+		if r.Expires < math.MaxInt64-setGrace {
+			return r.Expires + setGrace
+		}
+	case OpDel:
+	}
+	return math.MaxInt64
+}
+
+// setGrace is for how long, in ms, the value of a Set is kept when this machine's clock says that it has expired: the server's may be behind.
+const setGrace = int64(time.Minute / time.Millisecond)
+
+// countLocked adds an entry to the sums and lists, as it is now; uncountLocked takes it out before it is changed. Between the two
+// pending stays as it is: who reads it without the lock must not see a key vanish for a moment.
+func (x *index) countLocked(e *entry) {
+	x.addLocked(e, 1)
+	if e.record.Op == OpFill {
+		x.fills.push(e)
+	}
+	switch {
+	case e.dirty:
+		x.dirty.push(e)
+	case e.held && e.size > 0:
+		x.idle.push(e)
+	}
+	x.publishLocked()
+}
+
+func (x *index) publishLocked() {
+	x.pending.Store(int64(x.sets + x.deletes))
+	x.known.Store(int64(x.sets + x.deletes + x.loaded))
+}
+
+func (x *index) uncountLocked(e *entry) {
+	x.addLocked(e, -1)
+	x.fills.remove(e)
+	x.dirty.remove(e)
+	x.idle.remove(e)
+}
+
+func (x *index) addLocked(e *entry, n int) {
+	switch e.record.Op {
+	case OpSet:
+		x.sets += n
+	case OpDel:
+		x.deletes += n
+	case OpFill:
+		x.loaded += n
+	}
+	sign := int64(n)
+	x.cost += sign * cost(&e.record)
+	if e.held {
+		x.values += sign * e.size
+	}
+	if e.dirty {
+		x.dirtyValues += sign * e.size
+		x.dirtyFiles += sign * fileBound(&e.record)
+	}
+}
+
+// cost is what a record is taken to need in memory: its bytes, and what keeps them.
+func cost(r *Record) int64 { return entryBytes + int64(len(r.Key)+len(r.Value)+len(r.Stamp)) }
+
+const entryBytes = 300 // an entry and its share of the map
+
+// find returns the record of a key, and whether its value is in it.
+func (x *index) find(key string) (r Record, held, ok bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	e := x.byKey[key]
+	if e == nil {
+		return Record{}, false, false
+	}
+	return e.record, e.held, true
+}
+
+// isPending implements Store.Pending.
+func (x *index) isPending(key string) bool {
+	if x.pending.Load() == 0 || x.closed.Load() {
+		return false
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	e := x.byKey[key]
+	return e != nil && e.record.Op != OpFill
+}
+
+// stamp implements Store.Stamp.
+func (x *index) stamp(key string) (string, bool) {
+	if x.known.Load() == 0 || x.closed.Load() {
+		return "", false
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	e := x.byKey[key]
+	if e == nil {
+		return "", false
+	}
+	return e.record.Stamp, true
+}
+
+// each yields the records that have op as they are when it comes to them, and whether their values are in them. The lock is held only from
+// one to the next: Go's maps may change while they are ranged over, if only not at the same moment.
+func (x *index) each(op Op) iter.Seq2[Record, bool] {
+	return func(yield func(Record, bool) bool) {
+		x.mu.RLock()
+		locked := true
+		defer func() {
+			if locked { // not if yield panics, or its goroutine ends
+				x.mu.RUnlock()
+			}
+		}()
+		for _, e := range x.byKey {
+			if e.record.Op != op {
+				continue
+			}
+			r, held := e.record, e.held
+			x.mu.RUnlock()
+			locked = false
+			if !yield(r, held) {
+				return
+			}
+			x.mu.RLock()
+			locked = true
+		}
+	}
+}
+
+// count says of how many keys there are records, of those that belong.
+func (x *index) count(belongs func(key string) bool) int {
+	if belongs == nil {
+		x.mu.RLock()
+		defer x.mu.RUnlock()
+		return len(x.byKey)
+	}
+	n := 0
+	for _, op := range []Op{OpDel, OpSet, OpFill} {
+		for r := range x.each(op) {
+			if belongs(r.Key) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// latestStamp implements Store.Latest.
+func (x *index) latestStamp() string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.latest
+}
+
+// entries is a list of entries, each of which knows its neighbours, so that it leaves in constant time.
+type entries struct {
+	kind list
+	ends entry // its links are the list's first and last
+	len  int
+}
+
+// list names a list that an entry may be in.
+type list int
+
+const (
+	listFills list = iota
+	listDirty
+	listIdle
+	lists
+)
+
+type link struct{ before, after *entry }
+
+func (l *entries) init(kind list) {
+	l.kind = kind
+	l.ends.links[kind] = link{&l.ends, &l.ends}
+}
+
+// push puts e behind all others. It must not be in the list.
+func (l *entries) push(e *entry) {
+	last := l.ends.links[l.kind].before
+	e.links[l.kind] = link{last, &l.ends}
+	last.links[l.kind].after = e
+	l.ends.links[l.kind].before = e
+	l.len++
+}
+
+// remove takes e out, if it is in.
+func (l *entries) remove(e *entry) {
+	at := &e.links[l.kind]
+	if at.after == nil {
+		return
+	}
+	at.before.links[l.kind].after = at.after
+	at.after.links[l.kind].before = at.before
+	*at = link{}
+	l.len--
+}
+
+// first returns the oldest, or nil.
+func (l *entries) first() *entry { return l.next(&l.ends) }
+
+// next returns the one behind e, or nil.
+func (l *entries) next(e *entry) *entry {
+	if e = e.links[l.kind].after; e == &l.ends {
+		return nil
+	}
+	return e
+}

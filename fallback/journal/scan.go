@@ -1,0 +1,411 @@
+package journal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// Findings are what Scan has found in a part.
+type Findings struct {
+	Records     int    // valid ones, Settles included
+	Bytes       int64  // of the whole part
+	First, Last uint64 // the least and the greatest number; 0 if there is no record
+	Damages     []Damage
+	Gaps        []Gap
+}
+
+// Damage is a stretch of a part that is no record, or more than one.
+type Damage struct {
+	Part   string // the file; "" from Scan
+	Offset int64
+	Length int64
+	Reason string // what is wrong with its beginning
+	Tail   bool   // nothing valid follows in this part
+	Saved  string // the file in the quarantine that has these bytes; "" if they are where they were
+}
+
+// Gap says that the records with these numbers are missing.
+type Gap struct{ From, To uint64 }
+
+// VersionError says that a part was written by a newer version of aside. Nothing is lost: the part is left as it is. Run that
+// version, or move the file away.
+type VersionError struct {
+	Part    string // the file; "" from Scan
+	Offset  int64
+	Version uint64
+}
+
+func (e *VersionError) Error() string {
+	part := e.Part
+	if part == "" {
+		part = "the part"
+	}
+	return fmt.Sprintf("journal: %s has version %d of the format at byte %d, and this program knows version %d: a newer aside "+
+		"wrote it. Nothing is lost: run that, or move the file away", part, e.Version, e.Offset, version)
+}
+
+// Scan reads a part and changes nothing. It calls each with every valid record, as it stands there, and the offset at which it
+// begins. It returns what it has found so far with an error of r or of each, or a [*VersionError].
+func Scan(r io.Reader, each func(r Record, offset int64) error) (Findings, error) {
+	return scan(r, defaultMaxRecordBytes, func(r *Record, _ string, offset int64) error {
+		if r.Op == skip {
+			return nil
+		}
+		return each(*r, offset)
+	})
+}
+
+// scan is Scan that also yields what stands for numbers that were given up, and the salt.
+func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset int64) error) (f Findings, err error) {
+	s := scanner{r: r, max: maxRecord}
+	var numbers order
+	var damage *Damage // the one that we are in
+	defer func() {
+		if damage != nil && s.err == nil {
+			damage.Length = s.offset() - damage.Offset
+			f.Damages = append(f.Damages, *damage)
+		}
+		f.Bytes = s.offset()
+		f.First, f.Last = numbers.first, numbers.last
+		if err == nil && s.err != nil {
+			err = fmt.Errorf("journal: at byte %d: %w", s.base+int64(len(s.buf)), s.err)
+		}
+	}()
+	for s.fill(1) {
+		found := s.record()
+		switch {
+		case found.bad == "" && found.newer == 0:
+			if damage != nil {
+				damage.Length = s.offset() - damage.Offset
+				f.Damages, damage = append(f.Damages, *damage), nil
+			}
+			s.salt = found.salt
+			if found.record.Op != skip {
+				f.Records++
+			}
+			if _, gap := numbers.next(&found.record); gap != nil {
+				f.Gaps = append(f.Gaps, *gap)
+			}
+			if err := each(&found.record, s.salt, s.offset()); err != nil {
+				return f, err
+			}
+			s.pos += found.length
+			continue
+		case s.err != nil: // what could not be read is not damaged
+			return f, nil
+		case found.newer != 0 && (damage == nil || numbers.first == 0):
+			return f, &VersionError{Offset: s.offset(), Version: found.newer}
+		case damage == nil:
+			damage = &Damage{Offset: s.offset(), Reason: found.bad}
+		}
+		// From here on we have lost our place, and a value may say anything. The salt tells our lines from others. Where
+		// no record has told us the salt yet, the first line does, if it can be read and the file ends too early. If the
+		// first record ends where it says, we go on behind it: then the salt may be what is damaged.
+		if s.salt == "" {
+			if found.length > 0 {
+				s.pos += found.length
+				continue
+			}
+			s.salt = found.salt
+		}
+		s.seekLine()
+	}
+	if damage != nil {
+		damage.Tail = true
+	}
+	return f, nil
+}
+
+// order follows the numbers of records.
+type order struct{ first, last uint64 } // 0: none yet
+
+// next says whether r comes for the first time, and which numbers are missing before it.
+func (o *order) next(r *Record) (isNew bool, missing *Gap) {
+	from := r.Seq
+	if r.Op == skip {
+		from = uint64(r.Slack)
+	}
+	if o.first == 0 {
+		o.first, o.last = r.Seq, r.Seq // what was before was dropped
+		return true, nil
+	}
+	if r.Seq <= o.last {
+		return false, nil
+	}
+	if from > o.last+1 {
+		missing = &Gap{o.last + 1, from - 1}
+	}
+	o.last = r.Seq
+	return true, missing
+}
+
+// minChunk is how much a scanner reads at a time, at least.
+const minChunk = 64 << 10
+
+// scanner reads a part through a buffer that holds at most twice what was really read of one record, or a chunk: a length
+// that the file claims reserves nothing.
+type scanner struct {
+	r    io.Reader
+	max  int64  // bytes of a record
+	salt string // "" as long as it is not known
+
+	buf  []byte
+	base int64 // the offset of buf[0]
+	pos  int   // in buf: what is looked at next
+	eof  bool
+	err  error // of r
+	line []byte
+}
+
+func (s *scanner) offset() int64 { return s.base + int64(s.pos) }
+
+// fill reads until there are n bytes from pos on. False: the part ends before, or s.err.
+func (s *scanner) fill(n int) bool {
+	for len(s.buf)-s.pos < n && !s.eof && s.err == nil {
+		s.read()
+	}
+	return len(s.buf)-s.pos >= n
+}
+
+func (s *scanner) read() {
+	if len(s.buf) == cap(s.buf) {
+		kept := s.buf[s.pos:]
+		to := s.buf[:0]
+		if len(kept) > cap(s.buf)/2 || cap(s.buf) == 0 {
+			to = make([]byte, 0, max(minChunk, 2*len(kept)))
+		}
+		s.base += int64(s.pos)
+		s.buf, s.pos = append(to, kept...), 0
+	}
+	for range 100 {
+		n, err := s.r.Read(s.buf[len(s.buf):cap(s.buf)])
+		s.buf = s.buf[:len(s.buf)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			s.eof = true
+		case err != nil:
+			s.err = err
+		case n == 0:
+			continue
+		}
+		return
+	}
+	s.err = io.ErrNoProgress
+}
+
+// found is what stands at one place.
+type found struct {
+	record Record
+	length int    // of the record; also if only its checksum is wrong
+	salt   string // "" if its line cannot be read
+	bad    string // why there is no record
+	newer  uint64 // or it is of this version
+}
+
+// What is wrong with a record.
+const (
+	noAnnotation = "no annotation where one should be"
+	zeros        = "zeros where an annotation should be"
+	noVersion    = "an annotation without a version"
+	noLineEnd    = "an annotation without an end"
+	badLine      = "the annotation is damaged"
+	badCommand   = "a command is damaged"
+	badLength    = "a length is impossible"
+	badChecksum  = "the checksum is wrong"
+	badVersion   = "the version is damaged"
+	incomplete   = "the record is incomplete"
+)
+
+// record reads what stands at pos.
+func (s *scanner) record() found {
+	s.fill(maxLine) // one byte is there
+	text := s.buf[s.pos:min(s.pos+maxLine, len(s.buf))]
+	end := bytes.Index(text, []byte(lineEnd))
+	if end < 0 {
+		switch {
+		case text[0] == 0:
+			return found{bad: zeros}
+		case !bytes.HasPrefix(text, []byte(magic)) && !bytes.HasPrefix([]byte(magic), text):
+			return found{bad: noAnnotation}
+		case len(text) < maxLine:
+			return found{bad: incomplete}
+		}
+		return found{bad: noLineEnd}
+	}
+	s.line = append(s.line[:0], text[:end]...) // buf moves when more is read
+	l, bad := parseVersion(s.line)
+	if bad != "" {
+		return found{bad: bad}
+	}
+	bad = l.parse()
+	switch {
+	case l.version > version && bad != "":
+		return found{newer: l.version}
+	case bad != "":
+		return found{bad: bad}
+	}
+	f := found{record: l.record, salt: s.salt}
+	if string(l.salt) != s.salt {
+		f.salt = string(l.salt)
+	}
+	f.record.Stamp = string(l.stamp)
+	c := commands{s: s, at: end + len(lineEnd)}
+	key, value := c.read(&f.record)
+	if c.bad != "" {
+		f.bad = c.bad
+	} else {
+		f.length = c.at
+		// The version counts as ours: if the checksum is right then, it was a damaged digit that said otherwise.
+		crc := crc32.Checksum([]byte(magic+"1"), castagnoli)
+		crc = crc32.Update(crc, castagnoli, l.rest)
+		crc = crc32.Update(crc, castagnoli, s.buf[s.pos+end+len(lineEnd):s.pos+c.at])
+		switch {
+		case crc != l.crc:
+			f.bad = badChecksum
+		case l.version != version:
+			f.bad = badVersion
+		}
+	}
+	if l.version > version && f.bad != badVersion {
+		return found{newer: l.version}
+	}
+	if f.bad == "" {
+		f.record.Key = string(s.buf[s.pos+key.from : s.pos+key.to])
+		f.record.Value = string(s.buf[s.pos+value.from : s.pos+value.to])
+	}
+	return f
+}
+
+// seekLine moves pos to the next annotation that may begin a record of this part, or to the end. It need not begin a line: the
+// end of the line before may be what is damaged.
+func (s *scanner) seekLine() {
+	pattern := []byte(magic)
+	if s.salt != "" {
+		pattern = []byte(magic + "1 " + s.salt + " ")
+	}
+	s.pos++
+	for {
+		if at := bytes.Index(s.buf[s.pos:], pattern); at >= 0 {
+			s.pos += at
+			return
+		}
+		if s.eof || s.err != nil {
+			s.pos = len(s.buf)
+			return
+		}
+		s.pos = max(s.pos, len(s.buf)-len(pattern)+1)
+		s.read()
+	}
+}
+
+// commands reads the commands of a record, from at on, counted from the scanner's pos.
+type commands struct {
+	s   *scanner
+	at  int
+	bad string // what was wrong first; then all else does nothing
+}
+
+// span is a stretch of the buffer, counted from the scanner's pos.
+type span struct{ from, to int }
+
+// read reads what r, which is without them, needs. It fills in the Expires.
+func (c *commands) read(r *Record) (key, value span) {
+	if r.Op != Set && r.Op != Del {
+		return key, value
+	}
+	if c.is(selHead) {
+		if c.number() != int64(r.DB) {
+			c.fail(badCommand)
+		}
+	}
+	switch r.Op {
+	case Set:
+		c.literal(setHead)
+		key, value = c.bulk(), c.bulk()
+		c.literal(pxat)
+		if r.Expires = c.number(); r.Expires <= 0 {
+			c.fail(badCommand)
+		}
+	case Del:
+		c.literal(delHead)
+		key = c.bulk()
+	}
+	return key, value
+}
+
+func (c *commands) fail(bad string) {
+	if c.bad == "" {
+		c.bad = bad
+	}
+}
+
+// is consumes text if it stands there.
+func (c *commands) is(text string) bool {
+	if c.bad != "" || !c.s.fill(c.at+len(text)) || string(c.s.buf[c.s.pos+c.at:][:len(text)]) != text {
+		return false
+	}
+	c.at += len(text)
+	return true
+}
+
+func (c *commands) literal(text string) {
+	if c.bad != "" || c.is(text) {
+		return
+	}
+	if rest := c.s.buf[c.s.pos+c.at:]; len(rest) < len(text) && string(rest) == text[:len(rest)] {
+		c.fail(incomplete)
+	}
+	c.fail(badCommand)
+}
+
+// bulk consumes a string.
+func (c *commands) bulk() span {
+	const longest = len("$18446744073709551615\r\n")
+	if c.bad != "" {
+		return span{}
+	}
+	c.s.fill(c.at + longest)
+	head := c.s.buf[min(c.s.pos+c.at, len(c.s.buf)):min(c.s.pos+c.at+longest, len(c.s.buf))]
+	end := bytes.Index(head, []byte(lineEnd))
+	switch {
+	case len(head) > 0 && head[0] != '$':
+		c.fail(badCommand)
+		return span{}
+	case end < 0 && len(head) < longest:
+		c.fail(incomplete)
+		return span{}
+	case end < 0:
+		c.fail(badLength)
+		return span{}
+	}
+	length, ok := parseUint(head[1:end])
+	from := c.at + end + len(lineEnd)
+	if !ok || length > uint64(max(0, c.s.max-int64(from))) {
+		c.fail(badLength)
+		return span{}
+	}
+	to := from + int(length)
+	if !c.s.fill(to + len(lineEnd)) {
+		c.fail(incomplete)
+		return span{}
+	}
+	c.at = to
+	c.literal(lineEnd)
+	return span{from, to}
+}
+
+// number consumes a string that is a number.
+func (c *commands) number() int64 {
+	text := c.bulk()
+	if c.bad != "" {
+		return 0
+	}
+	n, ok := parseInt(c.s.buf[c.s.pos+text.from : c.s.pos+text.to])
+	if !ok {
+		c.fail(badCommand)
+	}
+	return n
+}

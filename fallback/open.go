@@ -1,0 +1,416 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/vfs"
+)
+
+// The names in the directory.
+const (
+	lockName       = "lock"
+	journalDir     = "journal"
+	filesDir       = "db"
+	quarantineDir  = "quarantine"
+	reasonSuffix   = ".reason"
+	dirMode        = 0o700
+	fileMode       = 0o600
+	hexDigitsLower = "0123456789abcdef"
+)
+
+// Open opens the directory dir and makes it if it is not there. It must be this store's own: another store on it, of this process or another
+// one, gets ErrLocked. What Open does, and what it costs, is in the package's description.
+func Open(dir string, o Options) (*Dir, error) {
+	o.dir = dir
+	if err := o.withDefaults().validate(); err != nil {
+		return nil, err
+	}
+	fsys, err := vfs.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDisk, dir, err)
+	}
+	d, err := OpenFS(fsys, o)
+	if err != nil {
+		_ = fsys.Close() // it is the other error that counts
+		return nil, err
+	}
+	d.ownFS = true
+	return d, nil
+}
+
+// OpenFS is [Open] on a file system of this module, which it does not close. It is there for tests.
+func OpenFS(fsys vfs.FS, o Options) (*Dir, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	// 1. Lock.
+	lock, err := fsys.Lock(lockName)
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, fmt.Errorf("%w: %s: %w: close the other one, or give each a directory of its own", ErrLocked, o.dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDisk, o.dir, err)
+	}
+	d := &Dir{
+		o: o, fs: fsys, lock: lock, x: newIndex(),
+		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		gone: make(map[digest]goneFile), foreign: make(map[foreignKey]*foreign), untidy: make(map[string]bool),
+		writers: new(writers), progress: make(chan struct{}), closed: make(chan struct{}),
+	}
+	d.patience, d.giveUp = context.WithCancel(context.Background())
+	d.x.made = d.takeFileLocked
+	d.x.removed = d.leaveFileLocked
+	if err := d.recover(); err != nil {
+		_ = lock.Close() // it is the other error that counts
+		return nil, err
+	}
+	go d.flusher() // ends when Close stops it, and the disk lets it
+	return d, nil
+}
+
+// takeFileLocked is called with a new entry. If a file under its name waits to be removed, that file is the entry's now. Who has the same MD5 but
+// another key gets a file of its own, when the name is free.
+func (d *Dir) takeFileLocked(e *entry) {
+	if len(d.gone) == 0 {
+		return
+	}
+	name := digestOf(e.record.Key)
+	if g, ok := d.gone[name]; ok && g.key == e.record.Key {
+		delete(d.gone, name)
+		e.file = g.file
+	}
+}
+
+// leaveFileLocked is called with an entry that was removed.
+func (d *Dir) leaveFileLocked(e *entry) {
+	if e.file.bytes > 0 {
+		d.gone[digestOf(e.record.Key)] = goneFile{e.record.Key, e.file}
+	}
+}
+
+// recover reads what is there. Nobody else knows d yet. The numbers are those of the package's description.
+func (d *Dir) recover() error {
+	began := time.Now()
+	for _, name := range []string{filesDir, path.Join(filesDir, strconv.Itoa(d.o.DB)), journalDir, quarantineDir} {
+		switch info, err := d.fs.Lstat(name); {
+		case err == nil && !info.IsDir():
+			return fmt.Errorf("%w: %s: %s is no directory (%v): move it away", ErrDisk, d.o.dir, name, info.Mode().Type())
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
+		}
+	}
+	if err := d.countQuarantined(); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
+	}
+	before := d.quarantined
+
+	// 2. and 3. Files.
+	if err := d.readFiles(); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
+	}
+	files := len(d.x.byKey)
+
+	// 4. and 5. The journal.
+	m := merger{d: d}
+	log, report, err := journal.Open(d.fs, journalDir, journal.Options{Sync: d.o.Sync, Quarantine: quarantineDir, Logger: d.o.Logger}, m.merge)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
+	}
+	d.journal = log
+
+	// 6. Report.
+	if err := d.countQuarantined(); err != nil {
+		d.o.Logger.Warn("aside: cannot look into the fallback quarantine", "dir", d.o.dir, "error", err)
+	}
+	if len(d.x.byKey) > 0 || len(d.foreign) > 0 || d.quarantined > 0 {
+		d.o.Logger.Info("aside: the fallback directory was opened", "dir", d.o.dir,
+			"sets", d.x.sets, "deletes", d.x.deletes, "fills", d.x.loaded, "files", files, "journaled", m.records, "otherDatabases", len(d.foreign),
+			"quarantined", d.quarantined-before, "inQuarantine", d.quarantined, "torn", report.Torn != nil, "damages", len(report.Damages), "gaps", len(report.Gaps),
+			"took", time.Since(began))
+	}
+	d.wake() // files for what is in the journal only, and away with what is left over
+	return nil
+}
+
+// countQuarantined counts what is in quarantine, and what is on its way there.
+func (d *Dir) countQuarantined() error {
+	entries, err := d.fs.ReadDir(quarantineDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	d.quarantined = len(d.bad)
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), reasonSuffix) {
+			d.quarantined++
+		}
+	}
+	return nil
+}
+
+// readFiles reads the record files of our database into the index, folder by folder, so that it never has more in memory than the names in
+// one folder, one file, and the index.
+func (d *Dir) readFiles() error {
+	return d.readFolder(path.Join(filesDir, strconv.Itoa(d.o.DB)), 3)
+}
+
+// readFolder reads a folder with that many levels of folders below it. What it does not know it leaves alone, unless it stands where something of
+// ours belongs. It removes a folder that holds nothing any more; without a sync, as that means nothing.
+func (d *Dir) readFolder(folder string, levels int) error {
+	entries, err := d.fs.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	left := len(entries)
+	for _, e := range entries {
+		name := path.Join(folder, e.Name())
+		switch {
+		case levels > 0 && isHex(e.Name(), 2) && e.IsDir():
+			if err := d.readFolder(name, levels-1); err != nil {
+				return err
+			}
+			if _, err := d.fs.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+				left--
+			}
+		case levels > 0 && isHex(e.Name(), 2), levels == 0 && isRecordName(e.Name()) && !e.Type().IsRegular():
+			d.bad = append(d.bad, badFile{name, fmt.Errorf("%w: it is a %v, and neither a file nor a folder of ours", errFileCorrupt, e.Type())})
+		case levels == 0 && isRecordName(e.Name()):
+			removed, err := d.readRecord(name)
+			if err != nil {
+				return err
+			}
+			if removed {
+				left--
+			}
+		case levels == 0 && isRecordName(strings.TrimSuffix(e.Name(), tempSuffix)):
+			// Written halfway when the process or the machine ended. The journal still has what it was to hold.
+			if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			left--
+		}
+	}
+	if left == 0 {
+		_ = d.fs.Remove(folder) // an empty folder is only untidy
+	}
+	return nil
+}
+
+// readRecord reads a record file into the index.
+func (d *Dir) readRecord(name string) (removed bool, err error) {
+	r, at, size, err := readFile(d.fs, name)
+	if err == nil && digestOf(r.Key).base() != path.Base(name) {
+		err = errOtherKey
+	}
+	switch {
+	case errors.Is(err, errMissing):
+		return true, nil
+	case errors.Is(err, errTornFill):
+		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		return true, nil
+	case damaged(err):
+		d.bad = append(d.bad, badFile{name, err})
+		d.o.Logger.Warn("aside: a fallback record is lost", "dir", d.o.dir, "file", name, "reason", err)
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	e := d.x.mergeLocked(&r, at, false)
+	if e == nil {
+		return false, fmt.Errorf("%s: a second file for its key", name) // names are unique
+	}
+	e.file = file{bytes: size, fill: r.Op == OpFill}
+	d.fileBytes += size
+	if r.Op == OpFill && r.Expires <= time.Now().UnixMilli() {
+		d.x.removeLocked(e)
+	} else if e.size > 0 && (d.x.values > d.o.MemoryBytes || d.o.forget) {
+		d.x.forgetValueLocked(e)
+	}
+	return false, nil
+}
+
+// merger takes in the journal.
+type merger struct {
+	d       *Dir
+	records int
+	full    bool                       // the disk did not take what does not fit into memory
+	keys    map[journal.KeyHash]string // of our database; nil until a settle marker asks
+	others  map[foreignHash]foreignKey
+}
+
+// foreignKey is a key of another database.
+type foreignKey struct {
+	db  int
+	key string
+}
+
+type foreignHash struct {
+	db   int
+	hash journal.KeyHash
+}
+
+// foreign is what the journal says of a key of another database.
+type foreign struct {
+	record  Record // if it has an Op
+	at      int64
+	settled string // the greatest stamp that was settled; "": none
+}
+
+// merge is called with each record of the journal, in order.
+func (m *merger) merge(j journal.Record) error {
+	m.records++
+	m.d.x.seenLocked(j.Stamp)
+	if j.DB != m.d.o.DB {
+		m.mergeForeign(&j)
+		return nil
+	}
+	if j.Op == journal.Settle {
+		m.settle(&j)
+		return nil
+	}
+	r := fromJournal(&j)
+	if err := r.validate(); err != nil {
+		return nil //nolint:nilerr // a record that Put would have refused was not ours, and must not keep us from the others
+	}
+	d := m.d
+	d.x.mergeLocked(&r, time.Now().UnixMilli(), true)
+	if m.keys != nil {
+		m.keys[journal.HashKey(r.Key)] = r.Key
+	}
+	if d.x.dirtyValues > d.o.MemoryBytes && !m.full {
+		m.full = d.writeDirty(d.x.dirty.len) != nil // it can wait, and costs memory until then
+	}
+	d.trimLocked()
+	return nil
+}
+
+// settle forgets what was settled, and what is older: it was superseded then. (The older one may come first, if what superseded it was in a
+// part that has been dropped since.)
+func (m *merger) settle(j *journal.Record) {
+	d := m.d
+	if m.keys == nil {
+		m.keys = make(map[journal.KeyHash]string, len(d.x.byKey))
+		for key := range d.x.byKey {
+			m.keys[journal.HashKey(key)] = key
+		}
+	}
+	key, ok := m.keys[j.KeyHash]
+	if !ok {
+		return
+	}
+	if e := d.x.byKey[key]; e != nil && e.record.Op != OpFill && e.record.Stamp <= j.Stamp {
+		d.x.removeLocked(e)
+	}
+}
+
+func (m *merger) mergeForeign(j *journal.Record) {
+	if m.others == nil {
+		m.others = make(map[foreignHash]foreignKey)
+	}
+	if j.Op == journal.Settle {
+		k, ok := m.others[foreignHash{j.DB, j.KeyHash}]
+		if !ok {
+			return // it is in a file at most; to replay it once more does no harm
+		}
+		f := m.d.foreign[k]
+		f.settled = max(f.settled, j.Stamp)
+		if f.record.Stamp <= j.Stamp {
+			f.record = Record{}
+		}
+		return
+	}
+	r := fromJournal(j)
+	if r.validate() != nil {
+		return
+	}
+	k := foreignKey{j.DB, r.Key}
+	f := m.d.foreign[k]
+	if f == nil {
+		f = new(foreign)
+		m.d.foreign[k] = f
+		m.others[foreignHash{j.DB, journal.HashKey(r.Key)}] = k
+	}
+	if f.record.Op == "" || replaces(&r, &f.record) {
+		f.record, f.at = r, time.Now().UnixMilli()
+	}
+}
+
+func fromJournal(j *journal.Record) Record {
+	r := Record{Op: OpSet, Key: j.Key, Value: j.Value, Expires: j.Expires, Stamp: j.Stamp, Slack: j.Slack}
+	if j.Op == journal.Del {
+		r.Op, r.Value, r.Expires = OpDel, "", 0
+	}
+	return r
+}
+
+// Why a file is not read.
+var (
+	errMissing = errors.New("the file is not there")
+	errIO      = errors.New("the disk cannot read it")
+)
+
+// damaged says whether a file cannot be read because of what it is, rather than for a reason that may pass.
+func damaged(err error) bool {
+	for _, reason := range []error{errMissing, errIO, errTornFill, errFileVersion, errFileCorrupt, errOtherKey} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
+}
+
+// readFile reads a record file, and says how large it is.
+func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, 0, 0, errMissing
+	}
+	if err != nil {
+		return r, 0, 0, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return r, 0, 0, err
+	}
+	if size = info.Size(); size > maxFileBytes {
+		return r, 0, size, fmt.Errorf("%w: it has %d bytes", errFileCorrupt, size)
+	}
+	b := make([]byte, size)
+	switch _, err := io.ReadFull(f, b); {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return r, 0, size, fmt.Errorf("%w: it is shorter than it says", errFileCorrupt)
+	case errors.Is(err, syscall.EIO):
+		return r, 0, size, fmt.Errorf("%w: %w", errIO, err)
+	case err != nil:
+		return r, 0, size, err
+	}
+	r, at, err = decodeFile(b)
+	return r, at, size, err
+}
+
+// isRecordName says whether a file is named like a record's.
+func isRecordName(name string) bool {
+	base, ok := strings.CutSuffix(name, fileSuffix)
+	return ok && isHex(base, 2*len(digest{}))
+}
+
+func isHex(s string, length int) bool {
+	return len(s) == length && strings.Trim(s, hexDigitsLower) == ""
+}

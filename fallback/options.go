@@ -1,0 +1,92 @@
+package fallback
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/redaside/aside/fallback/journal"
+)
+
+// Options says how a [Dir] behaves. The zero value is usable.
+type Options struct {
+	// DB is the Redis database that the records belong to. Those of another one that lie in the directory are neither served nor
+	// changed. Defaults to 0.
+	DB int
+
+	// Sync says when Put returns: journal.Always when the disk has it, so that it survives a loss of power; journal.EverySecond and
+	// journal.OS when the operating system has it, so that it survives the end of the process. Defaults to journal.Always.
+	Sync journal.Sync
+
+	// FlushInterval is how often records that are in the journal get files of their own, and how often what the disk has refused is tried
+	// again. Nothing rests on it but the size of the journal. Defaults to 3 seconds.
+	FlushInterval time.Duration
+
+	// MaxQueue is how many records may wait for their files before the interval is over. Defaults to 1000.
+	MaxQueue int
+
+	// MaxBytes bounds the journal and the record files, in bytes of their contents; the file system rounds up, commonly to 4 KiB a file and as
+	// much for its folder, and what is in quarantine is not counted. Fills are thrown away first, and never take more than three quarters; then Put
+	// of a set returns ErrFull; the last MiB, or sixteenth if that is less, is kept for deletes. Defaults to 1 GiB.
+	MaxBytes int64
+
+	// MemoryBytes bounds the values kept in memory: those that wait for their files, and of the others the newest, so that they are
+	// read and replayed without the disk. When what waits exceeds it, Put waits for the disk. Keys and what is known of them, about 300 bytes each, are
+	// always in memory and not counted. Defaults to 64 MiB.
+	MemoryBytes int64
+
+	// Logger gets a line when the directory is opened and was not empty, one when the disk fails and one when it works again, and one for
+	// each file that is put into quarantine. Never a key or a value. Defaults to slog.Default().
+	Logger *slog.Logger
+
+	dir     string // for messages; Open knows it
+	workers int    // of the flusher
+	forget  bool   // values leave memory as soon as they are in files; for tests
+}
+
+func (o Options) withDefaults() Options {
+	o.FlushInterval = cmp.Or(o.FlushInterval, 3*time.Second)
+	o.MaxQueue = cmp.Or(o.MaxQueue, 1000)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 1<<30)
+	o.MemoryBytes = cmp.Or(o.MemoryBytes, 64<<20)
+	o.dir = cmp.Or(o.dir, "the fallback directory")
+	o.workers = cmp.Or(o.workers, 8)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// validate reports every problem at once. It expects the defaults to be in place.
+func (o Options) validate() error {
+	var errs []error
+	bad := func(field string, value any, remedy string) {
+		errs = append(errs, fmt.Errorf("aside: fallback.Options.%s is %v: %s", field, value, remedy))
+	}
+	if o.DB < 0 {
+		bad("DB", o.DB, "must be the number of a Redis database, 0 or more")
+	}
+	switch o.Sync {
+	case journal.Always, journal.EverySecond, journal.OS:
+	default:
+		bad("Sync", int(o.Sync), "must be journal.Always, journal.EverySecond or journal.OS")
+	}
+	if o.FlushInterval < 0 {
+		bad("FlushInterval", o.FlushInterval, "must be positive, or 0 for the default")
+	}
+	if o.MaxQueue < 0 {
+		bad("MaxQueue", o.MaxQueue, "must be positive, or 0 for the default")
+	}
+	if o.MaxBytes < 0 {
+		bad("MaxBytes", o.MaxBytes, "must be positive, or 0 for the default")
+	}
+	if o.MemoryBytes < 0 {
+		bad("MemoryBytes", o.MemoryBytes, "must be positive, or 0 for the default")
+	}
+	return errors.Join(errs...)
+}
+
+// reserve is what is kept of max bytes for deletes.
+func reserve(maxBytes int64) int64 { return min(1<<20, maxBytes/16) }

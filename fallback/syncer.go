@@ -1,0 +1,370 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Target is where records are replayed to: Redis, through whoever speaks to it.
+type Target interface {
+	// Replay asks Redis to take in records by its rules, all in one round trip, and returns one answer for each, in their order. Those
+	// that it does not answer count as NoAnswer. Called by two goroutines at once.
+	Replay(ctx context.Context, records []Record) []Outcome
+}
+
+// Outcome is what Redis has answered for a record.
+type Outcome struct {
+	Verdict Verdict
+	Err     error // of NoAnswer and Refused
+}
+
+// Verdict says what became of a record.
+type Verdict int
+
+// What may become of a record. Of the first two it stays in the Store, of the others it is settled.
+const (
+	NoAnswer   Verdict = iota // Redis has not answered: the pass ends
+	Refused                   // Redis said no, because it is full, for example: the pass goes on
+	Applied                   // it is in effect
+	Superseded                // there was something newer
+	Deleted                   // it was a set, and Redis has deleted the key: it was too old to be written, or had expired
+	Dropped                   // it was a fill, and may not be written any more
+)
+
+// SyncerOptions says how a [Syncer] replays. The zero value is usable.
+type SyncerOptions struct {
+	// Rate is how many records are replayed in a second, so that Redis has time for its callers. -1 is no limit. Defaults to 5,000.
+	Rate int
+
+	// DropFills settles the fills without replaying them. It is for when the absence of a stamp proves nothing. Defaults to false.
+	DropFills bool
+
+	// Belongs says whether a key is this Syncer's to replay: in a cluster a shard's, whose primary is back. It must be quick. Defaults to all keys.
+	Belongs func(key string) bool
+
+	// Progress is called now and then, at most every 100 milliseconds, and at the end, from one goroutine. It may be slow: it then misses what is
+	// between, and Run waits for it at most 100 milliseconds. A panic in it ends nothing. Defaults to none.
+	Progress func(Progress)
+}
+
+// Progress is how far a pass has got.
+type Progress struct {
+	Done, Total int // records; Total grows when more are written meanwhile
+	Report      ReplayReport
+}
+
+// ReplayReport says what became of the records of one pass.
+type ReplayReport struct {
+	Began time.Time
+	Took  time.Duration
+	Total int // records that there were
+
+	Applied, Superseded, Deleted, Dropped int   // see Verdict; none of these is in the Store any more
+	Refused, Failed                       int   // of Verdict Refused and NoAnswer; these are
+	Refusal                               error // what Redis said to the last that it refused
+	Err                                   error // why the pass has ended before its end; nil if every record was asked for
+}
+
+// Done is how many records were answered for.
+func (r ReplayReport) Done() int {
+	return r.Applied + r.Superseded + r.Deleted + r.Dropped + r.Refused
+}
+
+// String is a line for a log.
+func (r ReplayReport) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "replayed %d of %d records in %v: %d applied, %d superseded, %d turned into deletes, %d dropped, %d refused, %d without an answer",
+		r.Done(), r.Total, r.Took.Round(time.Millisecond), r.Applied, r.Superseded, r.Deleted, r.Dropped, r.Refused, r.Failed)
+	if r.Refusal != nil {
+		fmt.Fprintf(&b, "; last refusal: %v", r.Refusal)
+	}
+	if r.Err != nil {
+		fmt.Fprintf(&b, "; broken off: %v", r.Err)
+	}
+	return b.String()
+}
+
+const (
+	batchRecords     = 256
+	batchBytes       = 4 << 20 // of keys and values; a record that is larger goes alone
+	batchesInFlight  = 2       // one is answered while the next is on its way
+	progressInterval = 100 * time.Millisecond
+)
+
+// Syncer replays what a Store has remembered, so that the Store has it no more. Safe for concurrent use, though two passes at once do the work
+// twice.
+//
+// A pass goes like this: the deletes, then the sets, then the fills; each kind only when the one before is done, as a fill may not be written
+// beside a delete that is yet to come. A record is settled when its batch is answered, and not before: a pass that breaks off, with its process if need
+// be, is simply run again. If a newer record of a key comes while the older one is under way, the answer settles the older one only.
+type Syncer struct { // all immutable
+	store  Store
+	target Target
+	o      SyncerOptions
+}
+
+// NewSyncer returns a Syncer from store to target.
+func NewSyncer(store Store, target Target, o SyncerOptions) *Syncer {
+	if o.Rate == 0 {
+		o.Rate = 5000
+	}
+	if o.Belongs == nil {
+		o.Belongs = func(string) bool { return true }
+	}
+	return &Syncer{store: store, target: target, o: o}
+}
+
+// Run makes one pass, and returns what came of it; the error is the report's Err: why it ended too early, ctx's if that did.
+// Records that come during the pass may be in it or wait for the next one.
+func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	p := &pass{Syncer: s, end: end, report: ReplayReport{Began: time.Now(), Total: s.total()}}
+	p.pace.rate = s.o.Rate
+	if s.o.Progress != nil {
+		p.teller = newTeller(s.o.Progress)
+	}
+	for _, op := range []Op{OpDel, OpSet, OpFill} {
+		if ctx.Err() == nil {
+			p.replay(ctx, op)
+		}
+	}
+	p.report.Took = time.Since(p.report.Began)
+	p.report.Err = context.Cause(ctx)
+	p.report.Total = max(p.report.Total, p.report.Done()+p.report.Failed)
+	if p.teller != nil {
+		p.teller.close(p.progressLocked()) // nobody else is left
+	}
+	return p.report, p.report.Err
+}
+
+// total is how many records there are to replay. Other people's Stores do not say how many belong.
+func (s *Syncer) total() int {
+	if own, ok := s.store.(interface {
+		count(belongs func(key string) bool) int
+	}); ok {
+		return own.count(s.o.Belongs)
+	}
+	stats := s.store.Stats()
+	return stats.Sets + stats.Deletes + stats.Fills
+}
+
+// pass is one call of Run.
+type pass struct {
+	*Syncer
+	pace   pace // used by Run's goroutine only
+	end    context.CancelCauseFunc
+	teller *teller // nil: nobody wants to know
+
+	mu     sync.Mutex   // guards report
+	report ReplayReport // also told at most so often
+}
+
+// replay goes through the records with op, and returns when all batches that it has sent are answered.
+func (p *pass) replay(ctx context.Context, op Op) {
+	var flying sync.WaitGroup
+	defer flying.Wait()
+	slots := make(chan struct{}, batchesInFlight)
+	most := batchRecords
+	if p.o.Rate > 0 {
+		most = min(most, max(1, p.o.Rate/20)) // a batch goes at once, so at a low rate it is small
+	}
+	var batch []Record
+	bytes := 0
+	send := func() bool {
+		if len(batch) == 0 {
+			return true
+		}
+		if p.pace.wait(ctx, len(batch)) != nil {
+			return false
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return false
+		}
+		records := batch
+		batch, bytes = make([]Record, 0, most), 0
+		flying.Go(func() { // ends with the answer
+			defer func() { <-slots }()
+			p.ask(ctx, records)
+		})
+		return true
+	}
+	for r := range p.store.Records(op) {
+		if ctx.Err() != nil {
+			return
+		}
+		if !p.o.Belongs(r.Key) {
+			continue
+		}
+		size := len(r.Key) + len(r.Value)
+		if bytes+size > batchBytes && !send() {
+			return
+		}
+		batch = append(batch, r)
+		if bytes += size; len(batch) >= most && !send() {
+			return
+		}
+	}
+	send()
+}
+
+// ask replays a batch and settles what was answered.
+func (p *pass) ask(ctx context.Context, records []Record) {
+	var outcomes []Outcome
+	if p.o.DropFills && records[0].Op == OpFill {
+		outcomes = make([]Outcome, len(records))
+		for i := range outcomes {
+			outcomes[i].Verdict = Dropped
+		}
+	} else {
+		outcomes = p.target.Replay(ctx, records)
+	}
+	answered := make([]Record, 0, len(records))
+	var report ReplayReport
+	var failed error
+	for i := range records {
+		var o Outcome
+		if i < len(outcomes) {
+			o = outcomes[i]
+		}
+		switch o.Verdict {
+		case Applied:
+			report.Applied++
+		case Superseded:
+			report.Superseded++
+		case Deleted:
+			report.Deleted++
+		case Dropped:
+			report.Dropped++
+		case Refused:
+			report.Refused++
+			report.Refusal = o.Err
+			continue
+		default:
+			report.Failed++
+			if failed == nil {
+				failed = o.Err
+			}
+			continue
+		}
+		answered = append(answered, records[i])
+	}
+	p.store.Settle(answered...)
+	if report.Failed > 0 {
+		if failed == nil {
+			failed = errors.New("aside: Redis has not answered for all records")
+		}
+		p.end(failed)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := &p.report
+	all.Applied += report.Applied
+	all.Superseded += report.Superseded
+	all.Deleted += report.Deleted
+	all.Dropped += report.Dropped
+	all.Refused += report.Refused
+	all.Failed += report.Failed
+	if report.Refusal != nil {
+		all.Refusal = report.Refusal
+	}
+	if p.teller != nil {
+		p.teller.tell(p.progressLocked)
+	}
+}
+
+func (p *pass) progressLocked() Progress {
+	r := p.report
+	if r.Took == 0 {
+		r.Took = time.Since(r.Began)
+	}
+	r.Total = max(r.Total, r.Done()+r.Failed)
+	return Progress{Done: r.Done(), Total: r.Total, Report: r}
+}
+
+// pace spreads records over time. Not safe for concurrent use.
+type pace struct {
+	rate int       // records in a second; negative: as fast as they come
+	next time.Time // when what was let through so far is paid for
+}
+
+// wait returns when n more may go; they then have to be paid for by those after them. It returns ctx's error if that ends first.
+func (p *pace) wait(ctx context.Context, n int) error {
+	if p.rate < 0 {
+		return ctx.Err()
+	}
+	now := time.Now()
+	if p.next.Before(now) {
+		p.next = now // time that nobody used is gone: no burst after a pause
+	}
+	wait := p.next.Sub(now)
+	p.next = p.next.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
+	if wait <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// teller calls a Progress function from a goroutine of its own.
+type teller struct {
+	last time.Time     // when it was told; guarded by pass.mu
+	news chan Progress // has room for the newest
+	done chan struct{}
+}
+
+func newTeller(call func(Progress)) *teller {
+	t := &teller{last: time.Now(), news: make(chan Progress, 1), done: make(chan struct{})}
+	go func() { // ends with close, when call has returned
+		defer close(t.done)
+		for p := range t.news {
+			func() {
+				defer func() { _ = recover() }() // who looks does not steer
+				call(p)
+			}()
+		}
+	}()
+	return t
+}
+
+// tell passes on what there is to tell, if it is time. Called with pass.mu held.
+func (t *teller) tell(what func() Progress) {
+	if time.Since(t.last) < progressInterval {
+		return
+	}
+	t.last = time.Now()
+	t.put(what())
+}
+
+// put replaces what was not heard yet.
+func (t *teller) put(p Progress) {
+	select {
+	case <-t.news:
+	default:
+	}
+	t.news <- p
+}
+
+// close tells the last, and waits for it, though not for ever.
+func (t *teller) close(last Progress) {
+	t.put(last)
+	close(t.news)
+	timer := time.NewTimer(progressInterval)
+	defer timer.Stop()
+	select {
+	case <-t.done:
+	case <-timer.C:
+	}
+}

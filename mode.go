@@ -1,0 +1,299 @@
+package aside
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redaside/aside/fallback"
+)
+
+// Mode says how far a shard, a primary of a cluster or the one server, can be relied upon.
+//
+//	         lost                      back, nothing to replay
+//	Healthy ------> Degraded ------------------------------------> Healthy
+//	   ^              |   ^
+//	   |         back |   | lost
+//	   |              v   |
+//	   +--------- Recovering
+//	     replayed
+//
+// lost: a connection is refused, or breaks and the prober's next question fails too; five questions in a row are not
+// answered (the prober's count three times: it has the connection to itself when nobody asks); or one is not while no
+// proof of life is younger than StaleLease; or the server says that it is of no use (LOADING, READONLY, CLUSTERDOWN, MASTERDOWN).
+// back: three good probes in a row, each with a write, and then up to a second more, so that processes do not all return at once;
+// a server that was never away is back with the first. replayed: Redis has answered for all that was written meanwhile.
+type Mode int32
+
+// The modes.
+const (
+	// Healthy: Redis answers.
+	Healthy Mode = iota
+	// Degraded: no caller asks Redis, only the prober does. Memory, disk and loaders answer; writes are kept for replay.
+	Degraded
+	// Recovering: Redis answers, and what was written meanwhile is being replayed. A key whose record has not been replayed
+	// yet has it replayed first by whoever asks for it.
+	Recovering
+)
+
+func (m Mode) String() string {
+	switch m {
+	case Healthy:
+		return "healthy"
+	case Degraded:
+		return "degraded"
+	case Recovering:
+		return "recovering"
+	default:
+		return fmt.Sprintf("Mode(%d)", int32(m))
+	}
+}
+
+// modeEvent is what may change a mode.
+type modeEvent int
+
+const (
+	lost      modeEvent = iota
+	back                // with records to replay
+	backEmpty           // with none
+	replayed
+)
+
+// after is the whole machine.
+func (m Mode) after(e modeEvent) Mode {
+	switch {
+	case e == lost:
+		return Degraded
+	case e == back && m == Degraded:
+		return Recovering
+	case e == backEmpty && m == Degraded, e == replayed && m == Recovering:
+		return Healthy
+	}
+	return m
+}
+
+// ModeChange is one change of a shard's mode.
+type ModeChange struct {
+	Shard    string // its address in a cluster, else ""
+	From, To Mode
+	At       time.Time
+	Err      error // why it was lost; nil otherwise
+}
+
+// Health says how a Client is doing.
+type Health struct {
+	Mode     Mode          // the worst of its shards': Degraded, else Recovering, else Healthy; Degraded as long as Redis was never reached
+	Since    time.Time     // when the shard that decides has changed to it
+	Shards   []ShardHealth // sorted by address; empty as long as Redis was never reached
+	Err      error         // why it is degraded
+	Durable  bool          // what Set and Del accept while Redis is away survives the end of the process
+	Fallback fallback.Stats
+	Replay   Replay // the latest replay, which may be under way
+}
+
+// ShardHealth says how a shard is doing.
+type ShardHealth struct {
+	Addr  string // "" where there is one shard only
+	Mode  Mode
+	Since time.Time
+	Err   error // why it is degraded
+}
+
+// modeState is a shard's mode.
+type modeState struct {
+	mu    sync.Mutex // guards since, err, and changes of shard.mode
+	since time.Time
+	err   error
+}
+
+// asks says whether callers may ask sh: it is not degraded.
+func (sh *shard) asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
+
+// happened is the one place where a shard changes its mode: it logs that once, counts it and has the observers told.
+func (c *Client) happened(sh *shard, e modeEvent, why error) {
+	sh.state.mu.Lock()
+	from := Mode(sh.mode.Load())
+	to := from.after(e)
+	if to == from {
+		sh.state.mu.Unlock()
+		return
+	}
+	now := time.Now()
+	sh.state.since, sh.state.err = now, why
+	if to == Degraded {
+		// What memory holds may be used for a while yet: what was proven when the connection was last known to be well.
+		sh.outage.Add(1)
+		sh.unverifiedUntil.Store(c.until(c.opt.DegradedTTL))
+		if run := sh.run.Load(); from == Healthy && run != nil {
+			sh.runIDBefore = run.id
+		}
+	}
+	sh.mode.Store(int32(to))
+	c.modes.announce(c, ModeChange{Shard: sh.addr, From: from, To: to, At: now, Err: why})
+	sh.state.mu.Unlock()
+
+	switch to {
+	case Degraded:
+		c.counts.outages.Add(1)
+		c.opt.Logger.Warn("aside: Redis is away, going on without it", "shard", sh.addr, "from", from, "to", to, "error", why)
+		c.observe(Event{Kind: EventRedisAway, Key: sh.addr, Err: why})
+		sh.probeNow()
+		c.topologyMoved() // a replica may have taken over
+		c.near.wakeAll()  // nobody need wait for a push or a lock's end
+	case Recovering:
+		c.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "shard", sh.addr, "from", from, "to", to)
+		c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
+		sh.replayNow()
+	case Healthy:
+		c.opt.Logger.Info("aside: Redis is well", "shard", sh.addr, "from", from, "to", to)
+		if from == Degraded {
+			c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
+		}
+	}
+}
+
+// until is the end of a duration that begins now, in Client.now's time; -1 has none.
+func (c *Client) until(d time.Duration) int64 {
+	if now := c.now(); d >= 0 && int64(d) < never-now {
+		return now + int64(d)
+	}
+	return never
+}
+
+// returned is called by whoever has found a shard to be well while it is degraded.
+func (c *Client) returned(sh *shard) {
+	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills > 0 {
+		c.happened(sh, back, nil)
+		return
+	}
+	c.happened(sh, backEmpty, nil)
+}
+
+// comeback counts the good probes of a degraded shard. It belongs to the shard's prober.
+type comeback struct {
+	good int
+	at   int64 // when the jitter ends, in Client.now's time
+}
+
+const (
+	goodProbes     = 3 // in a row, of a shard that has been away
+	comebackJitter = time.Second
+)
+
+// probed notes a probe and says whether the shard may come back.
+func (b *comeback) probed(ok, fresh bool, now int64) bool {
+	if !ok {
+		*b = comeback{}
+		return false
+	}
+	if fresh {
+		return true
+	}
+	if b.good++; b.good == goodProbes {
+		b.at = now + rand.Int64N(int64(comebackJitter))
+	}
+	return b.good >= goodProbes && now >= b.at
+}
+
+// announcer tells observers of mode changes, in order, from a goroutine of its own: a slow one delays the next ones only.
+type announcer struct {
+	mu       sync.Mutex // guards all below
+	watchers map[int]func(ModeChange)
+	made     int
+	queue    []ModeChange
+	busy     bool // a goroutine works on the queue
+}
+
+// OnModeChange has f called after each change of a shard's mode, one after the other and in order. f may take its time;
+// it must not call Close. remove ends that: once it has returned, f is not called for changes to come.
+func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) {
+	a := &c.modes
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.watchers == nil {
+		a.watchers = make(map[int]func(ModeChange))
+	}
+	a.made++
+	id := a.made
+	a.watchers[id] = f
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.watchers, id)
+	}
+}
+
+func (a *announcer) announce(c *Client, change ModeChange) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.watchers) == 0 {
+		return
+	}
+	a.queue = append(a.queue, change)
+	if !a.busy {
+		a.busy = c.inBackground(func() { a.tell(c) }) // ends with the queue
+	}
+}
+
+func (a *announcer) tell(c *Client) {
+	for {
+		a.mu.Lock()
+		if len(a.queue) == 0 {
+			a.busy = false
+			a.mu.Unlock()
+			return
+		}
+		change := a.queue[0]
+		a.queue = a.queue[1:]
+		ids := slices.Sorted(maps.Keys(a.watchers))
+		told := make([]func(ModeChange), len(ids))
+		for i, id := range ids {
+			told[i] = a.watchers[id]
+		}
+		a.mu.Unlock()
+		for _, f := range told {
+			func() {
+				defer func() {
+					if p := recover(); p != nil {
+						c.warn(&c.seldomObserver, "a function given to OnModeChange panicked", "panic", p)
+					}
+				}()
+				f(change)
+			}()
+		}
+	}
+}
+
+var errNeverReached = errors.New("aside: Redis has not been reached yet")
+
+// Health says how the client is doing. It asks nobody.
+func (c *Client) Health() Health {
+	h := Health{Mode: Degraded, Since: c.started, Err: errNeverReached, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
+	t := c.topo.Load()
+	if t == nil {
+		return h
+	}
+	for i, sh := range t.shards {
+		sh.state.mu.Lock()
+		s := ShardHealth{Addr: sh.addr, Mode: Mode(sh.mode.Load()), Since: sh.state.since, Err: sh.state.err}
+		sh.state.mu.Unlock()
+		h.Shards = append(h.Shards, s)
+		if i == 0 || badness(s.Mode) > badness(h.Mode) {
+			h.Mode, h.Since, h.Err = s.Mode, s.Since, s.Err
+		}
+	}
+	slices.SortFunc(h.Shards, func(a, b ShardHealth) int { return cmp.Compare(a.Addr, b.Addr) })
+	if t.holes && h.Mode != Degraded {
+		h.Mode, h.Since, h.Err = Degraded, t.since, errHoles
+	}
+	return h
+}
+
+var errHoles = errors.New("aside: some slots of the cluster have no primary that is known")
+
+func badness(m Mode) int { return [...]int{Healthy: 0, Recovering: 1, Degraded: 2}[m] }

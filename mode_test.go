@@ -1,0 +1,239 @@
+package aside
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// Whatever happens: a lost shard is degraded, nothing but an answer brings it back, and nothing but the end of the replay
+// makes it healthy where there was something to replay.
+func TestTheModeMachine(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mode, owed := Degraded, false // owed: it came back with records, and they have not been replayed
+		for i, e := range rapid.SliceOf(rapid.SampledFrom([]modeEvent{lost, back, backEmpty, replayed})).Draw(t, "events") {
+			was := mode
+			mode = mode.after(e)
+			switch {
+			case e == lost:
+				owed = false
+			case was == Degraded && e == back:
+				owed = true
+			case e == replayed:
+				owed = false
+			}
+			switch mode {
+			case Degraded:
+				if e != lost && was != Degraded {
+					t.Fatalf("event %d made it degraded", i)
+				}
+			case Recovering:
+				if !owed {
+					t.Fatalf("event %d: recovering with nothing to replay", i)
+				}
+			case Healthy:
+				if owed {
+					t.Fatalf("event %d: healthy before the replay has ended", i)
+				}
+			}
+		}
+	})
+}
+
+func TestAShardComesBackAfterThreeGoodProbesAndSomeJitter(t *testing.T) {
+	earliest, latest := int64(never), int64(0)
+	for range 200 {
+		var b comeback
+		now := int64(1)
+		require.False(t, b.probed(true, false, now))
+		require.False(t, b.probed(true, false, now))
+		require.False(t, b.probed(false, false, now), "a bad one: from the beginning")
+		require.False(t, b.probed(true, false, now))
+		require.False(t, b.probed(true, false, now))
+		for n := int64(0); ; n += int64(10 * time.Millisecond) {
+			if b.probed(true, false, now+n) {
+				earliest, latest = min(earliest, n), max(latest, n)
+				break
+			}
+		}
+	}
+	require.LessOrEqual(t, latest, int64(comebackJitter))
+	require.Greater(t, latest-earliest, int64(comebackJitter/2), "they are spread")
+	var fresh comeback
+	require.True(t, fresh.probed(true, true, 1), "a server that was never away is taken at its word")
+}
+
+// newShardOf makes a shard of a client that has no Redis, as if it had one.
+func newShardOf(c *Client) *shard {
+	sh := c.newShard("", nil, true)
+	c.happened(sh, backEmpty, nil)
+	return sh
+}
+
+func TestTheBreakersRules(t *testing.T) {
+	silence := errors.New("no answer")
+	for name, row := range map[string]struct {
+		happens func(c *Client, sh *shard)
+		want    Mode
+	}{
+		"four timeouts of callers": {func(c *Client, sh *shard) {
+			for range 4 {
+				c.failed(sh, silence, callersTimeout)
+			}
+		}, Healthy},
+		"five": {func(c *Client, sh *shard) {
+			for range 5 {
+				c.failed(sh, silence, callersTimeout)
+			}
+		}, Degraded},
+		"five, with an answer in between": {func(c *Client, sh *shard) {
+			for i := range 5 {
+				if i == 3 {
+					c.conclude(sh, []*call{{}}, true, c.now())
+				}
+				c.failed(sh, silence, callersTimeout)
+			}
+		}, Healthy},
+		"one of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout) }, Healthy},
+		"two of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout); c.failed(sh, silence, probesTimeout) }, Degraded},
+		"a broken connection": {func(c *Client, sh *shard) { c.failed(sh, silence, brokenOnly) }, Healthy},
+		"one timeout, the lease has lapsed": {func(c *Client, sh *shard) {
+			sh.lease.Store(c.now())
+			c.failed(sh, silence, callersTimeout)
+		}, Degraded},
+		"a broken connection, the lease has lapsed with it": {func(c *Client, sh *shard) {
+			sh.newEpoch()
+			c.failed(sh, silence, brokenOnly)
+		}, Healthy},
+		"a refused dial": {func(c *Client, sh *shard) { c.failed(sh, silence, decisive) }, Degraded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newAway(t)
+				sh := newShardOf(c)
+				sh.lease.Store(never)
+				row.happens(c, sh)
+				require.Equal(t, row.want, Mode(sh.mode.Load()))
+			})
+		})
+	}
+}
+
+func TestModeChangesAreToldInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newAway(t)
+		var mu sync.Mutex
+		var told []string
+		slow := make(chan struct{})
+		remove := c.OnModeChange(func(m ModeChange) {
+			<-slow
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprintf("%s>%s", m.From, m.To))
+			if len(told) == 2 {
+				panic("one of the user's own")
+			}
+		})
+		sh := newShardOf(c)
+		why := errors.New("gone")
+		c.happened(sh, lost, why)
+		c.happened(sh, lost, why) // no change
+		c.happened(sh, back, nil)
+		c.happened(sh, replayed, nil)
+		close(slow)
+		synctest.Wait()
+		require.Equal(t, []string{"degraded>healthy", "healthy>degraded", "degraded>recovering", "recovering>healthy"}, told)
+		require.EqualValues(t, 1, c.Stats().Outages)
+		remove()
+		c.happened(sh, lost, why)
+		synctest.Wait()
+		require.Len(t, told, 4)
+	})
+}
+
+// What memory held when Redis went away is served for DegradedTTL; what was loaded since, for as long, but in this outage only.
+func TestMemoryInAnOutage(t *testing.T) {
+	n, sh, c := newTestNear(1 << 20)
+	n.awayTTL = 100
+	sh.proven.Store(sh.epoch.Load())
+	require.NotNil(t, n.commit("old epoch", n.reserve("old epoch", sh), "v", false, -1, 0))
+	sh.newEpoch()
+	sh.proven.Store(sh.epoch.Load())
+	require.NotNil(t, n.commit("k", n.reserve("k", sh), "v", false, -1, 0))
+	require.NotNil(t, n.commit("short", n.reserve("short", sh), "v", false, 50, 0))
+	require.NotNil(t, n.commit("gone", n.reserve("gone", sh), "v", false, -1, 0))
+
+	away := func() { // as happened does
+		sh.outage.Add(1)
+		sh.unverifiedUntil.Store(c.now() + 100)
+		sh.mode.Store(int32(Degraded))
+	}
+	sh.mode.Store(int32(Healthy))
+	sh.lease.Store(0)
+	require.Nil(t, n.lookup("k"), "healthy, without a lease")
+	away()
+	n.drop("gone")
+	require.Nil(t, n.lookup("gone"))
+	require.Nil(t, n.lookup("old epoch"), "it was unverified before")
+	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, "v", false, time.Hour, 0, nil))
+	c.Add(49)
+	require.Equal(t, "v", n.lookup("k").raw)
+	require.NotNil(t, n.lookup("short"))
+	c.Add(1)
+	require.Nil(t, n.lookup("short"), "its own ttl is over")
+	c.Add(49)
+	require.NotNil(t, n.lookup("k"))
+	require.NotNil(t, n.lookup("loaded"))
+	c.Add(1)
+	require.Nil(t, n.lookup("k"))
+	require.Nil(t, n.lookup("loaded"))
+
+	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, "v", false, time.Hour, 0, nil))
+	sh.mode.Store(int32(Healthy))
+	sh.lease.Store(never)
+	require.NotNil(t, n.lookup("k"), "same connection: its pushes were not lost but late")
+	require.Nil(t, n.lookup("loaded"), "nobody has told Redis that we have it")
+	sh.lease.Store(0)
+	away()
+	require.Nil(t, n.lookup("loaded"), "of an earlier outage: anybody may have deleted it in between")
+
+	gen := n.generation("late")
+	n.drop("late")
+	require.Nil(t, n.commitAway("late", gen, sh, "stale", false, time.Hour, 0, func() { t.Error("recorded") }), "deleted during its load")
+}
+
+// The stamps of one client grow, whatever its clock does, and those of the next client of the same directory are greater.
+func TestStampsGrow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		st, err := newStamper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := ""
+		for _, now := range rapid.SliceOf(rapid.Int64Range(-10, 1<<50)).Draw(t, "clock") {
+			s := st.next(now, 7)
+			at, ok := stampMicros(s.text)
+			if !ok || len(s.text) != stampLen || s.text <= last {
+				t.Fatalf("%q after %q", s.text, last)
+			}
+			if now > 0 && s.slack != 7+at-now {
+				t.Fatalf("slack %d for a stamp that is %d ahead", s.slack, at-now)
+			}
+			last = s.text
+		}
+		next, err := newStamper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		next.after(last)
+		if s := next.next(0, 0); s.text <= last {
+			t.Fatalf("%q after %q of the process before", s.text, last)
+		}
+	})
+}

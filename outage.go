@@ -1,0 +1,437 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
+)
+
+// What a Client does without Redis, and what it makes good when Redis is back.
+//
+// Away, per shard. Reads: memory (near.go) → the fallback store → the loader, of which MaxLoaders may run at once. Writes:
+// the fallback store, then memory. An operation that Redis was asked for and has not answered goes to the store as well,
+// with the stamp that it had: if it was done, its replay finds that out.
+//
+// Back. Each shard's replayer hands the store's records to Redis: deletes, then sets, then fills (fallback.Syncer). A record
+// leaves the store only when Redis has answered for it. Until then its key is pending, and whoever reads or writes the key
+// has the record replayed first:
+//
+//	app: Del k, while away       app: Set k, now that Redis is back    replayer: delete k     <- would undo the Set
+//
+// The script that replays knows a later operation of the same client, but the record may be of an earlier process.
+// One record is in one replay at a time (claims), and just before it is sent it must still be the one in the store.
+
+// replayVerdicts are the answers of scriptReplay, from 1.
+var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded, fallback.Deleted, fallback.Dropped}
+
+const (
+	leastClockError = 50 * time.Millisecond // assumed of any two clocks, however good they look
+	mostClockError  = time.Second           // beyond, a replayed set does not overwrite anything
+	overloadWait    = time.Second           // for a loader's turn
+	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up
+	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused
+	unansweredRetry = 100 * time.Millisecond
+)
+
+// recall completes a flight from the fallback store; false if that does not know, or Redis does. An explicit record is the
+// newest that this process knows of the key for as long as it is pending. What was loaded is as old as what memory holds.
+func (c *Client) recall(f *flight, room uintptr) bool {
+	sh := c.home(f.key)
+	gen := c.near.generation(f.key)
+	record, ok, err := c.store.Get(f.key)
+	if err != nil {
+		c.warn(&c.seldomDisk, "the fallback store cannot be read", keyAttr(f.key), "error", err)
+	}
+	if err != nil || !ok || record.Op == fallback.OpDel {
+		return false
+	}
+	now, _ := c.serverTime(sh)
+	left := time.Duration(record.Expires-now/1000) * time.Millisecond
+	away := Mode(sh.mode.Load()) == Degraded
+	if record.Op == fallback.OpFill {
+		loaded, _ := stampMicros(record.Stamp)
+		if c.opt.DegradedTTL >= 0 {
+			left = min(left, c.opt.DegradedTTL-time.Duration(now-loaded)*time.Microsecond)
+		}
+		if !away {
+			return false
+		}
+	}
+	value, what := unpack(record.Value)
+	if left <= 0 || what != contentValue && what != contentAbsent {
+		return false
+	}
+	c.counts.diskHits.Add(1)
+	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceDisk})
+	out := outcome{raw: value, absent: what == contentAbsent, proven: true, gen: gen}
+	if away {
+		out.entry = c.near.commitAway(f.key, gen, sh, out.raw, out.absent, left, room, nil)
+	}
+	c.complete(f, out)
+	return true
+}
+
+// peekAway answers a Peek from the fallback store.
+func (c *Client) peekAway(key string) (string, *entry, bool, error) {
+	f := &flight{key: key, waiting: 1}
+	if c.recall(f, 0) {
+		return f.out.raw, f.out.entry, !f.out.absent, nil
+	}
+	if c.store.Pending(key) { // deleted, or set and expired
+		return "", nil, false, nil
+	}
+	return "", nil, false, errNotAsked
+}
+
+// retain keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
+func (l *load) retain(i int) *entry {
+	c, item, out := l.c, l.items[i], &l.out[i]
+	sh := c.home(item.f.key)
+	if Mode(sh.mode.Load()) != Degraded {
+		return nil
+	}
+	ttl := l.ttlOf(i)
+	if out.err != nil || len(out.raw) > c.opt.MaxValueBytes || ttl <= 0 {
+		return nil
+	}
+	stored := wireAbsent
+	if out.found {
+		stored = pack(out.raw)
+	}
+	now, slack := c.serverTime(sh)
+	record := fallback.Record{
+		Op: fallback.OpFill, Key: item.f.key, Value: stored, Expires: expiresAt(now, ttl),
+		Stamp: c.stamps.format(now-(c.now()-l.began)/int64(time.Microsecond), 0), Slack: slack,
+	}
+	return c.near.commitAway(item.f.key, item.gen, sh, out.raw, !out.found, ttl, l.room, func() { c.store.Fill(record) })
+}
+
+// expiresAt is the end of a ttl that begins at now (µs), in ms and rounded up as milliseconds does.
+func expiresAt(now int64, ttl time.Duration) int64 {
+	ms := int64(ttl / time.Millisecond)
+	if ttl%time.Millisecond != 0 {
+		ms++
+	}
+	return max(now/1000+ms, 1)
+}
+
+// loaderTurn waits for one of MaxLoaders places.
+func (c *Client) loaderTurn(ctx context.Context) error {
+	select {
+	case c.loaders <- struct{}{}:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(overloadWait)
+	defer timer.Stop()
+	select {
+	case c.loaders <- struct{}{}:
+		return nil
+	case <-timer.C:
+		c.counts.overloaded.Add(1)
+		return fmt.Errorf("%w: Options.MaxLoaders (%d) run, and none has returned within %v", ErrOverloaded, c.opt.MaxLoaders, overloadWait)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// remember puts writes that Redis has not answered for into the store. cause is why. nil: they are as good as written.
+func (c *Client) remember(ctx context.Context, records []fallback.Record, cause error) error {
+	ctx, cancel := withGrace(ctx)
+	defer cancel()
+	if err := c.store.Put(ctx, records...); err != nil {
+		return fmt.Errorf("%w, and it cannot be kept for later: %w", cause, err)
+	}
+	c.counts.journaled.Add(int64(len(records)))
+	for i := range records {
+		record := &records[i]
+		c.observe(Event{Kind: EventJournaled, Key: record.Key, Err: cause})
+		if sh := c.shardOf(record.Key); sh.asks() {
+			sh.replayNow()
+		}
+	}
+	if !c.store.Durable() {
+		return fmt.Errorf("%w (Options.FallbackDir is not set): %w", ErrNotDurable, cause)
+	}
+	return nil
+}
+
+// withGrace gives what must still be done a little time after ctx has ended.
+func withGrace(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(putGrace, cancel) })
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
+// settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
+// pending all the same.
+func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
+	byShard := make(map[*shard][]fallback.Record, 1)
+	for _, key := range keys {
+		sh := c.shardOf(key)
+		record, ok, err := c.store.Get(key)
+		if ok && err == nil && sh.asks() && record.Op != fallback.OpFill {
+			byShard[sh] = append(byShard[sh], record)
+		}
+	}
+	for sh, records := range byShard {
+		var settled []fallback.Record
+		for i, out := range c.replayRecords(ctx, sh, records) {
+			if out.Verdict != fallback.NoAnswer && out.Verdict != fallback.Refused {
+				settled = append(settled, records[i])
+			}
+		}
+		c.store.Settle(settled...)
+	}
+	for _, key := range keys {
+		if c.store.Pending(key) {
+			pending = append(pending, key)
+		}
+	}
+	return pending
+}
+
+// unsettled says that key has a record that could not be replayed just now.
+func (c *Client) unsettled(ctx context.Context, key string) bool {
+	return c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0
+}
+
+// claims are the keys whose records are being replayed. Safe for concurrent use.
+type claims struct {
+	mu    sync.Mutex
+	byKey map[string]chan struct{} // closed when the key is free again; guarded by mu
+}
+
+// take claims key; otherwise it returns what is closed when it is free again.
+func (cl *claims) take(key string) <-chan struct{} {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if taken := cl.byKey[key]; taken != nil {
+		return taken
+	}
+	if cl.byKey == nil {
+		cl.byKey = make(map[string]chan struct{})
+	}
+	cl.byKey[key] = make(chan struct{})
+	return nil
+}
+
+func (cl *claims) release(key string) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	close(cl.byKey[key])
+	delete(cl.byKey, key)
+}
+
+// replayRecords replays records of sh's keys, each once the key is free, and says what came of each.
+func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallback.Record) []fallback.Outcome {
+	outcomes := make([]fallback.Outcome, len(records))
+	left := make([]int, len(records))
+	for i := range left {
+		left[i] = i
+	}
+	for len(left) > 0 {
+		var mine, others []int
+		var busy <-chan struct{}
+		for _, i := range left {
+			if taken := c.claims.take(records[i].Key); taken != nil {
+				others, busy = append(others, i), taken
+			} else {
+				mine = append(mine, i)
+			}
+		}
+		c.replayClaimed(ctx, sh, records, mine, outcomes)
+		if left = others; len(left) == 0 {
+			break
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			for _, i := range left {
+				outcomes[i] = fallback.Outcome{Verdict: fallback.NoAnswer, Err: ctx.Err()}
+			}
+			return outcomes
+		}
+	}
+	return outcomes
+}
+
+func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
+	defer func() {
+		for _, i := range mine {
+			c.claims.release(records[i].Key)
+		}
+	}()
+	var calls []*call
+	var of []int
+	for _, i := range mine {
+		if stamp, ok := c.store.Stamp(records[i].Key); !ok || stamp != records[i].Stamp {
+			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
+			continue
+		}
+		calls, of = append(calls, c.replayCall(sh, &records[i])), append(of, i)
+	}
+	if len(calls) == 0 {
+		return
+	}
+	c.runAll(ctx, sh, calls...)
+	for n, i := range of {
+		outcomes[i] = replayOutcome(calls[n])
+	}
+}
+
+func (c *Client) replayCall(sh *shard, r *fallback.Record) *call {
+	if c.opt.DisableStamps {
+		return &call{script: scriptReplayBare, keys: []string{r.Key}, args: []string{string(r.Op)}}
+	}
+	slack := time.Duration(r.Slack) * time.Microsecond
+	if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now
+		wall := time.Now().UnixMicro()
+		now, _ := c.serverTime(sh)
+		slack = time.Duration(max(now-wall, wall-now)) * time.Microsecond
+	}
+	doubt := "0"
+	if slack > mostClockError {
+		doubt = "1"
+	}
+	margin := 2 * max(slack, leastClockError)
+	return &call{script: scriptReplay, keys: []string{r.Key}, stamped: true, args: []string{
+		string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), milliseconds(c.opt.StampTTL), lockPrefix,
+		r.Value, strconv.FormatInt(r.Expires, 10), doubt,
+	}}
+}
+
+func replayOutcome(q *call) fallback.Outcome {
+	if q.err != nil {
+		if _, reply := rueidis.IsRedisErr(q.err); reply && judge(q.err, true) == answered {
+			return fallback.Outcome{Verdict: fallback.Refused, Err: q.err}
+		}
+		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: q.err}
+	}
+	n, err := q.reply.AsInt64()
+	if err != nil || n < 1 || n > int64(len(replayVerdicts)) {
+		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script answered %d", n))}
+	}
+	return fallback.Outcome{Verdict: replayVerdicts[n-1]}
+}
+
+// replayTarget is a shard as fallback.Syncer sees it.
+type replayTarget struct {
+	c  *Client
+	sh *shard
+}
+
+func (t replayTarget) Replay(ctx context.Context, records []fallback.Record) []fallback.Outcome {
+	return t.c.replayRecords(ctx, t.sh, records)
+}
+
+// Replay is one pass of replaying what a shard has missed.
+type Replay struct {
+	Shard     string // its address in a cluster, else ""
+	Running   bool
+	Done      int  // records handled so far, of Report.Total
+	Restarted bool // the server is not the one that was lost, or nobody knows: it may have lost what it had acknowledged
+	Report    fallback.ReplayReport
+}
+
+// replays keeps the latest.
+type replays struct {
+	mu   sync.Mutex
+	last Replay
+}
+
+func (r *replays) latest() Replay {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+func (c *Client) replaying(r Replay) {
+	c.replays.mu.Lock()
+	c.replays.last = r
+	c.replays.mu.Unlock()
+	if c.opt.OnReplay == nil {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			c.warn(&c.seldomObserver, "Options.OnReplay panicked", "panic", p)
+		}
+	}()
+	c.opt.OnReplay(r)
+}
+
+// replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
+func (c *Client) replayer(sh *shard) {
+	defer c.background.Done()
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	for {
+		select {
+		case <-sh.replay:
+		case <-retry.C:
+		case <-sh.stop:
+			return
+		case <-c.closing.Done():
+			return
+		}
+		if !sh.asks() {
+			continue
+		}
+		report := c.replayPass(sh)
+		switch {
+		case report.Failed > 0:
+			retry.Reset(unansweredRetry)
+			continue
+		case report.Refused > 0: // an answer, if not the one we want; it must not keep all others waiting
+			retry.Reset(replayRetry)
+		}
+		c.happened(sh, replayed, nil)
+	}
+}
+
+func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
+	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills == 0 {
+		return fallback.ReplayReport{}
+	}
+	ctx, cancel := context.WithCancel(c.closing)
+	defer cancel()
+	same := c.sameServer(sh)
+	syncer := fallback.NewSyncer(c.store, replayTarget{c, sh}, fallback.SyncerOptions{
+		Rate:      c.opt.ReplayRate,
+		Belongs:   func(key string) bool { return c.shardOf(key) == sh },
+		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,
+		Progress: func(p fallback.Progress) {
+			c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: !same, Report: p.Report})
+		},
+	})
+	report, err := syncer.Run(ctx)
+	if report.Total == 0 {
+		return report
+	}
+	c.replaying(Replay{Shard: sh.addr, Done: report.Done(), Restarted: !same, Report: report})
+	if err != nil && c.closing.Err() == nil {
+		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", "shard", sh.addr, "report", report.String(), "error", err)
+	} else if err == nil {
+		c.opt.Logger.Info("aside: replayed what Redis has missed", "shard", sh.addr, "report", report.String(), "restarted", !same)
+	}
+	return report
+}
+
+// sameServer says that sh's server is, for certain, the one that was lost: missing stamps then prove that nothing was written.
+func (c *Client) sameServer(sh *shard) bool {
+	run := sh.run.Load()
+	sh.state.mu.Lock()
+	defer sh.state.mu.Unlock()
+	return run != nil && run.id != "" && run.id == sh.runIDBefore
+}

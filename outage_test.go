@@ -1,0 +1,538 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+// Away and back: what was acknowledged survives, what was deleted stays deleted.
+
+// durable gives a client a directory of its own, and checks in the end that nothing was left in it that should not be.
+func durable(t testing.TB) (dir string, option func(*aside.Options)) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "fallback")
+	return dir, func(o *aside.Options) { o.FallbackDir = dir }
+}
+
+// newDurable makes a client that may start without Redis.
+func newDurable(t testing.TB, addr, dir string, change ...func(*aside.Options)) *aside.Client {
+	t.Helper()
+	return newClient(t, addr, append([]func(*aside.Options){hasty, func(o *aside.Options) {
+		o.FallbackDir, o.RequireRedis, o.ConnectTimeout = dir, false, 300*time.Millisecond
+	}}, change...)...)
+}
+
+func awaitMode(t testing.TB, c *aside.Client, mode aside.Mode) {
+	t.Helper()
+	eventually(t, "it is "+mode.String(), func() bool { return c.Health().Mode == mode })
+}
+
+// files are the names of the files below dir, but for the lock.
+func files(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() != "lock" {
+			names = append(names, path)
+		}
+		return err
+	}))
+	return names
+}
+
+func TestWhatWasSetAndDeletedWhileAwayIsReplayed(t *testing.T) {
+	server := redistest.Start(t)
+	dir, option := durable(t)
+	c, ctx := newClient(t, server.Addr(), hasty, option), testContext(t)
+	for i := range 50 {
+		require.NoError(t, c.Set(ctx, time.Hour, fmt.Sprint("old", i), "before"))
+	}
+	server.Freeze()
+	for i := range 50 { // the first waits for RedisTimeout; nobody after the trip
+		require.NoError(t, c.Set(ctx, time.Hour, fmt.Sprint("new", i), "while away"))
+		require.NoError(t, c.Del(ctx, fmt.Sprint("old", i)))
+	}
+	awaitMode(t, c, aside.Degraded)
+	require.Equal(t, 100, c.Stats().Pending)
+	require.NotEmpty(t, files(t, dir))
+	for i := range 50 {
+		value, err := c.Get(ctx, time.Hour, fmt.Sprint("new", i), mustNotLoad)
+		require.NoError(t, err)
+		require.Equal(t, "while away", value)
+		value, err = c.Get(ctx, time.Hour, fmt.Sprint("old", i), newSource("loaded").load)
+		require.NoError(t, err)
+		require.Equal(t, "loaded", value, "what was deleted is not served")
+	}
+	server.Thaw()
+	awaitMode(t, c, aside.Healthy)
+	require.Zero(t, c.Stats().Pending)
+	for i := range 50 {
+		require.Equal(t, "while away", server.Do("GET", fmt.Sprint("new", i)))
+		require.Nil(t, server.Do("GET", fmt.Sprint("old", i)))
+	}
+	eventually(t, "nothing is left on disk", func() bool { return len(files(t, dir)) == 0 })
+	replay := c.Health().Replay
+	require.False(t, replay.Running)
+	require.Equal(t, replay.Report.Total, replay.Done)
+	require.GreaterOrEqual(t, replay.Report.Total, 100)
+}
+
+// The process ends while Redis is away; the next one with the directory, started while Redis is still away, has it all.
+func TestTheNextProcessReplaysWhatThisOneCouldNot(t *testing.T) {
+	server := redistest.Start(t)
+	dir, _ := durable(t)
+	first, ctx := newDurable(t, server.Addr(), dir), testContext(t)
+	require.NoError(t, first.Set(ctx, time.Hour, "deleted", "v"))
+	require.NoError(t, first.Set(ctx, time.Hour, "replaced", "v"))
+	server.Freeze()
+	require.NoError(t, first.Set(ctx, time.Hour, "set", "v"))
+	require.NoError(t, first.Set(ctx, time.Hour, "replaced", "w"))
+	require.NoError(t, first.Del(ctx, "deleted"))
+	_, err := aside.New(aside.Options{Redis: plain(server.Addr()), FallbackDir: dir, Logger: quiet})
+	require.ErrorIs(t, err, aside.ErrLocked)
+	require.ErrorContains(t, err, dir)
+	require.NoError(t, first.Close())
+	require.NotEmpty(t, files(t, dir), "Close replays nothing")
+
+	second := newDurable(t, server.Addr(), dir)
+	require.Equal(t, aside.Degraded, second.Health().Mode)
+	require.Equal(t, 3, second.Stats().Pending)
+	value, err := second.Get(ctx, time.Hour, "replaced", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "w", value)
+	value, err = second.Get(ctx, time.Hour, "deleted", newSource("loaded").load)
+	require.NoError(t, err)
+	require.Equal(t, "loaded", value)
+	server.Thaw()
+	awaitMode(t, second, aside.Healthy)
+	require.Equal(t, "v", server.Do("GET", "set"))
+	require.Equal(t, "w", server.Do("GET", "replaced"))
+	require.Nil(t, server.Do("GET", "deleted"))
+	require.NoError(t, second.Close())
+	require.Empty(t, files(t, dir))
+}
+
+// What another process wrote while we were cut off is newer than what we kept; what it wrote before is older.
+func TestReplayKeepsWhatIsNewer(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	_, option := durable(t)
+	cut, other, ctx := newClient(t, proxy.Addr(), hasty, option), newClient(t, server.Addr(), hasty), testContext(t)
+	for _, key := range []string{"set over set", "del over set", "set over del", "older set", "filled"} {
+		require.NoError(t, other.Set(ctx, time.Hour, key, "first"))
+	}
+	proxy.Refuse()
+	eventually(t, "it is noticed", func() bool { return cut.Health().Mode == aside.Degraded })
+	require.NoError(t, cut.Set(ctx, time.Hour, "set over set", "ours"))
+	require.NoError(t, cut.Set(ctx, time.Hour, "del over set", "ours"))
+	require.NoError(t, cut.Del(ctx, "set over del"))
+	require.NoError(t, cut.Set(ctx, time.Hour, "older set", "ours"))
+	require.NoError(t, cut.Del(ctx, "filled"))
+	later := time.Now().Add(300 * time.Millisecond) // clocks are taken to err by 50 ms each
+	eventually(t, "it is later", func() bool { return time.Now().After(later) })
+	require.NoError(t, other.Set(ctx, time.Hour, "set over set", "theirs"))
+	require.NoError(t, other.Del(ctx, "del over set"))
+	require.NoError(t, other.Set(ctx, time.Hour, "set over del", "theirs"))
+	proxy.Heal()
+	awaitMode(t, cut, aside.Healthy)
+	require.Equal(t, "theirs", server.Do("GET", "set over set"))
+	require.Nil(t, server.Do("GET", "del over set"))
+	require.Equal(t, "theirs", server.Do("GET", "set over del"))
+	require.Equal(t, "ours", server.Do("GET", "older set"))
+	require.Nil(t, server.Do("GET", "filled"))
+	report := cut.Health().Replay.Report
+	require.Equal(t, 3, report.Superseded)
+	require.Equal(t, 2, report.Applied)
+}
+
+// A load that has read the source before our Del, and fills after it, is voided by the replay.
+func TestReplayVoidsALoadThatBeganBefore(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	_, option := durable(t)
+	cut, other, ctx := newClient(t, proxy.Addr(), hasty, option), newClient(t, server.Addr(), hasty), testContext(t)
+	db := newSource("old")
+	letGo := db.holdUp()
+	loading := inBackground(func() (string, error) { return other.Get(ctx, time.Hour, "k", db.load) })
+	db.awaitBegin(t)
+	proxy.Refuse()
+	eventually(t, "it is noticed", func() bool { return cut.Health().Mode == aside.Degraded })
+	require.NoError(t, cut.Del(ctx, "k"))
+	proxy.Heal()
+	awaitMode(t, cut, aside.Healthy)
+	letGo()
+	require.Equal(t, result{value: "old"}, await(t, loading), "who asked before may have it")
+	require.Nil(t, server.Do("GET", "k"), "but nobody else")
+}
+
+// While the replay is under way whoever asks for a key has its record replayed first.
+func TestAKeyThatIsPendingIsReplayedBeforeItIsRead(t *testing.T) {
+	server := redistest.Start(t)
+	_, option := durable(t)
+	c, ctx := newClient(t, server.Addr(), hasty, option, func(o *aside.Options) { o.ReplayRate = 1 }), testContext(t)
+	var keys []string
+	for i := range 300 {
+		keys = append(keys, fmt.Sprint("k", i))
+		require.NoError(t, c.Set(ctx, time.Hour, keys[i], "before"))
+	}
+	server.Freeze()
+	awaitMode(t, c, aside.Degraded)
+	for i, key := range keys {
+		if i%2 == 0 {
+			require.NoError(t, c.Set(ctx, time.Hour, key, "after"))
+		} else {
+			require.NoError(t, c.Del(ctx, key))
+		}
+	}
+	server.Thaw()
+	eventually(t, "it is being replayed", func() bool { return c.Health().Mode == aside.Recovering })
+	require.Positive(t, c.Stats().Pending)
+	for i := 200; i < 202; i++ {
+		_, err := c.Get(ctx, time.Hour, keys[i], newSource("loaded").load)
+		require.NoError(t, err)
+		want := any("after")
+		if i%2 == 1 {
+			want = "loaded" // and filled
+		}
+		require.Equal(t, want, server.Do("GET", keys[i]))
+	}
+	m, err := c.GetMulti(ctx, time.Hour, keys[210:230], newSource("loaded").loadMany)
+	require.NoError(t, err)
+	for i := 210; i < 230; i++ {
+		require.Equal(t, [...]string{"after", "loaded"}[i%2], m[keys[i]])
+	}
+	value, ok, err := c.Peek(ctx, keys[240])
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, "after", value)
+	_, ok, err = c.Peek(ctx, keys[241])
+	require.NoError(t, err)
+	require.False(t, ok)
+	// And before it is written: or the replay might undo the write.
+	require.NoError(t, c.Set(ctx, time.Hour, keys[251], "newest"))
+	require.Equal(t, "newest", server.Do("GET", keys[251]))
+	require.NoError(t, c.Del(ctx, keys[252]))
+	require.Nil(t, server.Do("GET", keys[252]))
+}
+
+func TestWithoutADirectoryWritesAreKeptButNotAcknowledged(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), hasty), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Hour, "b", "v"))
+	server.Kill()
+	awaitMode(t, c, aside.Degraded)
+	require.False(t, c.Health().Durable)
+	require.ErrorIs(t, c.Set(ctx, time.Hour, "a", "v"), aside.ErrNotDurable)
+	require.ErrorIs(t, c.Del(ctx, "b", "c"), aside.ErrNotDurable)
+	value, err := c.Get(ctx, time.Hour, "a", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	server.Restart()
+	awaitMode(t, c, aside.Healthy)
+	require.Equal(t, "v", server.Do("GET", "a"))
+}
+
+// An operation that Redis did without our hearing of it is kept with the stamp that it had, so that its replay finds that
+// out; also while Redis is well otherwise.
+func TestAnUnansweredWriteIsSettledByReplay(t *testing.T) {
+	for _, lose := range []string{"request", "reply"} {
+		t.Run(lose, func(t *testing.T) {
+			server := redistest.Start(t)
+			proxy := faultproxy.New(t, server.Addr())
+			_, option := durable(t)
+			c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
+			require.NoError(t, c.Set(ctx, time.Hour, "k", "before"))
+			if lose == "request" {
+				proxy.CutRequests()
+			} else {
+				proxy.CutReplies()
+			}
+			short, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
+			defer cancel()
+			require.NoError(t, c.Set(short, time.Hour, "k", "after"), "it is on disk")
+			require.Equal(t, 1, c.Stats().Pending)
+			proxy.HealDropping()
+			eventually(t, "it is settled", func() bool { return c.Stats().Pending == 0 })
+			require.Equal(t, "after", server.Do("GET", "k"))
+			value, err := c.Get(ctx, time.Hour, "k", mustNotLoad)
+			require.NoError(t, err)
+			require.Equal(t, "after", value)
+		})
+	}
+}
+
+// The database survives the absence of the cache.
+func TestAtMostMaxLoadersRunAtOnce(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), hasty, func(o *aside.Options) { o.MaxLoaders = 4 }), testContext(t)
+	server.Kill()
+	awaitMode(t, c, aside.Degraded)
+	var running, most atomic.Int64
+	release := make(chan struct{})
+	load := func(_ context.Context, key string) (string, error) {
+		n := running.Add(1)
+		defer running.Add(-1)
+		for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
+		}
+		if key != "quick" {
+			<-release
+		}
+		return "v", nil
+	}
+	var callers sync.WaitGroup
+	var overloaded atomic.Int64
+	for i := range 40 {
+		callers.Go(func() {
+			_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), load)
+			switch {
+			case errors.Is(err, aside.ErrOverloaded):
+				overloaded.Add(1)
+			case err != nil:
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "the others have given up", func() bool { return overloaded.Load() == 36 })
+	_, err := c.Get(ctx, time.Minute, "quick", load)
+	require.ErrorIs(t, err, aside.ErrOverloaded)
+	close(release)
+	callers.Wait()
+	_, err = c.Get(ctx, time.Minute, "again", load)
+	require.NoError(t, err)
+	require.LessOrEqual(t, most.Load(), int64(4))
+	require.EqualValues(t, 37, c.Stats().Overloaded)
+}
+
+// What was loaded while Redis was away is put into Redis when the same server is back, and into no other.
+func TestFillsAreReplayedIntoTheSameServerOnly(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		t.Run(fmt.Sprint("same ", same), func(t *testing.T) {
+			server := redistest.Start(t)
+			proxy := faultproxy.New(t, server.Addr())
+			_, option := durable(t)
+			c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
+			server.Do("SET", "there", "theirs")
+			require.NoError(t, c.Del(ctx, "deleted"))
+			proxy.Refuse()
+			awaitMode(t, c, aside.Degraded)
+			for _, key := range []string{"k", "there", "deleted", "absent"} {
+				_, err := c.Get(ctx, time.Hour, key, func(_ context.Context, key string) (string, error) {
+					if key == "absent" {
+						return "", aside.ErrNotFound
+					}
+					return "loaded", nil
+				})
+				require.Equal(t, key == "absent", errors.Is(err, aside.ErrNotFound))
+			}
+			if !same {
+				server.Restart()
+				server.Do("SET", "there", "theirs")
+			}
+			proxy.Heal()
+			awaitMode(t, c, aside.Healthy)
+			require.Equal(t, "theirs", server.Do("GET", "there"), "a value is kept")
+			require.Nil(t, server.Do("GET", "deleted"), "somebody has deleted it: perhaps after our load")
+			require.Equal(t, !same, c.Health().Replay.Restarted)
+			if !same {
+				require.Nil(t, server.Do("GET", "k"))
+				return
+			}
+			require.Equal(t, "loaded", server.Do("GET", "k"))
+			_, err := c.Get(ctx, time.Hour, "absent", mustNotLoad)
+			require.ErrorIs(t, err, aside.ErrNotFound)
+			ms, _ := server.Do("PTTL", "absent").(int64)
+			require.LessOrEqual(t, ms, int64(30_000), "an absence keeps its own ttl")
+		})
+	}
+}
+
+// A Set that has expired meanwhile still removes what it has replaced.
+func TestAnExpiredSetIsReplayedAsADelete(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	_, option := durable(t)
+	c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "before"))
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	require.NoError(t, c.Set(ctx, time.Millisecond, "k", "short"))
+	eventually(t, "it has expired", func() bool {
+		_, err := c.Get(ctx, time.Hour, "k", func(context.Context, string) (string, error) { return "", errors.New("none") })
+		return err != nil
+	})
+	proxy.Heal()
+	awaitMode(t, c, aside.Healthy)
+	require.Nil(t, server.Do("GET", "k"))
+	require.Equal(t, 1, c.Health().Replay.Report.Deleted)
+}
+
+// Without stamps nobody knows what is newer: a Set is replayed as a delete.
+func TestWithoutStampsSetsAreReplayedAsDeletes(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	_, option := durable(t)
+	c, ctx := newClient(t, proxy.Addr(), hasty, option, func(o *aside.Options) { o.DisableStamps = true }), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "before"))
+	require.Empty(t, server.Do("KEYS", "aside:stamp:*"))
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "after"))
+	proxy.Heal()
+	awaitMode(t, c, aside.Healthy)
+	require.Nil(t, server.Do("GET", "k"))
+	require.Empty(t, server.Do("KEYS", "aside:stamp:*"))
+}
+
+// A server that refuses a record must not keep the others waiting, nor the record be lost.
+func TestAFullServerDoesNotEndTheReplay(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	_, option := durable(t)
+	c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Hour, "deleted", "v"))
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
+	require.NoError(t, c.Del(ctx, "deleted"))
+	server.Do("CONFIG", "SET", "maxmemory", "1")
+	proxy.Heal()
+	awaitMode(t, c, aside.Healthy)
+	require.Nil(t, server.Do("GET", "deleted"), "there is room for a delete")
+	require.Equal(t, 1, c.Stats().Pending)
+	require.Equal(t, 1, c.Health().Replay.Report.Refused)
+	value, err := c.Get(ctx, time.Hour, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value, "the record answers")
+	server.Do("CONFIG", "SET", "maxmemory", "0")
+	_, err = c.Get(ctx, time.Hour, "k", mustNotLoad) // whoever asks has it replayed
+	require.NoError(t, err)
+	require.Equal(t, "v", server.Do("GET", "k"))
+	require.Zero(t, c.Stats().Pending)
+}
+
+// In a cluster a dead node costs its own slots only.
+func TestADeadNodeCostsItsOwnSlotsOnly(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	if !cluster.Node(1).CanSignal() {
+		t.Skip("the nodes cannot be frozen")
+	}
+	_, option := durable(t)
+	var changes sync.Map
+	c, ctx := newClient(t, "", hasty, option, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	defer c.OnModeChange(func(m aside.ModeChange) { changes.Store(m.Shard, true) })()
+	var keys []string
+	for i := range 60 {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	require.NoError(t, c.Del(ctx, keys...))
+	cluster.Node(1).Freeze()
+	for _, key := range keys {
+		require.NoError(t, c.Set(ctx, time.Hour, key, "v"))
+	}
+	ours := 0
+	for _, key := range keys {
+		if cluster.NodeOf(key) == 1 {
+			ours++
+		} else {
+			require.Equal(t, "v", cluster.Node(cluster.NodeOf(key)).Do("GET", key))
+		}
+	}
+	require.Positive(t, ours)
+	require.Equal(t, ours, c.Stats().Pending)
+	h := c.Health()
+	require.Equal(t, aside.Degraded, h.Mode)
+	for _, sh := range h.Shards {
+		want := aside.Healthy
+		if sh.Addr == cluster.Node(1).Addr() {
+			want = aside.Degraded
+		}
+		require.Equal(t, want, sh.Mode, sh.Addr)
+	}
+	cluster.Node(1).Thaw()
+	awaitMode(t, c, aside.Healthy)
+	for _, key := range keys {
+		require.Equal(t, "v", cluster.Node(cluster.NodeOf(key)).Do("GET", key))
+	}
+	n := 0
+	changes.Range(func(shard, _ any) bool { n++; require.Equal(t, cluster.Node(1).Addr(), shard); return true })
+	require.Equal(t, 1, n)
+}
+
+// Every key's stamp lives in the key's own slot, and a person can see whose it is.
+func TestStampsLiveInTheKeysSlot(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	keys := []string{"k", "", "{}", "{}x", "}{", "}", "{", "a{b", "{a}b", "{a}{b}", "\x00\xff", "aside:stamp:{0}k"}
+	for _, key := range keys {
+		require.NoError(t, c.Set(ctx, time.Hour, key, "v"), "%q", key)
+		require.NoError(t, c.Del(ctx, key), "%q", key)
+	}
+	require.NoError(t, c.Del(ctx, keys...))
+	stamps := 0
+	for i := range 3 {
+		all, _ := cluster.Node(i).Do("KEYS", "aside:stamp:*").([]any)
+		stamps += len(all)
+	}
+	require.Equal(t, len(keys), stamps)
+}
+
+// Close with a Redis that hangs, and again.
+func TestCloseInAnOutage(t *testing.T) {
+	server := redistest.Start(t)
+	dir, _ := durable(t)
+	c, ctx := newDurable(t, server.Addr(), dir), testContext(t)
+	server.Freeze()
+	defer server.Thaw()
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
+	require.NoError(t, c.Close())
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, c.Set(ctx, time.Hour, "k", "v"), aside.ErrClosed)
+	found := false
+	for _, name := range files(t, dir) {
+		content, err := os.ReadFile(name)
+		require.NoError(t, err)
+		found = found || strings.Contains(string(content), "v")
+	}
+	require.True(t, found)
+}
+
+// Starting without Redis is starting degraded.
+func TestStartingWithoutRedisIsStartingDegraded(t *testing.T) {
+	server := redistest.Start(t)
+	server.Kill()
+	dir, _ := durable(t)
+	c, ctx := newDurable(t, server.Addr(), dir), testContext(t)
+	h := c.Health()
+	require.Equal(t, aside.Degraded, h.Mode)
+	require.Error(t, h.Err)
+	require.True(t, h.Durable)
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
+	value, err := c.Get(ctx, time.Hour, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	loads := newSource("loaded")
+	for range 3 {
+		value, err = c.Get(ctx, time.Hour, "other", loads.load)
+		require.NoError(t, err)
+		require.Equal(t, "loaded", value)
+	}
+	require.EqualValues(t, 1, loads.calls.Load(), "memory has it")
+	server.Restart()
+	awaitMode(t, c, aside.Healthy)
+	require.Equal(t, "v", server.Do("GET", "k"))
+	_, err = aside.New(aside.Options{Redis: plain("127.0.0.1:1"), FallbackDir: "/proc/nowhere", Logger: quiet})
+	require.ErrorContains(t, err, "/proc/nowhere")
+}
