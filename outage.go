@@ -179,8 +179,10 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 	byShard := make(map[*shard][]fallback.Record, 1)
 	for _, key := range keys {
 		sh := c.shardOf(key)
-		record, ok, err := c.store.Get(key)
-		if ok && err == nil && sh.asks() && record.Op != fallback.OpFill {
+		if !sh.asks() {
+			continue
+		}
+		if record, ok, err := c.store.Get(key); ok && err == nil && record.Op != fallback.OpFill {
 			byShard[sh] = append(byShard[sh], record)
 		}
 	}

@@ -52,7 +52,7 @@ type stamper struct {
 	client string // immutable
 
 	mu     sync.Mutex
-	last   int64 // time of the latest stamp; guarded by mu
+	last   int64 // time of the latest stamp, of whatever shard: keys move, and a key's stamps must grow; guarded by mu
 	number int64 // of the latest operation; guarded by mu
 }
 
