@@ -41,7 +41,8 @@
 //   - One load per cold key across processes, while the lock's holder lives.
 //   - A Set or Del that returned nil is not undone by a load that began before it.
 //   - A Set or Del that returned nil while Redis was away survives kill -9, and with journal.Always loss of power. Its replay
-//     replaces nothing that was set later and brings back nothing that was deleted, as far as clocks can tell (100 ms).
+//     replaces nothing that was written later and brings back nothing that was deleted. Where clocks cannot tell what was
+//     later (100 ms), it leaves nothing.
 //   - After Del returned nil this process never serves the old value; another not after the push has reached it, and never
 //     longer than StaleLease, even if the network fails silently.
 //   - While Redis is known to be away, what others have changed may be served for DegradedTTL.

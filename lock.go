@@ -65,16 +65,26 @@ local function clock()
 end`
 
 // luaStamps defines what scripts do with stamps (stamp.go). Times are numbers: 2^53 µs end in the year 2255.
+// stampOf: what is there, if it is a stamp; looked at without being told when it changes.
 // overtaken: the stamp that is there is of this operation, or of a later one of the same client.
-// later: the stamp to leave, which is greater than the one that is there.
+// later: the stamp to leave, which is greater than the one that is there, for a value that ends then (ms; 0: there is none).
 const luaStamps = luaLook + luaClock + `
+local function stampOf(key)
+  local s = redis.pcall('GETEX', key)
+  if type(s) == 'table' then s = redis.pcall('GET', key) end
+  if type(s) == 'string' and tonumber(s:sub(1, 16)) and tonumber(s:sub(33, 44)) and tonumber(s:sub(45, 60)) and tonumber(s:sub(61)) then
+    return s
+  end
+end
 local function overtaken(was, mine)
   return was and was:sub(17, 32) == mine:sub(17, 32) and tonumber(was:sub(33, 44)) >= tonumber(mine:sub(33, 44))
 end
-local function later(now, was, mine)
+local function digits(n) return string.format('%.0f', n) end
+local function padded(n) return string.format('%016.0f', n) end
+local function later(now, was, mine, ends)
   local t = math.max(now, tonumber(mine:sub(1, 16)))
   if was then t = math.max(t, tonumber(was:sub(1, 16)) + 1) end
-  return string.format('%016.0f', t) .. mine:sub(17)
+  return padded(t) .. mine:sub(17) .. padded(0) .. digits(ends)
 end`
 
 var (
@@ -189,11 +199,10 @@ return answer`)
 local now = clock()
 if now > tonumber(ARGV[1]) then return 0 end
 call('SETRANGE', KEYS[2], 0, '')
-local was = look(KEYS[2])
+local was = stampOf(KEYS[2])
 if overtaken(was, ARGV[2]) then return 1 end
 call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
-call('SET', KEYS[2], later(now, was, ARGV[2]) .. string.format('s%.0f', math.floor(now / 1000) + ARGV[5]),
-  'PX', string.format('%.0f', math.max(ARGV[3], ARGV[5])))
+call('SET', KEYS[2], later(now, was, ARGV[2], math.floor(now / 1000) + ARGV[5]), 'PX', digits(math.max(ARGV[3], ARGV[5])))
 return 1`)
 
 	// KEYS: k…, their stamps…   ARGV: notAfter in µs, stamp, StampTTL in ms.   Answer: 1, or 0 if it is later than notAfter.
@@ -202,31 +211,27 @@ local now = clock()
 if now > tonumber(ARGV[1]) then return 0 end
 local n = #KEYS / 2
 for i = 1, n do
-  local was = look(KEYS[n+i])
+  local was = stampOf(KEYS[n+i])
   if not overtaken(was, ARGV[2]) then
     call('UNLINK', KEYS[i])
-    call('SET', KEYS[n+i], later(now, was, ARGV[2]) .. 'd', 'PX', ARGV[3])
+    call('SET', KEYS[n+i], later(now, was, ARGV[2], 0), 'PX', ARGV[3])
   end
 end
 return 1`)
 
-	// Leaves the stamp of a Set (s) or Del (d) alone, for a slot that is moving: there Redis answers TRYAGAIN to a script
+	// Leaves the stamp of a Set or Del alone, for a slot that is moving: there Redis answers TRYAGAIN to a script
 	// with two keys, unless both are on the same side. The write itself follows as if there were no stamps. In between the
 	// stamp is newer than the value; should nothing follow, the operation has not been done, and its client knows.
-	// KEYS: stamp   ARGV: notAfter in µs, stamp, StampTTL in ms, s or d, ttl in ms.   Answer: 1, 0 if it is later than
-	// notAfter, 2 if a later operation was there.
+	// KEYS: stamp   ARGV: notAfter in µs, stamp, StampTTL in ms, ttl of the value in ms or 0.   Answer: 1, 0 if it is later
+	// than notAfter, 2 if a later operation was there.
 	scriptStamp = newScript(luaStamps + `
 local now = clock()
 if now > tonumber(ARGV[1]) then return 0 end
 call('SETRANGE', KEYS[1], 0, '')
-local was, keep = look(KEYS[1]), ARGV[3]
+local was, ttl = stampOf(KEYS[1]), tonumber(ARGV[4])
 if overtaken(was, ARGV[2]) then return 2 end
-local mark = later(now, was, ARGV[2]) .. ARGV[4]
-if ARGV[4] == 's' then
-  mark = mark .. string.format('%.0f', math.floor(now / 1000) + ARGV[5])
-  keep = string.format('%.0f', math.max(keep, ARGV[5]))
-end
-call('SET', KEYS[1], mark, 'PX', keep)
+local ends = ttl > 0 and math.floor(now / 1000) + ttl or 0
+call('SET', KEYS[1], later(now, was, ARGV[2], ends), 'PX', digits(math.max(ARGV[3], ttl)))
 return 1`)
 
 	// The same where Options.DisableStamps is set.
@@ -242,60 +247,64 @@ if clock() > tonumber(ARGV[1]) then return 0 end
 call('UNLINK', unpack(KEYS))
 return 1`)
 
-	// Replays a record of the fallback store; the rule is told in docs/adr/0005 and, as a function, in internal/sim.
-	// KEYS: k, its stamp   ARGV: set, del or fill; stamp; margin in µs; StampTTL in ms; lock prefix; value; its end in ms;
-	// 1: the record's clock was too far off to overwrite anything.
-	// Answer: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete) or 4 (a fill is too old). A second run, now or after
-	// any other records, ends in the same state, so it needs no notAfter.
+	// Replays a record of the fallback store. The rule is told in docs/adr/0005 and, as a function, in internal/sim/merge.go,
+	// whose names it keeps.
+	// KEYS: k, its stamp   ARGV: set, del or fill; stamp; u, the margin, in µs; StampTTL in ms; lock prefix; value; its end
+	// in ms; 1: the record's clock may be off by more than u.
+	// Answer: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete) or 4 (a fill is too old). A second
+	// run, now or after any other records, ends in the same state, so it needs no notAfter.
 	scriptReplay = newScript(luaStamps + `
-local key, skey, op, mine, margin, keep = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local now, at, expires, verdict = clock(), tonumber(ARGV[2]:sub(1, 16)), tonumber(ARGV[7]), 1
-local ended = op ~= 'del' and (now >= expires * 1000 or now - at > keep * 1000)
-if ended then
+local key, skey, op, mine, u, keep = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local at, ends, unsure, verdict = tonumber(mine:sub(1, 16)), tonumber(ARGV[7]), ARGV[8] == '1', 1
+local now = clock()
+local ms = math.floor(now / 1000)
+if op ~= 'del' and (ms >= ends or now > at + keep * 1000 - u) or op == 'fill' and unsure then
   if op == 'fill' then return 4 end
   op, verdict = 'del', 3 -- what it has replaced must not come back
 end
 if op ~= 'del' then call('SETRANGE', skey, 0, '') end -- see scriptSet
 
-local was = look(skey)
-local wasAt, kind = was and tonumber(was:sub(1, 16)), was and was:sub(45, 45)
+local c = stampOf(skey)
 local v = redis.pcall('GETEX', key)
 if type(v) == 'table' then v = redis.pcall('GET', key) end
 if type(v) == 'table' then v = '' end -- of another type: somebody's value
 if op == 'fill' then
-  if was or v then return 2 end
-  call('SET', key, ARGV[6], 'PX', string.format('%.0f', math.max(expires - math.floor(now / 1000), 1)))
+  if c or v then return 2 end
+  call('SET', key, ARGV[6], 'PX', digits(math.max(ends - ms, 1)))
   return 1
 end
+if overtaken(c, mine) then return 2 end
 
-if was then
-  local newer
-  if was:sub(17, 32) == mine:sub(17, 32) then newer = overtaken(was, mine)
-  elseif op == 'del' and kind == 's' then newer = wasAt > at + margin
-  elseif op == 'set' and kind == 'd' then newer = wasAt + margin >= at
-  else newer = was:sub(1, 44) >= mine end
-  if newer then return 2 end
+local cAt, cOther, cEnds
+if c then cAt, cOther, cEnds = tonumber(c:sub(1, 16)), tonumber(c:sub(45, 60)), tonumber(c:sub(61)) end
+local time, by, other, contested = at, mine:sub(17), 0, false
+if unsure then -- a delete that happens now
+  if op == 'set' then op, verdict = 'del', 3 end
+  time = math.max(now, c and cAt + 1 or 0)
+elseif c and c:sub(17, 32) == mine:sub(17, 32) then
+  time = math.max(at, cAt)
+  if cOther ~= 0 and cOther >= time - u then other, contested = cOther, true end
+elseif c and cAt > at + u then
+  return 2
+elseif c and cAt >= at - u then
+  contested = true
+  if c:sub(1, 44) < mine then other = cAt
+  else time, by, other = cAt, c:sub(17, 44), math.max(cOther, at) end
 end
+
+local wins, stays, left = op == 'set' and not contested, '0', keep
 local locked = v and v:sub(1, #ARGV[5]) == ARGV[5]
-local loading = locked and (tonumber(v:sub(-16)) or 0) > at + margin -- by one who has read what this has written, or newer
-
-if op == 'set' and ARGV[8] == '1' and (was or v) then op, verdict = 'del', 3 end
-if op == 'del' then
-  if v and not loading then call('UNLINK', key) end
-  call('SET', skey, mine .. 'd', 'PX', ARGV[4])
-  return verdict
+if locked and not unsure and (tonumber(v:sub(-16)) or 0) > at + u then
+  verdict = wins and 2 or verdict -- the load has read what this has written, or newer
+elseif wins and (not v or locked or c and ms < cEnds) then
+  stays, left = ARGV[7], math.max(keep, ends - ms)
+  call('SET', key, ARGV[6], 'PX', digits(math.max(ends - ms, 1)))
+else
+  if op == 'set' then verdict = 3 end
+  if v then call('UNLINK', key) end
 end
-local theirs = v and not locked -- a value, and not that of the set whose stamp is there
-  and not (kind == 's' and now < tonumber(was:sub(46)) * 1000)
-if loading or theirs then
-  if theirs then call('UNLINK', key) end
-  call('SET', skey, mine .. 's0', 'PX', ARGV[4])
-  return theirs and 3 or 2
-end
-local left = math.max(expires - math.floor(now / 1000), 1)
-call('SET', key, ARGV[6], 'PX', string.format('%.0f', left))
-call('SET', skey, mine .. 's' .. ARGV[7], 'PX', string.format('%.0f', math.max(left, keep)))
-return 1`)
+call('SET', skey, padded(time) .. by .. padded(other) .. stays, 'PX', digits(left))
+return verdict`)
 
 	// The same where Options.DisableStamps is set: nobody can say what is newer, so a set is replayed as a delete.
 	// KEYS: k   ARGV: set, del or fill.   Answer: 1, 2 or 3 as above.

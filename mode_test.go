@@ -217,7 +217,7 @@ func TestStampsGrow(t *testing.T) {
 		}
 		last := ""
 		for _, now := range rapid.SliceOf(rapid.Int64Range(-10, 1<<50)).Draw(t, "clock") {
-			s := st.next(now, 7)
+			s := st.next(now, 7, func() bool { return false })
 			at, ok := stampMicros(s.text)
 			if !ok || len(s.text) != stampLen || s.text <= last {
 				t.Fatalf("%q after %q", s.text, last)
@@ -232,8 +232,11 @@ func TestStampsGrow(t *testing.T) {
 			t.Fatal(err)
 		}
 		next.after(last)
-		if s := next.next(0, 0); s.text <= last {
+		if s := next.next(0, 0, func() bool { return false }); s.text <= last {
 			t.Fatalf("%q after %q of the process before", s.text, last)
+		}
+		if s := next.next(5, 0, func() bool { return true }); len(last) > 0 && last[:stampTime] > "0000000001000010" && s.text[:stampTime] != "0000000000000006" {
+			t.Fatalf("%q: nothing is left that it must be greater than", s.text)
 		}
 	})
 }

@@ -33,7 +33,7 @@ var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded
 
 const (
 	leastClockError = 50 * time.Millisecond // assumed of any two clocks, however good they look
-	mostClockError  = time.Second           // beyond, a replayed set does not overwrite anything
+	mostClockError  = time.Second           // beyond, a record is replayed as a delete of now
 	overloadWait    = time.Second           // for a loader's turn
 	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up
 	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused

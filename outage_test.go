@@ -136,13 +136,15 @@ func TestReplayKeepsWhatIsNewer(t *testing.T) {
 	}
 	proxy.Refuse()
 	eventually(t, "it is noticed", func() bool { return cut.Health().Mode == aside.Degraded })
+	beyondTheMargin(t)
 	require.NoError(t, cut.Set(ctx, time.Hour, "set over set", "ours"))
 	require.NoError(t, cut.Set(ctx, time.Hour, "del over set", "ours"))
 	require.NoError(t, cut.Del(ctx, "set over del"))
 	require.NoError(t, cut.Set(ctx, time.Hour, "older set", "ours"))
 	require.NoError(t, cut.Del(ctx, "filled"))
-	later := time.Now().Add(300 * time.Millisecond) // clocks are taken to err by 50 ms each
-	eventually(t, "it is later", func() bool { return time.Now().After(later) })
+	beyondTheMargin(t)
+	require.NoError(t, other.Set(ctx, time.Hour, "contested", "theirs"))
+	require.NoError(t, cut.Set(ctx, time.Hour, "contested", "ours"))
 	require.NoError(t, other.Set(ctx, time.Hour, "set over set", "theirs"))
 	require.NoError(t, other.Del(ctx, "del over set"))
 	require.NoError(t, other.Set(ctx, time.Hour, "set over del", "theirs"))
@@ -153,9 +155,18 @@ func TestReplayKeepsWhatIsNewer(t *testing.T) {
 	require.Equal(t, "theirs", server.Do("GET", "set over del"))
 	require.Equal(t, "ours", server.Do("GET", "older set"))
 	require.Nil(t, server.Do("GET", "filled"))
+	require.Nil(t, server.Do("GET", "contested"), "which of the two is newer no clock can tell")
 	report := cut.Health().Replay.Report
 	require.Equal(t, 3, report.Superseded)
 	require.Equal(t, 2, report.Applied)
+	require.Equal(t, 1, report.Deleted)
+}
+
+// beyondTheMargin waits for as long as clocks are taken to err, and longer: what comes after is later for everybody.
+func beyondTheMargin(t testing.TB) {
+	t.Helper()
+	later := time.Now().Add(200 * time.Millisecond)
+	eventually(t, "it is later", func() bool { return time.Now().After(later) })
 }
 
 // A load that has read the source before our Del, and fills after it, is voided by the replay.

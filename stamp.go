@@ -15,10 +15,11 @@ import (
 // a key of its own in the same slot, which outlives the value; loads leave none.
 //
 //	key:    aside:stamp:{<tag of the slot>}<the data key>
-//	value:  <time, 16 digits of µs> <client, 16 hex digits> <operation, 12 digits> <kind> <end of the value in ms>
+//	value:  <time, 16 digits of µs> <client, 16 hex digits> <operation, 12 digits> <other, 16 digits of µs> <end in ms>
 //
-// (without the spaces; kind 's': Set, 'd': Del; the end is there for a Set only, and 0 where the Set's own value has not
-// been written.) The tag puts every possible key's stamp into the key's slot, also that of "}{" or "{}x".
+// (without the spaces.) other is the time of another client's write, if nobody can tell which of the two was later, else 0. end
+// is until when a value that the key holds is this writer's: 0 after a Del, and where a replayed Set was not written. The
+// tag puts every possible key's stamp into the key's slot, also that of "}{" or "{}x". See docs/adr/0005 for what is made of it.
 //
 // The time is a hybrid logical clock's (Kulkarni et al., 2014) that is anchored to the server's TIME: the greatest of that, of
 // what the client proposes, and of one more than the stamp that is there. A client proposes its estimate of the server's clock,
@@ -73,9 +74,14 @@ func (st *stamper) after(s string) {
 	}
 }
 
-// next returns the stamp of an operation that happens now, by a clock that may be off by slack.
-func (st *stamper) next(now, slack int64) stamp {
+// next returns the stamp of an operation that happens now, by a clock that may be off by slack. Where stamps have run ahead of a
+// clock that can be trusted (they were made by one that could not), they come back to it once mayFall says that
+// nothing is left that they must be greater than.
+func (st *stamper) next(now, slack int64, mayFall func() bool) stamp {
 	st.mu.Lock()
+	if slack >= 0 && st.last > now+mostClockError.Microseconds() && mayFall() {
+		st.last = now
+	}
 	st.number++
 	number, t := st.number, max(now, st.last+1)
 	st.last = t
@@ -143,4 +149,10 @@ func (c *Client) serverTime(sh *shard) (now, slack int64) {
 }
 
 // newStamp proposes the stamp of a Set or Del of sh's keys.
-func (c *Client) newStamp(sh *shard) stamp { return c.stamps.next(c.serverTime(sh)) }
+func (c *Client) newStamp(sh *shard) stamp {
+	now, slack := c.serverTime(sh)
+	return c.stamps.next(now, slack, func() bool {
+		kept := c.store.Stats()
+		return kept.Sets+kept.Deletes == 0
+	})
+}

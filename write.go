@@ -184,22 +184,31 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), err)), errors.Is(err, ErrNotDurable)
 	}
 	for _, b := range unknown {
-		if !c.awaitTooLate(b) {
+		if !c.awaitTooLate(ctx, b) {
 			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.keys), cause)), true
 		}
 	}
 	return errs, true
 }
 
-// awaitTooLate waits until the server will not do b any more, for a moment at most: what is acknowledged after that cannot
-// be undone by it. It is over with the deadline of the question, but for the error of the clocks.
-func (c *Client) awaitTooLate(b *writing) bool {
-	now, slack := c.serverTime(b.shard)
-	left := time.Duration(b.notAfter+max(slack, 0)-now) * time.Microsecond
-	if left > putGrace {
-		return false // the caller has left long before the deadline
+// awaitTooLate waits until the server will not do b any more: what is acknowledged after that cannot be undone by it. That is
+// the deadline of the question but for the error of the clocks. false: the caller has left long before.
+func (c *Client) awaitTooLate(ctx context.Context, b *writing) bool {
+	left := func() time.Duration {
+		now, slack := c.serverTime(b.shard)
+		return time.Duration(b.notAfter+max(slack, 0)-now+1) * time.Microsecond
 	}
-	return left < 0 || c.sleep(left+time.Microsecond)
+	timer := time.NewTimer(max(left(), 0))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.closing.Done():
+		return false
+	case <-ctx.Done():
+	}
+	more := left()
+	return more <= putGrace && (more <= 0 || c.sleep(more))
 }
 
 // errPending is the cause where a record of the same key is still waiting to be replayed, so that this one must wait too.
@@ -300,13 +309,9 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 
 // executeMoving does a write whose slot is moving in two steps, each of one key: see scriptStamp.
 func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
-	kind := "d"
-	if w.op == fallback.OpSet {
-		kind = "s"
-	}
 	for _, key := range b.keys {
 		q := newCall(scriptStamp, stampKey(key), b.args[:3]...)
-		q.args = append(q.args, kind, milliseconds(w.ttl))
+		q.args = append(q.args, milliseconds(w.ttl))
 		c.run(ctx, b.shard, q)
 		b.reply, b.err = q.reply, q.err
 		if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said == 0 {
