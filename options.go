@@ -240,7 +240,8 @@ func (o Options) validate() error {
 	if o.MaxValueBytes < 0 || o.MaxValueBytes > maxValueBytes {
 		bad("MaxValueBytes", o.MaxValueBytes, "must be positive and at most 512 MiB, or 0 for the default")
 	}
-	return errors.Join(append(errs, validateRedis(o.Redis)...)...)
+	errs = append(errs, validateRedis(o.Redis)...)
+	return errors.Join(append(errs, o.Fallback.Validate())...)
 }
 
 // openStore opens what the options say.

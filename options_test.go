@@ -7,6 +7,8 @@ import (
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/fallback"
 )
 
 func TestZeroOptionsAreUsable(t *testing.T) {
@@ -22,6 +24,10 @@ func TestZeroOptionsAreUsable(t *testing.T) {
 	require.Equal(t, 1<<10, o.MaxKeyBytes)
 	require.Equal(t, 8<<20, o.MaxValueBytes)
 	require.Equal(t, 30*time.Second, o.NegativeTTL)
+	require.Equal(t, 30*time.Second, o.DegradedTTL)
+	require.Equal(t, 256, o.MaxLoaders)
+	require.Equal(t, time.Hour, o.StampTTL)
+	require.Equal(t, 5000, o.ReplayRate)
 }
 
 // Each bad field is reported, in one error, with its value and what to do.
@@ -34,6 +40,8 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 		},
 		ConnectTimeout: -1, RedisTimeout: -2, LockTTL: -3, LoadTimeout: -4, StaleLease: -5,
 		MemoryBytes: -6, MaxKeyBytes: -7, MaxValueBytes: -8, NegativeTTL: -9,
+		DegradedTTL: -10, MaxLoaders: -11, StampTTL: -12, ReplayRate: -13, ReplayFills: 14,
+		FallbackDir: "/here", Store: fallback.NewMemory(0), Fallback: fallback.Options{MaxQueue: -15, MaxBytes: -16},
 	})
 	require.Error(t, err)
 	for _, want := range []string{
@@ -41,11 +49,13 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 		"Redis.BlockingPipeline", "Redis.ReplicaOnly", "Redis.SendToReplicas", "Redis.RetryDelay", "Redis.AlwaysRESP2",
 		"ConnectTimeout is -1ns", "RedisTimeout is -2ns", "LockTTL is -3ns", "LoadTimeout is -4ns", "StaleLease is -5ns",
 		"MemoryBytes is -6", "MaxKeyBytes is -7", "MaxValueBytes is -8", "NegativeTTL is -9ns",
+		"DegradedTTL is -10ns", "MaxLoaders is -11", "StampTTL is -12ns", "ReplayRate is -13", "ReplayFills is ReplayFills(14)",
+		`FallbackDir ("/here")`, "fallback.Options.MaxQueue is -15", "fallback.Options.MaxBytes is -16",
 	} {
 		require.ErrorContains(t, err, want)
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		require.True(t, strings.HasPrefix(line, "aside: Options."), line)
+		require.Regexp(t, `^aside: (fallback\.)?Options\.`, line)
 	}
 
 	for field, o := range map[string]Options{

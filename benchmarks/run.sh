@@ -31,7 +31,7 @@ run() { # of the benchmarks that match $1, $2 times, each for $3; the output is 
 	tee -a "$raw" <"$work/part" >&2
 }
 machine=$("$work/bench.test" -test.run '^TestMachine$' | sed -n 's/^machine: //p')
-run '^Benchmark(HotHit|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold)$' "$count" "${BENCHTIME:-1s}"
+run '^Benchmark(HotHit|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|DegradedHit|DegradedSet)$' "$count" "${BENCHTIME:-1s}"
 run '^BenchmarkStampede$' 1 "${ROUNDS:-50}x"
 run '^BenchmarkMemory$' 1 1x
 

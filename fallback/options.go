@@ -59,7 +59,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// validate reports every problem at once. It expects the defaults to be in place.
+// Validate reports every problem at once. A field that is zero is none.
+func (o Options) Validate() error { return o.withDefaults().validate() }
+
+// validate expects the defaults to be in place.
 func (o Options) validate() error {
 	var errs []error
 	bad := func(field string, value any, remedy string) {

@@ -34,6 +34,9 @@ var rows = []row{
 	{what: "stampede: p99 latency beyond the loader's 50 ms", value: beyond("Stampede/aside p99-latency-ms", loaderMS), unit: " ms", digits: 1, target: 12, atMost: true},
 	{what: "stampede: p50 wake-up after the loader's return", value: median("Stampede/aside p50-wake-µs"), unit: " µs", target: 150, atMost: true},
 	{what: "stampede: p50 wake-up of the peer", value: median("Stampede/peer p50-wake-µs"), unit: " µs", noTarget: true},
+	{what: "hot hit without Redis: time ÷ with", value: times("DegradedHit", "degraded", "healthy"), unit: "×", digits: 2, target: 3, atMost: true},
+	{what: "hot hit without Redis: allocations", value: median("DegradedHit/degraded allocs/op"), target: 0, atMost: true},
+	{what: "Set without Redis, 64 writers, synced: throughput ÷ a synced file each", value: times("DegradedSet", "file", "aside"), unit: "×", digits: 1, target: 20},
 	{what: "10⁶ keys through 64 MiB: heap growth ÷ MemoryBytes", value: most("Memory/aside heap/MemoryBytes"), digits: 2, target: 1, atMost: true},
 	{what: "10⁶ keys through 64 MiB: goroutines beyond those before", value: most("Memory/aside goroutines"), noTarget: true},
 }
