@@ -37,10 +37,12 @@ type Client struct {
 
 	nowhere *shard // stands in where no shard is known; degraded while there is such a place
 
-	modes   announcer
+	modes   announcer[ModeChange]
 	claims  claims // keys whose records are being replayed
 	replays replays
 	loaders chan struct{} // has a token for each loader that runs without a lock
+	readers chan struct{} // has one for each reader of the store
+	writing atomic.Int64  // writes under way
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing
@@ -84,11 +86,15 @@ func New(options Options) (*Client, error) {
 	c := &Client{
 		opt: options, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
 		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),
-		loaders: make(chan struct{}, options.MaxLoaders),
+		loaders: make(chan struct{}, options.MaxLoaders), readers: make(chan struct{}, maxReaders),
 	}
 	c.started = c.began
 	c.near = newNear(options.MemoryBytes, options.DegradedTTL, c.now)
 	c.nowhere = c.newShard("", nil, false)
+	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
+	if options.OnReplay != nil {
+		c.replays.watch(options.OnReplay)
+	}
 	if c.stamps, err = newStamper(); err != nil {
 		return nil, err
 	}
@@ -113,6 +119,15 @@ func New(options Options) (*Client, error) {
 		case <-timer.C:
 			waiting = false
 		}
+	}
+	for look := time.NewTicker(5 * time.Millisecond); err == nil && options.RequireRedis && !c.connected(); { // it may be loading its data
+		select {
+		case <-look.C:
+			continue
+		case <-timer.C:
+			look.Stop()
+		}
+		break
 	}
 	if options.RequireRedis && !c.connected() {
 		if err == nil {
@@ -336,7 +351,7 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 		case err != nil && ctx.Err() != nil:
 			return
 		case err != nil:
-			if !c.recall(f, p.room) {
+			if !c.recall(ctx, f, p.room) && ctx.Err() == nil {
 				item.free = errors.Is(err, errNotAsked)
 				c.start(ctx, p, options, []loadItem{item})
 			}

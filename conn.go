@@ -64,6 +64,9 @@ type shard struct {
 	clock   atomic.Pointer[clockSample] // nil until it has answered
 	failing atomic.Int32                // weight of the questions without an answer, in a row
 	broken  atomic.Bool                 // the last probe found its connection broken
+	gone    atomic.Bool                 // it has left the cluster: its mode does not change any more
+	bulk    atomic.Int64                // bytes of the replays under way, behind which others may have to wait
+	backAt  atomic.Int64                // the server's time, in µs, when it was last degraded
 	fresh   atomic.Bool                 // it has never been away
 	kick    chan struct{}               // asks the prober to look at once; buffered, never blocks
 	replay  chan struct{}               // asks the replayer to look at once; buffered, never blocks
@@ -115,11 +118,20 @@ func (sh *shard) replayNow() {
 
 // retire is called when the node has left: nobody may use it, or what was read from it, any more.
 func (sh *shard) retire() {
-	sh.proven.Store(never)
-	sh.outage.Add(1)
+	sh.state.mu.Lock()
+	sh.gone.Store(true)
 	sh.mode.Store(int32(Degraded))
-	sh.newEpoch()
+	sh.state.mu.Unlock()
+	sh.void()
+	sh.proven.Store(never)
 	close(sh.stop)
+}
+
+// void gives up all that was read from sh or remembered for it, also for an outage: some of its keys have another home.
+func (sh *shard) void() {
+	sh.newEpoch()
+	sh.proven.Store(sh.epoch.Load())
+	sh.outage.Add(1)
 }
 
 // newEpoch gives up what was read so far, until the prober has proved the next connection.
@@ -462,9 +474,11 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 				sh.client.Close()
 			}
 		}
+		lost := make(map[*shard]bool)
 		for i := range next.bySlot {
-			if before := old.bySlot[i]; before != nil && before != next.bySlot[i] {
-				before.newEpoch()
+			if before := old.bySlot[i]; before != nil && before != next.bySlot[i] && !lost[before] {
+				lost[before] = true
+				before.void()
 			}
 		}
 	}
@@ -717,6 +731,7 @@ func (c *Client) probeFailed(sh *shard, err error) {
 	switch {
 	case reply, isDial(err), errors.Is(err, rueidis.ErrClosing):
 		c.failed(sh, err, decisive)
+	case errors.Is(err, context.DeadlineExceeded) && sh.bulk.Load() > 0: // behind something large, perhaps; callers' questions tell
 	case errors.Is(err, context.DeadlineExceeded):
 		c.failed(sh, err, probesTimeout)
 	case sh.broken.Swap(true): // and so was the one before

@@ -264,6 +264,7 @@ type loadItem struct {
 	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
 
 	gen      uint64      // of its key when the load began, see near
+	outage   uint64      // of its key's shard then
 	n        int         // its place in load.items, for store
 	reserved reservation // for store
 }
@@ -327,7 +328,7 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
 		l.bare = l.bare || item.marker == ""
-		items[i].gen = c.near.generation(item.f.key)
+		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).outage.Load()
 	}
 	ctx, l.cancel = context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), loadContextKey{}, l), options.loadTimeout)
 

@@ -250,14 +250,17 @@ return 1`)
 	// Replays a record of the fallback store. The rule is told in docs/adr/0005 and, as a function, in internal/sim/merge.go,
 	// whose names it keeps.
 	// KEYS: k, its stamp   ARGV: set, del or fill; stamp; u, the margin, in µs; StampTTL in ms; lock prefix; value; its end
-	// in ms; 1: the record's clock may be off by more than u.
-	// Answer: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete) or 4 (a fill is too old). A second
-	// run, now or after any other records, ends in the same state, so it needs no notAfter.
+	// in ms; 1: the record's clock may be off by more than u (so it is, too, if its time is yet to come); notAfter in µs.
+	// Answer: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete), 4 (a fill is too old), or 0 if it
+	// is later than notAfter. A second run, now or after any other records, ends in the same state, but for records with
+	// such a clock: these need notAfter.
 	scriptReplay = newScript(luaStamps + `
 local key, skey, op, mine, u, keep = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local at, ends, unsure, verdict = tonumber(mine:sub(1, 16)), tonumber(ARGV[7]), ARGV[8] == '1', 1
 local now = clock()
+if now > tonumber(ARGV[9]) then return 0 end
 local ms = math.floor(now / 1000)
+if at > now + u then unsure = true end
 if op ~= 'del' and (ms >= ends or now > at + keep * 1000 - u) or op == 'fill' and unsure then
   if op == 'fill' then return 4 end
   op, verdict = 'del', 3 -- what it has replaced must not come back
@@ -307,8 +310,9 @@ call('SET', skey, padded(time) .. by .. padded(other) .. stays, 'PX', digits(lef
 return verdict`)
 
 	// The same where Options.DisableStamps is set: nobody can say what is newer, so a set is replayed as a delete.
-	// KEYS: k   ARGV: set, del or fill.   Answer: 1, 2 or 3 as above.
-	scriptReplayBare = newScript(`
+	// KEYS: k   ARGV: set, del or fill; notAfter in µs.   Answer: 0, 1, 2 or 3 as above.
+	scriptReplayBare = newScript(luaLook + luaClock + `
+if clock() > tonumber(ARGV[2]) then return 0 end
 if ARGV[1] == 'fill' then return 2 end
 redis.call('UNLINK', KEYS[1])
 return ARGV[1] == 'set' and 3 or 1`)
@@ -394,6 +398,11 @@ func (c *Client) run(ctx context.Context, sh *shard, q *call) {
 
 // runAll asks several questions of one shard in one round trip.
 func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
+	c.runFor(ctx, sh, c.opt.RedisTimeout, calls...)
+}
+
+// runFor is runAll with another bound than RedisTimeout. That it is reached says nothing about the shard if it is longer.
+func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, calls ...*call) {
 	fail := func(err error) {
 		for _, q := range calls {
 			q.err = err
@@ -404,7 +413,7 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 		return
 	}
 	asked := c.now()
-	ctx, limited, cancel := c.questionContext(ctx)
+	ctx, limited, cancel := questionContext(ctx, patience)
 	defer cancel()
 	if err := sh.gate.enter(ctx); err != nil {
 		fail(fmt.Errorf("%w: %w", errGateFull, err))
@@ -437,11 +446,12 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
 		}
 	}
-	c.conclude(sh, calls, limited, asked)
+	c.conclude(sh, calls, limited, patience > c.opt.RedisTimeout, asked)
 }
 
-// conclude draws the consequences of the answers for the shard and the statistics.
-func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked int64) {
+// conclude draws the consequences of the answers for the shard and the statistics. bulk: the question was large, so that it says
+// nothing of the shard if it was not answered in time.
+func (c *Client) conclude(sh *shard, calls []*call, limited, bulk bool, asked int64) {
 	var worst error
 	for _, q := range calls {
 		switch {
@@ -458,14 +468,15 @@ func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked int64) {
 	c.counts.redisErrors.Add(1)
 	took := c.now() - asked
 	c.observe(Event{Kind: EventRedisError, Key: sh.addr, Duration: time.Duration(took), Err: worst})
-	switch judge(worst, limited) {
-	case timedOut:
+	switch what := judge(worst, limited); {
+	case bulk && (what == timedOut || what == gaveUp):
+	case what == timedOut:
 		c.failed(sh, worst, callersTimeout)
-	case gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something
+	case what == gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something
 		if errors.Is(worst, context.DeadlineExceeded) && took >= int64(c.opt.RedisTimeout)*2/5 {
 			c.failed(sh, worst, callersTimeout)
 		}
-	case away:
+	case what == away:
 		_, reply := rueidis.IsRedisErr(worst)
 		if reply || isDial(worst) || errors.Is(worst, rueidis.ErrClosing) {
 			c.failed(sh, worst, decisive)
@@ -475,12 +486,12 @@ func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked int64) {
 	}
 }
 
-// questionContext bounds a question by RedisTimeout. limited says that this comes before the caller's own deadline.
-func (c *Client) questionContext(ctx context.Context) (_ context.Context, limited bool, _ context.CancelFunc) {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= c.opt.RedisTimeout {
+// questionContext bounds a question. limited says that the bound comes before the caller's own deadline.
+func questionContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.opt.RedisTimeout)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	return ctx, true, cancel
 }
 

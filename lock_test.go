@@ -108,3 +108,19 @@ func TestAMarkersStampIsTheServersTime(t *testing.T) {
 	require.NoError(t, err)
 	require.InDelta(t, seconds*1e6+micros, stamp, 1e6)
 }
+
+// A machine has slept, so that nobody knows the server's time: a Set without a deadline does not wait for it.
+func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c := newConnected(t, proxy.Addr())
+	proxy.BlackHole()
+	was := *c.topo.Load().shards[0].clock.Load()
+	was.wallAhead += time.Hour.Microseconds()
+	c.topo.Load().shards[0].clock.Store(&was)
+	require.ErrorIs(t, c.Set(t.Context(), time.Hour, "k", "v"), ErrNotDurable)
+	proxy.Heal()
+	for c.Stats().Pending > 0 {
+		time.Sleep(time.Millisecond)
+	}
+}

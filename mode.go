@@ -119,7 +119,10 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 	sh.state.mu.Lock()
 	from := Mode(sh.mode.Load())
 	to := from.after(e)
-	if to == from {
+	if to == from || sh.gone.Load() {
+		if to == Degraded && sh.state.err == nil {
+			sh.state.err = why
+		}
 		sh.state.mu.Unlock()
 		return
 	}
@@ -133,8 +136,12 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 			sh.runIDBefore = run.id
 		}
 	}
+	if from == Degraded {
+		server, _ := c.serverTime(sh)
+		sh.backAt.Store(server)
+	}
 	sh.mode.Store(int32(to))
-	c.modes.announce(c, ModeChange{Shard: sh.addr, From: from, To: to, At: now, Err: why})
+	c.modes.announce(c, ModeChange{Shard: sh.addr, From: from, To: to, At: now, Err: why}, nil)
 	sh.state.mu.Unlock()
 
 	switch to {
@@ -151,6 +158,7 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 		sh.replayNow()
 	case Healthy:
 		c.opt.Logger.Info("aside: Redis is well", "shard", sh.addr, "from", from, "to", to)
+		sh.replayNow() // a write may have been kept since returned has looked
 		if from == Degraded {
 			c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
 		}
@@ -200,23 +208,27 @@ func (b *comeback) probed(ok, fresh bool, now int64) bool {
 	return b.good >= goodProbes && now >= b.at
 }
 
-// announcer tells observers of mode changes, in order, from a goroutine of its own: a slow one delays the next ones only.
-type announcer struct {
+// announcer tells watchers of events, in order, from a goroutine of its own: a slow one delays the next ones only.
+type announcer[E any] struct {
+	what string // they are called, for the log; immutable
+
 	mu       sync.Mutex // guards all below
-	watchers map[int]func(ModeChange)
+	watchers map[int]func(E)
 	made     int
-	queue    []ModeChange
+	queue    []E
 	busy     bool // a goroutine works on the queue
 }
 
-// OnModeChange has f called after each change of a shard's mode, one after the other and in order. f may take its time;
-// it must not call Close. remove ends that: once it has returned, f is not called for changes to come.
-func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) {
-	a := &c.modes
+// OnModeChange has f called after each change of a shard's mode, one after the other and in order, and perhaps for one that has
+// just been. f may take its time and call the Client, but for Close. remove ends that: once it has returned, f is not called
+// for changes to come.
+func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.modes.watch(f) }
+
+func (a *announcer[E]) watch(f func(E)) (remove func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.watchers == nil {
-		a.watchers = make(map[int]func(ModeChange))
+		a.watchers = make(map[int]func(E))
 	}
 	a.made++
 	id := a.made
@@ -228,19 +240,23 @@ func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) {
 	}
 }
 
-func (a *announcer) announce(c *Client, change ModeChange) {
+// announce queues an event. What overtaken says yes to, if not nil, need not be told any more.
+func (a *announcer[E]) announce(c *Client, event E, overtaken func(E) bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.watchers) == 0 {
 		return
 	}
-	a.queue = append(a.queue, change)
+	if overtaken != nil {
+		a.queue = slices.DeleteFunc(a.queue, overtaken)
+	}
+	a.queue = append(a.queue, event)
 	if !a.busy {
 		a.busy = c.inBackground(func() { a.tell(c) }) // ends with the queue
 	}
 }
 
-func (a *announcer) tell(c *Client) {
+func (a *announcer[E]) tell(c *Client) {
 	for {
 		a.mu.Lock()
 		if len(a.queue) == 0 {
@@ -248,10 +264,10 @@ func (a *announcer) tell(c *Client) {
 			a.mu.Unlock()
 			return
 		}
-		change := a.queue[0]
+		event := a.queue[0]
 		a.queue = a.queue[1:]
 		ids := slices.Sorted(maps.Keys(a.watchers))
-		told := make([]func(ModeChange), len(ids))
+		told := make([]func(E), len(ids))
 		for i, id := range ids {
 			told[i] = a.watchers[id]
 		}
@@ -260,10 +276,10 @@ func (a *announcer) tell(c *Client) {
 			func() {
 				defer func() {
 					if p := recover(); p != nil {
-						c.warn(&c.seldomObserver, "a function given to OnModeChange panicked", "panic", p)
+						c.warn(&c.seldomObserver, a.what+" panicked", "panic", p)
 					}
 				}()
-				f(change)
+				f(event)
 			}()
 		}
 	}

@@ -95,7 +95,7 @@ func TestTheBreakersRules(t *testing.T) {
 		"five, with an answer in between": {func(c *Client, sh *shard) {
 			for i := range 5 {
 				if i == 3 {
-					c.conclude(sh, []*call{{}}, true, c.now())
+					c.conclude(sh, []*call{{}}, true, false, c.now())
 				}
 				c.failed(sh, silence, callersTimeout)
 			}
@@ -181,7 +181,7 @@ func TestMemoryInAnOutage(t *testing.T) {
 	n.drop("gone")
 	require.Nil(t, n.lookup("gone"))
 	require.Nil(t, n.lookup("old epoch"), "it was unverified before")
-	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, "v", false, time.Hour, 0, nil))
+	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.outage.Load(), "v", false, time.Hour, 0, nil))
 	c.Add(49)
 	require.Equal(t, "v", n.lookup("k").raw)
 	require.NotNil(t, n.lookup("short"))
@@ -194,7 +194,7 @@ func TestMemoryInAnOutage(t *testing.T) {
 	require.Nil(t, n.lookup("k"))
 	require.Nil(t, n.lookup("loaded"))
 
-	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, "v", false, time.Hour, 0, nil))
+	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.outage.Load(), "v", false, time.Hour, 0, nil))
 	sh.mode.Store(int32(Healthy))
 	sh.lease.Store(never)
 	require.NotNil(t, n.lookup("k"), "same connection: its pushes were not lost but late")
@@ -203,9 +203,10 @@ func TestMemoryInAnOutage(t *testing.T) {
 	away()
 	require.Nil(t, n.lookup("loaded"), "of an earlier outage: anybody may have deleted it in between")
 
+	require.Nil(t, n.commitAway("late", n.generation("late"), sh, sh.outage.Load()-1, "stale", false, time.Hour, 0, nil), "of the outage before")
 	gen := n.generation("late")
 	n.drop("late")
-	require.Nil(t, n.commitAway("late", gen, sh, "stale", false, time.Hour, 0, func() { t.Error("recorded") }), "deleted during its load")
+	require.Nil(t, n.commitAway("late", gen, sh, sh.outage.Load(), "stale", false, time.Hour, 0, func() { t.Error("recorded") }), "deleted during its load")
 }
 
 // The stamps of one client grow, whatever its clock does, and those of the next client of the same directory are greater.

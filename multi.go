@@ -167,12 +167,19 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 	defer waits.leave()
 	for ask := slices.Clone(flights); len(ask) > 0; ask = waits.next(ctx, c) {
 		var load []loadItem
-		for _, a := range c.readOrLockMulti(ctx, ask, bad, p.room) {
+		answers := c.readOrLockMulti(ctx, ask, bad, p.room)
+		if ctx.Err() != nil { // nobody will load what was locked
+			for _, a := range answers {
+				if a.err == nil && a.found.mine {
+					c.disown(a.shard, []string{a.f.key}, a.found.stored)
+				}
+			}
+			return
+		}
+		for _, a := range answers {
 			switch {
-			case a.err != nil && ctx.Err() != nil:
-				return
 			case a.err != nil:
-				if !c.recall(a.f, p.room) {
+				if !c.recall(ctx, a.f, p.room) {
 					load = append(load, loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
 				}
 			case a.found.content == contentUnreadable:
@@ -377,7 +384,7 @@ func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, er
 	}
 	sh := c.shardOf(key)
 	if !sh.asks() || c.unsettled(ctx, key) {
-		return c.peekAway(key)
+		return c.peekAway(ctx, key)
 	}
 	r := c.near.reserve(key, sh)
 	q := newCall(scriptRead, key, lockPrefix)

@@ -183,13 +183,13 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	return e
 }
 
-// commitAway stores what was loaded or set while sh is degraded; nil if key has changed since it had generation gen.
+// commitAway stores what was loaded or set in an outage of sh; nil if that is over, or key has changed since it had generation gen.
 // and, if not nil, is called if it has not, with the stripe held.
-func (n *near) commitAway(key string, gen uint64, sh *shard, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
+func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
 	if n.awayTTL >= 0 {
 		ttl = min(ttl, n.awayTTL)
 	}
-	e := &entry{raw: raw, absent: absent, expires: never, shard: sh, outage: sh.outage.Load()}
+	e := &entry{raw: raw, absent: absent, expires: never, shard: sh, outage: outage}
 	if now := n.now(); int64(ttl) < never-now {
 		e.expires = now + int64(ttl)
 	}
@@ -198,7 +198,7 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, raw string, absent 
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != gen {
+	if s.gen != gen || outage != sh.outage.Load() {
 		return nil
 	}
 	if and != nil {

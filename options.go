@@ -49,7 +49,7 @@ type Options struct {
 	LoadTimeout time.Duration
 
 	// StaleLease bounds how long this process may go on serving from memory what another process has changed, when the
-	// network fails silently and no invalidation arrives. While Redis answers, a quarter of it (at most 250 ms) passes
+	// network fails silently and no invalidation arrives. While Redis answers, a quarter of it (at most 200 ms) passes
 	// between two proofs that none is missing. At least 20 milliseconds. Defaults to 1 second.
 	StaleLease time.Duration
 
@@ -104,8 +104,8 @@ type Options struct {
 	// ReplayFills says whether what was loaded while Redis was away is put into Redis afterwards. Defaults to ReplayFillsFenced.
 	ReplayFills ReplayFills
 
-	// OnReplay is told of the progress of replays, at most every 100 ms, and of their end. It is called by the goroutine that replays,
-	// and should be quick. Defaults to none.
+	// OnReplay is told of the progress of replays, at most every 100 ms, and of their end; one call after the other, and not of what
+	// has been overtaken while it was busy. It must not call Close. Defaults to none.
 	OnReplay func(Replay)
 
 	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a second, for values that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -36,20 +37,20 @@ const (
 	mostClockError  = time.Second           // beyond, a record is replayed as a delete of now
 	overloadWait    = time.Second           // for a loader's turn
 	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up
-	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused
-	unansweredRetry = 100 * time.Millisecond
+	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused, or the disk has not given
+	maxReaders      = 64                    // of the store at once
+
+	replayBytesPerSecond = 1 << 20 // how slow a connection may be before a replay counts as unanswered, beside RedisTimeout
+	unansweredRetry      = 100 * time.Millisecond
 )
 
 // recall completes a flight from the fallback store; false if that does not know, or Redis does. An explicit record is the
 // newest that this process knows of the key for as long as it is pending. What was loaded is as old as what memory holds.
-func (c *Client) recall(f *flight, room uintptr) bool {
+func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
 	sh := c.home(f.key)
-	gen := c.near.generation(f.key)
-	record, ok, err := c.store.Get(f.key)
-	if err != nil {
-		c.warn(&c.seldomDisk, "the fallback store cannot be read", keyAttr(f.key), "error", err)
-	}
-	if err != nil || !ok || record.Op == fallback.OpDel {
+	gen, outage := c.near.generation(f.key), sh.outage.Load()
+	record, ok := c.known(ctx, f.key)
+	if !ok || record.Op == fallback.OpDel {
 		return false
 	}
 	now, _ := c.serverTime(sh)
@@ -60,7 +61,7 @@ func (c *Client) recall(f *flight, room uintptr) bool {
 		if c.opt.DegradedTTL >= 0 {
 			left = min(left, c.opt.DegradedTTL-time.Duration(now-loaded)*time.Microsecond)
 		}
-		if !away {
+		if !away || loaded < sh.backAt.Load() { // of an earlier outage: anybody may have deleted it in between
 			return false
 		}
 	}
@@ -72,16 +73,62 @@ func (c *Client) recall(f *flight, room uintptr) bool {
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceDisk})
 	out := outcome{raw: value, absent: what == contentAbsent, proven: true, gen: gen}
 	if away {
-		out.entry = c.near.commitAway(f.key, gen, sh, out.raw, out.absent, left, room, nil)
+		out.entry = c.near.commitAway(f.key, gen, sh, outage, out.raw, out.absent, left, room, nil)
 	}
 	c.complete(f, out)
 	return true
 }
 
+// known returns what the store has of key. A disk that hangs must not hold up a caller whose time is over, so it is read by
+// somebody else, of whom there are not too many.
+func (c *Client) known(ctx context.Context, key string) (fallback.Record, bool) {
+	if _, ok := c.store.Stamp(key); !ok {
+		return fallback.Record{}, false
+	}
+	type answer struct {
+		record fallback.Record
+		ok     bool
+	}
+	answers := make(chan answer, 1)
+	select {
+	case c.readers <- struct{}{}:
+	case <-ctx.Done():
+		return fallback.Record{}, false
+	case <-c.closing.Done():
+		return fallback.Record{}, false
+	}
+	reading := c.inBackground(func() { // ends with the disk
+		defer func() { <-c.readers }()
+		record, ok, err := c.store.Get(key)
+		if err != nil {
+			c.warn(&c.seldomDisk, "the fallback store cannot be read", keyAttr(key), "error", err)
+		}
+		answers <- answer{record, ok && err == nil}
+	})
+	if !reading {
+		<-c.readers
+		return fallback.Record{}, false
+	}
+	select {
+	case a := <-answers:
+		return a.record, a.ok
+	case <-ctx.Done():
+	case <-c.closing.Done():
+	}
+	return fallback.Record{}, false
+}
+
+// forgetFill drops what a loader has returned for key from the store: Redis knows something newer now.
+func (c *Client) forgetFill(key string) {
+	if stamp, ok := c.store.Stamp(key); ok && !c.store.Pending(key) {
+		c.store.Settle(fallback.Record{Op: fallback.OpFill, Key: key, Stamp: stamp})
+	}
+}
+
 // peekAway answers a Peek from the fallback store.
-func (c *Client) peekAway(key string) (string, *entry, bool, error) {
+func (c *Client) peekAway(ctx context.Context, key string) (string, *entry, bool, error) {
 	f := &flight{key: key, waiting: 1}
-	if c.recall(f, 0) {
+	if c.recall(ctx, f, 0) {
 		return f.out.raw, f.out.entry, !f.out.absent, nil
 	}
 	if c.store.Pending(key) { // deleted, or set and expired
@@ -110,7 +157,7 @@ func (l *load) retain(i int) *entry {
 		Op: fallback.OpFill, Key: item.f.key, Value: stored, Expires: expiresAt(now, ttl),
 		Stamp: c.stamps.format(now-(c.now()-l.began)/int64(time.Microsecond), 0), Slack: slack,
 	}
-	return c.near.commitAway(item.f.key, item.gen, sh, out.raw, !out.found, ttl, l.room, func() { c.store.Fill(record) })
+	return c.near.commitAway(item.f.key, item.gen, sh, item.outage, out.raw, !out.found, ttl, l.room, func() { c.store.Fill(record) })
 }
 
 // expiresAt is the end of a ttl that begins at now (µs), in ms and rounded up as milliseconds does.
@@ -182,19 +229,15 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 		if !sh.asks() {
 			continue
 		}
-		if record, ok, err := c.store.Get(key); ok && err == nil && record.Op != fallback.OpFill {
+		if record, ok := c.known(ctx, key); ok && record.Op != fallback.OpFill {
 			byShard[sh] = append(byShard[sh], record)
 		}
 	}
+	var shards sync.WaitGroup
 	for sh, records := range byShard {
-		var settled []fallback.Record
-		for i, out := range c.replayRecords(ctx, sh, records) {
-			if out.Verdict != fallback.NoAnswer && out.Verdict != fallback.Refused {
-				settled = append(settled, records[i])
-			}
-		}
-		c.store.Settle(settled...)
+		shards.Go(func() { c.replayRecords(ctx, sh, records) }) // ends within the time of a replay
 	}
+	shards.Wait()
 	for _, key := range keys {
 		if c.store.Pending(key) {
 			pending = append(pending, key)
@@ -235,7 +278,8 @@ func (cl *claims) release(key string) {
 	delete(cl.byKey, key)
 }
 
-// replayRecords replays records of sh's keys, each once the key is free, and says what came of each.
+// replayRecords replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
+// of each.
 func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallback.Record) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	left := make([]int, len(records))
@@ -276,31 +320,44 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 	}()
 	var calls []*call
 	var of []int
+	// What is large may take its time, and so may what is behind it, the prober's questions too: that says nothing of the server.
+	bytes := int64(1)
+	for _, i := range mine {
+		bytes += int64(len(records[i].Value))
+	}
+	patience := c.opt.RedisTimeout + time.Duration(sh.bulk.Add(bytes))*time.Second/replayBytesPerSecond
+	defer sh.bulk.Add(-bytes)
 	for _, i := range mine {
 		if stamp, ok := c.store.Stamp(records[i].Key); !ok || stamp != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue
 		}
-		calls, of = append(calls, c.replayCall(sh, &records[i])), append(of, i)
+		calls, of = append(calls, c.replayCall(sh, &records[i], patience)), append(of, i)
 	}
 	if len(calls) == 0 {
 		return
 	}
-	c.runAll(ctx, sh, calls...)
+	c.runFor(ctx, sh, patience, calls...)
+	var settled []fallback.Record
 	for n, i := range of {
 		outcomes[i] = replayOutcome(calls[n])
+		if v := outcomes[i].Verdict; v != fallback.NoAnswer && v != fallback.Refused {
+			settled = append(settled, records[i])
+		}
 	}
+	c.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
 }
 
-func (c *Client) replayCall(sh *shard, r *fallback.Record) *call {
+func (c *Client) replayCall(sh *shard, r *fallback.Record, patience time.Duration) *call {
+	now, off := c.serverTime(sh)
+	notAfter := strconv.FormatInt(now+patience.Microseconds()+max(off, 0), 10)
 	if c.opt.DisableStamps {
-		return &call{script: scriptReplayBare, keys: []string{r.Key}, args: []string{string(r.Op)}}
+		return &call{script: scriptReplayBare, keys: []string{r.Key}, args: []string{string(r.Op), notAfter}}
 	}
 	slack := time.Duration(r.Slack) * time.Microsecond
-	if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now
-		wall := time.Now().UnixMicro()
-		now, _ := c.serverTime(sh)
-		slack = time.Duration(max(now-wall, wall-now)) * time.Microsecond
+	if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
+		wall, since := time.Now().UnixMicro(), c.started.UnixMicro()+c.now()/int64(time.Microsecond)
+		slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 	}
 	doubt := "0"
 	if slack > mostClockError {
@@ -309,7 +366,7 @@ func (c *Client) replayCall(sh *shard, r *fallback.Record) *call {
 	margin := 2 * max(slack, leastClockError)
 	return &call{script: scriptReplay, keys: []string{r.Key}, stamped: true, args: []string{
 		string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), milliseconds(c.opt.StampTTL), lockPrefix,
-		r.Value, strconv.FormatInt(r.Expires, 10), doubt,
+		r.Value, strconv.FormatInt(r.Expires, 10), doubt, notAfter,
 	}}
 }
 
@@ -321,11 +378,16 @@ func replayOutcome(q *call) fallback.Outcome {
 		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: q.err}
 	}
 	n, err := q.reply.AsInt64()
+	if err == nil && n == 0 {
+		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate}
+	}
 	if err != nil || n < 1 || n > int64(len(replayVerdicts)) {
 		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script answered %d", n))}
 	}
 	return fallback.Outcome{Verdict: replayVerdicts[n-1]}
 }
+
+var errReplayLate = errors.New("aside: the replay came too late to be done, and will be tried again")
 
 // replayTarget is a shard as fallback.Syncer sees it.
 type replayTarget struct {
@@ -346,10 +408,12 @@ type Replay struct {
 	Report    fallback.ReplayReport
 }
 
-// replays keeps the latest.
+// replays keeps the latest, and tells.
 type replays struct {
+	announcer[Replay]
+
 	mu   sync.Mutex
-	last Replay
+	last Replay // guarded by mu
 }
 
 func (r *replays) latest() Replay {
@@ -360,17 +424,9 @@ func (r *replays) latest() Replay {
 
 func (c *Client) replaying(r Replay) {
 	c.replays.mu.Lock()
+	defer c.replays.mu.Unlock()
 	c.replays.last = r
-	c.replays.mu.Unlock()
-	if c.opt.OnReplay == nil {
-		return
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			c.warn(&c.seldomObserver, "Options.OnReplay panicked", "panic", p)
-		}
-	}()
-	c.opt.OnReplay(r)
+	c.replays.announce(c, r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
 }
 
 // replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
@@ -390,12 +446,12 @@ func (c *Client) replayer(sh *shard) {
 		if !sh.asks() {
 			continue
 		}
-		report := c.replayPass(sh)
-		switch {
-		case report.Failed > 0:
+		if report := c.replayPass(sh); report.Failed > 0 {
 			retry.Reset(unansweredRetry)
 			continue
-		case report.Refused > 0: // an answer, if not the one we want; it must not keep all others waiting
+		}
+		// What was refused, or could not be read just now, must not keep all others waiting. It may also be another shard's.
+		if kept := c.store.Stats(); kept.Sets+kept.Deletes > 0 {
 			retry.Reset(replayRetry)
 		}
 		c.happened(sh, replayed, nil)
@@ -409,15 +465,19 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	ctx, cancel := context.WithCancel(c.closing)
 	defer cancel()
 	same := c.sameServer(sh)
+	var over atomic.Bool // what is told after that is old
 	syncer := fallback.NewSyncer(c.store, replayTarget{c, sh}, fallback.SyncerOptions{
 		Rate:      c.opt.ReplayRate,
 		Belongs:   func(key string) bool { return c.shardOf(key) == sh },
 		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,
 		Progress: func(p fallback.Progress) {
-			c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: !same, Report: p.Report})
+			if !over.Load() {
+				c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: !same, Report: p.Report})
+			}
 		},
 	})
 	report, err := syncer.Run(ctx)
+	over.Store(true)
 	if report.Total == 0 {
 		return report
 	}

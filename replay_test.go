@@ -47,7 +47,7 @@ func (b *replayBench) replay(op fallback.Op, stamp, value string, ttl time.Durat
 	if op != fallback.OpDel {
 		r.Value, r.Expires = value, b.now/1000+ttl.Milliseconds()
 	}
-	q := b.c.replayCall(b.sh, &r)
+	q := b.c.replayCall(b.sh, &r, time.Minute)
 	b.c.run(b.t.Context(), b.sh, q)
 	out := replayOutcome(q)
 	require.NoError(b.t, out.Err)
@@ -204,18 +204,22 @@ func TestWhatIsTooOldIsReplayedAsADelete(t *testing.T) {
 	require.Nil(t, b.value())
 }
 
-// A clock that was off by more than a second: nobody can say what the set would overwrite.
+// A clock that was off by more than a second, or whose time is yet to come: nobody can say what the set would overwrite.
 func TestASetWithAClockThatWasOffIsADeleteOfNow(t *testing.T) {
 	b := newReplayBench(t)
-	for _, there := range []string{"", "theirs"} {
+	for _, there := range []string{"", "theirs", "future"} {
 		b.key = "k" + there
+		at, slack := int64(0), (2 * time.Second).Microseconds()
+		if there == "future" {
+			at, slack = 60_000, 0
+		}
 		if there != "" {
 			b.put('s', b.stamp(5000, "bbbb", 1), there)
 		}
 		for _, want := range []fallback.Verdict{fallback.Deleted, fallback.Superseded} {
 			q := b.c.replayCall(b.sh, &fallback.Record{
-				Op: fallback.OpSet, Key: b.key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(0, "aaaa", 1), Slack: (2 * time.Second).Microseconds(),
-			})
+				Op: fallback.OpSet, Key: b.key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(at, "aaaa", 1), Slack: slack,
+			}, time.Minute)
 			b.c.run(t.Context(), b.sh, q)
 			require.Equal(t, want, replayOutcome(q).Verdict)
 			require.Nil(t, b.value())
@@ -224,13 +228,13 @@ func TestASetWithAClockThatWasOffIsADeleteOfNow(t *testing.T) {
 	}
 }
 
-// The scripts are what internal/sim simulates: the same random events on a real server and in the model. All times are
-// some seconds ahead, so that the server's own time decides nothing.
+// The scripts are what internal/sim simulates: the same random events on a real server and in the model. What is replayed is
+// some seconds old; what is done by a healthy client has the server's time, which the model is told.
 func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 	b := newReplayBench(t)
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
-	base := b.now + 10_000_000
+	base := b.now - 10_000_000
 	const ttl = 60_000 // ms
 	env := sim.Env{Now: b.now, Margin: 2 * leastClockError.Microseconds(), StampTTL: time.Hour.Microseconds(), Fenced: true}
 	stampText := func(s sim.Stamp) string {
@@ -251,18 +255,20 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				return sim.Stamp{Time: last[client], Client: client, Counter: counters[client]}
 			}
 			value := fmt.Sprint("v", random.Uint32())
-			switch what := random.IntN(7); what {
+			switch what := random.IntN(12); what {
 			case 0, 1: // a healthy Set or Del
 				w := sim.Write{Op: sim.OpSet, Stamp: stamp(), Value: value, TTL: ttl, NotAfter: base * 2}
 				s, args := scriptSet, []string{fmt.Sprint(w.NotAfter), stampText(w.Stamp), "3600000", value, fmt.Sprint(ttl)}
 				if what == 1 {
 					w.Op, s, args = sim.OpDel, scriptDel, args[:3]
 				}
-				var out sim.Outcome
-				model, out = sim.Apply(model, w, env)
 				q := &call{script: s, keys: []string{b.key}, args: args, stamped: true}
 				b.c.run(t.Context(), b.sh, q)
 				require.NoError(t, q.err)
+				done := env
+				done.Now, _ = stampMicros(b.mark())
+				var out sim.Outcome
+				model, out = sim.Apply(model, w, done)
 				story = append(story, fmt.Sprintf("apply %+v: %v", w, out))
 			case 2: // a load begins
 				markers++
@@ -291,7 +297,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 					record := &fallback.Record{
 						Op: [...]fallback.Op{fallback.OpSet, fallback.OpDel, fallback.OpFill}[r.Op], Key: b.key, Value: value, Expires: r.Expires, Stamp: stampText(r.Stamp),
 					}
-					q := b.c.replayCall(b.sh, record)
+					q := b.c.replayCall(b.sh, record, time.Minute)
 					b.c.run(t.Context(), b.sh, q)
 					require.NoError(t, q.err, "seed %d: %s", seed, strings.Join(story, "\n"))
 					story = append(story, fmt.Sprintf("replay %+v: %v", r, out))

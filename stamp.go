@@ -153,6 +153,6 @@ func (c *Client) newStamp(sh *shard) stamp {
 	now, slack := c.serverTime(sh)
 	return c.stamps.next(now, slack, func() bool {
 		kept := c.store.Stats()
-		return kept.Sets+kept.Deletes == 0
+		return kept.Sets+kept.Deletes == 0 && c.writing.Load() <= 1 // no other write is on its way to the store
 	})
 }

@@ -24,9 +24,10 @@ import (
 // Set stores value under key for ttl. nil means that Redis has it, or that it is durably kept for replay (Options.FallbackDir). A
 // load of the key that is under way, here or in another process, will not overwrite it.
 //
-// ttl must be positive and is rounded up to whole milliseconds. Errors: ErrNotDurable (kept for replay in memory
-// only), ErrTooLarge, ErrFull and other failures of the fallback directory, or what Redis refused it with. With ErrNotDurable comes
-// ErrRedisAway (nothing was done yet) or ErrUnknownOutcome (Redis may or may not have done it).
+// ttl must be positive and is rounded up to whole milliseconds. Errors: ErrTooLarge; what Redis refused it with; ErrNotDurable
+// (kept for replay, in memory only); ErrFull or ErrDisk (not kept). With the last three comes ErrRedisAway (Redis was not asked) or
+// ErrUnknownOutcome (it may or may not have done it). ErrUnknownOutcome alone: it is durably kept, but Redis may still do it for a
+// moment, as the caller has left before its question was over. A disk that hangs is waited for as long as ctx allows.
 func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) error {
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
@@ -88,13 +89,19 @@ func (c *Client) write(ctx context.Context, w *write) error {
 		return ErrClosed
 	}
 	defer c.background.Done()
+	c.writing.Add(1)
+	defer c.writing.Add(-1)
 	before := c.forget(w.keys)
+	var sh *shard
+	var outage uint64
+	if w.op == fallback.OpSet {
+		sh = c.home(w.keys[0])
+		outage = sh.outage.Load()
+	}
 	errs, kept := c.perform(ctx, w)
 	after := c.forget(w.keys)
-	if kept && w.op == fallback.OpSet && after == before+1 { // nobody else has changed it meanwhile
-		if sh := c.home(w.keys[0]); Mode(sh.mode.Load()) == Degraded {
-			c.near.commitAway(w.keys[0], after, sh, w.value, false, w.ttl, 0, nil)
-		}
+	if kept && sh != nil && Mode(sh.mode.Load()) == Degraded && after == before+1 { // nobody else has changed it meanwhile
+		c.near.commitAway(w.keys[0], after, sh, outage, w.value, false, w.ttl, 0, nil)
 	}
 	return errors.Join(errs...)
 }
@@ -102,6 +109,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 // forget drops what this process knows of keys, and returns the generation that begins for the last.
 func (c *Client) forget(keys []string) (gen uint64) {
 	for _, key := range keys {
+		c.forgetFill(key)
 		gen = c.near.drop(key)
 		c.bump(key)
 	}
@@ -111,14 +119,15 @@ func (c *Client) forget(keys []string) (gen uint64) {
 // perform asks Redis for a write, and has the store remember what Redis was not asked for or has not answered. kept: there
 // is such, and the store has it.
 func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool) {
-	ask, later := w.keys, []string(nil)
 	var cause error
-	if w.op != "" {
-		if ask, later = c.settleFirst(ctx, w.keys); len(later) > 0 {
-			cause = errPending
-			if ctx.Err() != nil {
-				cause = fmt.Errorf("%w: %w", errPending, ctx.Err())
-			}
+	ask, later := c.settleFirst(ctx, w.keys)
+	if len(later) > 0 {
+		cause = errPending
+		if ctx.Err() != nil {
+			cause = fmt.Errorf("%w: %w", errPending, ctx.Err())
+		}
+		if w.op == "" {
+			return []error{fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(later), cause)}, false
 		}
 	}
 	s := w.bare
@@ -131,6 +140,12 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	for i, b := range batches {
 		b.stamped = stamped
 		all[i] = &writing{batch: b, stamp: c.newStamp(b.shard)}
+	}
+	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.shard.asks() || b.stamp.slack <= mostClockError.Microseconds() }); len(lost) > 0 {
+		c.lookAtClocks(ctx, lost) // the machine has slept, or its clock was set
+		for _, b := range lost {
+			b.stamp = c.newStamp(b.shard)
+		}
 	}
 	c.execute(ctx, w, all)
 	var late []*writing
@@ -198,17 +213,19 @@ func (c *Client) awaitTooLate(ctx context.Context, b *writing) bool {
 		now, slack := c.serverTime(b.shard)
 		return time.Duration(b.notAfter+max(slack, 0)-now+1) * time.Microsecond
 	}
-	timer := time.NewTimer(max(left(), 0))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-c.closing.Done():
-		return false
-	case <-ctx.Done():
+	for more := left(); more > 0; more = left() {
+		if ctx.Err() != nil && more > putGrace {
+			return false
+		}
+		timer := time.NewTimer(min(more, putGrace)) // the prober may find out meanwhile that the clock was wrong
+		select {
+		case <-timer.C:
+		case <-c.closing.Done():
+			timer.Stop()
+			return false
+		}
 	}
-	more := left()
-	return more <= putGrace && (more <= 0 || c.sleep(more))
+	return true
 }
 
 // errPending is the cause where a record of the same key is still waiting to be replayed, so that this one must wait too.
@@ -288,10 +305,14 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline))
 	}
-	batches := make([]*batch, len(all))
-	for i, b := range all {
-		batches[i] = b.batch
+	batches := make([]*batch, 0, len(all))
+	for _, b := range all {
 		now, slack := c.serverTime(b.shard)
+		if b.shard.asks() && slack > mostClockError.Microseconds() { // it could be done at any time
+			b.err = errNotAsked
+			continue
+		}
+		batches = append(batches, b.batch)
 		b.notAfter = now + patience.Microseconds() + max(slack, 0)
 		b.args = append(b.args[:0], strconv.FormatInt(b.notAfter, 10))
 		if b.stamped {

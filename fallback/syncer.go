@@ -90,8 +90,8 @@ func (r ReplayReport) String() string {
 
 const (
 	batchRecords     = 256
-	batchBytes       = 4 << 20 // of keys and values; a record that is larger goes alone
-	batchesInFlight  = 2       // one is answered while the next is on its way
+	batchBytes       = 256 << 10 // of keys and values, so that others are not kept waiting; a record that is larger goes alone
+	batchesInFlight  = 2         // one is answered while the next is on its way
 	progressInterval = 100 * time.Millisecond
 )
 

@@ -271,7 +271,7 @@ func Replay(s State, r Record, e Env) (State, Outcome) {
 	}
 
 	c := s.Companion
-	if r.Unsure && !e.without.has(unsureIsNow) {
+	if (r.Unsure || r.Stamp.Time > e.Now+u) && !e.without.has(unsureIsNow) { // or its clock was ahead by more than it may be
 		if c.Expires != 0 && c.Client == r.Stamp.Client && c.Counter >= r.Stamp.Counter {
 			return s, Done
 		}
@@ -361,7 +361,7 @@ func (s State) ownValue(e Env) bool {
 func replayFill(s State, r Record, e Env) (State, Outcome) {
 	switch {
 	case s.Content != Nothing,
-		r.Unsure,
+		r.Unsure || r.Stamp.Time > e.Now+e.Margin,
 		s.Companion.Expires != 0 && !e.without.has(fillMindsStamps),
 		ms(e.Now) >= r.Expires,
 		e.Now > r.Stamp.Time+e.StampTTL-e.Margin && !e.without.has(oldFillIsDropped),
