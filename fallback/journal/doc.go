@@ -14,8 +14,8 @@
 //	<quarantine>/<number>-<offset>.aof         bytes of a part that could not be read
 //	<quarantine>/<number>-<offset>.reason      why
 //
-// Parts follow each other by their numbers. A part is at least called after the first record that it was begun for, and never
-// like one that was there before it. A journal in which there is nothing leaves no part.
+// Parts follow each other by their numbers. A part has the number of the first record that it was begun for, or a greater one if
+// there is such a part already. A journal in which there is nothing leaves no part.
 //
 // # What is promised
 //
@@ -37,7 +37,8 @@
 //  3. Read each part. A record whose checksum is right is handed over, unless its number came before: what was to be covered
 //     by an fsync that failed is written again to a new part. Where there is no such record, go on at the next annotation with
 //     this part's salt that begins one; what is between is damage.
-//  4. Damage at the end of the last part is torn: cut it off, durably.
+//  4. Damage at the end of the last part is torn: cut it off, durably. If it may be more than one record, copy it to the
+//     quarantine first.
 //  5. Other damage is corrupt: copy it to the quarantine, durably, then replace the part by one without it.
 //  6. Remove parts in which nothing is left.
 //  7. Sync the parts and the directory.
@@ -48,7 +49,7 @@
 //
 // # Limits
 //
-// A last record that a disk has damaged after it was acknowledged looks like one that was torn, and is cut off; the Report has its
-// bytes. Damage that hits the first line of a part and leaves open where its record ends hides the salt, so that until the next
+// A last record that a disk has damaged after it was acknowledged looks like one that was torn, and is cut off; the Report says how
+// many bytes. Damage that hits the first line of a part and leaves open where its record ends hides the salt, so that until the next
 // record a value could pass for one.
 package journal

@@ -251,9 +251,7 @@ func (j *Journal) withdraw(e *entry) bool {
 // commit is the committer.
 func (j *Journal) commit() {
 	for {
-		// Let those run first who have just been told that their records are durable: the next records of most of them will
-		// be in this batch, rather than one here and all others in the next.
-		runtime.Gosched()
+		j.gather()
 		batch := j.take()
 		if batch == nil {
 			return
@@ -272,6 +270,22 @@ func (j *Journal) commit() {
 		}
 		clear(batch)
 	}
+}
+
+// gather lets those run first who have just been told that their records are durable, as long as that makes the queue longer:
+// the next records of most of them will be in this batch, rather than one here and the others in the next. Nobody waits for
+// long: who is not ready to run is not waited for.
+func (j *Journal) gather() {
+	for n, before, rounds := j.queued(), -1, 0; n > before && rounds < 8; rounds++ {
+		runtime.Gosched()
+		n, before = j.queued(), n
+	}
+}
+
+func (j *Journal) queued() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.queue)
 }
 
 // take takes a batch from the queue; nil: it is empty, and the committer has to end.

@@ -203,7 +203,8 @@ func (r *recovery) mend() {
 // cutTail mends a torn part.
 func (r *recovery) cutTail(p *foundPart) {
 	// 4. Torn: bad bytes at the end of the last part are what a loss of power or a kill has left of records whose Append had not
-	// returned. They are cut off.
+	// returned. They are cut off. Should there be another annotation in them, it may be more than that, and they are copied to the
+	// quarantine first.
 	if len(p.damages) == 0 {
 		return
 	}
@@ -213,21 +214,43 @@ func (r *recovery) cutTail(p *foundPart) {
 	}
 	p.damages = p.damages[:len(p.damages)-1]
 	r.report.Torn = &torn
-	r.o.Logger.Warn("the journal: its end is torn and was cut off", "part", p.name, "offset", torn.Offset, "bytes", torn.Length,
-		"reason", torn.Reason)
-	if torn.Offset == 0 {
-		p.size = 0 // see step 6
-		return
+	several, err := r.holdsAnnotation(p, torn.Offset)
+	if err == nil && several {
+		torn.Saved, err = r.save(p, &torn)
 	}
-	file, err := r.fsys.OpenFile(p.name, os.O_WRONLY, 0)
-	if err == nil {
-		err = errors.Join(file.Truncate(torn.Offset), file.Sync(), file.Close())
+	r.o.Logger.Warn("the journal: its end is torn", "part", p.name, "offset", torn.Offset, "bytes", torn.Length,
+		"reason", torn.Reason, "saved", torn.Saved)
+	if err == nil && torn.Offset > 0 {
+		err = r.truncate(p.name, torn.Offset)
 	}
 	if err != nil {
 		r.problem("cutting the end off "+p.name, err)
 		return
 	}
-	p.size = torn.Offset
+	p.size = torn.Offset // 0: see step 6
+}
+
+// holdsAnnotation is whether there is one in a part behind an offset.
+func (r *recovery) holdsAnnotation(p *foundPart, offset int64) (found bool, err error) {
+	err = r.withFile(p.name, func(f vfs.File) error {
+		if _, err := f.Seek(offset, io.SeekStart); err != nil {
+			return err
+		}
+		s := scanner{r: f}
+		s.fill(1)
+		s.seekLine()
+		found = s.fill(1)
+		return s.err
+	})
+	return found, err
+}
+
+func (r *recovery) truncate(name string, size int64) error {
+	file, err := r.fsys.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Truncate(size), file.Sync(), file.Close())
 }
 
 // quarantine mends a part that is damaged elsewhere.
@@ -315,12 +338,11 @@ func (r *recovery) holds(name string, want io.Reader) (same bool, err error) {
 			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 				return err
 			}
-			m, otherErr := io.ReadFull(f, b[:min(n+1, len(b))])
-			if n < len(a) {
-				same = m == n && bytes.Equal(a[:n], b[:m])
-				return nil
+			m, err := io.ReadFull(f, b[:min(n+1, len(b))])
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return err
 			}
-			if otherErr != nil || !bytes.Equal(a, b) {
+			if same = bytes.Equal(a[:n], b[:m]); !same || n < len(a) {
 				return nil
 			}
 		}
@@ -374,7 +396,7 @@ func (r *recovery) rewrite(p *foundPart) error {
 		return err
 	}
 	p.size = anew.size
-	return r.fsys.SyncDir(r.dir)
+	return nil // step 7 syncs the directory; until then, the old part is as good
 }
 
 // removeEmpty removes a part in which nothing is left.

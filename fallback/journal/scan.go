@@ -102,10 +102,10 @@ func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset
 			damage = &Damage{Offset: s.offset(), Reason: found.bad}
 		}
 		// From here on we have lost our place, and a value may say anything. The salt tells our lines from others. Where
-		// no record has told us the salt yet, the first line does, if it can be read and the file ends too early. If the
-		// first record ends where it says, we go on behind it: then the salt may be what is damaged.
+		// no record has told us the salt yet, this line does, if it can be read; unless its salt is what is damaged: then the
+		// record ends where it says, at an annotation with another one.
 		if s.salt == "" {
-			if found.length > 0 {
+			if found.length > 0 && s.stands(found.length, magic) && !s.stands(found.length, lineOf(found.salt)) {
 				s.pos += found.length
 				continue
 			}
@@ -279,12 +279,12 @@ func (s *scanner) record() found {
 	return f
 }
 
-// seekLine moves pos to the next annotation that may begin a record of this part, or to the end. It need not begin a line: the
+// seekLine moves pos from where it is to the next annotation that may begin a record of this part, or to the end. It need not begin a line: the
 // end of the line before may be what is damaged.
 func (s *scanner) seekLine() {
 	pattern := []byte(magic)
 	if s.salt != "" {
-		pattern = []byte(magic + "1 " + s.salt + " ")
+		pattern = []byte(lineOf(s.salt))
 	}
 	s.pos++
 	for {
@@ -300,6 +300,14 @@ func (s *scanner) seekLine() {
 		s.read()
 	}
 }
+
+// stands is whether text stands at a distance from pos.
+func (s *scanner) stands(distance int, text string) bool {
+	return s.fill(distance+len(text)) && string(s.buf[s.pos+distance:][:len(text)]) == text
+}
+
+// lineOf is how the lines of a part with this salt begin.
+func lineOf(salt string) string { return magic + "1 " + salt + " " }
 
 // commands reads the commands of a record, from at on, counted from the scanner's pos.
 type commands struct {
@@ -344,7 +352,7 @@ func (c *commands) fail(bad string) {
 
 // is consumes text if it stands there.
 func (c *commands) is(text string) bool {
-	if c.bad != "" || !c.s.fill(c.at+len(text)) || string(c.s.buf[c.s.pos+c.at:][:len(text)]) != text {
+	if c.bad != "" || !c.s.stands(c.at, text) {
 		return false
 	}
 	c.at += len(text)

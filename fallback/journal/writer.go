@@ -236,9 +236,9 @@ func (w *writer) retire(p *part) {
 	if w.sync == OS {
 		if err := w.settle(p); err != nil {
 			w.lost = err
+			p.close()
+			return
 		}
-		p.close()
-		return
 	}
 	w.doubtful = p // there is no other: something was durable in p, so the one before is cut back already
 }
@@ -277,7 +277,9 @@ func (w *writer) drop(upTo uint64) error {
 			return err
 		}
 	}
-	w.forget(upTo)
+	if w.part == nil && len(w.old) == 0 { // otherwise what is rewritten would begin with a hole
+		w.forget(upTo)
+	}
 	return nil
 }
 
@@ -352,6 +354,9 @@ func (w *writer) forget(last uint64) {
 	for n < len(w.unsynced) && w.unsynced[n].Seq <= last {
 		w.unsyncedBytes -= w.unsynced[n].bytes()
 		n++
+	}
+	if n == 0 {
+		return
 	}
 	if n == len(w.unsynced) && cap(w.unsynced) <= 1<<14 {
 		clear(w.unsynced)
