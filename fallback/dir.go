@@ -32,6 +32,7 @@ type Dir struct {
 	x *index // its mutex guards all below, too
 
 	gone        map[digest]goneFile     // files whose records are gone: the flusher removes them
+	goneBytes   int64                   // of them
 	bad         []badFile               // files that cannot be read: the flusher puts them into quarantine
 	foreign     map[foreignKey]*foreign // what the journal says of other databases: the flusher moves it to their files
 	fileBytes   int64                   // of the record files that are there, those in gone included
@@ -42,10 +43,10 @@ type Dir struct {
 	faults      [faultKinds]error
 	began       int // rounds of the flusher
 	ended       int
-	roundError  error          // what the last that ended said
-	progress    chan struct{}  // closed, and replaced, when the flusher has made room
-	dropped     uint64         // the journal has nothing up to this number that is not in files
-	marker      journal.Record // the last settle marker that was given to the journal and may be in its queue; its Op is 0 if there is none
+	roundError  error         // what the last that ended said
+	progress    chan struct{} // closed, and replaced, when the flusher has made room
+	dropped     uint64        // the journal has nothing up to this number that is not in files
+	marked      bool          // there may be settle markers in the journal's queue
 
 	untidy map[string]bool // what could not be removed yet: files half written, and names in folders that may be empty; used by the flusher only, and recover before it
 
@@ -59,8 +60,8 @@ var _ Store = (*Dir)(nil)
 
 // goneFile is a file that is to be removed.
 type goneFile struct {
-	key  string
-	file file
+	key   string
+	bytes int64
 }
 
 // badFile is a file that is to be put into quarantine.
@@ -69,7 +70,7 @@ type badFile struct {
 	reason error
 }
 
-// writers are the callers of Put and Settle between their look at the index and the end of what they do with the journal. Guarded by index.mu.
+// writers are the callers of Put between their first look at the index and what they then tell it. Guarded by index.mu.
 type writers struct {
 	n    int
 	done chan struct{} // closed when n is 0 and nobody joins any more; nil until somebody waits
@@ -105,6 +106,7 @@ func (d *Dir) Put(ctx context.Context, records ...Record) error {
 		for i := range p.records {
 			d.x.mergeLocked(&p.records[i], now, true)
 		}
+		d.trimLocked()
 	}
 	d.leaveLocked(p)
 	full := d.x.dirty.len >= d.o.MaxQueue && d.faults[faultFiles] == nil // else the interval decides
@@ -167,7 +169,7 @@ func (d *Dir) admit(ctx context.Context, records []Record) (put, error) {
 			return put{}, err
 		case over > 0 && try == evict:
 			for e := d.x.fills.first(); e != nil && over > 0; e = d.x.fills.first() {
-				over -= max(fileBound(&e.record), e.file.bytes)
+				over -= max(fileBound(&e.record), e.file)
 				d.x.removeLocked(e)
 			}
 		case over > 0: // the journal may be full of what is superseded
@@ -296,7 +298,7 @@ func (d *Dir) fillLocked(r *Record, now int64) (full bool) {
 		if !replaces(r, &e.record) {
 			return false
 		}
-		if e.file.bytes == 0 {
+		if e.file == 0 {
 			d.x.removeLocked(e) // it is out of date even if the new one does not fit
 		}
 	}
@@ -305,10 +307,10 @@ func (d *Dir) fillLocked(r *Record, now int64) (full bool) {
 	if d.x.dirtyValues+d.incoming+int64(len(r.Value)) > d.o.MemoryBytes/2 {
 		return full
 	}
-	over := d.usedLocked() + fileBound(r) - fillLimit(d.o.MaxBytes)
+	over := d.usedLocked() - d.goneBytes + fileBound(r) - fillLimit(d.o.MaxBytes)
 	if over > 0 && over < d.o.MaxBytes/4 { // else it is not for fills to go that there is no room
 		for e := d.x.fills.first(); e != nil && over > 0; e = d.x.fills.first() {
-			over -= max(fileBound(&e.record), e.file.bytes)
+			over -= max(fileBound(&e.record), e.file)
 			d.x.removeLocked(e)
 		}
 	}
@@ -316,6 +318,7 @@ func (d *Dir) fillLocked(r *Record, now int64) (full bool) {
 		return false
 	}
 	d.x.mergeLocked(r, now, true)
+	d.trimLocked()
 	return full && d.x.dirty.len >= d.o.MaxQueue
 }
 
@@ -325,13 +328,14 @@ func (d *Dir) Get(key string) (Record, bool, error) {
 	if d.x.closed.Load() {
 		return Record{}, false, ErrClosed
 	}
-	r, held, ok := d.x.find(key)
+	f, ok := d.x.find(key)
 	if !ok {
 		return Record{}, false, nil
 	}
-	if !held {
+	r := f.Record
+	if !f.held {
 		var err error
-		if r, ok, err = d.load(r); !ok || err != nil {
+		if r, ok, err = d.load(f); !ok || err != nil {
 			return Record{}, false, err
 		}
 	}
@@ -350,14 +354,15 @@ func (d *Dir) Stamp(key string) (stamp string, ok bool) { return d.x.stamp(key) 
 // Records implements [Store].
 func (d *Dir) Records(op Op) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
-		for r, held := range d.x.each(op) {
+		for f := range d.x.each(op) {
 			if d.x.closed.Load() {
 				return
 			}
-			if !held {
+			r := f.Record
+			if !f.held {
 				var ok bool
 				var err error
-				if r, ok, err = d.load(r); !ok || err != nil || r.Op != op {
+				if r, ok, err = d.load(f); !ok || err != nil || r.Op != op {
 					continue
 				}
 			}
@@ -371,31 +376,28 @@ func (d *Dir) Records(op Op) iter.Seq[Record] {
 	}
 }
 
-// load returns the record of r's key with its value, which was in a file when r was found; false if there is none any more.
-func (d *Dir) load(r Record) (Record, bool, error) {
+// load returns the record of f's key with its value, which was in a file when f was found; false if there is none any more.
+func (d *Dir) load(f found) (Record, bool, error) {
 	for {
-		path := digestOf(r.Key).path(d.o.DB)
-		found, _, _, err := readFile(d.fs, path)
-		if err == nil && found.Key == r.Key && found.Stamp == r.Stamp && found.Op == r.Op {
+		path := digestOf(f.Key).path(d.o.DB)
+		r, _, _, err := readFile(d.fs, path)
+		if err == nil && r.Key == f.Key && r.Stamp == f.Stamp && r.Op == f.Op {
 			if d.fault(faultReads) != nil {
 				d.report(faultReads, nil)
 			}
-			return found, true, nil
-		}
-		// The flusher may have replaced or removed it since. If not, it is as bad as it looks.
-		d.x.mu.Lock()
-		e := d.x.byKey[r.Key]
-		switch {
-		case e == nil:
-			d.x.mu.Unlock()
-			return Record{}, false, nil
-		case e.held:
-			r = e.record
-			d.x.mu.Unlock()
 			return r, true, nil
-		case e.record.Stamp != r.Stamp || e.record.Op != r.Op:
-			r = e.record
+		}
+		// If the entry is as it was, nobody has touched the file, and it is as bad as it looks.
+		d.x.mu.Lock()
+		e := d.x.byKey[f.Key]
+		if e == nil || e.change != f.change {
+			if e != nil {
+				f = e.found()
+			}
 			d.x.mu.Unlock()
+			if e == nil || f.held {
+				return f.Record, e != nil, nil
+			}
 			continue
 		}
 		if err == nil {
@@ -407,13 +409,13 @@ func (d *Dir) load(r Record) (Record, bool, error) {
 			d.report(faultReads, err)
 			return Record{}, false, err
 		}
-		d.fileBytes -= e.file.bytes
-		e.file = file{}
-		d.x.removeLocked(e)
-		if !errors.Is(err, errMissing) {
+		if !errors.Is(err, errMissing) { // else the flusher finds out that there is nothing to remove
+			d.fileBytes -= e.file
+			e.file = 0
 			d.bad = append(d.bad, badFile{path, err})
 			d.quarantined++
 		}
+		d.x.removeLocked(e)
 		d.x.mu.Unlock()
 		d.o.Logger.Warn("aside: a fallback record is lost", "dir", d.o.dir, "file", path, "reason", err)
 		d.wake()
@@ -423,36 +425,28 @@ func (d *Dir) load(r Record) (Record, bool, error) {
 
 // Settle implements [Store].
 func (d *Dir) Settle(records ...Record) {
-	var p put
-	var markers []journal.Record
 	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
 	if d.x.closed.Load() {
-		d.x.mu.Unlock()
 		return
 	}
+	markers := make([]journal.Record, 0, len(records))
+	need := int64(0)
 	for i := range records {
 		if e := d.x.settleLocked(&records[i]); e != nil && e.record.Op != OpFill {
 			markers = append(markers, journal.Record{Op: journal.Settle, DB: d.o.DB, Key: e.record.Key, Stamp: e.record.Stamp})
-			p.disk += journalBound(&Record{Stamp: e.record.Stamp})
+			need += journalBound(&Record{Stamp: e.record.Stamp})
 		}
 	}
 	// A marker only saves a replay after a crash. It is worth neither the room that is kept for deletes, nor a new part of the journal when
 	// all of it is about to go.
-	quiet := d.x.sets+d.x.deletes == 0
-	if len(markers) == 0 || quiet || d.usedLocked()+p.disk > d.o.MaxBytes-reserve(d.o.MaxBytes) {
-		d.x.mu.Unlock()
-		if quiet {
-			d.wake()
-		}
-		return
+	switch {
+	case d.x.sets+d.x.deletes == 0:
+		d.wake()
+	case len(markers) > 0 && d.usedLocked()+need <= d.o.MaxBytes-reserve(d.o.MaxBytes):
+		d.journal.AppendLazily(markers...) // does not wait; in here, for whoever comes after us is to be behind it in the journal, too
+		d.marked = true
 	}
-	d.enterLocked(&p)
-	d.marker = markers[len(markers)-1]
-	d.x.mu.Unlock()
-	d.journal.AppendLazily(markers...)
-	d.x.mu.Lock()
-	d.leaveLocked(p)
-	d.x.mu.Unlock()
 }
 
 // Durable implements [Store]: it says true.

@@ -2,7 +2,7 @@ package fallback
 
 import (
 	"bytes"
-	"crypto/md5" //nolint:gosec // spreads names over folders; the key inside decides
+	"crypto/md5"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"

@@ -96,7 +96,7 @@ func (d *Dir) round() {
 
 func (d *Dir) flush() error {
 	d.x.mu.RLock()
-	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.untidy) == 0 && d.journal.Mark() == d.dropped && d.marker.Op == 0
+	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.untidy) == 0 && d.journal.Mark() == d.dropped && !d.marked
 	soon := d.x.due <= time.Now().UnixMilli()
 	d.x.mu.RUnlock()
 	if idle && !soon {
@@ -141,23 +141,22 @@ func (d *Dir) flush() error {
 }
 
 // drain waits, when an outage is over, for the settle markers that are in the journal's queue: else they would come to lie there just after all
-// the rest was dropped. If the disk refuses them that is as well.
+// the rest was dropped. If the disk refuses that, it is as well.
 func (d *Dir) drain() {
 	d.x.mu.Lock()
-	marker := d.marker
-	over := d.x.sets+d.x.deletes == 0
-	if over {
-		d.marker = journal.Record{}
+	wait := d.marked && d.x.sets+d.x.deletes == 0
+	if wait {
+		d.marked = false
 	}
 	d.x.mu.Unlock()
-	if !over || marker.Op == 0 {
-		return
+	if wait { // the queue goes in order; this is the marker of nothing
+		_ = d.journal.Append(d.patience, journal.Record{Op: journal.Settle, DB: d.o.DB, Stamp: "!"})
 	}
-	_ = d.journal.Append(d.patience, marker)
 }
 
 // writeDirty brings n dirty records into their files, the oldest first, and all that else is to be done there. Records that change meanwhile go to the end
-// of the queue and need not be written: what they have become is in the journal behind the mark. Only the flusher calls it, and recover, before
+// of the queue and need not be written: what they have become is in the journal behind the mark. What is settled meanwhile is either written all the same,
+// or the next batch removes what older file it has. Only the flusher calls it, and recover, before
 // there is one.
 func (d *Dir) writeDirty(n int) (failed error) {
 	for {
@@ -171,14 +170,7 @@ func (d *Dir) writeDirty(n int) (failed error) {
 		if err := d.write(b); failed == nil {
 			failed = err
 		}
-		if n > 0 {
-			continue
-		}
-		// What was settled meanwhile has perhaps left an older file, which only the journal's markers up to the mark, or none, would cancel.
-		d.x.mu.RLock()
-		left := len(d.gone)
-		d.x.mu.RUnlock()
-		if left == 0 || failed != nil || len(b.items) == 0 {
+		if n == 0 {
 			return failed
 		}
 	}
@@ -197,8 +189,8 @@ type item struct {
 	record Record
 	at     int64
 	name   digest
-	before file // what was there
-	plain  bool // a fill over nothing or over a fill: no sync, and no second try
+	before int64 // bytes of the file that was there
+	plain  bool  // a fill, over nothing or over a fill: no sync
 
 	size int64 // what became of it
 	put  bool  // the file is there
@@ -219,12 +211,7 @@ func (d *Dir) take(n int) *batch {
 	d.x.mu.Lock()
 	defer d.x.mu.Unlock()
 	b := &batch{bad: d.bad, items: make([]item, 0, n)}
-	taken := make(map[digest]bool, n) // names that must not be written to now
-	for _, bad := range b.bad {
-		if raw, ok := digestOfPath(bad.path); ok {
-			taken[raw] = true
-		}
-	}
+	taken := make(map[digest]bool, n)
 	d.bad = nil
 	for name, g := range d.gone {
 		b.gone = append(b.gone, removal{goneFile: g, name: name})
@@ -237,7 +224,8 @@ func (d *Dir) take(n int) *batch {
 		d.x.dirty.remove(e)
 		d.x.dirty.push(e)
 		it := item{e: e, record: e.record, at: e.at, name: digestOf(e.record.Key), before: e.file}
-		it.plain = e.record.Op == OpFill && (e.file.bytes == 0 || e.file.fill)
+		_, gone := d.gone[it.name]
+		it.plain = e.record.Op == OpFill && !gone
 		if taken[it.name] {
 			it.err = errOtherKey
 		}
@@ -262,6 +250,11 @@ func (d *Dir) write(b *batch) error {
 		if err := d.quarantine(bad); err != nil {
 			fail(err)
 			stillBad = append(stillBad, bad)
+			for i := range b.items { // what is put there now would be taken for what is bad
+				if it := &b.items[i]; it.name.path(d.o.DB) == bad.path {
+					it.err = err
+				}
+			}
 			continue
 		}
 		pruned[path.Dir(bad.path)] = true
@@ -310,7 +303,7 @@ func (d *Dir) write(b *batch) error {
 		switch it := &b.items[i]; {
 		case it.left:
 			d.untidy[it.name.path(d.o.DB)+tempSuffix] = true
-		case !it.put && it.before.bytes == 0: // the folder may have been made for it
+		case !it.put && it.before == 0: // the folder may have been made for it
 			d.untidy[it.name.path(d.o.DB)] = true
 		case it.put && !it.plain:
 			toSync[it.name.folder(d.o.DB)] = true
@@ -328,7 +321,7 @@ func (d *Dir) write(b *batch) error {
 		// A removal is durable only when the folder was synced, or the one above it if that went, too. Which one that was we need not know: if any failed,
 		// all are tried again.
 		if b.gone[i].err == nil && err == nil && len(unsynced) == 0 {
-			d.removedLocked(&b.gone[i])
+			d.removedLocked(b.gone[i].name)
 		}
 	}
 	for i := range b.items {
@@ -344,26 +337,22 @@ func (d *Dir) write(b *batch) error {
 	return failed
 }
 
-// removedLocked takes note that a file is gone.
-func (d *Dir) removedLocked(r *removal) {
-	d.fileBytes -= r.file.bytes
-	if g, ok := d.gone[r.name]; ok && g.key == r.key {
-		delete(d.gone, r.name)
-	} else if e := d.x.byKey[r.key]; e != nil {
-		e.file = file{} // it came meanwhile, and took the file for its own
-	}
+// removedLocked takes note that what lay under a name is gone.
+func (d *Dir) removedLocked(name digest) {
+	d.fileBytes -= d.gone[name].bytes
+	d.notGoneLocked(name)
 }
 
 // writtenLocked takes note of what became of an item.
 func (d *Dir) writtenLocked(it *item) {
 	e := d.x.byKey[it.record.Key]
 	if it.put {
-		now := file{bytes: it.size, fill: it.record.Op == OpFill}
-		d.fileBytes += now.bytes - it.before.bytes
-		if e != nil {
-			e.file = now
-		} else { // it was settled meanwhile
-			d.gone[it.name] = goneFile{it.record.Key, now}
+		d.removedLocked(it.name) // if it was to be removed and was not, it was overwritten
+		d.fileBytes += it.size - it.before
+		if e == it.e {
+			e.file = it.size
+		} else { // it was settled meanwhile, and whatever came then owes nothing to this file
+			d.goneLocked(it.name, goneFile{it.record.Key, it.size})
 		}
 	}
 	if e != it.e || e.record.Op != it.record.Op || e.record.Stamp != it.record.Stamp {
@@ -372,7 +361,7 @@ func (d *Dir) writtenLocked(it *item) {
 	switch {
 	case it.put && it.err == nil:
 		d.x.cleanLocked(e)
-	case it.plain || it.skip:
+	case it.record.Op == OpFill: // there is no second try; its file, if there is one, has to go
 		d.x.removeLocked(e)
 	}
 }
@@ -391,7 +380,7 @@ func (d *Dir) trimLocked() {
 // writeItem puts a record into its file.
 func (d *Dir) writeItem(it *item, made *sync.Map) {
 	name := it.name.path(d.o.DB)
-	if it.before.bytes == 0 {
+	if it.before == 0 {
 		if occupied, err := d.vacant(name, it.record.Key); err != nil {
 			it.err = err
 			return
@@ -645,22 +634,6 @@ func (d *Dir) journalSize() int64 {
 		return 0
 	}
 	return d.journal.Size()
-}
-
-// digestOfPath returns the digest in the name of a record file.
-func digestOfPath(name string) (dg digest, ok bool) {
-	base := path.Base(name)
-	if !isRecordName(base) {
-		return dg, false
-	}
-	for i := range dg {
-		n, err := strconv.ParseUint(base[2*i:2*i+2], 16, 8)
-		if err != nil {
-			return dg, false
-		}
-		dg[i] = byte(n)
-	}
-	return dg, true
 }
 
 // parallel calls do for 0 to n-1, by several goroutines at once, and waits for them.

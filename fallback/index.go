@@ -18,11 +18,11 @@ type index struct {
 	mu     sync.RWMutex // guards all below and all entries; never held while a disk is waited for, or while calling out
 	byKey  map[string]*entry
 	latest string // greatest stamp that was seen
+	change uint64 // number of the last change of any entry
 
 	due int64 // no record ends before this, in ms since 1970
 
-	made    func(*entry) // called with a new entry before it is counted; nil does nothing. Both immutable, with mu held
-	removed func(*entry) // called with one that was removed
+	removed func(*entry) // called with an entry that was removed, with mu held; nil does nothing. Immutable
 
 	fills entries // oldest first: they are what has to make room
 	dirty entries // oldest first: records that are not in files of their own; not used by a Memory
@@ -43,15 +43,10 @@ type entry struct {
 	size   int64  // of the value, wherever it is
 	held   bool   // whether the value is here; always true of what is dirty
 	dirty  bool   // whether the record is not in its file
-	file   file   // what lies on the disk under the name that belongs to the key, be it of this record or of an older one
+	change uint64 // the number of the last change of this entry; no two entries have the same
+	file   int64  // bytes of its file on the disk, be that of this record or of an older one since the key was last forgotten; 0: none
 
 	links [lists]link
-}
-
-// file is a record file as the index knows it. The zero file is none.
-type file struct {
-	bytes int64 // more than 0 if there is one
-	fill  bool  // it holds a fill, so that nothing depends on whether it is whole
 }
 
 func newIndex() *index {
@@ -86,10 +81,6 @@ func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	if e == nil {
 		e = new(entry)
 		x.byKey[r.Key] = e
-		if x.made != nil {
-			e.record.Key = r.Key
-			x.made(e)
-		}
 	} else {
 		x.uncountLocked(e)
 	}
@@ -190,6 +181,8 @@ const setGrace = int64(time.Minute / time.Millisecond)
 // countLocked adds an entry to the sums and lists, as it is now; uncountLocked takes it out before it is changed. Between the two
 // pending stays as it is: who reads it without the lock must not see a key vanish for a moment.
 func (x *index) countLocked(e *entry) {
+	x.change++
+	e.change = x.change
 	x.addLocked(e, 1)
 	if e.record.Op == OpFill {
 		x.fills.push(e)
@@ -240,16 +233,25 @@ func cost(r *Record) int64 { return entryBytes + int64(len(r.Key)+len(r.Value)+l
 
 const entryBytes = 300 // an entry and its share of the map
 
-// find returns the record of a key, and whether its value is in it.
-func (x *index) find(key string) (r Record, held, ok bool) {
+// found is what was known of a key at some time.
+type found struct {
+	Record
+	held   bool   // whether the value is in it
+	change uint64 // the number that the entry's last change had then
+}
+
+// find returns what is known of a key.
+func (x *index) find(key string) (f found, ok bool) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	e := x.byKey[key]
 	if e == nil {
-		return Record{}, false, false
+		return found{}, false
 	}
-	return e.record, e.held, true
+	return e.found(), true
 }
+
+func (e *entry) found() found { return found{e.record, e.held, e.change} }
 
 // isPending implements Store.Pending.
 func (x *index) isPending(key string) bool {
@@ -276,10 +278,10 @@ func (x *index) stamp(key string) (string, bool) {
 	return e.record.Stamp, true
 }
 
-// each yields the records that have op as they are when it comes to them, and whether their values are in them. The lock is held only from
+// each yields what is known of the keys whose records have op, as it is when it comes to them. The lock is held only from
 // one to the next: Go's maps may change while they are ranged over, if only not at the same moment.
-func (x *index) each(op Op) iter.Seq2[Record, bool] {
-	return func(yield func(Record, bool) bool) {
+func (x *index) each(op Op) iter.Seq[found] {
+	return func(yield func(found) bool) {
 		x.mu.RLock()
 		locked := true
 		defer func() {
@@ -291,10 +293,10 @@ func (x *index) each(op Op) iter.Seq2[Record, bool] {
 			if e.record.Op != op {
 				continue
 			}
-			r, held := e.record, e.held
+			f := e.found()
 			x.mu.RUnlock()
 			locked = false
-			if !yield(r, held) {
+			if !yield(f) {
 				return
 			}
 			x.mu.RLock()

@@ -102,11 +102,11 @@ func (m *Memory) Get(key string) (Record, bool, error) {
 	if m.x.closed.Load() {
 		return Record{}, false, ErrClosed
 	}
-	r, _, ok := m.x.find(key)
-	if !ok || r.Op == OpFill && r.Expires <= time.Now().UnixMilli() {
+	f, ok := m.x.find(key)
+	if !ok || f.Op == OpFill && f.Expires <= time.Now().UnixMilli() {
 		return Record{}, false, nil
 	}
-	return r, true, nil
+	return f.Record, true, nil
 }
 
 // Pending implements [Store].
@@ -118,14 +118,14 @@ func (m *Memory) Stamp(key string) (stamp string, ok bool) { return m.x.stamp(ke
 // Records implements [Store].
 func (m *Memory) Records(op Op) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
-		for r := range m.x.each(op) {
+		for f := range m.x.each(op) {
 			if m.x.closed.Load() {
 				return
 			}
-			if op == OpFill && r.Expires <= time.Now().UnixMilli() {
+			if op == OpFill && f.Expires <= time.Now().UnixMilli() {
 				continue
 			}
-			if !yield(r) {
+			if !yield(f.Record) {
 				return
 			}
 		}

@@ -70,7 +70,6 @@ func OpenFS(fsys vfs.FS, o Options) (*Dir, error) {
 		writers: new(writers), progress: make(chan struct{}), closed: make(chan struct{}),
 	}
 	d.patience, d.giveUp = context.WithCancel(context.Background())
-	d.x.made = d.takeFileLocked
 	d.x.removed = d.leaveFileLocked
 	if err := d.recover(); err != nil {
 		_ = lock.Close() // it is the other error that counts
@@ -80,24 +79,22 @@ func OpenFS(fsys vfs.FS, o Options) (*Dir, error) {
 	return d, nil
 }
 
-// takeFileLocked is called with a new entry. If a file under its name waits to be removed, that file is the entry's now. Who has the same MD5 but
-// another key gets a file of its own, when the name is free.
-func (d *Dir) takeFileLocked(e *entry) {
-	if len(d.gone) == 0 {
-		return
-	}
-	name := digestOf(e.record.Key)
-	if g, ok := d.gone[name]; ok && g.key == e.record.Key {
-		delete(d.gone, name)
-		e.file = g.file
+// leaveFileLocked is called with an entry that was removed.
+func (d *Dir) leaveFileLocked(e *entry) {
+	if e.file > 0 {
+		d.goneLocked(digestOf(e.record.Key), goneFile{e.record.Key, e.file})
 	}
 }
 
-// leaveFileLocked is called with an entry that was removed.
-func (d *Dir) leaveFileLocked(e *entry) {
-	if e.file.bytes > 0 {
-		d.gone[digestOf(e.record.Key)] = goneFile{e.record.Key, e.file}
-	}
+func (d *Dir) goneLocked(name digest, g goneFile) {
+	d.notGoneLocked(name)
+	d.gone[name] = g
+	d.goneBytes += g.bytes
+}
+
+func (d *Dir) notGoneLocked(name digest) {
+	d.goneBytes -= d.gone[name].bytes
+	delete(d.gone, name)
 }
 
 // recover reads what is there. Nobody else knows d yet. The numbers are those of the package's description.
@@ -140,7 +137,9 @@ func (d *Dir) recover() error {
 			"quarantined", d.quarantined-before, "inQuarantine", d.quarantined, "torn", report.Torn != nil, "damages", len(report.Damages), "gaps", len(report.Gaps),
 			"took", time.Since(began))
 	}
-	d.wake() // files for what is in the journal only, and away with what is left over
+	if d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign) > 0 {
+		d.wake() // files for what is in the journal only, and away with what is left over
+	}
 	return nil
 }
 
@@ -235,11 +234,9 @@ func (d *Dir) readRecord(name string) (removed bool, err error) {
 	if e == nil {
 		return false, fmt.Errorf("%s: a second file for its key", name) // names are unique
 	}
-	e.file = file{bytes: size, fill: r.Op == OpFill}
+	e.file = size
 	d.fileBytes += size
-	if r.Op == OpFill && r.Expires <= time.Now().UnixMilli() {
-		d.x.removeLocked(e)
-	} else if e.size > 0 && (d.x.values > d.o.MemoryBytes || d.o.forget) {
+	if e.size > 0 && (d.x.values > d.o.MemoryBytes || d.o.forget) {
 		d.x.forgetValueLocked(e)
 	}
 	return false, nil

@@ -76,8 +76,12 @@ func (t *trial) fill(key, value string) fallback.Record {
 }
 
 func (t *trial) put(records ...fallback.Record) error {
-	if err := t.store.Put(t.ctx, records...); err != nil {
+	given := slices.Clone(records)
+	if err := t.store.Put(t.ctx, given...); err != nil {
 		return fmt.Errorf("Put: %w", err)
+	}
+	if !slices.Equal(given, records) {
+		return errors.New("Put changes the records that it is given")
 	}
 	return nil
 }
@@ -441,7 +445,7 @@ func endedContext(t *trial) error {
 	ctx, cancel := context.WithCancel(t.ctx)
 	cancel()
 	if err := t.store.Put(ctx, t.set("k", "v")); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("Put with a cancelled context returns %v", err)
+		return fmt.Errorf("Put with a cancelled context returns %s", said(err))
 	}
 	return t.put(t.set("k", "v"))
 }
@@ -493,7 +497,7 @@ func concurrent(t *trial) error {
 				}
 				got, ok, err := t.store.Get(r.Key)
 				if err != nil || !ok || got.Stamp < r.Stamp {
-					errs[g] = fmt.Errorf("after Put of %s Get returns %s, %v, %v", show(r), show(got), ok, err)
+					errs[g] = fmt.Errorf("after Put of %s Get returns %s, %v, %s", show(r), show(got), ok, said(err))
 					return
 				}
 				t.store.Fill(t.fillWith(r.Key, r.Stamp))
@@ -535,14 +539,14 @@ func closing(t *trial) error {
 	if t.store.Durable() && first != nil {
 		return fmt.Errorf("Close of a store that has kept all returns %w", first)
 	}
-	if again := t.close(); fmt.Sprint(again) != fmt.Sprint(first) {
-		return fmt.Errorf("Close returns %v, and then %v", first, again)
+	if again := t.close(); said(again) != said(first) {
+		return fmt.Errorf("Close returns %s, and then %s", said(first), said(again))
 	}
 	if err := t.store.Put(t.ctx, t.set("k2", "v")); !errors.Is(err, fallback.ErrClosed) {
-		return fmt.Errorf("Put after Close returns %v", err)
+		return fmt.Errorf("Put after Close returns %s", said(err))
 	}
 	if r, ok, err := t.store.Get("k"); ok || err != nil && !errors.Is(err, fallback.ErrClosed) {
-		return fmt.Errorf("Get after Close returns %s, %v, %v", show(r), ok, err)
+		return fmt.Errorf("Get after Close returns %s, %v, %s", show(r), ok, said(err))
 	}
 	t.store.Fill(t.fill("k3", "v"))
 	t.store.Settle(set)
@@ -596,7 +600,7 @@ func durable(t *trial) error {
 		}
 		for _, r := range settled { // it may be replayed once more, as what it was
 			if got, ok, err := t.store.Get(r.Key); err != nil || ok && got != r {
-				return fmt.Errorf("after opening again %q, which was settled, is %s, %v", r.Key, show(got), err)
+				return fmt.Errorf("after opening again %q, which was settled, is %s, %s", r.Key, show(got), said(err))
 			}
 		}
 	}
@@ -625,7 +629,7 @@ func supersededStaysAway(t *trial) error {
 	}
 	for _, want := range []fallback.Record{del, set} {
 		if got, ok, err := t.store.Get(want.Key); err != nil || ok && got != want {
-			return fmt.Errorf("%s was superseded by %s, which was settled; after opening again it is %s, %v", quote(want.Key), show(want), show(got), err)
+			return fmt.Errorf("%s was superseded by %s, which was settled; after opening again it is %s, %s", quote(want.Key), show(want), show(got), said(err))
 		}
 	}
 	keys := make([]string, 0, 2)
@@ -640,6 +644,13 @@ func supersededStaysAway(t *trial) error {
 		return fmt.Errorf("Records yields what was superseded, of %q", keys)
 	}
 	return nil
+}
+
+func said(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()
 }
 
 // show and quote show bytes in an error, and of many only the beginning.
