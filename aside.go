@@ -73,7 +73,8 @@ const (
 
 // New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at most, and succeeds without
 // one (unless RequireRedis is set): the client then is degraded until Redis answers. Its error says all that is wrong with
-// the options, or why the fallback directory cannot be used (ErrLocked: another process has it).
+// the options, or why the fallback directory cannot be used (ErrLocked: another process has it). With one it takes 100
+// milliseconds at least, so that what the process before has written is earlier for every clock.
 func New(options Options) (*Client, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -102,6 +103,7 @@ func New(options Options) (*Client, error) {
 		return nil, err
 	}
 	c.stamps.after(c.store.Latest())
+	opened := c.now()
 	c.flights.seed = maphash.MakeSeed()
 	c.closing, c.close = context.WithCancel(context.Background())
 
@@ -135,6 +137,11 @@ func New(options Options) (*Client, error) {
 		}
 		err = fmt.Errorf("%w and Options.RequireRedis is set: %v within Options.ConnectTimeout (%v): %w", ErrRedisAway, options.Redis.InitAddress, options.ConnectTimeout, err)
 		return nil, errors.Join(err, c.Close())
+	}
+	if options.FallbackDir != "" || options.Store != nil {
+		// The process before, which had the directory, may have written until it was opened. Replayed, a write of ours within the
+		// error of clocks from one of those could not be told from an earlier one, and neither would be kept.
+		c.sleep(2*leastClockError - time.Duration(c.now()-opened))
 	}
 	return c, nil
 }

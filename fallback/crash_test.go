@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -162,6 +163,14 @@ func stores() map[string]Options {
 	return map[string]Options{"with memory": byHand(), "without memory": forgetful}
 }
 
+// stride is 1: every call. In the short form it is a few, so that others are met in each run.
+func stride() int {
+	if testing.Short() {
+		return 1 + rand.IntN(8)
+	}
+	return 1
+}
+
 // calls is how many calls to the disk the scenario makes, with opening and closing.
 func calls(t *testing.T, o Options) int {
 	m := vfs.NewMem()
@@ -178,7 +187,7 @@ func TestNothingAcknowledgedIsLostWhereverItIsCut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := calls(t, o)
 			require.Greater(t, n, 100)
-			for cut := 1; cut <= n+2; cut++ { // the end may come a few calls later: markers are written when there is time
+			for cut := 1; cut <= n+2; cut += stride() { // the end may come a few calls later: markers are written when there is time
 				m := vfs.NewMem()
 				m.CutAt(cut)
 				d, err := OpenFS(m, o)
@@ -250,7 +259,7 @@ func TestNothingAcknowledgedIsLostWhereverTheDiskFails(t *testing.T) {
 		for name, o := range stores() {
 			t.Run(f.name+", "+name, func(t *testing.T) {
 				n := calls(t, o)
-				for at := 1; at <= n; at++ {
+				for at := 1; at <= n; at += stride() {
 					m := vfs.NewMem()
 					m.FailAt(at, f.fault)
 					failing(t, m, o, fmt.Sprintf("at call %d", at))

@@ -417,37 +417,51 @@ func (d *Dir) load(f found) (Record, bool, error) {
 		}
 		d.x.removeLocked(e)
 		d.x.mu.Unlock()
-		d.o.Logger.Warn("aside: a fallback record is lost", "dir", d.o.dir, "file", path, "reason", err)
+		d.o.Logger.Warn("aside: a fallback record is lost", "store", d.o.dir, "file", path, "reason", err)
 		d.wake()
 		return Record{}, false, fmt.Errorf("aside: a fallback record is lost: %s in %s: %w", path, d.o.dir, err)
 	}
 }
 
-// Settle implements [Store].
+// Settle implements [Store]. The marker is in the journal, as durably as a Put, before the key counts as not pending:
+//
+//	Settle k (set 1)    Del k, in Redis    kill -9 or loss of power    Open    Redis is away: Get k    <- would be set 1
 func (d *Dir) Settle(records ...Record) {
+	markers := make([]journal.Record, 0, len(records))
+	d.x.mu.RLock()
+	for i := range records {
+		if e := d.x.byKey[records[i].Key]; e != nil && e.record.Op != OpFill && records[i].Op != OpFill && e.record.Stamp == records[i].Stamp {
+			markers = append(markers, journal.Record{Op: journal.Settle, DB: d.o.DB, Key: e.record.Key, Stamp: e.record.Stamp})
+		}
+	}
+	closed := d.x.closed.Load()
+	d.x.mu.RUnlock()
+	if closed {
+		return
+	}
+	var unsure error
+	if len(markers) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), settlePatience)
+		unsure = d.journal.Append(ctx, markers...)
+		cancel()
+	}
 	d.x.mu.Lock()
 	defer d.x.mu.Unlock()
 	if d.x.closed.Load() {
 		return
 	}
-	markers := make([]journal.Record, 0, len(records))
-	need := int64(0)
 	for i := range records {
-		if e := d.x.settleLocked(&records[i]); e != nil && e.record.Op != OpFill {
-			markers = append(markers, journal.Record{Op: journal.Settle, DB: d.o.DB, Key: e.record.Key, Stamp: e.record.Stamp})
-			need += journalBound(&Record{Stamp: e.record.Stamp})
-		}
+		d.x.settleLocked(&records[i])
 	}
-	// A marker only saves a replay after a crash. It is worth neither the room that is kept for deletes, nor a new part of the journal when
-	// all of it is about to go.
-	switch {
-	case d.x.sets+d.x.deletes == 0:
+	d.marked = d.marked || unsure != nil // it may be on its way
+	if d.x.sets+d.x.deletes == 0 {
 		d.wake()
-	case len(markers) > 0 && d.usedLocked()+need <= d.o.MaxBytes-reserve(d.o.MaxBytes):
-		d.journal.AppendLazily(markers...) // does not wait; in here, for whoever comes after us is to be behind it in the journal, too
-		d.marked = true
 	}
 }
+
+// settlePatience is how long Settle waits for a disk that hangs. After that the key counts as settled all the same, as Redis has its record; it may
+// come back after a crash.
+const settlePatience = time.Second
 
 // Durable implements [Store]: it says true.
 func (d *Dir) Durable() bool { return true }
@@ -532,12 +546,19 @@ func (d *Dir) report(kind fault, err error) {
 	before := d.faults[kind]
 	d.faults[kind] = err
 	d.x.mu.Unlock()
-	what := [faultKinds]string{"its journal", "its record files", "reading"}[kind]
+	what := "its record files"
+	switch kind {
+	case faultJournal: // which says so itself
+		return
+	case faultReads:
+		what = "reading"
+	case faultFiles, faultKinds:
+	}
 	switch {
 	case before == nil && err != nil:
-		d.o.Logger.Warn("aside: the fallback directory fails", "dir", d.o.dir, "with", what, "error", err)
+		d.o.Logger.Warn("aside: the fallback directory fails", "store", d.o.dir, "with", what, "error", err)
 	case before != nil && err == nil:
-		d.o.Logger.Info("aside: the fallback directory works again", "dir", d.o.dir, "with", what)
+		d.o.Logger.Info("aside: the fallback directory works again", "store", d.o.dir, "with", what)
 	}
 }
 

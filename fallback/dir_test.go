@@ -318,9 +318,6 @@ func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 			r := set("another", "value")
 			overwrite(t, m, path, encodeFile(&r, in(0)))
 		},
-		"a later version": func(t *testing.T, m *vfs.Mem, path string) {
-			overwrite(t, m, path, bytes.Replace(content(t, m, path), []byte(`"version": 1`), []byte(`"version": 9`), 1))
-		},
 		"half a file": func(t *testing.T, m *vfs.Mem, path string) {
 			overwrite(t, m, path, content(t, m, path)[:80])
 		},
@@ -374,6 +371,25 @@ func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 			require.NotContains(t, log.String()+reason, "secret", "no values in the log")
 		})
 	}
+}
+
+// To put it aside would be to forget what somebody was promised, and a newer aside can read it.
+func TestARecordOfALaterVersionStopsOpening(t *testing.T) {
+	m := vfs.NewMem()
+	d := open(t, m, byHand())
+	r := set("k", "v")
+	mustPut(t, d, r)
+	closeDir(t, d)
+	path := pathOf("k")
+	before := content(t, m, path)
+	overwrite(t, m, path, bytes.Replace(before, []byte(`"version": 1`), []byte(`"version": 9`), 1))
+	_, err := OpenFS(m, byHand())
+	require.ErrorContains(t, err, path)
+	require.ErrorContains(t, err, "nothing is lost")
+	require.ErrorContains(t, err, "version 9")
+	overwrite(t, m, path, before)
+	d = open(t, m, byHand())
+	expect(t, d, r)
 }
 
 // What cannot be moved there must not be overwritten either, nor what comes after it be taken for it.

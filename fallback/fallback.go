@@ -43,7 +43,8 @@ type Store interface {
 	Fill(record Record)
 
 	// Get returns what is known of a key. A set or a fill that has expired by this machine's clock is returned only if it is
-	// an explicit one, which is pending all the same: the caller looks at Expires.
+	// an explicit one, which is pending all the same: the caller looks at Expires. A set that has expired for long, a minute at least, may be
+	// returned, and replayed, as a delete with its stamp.
 	Get(key string) (Record, bool, error)
 
 	// Pending says whether there is an explicit record for key. It is quick: no I/O, and a few nanoseconds when nothing is pending at all.
@@ -56,8 +57,9 @@ type Store interface {
 	// cannot be read is quarantined and left out.
 	Records(op Op) iter.Seq[Record]
 
-	// Settle forgets the records of those keys whose stamp still is the one given: Redis has answered for them. What cannot be removed
-	// from the disk at once is removed later; to replay a settled record again does no harm.
+	// Settle forgets the records of those keys whose stamp still is the one given: Redis has answered for them. When it returns, that is as
+	// durable as a Put: a record that comes back after a crash would be served while Redis is away, though Redis has heard of something
+	// newer since. (To replay it again would do no harm.) Files may be removed later.
 	Settle(records ...Record)
 
 	// Durable says whether what Put has accepted survives the end of the process.
@@ -91,7 +93,7 @@ var (
 	ErrLocked = errors.New("aside: the fallback directory is in use")
 
 	// ErrDisk says that the disk did not do what it was asked to: nothing was acknowledged.
-	ErrDisk = errors.New("aside: the fallback directory cannot be written")
+	ErrDisk = errors.New("aside: the fallback directory cannot be used")
 
 	// ErrClosed says that the Store was closed.
 	ErrClosed = errors.New("aside: the fallback store is closed")

@@ -18,7 +18,7 @@ import (
 // A record file is one JSON object, for people and programs:
 //
 //	{
-//	  "version": 1,                              read before anything else; another one is not ours to judge
+//	  "version": 1,                              read before anything else; with a later one in it the directory is not opened
 //	  "op": "set",                               or "fill", "del"
 //	  "key": "user:42",                          if it is not UTF-8: in base64, with "keyEncoding": "base64" in the next line
 //	  "stamp": "1763719200123456c0ffee…",
@@ -59,7 +59,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Why a file is not a record.
 var (
 	errTornFill    = errors.New("a fill that was not written to its end") // nobody was promised it
-	errFileVersion = errors.New("written by a version of aside that this one does not know")
+	errFileVersion = errors.New("a newer version of aside wrote it; nothing is lost: run that, or move the file away")
 	errFileCorrupt = errors.New("not a record as it was written")
 	errOtherKey    = errors.New("the record of another key: the file was renamed, or the keys have the same MD5")
 )

@@ -3,6 +3,7 @@ package fallback
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -109,7 +110,7 @@ func TestADamagedFileIsNeverReadAsAnotherRecord(t *testing.T) {
 					require.Equal(t, r, got, "%s", changed)
 					continue
 				}
-				require.True(t, damaged(err), "%v", err)
+				require.True(t, damaged(err) || errors.Is(err, errFileVersion), "%v", err)
 				if r.Op != OpFill && len(changed) > len(tornPrefix) && changed[0] != 0 {
 					require.NotErrorIs(t, err, errTornFill, "%s", changed)
 				}
@@ -175,7 +176,7 @@ func FuzzFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, at, err := decodeFile(b)
 		if err != nil {
-			if !damaged(err) {
+			if !damaged(err) && !errors.Is(err, errFileVersion) {
 				t.Fatalf("an error that is none of ours: %v", err)
 			}
 			return

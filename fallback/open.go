@@ -121,7 +121,7 @@ func (d *Dir) recover() error {
 
 	// 4. and 5. The journal.
 	m := merger{d: d}
-	log, report, err := journal.Open(d.fs, journalDir, journal.Options{Sync: d.o.Sync, Quarantine: quarantineDir, Logger: d.o.Logger}, m.merge)
+	log, report, err := journal.Open(d.fs, journalDir, journal.Options{Sync: d.o.Sync, Quarantine: quarantineDir, Logger: d.o.Logger.With("store", d.o.dir)}, m.merge)
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDisk, d.o.dir, err)
 	}
@@ -129,15 +129,15 @@ func (d *Dir) recover() error {
 
 	// 6. Report.
 	if err := d.countQuarantined(); err != nil {
-		d.o.Logger.Warn("aside: cannot look into the fallback quarantine", "dir", d.o.dir, "error", err)
+		d.o.Logger.Warn("aside: cannot look into the fallback quarantine", "store", d.o.dir, "error", err)
 	}
 	if len(d.x.byKey) > 0 || len(d.foreign) > 0 || d.quarantined > 0 {
-		d.o.Logger.Info("aside: the fallback directory was opened", "dir", d.o.dir,
+		d.o.Logger.Info("aside: the fallback directory was opened", "store", d.o.dir,
 			"sets", d.x.sets, "deletes", d.x.deletes, "fills", d.x.loaded, "files", files, "journaled", m.records, "otherDatabases", len(d.foreign),
 			"quarantined", d.quarantined-before, "inQuarantine", d.quarantined, "torn", report.Torn != nil, "damages", len(report.Damages), "gaps", len(report.Gaps),
 			"took", time.Since(began))
 	}
-	if d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign) > 0 {
+	if d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign) > 0 || log.Size() > 0 {
 		d.wake() // files for what is in the journal only, and away with what is left over
 	}
 	return nil
@@ -225,10 +225,10 @@ func (d *Dir) readRecord(name string) (removed bool, err error) {
 		return true, nil
 	case damaged(err):
 		d.bad = append(d.bad, badFile{name, err})
-		d.o.Logger.Warn("aside: a fallback record is lost", "dir", d.o.dir, "file", name, "reason", err)
+		d.o.Logger.Warn("aside: a fallback record is lost", "store", d.o.dir, "file", name, "reason", err)
 		return false, nil
 	case err != nil:
-		return false, err
+		return false, fmt.Errorf("%s: %w", name, err)
 	}
 	e := d.x.mergeLocked(&r, at, false)
 	if e == nil {
@@ -364,7 +364,7 @@ var (
 
 // damaged says whether a file cannot be read because of what it is, rather than for a reason that may pass.
 func damaged(err error) bool {
-	for _, reason := range []error{errMissing, errIO, errTornFill, errFileVersion, errFileCorrupt, errOtherKey} {
+	for _, reason := range []error{errMissing, errIO, errTornFill, errFileCorrupt, errOtherKey} {
 		if errors.Is(err, reason) {
 			return true
 		}

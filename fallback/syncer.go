@@ -112,9 +112,6 @@ func NewSyncer(store Store, target Target, o SyncerOptions) *Syncer {
 	if o.Rate == 0 {
 		o.Rate = 5000
 	}
-	if o.Belongs == nil {
-		o.Belongs = func(string) bool { return true }
-	}
 	return &Syncer{store: store, target: target, o: o}
 }
 
@@ -199,7 +196,7 @@ func (p *pass) replay(ctx context.Context, op Op) {
 		if ctx.Err() != nil {
 			return
 		}
-		if !p.o.Belongs(r.Key) {
+		if p.o.Belongs != nil && !p.o.Belongs(r.Key) {
 			continue
 		}
 		size := len(r.Key) + len(r.Value)
