@@ -16,13 +16,15 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod))
 # One external server for all packages, so one at a time.
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
+# What make test runs: not the suites that take minutes and have targets of their own.
+PACKAGES = $$($(GO) list ./... | grep -v '/integration/')
 # The packages whose tests want a server.
-INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | sort -u)
+INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | grep -v '/integration/' | sort -u)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions examples fuzz bench cover
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sim examples fuzz bench cover
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -35,11 +37,11 @@ check: ## before each commit: format, vet, lint, and the tests that need no Redi
 test-unit: ## the tests that need no Redis
 	@for m in $(MODULES); do (cd $$m && $(GO) test -short $(TESTFLAGS) $$($(GO) list ./... | grep -v /internal/redistest$$)) || exit 1; done
 
-test: ## all tests; finds a Redis server, or installs one
-	@for m in $(MODULES); do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) ./...) || exit 1; done
+test: ## all tests but the four suites below; finds a Redis server, or installs one
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) $(PACKAGES)) || exit 1; done
 
 test-race: ## all tests of the library, under the race detector
-	@scripts/with-redis $(TEST) -race ./...
+	@scripts/with-redis $(TEST) -race $(PACKAGES)
 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
@@ -56,6 +58,18 @@ test-versions: ## the same with each of several servers: VERSIONS="path/to/redis
 	  echo "== $$("$$server" --version)"; \
 	  REDIS_ADDR= ASIDE_BACKEND=binary REDIS_SERVER=$$server $(TEST) $(INTEGRATION) || failed="$$failed $$server"; \
 	done; [ -z "$$failed" ] || { echo "failed with:$$failed" >&2; exit 1; }
+
+faults: ## the fault matrix at full length: what each fault costs, as a table (FAULTS=docs/FAULTS.md)
+	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/faults $(if $(QUICK),,-v -full -table $(CURDIR)/$(or $(FAULTS),docs/FAULTS.md))
+
+crash: ## kill -9 a writer, KILLS times (1000), and look for what it was told
+	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/crash -kills=$(or $(KILLS),1000)
+
+converge: ## processes that are cut off at random, SCHEDULES times (1000), and must agree in the end
+	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/converge -schedules=$(or $(SCHEDULES),1000)
+
+sim: ## simulate the replay rule and simpler ones, TRIALS times (1000000), as a table
+	@$(GO) run ./internal/sim/cmd/sim -trials $(or $(TRIALS),1000000)
 
 examples: ## the tests of the examples, which run each of them
 	@cd examples && ../scripts/with-redis $(TEST) ./...

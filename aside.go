@@ -37,12 +37,13 @@ type Client struct {
 
 	nowhere *shard // stands in where no shard is known; degraded while there is such a place
 
-	modes   announcer[ModeChange]
-	claims  claims // keys whose records are being replayed
-	replays replays
-	loaders chan struct{} // has a token for each loader that runs without a lock
-	readers chan struct{} // has one for each reader of the store
-	writing atomic.Int64  // writes under way
+	modes      announcer[ModeChange]
+	claims     claims // keys whose records are being replayed
+	overtaking overtakings
+	replays    replays
+	loaders    chan struct{} // has a token for each loader that runs without a lock
+	readers    chan struct{} // has one for each reader of the store
+	writing    atomic.Int64  // writes under way
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing

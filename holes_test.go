@@ -58,6 +58,8 @@ type hookedStore struct {
 	settle func()
 	stamp  func()
 	get    func()
+	put    func() // before the first Put
+	didPut atomic.Bool
 	blind  atomic.Bool // Records yields nothing
 }
 
@@ -82,6 +84,13 @@ func (h *hookedStore) Stamp(key string) (string, bool) {
 		h.stamp()
 	}
 	return s, ok
+}
+
+func (h *hookedStore) Put(ctx context.Context, records ...fallback.Record) error {
+	if h.put != nil && h.didPut.CompareAndSwap(false, true) {
+		h.put()
+	}
+	return h.Store.Put(ctx, records...)
 }
 
 func (h *hookedStore) Get(key string) (fallback.Record, bool, error) {
@@ -321,4 +330,27 @@ func TestALargeBacklogOnASlowLinkIsReplayed(t *testing.T) {
 	server.Thaw()
 	eventually(t, "all is replayed", func() bool { return c.Stats().Pending == 0 })
 	require.EqualValues(t, 4<<20, server.Do("STRLEN", "big"))
+}
+
+// A Set without an answer is kept after a later Del of this process was done: the record is older than what Redis knows.
+func TestARecordThatIsOlderThanWhatWasDoneIsNotBelieved(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	h := &hookedStore{Store: fallback.NewMemory(0)}
+	putting, goOn := make(chan struct{}), make(chan struct{})
+	h.put = func() { close(putting); <-goOn }
+	c, ctx := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.Store, o.RedisTimeout = h, 50*time.Millisecond }), testContext(t)
+	proxy.CutReplies()
+	setting := inBackground(func() (string, error) { return "", c.Set(ctx, time.Hour, "k", "old") })
+	await(t, putting)
+	proxy.HealDropping()
+	eventually(t, "it is deleted", func() bool { return c.Del(ctx, "k") == nil })
+	close(goOn)
+	require.ErrorIs(t, await(t, setting).err, aside.ErrNotDurable)
+	require.Zero(t, c.Stats().Pending)
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	value, err := c.Get(ctx, time.Hour, "k", newSource("new").load)
+	require.NoError(t, err)
+	require.Equal(t, "new", value)
 }

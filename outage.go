@@ -131,7 +131,10 @@ func (c *Client) peekAway(ctx context.Context, key string) (string, *entry, bool
 	if c.recall(ctx, f, 0) {
 		return f.out.raw, f.out.entry, !f.out.absent, nil
 	}
-	if c.store.Pending(key) { // deleted, or set and expired
+	switch {
+	case ctx.Err() != nil: // perhaps before the disk has answered
+		return "", nil, false, ctx.Err()
+	case c.store.Pending(key): // deleted, or set and expired
 		return "", nil, false, nil
 	}
 	return "", nil, false, errNotAsked
@@ -249,6 +252,79 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 // unsettled says that key has a record that could not be replayed just now.
 func (c *Client) unsettled(ctx context.Context, key string) bool {
 	return c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0
+}
+
+// overtakings know, of the keys that are being written, which write Redis has acknowledged last. A write without an answer, which is
+// then kept for replay, may be older than that:
+//
+//	Set k, no answer     Del k, done     the Set is kept     Redis goes     Get k    <- would be what was deleted
+//
+// Its replay would find that out, but until then this process would believe the record. Safe for concurrent use.
+type overtakings struct {
+	mu    sync.Mutex
+	byKey map[string]*overtaking // of keys with a write under way; guarded by mu
+}
+
+type overtaking struct {
+	writes int
+	done   string // the greatest stamp that Redis has acknowledged
+}
+
+func (o *overtakings) begin(keys []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.byKey == nil {
+		o.byKey = make(map[string]*overtaking)
+	}
+	for _, key := range keys {
+		of := o.byKey[key]
+		if of == nil {
+			of = new(overtaking)
+			o.byKey[key] = of
+		}
+		of.writes++
+	}
+}
+
+func (o *overtakings) end(keys []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, key := range keys {
+		of := o.byKey[key]
+		if of.writes--; of.writes == 0 {
+			delete(o.byKey, key)
+		}
+	}
+}
+
+// acknowledged notes that Redis has done a write; kept notes that one is in the store. Whichever comes later for two writes of a
+// key settles the older.
+func (c *Client) acknowledged(keys []string, stamp string) {
+	c.overtaking.mu.Lock()
+	for _, key := range keys {
+		of := c.overtaking.byKey[key]
+		of.done = max(of.done, stamp)
+	}
+	c.overtaking.mu.Unlock()
+	for _, key := range keys {
+		c.settleOlder(key, stamp)
+	}
+}
+
+func (c *Client) kept(records []fallback.Record) {
+	for i := range records {
+		c.overtaking.mu.Lock()
+		done := c.overtaking.byKey[records[i].Key].done
+		c.overtaking.mu.Unlock()
+		c.settleOlder(records[i].Key, done)
+	}
+}
+
+// settleOlder settles the pending record of key if this client has made it before the write with that stamp.
+func (c *Client) settleOlder(key, stamp string) {
+	if was, ok := c.store.Stamp(key); ok && len(was) == stampLen && was < stamp && was[stampTime:stampTime+stampClient] == c.stamps.client {
+		c.store.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
+	}
 }
 
 // claims are the keys whose records are being replayed. Safe for concurrent use.

@@ -91,6 +91,8 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	defer c.background.Done()
 	c.writing.Add(1)
 	defer c.writing.Add(-1)
+	c.overtaking.begin(w.keys)
+	defer c.overtaking.end(w.keys)
 	before := c.forget(w.keys)
 	var sh *shard
 	var outage uint64
@@ -169,6 +171,8 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	for _, b := range all {
 		err := c.writeError(&b.call)
 		switch {
+		case err == nil && w.op != "":
+			c.acknowledged(b.keys, b.stamp.text)
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
 			if cause == nil || errors.Is(err, ErrUnknownOutcome) {
@@ -195,7 +199,9 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	for i := range records {
 		keys[i] = records[i].Key
 	}
-	if err := c.remember(ctx, records, cause); err != nil {
+	err := c.remember(ctx, records, cause)
+	c.kept(records)
+	if err != nil {
 		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), err)), errors.Is(err, ErrNotDurable)
 	}
 	for _, b := range unknown {

@@ -43,6 +43,7 @@ type Dir struct {
 	faults      [faultKinds]error
 	began       int // rounds of the flusher
 	ended       int
+	rested      time.Time     // when the flusher has rested from the last for as long as that took: MaxQueue does not wake it before, as writers need the disk, too
 	roundError  error         // what the last that ended said
 	progress    chan struct{} // closed, and replaced, when the flusher has made room
 	dropped     uint64        // the journal has nothing up to this number that is not in files
@@ -99,17 +100,17 @@ func (d *Dir) Put(ctx context.Context, records ...Record) error {
 	// When ctx has ended, nobody knows whether the journal has them. Then the index has them too: what may be found after a restart
 	// must not be missing before.
 	unknown := failed != nil && ctx.Err() != nil && errors.Is(failed, ctx.Err())
-	now := time.Now().UnixMilli()
+	now := time.Now()
 
 	d.x.mu.Lock()
 	if failed == nil || unknown {
 		for i := range p.records {
-			d.x.mergeLocked(&p.records[i], now, true)
+			d.x.mergeLocked(&p.records[i], now.UnixMilli(), true)
 		}
 		d.trimLocked()
 	}
 	d.leaveLocked(p)
-	full := d.x.dirty.len >= d.o.MaxQueue && d.faults[faultFiles] == nil // else the interval decides
+	full := d.queueFullLocked(now)
 	wasFailing := d.faults[faultJournal] != nil
 	d.x.mu.Unlock()
 
@@ -277,8 +278,8 @@ func (d *Dir) awaitRound(ctx context.Context, round int, anyProgress bool) (ende
 
 // Fill implements [Store].
 func (d *Dir) Fill(r Record) {
-	now := time.Now().UnixMilli()
-	if r.Op != OpFill || r.validate() != nil || r.Expires <= now {
+	now := time.Now()
+	if r.Op != OpFill || r.validate() != nil || r.Expires <= now.UnixMilli() {
 		return
 	}
 	d.x.mu.Lock()
@@ -290,22 +291,12 @@ func (d *Dir) Fill(r Record) {
 }
 
 // fillLocked remembers a fill if there is room, and says whether the flusher has enough to do.
-func (d *Dir) fillLocked(r *Record, now int64) (full bool) {
+func (d *Dir) fillLocked(r *Record, now time.Time) (full bool) {
 	if d.x.closed.Load() {
 		return false
 	}
-	if e := d.x.byKey[r.Key]; e != nil {
-		if !replaces(r, &e.record) {
-			return false
-		}
-		if e.file == 0 {
-			d.x.removeLocked(e) // it is out of date even if the new one does not fit
-		}
-	}
-	full = d.faults[faultFiles] == nil
-	// Values that wait for the disk are bounded, and Puts come first.
-	if d.x.dirtyValues+d.incoming+int64(len(r.Value)) > d.o.MemoryBytes/2 {
-		return full
+	if e := d.x.byKey[r.Key]; e != nil && !replaces(r, &e.record) {
+		return false
 	}
 	over := d.usedLocked() - d.goneBytes + fileBound(r) - fillLimit(d.o.MaxBytes)
 	if over > 0 && over < d.o.MaxBytes/4 { // else it is not for fills to go that there is no room
@@ -314,12 +305,22 @@ func (d *Dir) fillLocked(r *Record, now int64) (full bool) {
 			d.x.removeLocked(e)
 		}
 	}
-	if over > 0 {
-		return false
+	// Values that wait for the disk are bounded, and Puts come first.
+	crowded := d.x.dirtyValues+d.incoming+int64(len(r.Value)) > d.o.MemoryBytes/2
+	if over > 0 || crowded {
+		if e := d.x.byKey[r.Key]; e != nil {
+			d.x.removeLocked(e) // it is out of date all the same
+		}
+		return crowded && d.faults[faultFiles] == nil
 	}
-	d.x.mergeLocked(r, now, true)
+	d.x.mergeLocked(r, now.UnixMilli(), true)
 	d.trimLocked()
-	return full && d.x.dirty.len >= d.o.MaxQueue
+	return d.queueFullLocked(now)
+}
+
+// queueFullLocked says whether the flusher is to be woken before the interval is over.
+func (d *Dir) queueFullLocked(now time.Time) bool {
+	return d.x.dirty.len >= d.o.MaxQueue && d.faults[faultFiles] == nil && !now.Before(d.rested)
 }
 
 // Get implements [Store]. A set whose value has expired more than a minute ago is returned as a delete. The error says that the record is on the disk and

@@ -309,6 +309,28 @@ func TestRecordsOfAnotherDatabaseAreKeptForIt(t *testing.T) {
 	require.Equal(t, want, all(d))
 }
 
+func TestTroubleWithAnotherDatabaseIsNotOurs(t *testing.T) {
+	m := vfs.NewMem()
+	one := byHand()
+	one.DB = 1
+	d := open(t, m, one)
+	foreign := set("k", "v")
+	mustPut(t, d, foreign)
+	m = m.Kill()
+	overwrite(t, m, "db/1", nil)
+	d = open(t, m, byHand())
+	own := set("k", "own")
+	mustPut(t, d, own)
+	require.Error(t, flush(d))
+	require.Zero(t, d.Stats().Dirty)
+	require.True(t, exists(t, m, pathOf("k")))
+	require.NoError(t, m.Remove("db/1"))
+	require.NoError(t, flush(d))
+	closeDir(t, d)
+	d = open(t, m, one)
+	expect(t, d, foreign)
+}
+
 func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, m *vfs.Mem, path string){
 		"a changed byte": func(t *testing.T, m *vfs.Mem, path string) {
@@ -628,6 +650,8 @@ func TestAFillThatDoesNotFitPushesOutTheOldest(t *testing.T) {
 	require.True(t, newest)
 	_, oldest, _ := d.Get(fmt.Sprint("fill", 1000-before))
 	require.False(t, oldest)
+	d.Fill(fill("new59", strings.Repeat("v", 400_000)))
+	expectNone(t, d, "new59") // the later one does not fit, and the older one is out of date
 }
 
 // A Put waits for room in memory, for as long as its context lets it, and learns what the disk says.

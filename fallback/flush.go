@@ -83,6 +83,7 @@ func (d *Dir) round() {
 	d.began++
 	round := d.began
 	d.x.mu.Unlock()
+	start := time.Now()
 	err := d.flush()
 	if err != nil {
 		err = d.diskError(err)
@@ -90,6 +91,7 @@ func (d *Dir) round() {
 	d.report(faultFiles, err)
 	d.x.mu.Lock()
 	d.ended, d.roundError = round, err
+	d.rested = time.Now().Add(time.Since(start))
 	d.advanceLocked()
 	d.x.mu.Unlock()
 }
@@ -125,11 +127,12 @@ func (d *Dir) flush() error {
 	d.x.mu.RLock()
 	dirty := d.x.dirty.len
 	d.x.mu.RUnlock()
-	if err := d.moveForeign(); err != nil {
-		return err
-	}
+	moved := d.moveForeign()
 	if err := d.writeDirty(dirty); err != nil {
 		return err
+	}
+	if moved != nil {
+		return moved
 	}
 	if err := d.journal.Drop(mark); err != nil {
 		return err
@@ -156,21 +159,16 @@ func (d *Dir) drain() {
 
 // writeDirty brings n dirty records into their files, the oldest first, and all that else is to be done there. Records that change meanwhile go to the end
 // of the queue and need not be written: what they have become is in the journal behind the mark. What is settled meanwhile is either written all the same,
-// or the next batch removes what older file it has. Only the flusher calls it, and recover, before
-// there is one.
+// or the next batch removes what older file it has. Only the flusher calls it, and recover, before there is one.
 func (d *Dir) writeDirty(n int) (failed error) {
 	for {
 		if d.gaveUp() {
 			return errGivenUp
 		}
-		b := d.take(min(n, flushBatch))
-		if n -= flushBatch; n < 0 {
-			n = 0
-		}
-		if err := d.write(b); failed == nil {
+		if err := d.write(d.take(min(n, flushBatch))); failed == nil {
 			failed = err
 		}
-		if n == 0 {
+		if n -= flushBatch; n <= 0 {
 			return failed
 		}
 	}

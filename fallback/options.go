@@ -24,7 +24,8 @@ type Options struct {
 	// again. Nothing rests on it but the size of the journal. Defaults to 3 seconds.
 	FlushInterval time.Duration
 
-	// MaxQueue is how many records may wait for their files before the interval is over. Defaults to 1000.
+	// MaxQueue is how many records may wait for their files before they get them though the interval is not over. Under a load that fills it again at
+	// once the disk is left to the writers half of the time, and more may wait. Defaults to 1000.
 	MaxQueue int
 
 	// MaxBytes bounds the journal and the record files, in bytes of their contents; the file system rounds up, commonly to 4 KiB a file and as

@@ -149,7 +149,7 @@ func (h *hunt) run(kills int) {
 			}
 			h.live(w, time.Duration(h.rng.IntN(100))*time.Millisecond)
 		case h.rng.IntN(6) == 0: // while it opens
-			h.live(w, time.Duration(h.rng.IntN(40))*time.Millisecond)
+			h.live(w, time.Duration(h.rng.IntN(150))*time.Millisecond)
 		case h.rng.IntN(2) == 0:
 			h.await(w, "open")
 			h.live(w, time.Duration(h.rng.IntN(200))*time.Millisecond)
@@ -233,7 +233,7 @@ func (h *hunt) start() *child {
 	self, err := os.Executable()
 	require.NoError(h.t, err)
 	w := &child{life: l, cmd: exec.Command(self), lines: make(chan string, 1<<16)}
-	w.cmd.Env = append(os.Environ(), childRole+"=1", childLife+"="+l.String())
+	w.cmd.Env = append(os.Environ(), childRole+"=1", childLife+"="+l.String(), "GORACE=halt_on_error=1")
 	w.cmd.Stderr = os.Stderr
 	w.in, err = w.cmd.StdinPipe()
 	require.NoError(h.t, err)

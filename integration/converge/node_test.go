@@ -1,0 +1,154 @@
+package converge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/fallback/journal"
+)
+
+// node is a process with a client: this one (local), or one that can be killed (process). Safe for concurrent use.
+type node interface {
+	do(request) answer
+	end() error // closes the client; the process that can be killed ends with it
+}
+
+// request is one call.
+type request struct {
+	Verb     string // get, multi, peek, set, del, health
+	Keys     []string
+	Value    string        // of set
+	TTL      time.Duration // of get, multi, set
+	Patience time.Duration // of the caller
+}
+
+// answer is what came of it.
+type answer struct {
+	Found   map[string]string // by key
+	Err     string            // "": none
+	Crashed bool              // the process ended before it could answer
+	Asking  bool              // the client was not degraded, from before the call until after it
+	Kept    []string          // keys of a write that are kept for replay
+
+	Mode    aside.Mode // of health
+	Pending int        // of health: Sets and Dels that wait to be replayed
+	Fills   int        // of health
+}
+
+// nodeConfig is how a node is to be.
+type nodeConfig struct {
+	Addr, Dir                        string
+	Sync                             journal.Sync
+	Flush                            time.Duration
+	ReplayRate                       int
+	StaleLease, LockTTL, DegradedTTL time.Duration
+	MemoryBytes                      int64
+}
+
+// loadFunc reads the source.
+type loadFunc func(keys []string) map[string]string
+
+// local is a node in this process.
+type local struct {
+	client *aside.Client
+	load   loadFunc
+
+	mu   sync.Mutex
+	kept map[string]int // how often a write of the key was kept for replay; guarded by mu
+}
+
+const redisTimeout = 50 * time.Millisecond
+
+func newLocal(c nodeConfig, load loadFunc) (*local, error) {
+	n := &local{load: load, kept: make(map[string]int)}
+	var err error
+	n.client, err = aside.New(aside.Options{
+		Redis:          rueidis.ClientOption{InitAddress: []string{c.Addr}},
+		ConnectTimeout: 50 * time.Millisecond, RedisTimeout: redisTimeout,
+		LockTTL: c.LockTTL, StaleLease: c.StaleLease, DegradedTTL: c.DegradedTTL, MemoryBytes: c.MemoryBytes,
+		FallbackDir: c.Dir, Fallback: fallback.Options{Sync: c.Sync, FlushInterval: c.Flush},
+		ReplayRate: c.ReplayRate, Logger: slog.New(slog.DiscardHandler),
+		Observer: aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventJournaled {
+				n.mu.Lock()
+				n.kept[e.Key]++
+				n.mu.Unlock()
+			}
+		}),
+	})
+	return n, err
+}
+
+func (n *local) end() error { return n.client.Close() }
+
+func (n *local) do(r request) (a answer) {
+	if r.Verb == "health" {
+		h := n.client.Health()
+		return answer{Mode: h.Mode, Pending: h.Fallback.Sets + h.Fallback.Deletes, Fills: h.Fallback.Fills}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.Patience)
+	defer cancel()
+	askingBefore, outages := n.asking()
+	keptBefore := n.keptOf(r.Keys)
+	var err error
+	switch r.Verb {
+	case "get":
+		var value string
+		value, err = n.client.Get(ctx, r.TTL, r.Keys[0], func(_ context.Context, key string) (string, error) {
+			if value, ok := n.load([]string{key})[key]; ok {
+				return value, nil
+			}
+			return "", errors.New("the source has gone")
+		})
+		a.Found = map[string]string{r.Keys[0]: value}
+	case "multi":
+		a.Found, err = n.client.GetMulti(ctx, r.TTL, r.Keys, func(_ context.Context, keys []string) (map[string]string, error) {
+			return n.load(keys), nil
+		})
+	case "peek":
+		var value string
+		var ok bool
+		if value, ok, err = n.client.Peek(ctx, r.Keys[0]); ok {
+			a.Found = map[string]string{r.Keys[0]: value}
+		}
+	case "set":
+		err = n.client.Set(ctx, r.TTL, r.Keys[0], r.Value)
+	case "del":
+		err = n.client.Del(ctx, r.Keys...)
+	default:
+		err = errors.New("no such verb")
+	}
+	if err != nil {
+		a.Err = err.Error()
+		a.Found = nil
+	}
+	for i, times := range n.keptOf(r.Keys) {
+		if times > keptBefore[i] {
+			a.Kept = append(a.Kept, r.Keys[i])
+		}
+	}
+	asking, after := n.asking()
+	a.Asking = asking && askingBefore && outages == after
+	return a
+}
+
+func (n *local) asking() (asking bool, outages int64) {
+	s := n.client.Stats()
+	return s.RedisConnected, s.Outages
+}
+
+func (n *local) keptOf(keys []string) (times []int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, key := range keys {
+		times = append(times, n.kept[key])
+	}
+	return times
+}

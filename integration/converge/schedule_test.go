@@ -1,0 +1,721 @@
+package converge
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+const (
+	nodes          = 3
+	workersPerNode = 2
+	patience       = 30 * time.Second // for what has to happen
+)
+
+// Promises 2, 3 and 6, and that in the end all have the same, which is what the source has.
+func TestProcessesConverge(t *testing.T) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64N(1 << 32)
+	}
+	lanes := *lanesFlag
+	if redistest.Backend() == "external" { // of which there is one
+		lanes = 1
+	}
+	t.Logf("-seed=%d -schedules=%d -lanes=%d", seed, *schedulesFlag, lanes)
+	began := time.Now()
+	next := make(chan uint64)
+	reports := make(chan report)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var running sync.WaitGroup
+	for range min(lanes, *schedulesFlag) {
+		l := newLane(t)
+		running.Go(func() { // ends with next
+			for seed := range next {
+				reports <- l.run(seed)
+			}
+		})
+	}
+	go func() { // ends with the last schedule
+		defer close(reports)
+		defer running.Wait()
+		defer close(next)
+		for i := range *schedulesFlag {
+			select {
+			case next <- seed + uint64(i):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var kept, lossy tally
+	failed := 0
+	for r := range reports {
+		if r.lossy {
+			lossy.add(r)
+		} else {
+			kept.add(r)
+		}
+		if len(r.failures) == 0 {
+			continue
+		}
+		if failed++; failed > 5 {
+			t.Errorf("-seed=%d -schedules=1 (%s): %d failures, of which the first is: %s", r.seed, r.kind, len(r.failures), r.failures[0])
+			continue
+		}
+		t.Errorf("-seed=%d -schedules=1 (%s): %d failures, of which the first is: %s\n%s", r.seed, r.kind, len(r.failures), r.failures[0], r.story)
+	}
+	t.Logf("%v", &kept)
+	t.Logf("where Redis lost what it had acknowledged, which is not promised: %v", &lossy)
+	t.Logf("%d schedules in %v", kept.schedules+lossy.schedules, time.Since(began).Round(100*time.Millisecond))
+	require.Equal(t, *schedulesFlag, kept.schedules+lossy.schedules, "some were not run")
+}
+
+// report is what came of a schedule.
+type report struct {
+	seed     uint64
+	kind     string
+	lossy    bool // Redis has lost what it had acknowledged: what is broken is counted, and no failure
+	failures []string
+	story    string // of the first failure's key
+
+	writes, acknowledged, kept, reads, broken, contests, crashes, expected int
+	healing                                                                time.Duration
+}
+
+type tally struct {
+	schedules, writes, acknowledged, kept, reads, broken, contests, crashes, expected int
+	healing, slowest                                                                  time.Duration
+	kinds                                                                             map[string]int
+}
+
+func (t *tally) add(r report) {
+	t.schedules++
+	t.writes, t.acknowledged, t.kept, t.reads = t.writes+r.writes, t.acknowledged+r.acknowledged, t.kept+r.kept, t.reads+r.reads
+	t.broken, t.contests, t.crashes, t.expected = t.broken+r.broken, t.contests+r.contests, t.crashes+r.crashes, t.expected+r.expected
+	t.healing, t.slowest = t.healing+r.healing, max(t.slowest, r.healing)
+	if t.kinds == nil {
+		t.kinds = make(map[string]int)
+	}
+	t.kinds[r.kind]++
+}
+
+func (t *tally) String() string {
+	return fmt.Sprintf("%d schedules %v: %d writes (%d acknowledged, %d kept for replay), %d reads; %d stale, %d saw the earlier of two contested Sets; %d writes had to be there and were; %d kills; back after %v on average, %v at most",
+		t.schedules, t.kinds, t.writes, t.acknowledged, t.kept, t.reads, t.broken, t.contests, t.expected, t.crashes,
+		(t.healing / time.Duration(max(t.schedules, 1))).Round(time.Millisecond), t.slowest.Round(time.Millisecond))
+}
+
+// lane runs one schedule after the other on its server.
+type lane struct {
+	t       testing.TB
+	server  *redistest.Server
+	proxies [nodes]*faultproxy.Proxy
+	dir     string
+	runs    int
+}
+
+func newLane(t testing.TB) *lane {
+	l := &lane{t: t, server: redistest.Start(t), dir: t.TempDir()}
+	for i := range l.proxies {
+		l.proxies[i] = faultproxy.New(t, l.server.Addr())
+	}
+	return l
+}
+
+// source is where values really live. Safe for concurrent use.
+type source struct {
+	mu   sync.Mutex
+	rows map[string]int // versions, from 1; guarded by mu
+	rng  *rand.Rand     // guarded by mu
+}
+
+func (s *source) update(key string) (version int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows[key]++
+	return s.rows[key]
+}
+
+// load reads, and then takes its time: what it brings may be old by then.
+func (s *source) load(keys []string) map[string]string {
+	s.mu.Lock()
+	found := make(map[string]string, len(keys))
+	for _, key := range keys {
+		found[key] = valueOf(key, s.rows[key])
+	}
+	var slow time.Duration
+	switch draw := s.rng.IntN(20); {
+	case draw < 10:
+		slow = time.Duration(s.rng.IntN(10)) * time.Millisecond
+	case draw < 12:
+		slow = time.Duration(s.rng.IntN(250)) * time.Millisecond
+	}
+	s.mu.Unlock()
+	time.Sleep(slow)
+	return found
+}
+
+// keyOf is a key and how it is written.
+type keyOf struct {
+	name   string
+	shared bool          // by Dels only, any number at a time; otherwise by one writer at a time, so that the order of the Sets is the source's
+	calm   bool          // never by two processes within contestedWithin
+	ttl    time.Duration // of Sets
+
+	writing sync.Mutex // held while it is written, unless shared
+	last    who        // who has written it; guarded by writing
+	at      moment     // and until when; guarded by writing
+}
+
+// schedule is one run.
+type schedule struct {
+	*lane
+	rng    *rand.Rand // of what is planned; the workers have their own
+	seed   uint64
+	began  time.Time
+	active time.Duration // how long there is work and faults
+	source *source
+	keys   []*keyOf
+	kind   string
+	silent bool // nobody reads, so that every Set must be there in the end
+	lossy  bool
+	kills  bool // the nodes are processes
+
+	relapses int // how many replays are interrupted by the next outage; guarded by mu once it runs
+	config   nodeConfig
+
+	history history
+
+	mu    sync.Mutex  // guards all below
+	nodes [nodes]node // nil while a process is down
+	who   [nodes]who  // of nodes
+	down  [nodes]bool // it was killed
+	modes [nodes]aside.Mode
+	crash int
+}
+
+func (s *schedule) now() moment { return time.Since(s.began) }
+
+func (l *lane) run(seed uint64) report {
+	l.runs++
+	s := &schedule{lane: l, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed}
+	s.draw()
+	r := s.run()
+	r.seed, r.kind, r.lossy = seed, s.kind, s.lossy
+	return r
+}
+
+// draw decides what kind of schedule it is.
+func (s *schedule) draw() {
+	s.active = time.Duration(300+s.rng.IntN(400)) * time.Millisecond
+	if s.rng.IntN(5) == 0 {
+		s.active += time.Duration(s.rng.IntN(1500)) * time.Millisecond
+	}
+	s.config = nodeConfig{
+		Sync:       []journal.Sync{journal.Always, journal.EverySecond, journal.OS}[s.rng.IntN(3)],
+		Flush:      []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 3 * time.Second}[s.rng.IntN(3)],
+		ReplayRate: []int{-1, 5000, 20}[s.rng.IntN(3)],
+		StaleLease: []time.Duration{100 * time.Millisecond, 200 * time.Millisecond}[s.rng.IntN(2)],
+		LockTTL:    []time.Duration{2 * redisTimeout, 300 * time.Millisecond}[s.rng.IntN(2)],
+	}
+	if s.rng.IntN(4) == 0 {
+		s.config.DegradedTTL = 100 * time.Millisecond
+	}
+	if s.rng.IntN(8) == 0 {
+		s.config.MemoryBytes = -1
+	}
+	switch draw := s.rng.IntN(20); {
+	case draw < 10:
+		s.kind = "partitions"
+	case draw < 13:
+		s.kind, s.silent = "writes only", true
+	case draw < 16:
+		s.kind, s.kills = "kills", true
+	case draw < 18:
+		s.kind, s.relapses = "relapses", 4
+		s.active += time.Second
+		s.config.ReplayRate = 20
+	default:
+		s.kind, s.lossy = "loss", true
+	}
+	prefix := fmt.Sprintf("%d/", s.runs) // nothing that an earlier schedule has left on its way can be meant
+	s.keys = []*keyOf{
+		{name: prefix + "shared0", shared: true}, {name: prefix + "shared1", shared: true},
+		{name: prefix + "busy0", ttl: time.Hour}, {name: prefix + "busy1", ttl: time.Hour},
+		{name: prefix + "calm0", calm: true, ttl: time.Hour}, {name: prefix + "calm1", calm: true, ttl: time.Hour}, {name: prefix + "calm2", calm: true, ttl: time.Hour},
+		{name: prefix + "brief", calm: true, ttl: 80 * time.Millisecond},
+	}
+	s.source = &source{rows: make(map[string]int), rng: rand.New(rand.NewPCG(s.seed, 2))}
+	for _, k := range s.keys {
+		s.source.rows[k.name] = 1
+		k.at = -time.Hour
+	}
+	s.history.lease = s.config.StaleLease
+}
+
+// fault is what is done to the world at a moment.
+type fault struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// plan draws the faults.
+func (s *schedule) plan() (faults []fault) {
+	add := func(at time.Duration, do func(), format string, args ...any) {
+		faults = append(faults, fault{at, fmt.Sprintf(format, args...), do})
+	}
+	upTo := func(ms int) time.Duration { return time.Duration(s.rng.IntN(ms)) * time.Millisecond }
+	for i, p := range s.proxies {
+		if s.rng.IntN(8) == 0 {
+			continue // this one is well all the time
+		}
+		for at := upTo(200); at < s.active; {
+			long := 10*time.Millisecond + upTo(300)
+			switch s.rng.IntN(9) {
+			case 0, 1:
+				add(at, p.Refuse, "node %d: refused", i)
+			case 2, 3:
+				add(at, p.BlackHole, "node %d: black hole", i)
+			case 4:
+				add(at, p.CutRequests, "node %d: requests are cut", i)
+			case 5:
+				add(at, p.CutReplies, "node %d: replies are cut", i)
+			case 6:
+				d := 2*time.Millisecond + upTo(40)
+				add(at, func() { p.Delay(d) }, "node %d: delay %v", i, d)
+			case 7:
+				n := s.rng.IntN(4000)
+				add(at, func() { p.ResetAfter(n) }, "node %d: reset after %d bytes", i, n)
+			case 8:
+				add(at, p.Stall, "node %d: stalled", i)
+				add(at, p.Reset, "node %d: reset", i)
+			}
+			if s.rng.IntN(2) == 0 {
+				add(at+long, p.Heal, "node %d: healed", i)
+			} else {
+				add(at+long, p.HealDropping, "node %d: healed, what was held is dropped", i)
+			}
+			at += long + 5*time.Millisecond + upTo(500)
+		}
+	}
+	at := upTo(int(s.active / time.Millisecond))
+	switch draw := s.rng.IntN(10); {
+	case s.lossy && draw < 5:
+		add(at, func() { _, _ = s.server.TryDo("FLUSHALL") }, "FLUSHALL")
+	case s.lossy:
+		add(at, s.server.Restart, "the server is started again, empty")
+	case draw < 2:
+		add(at, s.server.Freeze, "the server freezes")
+		add(at+20*time.Millisecond+upTo(250), s.server.Thaw, "the server thaws")
+	case draw < 3 && s.server.CanSignal():
+		add(at, func() {
+			for _, p := range s.proxies { // so that nothing is acknowledged that it will not have
+				p.Refuse()
+			}
+			s.server.RestartKeepingData()
+			for _, p := range s.proxies {
+				p.Heal()
+			}
+		}, "the server is started again, with its data")
+	}
+	if s.kills {
+		for range 1 + s.rng.IntN(3) {
+			i := s.rng.IntN(nodes)
+			at := upTo(int(s.active / time.Millisecond))
+			add(at, func() { s.killNode(i) }, "node %d: killed", i)
+			add(at+upTo(200), func() { s.startNode(i) }, "node %d: started again", i)
+		}
+	}
+	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
+	return faults
+}
+
+func (s *schedule) run() (r report) {
+	defer func() {
+		if len(r.failures) > 0 && r.story == "" {
+			r.story = s.history.story("")
+		}
+	}()
+	fail := func(format string, args ...any) { r.failures = append(r.failures, fmt.Sprintf(format, args...)) }
+	for _, p := range s.proxies {
+		p.HealDropping()
+	}
+	s.server.Empty()
+	s.began = time.Now()
+	for i := range nodes {
+		if err := s.open(i); err != nil {
+			fail("node %d does not start: %v", i, err)
+		}
+	}
+	defer func() {
+		for i := range nodes {
+			if n := s.at(i); n != nil {
+				if err := n.end(); err != nil {
+					fail("node %d does not end: %v", i, err)
+				}
+			}
+		}
+	}()
+	if len(r.failures) > 0 {
+		return r
+	}
+	s.began = time.Now()
+	var working, watching sync.WaitGroup
+	for i := range nodes {
+		for n := range workersPerNode {
+			rng := rand.New(rand.NewPCG(s.seed, uint64(10+i*workersPerNode+n)))
+			working.Go(func() { s.work(i, rng) }) // ends when the schedule's active time does
+		}
+	}
+	watch, stopWatching := context.WithCancel(context.Background())
+	defer watching.Wait()
+	defer stopWatching()
+	for i := range nodes {
+		watching.Go(func() { s.watch(watch, i) }) // ends with watch
+	}
+	for _, f := range s.plan() {
+		time.Sleep(time.Until(s.began.Add(f.at)))
+		s.history.happened(s.now(), "%s", f.what)
+		f.do()
+	}
+	working.Wait()
+	for i, p := range s.proxies {
+		if s.rng.IntN(2) == 0 {
+			p.Heal()
+		} else {
+			p.HealDropping()
+		}
+		s.startNode(i)
+	}
+	healed := s.now()
+	s.history.happened(healed, "all is healed")
+	if why := s.awaitHealthy(); why != "" {
+		fail("%s", why)
+		return r
+	}
+	r.healing = s.now() - healed
+	s.history.happened(s.now(), "all are healthy, nothing is pending")
+	time.Sleep(s.config.StaleLease + s.config.LockTTL + 20*time.Millisecond)
+	stopWatching()
+	watching.Wait()
+	s.conclude(&r, fail)
+	return r
+}
+
+// conclude compares what there is in the end with what was written, and checks what was read before.
+func (s *schedule) conclude(r *report, fail func(string, ...any)) {
+	suspect := ""
+	for _, k := range s.keys {
+		stored, all, why := s.lastLook(k.name)
+		if why != "" {
+			fail("%s", why)
+			continue
+		}
+		if len(slices.Compact(slices.Clone(all))) > 1 {
+			fail("%s: the nodes do not agree: %v", k.name, all)
+			suspect = k.name
+		}
+		if newest, want, ok := s.history.expected(k.name); ok && s.silent {
+			if r.expected++; stored != want {
+				fail("%s: Redis has version %d, but nobody has loaded it, and nobody contests\n%v", k.name, stored, newest)
+				suspect = k.name
+			}
+		}
+	}
+	broken, contests := s.history.check()
+	r.broken, r.contests = len(broken), contests
+	if !s.lossy {
+		for _, b := range broken {
+			fail("%s", b.what)
+			suspect = cmp.Or(suspect, b.key)
+		}
+	}
+	if suspect != "" {
+		r.story = s.history.story(suspect)
+	}
+	for _, w := range s.history.writes {
+		r.writes++
+		if w.acknowledged {
+			r.acknowledged++
+		}
+		if w.kept {
+			r.kept++
+		}
+	}
+	r.reads, r.crashes = len(s.history.reads), s.crash
+}
+
+// lastLook says which version of key Redis has, and which one each node then gives.
+func (s *schedule) lastLook(key string) (stored int, all []int, why string) {
+	value, err := s.server.TryDo("GET", key)
+	if err != nil {
+		return 0, nil, err.Error()
+	}
+	text, _ := value.(string)
+	if stored = versionOf(key, text); text != "" && stored == 0 {
+		return 0, nil, fmt.Sprintf("Redis has %q in %s", text, key)
+	}
+	s.history.saw(&read{key: key, verb: "redis", version: stored, call: s.now(), end: s.now(), asking: true})
+	for i := range nodes {
+		for end := time.Now().Add(patience); ; {
+			n, me := s.process(i)
+			call := s.now()
+			a := n.do(request{Verb: "get", Keys: []string{key}, TTL: time.Hour, Patience: patience})
+			if a.Err != "" {
+				return 0, nil, fmt.Sprintf("the last Get of %s by node %d: %s", key, i, a.Err)
+			}
+			if version := versionOf(key, a.Found[key]); a.Asking {
+				s.history.saw(&read{who: me, key: key, verb: "last get", version: version, call: call, end: s.now(), asking: true})
+				all = append(all, version)
+				break
+			}
+			// The machine is so busy that Redis seems to be away once more.
+			if why := s.awaitHealthy(); why != "" || time.Now().After(end) {
+				return 0, nil, "the last Get of " + key + ": it is not well for long enough; " + why
+			}
+		}
+	}
+	return stored, all, ""
+}
+
+// open starts node i.
+func (s *schedule) open(i int) (err error) {
+	config := s.config
+	config.Addr = s.proxies[i].Addr()
+	config.Dir = filepath.Join(s.dir, fmt.Sprintf("%d.%d", s.runs, i))
+	var n node
+	if s.kills {
+		n, err = startProcess(config, s.source.load)
+	} else {
+		n, err = newLocal(config, s.source.load)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes[i] = n
+	s.who[i].node = i
+	return nil
+}
+
+func (s *schedule) at(i int) node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodes[i]
+}
+
+func (s *schedule) killNode(i int) {
+	s.mu.Lock()
+	n := s.nodes[i]
+	s.nodes[i] = nil
+	if n != nil {
+		s.crash++
+		s.who[i].life++
+	}
+	s.mu.Unlock()
+	if p, ok := n.(*process); ok {
+		if err := p.kill(); err != nil {
+			s.t.Errorf("-seed=%d: node %d: %v", s.seed, i, err)
+		}
+	}
+}
+
+func (s *schedule) startNode(i int) {
+	if s.at(i) != nil {
+		return
+	}
+	if err := s.open(i); err != nil {
+		s.t.Errorf("-seed=%d: node %d: %v", s.seed, i, err)
+	}
+}
+
+// call asks node i; a process that is down is as one that crashes at once.
+func (s *schedule) call(i int, r request) answer {
+	n := s.at(i)
+	if n == nil {
+		return errCrashed
+	}
+	return n.do(r)
+}
+
+func (s *schedule) process(i int) (node, who) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodes[i], s.who[i]
+}
+
+// watch takes down when node i owes nothing.
+func (s *schedule) watch(ctx context.Context, i int) {
+	var working sync.WaitGroup
+	defer working.Wait()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	last := aside.Healthy
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		at := s.now()
+		a := s.call(i, request{Verb: "health"})
+		if a.Crashed {
+			continue
+		}
+		if a.Mode != last {
+			s.history.happened(s.now(), "node %d is %v, owes %d writes and %d fills", i, a.Mode, a.Pending, a.Fills)
+			last = a.Mode
+			if a.Mode == aside.Recovering && s.relapse() {
+				working.Go(func() { s.interrupt(i) }) // ends within a few hundred milliseconds
+			}
+		}
+		if a.Pending == 0 {
+			s.history.settled(i, at)
+		}
+	}
+}
+
+// relapse says whether there is to be another outage while a node recovers.
+func (s *schedule) relapse() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.relapses--
+	return s.relapses >= 0
+}
+
+func (s *schedule) interrupt(i int) {
+	p := s.proxies[i]
+	time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
+	s.history.happened(s.now(), "node %d: black hole, while it recovers", i)
+	p.BlackHole()
+	time.Sleep(time.Duration(50+rand.IntN(200)) * time.Millisecond)
+	s.history.happened(s.now(), "node %d: healed", i)
+	p.Heal()
+}
+
+func (s *schedule) awaitHealthy() (why string) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		why = ""
+		for i := range nodes {
+			if a := s.call(i, request{Verb: "health"}); a.Crashed || a.Mode != aside.Healthy || a.Pending > 0 {
+				why = fmt.Sprintf("node %d is not well %v after all was healed: %+v", i, patience, a)
+			}
+		}
+		if why == "" || time.Now().After(end) {
+			return why
+		}
+	}
+}
+
+// work is one worker on node i.
+func (s *schedule) work(i int, rng *rand.Rand) {
+	for s.now() < s.active {
+		n, me := s.process(i)
+		if n == nil {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		patience := 2 * time.Second
+		if rng.IntN(6) == 0 { // a caller with little time
+			patience = time.Duration(5+rng.IntN(40)) * time.Millisecond
+		}
+		k := s.keys[rng.IntN(len(s.keys))]
+		switch draw := rng.IntN(10); {
+		case s.silent || draw < 4:
+			s.write(n, me, k, rng, patience)
+		default:
+			s.read(n, me, k, rng, patience)
+		}
+		if rng.IntN(3) == 0 {
+			time.Sleep(time.Duration(rng.IntN(8000)) * time.Microsecond)
+		}
+	}
+}
+
+func (s *schedule) read(n node, me who, k *keyOf, rng *rand.Rand, patience time.Duration) {
+	r := request{Verb: "get", Keys: []string{k.name}, TTL: time.Minute, Patience: patience}
+	switch draw := rng.IntN(10); {
+	case draw < 2:
+		r.Verb = "peek"
+	case draw < 4:
+		r.Verb = "multi"
+		r.Keys = nil
+		for _, at := range rng.Perm(len(s.keys))[:1+rng.IntN(len(s.keys))] {
+			r.Keys = append(r.Keys, s.keys[at].name)
+		}
+	}
+	call := s.now()
+	a := n.do(r)
+	end := s.now()
+	if a.Err != "" {
+		return
+	}
+	for _, key := range r.Keys {
+		value, ok := a.Found[key]
+		version := 0
+		if ok {
+			if version = versionOf(key, value); version == 0 {
+				s.t.Errorf("-seed=%d: %v %s of %s returned %q", s.seed, me, r.Verb, key, value)
+			}
+		}
+		s.history.saw(&read{who: me, key: key, verb: r.Verb, version: version, call: call, end: end, asking: a.Asking})
+	}
+}
+
+func (s *schedule) write(n node, me who, k *keyOf, rng *rand.Rand, patience time.Duration) {
+	all := []*keyOf{k}
+	if k.shared {
+		if rng.IntN(3) == 0 {
+			all = s.keys[:2]
+		}
+	} else {
+		if !k.writing.TryLock() {
+			return
+		}
+		defer k.writing.Unlock()
+		if k.calm && k.last.node != me.node && s.now()-k.at < contestedWithin {
+			return
+		}
+	}
+	r := request{Verb: "del", Patience: patience}
+	var writes []*write
+	set := !k.shared && rng.IntN(5) < 3
+	for _, k := range all {
+		w := &write{who: me, key: k.name, set: set, ttl: k.ttl, source: s.now(), settled: never}
+		w.version = s.source.update(k.name)
+		writes = append(writes, w)
+		r.Keys = append(r.Keys, k.name)
+	}
+	if set {
+		r.Verb, r.TTL, r.Value = "set", k.ttl, valueOf(k.name, writes[0].version)
+	}
+	call := s.now()
+	a := n.do(r)
+	end := s.now()
+	for _, w := range writes {
+		w.call, w.end, w.note = call, end, a.Err
+		w.acknowledged = a.Err == ""
+		w.kept = slices.Contains(a.Kept, w.key)
+		s.history.wrote(w)
+	}
+	if !k.shared {
+		k.last, k.at = me, end
+	}
+}
