@@ -24,8 +24,8 @@ const row = "%-36s %-32s %-26s %7s  %s\n"
 func (s *show) head(addr string) {
 	redis := "found at " + addr + ". Values are shared through it, and hot ones answered from memory."
 	if !s.withRedis {
-		redis = "not found at " + addr + ". The calls below work all the same, but nothing is shared with other\n" +
-			"          processes and the database is asked more often: see \"from\" and \"queries\"."
+		redis = "not found at " + addr + ". All works, on a folder of each process; but processes do not hear of\n" +
+			"          each other, and the database is asked more often: see \"from\" and \"queries\"."
 	}
 	fmt.Fprintf(s.w, "Redis     %s\n", redis)
 	fmt.Fprintf(s.w, "Database  SQLite with %d users and %d orders; a query for profiles reads all orders.\n\n", userCount, orderCount)
@@ -61,6 +61,7 @@ func from(before, after aside.Stats) string {
 	}
 	add(after.MemoryHits-before.MemoryHits, "memory", "memory (%d×)")
 	add(after.RedisHits-before.RedisHits, "redis", "redis (%d×)")
+	add(after.DiskHits-before.DiskHits, "disk", "disk (%d×)")
 	add(after.Loads-before.Loads, "loader", "loader (%d×)")
 	add(after.Shared-before.Shared, "1 shared", "%d shared")
 	if len(parts) == 0 {
@@ -80,17 +81,19 @@ func rounded(d time.Duration) time.Duration {
 	}
 }
 
-func (s *show) foot(calls int64) {
+func (s *show) foot(a, b *node) {
 	if s.err != nil {
 		return
 	}
+	calls := a.calls.Load() + b.calls.Load()
 	fmt.Fprintf(s.w, "\n%d calls asked the database %d times. \"shared\": waited for another caller's query.\n", calls, s.db.queries.Load())
 	if !s.withRedis {
+		fmt.Fprintf(s.w, "%d delete is on disk, for Redis to be told when it is back: go run ./examples/outage shows that.\n", a.client.Stats().Pending)
 		fmt.Fprintln(s.w, "Start a Redis (redis-server, or docker run -p 6379:6379 redis) and run this again to compare.")
 	}
 }
 
-// cleanUp removes the keys of this run from Redis. Without Redis there are none.
+// cleanUp removes the keys of this run from Redis; the stamps of that end with their ttl. Without Redis there are none.
 func (s *show) cleanUp(n *node) {
 	if !s.withRedis {
 		return
