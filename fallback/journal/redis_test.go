@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -60,14 +61,14 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 	names := parts(t, fsys)
 	require.Greater(t, len(names), 2)
 
-	if check, err := exec.LookPath(strings.Replace(filepath.Base(program), "server", "check-aof", 1)); err == nil {
+	if check := checkAOF(program); check != "" {
 		for _, name := range names {
 			out, err := exec.Command(check, filepath.Join(dir, journalDir, name)).CombinedOutput()
 			require.NoError(t, err, "%s", out)
 			assert.Contains(t, string(out), "is valid", name)
 		}
 	} else {
-		redistest.Skip(t, "needs redis-check-aof beside redis-server")
+		redistest.Skip(t, "needs redis-check-aof or valkey-check-aof, in PATH or beside the server")
 	}
 
 	data := t.TempDir()
@@ -80,10 +81,14 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 		fmt.Fprintf(&manifest, "file %s seq %d type i\n", name, i+1)
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(data, "appendonlydir", "appendonly.aof.manifest"), manifest.Bytes(), 0o600))
-	server := redistest.Start(t, redistest.WithArgs("--dir", data, "--appendonly", "yes", "--databases", "16"))
-	if major, _, _ := strings.Cut(server.Version(), "."); server.Name() == "redis" && len(major) == 1 && major < "7" {
-		redistest.Skip(t, "Redis "+server.Version()+" knows neither annotations nor an append-only directory")
+	if old, _ := regexp.MatchString(`^Redis server v=[1-6]\.`, output(t, program, "--version")); old {
+		// It knows neither annotations nor an append-only directory. It must say so, and not load a half.
+		out, err := exec.CommandContext(t.Context(), program, "--port", "0", "--unixsocket", "socket", "--dir", filepath.Join(data, "appendonlydir"), "--appendonly", "yes", "--appendfilename", names[0]).CombinedOutput()
+		assert.Error(t, err)
+		assert.Contains(t, string(out), "Bad file format")
+		return
 	}
+	server := redistest.Start(t, redistest.WithArgs("--dir", data, "--appendonly", "yes", "--databases", "16"))
 
 	get := func(db int, key string) any {
 		return server.Do("EVAL", "redis.call('SELECT', ARGV[1]) return redis.call('GET', KEYS[1])", "1", key, strconv.Itoa(db))
@@ -112,4 +117,23 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 		assert.Equal(t, n, size(db), "keys in database %d", db)
 	}
 	assert.Equal(t, year, server.Do("PEXPIRETIME", "a"))
+}
+
+// checkAOF finds the program that checks append-only files, if there is one.
+func checkAOF(server string) string {
+	for _, name := range []string{"redis-check-aof", "valkey-check-aof"} {
+		for _, candidate := range []string{filepath.Join(filepath.Dir(server), name), name} {
+			if program, err := exec.LookPath(candidate); err == nil {
+				return program
+			}
+		}
+	}
+	return ""
+}
+
+func output(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(program, args...).Output()
+	require.NoError(t, err)
+	return string(out)
 }
