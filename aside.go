@@ -93,6 +93,7 @@ func New(options Options) (*Client, error) {
 	c.started = c.began
 	c.near = newNear(options.MemoryBytes, options.DegradedTTL, c.now)
 	c.nowhere = c.newShard("", nil, false)
+	c.near.home = c.home
 	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
 	if options.OnReplay != nil {
 		c.replays.watch(options.OnReplay)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -454,34 +455,7 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 			return err
 		}
 	}
-	started := next.shards
-	if old != nil {
-		started = nil
-		known := make(map[*shard]bool, len(old.shards))
-		for _, sh := range old.shards {
-			known[sh] = true
-		}
-		for _, sh := range next.shards {
-			if !known[sh] {
-				started = append(started, sh)
-			}
-			delete(known, sh)
-		}
-		nodes := redis.Nodes()
-		for sh := range known { // left over: gone
-			sh.retire()
-			if nodes[sh.addr] == nil || sh.dead.Load() { // nobody else will close it
-				sh.client.Close()
-			}
-		}
-		lost := make(map[*shard]bool)
-		for i := range next.bySlot {
-			if before := old.bySlot[i]; before != nil && before != next.bySlot[i] && !lost[before] {
-				lost[before] = true
-				before.void()
-			}
-		}
-	}
+	started, gone, lost := next.changes(old)
 	// A first look before anyone may use them: New returns with a client that works, or knows that it does not. All at
 	// once, so that a hung node does not make the others wait.
 	var look sync.WaitGroup
@@ -507,6 +481,20 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 		c.nowhere.mode.Store(int32(Healthy))
 	}
 	c.topo.Store(next)
+	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.home.
+	nodes := redis.Nodes()
+	for _, sh := range gone {
+		sh.retire()
+		if nodes[sh.addr] == nil || sh.dead.Load() { // nobody else will close it
+			sh.client.Close()
+		}
+	}
+	for _, sh := range lost {
+		sh.void()
+	}
+	if old == nil || next.fills(old) {
+		c.nowhere.outage.Add(1)
+	}
 	for _, sh := range started {
 		c.background.Add(2)
 		go c.prober(sh)   // ends with sh.stop or Close
@@ -524,6 +512,45 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 		c.opt.Logger.Warn("aside: Redis accepts connections but does not answer", "addresses", c.opt.Redis.InitAddress)
 	}
 	return nil
+}
+
+// changes says which shards old, which may be nil, does not have, which ones it alone has, and which others have lost a slot since.
+func (t *topology) changes(old *topology) (started, gone, lost []*shard) {
+	if old == nil {
+		return t.shards, nil, nil
+	}
+	for _, sh := range t.shards {
+		if !slices.Contains(old.shards, sh) {
+			started = append(started, sh)
+		}
+	}
+	for _, sh := range old.shards {
+		if !slices.Contains(t.shards, sh) {
+			gone = append(gone, sh)
+		}
+	}
+	if t.bySlot == nil || old.bySlot == nil {
+		return started, gone, nil
+	}
+	for i := range t.bySlot {
+		if before := old.bySlot[i]; before != nil && before != t.bySlot[i] && !slices.Contains(gone, before) && !slices.Contains(lost, before) {
+			lost = append(lost, before)
+		}
+	}
+	return started, gone, lost
+}
+
+// fills says whether a slot has a home that had none in old.
+func (t *topology) fills(old *topology) bool {
+	if t.bySlot == nil || old.bySlot == nil {
+		return false
+	}
+	for i := range t.bySlot {
+		if old.bySlot[i] == nil && t.bySlot[i] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it with rueidis's nodes.

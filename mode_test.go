@@ -241,3 +241,32 @@ func TestStampsGrow(t *testing.T) {
 		}
 	})
 }
+
+// While a new topology takes over there are callers that go by the old one. What they store, under a shard that has left or lost the
+// slot, must not be served: its key has another home.
+func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
+	for _, leaves := range []bool{true, false} {
+		n, old, _ := newTestNear(1 << 20)
+		home := old
+		n.home = func(string) *shard { return home }
+		old.mode.Store(int32(Degraded))
+		store := func() *entry { // with what it has looked at last
+			return n.commitAway("k", n.generation("k"), old, old.outage.Load(), "old", false, time.Hour, 0, nil)
+		}
+		read := func() *entry { return n.commit("k", n.reserve("k", old), "old", false, time.Hour, 0) }
+
+		require.NotNil(t, store())
+		require.NotNil(t, n.lookup("k"))
+		home = new(Client).newShard("another", nil, true)
+		if leaves {
+			old.retire()
+		} else {
+			old.void()
+		}
+		old.lease.Store(never) // a node that is cut off from the others may go on answering us
+		require.Nil(t, n.lookup("k"), "stored before the topology changed")
+		require.Nil(t, store(), "after")
+		require.Nil(t, read(), "after")
+		require.Nil(t, n.lookup("k"))
+	}
+}

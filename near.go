@@ -33,6 +33,7 @@ import (
 type near struct {
 	now     func() int64
 	awayTTL time.Duration                // Options.DegradedTTL
+	home    func(key string) *shard      // by the present topology; nil if there is never another
 	cache   *otter.Cache[string, *entry] // nil: no memory
 	seed    maphash.Seed
 	stripes [1024]nearStripe
@@ -176,7 +177,7 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() {
+	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() || !n.livesAt(key, r.shard) {
 		return nil
 	}
 	n.cache.Set(key, e)
@@ -198,7 +199,7 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw 
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != gen || outage != sh.outage.Load() {
+	if s.gen != gen || outage != sh.outage.Load() || !n.livesAt(key, sh) {
 		return nil
 	}
 	if and != nil {
@@ -210,6 +211,10 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw 
 	n.cache.Set(key, e)
 	return e
 }
+
+// livesAt says whether sh is the home of key. Who has chosen sh by a topology that is replaced since, and has looked at its epoch and
+// outage after they were given up for that, must not store anything.
+func (n *near) livesAt(key string, sh *shard) bool { return n.home == nil || n.home(key) == sh }
 
 // weigh estimates the size of an entry. A decoded value holds about as many bytes as its encoding, beside its fixed part.
 func weigh(key, raw string, room uintptr) uint32 {
