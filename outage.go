@@ -44,8 +44,9 @@ const (
 	unansweredRetry      = 100 * time.Millisecond
 )
 
-// recall completes a flight from the fallback store; false if that does not know, or Redis does. An explicit record is the
-// newest that this process knows of the key for as long as it is pending. What was loaded is as old as what memory holds.
+// recall completes a flight from the fallback store; false if that does not know, or Redis is not away. An explicit record is the
+// newest that this process knows of the key for as long as it is pending; but where Redis is not away, and does just not answer for it, the
+// loader knows more: others may have written since. What was loaded is as old as what memory holds.
 func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
 	sh := c.home(f.key)
 	gen, outage := c.near.generation(f.key), sh.outage.Load()
@@ -55,13 +56,15 @@ func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
 	}
 	now, _ := c.serverTime(sh)
 	left := time.Duration(record.Expires-now/1000) * time.Millisecond
-	away := Mode(sh.mode.Load()) == Degraded
+	if Mode(sh.mode.Load()) != Degraded {
+		return false
+	}
 	if record.Op == fallback.OpFill {
 		loaded, _ := stampMicros(record.Stamp)
 		if c.opt.DegradedTTL >= 0 {
 			left = min(left, c.opt.DegradedTTL-time.Duration(now-loaded)*time.Microsecond)
 		}
-		if !away || loaded < sh.backAt.Load() { // of an earlier outage: anybody may have deleted it in between
+		if loaded < sh.backAt.Load() { // of an earlier outage: anybody may have deleted it in between
 			return false
 		}
 	}
@@ -72,9 +75,7 @@ func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
 	c.counts.diskHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceDisk})
 	out := outcome{raw: value, absent: what == contentAbsent, proven: true, gen: gen}
-	if away {
-		out.entry = c.near.commitAway(f.key, gen, sh, outage, out.raw, out.absent, left, room, nil)
-	}
+	out.entry = c.near.commitAway(f.key, gen, sh, outage, out.raw, out.absent, left, room, nil)
 	c.complete(f, out)
 	return true
 }
@@ -134,7 +135,7 @@ func (c *Client) peekAway(ctx context.Context, key string) (string, *entry, bool
 	switch {
 	case ctx.Err() != nil: // perhaps before the disk has answered
 		return "", nil, false, ctx.Err()
-	case c.store.Pending(key): // deleted, or set and expired
+	case c.store.Pending(key) && !c.shardOf(key).asks(): // deleted, or set and expired
 		return "", nil, false, nil
 	}
 	return "", nil, false, errNotAsked

@@ -422,9 +422,11 @@ func TestAFullServerDoesNotEndTheReplay(t *testing.T) {
 	require.Nil(t, server.Do("GET", "deleted"), "there is room for a delete")
 	require.Equal(t, 1, c.Stats().Pending)
 	require.Equal(t, 1, c.Health().Replay.Report.Refused)
-	value, err := c.Get(ctx, time.Hour, "k", mustNotLoad)
+	value, err := c.Get(ctx, time.Hour, "k", func(context.Context, string) (string, error) { return "fresher", nil })
 	require.NoError(t, err)
-	require.Equal(t, "v", value, "the record answers")
+	require.Equal(t, "fresher", value, "Redis is there: somebody else may have written after the record")
+	_, _, err = c.Peek(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrRedisAway, "nobody knows")
 	server.Do("CONFIG", "SET", "maxmemory", "0")
 	_, err = c.Get(ctx, time.Hour, "k", mustNotLoad) // whoever asks has it replayed
 	require.NoError(t, err)
