@@ -217,6 +217,30 @@ func TestACallEndsWithItsContextWhileTheDiskHangs(t *testing.T) {
 	close(letGo)
 }
 
+// Nor does it hide why the call has ended.
+func TestAWriteThatTheDiskDoesNotAnswerEndsAsItsContextDoes(t *testing.T) {
+	c := newClient(t, "127.0.0.1:1", func(o *aside.Options) {
+		o.RequireRedis, o.ConnectTimeout, o.Store = false, 0, silentStore{fallback.NewMemory(0)}
+	})
+	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer cancel()
+	err := c.Set(ctx, time.Hour, "k", "v")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "cannot be kept")
+	ctx, cancel = context.WithCancel(testContext(t))
+	time.AfterFunc(10*time.Millisecond, cancel)
+	require.ErrorIs(t, c.Del(ctx, "k"), context.Canceled)
+}
+
+// silentStore never answers a Put.
+type silentStore struct{ fallback.Store }
+
+func (silentStore) Put(ctx context.Context, _ ...fallback.Record) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // Progress that a slow OnReplay has not heard yet is not told after the end.
 func TestTheEndOfAReplayIsTheLastThatIsTold(t *testing.T) {
 	server := redistest.Start(t)

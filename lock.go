@@ -247,75 +247,89 @@ if clock() > tonumber(ARGV[1]) then return 0 end
 call('UNLINK', unpack(KEYS))
 return 1`)
 
-	// Replays a record of the fallback store. The rule is told in docs/adr/0005 and, as a function, in internal/sim/merge.go,
+	// Replays records of the fallback store. The rule is told in docs/adr/0005 and, as a function, in internal/sim/merge.go,
 	// whose names it keeps.
-	// KEYS: k, its stamp   ARGV: set, del or fill; stamp; u, the margin, in µs; StampTTL in ms; lock prefix; value; its end
-	// in ms; 1: the record's clock may be off by more than u (so it is, too, if its time is yet to come); notAfter in µs.
-	// Answer: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete), 4 (a fill is too old), or 0 if it
-	// is later than notAfter. A second run, now or after any other records, ends in the same state, but for records with
-	// such a clock: these need notAfter.
+	// KEYS: k…, their stamps…   ARGV: notAfter in µs, StampTTL in ms, lock prefix, and for each key: set, del or fill; stamp; u, the
+	// margin, in µs; value; its end in ms; 1: the record's clock may be off by more than u (so it is, too, if its time is yet to come).
+	// Answer, for each key: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete), 4 (a fill is too old), or an
+	// error; or 0 if it is later than notAfter. A second run, now or after any other records, ends in the same state, but for records
+	// with such a clock: these need notAfter.
 	scriptReplay = newScript(luaStamps + `
-local key, skey, op, mine, u, keep = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local at, ends, unsure, verdict = tonumber(mine:sub(1, 16)), tonumber(ARGV[7]), ARGV[8] == '1', 1
-local now = clock()
-if now > tonumber(ARGV[9]) then return 0 end
-local ms = math.floor(now / 1000)
-if at > now + u then unsure = true end
-if op ~= 'del' and (ms >= ends or now > at + keep * 1000 - u) or op == 'fill' and unsure then
-  if op == 'fill' then return 4 end
-  op, verdict = 'del', 3 -- what it has replaced must not come back
-end
-if op ~= 'del' then call('SETRANGE', skey, 0, '') end -- see scriptSet
+local keep, lock, now = tonumber(ARGV[2]), ARGV[3], clock()
+if now > tonumber(ARGV[1]) then return 0 end
+local ms, n, answers = math.floor(now / 1000), #KEYS / 2, {}
+local full = redis.pcall('SETRANGE', KEYS[n+1], 0, '') -- see scriptSet
+full = type(full) == 'table' and full.err and full.err:find('OOM', 1, true) and full
 
-local c = stampOf(skey)
-local v = redis.pcall('GETEX', key)
-if type(v) == 'table' then v = redis.pcall('GET', key) end
-if type(v) == 'table' then v = '' end -- of another type: somebody's value
-if op == 'fill' then
-  if c or v then return 2 end
-  call('SET', key, ARGV[6], 'PX', digits(math.max(ends - ms, 1)))
-  return 1
-end
-if overtaken(c, mine) then return 2 end
+local function replay(key, skey, op, mine, u, value, ends, unsure)
+  local at, verdict = tonumber(mine:sub(1, 16)), 1
+  if at > now + u then unsure = true end
+  if op ~= 'del' and (ms >= ends or now > at + keep * 1000 - u) or op == 'fill' and unsure then
+    if op == 'fill' then return 4 end
+    op, verdict = 'del', 3 -- what it has replaced must not come back
+  end
+  if op ~= 'del' and full then return full end
 
-local cAt, cOther, cEnds
-if c then cAt, cOther, cEnds = tonumber(c:sub(1, 16)), tonumber(c:sub(45, 60)), tonumber(c:sub(61)) end
-local time, by, other, contested = at, mine:sub(17), 0, false
-if unsure then -- a delete that happens now
-  if op == 'set' then op, verdict = 'del', 3 end
-  time = math.max(now, c and cAt + 1 or 0)
-elseif c and c:sub(17, 32) == mine:sub(17, 32) then
-  time = math.max(at, cAt)
-  if cOther ~= 0 and cOther >= time - u then other, contested = cOther, true end
-elseif c and cAt > at + u then
-  return 2
-elseif c and cAt >= at - u then
-  contested = true
-  if c:sub(1, 44) < mine then other = cAt
-  else time, by, other = cAt, c:sub(17, 44), math.max(cOther, at) end
+  local c = stampOf(skey)
+  local v = redis.pcall('GETEX', key)
+  if type(v) == 'table' then v = redis.pcall('GET', key) end
+  if type(v) == 'table' then v = '' end -- of another type: somebody's value
+  if op == 'fill' then
+    if c or v then return 2 end
+    call('SET', key, value, 'PX', digits(math.max(ends - ms, 1)))
+    return 1
+  end
+  if overtaken(c, mine) then return 2 end
+
+  local cAt, cOther, cEnds
+  if c then cAt, cOther, cEnds = tonumber(c:sub(1, 16)), tonumber(c:sub(45, 60)), tonumber(c:sub(61)) end
+  local time, by, other, contested = at, mine:sub(17), 0, false
+  if unsure then -- a delete that happens now
+    if op == 'set' then op, verdict = 'del', 3 end
+    time = math.max(now, c and cAt + 1 or 0)
+  elseif c and c:sub(17, 32) == mine:sub(17, 32) then
+    time = math.max(at, cAt)
+    if cOther ~= 0 and cOther >= time - u then other, contested = cOther, true end
+  elseif c and cAt > at + u then
+    return 2
+  elseif c and cAt >= at - u then
+    contested = true
+    if c:sub(1, 44) < mine then other = cAt
+    else time, by, other = cAt, c:sub(17, 44), math.max(cOther, at) end
+  end
+
+  local wins, stays, left = op == 'set' and not contested, '0', keep
+  local locked = v and v:sub(1, #lock) == lock
+  if locked and not unsure and (tonumber(v:sub(-16)) or 0) > at + u then
+    verdict = wins and 2 or verdict -- the load has read what this has written, or newer
+  elseif wins and (not v or locked or c and ms < cEnds) then
+    stays, left = digits(ends), math.max(keep, ends - ms)
+    call('SET', key, value, 'PX', digits(math.max(ends - ms, 1)))
+  else
+    if op == 'set' then verdict = 3 end
+    if v then call('UNLINK', key) end
+  end
+  call('SET', skey, padded(time) .. by .. padded(other) .. stays, 'PX', digits(left))
+  return verdict
 end
 
-local wins, stays, left = op == 'set' and not contested, '0', keep
-local locked = v and v:sub(1, #ARGV[5]) == ARGV[5]
-if locked and not unsure and (tonumber(v:sub(-16)) or 0) > at + u then
-  verdict = wins and 2 or verdict -- the load has read what this has written, or newer
-elseif wins and (not v or locked or c and ms < cEnds) then
-  stays, left = ARGV[7], math.max(keep, ends - ms)
-  call('SET', key, ARGV[6], 'PX', digits(math.max(ends - ms, 1)))
-else
-  if op == 'set' then verdict = 3 end
-  if v then call('UNLINK', key) end
+for i = 1, n do
+  local a = 6 * i - 2
+  answers[i] = replay(KEYS[i], KEYS[n+i], ARGV[a], ARGV[a+1], tonumber(ARGV[a+2]), ARGV[a+3], tonumber(ARGV[a+4]), ARGV[a+5] == '1')
 end
-call('SET', skey, padded(time) .. by .. padded(other) .. stays, 'PX', digits(left))
-return verdict`)
+return answers`)
 
 	// The same where Options.DisableStamps is set: nobody can say what is newer, so a set is replayed as a delete.
-	// KEYS: k   ARGV: set, del or fill; notAfter in µs.   Answer: 0, 1, 2 or 3 as above.
+	// KEYS: k…   ARGV: notAfter in µs, and for each key: set, del or fill.   Answer: as above.
 	scriptReplayBare = newScript(luaLook + luaClock + `
-if clock() > tonumber(ARGV[2]) then return 0 end
-if ARGV[1] == 'fill' then return 2 end
-redis.call('UNLINK', KEYS[1])
-return ARGV[1] == 'set' and 3 or 1`)
+if clock() > tonumber(ARGV[1]) then return 0 end
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local op = ARGV[i+1]
+  if op ~= 'fill' then call('UNLINK', key) end
+  answers[i] = op == 'fill' and 2 or op == 'set' and 3 or 1
+end
+return answers`)
 
 	// KEYS: k…   ARGV: notAfter in µs, ttl in ms, lock prefix, absence.   Answer: 1, or 0 if it is later than notAfter.
 	// Only values get the ttl: a lock keeps its holder's, an absence its own.

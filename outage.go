@@ -218,10 +218,24 @@ func (c *Client) remember(ctx context.Context, records []fallback.Record, cause 
 func withGrace(ctx context.Context) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(putGrace, cancel) })
-	return longer, func() {
+	return graced{longer, ctx}, func() {
 		stop()
 		cancel()
 	}
+}
+
+// graced is a context that ends after another, for the reason for which that has ended.
+type graced struct {
+	context.Context
+	callers context.Context
+}
+
+func (g graced) Err() error {
+	err := g.Context.Err()
+	if err != nil && g.callers.Err() != nil {
+		return g.callers.Err()
+	}
+	return err
 }
 
 // settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
@@ -395,7 +409,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 			c.claims.release(records[i].Key)
 		}
 	}()
-	var calls []*call
+	var due []*fallback.Record
 	var of []int
 	// What is large may take its time, and so may what is behind it, the prober's questions too: that says nothing of the server.
 	bytes := int64(1)
@@ -409,59 +423,106 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue
 		}
-		calls, of = append(calls, c.replayCall(sh, &records[i], patience)), append(of, i)
+		due, of = append(due, &records[i]), append(of, i)
 	}
-	if len(calls) == 0 {
-		return
-	}
-	c.runFor(ctx, sh, patience, calls...)
 	var settled []fallback.Record
-	for n, i := range of {
-		outcomes[i] = replayOutcome(calls[n])
-		if v := outcomes[i].Verdict; v != fallback.NoAnswer && v != fallback.Refused {
-			settled = append(settled, records[i])
+	for n, outcome := range c.askReplay(ctx, sh, due, patience) {
+		outcomes[of[n]] = outcome
+		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
+			settled = append(settled, *due[n])
 		}
 	}
 	c.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
 }
 
-func (c *Client) replayCall(sh *shard, r *fallback.Record, patience time.Duration) *call {
-	now, off := c.serverTime(sh)
-	notAfter := strconv.FormatInt(now+patience.Microseconds()+max(off, 0), 10)
-	if c.opt.DisableStamps {
-		return &call{script: scriptReplayBare, keys: []string{r.Key}, args: []string{string(r.Op), notAfter}}
+// askReplay runs the replay script over records. One that is refused, for a key that we may not write, say, must not keep those in
+// its batch from being replayed, so they are then asked for one by one.
+func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
+	outcomes := make([]fallback.Outcome, len(records))
+	if len(records) == 0 {
+		return outcomes
 	}
-	slack := time.Duration(r.Slack) * time.Microsecond
-	if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
-		wall, since := time.Now().UnixMicro(), c.started.UnixMicro()+c.now()/int64(time.Microsecond)
-		slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
+	ask := func(batches []*batch) (refused []*batch) {
+		calls := make([]*call, len(batches))
+		for i, b := range batches {
+			b.stamped = !c.opt.DisableStamps
+			calls[i] = &b.call
+		}
+		c.runFor(ctx, sh, patience, calls...)
+		for _, b := range batches {
+			for n, i := range b.of {
+				outcomes[i] = replayOutcome(&b.call, n)
+			}
+			if _, reply := rueidis.IsRedisErr(b.err); reply && len(b.of) > 1 && outcomes[b.of[0]].Verdict == fallback.Refused {
+				refused = append(refused, b)
+			}
+		}
+		return refused
 	}
-	doubt := "0"
-	if slack > mostClockError {
-		doubt = "1"
+	if refused := ask(c.replayBatches(sh, records, patience)); len(refused) > 0 {
+		var singly []*batch
+		for _, b := range refused {
+			for _, i := range b.of {
+				one := c.replayBatches(sh, records[i:i+1], patience)[0]
+				one.of[0] = i
+				singly = append(singly, one)
+			}
+		}
+		ask(singly)
 	}
-	margin := 2 * max(slack, leastClockError)
-	return &call{script: scriptReplay, keys: []string{r.Key}, stamped: true, args: []string{
-		string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), milliseconds(c.opt.StampTTL), lockPrefix,
-		r.Value, strconv.FormatInt(r.Expires, 10), doubt, notAfter,
-	}}
+	return outcomes
 }
 
-func replayOutcome(q *call) fallback.Outcome {
-	if q.err != nil {
-		if _, reply := rueidis.IsRedisErr(q.err); reply && judge(q.err, true) == answered {
-			return fallback.Outcome{Verdict: fallback.Refused, Err: q.err}
-		}
-		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: q.err}
+func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience time.Duration) []*batch {
+	now, off := c.serverTime(sh)
+	notAfter := strconv.FormatInt(now+patience.Microseconds()+max(off, 0), 10)
+	place := func(i int) (string, *shard) { return records[i].Key, sh }
+	if c.opt.DisableStamps {
+		return c.batches(scriptReplayBare, []string{notAfter}, len(records), place, func(i int) []string { return []string{string(records[i].Op)} })
 	}
-	n, err := q.reply.AsInt64()
-	if err == nil && n == 0 {
+	return c.batches(scriptReplay, []string{notAfter, milliseconds(c.opt.StampTTL), lockPrefix}, len(records), place, func(i int) []string {
+		r := records[i]
+		slack := time.Duration(r.Slack) * time.Microsecond
+		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
+			wall, since := time.Now().UnixMicro(), c.started.UnixMicro()+c.now()/int64(time.Microsecond)
+			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
+		}
+		doubt := "0"
+		if slack > mostClockError {
+			doubt = "1"
+		}
+		margin := 2 * max(slack, leastClockError)
+		return []string{string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(r.Expires, 10), doubt}
+	})
+}
+
+// replayOutcome is what q has answered for its nth record.
+func replayOutcome(q *call, n int) fallback.Outcome {
+	if q.err != nil {
+		return replayFailure(q.err)
+	}
+	if late, err := q.reply.AsInt64(); err == nil && late == 0 {
 		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate}
 	}
-	if err != nil || n < 1 || n > int64(len(replayVerdicts)) {
-		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script answered %d", n))}
+	answers, err := q.reply.ToArray()
+	if err != nil || len(answers) != len(q.keys) {
+		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script gave %d answers for %d records", len(answers), len(q.keys)))}
 	}
-	return fallback.Outcome{Verdict: replayVerdicts[n-1]}
+	verdict, err := answers[n].AsInt64()
+	switch {
+	case err != nil:
+		return replayFailure(err)
+	case verdict < 1 || verdict > int64(len(replayVerdicts)):
+		return fallback.Outcome{Verdict: fallback.Refused, Err: fmt.Errorf("aside: the replay script answered %d", verdict)}
+	}
+	return fallback.Outcome{Verdict: replayVerdicts[verdict-1]}
+}
+
+func replayFailure(err error) fallback.Outcome {
+	if _, reply := rueidis.IsRedisErr(err); reply && judge(err, true) == answered {
+		return fallback.Outcome{Verdict: fallback.Refused, Err: err}
+	}
+	return fallback.Outcome{Verdict: fallback.NoAnswer, Err: err}
 }
 
 var errReplayLate = errors.New("aside: the replay came too late to be done, and will be tried again")

@@ -47,11 +47,13 @@ func (b *replayBench) replay(op fallback.Op, stamp, value string, ttl time.Durat
 	if op != fallback.OpDel {
 		r.Value, r.Expires = value, b.now/1000+ttl.Milliseconds()
 	}
-	q := b.c.replayCall(b.sh, &r, time.Minute)
-	b.c.run(b.t.Context(), b.sh, q)
-	out := replayOutcome(q)
+	out := b.ask(&r)
 	require.NoError(b.t, out.Err)
 	return out.Verdict
+}
+
+func (b *replayBench) ask(r *fallback.Record) fallback.Outcome {
+	return b.c.askReplay(b.t.Context(), b.sh, []*fallback.Record{r}, time.Minute)[0]
 }
 
 func (b *replayBench) value() any {
@@ -217,11 +219,9 @@ func TestASetWithAClockThatWasOffIsADeleteOfNow(t *testing.T) {
 			b.put('s', b.stamp(5000, "bbbb", 1), there)
 		}
 		for _, want := range []fallback.Verdict{fallback.Deleted, fallback.Superseded} {
-			q := b.c.replayCall(b.sh, &fallback.Record{
+			require.Equal(t, want, b.ask(&fallback.Record{
 				Op: fallback.OpSet, Key: b.key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(at, "aaaa", 1), Slack: slack,
-			}, time.Minute)
-			b.c.run(t.Context(), b.sh, q)
-			require.Equal(t, want, replayOutcome(q).Verdict)
+			}).Verdict)
 			require.Nil(t, b.value())
 			require.Greater(t, b.mark(), b.stamp(0, "", 0))
 		}
@@ -297,9 +297,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 					record := &fallback.Record{
 						Op: [...]fallback.Op{fallback.OpSet, fallback.OpDel, fallback.OpFill}[r.Op], Key: b.key, Value: value, Expires: r.Expires, Stamp: stampText(r.Stamp),
 					}
-					q := b.c.replayCall(b.sh, record, time.Minute)
-					b.c.run(t.Context(), b.sh, q)
-					require.NoError(t, q.err, "seed %d: %s", seed, strings.Join(story, "\n"))
+					require.NoError(t, b.ask(record).Err, "seed %d: %s", seed, strings.Join(story, "\n"))
 					story = append(story, fmt.Sprintf("replay %+v: %v", r, out))
 				}
 			}
@@ -344,4 +342,62 @@ func TestReplayOfOneClientKeepsItsOrder(t *testing.T) {
 		}
 		require.Nil(t, b.value())
 	}
+}
+
+// Records go to Redis in batches. Each must fare as it would alone.
+func TestABatchIsReplayedRecordByRecord(t *testing.T) {
+	b := newReplayBench(t)
+	const n = 200
+	replay := func(prefix string, alone bool) (outcomes []fallback.Outcome, left []any) {
+		random := rand.New(rand.NewPCG(1, 2)) // twice the same
+		var records []*fallback.Record
+		for i := range n {
+			b.key = fmt.Sprint(prefix, i)
+			switch random.IntN(4) {
+			case 0:
+				b.put('s', b.stamp(random.Int64N(2000)-1000, "bbbb", 1), "theirs")
+			case 1:
+				b.server.Do("SET", b.key, "filled")
+			case 2:
+				b.server.Do("LPUSH", b.key, "of another type")
+			}
+			op := [...]fallback.Op{fallback.OpSet, fallback.OpDel, fallback.OpFill}[random.IntN(3)]
+			r := &fallback.Record{Op: op, Key: b.key, Stamp: b.stamp(0, "aaaa", int64(1+i))}
+			if op != fallback.OpDel {
+				r.Value, r.Expires = fmt.Sprint("v", i), b.now/1000+[]int64{-1, 600_000}[random.IntN(2)]
+			}
+			records = append(records, r)
+		}
+		if !alone {
+			outcomes = b.c.askReplay(t.Context(), b.sh, records, time.Minute)
+		}
+		for _, r := range records {
+			if alone {
+				outcomes = append(outcomes, b.ask(r))
+			}
+			b.key = r.Key
+			left = append(left, b.value(), b.mark())
+		}
+		return outcomes, left
+	}
+	outcomes, left := replay("together", false)
+	wantOutcomes, wantLeft := replay("alone", true)
+	require.Equal(t, wantOutcomes, outcomes)
+	require.Equal(t, wantLeft, left)
+}
+
+// One record that Redis refuses, for a key that we may not write, must not keep those in its batch from being replayed.
+func TestARefusedRecordDoesNotHoldUpItsBatch(t *testing.T) {
+	b := newReplayBench(t)
+	b.server.Do("ACL", "SETUSER", "default", "resetkeys", "~ours:*", "~aside:*")
+	var records []*fallback.Record
+	for i, key := range []string{"ours:1", "theirs:1", "ours:2"} {
+		records = append(records, &fallback.Record{Op: fallback.OpSet, Key: key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(0, "aaaa", int64(1+i))})
+	}
+	outcomes := b.c.askReplay(t.Context(), b.sh, records, time.Minute)
+	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[0])
+	require.Equal(t, fallback.Refused, outcomes[1].Verdict)
+	require.ErrorContains(t, outcomes[1].Err, "NOPERM")
+	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[2])
+	require.Equal(t, "v", b.server.Do("GET", "ours:2"))
 }
