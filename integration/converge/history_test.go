@@ -36,6 +36,7 @@ type write struct {
 	acknowledged bool
 	kept         bool   // for replay
 	settled      moment // for what is kept: its node had nothing to replay any more
+	until        moment // Redis may do it until then although it has failed: it was on its way when its process was killed, or its caller left
 	note         string
 }
 
@@ -102,7 +103,10 @@ type violation struct {
 
 // contestedWithin is how close two writes of different processes must be for nobody to know which was later: u of the design, 2 × 50 ms,
 // and by what this machine's clocks, read through a socket, really err.
-const contestedWithin = 130 * time.Millisecond
+const (
+	clockError      = 15 * time.Millisecond
+	contestedWithin = 100*time.Millisecond + 2*clockError
+)
 
 // contested says that x may have won over the later y: two Sets of different nodes that are too close. What a node's next process
 // writes is later for everybody.
@@ -169,6 +173,9 @@ func (h *history) check() (broken []violation, contests int) {
 			if !h.binds(w, r) {
 				continue
 			}
+			if seen != nil && w.call < seen.until {
+				continue
+			}
 			if contested(seen, w) {
 				contest = true
 				continue
@@ -197,7 +204,7 @@ func (h *history) expected(key string) (newest *write, version int, ok bool) {
 		return newest, 0, false
 	}
 	for _, w := range h.writes {
-		if w.key == key && w.node != newest.node && newest.call-w.end < contestedWithin {
+		if w.key == key && w.node != newest.node && (newest.call-w.end < contestedWithin || newest.call < w.until) {
 			return newest, 0, false
 		}
 	}
@@ -294,6 +301,7 @@ func TestTheCheckerFindsWhatIsBroken(t *testing.T) {
 	}
 	kept := func(w *write, settled moment) *write { w.kept, w.settled = true, settled; return w }
 	failed := func(w *write) *write { w.acknowledged = false; return w }
+	late := func(w *write, until moment) *write { w.acknowledged, w.until = false, until; return w }
 	get := func(w who, version int, call moment) *read {
 		return &read{who: w, key: "k", verb: "get", version: version, call: call, end: call + ms, asking: true}
 	}
@@ -304,27 +312,29 @@ func TestTheCheckerFindsWhatIsBroken(t *testing.T) {
 		broken   bool
 		contests int
 	}{
-		"nothing was written":                           {nil, get(a, 1, 0), false, 0},
-		"a version that nobody has made":                {nil, get(a, 2, 0), true, 0},
-		"the future":                                    {[]*write{del(b, 2, 10*ms, 11*ms)}, get(a, 2, 5*ms), true, 0},
-		"own write, newer":                              {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 2, 3*ms), false, 0},
-		"own write, older":                              {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 1, 3*ms), true, 0},
-		"own write, older, degraded":                    {[]*write{set(a, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 3*ms)), true, 0},
-		"own write, nothing":                            {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 0, 3*ms), false, 0},
-		"own write, before it ended":                    {[]*write{set(a, 2, 1*ms, 4*ms)}, get(a, 1, 3*ms), false, 0},
-		"own write that failed":                         {[]*write{failed(set(a, 2, 1*ms, 2*ms))}, get(a, 1, 3*ms), false, 0},
-		"own write before the one that failed":          {[]*write{del(a, 2, 1*ms, 2*ms), failed(set(a, 3, 3*ms, 4*ms))}, get(a, 1, 5*ms), true, 0},
-		"another's, in the lease":                       {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 50*ms), false, 0},
-		"another's, after the lease":                    {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 103*ms), true, 0},
-		"another's, after the lease, degraded":          {[]*write{del(b, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 103*ms)), false, 0},
-		"another's, kept":                               {[]*write{kept(del(b, 2, 1*ms, 2*ms), never)}, get(a, 1, 900*ms), false, 0},
-		"another's, replayed":                           {[]*write{kept(del(b, 2, 1*ms, 2*ms), 500*ms)}, get(a, 1, 601*ms), true, 0},
-		"two Sets, close":                               {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), false, 1},
-		"two Sets, far apart":                           {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 150*ms, 151*ms)}, get(a, 2, 900*ms), true, 0},
-		"two Sets of one process, close":                {[]*write{set(a, 2, 1*ms, 2*ms), set(a, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0},
-		"two Sets of one node, killed in between":       {[]*write{set(a, 2, 1*ms, 2*ms), set(who{node: 0, life: 1}, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0},
-		"a Set and a Del, close":                        {[]*write{set(a, 2, 1*ms, 2*ms), del(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), true, 0},
-		"two Sets, close, and one that nobody contests": {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms), set(b, 4, 200*ms, 201*ms)}, get(a, 2, 900*ms), true, 0},
+		"nothing was written":                            {nil, get(a, 1, 0), false, 0},
+		"a version that nobody has made":                 {nil, get(a, 2, 0), true, 0},
+		"the future":                                     {[]*write{del(b, 2, 10*ms, 11*ms)}, get(a, 2, 5*ms), true, 0},
+		"own write, newer":                               {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 2, 3*ms), false, 0},
+		"own write, older":                               {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 1, 3*ms), true, 0},
+		"own write, older, degraded":                     {[]*write{set(a, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 3*ms)), true, 0},
+		"own write, nothing":                             {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 0, 3*ms), false, 0},
+		"own write, before it ended":                     {[]*write{set(a, 2, 1*ms, 4*ms)}, get(a, 1, 3*ms), false, 0},
+		"own write that failed":                          {[]*write{failed(set(a, 2, 1*ms, 2*ms))}, get(a, 1, 3*ms), false, 0},
+		"own write before the one that failed":           {[]*write{del(a, 2, 1*ms, 2*ms), failed(set(a, 3, 3*ms, 4*ms))}, get(a, 1, 5*ms), true, 0},
+		"another's, that a killed one came after":        {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 10*ms, 11*ms)}, get(b, 2, 25*ms), false, 0},
+		"another's, that a killed one came too late for": {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 30*ms, 31*ms)}, get(b, 2, 45*ms), true, 0},
+		"another's, in the lease":                        {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 50*ms), false, 0},
+		"another's, after the lease":                     {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 103*ms), true, 0},
+		"another's, after the lease, degraded":           {[]*write{del(b, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 103*ms)), false, 0},
+		"another's, kept":                                {[]*write{kept(del(b, 2, 1*ms, 2*ms), never)}, get(a, 1, 900*ms), false, 0},
+		"another's, replayed":                            {[]*write{kept(del(b, 2, 1*ms, 2*ms), 500*ms)}, get(a, 1, 601*ms), true, 0},
+		"two Sets, close":                                {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), false, 1},
+		"two Sets, far apart":                            {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 150*ms, 151*ms)}, get(a, 2, 900*ms), true, 0},
+		"two Sets of one process, close":                 {[]*write{set(a, 2, 1*ms, 2*ms), set(a, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0},
+		"two Sets of one node, killed in between":        {[]*write{set(a, 2, 1*ms, 2*ms), set(who{node: 0, life: 1}, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0},
+		"a Set and a Del, close":                         {[]*write{set(a, 2, 1*ms, 2*ms), del(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), true, 0},
+		"two Sets, close, and one that nobody contests":  {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms), set(b, 4, 200*ms, 201*ms)}, get(a, 2, 900*ms), true, 0},
 		"killed, and it was on disk": {
 			[]*write{kept(del(a, 2, 1*ms, 2*ms), never)}, degraded(get(who{node: 0, life: 1}, 1, 9*ms)), true, 0,
 		},

@@ -342,7 +342,7 @@ func (r *registerRound) open(i int) (*aside.Client, error) {
 		}),
 	}
 	if r.faults {
-		options.RedisTimeout, options.LockTTL, options.DegradedTTL = redisTimeout, 2*redisTimeout, -1
+		options.RedisTimeout, options.LockTTL, options.DegradedTTL = 50*time.Millisecond, 100*time.Millisecond, -1
 	}
 	if r.forgetful {
 		options.MemoryBytes = -1

@@ -44,12 +44,12 @@ type answer struct {
 
 // nodeConfig is how a node is to be.
 type nodeConfig struct {
-	Addr, Dir                        string
-	Sync                             journal.Sync
-	Flush                            time.Duration
-	ReplayRate                       int
-	StaleLease, LockTTL, DegradedTTL time.Duration
-	MemoryBytes                      int64
+	Addr, Dir                                      string
+	Sync                                           journal.Sync
+	Flush                                          time.Duration
+	ReplayRate                                     int
+	RedisTimeout, StaleLease, LockTTL, DegradedTTL time.Duration
+	MemoryBytes                                    int64
 }
 
 // loadFunc reads the source.
@@ -64,14 +64,12 @@ type local struct {
 	kept map[string]int // how often a write of the key was kept for replay; guarded by mu
 }
 
-const redisTimeout = 50 * time.Millisecond
-
 func newLocal(c nodeConfig, load loadFunc) (*local, error) {
 	n := &local{load: load, kept: make(map[string]int)}
 	var err error
 	n.client, err = aside.New(aside.Options{
 		Redis:          rueidis.ClientOption{InitAddress: []string{c.Addr}},
-		ConnectTimeout: 50 * time.Millisecond, RedisTimeout: redisTimeout,
+		ConnectTimeout: 50 * time.Millisecond, RedisTimeout: c.RedisTimeout,
 		LockTTL: c.LockTTL, StaleLease: c.StaleLease, DegradedTTL: c.DegradedTTL, MemoryBytes: c.MemoryBytes,
 		FallbackDir: c.Dir, Fallback: fallback.Options{Sync: c.Sync, FlushInterval: c.Flush},
 		ReplayRate: c.ReplayRate, Logger: slog.New(slog.DiscardHandler),

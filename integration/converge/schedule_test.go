@@ -231,7 +231,11 @@ func (s *schedule) draw() {
 		Flush:      []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, 3 * time.Second}[s.rng.IntN(3)],
 		ReplayRate: []int{-1, 5000, 20}[s.rng.IntN(3)],
 		StaleLease: []time.Duration{100 * time.Millisecond, 200 * time.Millisecond}[s.rng.IntN(2)],
-		LockTTL:    []time.Duration{2 * redisTimeout, 300 * time.Millisecond}[s.rng.IntN(2)],
+		LockTTL:    []time.Duration{100 * time.Millisecond, 300 * time.Millisecond}[s.rng.IntN(2)],
+	}
+	s.config.RedisTimeout = 50 * time.Millisecond
+	if s.rng.IntN(4) == 0 { // the lease is over before it is noticed that Redis does not answer
+		s.config.RedisTimeout, s.config.StaleLease, s.config.LockTTL = 300*time.Millisecond, 60*time.Millisecond, 600*time.Millisecond
 	}
 	if s.rng.IntN(4) == 0 {
 		s.config.DegradedTTL = 100 * time.Millisecond
@@ -381,6 +385,10 @@ func (s *schedule) run() (r report) {
 		for n := range workersPerNode {
 			rng := rand.New(rand.NewPCG(s.seed, uint64(10+i*workersPerNode+n)))
 			working.Go(func() { s.work(i, rng) }) // ends when the schedule's active time does
+		}
+		if !s.silent {
+			rng := rand.New(rand.NewPCG(s.seed, uint64(100+i)))
+			working.Go(func() { s.glance(i, rng) }) // likewise
 		}
 	}
 	watch, stopWatching := context.WithCancel(context.Background())
@@ -649,6 +657,17 @@ func (s *schedule) work(i int, rng *rand.Rand) {
 	}
 }
 
+// glance looks at what node i has in its memory, also while its workers wait for Redis.
+func (s *schedule) glance(i int, rng *rand.Rand) {
+	for s.now() < s.active {
+		k := s.keys[rng.IntN(len(s.keys))]
+		if n, me := s.process(i); n != nil {
+			s.look(n, me, request{Verb: "peek", Keys: []string{k.name}, Patience: 2 * time.Millisecond})
+		}
+		time.Sleep(time.Duration(1+rng.IntN(4)) * time.Millisecond)
+	}
+}
+
 func (s *schedule) read(n node, me who, k *keyOf, rng *rand.Rand, patience time.Duration) {
 	r := request{Verb: "get", Keys: []string{k.name}, TTL: time.Minute, Patience: patience}
 	switch draw := rng.IntN(10); {
@@ -661,6 +680,11 @@ func (s *schedule) read(n node, me who, k *keyOf, rng *rand.Rand, patience time.
 			r.Keys = append(r.Keys, s.keys[at].name)
 		}
 	}
+	s.look(n, me, r)
+}
+
+// look asks n and takes down what it has found.
+func (s *schedule) look(n node, me who, r request) {
 	call := s.now()
 	a := n.do(r)
 	end := s.now()
@@ -711,7 +735,9 @@ func (s *schedule) write(n node, me who, k *keyOf, rng *rand.Rand, patience time
 	end := s.now()
 	for _, w := range writes {
 		w.call, w.end, w.note = call, end, a.Err
-		w.acknowledged = a.Err == ""
+		if w.acknowledged = a.Err == ""; !w.acknowledged {
+			w.until = call + s.config.RedisTimeout + clockError
+		}
 		w.kept = slices.Contains(a.Kept, w.key)
 		s.history.wrote(w)
 	}
