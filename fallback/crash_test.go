@@ -450,7 +450,7 @@ func TestNothingAcknowledgedIsLostUnderConcurrency(t *testing.T) {
 	for round := range rounds {
 		m := vfs.NewMem()
 		m.CutAt(20 + 7*round%400)
-		d, err := OpenFS(m, Options{Logger: quiet(), MaxQueue: 1, FlushInterval: time.Millisecond, workers: 2})
+		d, err := OpenFS(m, Options{Logger: quiet(), MaxQueue: 1, FlushInterval: time.Millisecond, hurry: 2})
 		require.NoError(t, err)
 		var wg sync.WaitGroup
 		witnesses := make([]*witness, 6)

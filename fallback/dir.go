@@ -41,6 +41,7 @@ type Dir struct {
 	incoming    int64    // bytes of values that they hold
 	writers     *writers // those that began since the flusher last asked
 	faults      [faultKinds]error
+	waiting     int // callers that wait for the flusher
 	began       int // rounds of the flusher
 	ended       int
 	rested      time.Time     // when the flusher has rested from the last for as long as that took: MaxQueue does not wake it before, as writers need the disk, too
@@ -255,6 +256,14 @@ func (d *Dir) leaveLocked(p put) {
 // awaitRound returns when a round of the flusher has ended, that or a later one, with what it said; or, if any progress will do, when
 // something has got its file.
 func (d *Dir) awaitRound(ctx context.Context, round int, anyProgress bool) (ended bool, failed, err error) {
+	d.x.mu.Lock()
+	d.waiting++
+	d.x.mu.Unlock()
+	defer func() {
+		d.x.mu.Lock()
+		defer d.x.mu.Unlock()
+		d.waiting--
+	}()
 	d.wake()
 	for moved := false; ; moved = true {
 		d.x.mu.RLock()

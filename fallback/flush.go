@@ -30,8 +30,14 @@ import (
 // What fails stays as it is in the index, and is tried again in the next round. A fill is written without any sync, unless its file holds something
 // else: after a loss of power it may be missing or torn, and nobody was promised it.
 
-// flushBatch is how many records are written before those who wait for room are told.
-const flushBatch = 1000
+const (
+	// flushBatch is how many records are written before those who wait for room are told.
+	flushBatch = 200
+
+	// hurry is how many calls to the disk are made at once when somebody waits for the flusher. Otherwise it makes one after the other: each fsync of its
+	// own delays those of the journal, for which writers wait.
+	hurry = 8
+)
 
 var errGivenUp = errors.New("the time for closing is over")
 
@@ -176,6 +182,7 @@ func (d *Dir) writeDirty(n int) (failed error) {
 
 // batch is what is done at once.
 type batch struct {
+	hands int // calls to the disk at once
 	bad   []badFile
 	gone  []removal
 	items []item
@@ -208,7 +215,10 @@ type removal struct {
 func (d *Dir) take(n int) *batch {
 	d.x.mu.Lock()
 	defer d.x.mu.Unlock()
-	b := &batch{bad: d.bad, items: make([]item, 0, n)}
+	b := &batch{hands: 1, bad: d.bad, items: make([]item, 0, n)}
+	if d.waiting > 0 || d.x.closed.Load() {
+		b.hands = d.o.hurry
+	}
 	taken := make(map[digest]bool, n)
 	d.bad = nil
 	for name, g := range d.gone {
@@ -257,7 +267,7 @@ func (d *Dir) write(b *batch) error {
 		}
 		pruned[path.Dir(bad.path)] = true
 	}
-	parallel(len(b.gone), d.o.workers, func(i int) {
+	parallel(len(b.gone), b.hands, func(i int) {
 		if d.gaveUp() {
 			b.gone[i].err = errGivenUp
 			return
@@ -282,7 +292,7 @@ func (d *Dir) write(b *batch) error {
 		pruned[path.Dir(name)] = true
 		delete(d.untidy, name)
 	}
-	toSync, err := d.prune(pruned)
+	toSync, err := d.prune(pruned, b.hands)
 	if fail(err); err != nil {
 		for folder := range pruned {
 			d.untidy[path.Join(folder, "anything")] = true
@@ -290,7 +300,7 @@ func (d *Dir) write(b *batch) error {
 	}
 
 	var made sync.Map // folders that are there
-	parallel(len(b.items), d.o.workers, func(i int) {
+	parallel(len(b.items), b.hands, func(i int) {
 		if d.gaveUp() {
 			b.items[i].err = errGivenUp
 		} else if b.items[i].err == nil {
@@ -307,7 +317,7 @@ func (d *Dir) write(b *batch) error {
 			toSync[it.name.folder(d.o.DB)] = true
 		}
 	}
-	unsynced := d.syncAll(slices.Sorted(maps.Keys(toSync)))
+	unsynced := d.syncAll(slices.Sorted(maps.Keys(toSync)), b.hands)
 	for _, err := range unsynced {
 		fail(err)
 	}
@@ -319,7 +329,8 @@ func (d *Dir) write(b *batch) error {
 		// A removal is durable only when the folder was synced, or the one above it if that went, too. Which one that was we need not know: if any failed,
 		// all are tried again.
 		if b.gone[i].err == nil && err == nil && len(unsynced) == 0 {
-			d.removedLocked(b.gone[i].name)
+			d.fileBytes -= d.gone[b.gone[i].name].bytes
+			d.notGoneLocked(b.gone[i].name)
 		}
 	}
 	for i := range b.items {
@@ -335,18 +346,14 @@ func (d *Dir) write(b *batch) error {
 	return failed
 }
 
-// removedLocked takes note that what lay under a name is gone.
-func (d *Dir) removedLocked(name digest) {
-	d.fileBytes -= d.gone[name].bytes
-	d.notGoneLocked(name)
-}
-
 // writtenLocked takes note of what became of an item.
 func (d *Dir) writtenLocked(it *item) {
 	e := d.x.byKey[it.record.Key]
 	if it.put {
-		d.removedLocked(it.name) // if it was to be removed and was not, it was overwritten
-		d.fileBytes += it.size - it.before
+		// What was there was overwritten. It may have been taken down as gone: since the item was taken, or before, if it could not be removed.
+		before := max(it.before, d.gone[it.name].bytes)
+		d.notGoneLocked(it.name)
+		d.fileBytes += it.size - before
 		if e == it.e {
 			e.file = it.size
 		} else { // it was settled meanwhile, and whatever came then owes nothing to this file
@@ -476,11 +483,11 @@ func (d *Dir) writeFile(name string, b []byte, durable bool) error {
 }
 
 // prune removes those folders that are empty, and the ones above them. It returns those that are left and have lost something.
-func (d *Dir) prune(folders map[string]bool) (left map[string]bool, failed error) {
+func (d *Dir) prune(folders map[string]bool, hands int) (left map[string]bool, failed error) {
 	left = make(map[string]bool)
 	for level := slices.Sorted(maps.Keys(folders)); len(level) > 0; {
 		errs := make([]error, len(level))
-		parallel(len(level), d.o.workers, func(i int) {
+		parallel(len(level), hands, func(i int) {
 			if level[i] == "." {
 				errs[i] = fs.ErrExist
 				return
@@ -507,9 +514,9 @@ func (d *Dir) prune(folders map[string]bool) (left map[string]bool, failed error
 }
 
 // syncAll syncs folders and returns the errors of those where there was one.
-func (d *Dir) syncAll(folders []string) map[string]error {
+func (d *Dir) syncAll(folders []string, hands int) map[string]error {
 	errs := make([]error, len(folders))
-	parallel(len(folders), d.o.workers, func(i int) { errs[i] = d.fs.SyncDir(folders[i]) })
+	parallel(len(folders), hands, func(i int) { errs[i] = d.fs.SyncDir(folders[i]) })
 	failed := make(map[string]error)
 	for i, err := range errs {
 		if err != nil {
@@ -570,12 +577,12 @@ func (d *Dir) moveForeign() error {
 			toSync[folder] = true
 		}
 	}
-	left, err := d.prune(pruned)
+	left, err := d.prune(pruned, 1)
 	if err != nil {
 		return err
 	}
 	maps.Copy(toSync, left)
-	for _, err := range d.syncAll(slices.Sorted(maps.Keys(toSync))) {
+	for _, err := range d.syncAll(slices.Sorted(maps.Keys(toSync)), 1) {
 		if !errors.Is(err, fs.ErrNotExist) { // nothing was to be changed there
 			return err
 		}

@@ -23,7 +23,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // byHand is a store that does a round only when it is told to, one call to the disk after the other.
 func byHand() Options {
-	return Options{Logger: quiet(), FlushInterval: time.Hour, MaxQueue: 1 << 30, workers: 1}
+	return Options{Logger: quiet(), FlushInterval: time.Hour, MaxQueue: 1 << 30, hurry: 1}
 }
 
 // open opens a store, and when the test is over closes it and looks through its folder: every test is also one for corruption.

@@ -42,9 +42,9 @@ type Options struct {
 	// each file that is put into quarantine. Never a key or a value. Defaults to slog.Default().
 	Logger *slog.Logger
 
-	dir     string // for messages; Open knows it
-	workers int    // of the flusher
-	forget  bool   // values leave memory as soon as they are in files; for tests
+	dir    string // for messages; Open knows it
+	hurry  int    // see the constant; for tests
+	forget bool   // values leave memory as soon as they are in files; for tests
 }
 
 func (o Options) withDefaults() Options {
@@ -53,7 +53,7 @@ func (o Options) withDefaults() Options {
 	o.MaxBytes = cmp.Or(o.MaxBytes, 1<<30)
 	o.MemoryBytes = cmp.Or(o.MemoryBytes, 64<<20)
 	o.dir = cmp.Or(o.dir, "the fallback directory")
-	o.workers = cmp.Or(o.workers, 8)
+	o.hurry = cmp.Or(o.hurry, hurry)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
