@@ -31,17 +31,20 @@ type measured struct {
 	calls   int // in the time between inject and heal, as all that follows
 
 	longestGet, longestWrite time.Duration
-	longestAfter             time.Duration // of those that began after the trip
 	longestPut               time.Duration // of the writes to disk
-	slow, slowAfter          int           // calls that took longer than slowCall; those of them that began after the trip
-	askedAfter               int           // questions to Redis that failed and began after the trip, as the observer was told
-	asked                    int           // those that failed, or passed the proxy, from a moment after the trip on
-	outcomes                 map[outcome]int
-	overslept                time.Duration // how late a caller was woken at most
-	calm                     bool          // the machine had time for us
-	longestBack              time.Duration // of the calls that began between heal and health
+
+	longestGetAfter, longestWriteAfter time.Duration // of those that began after the trip
+
+	slow, slowAfter int // calls that took longer than slowCall; those of them that began after the trip
+	askedAfter      int // questions to Redis that failed and began after the trip, as the observer was told
+	asked           int // those that failed, or passed the proxy, from a moment after the trip on
+	outcomes        map[outcome]int
+	overslept       time.Duration // how late a caller was woken at most
+	calm            bool          // the machine had time for us
+	longestBack     time.Duration // of the calls that began between heal and health
 
 	tripped    bool
+	already    bool // it was degraded before; toDegraded says nothing
 	toDegraded time.Duration
 	back       time.Duration // from the server's first answer to health, if it recovered under load
 	recovered  bool
@@ -290,6 +293,9 @@ func (w *world) listen(p *party, shard string, injected time.Time) (end func() (
 func (m *measured) measure(tr *truth, samples []sample, p *party, shard string, injected, healed time.Time) {
 	changes := p.modes()
 	tripped, ok := firstTo(changes, shard, aside.Degraded, injected)
+	if degradedAt(changes, shard, injected) { // a busy machine has looked like an outage just before
+		tripped, ok, m.already = injected, true, true
+	}
 	if m.tripped = ok; ok {
 		m.toDegraded = tripped.Sub(injected)
 	}
@@ -315,14 +321,14 @@ func (m *measured) measure(tr *truth, samples []sample, p *party, shard string, 
 		m.calls++
 		m.outcomes[s.outcome]++
 		m.overslept = max(m.overslept, s.overslept)
-		if s.write {
-			m.longestWrite = max(m.longestWrite, s.took)
-		} else {
-			m.longestGet = max(m.longestGet, s.took)
-		}
 		after := ok && s.began > tripped.Sub(tr.began)
+		longest, longestAfter := &m.longestGet, &m.longestGetAfter
+		if s.write {
+			longest, longestAfter = &m.longestWrite, &m.longestWriteAfter
+		}
+		*longest = max(*longest, s.took)
 		if after {
-			m.longestAfter = max(m.longestAfter, s.took)
+			*longestAfter = max(*longestAfter, s.took)
 		}
 		if s.took > slowCall {
 			m.slow++
@@ -415,7 +421,7 @@ func (m *measured) String() string {
 	if m.tripped {
 		toDegraded = fmt.Sprintf("degraded after %v, back after %v (%v) with %d relapses", ms(m.toDegraded), ms(m.back), m.recovered, m.relapses)
 	}
-	return fmt.Sprintf("%s: %d calls, longest Get %v, write %v (to disk %v), after the trip %v, coming back %v; %d slow, %d of them after the trip; %d ended by their deadline, %d of unknown outcome, %d refused, %d overloaded; %s; %d journaled, backlog %d, %d turned into deletes; Redis lost %d and caused %d stale reads; callers woken up to %v late; idle: %d of %d after %v, back after %v",
-		m.row.name, m.calls, ms(m.longestGet), ms(m.longestWrite), ms(m.longestPut), ms(m.longestAfter), ms(m.longestBack), m.slow, m.slowAfter, m.outcomes[deadline], m.outcomes[unknown], m.outcomes[refused], m.outcomes[overload],
+	return fmt.Sprintf("%s: %d calls, longest Get %v, write %v (to disk %v), after the trip %v and %v, coming back %v; %d slow, %d of them after the trip; %d ended by their deadline, %d of unknown outcome, %d refused, %d overloaded; %s; %d journaled, backlog %d, %d turned into deletes; Redis lost %d and caused %d stale reads; callers woken up to %v late; idle: %d of %d after %v, back after %v",
+		m.row.name, m.calls, ms(m.longestGet), ms(m.longestWrite), ms(m.longestPut), ms(m.longestGetAfter), ms(m.longestWriteAfter), ms(m.longestBack), m.slow, m.slowAfter, m.outcomes[deadline], m.outcomes[unknown], m.outcomes[refused], m.outcomes[overload],
 		toDegraded, m.journaled, m.backlog, m.turned, m.lostRedis, m.staleRedis, ms(m.overslept), m.idle.noticed, m.idle.clients, ms(m.idle.toDegraded), ms(m.idle.back))
 }
