@@ -37,6 +37,8 @@ type Client struct {
 
 	nowhere *shard // stands in where no shard is known; degraded while there is such a place
 
+	unreached atomic.Pointer[error] // why there was no connection yet, at the last attempt
+
 	modes      announcer[ModeChange]
 	claims     claims // keys whose records are being replayed
 	overtaking overtakings

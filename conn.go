@@ -337,6 +337,7 @@ func (c *Client) connect(first chan error) {
 			}
 			redis.Close()
 		}
+		c.unreached.Store(&err)
 		select {
 		case first <- err:
 		default:

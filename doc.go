@@ -40,7 +40,7 @@
 //
 //   - One load per cold key across processes, while the lock's holder lives.
 //   - A Set or Del that returned nil is not undone by a load that began before it.
-//   - A Set or Del that returned nil while Redis was away survives kill -9, and with journal.Always loss of power. Its replay
+//   - A Set or Del that returned nil while Redis was away survives kill -9, and with fallback.Always loss of power. Its replay
 //     replaces nothing that was written later and brings back nothing that was deleted. Where clocks cannot tell what was
 //     later (100 ms), it leaves nothing.
 //   - After Del returned nil this process never serves the old value; another not after the push has reached it, and never

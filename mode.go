@@ -54,6 +54,9 @@ func (m Mode) String() string {
 	}
 }
 
+// MarshalText implements [encoding.TextMarshaler]: a mode is its name, in JSON too.
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
 // modeEvent is what may change a mode.
 type modeEvent int
 
@@ -289,7 +292,7 @@ var errNeverReached = errors.New("aside: Redis has not been reached yet")
 
 // Health says how the client is doing. It asks nobody.
 func (c *Client) Health() Health {
-	h := Health{Mode: Degraded, Since: c.started, Err: errNeverReached, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
+	h := Health{Mode: Degraded, Since: c.started, Err: c.notReached(), Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
 	t := c.topo.Load()
 	if t == nil {
 		return h
@@ -308,6 +311,14 @@ func (c *Client) Health() Health {
 		h.Mode, h.Since, h.Err = Degraded, t.since, errHoles
 	}
 	return h
+}
+
+// notReached says why there is no connection yet.
+func (c *Client) notReached() error {
+	if why := c.unreached.Load(); why != nil {
+		return fmt.Errorf("%w: %w", errNeverReached, *why)
+	}
+	return errNeverReached
 }
 
 var errHoles = errors.New("aside: some slots of the cluster have no primary that is known")

@@ -1,13 +1,16 @@
 package aside
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
@@ -269,4 +272,19 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 		require.Nil(t, read(), "after")
 		require.Nil(t, n.lookup("k"))
 	}
+}
+
+func TestHealthIsReadableAsJSON(t *testing.T) {
+	text, err := json.Marshal(ShardHealth{Addr: "a:1", Mode: Recovering})
+	require.NoError(t, err)
+	require.Contains(t, string(text), `"Mode":"recovering"`)
+}
+
+// Who cannot reach Redis wants to know why.
+func TestHealthSaysWhyRedisWasNeverReached(t *testing.T) {
+	c, err := New(Options{Redis: rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer c.Close()
+	require.ErrorIs(t, c.Health().Err, errNeverReached)
+	require.ErrorContains(t, c.Health().Err, "refused")
 }

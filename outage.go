@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -623,7 +624,11 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	if err != nil && c.closing.Err() == nil {
 		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", "shard", sh.addr, "report", report.String(), "error", err)
 	} else if err == nil {
-		c.opt.Logger.Info("aside: replayed what Redis has missed", "shard", sh.addr, "report", report.String(), "restarted", !same)
+		level := slog.LevelInfo
+		if report.Refused > 0 {
+			level = slog.LevelWarn
+		}
+		c.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", "shard", sh.addr, "report", report.String(), "restarted", !same)
 	}
 	return report
 }

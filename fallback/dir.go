@@ -525,7 +525,7 @@ func (d *Dir) Close(ctx context.Context) error {
 func (d *Dir) left(why error) error {
 	d.x.mu.RLock()
 	defer d.x.mu.RUnlock()
-	explicit, fills := 0, 0
+	explicit, fills, removals := 0, 0, len(d.gone)
 	for e := d.x.dirty.first(); e != nil; e = d.x.dirty.next(e) {
 		if e.record.Op == OpFill {
 			fills++
@@ -533,7 +533,7 @@ func (d *Dir) left(why error) error {
 			explicit++
 		}
 	}
-	return fmt.Errorf("aside: the fallback directory %s is not closed yet, the disk is too slow: %d writes and deletes are in its journal only, %d loaded values are not written: %w", d.o.dir, explicit, fills, why)
+	return fmt.Errorf("aside: the fallback directory %s is not closed yet, the disk has not done its part in time: %d writes and deletes are in its journal only, %d loaded values are not written, %d files of what is settled are not removed: %w", d.o.dir, explicit, fills, removals, why)
 }
 
 // wake makes the flusher do a round soon.

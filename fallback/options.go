@@ -10,15 +10,25 @@ import (
 	"github.com/redaside/aside/fallback/journal"
 )
 
+// Sync says what a Put waits for.
+type Sync = journal.Sync
+
+// What a Put waits for: see the constants of the same names in package journal.
+const (
+	Always      = journal.Always
+	EverySecond = journal.EverySecond
+	OS          = journal.OS
+)
+
 // Options says how a [Dir] behaves. The zero value is usable.
 type Options struct {
 	// DB is the Redis database that the records belong to. Those of another one that lie in the directory are neither served nor
 	// changed. Defaults to 0.
 	DB int
 
-	// Sync says when Put returns: journal.Always when the disk has it, so that it survives a loss of power; journal.EverySecond and
-	// journal.OS when the operating system has it, so that it survives the end of the process. Defaults to journal.Always.
-	Sync journal.Sync
+	// Sync says when Put returns: Always when the disk has it, so that it survives a loss of power; EverySecond and OS when the
+	// operating system has it, so that it survives the end of the process. Defaults to Always.
+	Sync Sync
 
 	// FlushInterval is how often records that are in the journal get files of their own, and how often what the disk has refused is tried
 	// again. Nothing rests on it but the size of the journal. Defaults to 3 seconds.
@@ -73,9 +83,9 @@ func (o Options) validate() error {
 		bad("DB", o.DB, "must be the number of a Redis database, 0 or more")
 	}
 	switch o.Sync {
-	case journal.Always, journal.EverySecond, journal.OS:
+	case Always, EverySecond, OS:
 	default:
-		bad("Sync", int(o.Sync), "must be journal.Always, journal.EverySecond or journal.OS")
+		bad("Sync", int(o.Sync), "must be fallback.Always, fallback.EverySecond or fallback.OS")
 	}
 	if o.FlushInterval < 0 {
 		bad("FlushInterval", o.FlushInterval, "must be positive, or 0 for the default")
