@@ -34,6 +34,8 @@ machine=$("$work/bench.test" -test.run '^TestMachine$' | sed -n 's/^machine: //p
 run '^Benchmark(HotHit|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|DegradedHit|DegradedSet)$' "$count" "${BENCHTIME:-1s}"
 run '^BenchmarkStampede$' 1 "${ROUNDS:-50}x"
 run '^BenchmarkMemory$' 1 1x
+go test -C .. -run '^$' -bench '^BenchmarkReplay$/^journal$' -benchtime 3x ./integration/faults >"$work/part" || { cat "$work/part"; exit 1; }
+grep '^Benchmark' "$work/part" | tee -a "$raw" >&2
 
 echo
 echo "$machine"

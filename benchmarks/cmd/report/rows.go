@@ -37,6 +37,8 @@ var rows = []row{
 	{what: "hot hit without Redis: time ÷ with", value: times("DegradedHit", "degraded", "healthy"), unit: "×", digits: 2, target: 3, atMost: true},
 	{what: "hot hit without Redis: allocations", value: median("DegradedHit/degraded allocs/op"), target: 0, atMost: true},
 	{what: "Set without Redis, 64 writers, synced: throughput ÷ a synced file each", value: times("DegradedSet", "file", "aside"), unit: "×", digits: 1, target: 20},
+	{what: "replay of 100,000 records: rate ÷ plain pipelined SET", value: median("Replay/journal ratio"), unit: "×", digits: 2, target: 0.5},
+	{what: "a script that does nothing but SET value and stamp: rate ÷ plain pipelined SET", value: median("Replay/journal bound"), unit: "×", digits: 2, noTarget: true},
 	{what: "10⁶ keys through 64 MiB: heap growth ÷ MemoryBytes", value: most("Memory/aside heap/MemoryBytes"), digits: 2, target: 1, atMost: true},
 	{what: "10⁶ keys through 64 MiB: goroutines beyond those before", value: most("Memory/aside goroutines"), noTarget: true},
 }
