@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
@@ -93,9 +94,9 @@ func New(options Options) (*Client, error) {
 		loaders: make(chan struct{}, options.MaxLoaders), readers: make(chan struct{}, maxReaders),
 	}
 	c.started = c.began
-	c.near = newNear(options.MemoryBytes, options.DegradedTTL, c.now)
+	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
 	c.nowhere = c.newShard("", nil, false)
-	c.near.home = c.home
+	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
 	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
 	if options.OnReplay != nil {
 		c.replays.watch(options.OnReplay)
@@ -369,15 +370,15 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 			return
 		}
 		switch found.content {
-		case contentValue, contentAbsent:
+		case wire.Value, wire.Absence:
 			c.found(f, r, found, p.room)
 			return
-		case contentUnreadable:
+		case wire.Unreadable:
 			bad = fingerprint(found.stored)
 			c.counts.decodeErrors.Add(1)
 			c.observe(Event{Kind: EventDecodeFailed, Key: f.key, Err: errUnknownHeader})
 			c.warn(&c.seldomDecode, "a stored value has a header of another version, so it is loaded again", keyAttr(f.key))
-		case contentLock:
+		case wire.Lock:
 			if found.mine {
 				item.marker = found.stored
 				c.start(ctx, p, options, []loadItem{item})
@@ -402,7 +403,7 @@ var errUnknownHeader = errors.New("aside: the stored value has a header of anoth
 func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
 	c.counts.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
-	out := outcome{raw: found.value, absent: found.content == contentAbsent, proven: true, gen: r.gen}
+	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: r.gen}
 	if r.shard != nil {
 		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl, room)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/wire"
 )
 
 // Callers of one key in this process share a flight: one of them, the leader, asks Redis; the others wait for what
@@ -586,9 +588,9 @@ func (l *load) store() {
 		l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
 	})
 	c.overLocks(scriptFill, scriptFillMany, nil, fill, func(item loadItem) []string {
-		stored := wireAbsent
+		stored := wire.Absent
 		if l.out[item.n].found {
-			stored = pack(l.out[item.n].raw)
+			stored = wire.Pack(l.out[item.n].raw)
 		}
 		return []string{item.marker, stored, milliseconds(l.ttlOf(item.n))}
 	}, func(moved bool, item loadItem, accepted bool, err error) {

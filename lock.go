@@ -15,10 +15,11 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/slot"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // The lock on a key, in Redis. There is no second key: while somebody loads a key, the key itself holds that load's
-// marker (see wire.go), with LockTTL as its expiry.
+// marker (see internal/wire), with LockTTL as its expiry.
 //
 //	read-or-lock   one question, three answers: "here it is", "you load it", "somebody is loading it"
 //	fill           the value, if the key still holds our marker
@@ -234,6 +235,27 @@ local ends = ttl > 0 and math.floor(now / 1000) + ttl or 0
 call('SET', KEYS[1], later(now, was, ARGV[2], ends), 'PX', digits(math.max(ARGV[3], ttl)))
 return 1`)
 
+	// Leaves stamps for what has been done to keys by other commands, see Update: a value that is there counts as written with it.
+	// KEYS: k…, their stamps…   ARGV: notAfter in µs, stamp, StampTTL in ms, ms for what does not expire.   Answer: 1, or 0 if
+	// it is later than notAfter.
+	scriptMark = newScript(luaStamps + `
+local now = clock()
+if now > tonumber(ARGV[1]) then return 0 end
+local n = #KEYS / 2
+for i = 1, n do
+  local was = stampOf(KEYS[n+i])
+  if not overtaken(was, ARGV[2]) then
+    local left, ends = call('PTTL', KEYS[i]), 0
+    if left == -1 then left = tonumber(ARGV[4]) end
+    if left > 0 then ends = math.floor(now / 1000) + left end
+    call('SET', KEYS[n+i], later(now, was, ARGV[2], ends), 'PX', digits(math.max(ARGV[3], left)))
+  end
+end
+return 1`)
+
+	// Stands in for scriptMark where a slot is moving and scriptStamp has done its work.
+	scriptNothing = newScript(`return 1`)
+
 	// The same where Options.DisableStamps is set.
 	// KEYS: k   ARGV: notAfter in µs, value, ttl in ms.   Answer: 1, or 0 if it is later than notAfter.
 	scriptSetBare = newScript(luaLook + luaClock + `
@@ -366,7 +388,7 @@ func newTokenPrefix() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("aside: no randomness for the client's id: %w", err)
 	}
-	return lockPrefix + id.String() + ":", nil
+	return wire.LockPrefix + id.String() + ":", nil
 }
 
 // milliseconds is d as Redis takes it: rounded up, so that what is asked to live at all does.
@@ -686,12 +708,12 @@ func (q *call) flags() ([]int64, error) {
 
 // finding is what a key was found to hold.
 type finding struct {
-	content
-	value  string        // for contentValue
-	stored string        // the bytes, for contentUnreadable; the marker, for contentLock
-	mine   bool          // for contentLock: we have just set it
-	ttl    time.Duration // < 0: does not expire
-	err    error         // the server's, for this key
+	content wire.Content
+	value   string        // for wire.Value
+	stored  string        // the bytes, for wire.Unreadable; the marker, for wire.Lock
+	mine    bool          // for wire.Lock: we have just set it
+	ttl     time.Duration // < 0: does not expire
+	err     error         // the server's, for this key
 }
 
 // findings reads an answer of a value and its ttl per key.
@@ -734,7 +756,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 		return finding{}
 	}
 	if v.IsInt64() {
-		return finding{content: contentLock, stored: marker, mine: true}
+		return finding{content: wire.Lock, stored: marker, mine: true}
 	}
 	if f.stored, f.err = v.ToString(); f.err != nil {
 		return f
@@ -744,8 +766,8 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 		return f
 	}
 	f.ttl = time.Duration(ms) * time.Millisecond
-	f.value, f.content = unpack(f.stored)
-	f.mine = f.content == contentLock && f.stored == marker // the first run of a question that was sent twice
+	f.value, f.content = wire.Unpack(f.stored)
+	f.mine = f.content == wire.Lock && f.stored == marker // the first run of a question that was sent twice
 	return f
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/wire"
 )
 
 func newConnected(t *testing.T, addr string) *Client {
@@ -66,7 +67,7 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	require.Regexp(t, `^\x00aside:lock:[0-9a-f-]{36}:[0-9a-z]+:[0-9]{16}$`, first.stored)
 	_, again, err := c.readOrLock(ctx, sh, "k", "")
 	require.NoError(t, err)
-	require.Equal(t, contentLock, again.content)
+	require.Equal(t, wire.Lock, again.content)
 	require.False(t, again.mine, "our own client's other acquisition is somebody else's lock")
 	require.Positive(t, again.ttl)
 

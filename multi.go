@@ -3,10 +3,11 @@ package aside
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/redaside/aside/internal/wire"
 )
 
 // GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all that this process has
@@ -182,14 +183,14 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 				if !c.recall(ctx, a.f, p.room) {
 					load = append(load, loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
 				}
-			case a.found.content == contentUnreadable:
+			case a.found.content == wire.Unreadable:
 				bad[a.f.key] = fingerprint(a.found.stored)
 				c.counts.decodeErrors.Add(1)
 				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
 				waits.again = append(waits.again, a.f)
 			case a.found.mine:
 				load = append(load, loadItem{f: a.f, shard: a.shard, marker: a.found.stored})
-			case a.found.content == contentLock:
+			case a.found.content == wire.Lock:
 				waits.add(c, a, bad)
 			}
 		}
@@ -334,7 +335,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			if b.moved {
 				a.reserved.shard = nil
 			}
-			if a.err == nil && (a.found.content == contentValue || a.found.content == contentAbsent) {
+			if a.err == nil && (a.found.content == wire.Value || a.found.content == wire.Absence) {
 				c.found(a.f, a.reserved, a.found, room)
 			}
 		}
@@ -358,55 +359,4 @@ func (c *Client) unsettledOf(ctx context.Context, flights []*flight) map[string]
 		unsettled[key] = true
 	}
 	return unsettled
-}
-
-// Peek returns the value of key without ever loading it; false if there is none, or somebody is just loading it. The error
-// is ErrRedisAway when neither memory nor Redis can say.
-func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
-	value, _, ok, err := c.peek(ctx, key)
-	return value, ok, err
-}
-
-// peek also returns where the value is in memory.
-func (c *Client) peek(ctx context.Context, key string) (string, *entry, bool, error) {
-	if e := c.near.lookup(key); e != nil {
-		c.hit(key)
-		return e.raw, e, !e.absent, nil
-	}
-	if err := c.checkKey(key); err != nil {
-		return "", nil, false, err
-	}
-	if c.closing.Err() != nil {
-		return "", nil, false, ErrClosed
-	}
-	if err := ctx.Err(); err != nil {
-		return "", nil, false, err
-	}
-	sh := c.shardOf(key)
-	if !sh.asks() || c.unsettled(ctx, key) {
-		return c.peekAway(ctx, key)
-	}
-	r := c.near.reserve(key, sh)
-	q := newCall(scriptRead, key, lockPrefix)
-	c.run(ctx, sh, q)
-	found, err := q.finding("")
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return "", nil, false, ctx.Err()
-	case errors.Is(err, ErrRedisAway):
-		return "", nil, false, err
-	case err != nil:
-		return "", nil, false, fmt.Errorf("%w: %w", ErrRedisAway, err)
-	}
-	what := found.content
-	if what != contentValue && what != contentAbsent {
-		return "", nil, false, nil
-	}
-	c.counts.redisHits.Add(1)
-	c.observe(Event{Kind: EventHit, Key: key, Source: SourceRedis})
-	var e *entry
-	if !q.moved {
-		e = c.near.commit(key, r, found.value, what == contentAbsent, found.ttl, 0)
-	}
-	return found.value, e, what == contentValue, nil
 }

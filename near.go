@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
-
-	"github.com/maypok86/otter/v2"
 )
 
 // near is the memory of this process: what Redis said, for as long as Redis keeps us told of changes. Safe for
@@ -32,9 +30,10 @@ import (
 // reservation. The unit of that is a stripe, not a key: what is voided in vain costs one more read.
 type near struct {
 	now     func() int64
-	awayTTL time.Duration                // Options.DegradedTTL
-	home    func(key string) *shard      // by the present topology; nil if there is never another
-	cache   *otter.Cache[string, *entry] // nil: no memory
+	awayTTL time.Duration           // Options.DegradedTTL
+	home    func(key string) *shard // by the present topology; nil if there is never another
+	maxTTL  int64                   // Options.MemoryTTL in ns; 0: no bound
+	cache   *memory                 // nil: none
 	seed    maphash.Seed
 	stripes [1024]nearStripe
 }
@@ -74,6 +73,8 @@ type entry struct {
 	raw     string // as its codec wrote it; empty for an absence
 	absent  bool
 	expires int64 // in near.now's time
+	ends    int64 // when the key does, which may be later; never: it does not
+	at      int64 // when Redis was asked, or it was loaded or set
 	shard   *shard
 	epoch   uint64
 	outage  uint64 // of the shard, in which it was loaded or set; 0: it is what Redis said
@@ -90,19 +91,12 @@ type decoded struct {
 const (
 	// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in otter and its share
 	// of the table. TestMemoryStaysWithinItsBytes compares it with the heap.
-	entryOverhead = 248
+	entryOverhead = 264
 	never         = math.MaxInt64
 )
 
-func newNear(maxBytes int64, awayTTL time.Duration, now func() int64) *near {
-	n := &near{now: now, awayTTL: awayTTL, seed: maphash.MakeSeed()}
-	if maxBytes > 0 {
-		n.cache = otter.Must(&otter.Options[string, *entry]{
-			MaximumWeight: uint64(maxBytes),
-			Weigher:       func(_ string, e *entry) uint32 { return e.weight.Load() },
-		})
-	}
-	return n
+func newNear(cache *memory, awayTTL time.Duration, now func() int64) *near {
+	return &near{now: now, awayTTL: awayTTL, cache: cache, seed: maphash.MakeSeed()}
 }
 
 // lookup returns the entry of key if it may be used, else nil. It takes no lock and allocates nothing.
@@ -110,7 +104,7 @@ func (n *near) lookup(key string) *entry {
 	if n.cache == nil {
 		return nil
 	}
-	e, ok := n.cache.GetIfPresent(key)
+	e, ok := n.cache.get(key)
 	if !ok || !n.usable(e) {
 		return nil
 	}
@@ -168,10 +162,11 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	if n.cache == nil || !r.shard.tracked {
 		return nil
 	}
-	e := &entry{raw: raw, absent: absent, expires: never, shard: r.shard, epoch: r.epoch}
+	e := &entry{raw: raw, absent: absent, ends: never, shard: r.shard, epoch: r.epoch, at: r.at}
 	if ttl >= 0 && int64(ttl) < never-r.at {
-		e.expires = r.at + int64(ttl)
+		e.ends = r.at + int64(ttl)
 	}
+	e.expires = n.bounded(e)
 	e.weight.Store(weigh(key, raw, room))
 
 	s := n.stripe(key)
@@ -180,19 +175,21 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() || !n.livesAt(key, r.shard) {
 		return nil
 	}
-	n.cache.Set(key, e)
+	n.cache.set(key, e)
 	return e
 }
 
 // commitAway stores what was loaded or set in an outage of sh; nil if that is over, or key has changed since it had generation gen.
 // and, if not nil, is called if it has not, with the stripe held.
 func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
-	if n.awayTTL >= 0 {
-		ttl = min(ttl, n.awayTTL)
+	now := n.now()
+	e := &entry{raw: raw, absent: absent, ends: never, shard: sh, outage: outage, at: now}
+	if int64(ttl) < never-now {
+		e.ends = now + int64(ttl)
 	}
-	e := &entry{raw: raw, absent: absent, expires: never, shard: sh, outage: outage}
-	if now := n.now(); int64(ttl) < never-now {
-		e.expires = now + int64(ttl)
+	e.expires = n.bounded(e)
+	if n.awayTTL >= 0 {
+		e.expires = min(e.expires, now+int64(n.awayTTL))
 	}
 	e.weight.Store(weigh(key, raw, room))
 
@@ -208,13 +205,21 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw 
 	if n.cache == nil {
 		return nil
 	}
-	n.cache.Set(key, e)
+	n.cache.set(key, e)
 	return e
 }
 
 // livesAt says whether sh is the home of key. Who has chosen sh by a topology that is replaced since, and has looked at its epoch and
 // outage after they were given up for that, must not store anything.
 func (n *near) livesAt(key string, sh *shard) bool { return n.home == nil || n.home(key) == sh }
+
+// bounded is when an entry is used last: when its key ends, or MemoryTTL is over.
+func (n *near) bounded(e *entry) int64 {
+	if n.maxTTL > 0 && n.maxTTL < never-e.at {
+		return min(e.ends, e.at+n.maxTTL)
+	}
+	return e.ends
+}
 
 // weigh estimates the size of an entry. A decoded value holds about as many bytes as its encoding, beside its fixed part.
 func weigh(key, raw string, room uintptr) uint32 {
@@ -234,12 +239,7 @@ func (n *near) keep(key string, e *entry, d *decoded, room uintptr) {
 		return
 	}
 	e.weight.Store(weight)
-	n.cache.ComputeIfPresent(key, func(old *entry) (*entry, otter.ComputeOp) {
-		if old != e {
-			return nil, otter.CancelOp
-		}
-		return e, otter.WriteOp
-	})
+	n.cache.reweigh(key, e)
 }
 
 // drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it. It returns the
@@ -250,7 +250,7 @@ func (n *near) drop(key string) (gen uint64) {
 	s.gen++
 	gen = s.gen
 	if n.cache != nil {
-		n.cache.Invalidate(key)
+		n.cache.drop(key)
 	}
 	w := s.waiters[key]
 	delete(s.waiters, key)
@@ -319,8 +319,7 @@ func (n *near) wait(key string, r reservation, hint chan struct{}) (changed <-ch
 // forget drops every entry, for Close.
 func (n *near) forget() {
 	if n.cache != nil {
-		n.cache.InvalidateAll()
-		n.cache.StopAllGoroutines()
+		n.cache.close()
 	}
 }
 
@@ -328,5 +327,5 @@ func (n *near) size() (entries int, bytes int64) {
 	if n.cache == nil {
 		return 0, 0
 	}
-	return n.cache.EstimatedSize(), int64(n.cache.WeightedSize())
+	return n.cache.size()
 }

@@ -21,7 +21,7 @@ func newTestNear(bytes int64) (*near, *shard, *clock) {
 	c.Store(1)
 	sh := new(Client).newShard("", nil, true)
 	sh.lease.Store(never)
-	return newNear(bytes, 30*time.Second, c.now), sh, c
+	return newNear(newMemory(bytes, 0), 30*time.Second, c.now), sh, c
 }
 
 func TestACommittedEntryIsFoundUntilItsTTL(t *testing.T) {
@@ -115,7 +115,7 @@ func TestDecodedValuesCount(t *testing.T) {
 	n, sh, _ := newTestNear(1 << 20)
 	e := n.commit("k", n.reserve("k", sh), strings.Repeat("x", 1000), false, time.Hour, 0)
 	settledSize := func() int64 { // otter weighs in the background
-		n.cache.CleanUp()
+		n.cache.otter.CleanUp()
 		_, bytes := n.size()
 		return bytes
 	}
@@ -140,7 +140,7 @@ func TestMemoryStaysWithinItsBytes(t *testing.T) {
 			n.keep(key, e, &decoded{by: "codec", value: &struct{ name, mail string }{key, key}}, 32)
 		}
 	}
-	n.cache.CleanUp()
+	n.cache.otter.CleanUp()
 	grown := heap() - before
 	entries, bytes := n.size()
 	t.Logf("%d entries, estimated at %d bytes, take %d bytes of heap", entries, bytes, grown)

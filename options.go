@@ -57,6 +57,14 @@ type Options struct {
 	// the memory off. Defaults to 64 MiB.
 	MemoryBytes int64
 
+	// MemoryKeys bounds the local memory to so many keys, of which the least recently used goes first, strictly; beside
+	// MemoryBytes. Each hit then takes a lock that all share. Defaults to 0: no such bound, and what is least useful goes first.
+	MemoryKeys int
+
+	// MemoryTTL is how long an entry of the local memory is used at most. As Redis says what has changed it is not needed for
+	// freshness. Defaults to 0: until its key expires.
+	MemoryTTL time.Duration
+
 	// MaxKeyBytes is the longest key that is accepted. Defaults to 1 KiB.
 	MaxKeyBytes int
 
@@ -218,6 +226,12 @@ func (o Options) validate() error {
 	}
 	if o.MemoryBytes != -1 && (o.MemoryBytes < 0 || o.MemoryBytes > maxMemoryBytes) {
 		bad("MemoryBytes", o.MemoryBytes, "must be positive, 0 for the default, or -1 for no memory")
+	}
+	if o.MemoryKeys < 0 {
+		bad("MemoryKeys", o.MemoryKeys, "must be positive, or 0 for no bound; MemoryBytes: -1 switches the memory off")
+	}
+	if o.MemoryTTL < 0 {
+		bad("MemoryTTL", o.MemoryTTL, "must be positive, or 0 for no bound; MemoryBytes: -1 switches the memory off")
 	}
 	if o.DegradedTTL < 0 && o.DegradedTTL != -1 {
 		bad("DegradedTTL", o.DegradedTTL, "must be positive, 0 for the default, or -1 to serve until a value expires")

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // What a Client does without Redis, and what it makes good when Redis is back.
@@ -45,40 +46,61 @@ const (
 	unansweredRetry      = 100 * time.Millisecond
 )
 
-// recall completes a flight from the fallback store; false if that does not know, or Redis is not away. An explicit record is the
+// recall completes a flight from the fallback store; false if that does not know.
+func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
+	m, ok := c.recollect(ctx, f.key, room)
+	if ok {
+		c.complete(f, outcome{raw: m.raw, absent: m.absent, proven: true, gen: m.gen, entry: m.entry})
+	}
+	return ok
+}
+
+// recollection is what the fallback store knows of a key.
+type recollection struct {
+	raw    string
+	absent bool
+	left   time.Duration // of its ttl
+	at     time.Time     // when it was set or loaded
+	gen    uint64        // of the key, before the store was asked
+	entry  *entry        // where it was put in memory, if it was
+}
+
+// recollect asks the fallback store for key; false if that does not know, or Redis is not away. An explicit record is the
 // newest that this process knows of the key for as long as it is pending; but where Redis is not away, and does just not answer for it, the
 // loader knows more: others may have written since. What was loaded is as old as what memory holds.
-func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
-	sh := c.home(f.key)
-	gen, outage := c.near.generation(f.key), sh.outage.Load()
-	record, ok := c.known(ctx, f.key)
+func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m recollection, ok bool) {
+	sh := c.home(key)
+	m.gen = c.near.generation(key)
+	outage := sh.outage.Load()
+	record, ok := c.known(ctx, key)
 	if !ok || record.Op == fallback.OpDel {
-		return false
+		return m, false
 	}
 	now, _ := c.serverTime(sh)
-	left := time.Duration(record.Expires-now/1000) * time.Millisecond
+	m.left = time.Duration(record.Expires-now/1000) * time.Millisecond
 	if Mode(sh.mode.Load()) != Degraded {
-		return false
+		return m, false
 	}
+	made, _ := stampMicros(record.Stamp)
+	m.at = time.UnixMicro(made)
+	use := m.left
 	if record.Op == fallback.OpFill {
-		loaded, _ := stampMicros(record.Stamp)
 		if c.opt.DegradedTTL >= 0 {
-			left = min(left, c.opt.DegradedTTL-time.Duration(now-loaded)*time.Microsecond)
+			use = min(use, c.opt.DegradedTTL-time.Duration(now-made)*time.Microsecond)
 		}
-		if loaded < sh.backAt.Load() { // of an earlier outage: anybody may have deleted it in between
-			return false
+		if made < sh.backAt.Load() { // of an earlier outage: anybody may have deleted it in between
+			return m, false
 		}
 	}
-	value, what := unpack(record.Value)
-	if left <= 0 || what != contentValue && what != contentAbsent {
-		return false
+	value, what := wire.Unpack(record.Value)
+	if use <= 0 || what != wire.Value && what != wire.Absence {
+		return m, false
 	}
 	c.counts.diskHits.Add(1)
-	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceDisk})
-	out := outcome{raw: value, absent: what == contentAbsent, proven: true, gen: gen}
-	out.entry = c.near.commitAway(f.key, gen, sh, outage, out.raw, out.absent, left, room, nil)
-	c.complete(f, out)
-	return true
+	c.observe(Event{Kind: EventHit, Key: key, Source: SourceDisk})
+	m.raw, m.absent = value, what == wire.Absence
+	m.entry = c.near.commitAway(key, m.gen, sh, outage, m.raw, m.absent, use, room, nil)
+	return m, true
 }
 
 // known returns what the store has of key. A disk that hangs must not hold up a caller whose time is over, so it is read by
@@ -127,21 +149,6 @@ func (c *Client) forgetFill(key string) {
 	}
 }
 
-// peekAway answers a Peek from the fallback store.
-func (c *Client) peekAway(ctx context.Context, key string) (string, *entry, bool, error) {
-	f := &flight{key: key, waiting: 1}
-	if c.recall(ctx, f, 0) {
-		return f.out.raw, f.out.entry, !f.out.absent, nil
-	}
-	switch {
-	case ctx.Err() != nil: // perhaps before the disk has answered
-		return "", nil, false, ctx.Err()
-	case c.store.Pending(key) && !c.shardOf(key).asks(): // deleted, or set and expired
-		return "", nil, false, nil
-	}
-	return "", nil, false, errNotAsked
-}
-
 // retain keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
 func (l *load) retain(i int) *entry {
 	c, item, out := l.c, l.items[i], &l.out[i]
@@ -153,9 +160,9 @@ func (l *load) retain(i int) *entry {
 	if out.err != nil || len(out.raw) > c.opt.MaxValueBytes || ttl <= 0 {
 		return nil
 	}
-	stored := wireAbsent
+	stored := wire.Absent
 	if out.found {
-		stored = pack(out.raw)
+		stored = wire.Pack(out.raw)
 	}
 	now, slack := c.serverTime(sh)
 	record := fallback.Record{
@@ -481,7 +488,7 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 	if c.opt.DisableStamps {
 		return c.batches(scriptReplayBare, []string{notAfter}, len(records), place, func(i int) []string { return []string{string(records[i].Op)} })
 	}
-	return c.batches(scriptReplay, []string{notAfter, milliseconds(c.opt.StampTTL), lockPrefix}, len(records), place, func(i int) []string {
+	return c.batches(scriptReplay, []string{notAfter, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(i int) []string {
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began

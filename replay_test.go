@@ -13,6 +13,7 @@ import (
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/sim"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // The replay rule on a real server, cell by cell and at random.
@@ -275,13 +276,13 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				m := sim.Marker{ID: markers, Time: base + random.Int64N(400_000)}
 				var was sim.Content
 				model, was = sim.ReadOrLock(model, m, 60_000, env)
-				b.server.Do("SET", b.key, fmt.Sprintf("%sx:%d:%016d", lockPrefix, m.ID, m.Time), "NX", "PX", 60_000)
+				b.server.Do("SET", b.key, fmt.Sprintf("%sx:%d:%016d", wire.LockPrefix, m.ID, m.Time), "NX", "PX", 60_000)
 				story = append(story, fmt.Sprintf("lock %+v: was %v", m, was))
 			case 3: // and ends
 				if model.Content == sim.Lock {
 					m := model.Marker
 					model, _ = sim.Fill(model, m, value, ttl, env)
-					q := newCall(scriptFill, b.key, fmt.Sprintf("%sx:%d:%016d", lockPrefix, m.ID, m.Time), value, fmt.Sprint(ttl))
+					q := newCall(scriptFill, b.key, fmt.Sprintf("%sx:%d:%016d", wire.LockPrefix, m.ID, m.Time), value, fmt.Sprint(ttl))
 					b.c.run(t.Context(), b.sh, q)
 					require.NoError(t, q.err)
 					story = append(story, "fill "+value)
@@ -309,7 +310,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			case sim.Value:
 				require.Equal(t, model.Value, got, about)
 			case sim.Lock:
-				require.Contains(t, got, fmt.Sprintf("%sx:%d:", lockPrefix, model.Marker.ID), about)
+				require.Contains(t, got, fmt.Sprintf("%sx:%d:", wire.LockPrefix, model.Marker.ID), about)
 			}
 			mark, c := b.mark(), model.Companion
 			if c.Expires == 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/internal/shape"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // TypedClient is a view of a Client through a codec: the same keys, the same rules, values of type T. It costs nothing to
@@ -111,7 +112,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		if err == nil {
 			return value, nil
 		}
-		bad = fingerprint(pack(out.raw))
+		bad = fingerprint(wire.Pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
 	return alone(ctx, t.c, opts, func(ctx context.Context) (T, error) { return load(ctx, key) })
@@ -264,7 +265,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			value, err := t.decode(key, out.raw, out.entry)
 			if err != nil {
 				undecodable = append(undecodable, key)
-				bad[key] = fingerprint(pack(out.raw))
+				bad[key] = fingerprint(wire.Pack(out.raw))
 				return
 			}
 			values[key] = value
@@ -328,7 +329,7 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 	if t.codec == nil {
 		return none, false, errNilCodec
 	}
-	raw, e, ok, err := t.c.peek(ctx, key)
+	found, e, ok, err := t.c.look(ctx, key)
 	if err != nil || !ok {
 		return none, false, err
 	}
@@ -337,7 +338,7 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 			return *kept, true, nil
 		}
 	}
-	value, err := t.decode(key, raw, e)
+	value, err := t.decode(key, found.Value, e)
 	return value, err == nil, nil // decode has counted it: for Peek there is no value then
 }
 

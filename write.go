@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // The writes. Each drops what this process remembers of its keys before it begins and before it returns, whatever came of
@@ -36,7 +37,7 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
 	}
 	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: scriptSet, bare: scriptSetBare,
-		args: []string{pack(value), milliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
+		args: []string{wire.Pack(value), milliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
 }
 
 // Del removes keys. After it returned nil this process never serves what they held; another does not once Redis's push has
@@ -53,7 +54,7 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
 	}
-	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: []string{milliseconds(ttl), lockPrefix, wireAbsent}})
+	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: []string{milliseconds(ttl), wire.LockPrefix, wire.Absent}})
 }
 
 // write is one Set, Del or Touch.
@@ -171,7 +172,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	for _, b := range all {
 		err := c.writeError(&b.call)
 		switch {
-		case err == nil && w.op != "":
+		case err == nil && stamped:
 			c.acknowledged(b.keys, b.stamp.text)
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):

@@ -1,0 +1,196 @@
+// Package proxy is what `aside serve` serves: strings under keys, from an aside.Client, to the HTTP and the RESP front end.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/wire"
+)
+
+// NoExpiry is the TTL of what does not expire.
+const NoExpiry time.Duration = -1
+
+// forever is what is written for NoExpiry: every write of the library has a ttl, by which its stamp and its record are cleaned up.
+// What has longer than most of it left is shown as NoExpiry.
+const forever = 100 * 365 * 24 * time.Hour
+
+// ErrDegraded says that Redis is away, and that what is here does not answer the question. Whether Redis has the key is not known.
+var ErrDegraded = errors.New("Redis is away, and what this proxy has does not answer this")
+
+// ErrConcurrency says that the caller has waited for its turn (service.concurrency) until its context ended.
+var ErrConcurrency = errors.New("too many requests are being served")
+
+// Value is what a key holds.
+type Value struct {
+	Data        string
+	ContentType string        // as it was put by HTTP; "" if it was not
+	TTL         time.Duration // left, or to be given; NoExpiry if there is none
+	Source      aside.Source  // SourceMemory, SourceRedis or SourceDisk; not for Set
+	At          time.Time     // when Redis said so, or it was set or loaded here; not for Set
+}
+
+// Store is what both front ends serve. Safe for concurrent use.
+type Store struct {
+	client *aside.Client
+	turns  chan struct{} // nil: no limit
+}
+
+// NewStore returns a Store from client, which stays the caller's to close. concurrency is how many calls are served at once; 0 for no
+// limit, 1 for one after the other.
+func NewStore(client *aside.Client, concurrency int) *Store {
+	s := &Store{client: client}
+	if concurrency > 0 {
+		s.turns = make(chan struct{}, concurrency)
+	}
+	return s
+}
+
+// Client is the client that the Store is made of, for its Health and Stats.
+func (s *Store) Client() *aside.Client { return s.client }
+
+// turn waits until one more may be served.
+func (s *Store) turn(ctx context.Context) (end func(), err error) {
+	if s.turns == nil {
+		return func() {}, nil
+	}
+	select {
+	case s.turns <- struct{}{}:
+		return func() { <-s.turns }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrConcurrency, ctx.Err())
+	}
+}
+
+// Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if that is not known, or ctx's.
+func (s *Store) Get(ctx context.Context, key string) (Value, error) {
+	end, err := s.turn(ctx)
+	if err != nil {
+		return Value{}, err
+	}
+	defer end()
+	return s.get(ctx, key)
+}
+
+func (s *Store) get(ctx context.Context, key string) (Value, error) {
+	found, err := s.client.Look(ctx, key)
+	if err != nil {
+		return Value{}, degraded(err)
+	}
+	v := open(found.Value)
+	v.TTL, v.Source, v.At = left(found.TTL), found.Source, found.At
+	return v, nil
+}
+
+// GetMulti returns what keys hold; those that hold nothing are left out. It fails as a whole if one of them is not known.
+func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, error) {
+	end, err := s.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	found, err := s.client.LookMulti(ctx, keys)
+	if err != nil {
+		return nil, degraded(err)
+	}
+	values := make(map[string]Value, len(found))
+	for key, f := range found {
+		v := open(f.Value)
+		v.TTL, v.Source, v.At = left(f.TTL), f.Source, f.At
+		values[key] = v
+	}
+	return values, nil
+}
+
+// Set stores v.Data, with v.ContentType, under key for v.TTL, or without end for NoExpiry. nil means that Redis has it, or the disk, for
+// Redis. Errors are those of aside.Client.Set.
+func (s *Store) Set(ctx context.Context, key string, v Value) error {
+	end, err := s.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	ttl := v.TTL
+	if ttl == NoExpiry {
+		ttl = forever
+	}
+	return s.client.Set(ctx, ttl, key, seal(v.Data, v.ContentType))
+}
+
+// Del removes keys. nil means the same as for Set.
+func (s *Store) Del(ctx context.Context, keys ...string) error {
+	end, err := s.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return s.client.Del(ctx, keys...)
+}
+
+// Do has Redis run a command of its own that writes keys, all of one slot in a cluster: EXPIRE, INCR, SET with NX; none, for one that only reads. Writes of
+// them that wait for Redis are replayed first, and what this process remembers of them is given up. A nil reply is no error. The error is ErrDegraded where Redis
+// is away, what Redis has answered (a *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
+func (s *Store) Do(ctx context.Context, keys []string, command ...string) (rueidis.RedisMessage, error) {
+	end, err := s.turn(ctx)
+	if err != nil {
+		return rueidis.RedisMessage{}, err
+	}
+	defer end()
+	var reply rueidis.RedisMessage
+	err = s.client.Update(ctx, keys, func(ctx context.Context, redis rueidis.Client) (err error) {
+		reply, err = redis.Do(ctx, redis.B().Arbitrary(command[0]).Args(command[1:]...).Build()).ToMessage()
+		return err
+	})
+	if rueidis.IsRedisNil(err) {
+		err = nil
+	}
+	return reply, degraded(err)
+}
+
+// Open reads a value that a command of Redis's own has returned; false if it is none, but a lock or a remembered absence.
+func (s *Store) Open(stored string) (Value, bool) {
+	value, what := wire.Unpack(stored)
+	return open(value), what == wire.Value
+}
+
+// Pack is what a command of Redis's own has to be given to store a value.
+func (s *Store) Pack(data string) string { return wire.Pack(seal(data, "")) }
+
+func degraded(err error) error {
+	if errors.Is(err, aside.ErrRedisAway) && !errors.Is(err, aside.ErrNotDurable) && !errors.Is(err, aside.ErrFull) && !errors.Is(err, aside.ErrDisk) {
+		return fmt.Errorf("%w: %w", ErrDegraded, err)
+	}
+	return err
+}
+
+func left(ttl time.Duration) time.Duration {
+	if ttl < 0 || ttl > forever/2 {
+		return NoExpiry
+	}
+	return ttl
+}
+
+// envelope stands before a value that has a content type, and before one that begins like that: envelope, type, newline, value.
+const envelope = "\x01aside-http:"
+
+func seal(data, contentType string) string {
+	if contentType == "" && !strings.HasPrefix(data, envelope) {
+		return data
+	}
+	return envelope + strings.ReplaceAll(contentType, "\n", " ") + "\n" + data
+}
+
+func open(stored string) Value {
+	if rest, ok := strings.CutPrefix(stored, envelope); ok {
+		if contentType, data, ok := strings.Cut(rest, "\n"); ok {
+			return Value{Data: data, ContentType: contentType}
+		}
+	}
+	return Value{Data: stored}
+}

@@ -1,0 +1,125 @@
+package proxy
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+func newStore(t *testing.T, addr, dir string, concurrency int) *Store {
+	t.Helper()
+	c, err := aside.New(aside.Options{
+		Redis: rueidis.ClientOption{InitAddress: []string{addr}}, FallbackDir: dir, Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return NewStore(c, concurrency)
+}
+
+func TestAValueKeepsItsTypeAndItsTTL(t *testing.T) {
+	server := redistest.Start(t)
+	s, ctx := newStore(t, server.Addr(), t.TempDir(), 0), t.Context()
+	for _, want := range []Value{
+		{Data: "plain", TTL: NoExpiry},
+		{Data: "", TTL: time.Hour},
+		{Data: "<p>", ContentType: "text/html", TTL: time.Hour},
+		{Data: envelope + "text/plain\nlooks like one", TTL: NoExpiry},
+		{Data: "\x00aside:1n", TTL: NoExpiry},
+		{Data: "x", ContentType: "a\nb", TTL: NoExpiry},
+	} {
+		require.NoError(t, s.Set(ctx, "k", want))
+		got, err := s.Get(ctx, "k")
+		require.NoError(t, err)
+		require.Equal(t, want.Data, got.Data)
+		require.Equal(t, strings.ReplaceAll(want.ContentType, "\n", " "), got.ContentType)
+		if want.TTL == NoExpiry {
+			require.Equal(t, NoExpiry, got.TTL)
+		} else {
+			require.InDelta(t, want.TTL.Seconds(), got.TTL.Seconds(), 30)
+		}
+		stored, ok := s.Open(server.Do("GET", "k").(string))
+		require.True(t, ok)
+		require.Equal(t, want.Data, stored.Data)
+		if want.ContentType == "" {
+			require.Equal(t, s.Pack(want.Data), server.Do("GET", "k"))
+		}
+	}
+	require.NoError(t, s.Set(ctx, "k", Value{Data: "plain", TTL: NoExpiry}))
+	require.Equal(t, "plain", server.Do("GET", "k"), "as any other program reads it")
+	require.NoError(t, s.Del(ctx, "k"))
+	_, err := s.Get(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrNotFound)
+}
+
+func TestWhatIsNotKnownIsNotAnswered(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	s, ctx := newStore(t, proxy.Addr(), t.TempDir(), 0), t.Context()
+	proxy.Refuse()
+	require.Eventually(t, func() bool { return s.Client().Health().Mode == aside.Degraded }, time.Minute, time.Millisecond)
+	_, err := s.Get(ctx, "k")
+	require.ErrorIs(t, err, ErrDegraded)
+	_, err = s.GetMulti(ctx, []string{"k"})
+	require.ErrorIs(t, err, ErrDegraded)
+	_, err = s.Do(ctx, []string{"k"}, "INCR", "k")
+	require.ErrorIs(t, err, ErrDegraded)
+	require.NoError(t, s.Set(ctx, "k", Value{Data: "v", TTL: NoExpiry}))
+	got, err := s.Get(ctx, "k")
+	require.NoError(t, err)
+	require.Equal(t, NoExpiry, got.TTL)
+	require.NoError(t, s.Del(ctx, "gone"))
+	found, err := s.GetMulti(ctx, []string{"k", "gone"})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	proxy.Heal()
+	require.Eventually(t, func() bool { return s.Client().Health().Mode == aside.Healthy }, time.Minute, time.Millisecond)
+	reply, err := s.Do(ctx, []string{"n"}, "INCR", "n")
+	require.NoError(t, err)
+	n, err := reply.AsInt64()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	reply, err = s.Do(ctx, []string{"absent"}, "GETDEL", "absent")
+	require.NoError(t, err)
+	require.True(t, reply.IsNil())
+	_, err = s.Do(ctx, []string{"k"}, "INCR", "k")
+	var refused *rueidis.RedisError
+	require.ErrorAs(t, err, &refused)
+}
+
+// service.concurrency: 1 is one after the other.
+func TestNoMoreThanConcurrencyAreServedAtOnce(t *testing.T) {
+	server := redistest.Start(t)
+	s := newStore(t, server.Addr(), "", 2)
+	var at, most atomic.Int32
+	var callers sync.WaitGroup
+	for range 50 {
+		callers.Go(func() {
+			end, err := s.turn(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer end()
+			for now := at.Add(1); ; {
+				was := most.Load()
+				if now <= was || most.CompareAndSwap(was, now) {
+					break
+				}
+			}
+			_, _ = s.client.Look(t.Context(), "k")
+			at.Add(-1)
+		})
+	}
+	callers.Wait()
+	require.EqualValues(t, 2, most.Load())
+}

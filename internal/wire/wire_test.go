@@ -1,0 +1,52 @@
+package wire
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestWhatStoredBytesMean(t *testing.T) {
+	for stored, want := range map[string]struct {
+		value string
+		c     Content
+	}{
+		"":                          {"", Value},
+		"plain":                     {"plain", Value},
+		"\x00aside":                 {"\x00aside", Value},
+		"\x00aside:":                {"", Unreadable},
+		"\x00aside:1":               {"", Unreadable},
+		"\x00aside:1n":              {"", Absence},
+		"\x00aside:1nx":             {"", Unreadable},
+		"\x00aside:1e":              {"", Unreadable},
+		"\x00aside:1eplain":         {"", Unreadable}, // nobody escapes what needs no escape
+		"\x00aside:1e\x00aside:1n":  {"\x00aside:1n", Value},
+		"\x00aside:1e\x00aside:1e":  {"\x00aside:1e", Value},
+		"\x00aside:2n":              {"", Unreadable},
+		"\x00aside:lock:":           {"", Lock},
+		"\x00aside:lock:id:1:00000": {"", Lock},
+	} {
+		value, c := Unpack(stored)
+		require.Equal(t, want.c, c, "%q", stored)
+		require.Equal(t, want.value, value, "%q", stored)
+	}
+}
+
+// Whatever a user stores comes back, is never taken for a lock or an absence, and stays itself where it can.
+func FuzzHeader(f *testing.F) {
+	for _, seed := range []string{"", "v", Prefix, Absent, Escape, LockPrefix, Escape + Escape, "\x00aside:9"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		stored := Pack(value)
+		got, c := Unpack(stored)
+		if c != Value || got != value {
+			t.Fatalf("%q was stored as %q and read as %q, %v", value, stored, got, c)
+		}
+		if !strings.HasPrefix(value, Prefix) && stored != value {
+			t.Fatalf("%q is not raw: %q", value, stored)
+		}
+		_, _ = Unpack(value) // any bytes may be found in Redis
+	})
+}

@@ -1,0 +1,206 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/wire"
+)
+
+// Looking is reading without loading.
+
+// Found is what a key was found to hold.
+type Found struct {
+	Value  string
+	TTL    time.Duration // left; negative if it does not expire
+	Source Source        // SourceMemory, SourceRedis or SourceDisk
+	At     time.Time     // when Redis was asked, or, while it is away, when the value was set or loaded
+}
+
+// Peek returns the value of key without ever loading it; false if there is none, or somebody is just loading it. The error
+// is ErrRedisAway when neither memory nor Redis can say, what Redis refused it with, or ctx's.
+func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
+	found, _, ok, err := c.look(ctx, key)
+	return found.Value, ok, err
+}
+
+// Look is Peek for who wants to know more. The error is ErrNotFound if there is no value, or somebody is just loading it; else those of
+// Peek.
+func (c *Client) Look(ctx context.Context, key string) (Found, error) {
+	found, _, ok, err := c.look(ctx, key)
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	return found, err
+}
+
+// LookMulti is Look for many keys, in one round trip to each shard. Keys without a value are left out. The error is that of the
+// first key that has one, and nothing is returned then.
+func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found, error) {
+	if c.closing.Err() != nil {
+		return nil, ErrClosed
+	}
+	all := make(map[string]Found, len(keys))
+	seen := make(map[string]bool, len(keys))
+	var left, pending []string
+	for _, key := range keys {
+		if err := c.checkKey(key); err != nil {
+			return nil, err
+		}
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		if e := c.near.lookup(key); e != nil {
+			c.hit(key)
+			if !e.absent {
+				all[key] = c.inMemory(e)
+			}
+			continue
+		}
+		left = append(left, key)
+		if c.store.Pending(key) {
+			pending = append(pending, key)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	unsettled := make(map[string]bool)
+	if len(pending) > 0 {
+		for _, key := range c.settle(ctx, pending) {
+			unsettled[key] = true
+		}
+	}
+	byShard := make(map[*shard][]*glance, 1)
+	for _, key := range left {
+		sh := c.shardOf(key)
+		if sh.asks() && !unsettled[key] {
+			byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
+			continue
+		}
+		found, _, ok, err := c.lookAway(ctx, key)
+		if err != nil {
+			return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(key), err)
+		}
+		if ok {
+			all[key] = found
+		}
+	}
+	var asking sync.WaitGroup
+	for sh, glances := range byShard {
+		asking.Go(func() { // ends within RedisTimeout
+			calls := make([]*call, len(glances))
+			for i, g := range glances {
+				calls[i] = g.q
+			}
+			c.runAll(ctx, sh, calls...)
+		})
+	}
+	asking.Wait()
+	for _, glances := range byShard {
+		for _, g := range glances {
+			found, _, ok, err := c.seen(ctx, g)
+			if err != nil {
+				return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
+			}
+			if ok {
+				all[g.key] = found
+			}
+		}
+	}
+	return all, nil
+}
+
+// look also returns where the value is in memory.
+func (c *Client) look(ctx context.Context, key string) (found Found, e *entry, ok bool, err error) {
+	if e := c.near.lookup(key); e != nil {
+		c.hit(key)
+		return c.inMemory(e), e, !e.absent, nil
+	}
+	if err := c.checkKey(key); err != nil {
+		return Found{}, nil, false, err
+	}
+	if c.closing.Err() != nil {
+		return Found{}, nil, false, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return Found{}, nil, false, err
+	}
+	sh := c.shardOf(key)
+	if !sh.asks() || c.unsettled(ctx, key) {
+		return c.lookAway(ctx, key)
+	}
+	g := c.newGlance(key, sh)
+	c.run(ctx, sh, g.q)
+	return c.seen(ctx, g)
+}
+
+// glance is a question for a key that locks nothing.
+type glance struct {
+	key string
+	r   reservation
+	q   *call
+}
+
+func (c *Client) newGlance(key string, sh *shard) *glance {
+	return &glance{key, c.near.reserve(key, sh), newCall(scriptRead, key, wire.LockPrefix)}
+}
+
+// seen says what came of a glance.
+func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, error) {
+	found, err := g.q.finding("")
+	if err != nil {
+		_, reply := rueidis.IsRedisErr(err)
+		switch {
+		case ctx.Err() != nil:
+			err = ctx.Err()
+		case reply && judge(err, true) == answered: // WRONGTYPE, NOPERM
+			err = fmt.Errorf("refused by Redis: %w", err)
+		case !errors.Is(err, ErrRedisAway):
+			err = fmt.Errorf("%w: %w", ErrRedisAway, err)
+		}
+		return Found{}, nil, false, err
+	}
+	what := found.content
+	if what != wire.Value && what != wire.Absence {
+		return Found{}, nil, false, nil
+	}
+	c.counts.redisHits.Add(1)
+	c.observe(Event{Kind: EventHit, Key: g.key, Source: SourceRedis})
+	var e *entry
+	if !g.q.moved {
+		e = c.near.commit(g.key, g.r, found.value, what == wire.Absence, found.ttl, 0)
+	}
+	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.at)}, e, what == wire.Value, nil
+}
+
+// lookAway looks into the fallback store.
+func (c *Client) lookAway(ctx context.Context, key string) (Found, *entry, bool, error) {
+	if m, ok := c.recollect(ctx, key, 0); ok {
+		return Found{Value: m.raw, TTL: m.left, Source: SourceDisk, At: m.at}, m.entry, !m.absent, nil
+	}
+	switch {
+	case ctx.Err() != nil: // perhaps before the disk has answered
+		return Found{}, nil, false, ctx.Err()
+	case c.store.Pending(key) && !c.shardOf(key).asks(): // deleted, or set and expired
+		return Found{}, nil, false, nil
+	}
+	return Found{}, nil, false, errNotAsked
+}
+
+func (c *Client) inMemory(e *entry) Found {
+	f := Found{Value: e.raw, TTL: -1, Source: SourceMemory, At: c.wall(e.at)}
+	if e.ends != never {
+		f.TTL = time.Duration(max(e.ends-c.now(), 0))
+	}
+	return f
+}
+
+// wall is the time of day of a moment of Client.now.
+func (c *Client) wall(at int64) time.Time { return c.began.Add(time.Duration(at)) }

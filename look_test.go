@@ -1,0 +1,135 @@
+package aside_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+func TestLookSaysFromWhereAndForHowLong(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	dir, option := durable(t)
+	c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
+	began := time.Now()
+	check := func(c *aside.Client, source aside.Source, key, value string, ttl time.Duration) aside.Found {
+		t.Helper()
+		found, err := c.Look(ctx, key)
+		require.NoError(t, err)
+		require.Equal(t, source, found.Source)
+		require.Equal(t, value, found.Value)
+		if ttl < 0 {
+			require.Negative(t, found.TTL)
+		} else {
+			require.InDelta(t, ttl.Seconds(), found.TTL.Seconds(), 30)
+		}
+		require.WithinRange(t, found.At, began.Add(-time.Second), time.Now())
+		return found
+	}
+	_, err := c.Look(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	server.Do("SET", "k", "v", "EX", "3600")
+	server.Do("SET", "stays", "v")
+	first := check(c, aside.SourceRedis, "k", "v", time.Hour)
+	require.Equal(t, first.At.UnixNano(), check(c, aside.SourceMemory, "k", "v", time.Hour).At.UnixNano())
+	check(c, aside.SourceRedis, "stays", "v", -1)
+	check(c, aside.SourceMemory, "stays", "v", -1)
+	server.Do("LPUSH", "list", "v")
+	_, err = c.Look(ctx, "list")
+	require.ErrorContains(t, err, "refused by Redis: WRONGTYPE")
+	require.NotErrorIs(t, err, aside.ErrRedisAway)
+
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	check(c, aside.SourceMemory, "k", "v", time.Hour)
+	require.NoError(t, c.Set(ctx, time.Hour, "away", "v"))
+	check(c, aside.SourceMemory, "away", "v", time.Hour)
+	_, err = c.Look(ctx, "unknown")
+	require.ErrorIs(t, err, aside.ErrRedisAway)
+	require.NoError(t, c.Del(ctx, "k"))
+	_, err = c.Look(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrNotFound, "this process knows")
+	require.NoError(t, c.Close())
+
+	next, err := aside.New(aside.Options{Redis: plain(proxy.Addr()), FallbackDir: dir, Logger: quiet})
+	require.NoError(t, err)
+	defer next.Close()
+	check(next, aside.SourceDisk, "away", "v", time.Hour)
+	found, err := next.LookMulti(ctx, []string{"away", "k"})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	_, err = next.LookMulti(ctx, []string{"away", "unknown"})
+	require.ErrorIs(t, err, aside.ErrRedisAway)
+	require.ErrorContains(t, err, "unknown")
+}
+
+func TestLookMultiAsksOnceForAllThatIsNotInMemory(t *testing.T) {
+	for name, start := range map[string]func() (addrs []string, do func(args ...any) any){
+		"one server": func() ([]string, func(args ...any) any) {
+			s := redistest.Start(t)
+			return []string{s.Addr()}, nil
+		},
+		"cluster": func() ([]string, func(args ...any) any) {
+			return redistest.StartCluster(t).Addrs(), nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addrs, _ := start()
+			c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = addrs }), testContext(t)
+			var keys []string
+			for i := range 300 {
+				key := fmt.Sprint("k", i)
+				keys = append(keys, key, key, fmt.Sprint("absent", i))
+				require.NoError(t, c.Set(ctx, time.Hour, key, key))
+			}
+			for range 2 {
+				found, err := c.LookMulti(ctx, keys)
+				require.NoError(t, err)
+				require.Len(t, found, 300)
+				for key, f := range found {
+					require.Equal(t, key, f.Value)
+				}
+			}
+			require.Equal(t, int64(300), c.Stats().MemoryHits, "the second time")
+			require.Equal(t, int64(300), c.Stats().RedisHits, "the first time")
+		})
+	}
+}
+
+// MemoryKeys is exact, and what was used longest ago goes first; MemoryTTL ends what Redis has for longer.
+func TestMemoryIsBoundedByKeysAndTime(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryKeys, o.MemoryTTL = 3, 300*time.Millisecond }), testContext(t)
+	source := func(key string) aside.Source {
+		found, err := c.Look(ctx, key)
+		require.NoError(t, err)
+		return found.Source
+	}
+	for i := range 5 {
+		server.Do("SET", fmt.Sprint("k", i), "v")
+	}
+	read := time.Now()
+	for _, key := range []string{"k0", "k1", "k2"} {
+		require.Equal(t, aside.SourceRedis, source(key))
+	}
+	if source("k0") != aside.SourceMemory || source("k3") != aside.SourceRedis { // which drops k1
+		t.Log("a slow machine")
+	}
+	for _, key := range []string{"k0", "k2", "k3"} {
+		if got := source(key); time.Since(read) < 300*time.Millisecond {
+			require.Equal(t, aside.SourceMemory, got, key)
+		}
+	}
+	require.Equal(t, aside.SourceRedis, source("k1"))
+	require.Equal(t, 3, c.Stats().MemoryEntries)
+	eventually(t, "it is asked for again", func() bool { return source("k1") == aside.SourceRedis })
+	_, err := aside.New(aside.Options{MemoryKeys: -1, MemoryTTL: -1, Logger: quiet})
+	require.ErrorContains(t, err, "MemoryKeys")
+	require.ErrorContains(t, err, "MemoryTTL")
+}

@@ -1,0 +1,97 @@
+package aside
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// The LRU is compared with the plainest one that there is.
+func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const maxKeys, maxBytes = 4, 50
+		l := newLRU(maxKeys, maxBytes)
+		type kept struct {
+			key   string
+			entry *entry
+		}
+		var model []kept // the last used first
+		find := func(key string) int { return slices.IndexFunc(model, func(k kept) bool { return k.key == key }) }
+		trim := func() {
+			for weight := int64(0); ; weight = 0 {
+				for _, k := range model {
+					weight += int64(k.entry.weight.Load())
+				}
+				if len(model) <= maxKeys && weight <= maxBytes {
+					return
+				}
+				model = model[:len(model)-1]
+			}
+		}
+		for range rapid.IntRange(0, 60).Draw(t, "steps") {
+			key := fmt.Sprint("k", rapid.IntRange(0, 7).Draw(t, "key"))
+			i := find(key)
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			case 0:
+				e := new(entry)
+				e.weight.Store(rapid.Uint32Range(1, 60).Draw(t, "weight"))
+				l.set(key, e)
+				if i >= 0 {
+					model = slices.Delete(model, i, i+1)
+				}
+				model = slices.Insert(model, 0, kept{key, e})
+				trim()
+			case 1:
+				e, ok := l.get(key)
+				require.Equal(t, i >= 0, ok)
+				if ok {
+					require.Same(t, model[i].entry, e)
+					k := model[i]
+					model = slices.Insert(slices.Delete(model, i, i+1), 0, k)
+				}
+			case 2:
+				l.drop(key)
+				if i >= 0 {
+					model = slices.Delete(model, i, i+1)
+				}
+			case 3:
+				if i >= 0 {
+					model[i].entry.weight.Store(rapid.Uint32Range(1, 60).Draw(t, "weight"))
+					l.reweigh(key, model[i].entry)
+					l.reweigh(key, new(entry)) // which is not there
+					trim()
+				}
+			}
+			var keys []string
+			for n := l.head.next; n != &l.head; n = n.next {
+				keys = append(keys, n.key)
+			}
+			var want []string
+			for _, k := range model {
+				want = append(want, k.key)
+			}
+			require.Equal(t, want, keys)
+			require.Len(t, l.byKey, len(model))
+		}
+	})
+}
+
+func BenchmarkLRU(b *testing.B) {
+	l := newLRU(100_000, 1<<30)
+	keys := make([]string, 100_000)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key:", i)
+		e := new(entry)
+		e.weight.Store(500)
+		l.set(keys[i], e)
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			l.get(keys[i%len(keys)])
+		}
+	})
+}

@@ -1,0 +1,124 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Update has do change keys in Redis with commands of its own: INCR, EXPIRE, a SET with NX, a script. Around it happens what happens
+// around a Set: earlier writes of the keys that wait to be replayed are replayed first; what this process remembers of the keys, and loads
+// of theirs that are under way, are given up; and stamps are left, so that a replay knows that this was later. do must not change other keys
+// than these; with none it may change nothing. It gets a context that ends with ctx and RedisTimeout, and the client of [Client.Redis].
+//
+// Where Redis is away do is not called, as nobody could tell its effect: the error is ErrRedisAway. What do returns is returned as it
+// is, but for an answer that did not come: then it is ErrUnknownOutcome, and Redis may have done it, or may still do it a little later (do can
+// see to it that it does not: Set's scripts do). What do has written must be what values look like: Get takes it for one.
+//
+// If this process ends, or loses Redis, between do and the stamps, then a replay of an older write, by a process that was cut off, may
+// take it for a loaded value, and delete it or write over it.
+func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) error) error {
+	for _, key := range keys {
+		if err := c.checkKey(key); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !c.enter() {
+		return ErrClosed
+	}
+	defer c.background.Done()
+	c.writing.Add(1)
+	defer c.writing.Add(-1)
+	c.overtaking.begin(keys)
+	defer c.overtaking.end(keys)
+	if _, later := c.settleFirst(ctx, keys); len(later) > 0 {
+		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), errPending)
+	}
+	c.forget(keys)
+	defer c.forget(keys)
+	done := c.doUpdate(ctx, keys, do)
+	if done != nil && !rueidis.IsRedisNil(done) {
+		return done
+	}
+	if len(keys) > 0 && !c.opt.DisableStamps {
+		errs, _ := c.perform(ctx, &write{verb: "stamp", keys: keys, script: scriptMark, bare: scriptNothing, args: []string{milliseconds(boundless)}})
+		for _, err := range errs {
+			c.warn(&c.seldomRedis, "an update was done and left no stamp", "error", err)
+		}
+	}
+	return done
+}
+
+// boundless is the ttl of the stamp of what does not expire.
+const boundless = 100 * 365 * 24 * time.Hour
+
+func (c *Client) doUpdate(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) error) error {
+	t := c.topo.Load()
+	if t == nil {
+		return errNotAsked
+	}
+	shards := t.shards
+	if len(keys) > 0 {
+		shards = nil
+		for _, key := range keys {
+			if sh := t.shardOf(key); len(shards) == 0 || shards[len(shards)-1] != sh {
+				shards = append(shards, sh)
+			}
+		}
+	}
+	limit, limited, cancel := questionContext(ctx, c.opt.RedisTimeout)
+	defer cancel()
+	entered := 0
+	defer func() {
+		for _, sh := range shards[:entered] {
+			sh.gate.leave()
+		}
+	}()
+	for _, sh := range shards {
+		if !sh.asks() {
+			return errNotAsked
+		}
+		if err := sh.gate.enter(limit); err != nil {
+			return fmt.Errorf("%w: %w", errGateFull, err)
+		}
+		entered++
+	}
+	asked := c.now()
+	err := do(limit, t.redis)
+	if err == nil || rueidis.IsRedisNil(err) {
+		for _, sh := range shards {
+			sh.failing.Store(0)
+		}
+		return err
+	}
+	if _, reply := rueidis.IsRedisErr(err); !reply && !ofConnection(err) {
+		return err // do's own
+	}
+	what := judge(err, limited)
+	if len(shards) == 1 && what != moved {
+		c.conclude(shards[0], []*call{{err: err}}, limited, false, asked)
+	}
+	_, reply := rueidis.IsRedisErr(err)
+	switch {
+	case what == answered:
+		return err
+	case reply, neverSent(err):
+		return fmt.Errorf("%w: %w", ErrRedisAway, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+}
+
+// ofConnection says that rueidis could not ask, or got no answer.
+func ofConnection(err error) bool {
+	var network net.Error // context.DeadlineExceeded is one
+	return errors.As(err, &network) || isDial(err) || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, rueidis.ErrClosing)
+}
