@@ -36,7 +36,8 @@ var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded
 
 const (
 	leastClockError = 50 * time.Millisecond // assumed of any two clocks, however good they look
-	mostClockError  = time.Second           // beyond, a record is replayed as a delete of now
+	mostClockError  = time.Second           // beyond, Redis cannot be told until when it may do a write
+	mostRecordError = time.Minute           // beyond, a record is replayed as a delete of now
 	overloadWait    = time.Second           // for a loader's turn
 	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up
 	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused, or the disk has not given
@@ -496,7 +497,7 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 		}
 		doubt := "0"
-		if slack > mostClockError {
+		if slack > mostRecordError {
 			doubt = "1"
 		}
 		margin := 2 * max(slack, leastClockError)
