@@ -57,6 +57,17 @@ func (m Mode) String() string {
 // MarshalText implements [encoding.TextMarshaler]: a mode is its name, in JSON too.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (m *Mode) UnmarshalText(text []byte) error {
+	for _, mode := range []Mode{Healthy, Degraded, Recovering} {
+		if mode.String() == string(text) {
+			*m = mode
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s is not a mode: healthy, degraded or recovering", ErrInvalidArgument, quoted(string(text)))
+}
+
 // modeEvent is what may change a mode.
 type modeEvent int
 

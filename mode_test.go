@@ -278,6 +278,10 @@ func TestHealthIsReadableAsJSON(t *testing.T) {
 	text, err := json.Marshal(ShardHealth{Addr: "a:1", Mode: Recovering})
 	require.NoError(t, err)
 	require.Contains(t, string(text), `"Mode":"recovering"`)
+	var back ShardHealth
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, Recovering, back.Mode)
+	require.ErrorIs(t, json.Unmarshal([]byte(`{"Mode":"well"}`), &back), ErrInvalidArgument)
 }
 
 // Who cannot reach Redis wants to know why.

@@ -190,6 +190,7 @@ func startProcess(c nodeConfig, load loadFunc) (*process, error) {
 				p.mu.Lock()
 				p.fatal = l.Fatal
 				p.mu.Unlock()
+				_ = p.cmd.Process.Kill() // who waits for its answers must not wait for ever
 			case l.Ready:
 				ready <- struct{}{}
 			case l.Answer != nil:
