@@ -70,17 +70,12 @@ func TestLookSaysFromWhereAndForHowLong(t *testing.T) {
 }
 
 func TestLookMultiAsksOnceForAllThatIsNotInMemory(t *testing.T) {
-	for name, start := range map[string]func() (addrs []string, do func(args ...any) any){
-		"one server": func() ([]string, func(args ...any) any) {
-			s := redistest.Start(t)
-			return []string{s.Addr()}, nil
-		},
-		"cluster": func() ([]string, func(args ...any) any) {
-			return redistest.StartCluster(t).Addrs(), nil
-		},
+	for name, start := range map[string]func(t *testing.T) []string{
+		"one server": func(t *testing.T) []string { return []string{redistest.Start(t).Addr()} },
+		"cluster":    func(t *testing.T) []string { return redistest.StartCluster(t).Addrs() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			addrs, _ := start()
+			addrs := start(t)
 			c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = addrs }), testContext(t)
 			var keys []string
 			for i := range 300 {
