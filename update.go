@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -42,9 +43,19 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if _, later := c.settleFirst(ctx, keys); len(later) > 0 {
 		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), errPending)
 	}
+	t := c.topo.Load()
+	if t == nil {
+		return errNotAsked
+	}
+	shards := t.shardsOf(keys)
+	for _, sh := range shards {
+		if !sh.asks() {
+			return errNotAsked
+		}
+	}
 	c.forget(keys)
 	defer c.forget(keys)
-	done := c.doUpdate(ctx, keys, do)
+	done := c.doUpdate(ctx, t.redis, shards, do)
 	if done != nil && !rueidis.IsRedisNil(done) {
 		return done
 	}
@@ -60,20 +71,20 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 // boundless is the ttl of the stamp of what does not expire.
 const boundless = 100 * 365 * 24 * time.Hour
 
-func (c *Client) doUpdate(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) error) error {
-	t := c.topo.Load()
-	if t == nil {
-		return errNotAsked
+// shardsOf returns the shards of keys, each once; all of them for no keys.
+func (t *topology) shardsOf(keys []string) (shards []*shard) {
+	if len(keys) == 0 {
+		return t.shards
 	}
-	shards := t.shards
-	if len(keys) > 0 {
-		shards = nil
-		for _, key := range keys {
-			if sh := t.shardOf(key); len(shards) == 0 || shards[len(shards)-1] != sh {
-				shards = append(shards, sh)
-			}
+	for _, key := range keys {
+		if sh := t.shardOf(key); !slices.Contains(shards, sh) {
+			shards = append(shards, sh)
 		}
 	}
+	return shards
+}
+
+func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*shard, do func(ctx context.Context, redis rueidis.Client) error) error {
 	limit, limited, cancel := questionContext(ctx, c.opt.RedisTimeout)
 	defer cancel()
 	entered := 0
@@ -92,7 +103,7 @@ func (c *Client) doUpdate(ctx context.Context, keys []string, do func(ctx contex
 		entered++
 	}
 	asked := c.now()
-	err := do(limit, t.redis)
+	err := do(limit, redis)
 	if err == nil || rueidis.IsRedisNil(err) {
 		for _, sh := range shards {
 			sh.failing.Store(0)

@@ -70,9 +70,14 @@ func TestAReplayKnowsWhatAnUpdateHasDone(t *testing.T) {
 	c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
 	other := newClient(t, server.Addr())
 	require.NoError(t, c.Set(ctx, time.Hour, "older", "0"))
+	_, _, err := c.Peek(ctx, "older")
+	require.NoError(t, err)
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	require.ErrorIs(t, command(c, ctx, "older", "INCR"), aside.ErrRedisAway)
+	value, _, err := c.Peek(ctx, "older")
+	require.NoError(t, err)
+	require.Equal(t, "0", value, "nothing has changed it, so it is not forgotten")
 	require.Equal(t, "0", server.Do("GET", "older"))
 	require.NoError(t, c.Set(ctx, time.Hour, "older", "7"))
 	require.NoError(t, other.Set(ctx, time.Hour, "unstamped", "0")) // this takes until u is over: see below
@@ -124,7 +129,7 @@ func TestAnUpdateSaysWhatHasHappened(t *testing.T) {
 	_, reply := rueidis.IsRedisErr(err)
 	require.True(t, reply)
 	require.NotErrorIs(t, err, aside.ErrRedisAway)
-	require.True(t, rueidis.IsRedisNil(command(c, ctx, "absent", "GETDEL")))
+	require.True(t, rueidis.IsRedisNil(command(c, ctx, "absent", "SET", "v", "XX")))
 	require.ErrorIs(t, c.Update(ctx, []string{strings.Repeat("k", 2000)}, nil), aside.ErrTooLarge)
 	require.Equal(t, aside.Healthy, c.Health().Mode)
 
