@@ -60,9 +60,15 @@ func (s *Store) turn(ctx context.Context) (end func(), err error) {
 	if s.turns == nil {
 		return func() {}, nil
 	}
+	leave := func() { <-s.turns }
 	select {
 	case s.turns <- struct{}{}:
-		return func() { <-s.turns }, nil
+		return leave, nil
+	default: // before ctx is asked for a channel, which may cost a timer
+	}
+	select {
+	case s.turns <- struct{}{}:
+		return leave, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrConcurrency, ctx.Err())
 	}

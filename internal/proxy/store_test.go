@@ -88,7 +88,7 @@ func TestWhatIsNotKnownIsNotAnswered(t *testing.T) {
 	n, err := reply.AsInt64()
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
-	reply, err = s.Do(ctx, []string{"absent"}, "GETDEL", "absent")
+	reply, err = s.Do(ctx, []string{"absent"}, "SET", "absent", "v", "XX")
 	require.NoError(t, err)
 	require.True(t, reply.IsNil())
 	_, err = s.Do(ctx, []string{"k"}, "INCR", "k")

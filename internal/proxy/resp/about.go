@@ -1,0 +1,210 @@
+package resp
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redaside/aside"
+)
+
+// What tools ask a server about itself.
+
+// redisVersion is the version of Redis whose replies and errors ours are. Clients choose by it what they may ask.
+const redisVersion = "7.0.0"
+
+func commandCommand(c *conn, args []string) {
+	if len(args) == 0 {
+		c.peer.WriteLen(len(commandNames))
+		for _, name := range commandNames {
+			c.commandInfo(name)
+		}
+		return
+	}
+	named := commandNames
+	if len(args) > 1 {
+		named = args[1:]
+	}
+	switch sub := strings.ToUpper(args[0]); sub {
+	case "COUNT":
+		if len(args) != 1 {
+			c.error(wrongNumber("command|count"))
+			return
+		}
+		c.int(int64(len(commandNames)))
+	case "LIST":
+		if len(args) != 1 {
+			c.error(syntaxError)
+			return
+		}
+		lower := make([]string, len(commandNames))
+		for i, name := range commandNames {
+			lower[i] = strings.ToLower(name)
+		}
+		c.strings(lower)
+	case "INFO":
+		c.peer.WriteLen(len(named))
+		for _, name := range named {
+			c.commandInfo(name)
+		}
+	case "DOCS":
+		var known []string
+		for _, name := range named {
+			if name, ok := intern([]byte(name)); ok {
+				known = append(known, name)
+			}
+		}
+		c.peer.WriteMapLen(len(known))
+		for _, name := range known {
+			c.bulk(strings.ToLower(name))
+			c.peer.WriteMapLen(2)
+			c.bulk("summary")
+			c.bulk(commands[name].summary)
+			c.bulk("group")
+			c.bulk("string")
+		}
+	default:
+		c.error(unknownSubcommand("COMMAND", args[0]))
+	}
+}
+
+// commandInfo writes the ten elements of Redis 7; null for a command that is not served.
+func (c *conn) commandInfo(name string) {
+	name, ok := intern([]byte(name))
+	if !ok {
+		if c.peer.Resp3 {
+			c.null()
+		} else {
+			c.peer.WriteLen(-1)
+		}
+		return
+	}
+	cmd := commands[name]
+	c.peer.WriteLen(10)
+	c.bulk(strings.ToLower(name))
+	c.int(int64(cmd.arity))
+	flags := strings.Fields(cmd.flags)
+	c.peer.WriteSetLen(len(flags))
+	for _, flag := range flags {
+		c.simple(flag)
+	}
+	for _, n := range cmd.keys {
+		c.int(int64(n))
+	}
+	c.peer.WriteSetLen(0) // ACL categories
+	c.peer.WriteLen(0)    // tips
+	c.peer.WriteLen(0)    // key specifications
+	c.peer.WriteLen(0)    // subcommands
+}
+
+// config answers GET of what clients look for when they connect; nothing can be set.
+func config(c *conn, args []string) {
+	if !strings.EqualFold(args[0], "GET") {
+		c.error(unknownSubcommand("CONFIG", args[0]))
+		return
+	}
+	if len(args) < 2 {
+		c.error(wrongNumber("config|get"))
+		return
+	}
+	o := &c.server.options
+	settings := [][2]string{
+		{"appendonly", "no"}, {"databases", strconv.Itoa(o.DB + 1)}, {"maxclients", strconv.Itoa(o.MaxConnections)}, {"maxmemory", "0"},
+		{"proto-max-bulk-len", strconv.Itoa(o.MaxValueBytes)}, {"save", ""}, {"timeout", strconv.Itoa(int(o.IdleTimeout.Seconds()))},
+	}
+	var found [][2]string
+	for _, s := range settings {
+		for _, pattern := range args[1:] {
+			if match, err := path.Match(strings.ToLower(pattern), s[0]); err == nil && match {
+				found = append(found, s)
+				break
+			}
+		}
+	}
+	c.peer.WriteMapLen(len(found))
+	for _, s := range found {
+		c.bulk(s[0])
+		c.bulk(s[1])
+	}
+}
+
+func info(c *conn, args []string) {
+	s := c.server
+	wanted := func(section string) bool {
+		for _, arg := range args {
+			switch strings.ToLower(arg) {
+			case section, "all", "everything", "default":
+				return true
+			}
+		}
+		return len(args) == 0
+	}
+	var b strings.Builder
+	begin := func(section string) bool {
+		if !wanted(strings.ToLower(section)) {
+			return false
+		}
+		if b.Len() > 0 {
+			b.WriteString("\r\n")
+		}
+		fmt.Fprintf(&b, "# %s\r\n", section)
+		return true
+	}
+	line := func(name string, value any) { fmt.Fprintf(&b, "%s:%v\r\n", name, value) }
+	stats := s.Stats()
+	if begin("Server") {
+		line("redis_version", redisVersion)
+		line("redis_mode", "standalone")
+		line("process_id", os.Getpid())
+		if _, port, ok := cutLast(c.net.LocalAddr().String(), ":"); ok {
+			line("tcp_port", port)
+		}
+		line("uptime_in_seconds", int64(time.Since(s.began).Seconds()))
+	}
+	if begin("Clients") {
+		line("connected_clients", stats.Connected)
+		line("maxclients", s.options.MaxConnections)
+	}
+	if begin("Stats") {
+		line("total_connections_received", stats.Connections)
+		line("total_commands_processed", stats.Commands)
+		line("rejected_connections", stats.Refused)
+		line("total_error_replies", stats.Failed)
+		client := s.store.Client().Stats()
+		line("keyspace_hits", client.MemoryHits+client.RedisHits+client.DiskHits)
+	}
+	if begin("Replication") {
+		line("role", "master")
+		line("connected_slaves", 0)
+	}
+	if begin("Aside") {
+		health, client := s.store.Client().Health(), s.store.Client().Stats()
+		line("aside_mode", health.Mode)
+		line("aside_mode_since", health.Since.UTC().Format(time.RFC3339))
+		line("aside_durable", yesNo(health.Durable))
+		line("aside_pending", client.Pending)
+		line("aside_memory_entries", client.MemoryEntries)
+		line("aside_memory_bytes", client.MemoryBytes)
+		if health.Mode != aside.Healthy && health.Err != nil {
+			line("aside_error", strings.Join(strings.Fields(health.Err.Error()), " "))
+		}
+	}
+	c.bulk(b.String())
+}
+
+func yesNo(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}

@@ -1,0 +1,203 @@
+package resp
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
+)
+
+// conn is one client. Its goroutine alone uses it, except where a field says so.
+type conn struct {
+	server *Server  // immutable
+	net    net.Conn // immutable; closed by anybody
+	id     int64    // immutable
+	since  time.Time
+	in     guard
+	out    replies
+	w      *bufio.Writer // of peer, before out
+	peer   *server.Peer
+	name   atomic.Pointer[string] // as CLIENT SETNAME has given it; read by anybody
+
+	stranger bool // has yet to log in
+	failed   bool // the command that is run was answered by an error
+	ctx      *request
+	now      time.Time // when the latest command was answered; zero: something has been waited for since
+	begun    time.Time // when the oldest reply that is held back was made
+	renewed  time.Time // when the deadline of reads was moved
+}
+
+const (
+	mostHeldFor  = 10 * time.Millisecond // beside one command's own time
+	lingerFor    = time.Second
+	lingerBytes  = 1 << 20
+	handshakeFor = 10 * time.Second
+)
+
+var errDraining = errors.New("resp: the server shuts down")
+
+func newConn(s *Server, nc net.Conn, id int64) *conn {
+	if s.options.TLS != nil {
+		nc = tls.Server(nc, s.options.TLS)
+	}
+	c := &conn{server: s, net: nc, id: id, since: time.Now(), stranger: s.options.Password != ""}
+	c.out = replies{conn: nc, timeout: s.options.WriteTimeout}
+	c.w = bufio.NewWriterSize(&c.out, 128) // it is emptied after every command, and passes on at once what is longer
+	c.peer = server.NewPeer(c.w)
+	c.peer.Ctx = c
+	c.in = guard{
+		source: nc, wait: c.wait, intern: intern, stranger: c.stranger,
+		limits: limits{bulk: s.options.MaxValueBytes, request: s.options.MaxRequestBytes},
+	}
+	return c
+}
+
+func (c *conn) serve() {
+	defer c.net.Close()
+	defer c.out.flush() // gives the memory back, if an error has left any
+	if t, ok := c.net.(*tls.Conn); ok {
+		ctx, cancel := context.WithTimeout(c.server.ctx, handshakeFor)
+		err := t.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			return
+		}
+	}
+	for {
+		args, err := c.in.next()
+		if err != nil {
+			if wrong := protocolError(""); errors.As(err, &wrong) {
+				c.server.protocolErrors.Add(1)
+				c.error("ERR " + wrong.Error())
+				c.finish()
+				c.linger()
+			}
+			return
+		}
+		c.command(args)
+		if c.peer.Closed() || c.out.err != nil {
+			c.finish()
+			return
+		}
+	}
+}
+
+// finish sends all replies.
+func (c *conn) finish() {
+	c.peer.Flush()
+	c.out.flush()
+}
+
+// wait is called before each read: nobody may wait for a reply while we wait for him.
+func (c *conn) wait() error {
+	c.now = time.Time{}
+	if c.out.flush(); c.out.err != nil {
+		return c.out.err
+	}
+	if idle := c.server.options.IdleTimeout; idle > 0 {
+		if now := time.Now(); now.Sub(c.renewed) > idle/8 {
+			c.renewed = now
+			if err := c.net.SetReadDeadline(now.Add(idle)); err != nil {
+				return err
+			}
+		}
+	}
+	// After the deadline was set: wake stores the flag before it sets its own, so that either we see the flag, or its deadline stands.
+	if c.server.draining.Load() {
+		return errDraining
+	}
+	return nil
+}
+
+// wake ends a wait for the client. Safe for concurrent use.
+func (c *conn) wake() { _ = c.net.SetReadDeadline(time.Unix(1, 0)) }
+
+// linger reads on for a moment, so that the error reaches a client that is still sending: a connection that is closed with something
+// unread is reset, and what was sent before is lost.
+func (c *conn) linger() {
+	half, ok := c.net.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.server.draining.Load() {
+		return
+	}
+	if c.net.SetReadDeadline(time.Now().Add(lingerFor)) == nil && !c.server.draining.Load() {
+		_, _ = io.CopyN(io.Discard, c.net, lingerBytes)
+	}
+}
+
+// command runs one request and leaves its reply in out.
+func (c *conn) command(args []string) {
+	if c.now.IsZero() {
+		c.now = time.Now()
+		c.begun = c.now
+	}
+	start := c.now
+	c.failed = false
+	name := args[0]
+	switch {
+	case c.in.known:
+		c.server.library.Dispatch(c.peer, args)
+	case c.stranger:
+		name = "UNKNOWN"
+		c.error(noAuth)
+	default:
+		name = "UNKNOWN"
+		c.error(unknownCommand(args))
+	}
+	c.peer.Flush()
+	c.now = time.Now()
+	c.server.commands.Add(1)
+	if c.failed {
+		c.server.failed.Add(1)
+	}
+	if c.server.options.Observe != nil {
+		c.server.options.Observe(name, c.now.Sub(start), c.failed)
+	}
+	if c.now.Sub(c.begun) > mostHeldFor { // it was slow; those who wait for what came before it have waited enough
+		c.out.flush()
+		c.begun = c.now
+	}
+}
+
+// run is what the library calls for a command that it knows.
+func (c *conn) run(name string, cmd command, args []string) {
+	before := c.out.total + int64(c.w.Buffered())
+	ctx := &request{server: c.server.ctx, deadline: c.now.Add(c.server.options.RequestTimeout)}
+	defer ctx.end()
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		c.server.panicked(name, v)
+		if c.out.total+int64(c.w.Buffered()) != before { // half a reply: what follows it would be taken for the other half
+			c.failed = true
+			c.peer.Close()
+			return
+		}
+		c.error(internalError)
+	}()
+	switch {
+	case c.stranger && !cmd.open:
+		c.error(noAuth)
+	case cmd.arity < 0 && len(args)+1 < -cmd.arity, cmd.arity > 0 && len(args)+1 != cmd.arity:
+		c.error(wrongNumber(strings.ToLower(name)))
+	default:
+		c.ctx = ctx
+		cmd.run(c, args)
+		c.ctx = nil
+	}
+}
+
+// panicked takes note of a panic in a deferred call.
+func (s *Server) panicked(command string, v any) {
+	s.panics.Add(1)
+	s.options.Logger.Error("resp: a command panicked", "command", command, "panic", v, "stack", string(debug.Stack()))
+}

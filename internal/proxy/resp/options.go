@@ -1,0 +1,89 @@
+package resp
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Options says how a Server behaves. The zero value is usable. It is copied by New.
+type Options struct {
+	// Password is what AUTH and HELLO … AUTH must give, as the user "default" or without a user. Defaults to none: everybody is let in.
+	Password string
+
+	// MaxValueBytes is the longest string that a client may send. A longer one ends its connection before memory is taken for it.
+	// Defaults to 8 MiB.
+	MaxValueBytes int
+
+	// MaxKeyBytes is the longest key. Defaults to 1 KiB.
+	MaxKeyBytes int
+
+	// MaxRequestBytes is how much one request may hold in sum, 16 bytes for each of its strings included. Defaults to 64 MiB, or
+	// twice MaxValueBytes where that is more.
+	MaxRequestBytes int
+
+	// MaxConnections is how many clients are served at once; the next is told so and sent away. Defaults to 20,000.
+	MaxConnections int
+
+	// IdleTimeout ends connections that send nothing for so long. Defaults to 0: never.
+	IdleTimeout time.Duration
+
+	// RequestTimeout is how long one command may take. Defaults to 5 seconds.
+	RequestTimeout time.Duration
+
+	// WriteTimeout ends the connections of clients that take less than 16 KiB of what they are sent in so long (it may be an eighth
+	// less). Defaults to 30 seconds.
+	WriteTimeout time.Duration
+
+	// TLS, if there is one, is what connections are encrypted by. Defaults to none.
+	TLS *tls.Config
+
+	// Logger is told of panics, and of listeners that fail; never a key's or value's content. Defaults to slog.Default().
+	Logger *slog.Logger
+
+	// DB is the number of the database that the Store's Redis client has selected: the one that SELECT accepts. Defaults to 0.
+	DB int
+
+	// Observe is told of each command: its name in upper case ("UNKNOWN" for those that are not served), how long it took, and
+	// whether it was answered by an error. It is called on the connections' goroutines, by many at once. Defaults to none.
+	Observe func(command string, took time.Duration, failed bool)
+}
+
+func (o Options) withDefaults() Options {
+	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)
+	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 1<<10)
+	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, max(64<<20, 2*o.MaxValueBytes))
+	o.MaxConnections = cmp.Or(o.MaxConnections, 20_000)
+	o.RequestTimeout = cmp.Or(o.RequestTimeout, 5*time.Second)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	return o
+}
+
+// Validate reports every setting that cannot be right, at once; nil if there is none. New panics where it does not.
+func (o Options) Validate() error {
+	var errs []error
+	for _, n := range []struct {
+		name  string
+		value int
+	}{
+		{"MaxValueBytes", o.MaxValueBytes}, {"MaxKeyBytes", o.MaxKeyBytes}, {"MaxRequestBytes", o.MaxRequestBytes},
+		{"MaxConnections", o.MaxConnections}, {"DB", o.DB},
+	} {
+		if n.value < 0 {
+			errs = append(errs, fmt.Errorf("resp: Options.%s is %d: it must not be negative; 0 for the default", n.name, n.value))
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"IdleTimeout", o.IdleTimeout}, {"RequestTimeout", o.RequestTimeout}, {"WriteTimeout", o.WriteTimeout}} {
+		if d.value < 0 {
+			errs = append(errs, fmt.Errorf("resp: Options.%s is %v: it must not be negative; 0 for the default", d.name, d.value))
+		}
+	}
+	return errors.Join(errs...)
+}

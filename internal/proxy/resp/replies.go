@@ -1,0 +1,67 @@
+package resp
+
+import (
+	"net"
+	"sync"
+	"time"
+	"unsafe"
+)
+
+// heldBack is how much of a connection's replies is held back at most, until there is nothing more to read or the client has taken it.
+const heldBack = 16 << 10
+
+var chunks = sync.Pool{New: func() any { return new([heldBack]byte) }}
+
+// replies is what the Peer of a connection writes to. It has memory only while it holds something back, so that idle connections cost
+// none; and once the client does not take what it is sent, it drops all. Belongs to the goroutine of its connection.
+type replies struct {
+	conn    net.Conn
+	timeout time.Duration
+
+	chunk   *[heldBack]byte // nil: nothing is held back
+	n       int
+	total   int64 // bytes that were written to it, ever
+	renewed time.Time
+	err     error // sticky
+}
+
+func (r *replies) Write(p []byte) (int, error) {
+	size := len(p)
+	r.total += int64(size)
+	for len(p) > 0 && r.err == nil {
+		if r.chunk == nil {
+			r.chunk = chunks.Get().(*[heldBack]byte)
+		}
+		n := copy(r.chunk[r.n:], p)
+		p = p[n:]
+		if r.n += n; r.n == heldBack {
+			r.flush()
+		}
+	}
+	return size, nil // bufio would hold an error for ever; who looks is the connection
+}
+
+// WriteString is Write without a copy of s.
+func (r *replies) WriteString(s string) (int, error) {
+	return r.Write(unsafe.Slice(unsafe.StringData(s), len(s)))
+}
+
+// flush sends what is held back. It waits for a client that is slow, and holds up nobody else.
+func (r *replies) flush() {
+	if r.chunk == nil {
+		return
+	}
+	if r.renew(); r.err == nil {
+		_, r.err = r.conn.Write(r.chunk[:r.n])
+	}
+	chunks.Put(r.chunk)
+	r.chunk, r.n = nil, 0
+}
+
+// renew moves the deadline of writes. Timers are dear: it may end up to an eighth early.
+func (r *replies) renew() {
+	if now := time.Now(); now.Sub(r.renewed) > r.timeout/8 {
+		r.renewed = now
+		r.err = r.conn.SetWriteDeadline(now.Add(r.timeout))
+	}
+}

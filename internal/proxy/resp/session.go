@@ -1,0 +1,242 @@
+package resp
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// What is about the connection itself.
+
+const (
+	noAuth      = "NOAUTH Authentication required."
+	noAuthHello = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> " +
+		"option can be used to authenticate the client and select the RESP protocol version at the same time"
+	wrongPass   = "WRONGPASS invalid username-password pair or user is disabled."
+	noPassword  = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"
+	syntaxError = "ERR syntax error"
+	notInteger  = "ERR value is not an integer or out of range"
+
+	noTracking = "ERR this proxy pushes no invalidations: connect without client-side caching (rueidis: DisableCache: true)"
+)
+
+func ping(c *conn, args []string) {
+	switch len(args) {
+	case 0:
+		c.simple("PONG")
+	case 1:
+		c.bulk(args[0])
+	default:
+		c.error(wrongNumber("ping"))
+	}
+}
+
+func echo(c *conn, args []string) { c.bulk(args[0]) }
+
+func quit(c *conn, _ []string) {
+	c.ok()
+	c.peer.Close()
+}
+
+func selectDB(c *conn, args []string) {
+	switch n, ok := number(args[0]); {
+	case !ok:
+		c.error(notInteger)
+	case n != int64(c.server.options.DB):
+		c.error("ERR DB index is out of range")
+	default:
+		c.ok()
+	}
+}
+
+func reset(c *conn, _ []string) {
+	c.setStranger(c.server.options.Password != "")
+	c.name.Store(nil)
+	c.setProtocol(2)
+	c.simple("RESET")
+}
+
+func auth(c *conn, args []string) {
+	user, password := "default", args[len(args)-1]
+	switch {
+	case len(args) > 2:
+		c.error(syntaxError)
+		return
+	case len(args) == 2:
+		user = args[0]
+	case c.server.options.Password == "":
+		c.error(noPassword)
+		return
+	}
+	if !c.login(user, password) {
+		c.error(wrongPass)
+		return
+	}
+	c.ok()
+}
+
+// login says whether somebody may come in. Without a password everybody may, if he is called right, as in Redis.
+func (c *conn) login(user, password string) bool {
+	// Of equal length, so that the time that it takes says nothing.
+	want, got := sha256.Sum256([]byte(c.server.options.Password)), sha256.Sum256([]byte(password))
+	if user != "default" || c.server.options.Password != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 0 {
+		return false
+	}
+	c.setStranger(false)
+	return true
+}
+
+func (c *conn) setStranger(yes bool) { c.stranger, c.in.stranger = yes, yes }
+
+func (c *conn) setProtocol(version int64) {
+	three := version == 3
+	c.peer.Resp3 = three // SwitchResp3 is for after the reply; HELLO's is in the new version already
+}
+
+func hello(c *conn, args []string) {
+	version := int64(2)
+	if c.peer.Resp3 {
+		version = 3
+	}
+	if len(args) > 0 {
+		n, ok := number(args[0])
+		switch {
+		case !ok:
+			c.error("ERR Protocol version is not an integer or out of range")
+			return
+		case n != 2 && n != 3:
+			c.error("NOPROTO unsupported protocol version")
+			return
+		}
+		version, args = n, args[1:]
+	}
+	var user, password, name string
+	var withAuth, withName bool
+	for len(args) > 0 {
+		switch option := strings.ToUpper(args[0]); {
+		case option == "AUTH" && len(args) > 2:
+			user, password, withAuth, args = args[1], args[2], true, args[3:]
+		case option == "SETNAME" && len(args) > 1:
+			name, withName, args = args[1], true, args[2:]
+		default:
+			c.error("ERR Syntax error in HELLO option '" + args[0] + "'")
+			return
+		}
+	}
+	switch {
+	case withAuth && !c.login(user, password):
+		c.error(wrongPass)
+		return
+	case c.stranger:
+		c.error(noAuthHello)
+		return
+	case withName && !c.setName(name):
+		return
+	}
+	c.setProtocol(version)
+	c.peer.WriteMapLen(7)
+	c.bulk("server")
+	c.bulk("redis")
+	c.bulk("version")
+	c.bulk(redisVersion)
+	c.bulk("proto")
+	c.int(version)
+	c.bulk("id")
+	c.int(c.id)
+	c.bulk("mode")
+	c.bulk("standalone")
+	c.bulk("role")
+	c.bulk("master")
+	c.bulk("modules")
+	c.peer.WriteLen(0)
+}
+
+// setName answers an error and returns false if that cannot be a name.
+func (c *conn) setName(name string) bool {
+	for i := range len(name) {
+		if name[i] < '!' || name[i] > '~' {
+			c.error("ERR Client names cannot contain spaces, newlines or special characters.")
+			return false
+		}
+	}
+	if name == "" {
+		c.name.Store(nil)
+		return true
+	}
+	c.name.Store(&name)
+	return true
+}
+
+func client(c *conn, args []string) {
+	sub := strings.ToUpper(args[0])
+	want := map[string]int{"SETNAME": 2, "GETNAME": 1, "ID": 1, "INFO": 1, "SETINFO": 3, "NO-EVICT": 2, "NO-TOUCH": 2}
+	if n, ok := want[sub]; ok && n != len(args) {
+		c.error(wrongNumber("client|" + strings.ToLower(sub)))
+		return
+	}
+	switch sub {
+	case "SETNAME":
+		if c.setName(args[1]) {
+			c.ok()
+		}
+	case "GETNAME":
+		if name := c.name.Load(); name != nil {
+			c.bulk(*name)
+		} else {
+			c.null()
+		}
+	case "ID":
+		c.int(c.id)
+	case "INFO":
+		c.bulk(c.describe() + "\n")
+	case "LIST":
+		c.bulk(c.server.list())
+	case "SETINFO": // who writes the library's name down has no use for it here
+		switch strings.ToUpper(args[1]) {
+		case "LIB-NAME", "LIB-VER":
+			c.ok()
+		default:
+			c.error("ERR Unrecognized option '" + args[1] + "'")
+		}
+	case "NO-EVICT", "NO-TOUCH": // clients are not evicted here, and what they touch is their own business
+		switch strings.ToUpper(args[1]) {
+		case "ON", "OFF":
+			c.ok()
+		default:
+			c.error(syntaxError)
+		}
+	case "TRACKING", "CACHING":
+		c.error(noTracking)
+	default:
+		c.error(unknownSubcommand("CLIENT", args[0]))
+	}
+}
+
+// describe is a line of CLIENT LIST. Safe for concurrent use.
+func (c *conn) describe() string {
+	name := ""
+	if given := c.name.Load(); given != nil {
+		name = *given
+	}
+	return fmt.Sprintf("id=%d addr=%s laddr=%s name=%s age=%d db=%d", c.id, c.net.RemoteAddr(), c.net.LocalAddr(), name,
+		int64(time.Since(c.since).Seconds()), c.server.options.DB)
+}
+
+func (s *Server) list() string {
+	s.mu.Lock()
+	all := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b *conn) int { return int(a.id - b.id) })
+	var b strings.Builder
+	for _, c := range all {
+		b.WriteString(c.describe())
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
