@@ -18,8 +18,8 @@ ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
 PACKAGES = $$($(GO) list ./... | grep -v '/integration/')
-# The packages whose tests want a server.
-INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | grep -v '/integration/' | sort -u)
+# The packages of the library whose tests want a server.
+INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | grep -v '/integration/\|/cmd/\|/internal/proxy\|/internal/ops' | sort -u)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
