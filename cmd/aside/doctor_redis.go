@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside"
+)
+
+// doctor looks at one Redis and one directory, and takes notes.
+type doctor struct {
+	ctx     context.Context //nolint:containedctx // of one command
+	option  rueidis.ClientOption
+	prefix  string
+	timeout time.Duration
+
+	checks []check
+}
+
+func (d *doctor) note(name string, v verdict, remedy, detail string, args ...any) {
+	d.checks = append(d.checks, check{Name: name, Verdict: v, Detail: fmt.Sprintf(detail, args...), Remedy: remedy})
+}
+
+const permissions = "allow it, see Permissions (ACL) in docs/OPERATIONS.md"
+
+// redis looks at each primary, and then does with all of them what a proxy does.
+func (d *doctor) redis() {
+	option := d.option
+	if option.Dialer.Timeout == 0 {
+		option.Dialer.Timeout = d.timeout
+	}
+	option.ConnWriteTimeout = d.timeout
+	// Without tracking, which servers and users may lack that are to be looked at all the same.
+	option.DisableCache, option.AlwaysRESP2 = true, true
+	plain, err := rueidis.NewClient(option)
+	if err != nil {
+		d.note("connection", failure, connectionRemedy(err), "%s: %v", redisName(d.option), err)
+		return
+	}
+	defer plain.Close()
+	d.note("connection", fine, "", "%s", redisName(d.option))
+	primaries := 0
+	nodes := plain.Nodes()
+	for _, addr := range sortedKeys(nodes) {
+		info, err := d.ask(nodes[addr], "INFO")
+		about := parseInfo(info)
+		if about["role"] == "slave" {
+			continue
+		}
+		primaries++
+		at := ""
+		if len(nodes) > 1 {
+			at = " " + addr
+		}
+		if err != nil {
+			d.note("info"+at, warning, permissions+" (+info): without it every return of Redis looks like a restart", "%v", err)
+		} else {
+			d.version(at, about)
+			d.eviction(at, about)
+		}
+		d.clock(at, nodes[addr])
+		if _, err := d.ask(nodes[addr], "DEL", "aside:probe"); err != nil && !strings.HasPrefix(err.Error(), "MOVED") {
+			d.note("probe"+at, warning, permissions+" (~aside:probe* +del): without it Redis's return is proved by reads only", "%v", err)
+		} else {
+			d.note("probe"+at, fine, "", "the key by which a return is noticed may be written")
+		}
+	}
+	if primaries == 0 {
+		d.note("role", failure, "name the primary, or Sentinel with ?master_set=NAME", "no primary among %s", strings.Join(sortedKeys(nodes), ", "))
+		return
+	}
+	d.work()
+	d.tracking(plain)
+}
+
+func connectionRemedy(err error) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "invalid password"):
+		return "give the right user and password: redis://user:password@host, or --redis-password-file"
+	case strings.Contains(text, "NOAUTH"):
+		return "give a password: redis://:password@host, or --redis-password-file"
+	case strings.Contains(text, "NOPERM"):
+		return permissions
+	case strings.Contains(text, "certificate"), strings.Contains(text, "tls:"):
+		return "rediss:// is for TLS, redis:// for none; the certificate must be for this host and from an authority that this machine knows"
+	case strings.Contains(text, "refused"):
+		return "start Redis, or name another host and port; its bind and protected-mode must let this machine in"
+	default:
+		return "look at host, port and firewall, and whether the server speaks TLS: rediss:// if so, redis:// if not"
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// ask runs a command.
+func (d *doctor) ask(client rueidis.Client, command string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	reply, err := client.Do(ctx, client.B().Arbitrary(command).Args(args...).Build()).ToMessage()
+	if err != nil {
+		return "", err
+	}
+	if text, err := reply.ToString(); err == nil {
+		return text, nil
+	}
+	if items, err := reply.AsStrSlice(); err == nil {
+		return strings.Join(items, " "), nil
+	}
+	return reply.String(), nil
+}
+
+func parseInfo(text string) map[string]string {
+	about := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			about[name] = value
+		}
+	}
+	return about
+}
+
+func (d *doctor) version(at string, about map[string]string) {
+	name, version := "Redis", about["redis_version"]
+	if v := about["valkey_version"]; v != "" {
+		name, version = "Valkey", v
+	}
+	var major, minor int
+	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	switch {
+	case err != nil:
+		d.note("version"+at, warning, "Redis 6.0 or later, or Valkey, is needed; look for yourself", "it does not say: %q", version)
+	case major < 6:
+		d.note("version"+at, failure, "upgrade to Redis 6.0 or later, or Valkey", "%s %s", name, version)
+	case major == 6 && minor < 2:
+		d.note("version"+at, warning, "it works; from 6.2 on a value that was just filled need not be read back", "%s %s", name, version)
+	default:
+		d.note("version"+at, fine, "", "%s %s", name, version)
+	}
+}
+
+func (d *doctor) eviction(at string, about map[string]string) {
+	const name = "maxmemory-policy"
+	policy, evicted := about["maxmemory_policy"], about["evicted_keys"]
+	switch {
+	case about["maxmemory"] == "0":
+		d.note(name+at, fine, "", "no maxmemory is set: nothing is evicted")
+	case evicted != "" && evicted != "0":
+		d.note(name+at, warning, "give Redis more memory: an evicted stamp is a forgotten write, which a replay may then overwrite",
+			"%s; %s keys have been evicted since it was started", policy, evicted)
+	case policy == "noeviction":
+		d.note(name+at, warning, "give it room, or choose allkeys-lru: a full server refuses writes, and the proxy's clients get errors", "noeviction")
+	default:
+		d.note(name+at, fine, "", "%s; nothing has been evicted", policy)
+	}
+}
+
+// clock compares clocks. Half a round trip is what cannot be known.
+func (d *doctor) clock(at string, client rueidis.Client) {
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	var off, doubt time.Duration
+	for try := range 5 { // the quickest answer says most
+		sent := time.Now()
+		parts, err := client.Do(ctx, client.B().Time().Build()).AsIntSlice()
+		took := time.Since(sent)
+		if err != nil || len(parts) != 2 {
+			d.note("clock"+at, failure, permissions+" (+time): without it Redis never counts as well", "TIME: %v", err)
+			return
+		}
+		if try == 0 || took/2 < doubt {
+			off, doubt = time.UnixMicro(parts[0]*1e6+parts[1]).Sub(sent.Add(took/2)), took/2
+		}
+	}
+	detail := fmt.Sprintf("Redis's is %v off this machine's, give or take %v", off.Round(100*time.Microsecond), doubt.Round(10*time.Microsecond))
+	const remedy = "run NTP (chrony) on both: what is set by a process that was started while Redis is away is ordered by this machine's clock"
+	switch off = off.Abs() - doubt; {
+	case off > time.Minute:
+		d.note("clock"+at, failure, remedy+", and beyond a minute it is replayed as a delete", "%s", detail)
+	case off > 100*time.Millisecond:
+		d.note("clock"+at, warning, remedy, "%s", detail)
+	default:
+		d.note("clock"+at, fine, "", "%s", detail)
+	}
+}
+
+// work does what a proxy does: connect as it does, set, read and delete a key, by scripts that also write its stamp.
+func (d *doctor) work() {
+	option := d.option
+	if option.AlwaysRESP2 {
+		option.DisableCache = true
+	}
+	client, err := aside.New(aside.Options{
+		Redis: option, RequireRedis: true, ConnectTimeout: d.timeout, StampTTL: time.Second, MemoryBytes: -1, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		d.note("client", failure, connectionRemedy(err), "the library cannot use it: %v", errors.Unwrap(err))
+		return
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
+	const remedy = permissions + `; with --prefix this uses keys that begin as yours do`
+	if err := client.Set(ctx, time.Minute, key, "v"); err != nil {
+		d.note("scripts", failure, remedy, "set: %v", err)
+		return
+	}
+	if _, found, err := client.Peek(ctx, key); err != nil || !found {
+		d.note("scripts", failure, remedy, "get: found %v, %v", found, err)
+		return
+	}
+	if err := client.Touch(ctx, time.Minute, key); err != nil {
+		d.note("scripts", failure, remedy, "expire: %v", err)
+		return
+	}
+	if err := client.Del(ctx, key); err != nil {
+		d.note("scripts", failure, remedy, "delete: %v", err)
+		return
+	}
+	d.note("scripts", fine, "", "a key, and its aside:stamp:*, may be set, read and deleted")
+}
+
+// tracking sees whether Redis pushes a change that another connection makes.
+func (d *doctor) tracking(plain rueidis.Client) {
+	const without = "without it there is no local memory, and waiters poll"
+	option := d.option
+	if option.DisableCache || option.AlwaysRESP2 {
+		d.note("RESP3", warning, "leave out protocol=2 and client_cache=0 from the url: "+without, "switched off in the url")
+		return
+	}
+	pushed := make(chan struct{}, 1)
+	option.ConnWriteTimeout = d.timeout
+	if option.Dialer.Timeout == 0 {
+		option.Dialer.Timeout = d.timeout
+	}
+	option.OnInvalidations = func(messages []rueidis.RedisMessage) {
+		if messages != nil { // nil: a connection was lost
+			select {
+			case pushed <- struct{}{}:
+			default:
+			}
+		}
+	}
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		d.note("RESP3", warning, "upgrade Redis, or permit HELLO and CLIENT TRACKING (+client|tracking): "+without, "%v", err)
+		return
+	}
+	defer client.Close()
+	d.note("RESP3", fine, "", "spoken")
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
+	set := func(value string) error {
+		return plain.Do(ctx, plain.B().Set().Key(key).Value(value).PxMilliseconds(time.Minute.Milliseconds()).Build()).Error()
+	}
+	err = set("1")
+	if err == nil {
+		err = client.DoCache(ctx, client.B().Get().Key(key).Cache(), time.Minute).Error()
+	}
+	began := time.Now()
+	if err == nil {
+		err = set("2")
+	}
+	if err != nil {
+		d.note("tracking", warning, permissions+": "+without, "%v", err)
+		return
+	}
+	select {
+	case <-pushed:
+		d.note("tracking", fine, "", "a change by another connection was pushed after %v", time.Since(began).Round(10*time.Microsecond))
+	case <-ctx.Done():
+		d.note("tracking", failure, "is there a proxy between that does not pass on pushes? Connect directly, or switch it off with client_cache=0 in the url",
+			"a change was not pushed within %v", d.timeout)
+	}
+	_ = plain.Do(ctx, plain.B().Del().Key(key).Build()).Error() // it ends by itself in a minute
+}

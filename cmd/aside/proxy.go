@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/proxy"
+	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/internal/proxy/resp"
+	"github.com/redaside/aside/internal/proxy/web"
+)
+
+// proxyServer is what `aside serve` runs: a client, and the front ends that serve it. Its methods are called one after the other.
+type proxyServer struct {
+	c       config.Config
+	log     *slog.Logger
+	options aside.Options
+	redis   string // names it
+	cert    *certificate
+
+	httpLn, respLn net.Listener // nil: off
+
+	client *aside.Client
+	web    *web.Server
+	http   *http.Server
+	resp   *resp.Server
+
+	serving sync.WaitGroup
+}
+
+// envelopeRoom is what the proxy stores beside a value: a content type.
+const envelopeRoom = 1 << 10
+
+const maxValue = 512 << 20 // Redis's own limit
+
+// newProxy takes the ports. Nothing is served before start; what connects meanwhile waits.
+func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
+	p := &proxyServer{c: c, log: log}
+	redis, err := redisOption(c.Redis)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("redis.url: %w", err)}
+	}
+	p.redis = redisName(redis)
+	dir, err := fallbackDir(c, p.redis, log)
+	if err != nil {
+		return nil, err
+	}
+	if dir != "" {
+		if dir, err = filepath.Abs(dir); err != nil {
+			return nil, fmt.Errorf("fallback.dir is %q: %w", c.Fallback.Dir, err)
+		}
+	}
+	p.options = aside.Options{
+		Redis:         redis,
+		RedisTimeout:  c.Redis.Timeout,
+		LockTTL:       max(2*time.Second, 2*c.Redis.Timeout), // nothing is loaded here; New wants it so
+		MemoryBytes:   c.Cache.MaxBytes,
+		MemoryKeys:    c.Cache.Capacity,
+		MemoryTTL:     c.Cache.Expiry,
+		DegradedTTL:   orNever(c.Cache.DegradedTTL),
+		MaxKeyBytes:   int(c.Service.MaxKeyBytes),
+		MaxValueBytes: int(min(c.Service.MaxValueBytes+envelopeRoom, maxValue)),
+		FallbackDir:   dir,
+		Fallback:      fallback.Options{Sync: syncs[c.Fallback.Sync], MaxBytes: c.Fallback.MaxBytes},
+		ReplayRate:    orNever(c.Fallback.ReplayRate),
+		StampTTL:      c.Fallback.StampTTL,
+		Logger:        log,
+	}
+	if c.Cache.Capacity == 0 {
+		p.options.MemoryBytes = -1
+	}
+	if c.Service.TLS.Cert != "" {
+		p.cert = new(certificate)
+		if err := p.cert.load(c.Service.TLS); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	if p.httpLn, err = listen("service.port", c.Service.Bind, c.Service.Port); err != nil {
+		return nil, err
+	}
+	if p.respLn, err = listen("service.resp_port", c.Service.Bind, c.Service.RESPPort); err != nil {
+		p.closeListeners()
+		return nil, err
+	}
+	return p, nil
+}
+
+var syncs = map[string]fallback.Sync{"always": fallback.Always, "everysec": fallback.EverySecond, "os": fallback.OS}
+
+// orNever turns the 0 of the configuration, no limit, into the library's.
+func orNever[T ~int | ~int64](n T) T {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+func listen(setting, bind string, port config.Port) (net.Listener, error) {
+	if port == config.Off {
+		return nil, nil
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(bind, strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fmt.Errorf("%s is %d: %w: choose another one, or find out who has it", setting, port, err)
+	}
+	return ln, nil
+}
+
+func (p *proxyServer) closeListeners() {
+	for _, ln := range []net.Listener{p.httpLn, p.respLn} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
+}
+
+// greet tells a newcomer where it is, and what to try.
+func (p *proxyServer) greet(w io.Writer) {
+	fmt.Fprintf(w, "aside %s\n", version())
+	scheme, curl, cli := "http", "", ""
+	if p.cert != nil {
+		scheme, curl, cli = "https", " --cacert CA.pem", " --tls --cacert CA.pem"
+	}
+	if p.c.Service.Token != "" {
+		curl += ` -H "Authorization: Bearer $TOKEN"`
+	}
+	if p.c.Service.RESPPassword != "" {
+		cli += ` -a "$PASSWORD"`
+	}
+	if p.httpLn != nil {
+		fmt.Fprintf(w, "  HTTP   %s://%s/  (values at /v1/keys/KEY, status page at /)\n", scheme, p.httpLn.Addr())
+	}
+	if p.respLn != nil {
+		fmt.Fprintf(w, "  RESP   %s\n", p.respLn.Addr())
+	}
+	fmt.Fprintf(w, "  Redis  %s\n", p.redis)
+	if dir := p.options.FallbackDir; dir != "" {
+		fmt.Fprintf(w, "  while Redis is away, writes are kept in %s\n", dir)
+	}
+	fmt.Fprintln(w, "Try:")
+	if p.httpLn != nil {
+		fmt.Fprintf(w, "  curl%s -X PUT --data hello %s://%s/v1/keys/greeting\n", curl, scheme, reachable(p.httpLn.Addr()))
+	}
+	if p.respLn != nil {
+		host, port, _ := net.SplitHostPort(reachable(p.respLn.Addr())) // an address of ours has both
+		at := " -p " + port
+		if host != "127.0.0.1" {
+			at = " -h " + host + at
+		}
+		fmt.Fprintf(w, "  redis-cli%s%s GET greeting\n", at, cli)
+	}
+	fmt.Fprintln(w)
+}
+
+// reachable is an address that this machine can connect to: not that of all interfaces.
+func reachable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return addr.String()
+	}
+	host := "127.0.0.1"
+	if tcp.IP.To4() == nil {
+		host = "::1"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+}
+
+// start opens the fallback directory and serves. failed gets the error of a front end that has ended by itself.
+func (p *proxyServer) start() (failed <-chan error, err error) {
+	if p.client, err = aside.New(p.options); err != nil {
+		p.closeListeners()
+		return nil, err
+	}
+	store := proxy.NewStore(p.client, p.c.Service.Concurrency)
+	s := p.c.Service
+	var respStats atomic.Pointer[resp.Server]
+	p.web = web.New(store, web.Options{
+		Token: s.Token, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxKeys: s.MaxKeys,
+		RequestTimeout: s.RequestTimeout, Concurrent: s.MaxRequests, Pprof: s.Pprof, Version: version(), Logger: p.log,
+		RESP: func() (connections, commands int64) {
+			server := respStats.Load()
+			if server == nil {
+				return 0, 0
+			}
+			stats := server.Stats()
+			return int64(stats.Connected), stats.Commands
+		},
+	})
+	ends := make(chan error, 2)
+	if p.httpLn != nil {
+		p.http = p.web.HTTPServer()
+		if p.cert != nil {
+			p.http.TLSConfig = p.cert.tls()
+		}
+		p.serving.Go(func() { // ends with Shutdown
+			serve := p.http.Serve
+			if p.cert != nil {
+				serve = func(ln net.Listener) error { return p.http.ServeTLS(ln, "", "") }
+			}
+			if err := serve(p.httpLn); !errors.Is(err, http.ErrServerClosed) {
+				ends <- fmt.Errorf("HTTP is not served any more: %w", err)
+			}
+		})
+	}
+	if p.respLn != nil {
+		options := resp.Options{
+			Password: s.RESPPassword, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxConnections: s.MaxConnections,
+			IdleTimeout: s.IdleTimeout, RequestTimeout: s.RequestTimeout, Logger: p.log, DB: p.options.Redis.SelectDB, Observe: p.web.ObserveRESP,
+		}
+		if p.cert != nil {
+			options.TLS = p.cert.tls()
+		}
+		p.resp = resp.New(store, options)
+		respStats.Store(p.resp)
+		p.serving.Go(func() { // ends with Shutdown
+			if err := p.resp.Serve(p.respLn); err != nil {
+				ends <- fmt.Errorf("RESP is not served any more: %w", err)
+			}
+		})
+	}
+	attrs := []any{"version", version(), "redis", p.redis, "mode", p.client.Health().Mode.String()}
+	if p.httpLn != nil {
+		attrs = append(attrs, "http", p.httpLn.Addr().String())
+	}
+	if p.respLn != nil {
+		attrs = append(attrs, "resp", p.respLn.Addr().String())
+	}
+	if dir := p.options.FallbackDir; dir != "" {
+		attrs = append(attrs, "fallbackDir", dir, "pending", p.client.Stats().Pending)
+	}
+	p.log.Info("aside: serving", attrs...)
+	return ends, nil
+}
+
+// stop drains: /readyz says 503, then, after service.drain_delay, no connection is accepted any more, requests under way end, and last the client
+// makes durable what it has accepted. ctx, and service.drain_timeout, end the waiting; nothing that was acknowledged is lost by that. The error is
+// the client's: that something may not be as durable as it should be.
+func (p *proxyServer) stop(ctx context.Context) error {
+	p.web.Drain()
+	if delay := p.c.Service.DrainDelay; delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.c.Service.DrainTimeout)
+	defer cancel()
+	var wait sync.WaitGroup
+	var httpErr, respErr error
+	if p.http != nil {
+		wait.Go(func() {
+			if httpErr = p.http.Shutdown(ctx); httpErr != nil {
+				_ = p.http.Close() // the connections are given up
+			}
+		})
+	}
+	if p.resp != nil {
+		wait.Go(func() { respErr = p.resp.Shutdown(ctx) })
+	}
+	wait.Wait()
+	p.serving.Wait()
+	p.web.Close()
+	if err := errors.Join(httpErr, respErr); err != nil {
+		p.log.Warn("aside: requests were cut off, as draining took too long", "error", err)
+	}
+	pending := p.client.Stats().Pending
+	err := p.client.Close()
+	if slowDisk(err) {
+		p.log.Warn("aside: the fallback directory was left to the next process to tidy up", "error", err)
+		err = nil
+	}
+	if err == nil {
+		p.log.Info("aside: stopped", "pending", pending)
+	}
+	return err
+}
+
+// slowDisk says whether a client's Close has only run out of time: then the journal has what was acknowledged, and what is left undone is what the
+// next process with the directory does anyway.
+func slowDisk(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, fallback.ErrDisk)
+}
+
+// certificate is a TLS certificate that can be exchanged while it is used. Safe for concurrent use.
+type certificate struct {
+	now atomic.Pointer[tls.Certificate]
+}
+
+func (c *certificate) load(files config.TLS) error {
+	cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	if err != nil {
+		return fmt.Errorf("service.tls.cert is %q, service.tls.key %q: %w", files.Cert, files.Key, err)
+	}
+	c.now.Store(&cert)
+	return nil
+}
+
+func (c *certificate) tls() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil },
+	}
+}

@@ -1,0 +1,389 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/ops"
+	"github.com/redaside/aside/internal/slot"
+)
+
+type replayCmd struct {
+	Dir    string `arg:"" help:"The fallback directory. No proxy or service may be using it: those replay by themselves."`
+	DryRun bool   `name:"dry-run" help:"Only say what would be replayed, and how much of it Redis has heard something newer of. Takes no lock and writes nothing."`
+
+	redisFlags
+
+	Rate     int            `name:"rate" default:"5000" help:"Records a second, for each primary. 0: no limit."`
+	StampTTL *time.Duration `name:"stamp-ttl" env:"ASIDE_FALLBACK_STAMP_TTL" placeholder:"DURATION" help:"For how long all who write to this Redis leave their stamps: fallback.stamp_ttl of proxies (24h), StampTTL of services (1h), the least of them. What was set longer ago is replayed as a delete."`
+
+	Wait time.Duration `name:"wait" default:"10s" help:"How long to wait for Redis, at the beginning and when it goes away meanwhile."`
+}
+
+// Help implements kong.HelpProvider.
+func (*replayCmd) Help() string {
+	return "What Redis has something newer of is not overwritten, and a set that has expired, or is older than what Redis remembers, becomes a delete. " +
+		"It may be interrupted and run again. Exit code 1: Redis cannot be reached, another process has the directory, or something is left."
+}
+
+func (c *replayCmd) Run(e *env) error {
+	if c.Rate < 0 {
+		return usageError{fmt.Errorf("--rate is %d: must be a number of records a second, or 0 for no limit", c.Rate)}
+	}
+	if c.Wait <= 0 {
+		return usageError{fmt.Errorf("--wait is %v: must be a positive duration, such as 10s", c.Wait)}
+	}
+	if c.StampTTL != nil && *c.StampTTL <= 0 {
+		return usageError{fmt.Errorf("--stamp-ttl is %v: must be a positive duration, such as 24h", *c.StampTTL)}
+	}
+	option, err := c.option()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(e.ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	now := time.Now()
+	var sum, elsewhere ops.Summary
+	old := 0 // sets that nobody can order any more
+	others := map[int]int{}
+	found, err := ops.Read(c.Dir, func(r ops.Record) error { // also so that a mistyped name is not made a directory
+		if r.DB == option.SelectDB {
+			sum.Add(&r, now)
+			if r.Op == fallback.OpSet && !r.Expired(now) && now.Sub(r.Written()) > c.stampTTL() {
+				old++
+			}
+		} else {
+			elsewhere.Add(&r, now)
+			others[r.DB]++
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(found.Problems) > 0 {
+		fmt.Fprintf(e.stderr, "aside: %s in this directory: see aside verify %s\n", count(len(found.Problems), "problem"), c.Dir)
+	}
+	for db, n := range others {
+		fmt.Fprintf(e.stderr, "aside: %s of database %d: run this with that database in --redis, too (…/%d)\n", count(n, "record"), db, db)
+	}
+	switch {
+	case c.DryRun:
+		return c.dryRun(ctx, e, option, &sum, old)
+	case sum.Pending() == 0:
+		e.printf("nothing waits for database %d\n", option.SelectDB)
+	case old > 0 && c.StampTTL == nil:
+		return fmt.Errorf("%s set more than %v ago, which is how long services remember who wrote last; replayed now they would become deletes. "+
+			"Nothing was replayed. If all who write to this Redis remember it for longer (proxies: fallback.stamp_ttl), say so: --stamp-ttl 24h. "+
+			"Else say --stamp-ttl %v, and they are deleted", was(old, "record"), defaultStampTTL, defaultStampTTL)
+	default:
+		if err := c.replay(ctx, e, option, &sum); err != nil {
+			return err
+		}
+	}
+	if elsewhere.Pending() > 0 {
+		return errFound
+	}
+	return nil
+}
+
+// defaultStampTTL is the library's, in the form in which one writes it: the proxy's is longer, but others may write there, too.
+const defaultStampTTL = "1h"
+
+func (c *replayCmd) stampTTL() time.Duration {
+	if c.StampTTL != nil {
+		return *c.StampTTL
+	}
+	return time.Hour
+}
+
+// span is a duration as one writes it: 1h, not 1h0m0s.
+func span(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func was(n int, what string) string {
+	if n == 1 {
+		return count(n, what) + " was"
+	}
+	return count(n, what) + " were"
+}
+
+// replay has a client do it, and watches.
+func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOption, sum *ops.Summary) error {
+	var mu sync.Mutex
+	var total fallback.ReplayReport // of all passes that have ended; guarded by mu
+	refused := map[string]int{}     // by the latest pass of each shard; likewise
+	log := &lastWarning{}
+	client, err := aside.New(aside.Options{
+		Redis: option, StampTTL: c.stampTTL(), FallbackDir: c.Dir, RequireRedis: true, ConnectTimeout: c.Wait, ReplayRate: orNever(c.Rate), MemoryBytes: -1,
+		Logger: slog.New(log),
+		OnReplay: func(r aside.Replay) {
+			if !r.Running {
+				mu.Lock()
+				defer mu.Unlock()
+				add(&total, r.Report, refused[r.Shard])
+				refused[r.Shard] = r.Report.Refused
+			}
+		},
+	})
+	switch {
+	case errors.Is(err, aside.ErrRedisAway):
+		return fmt.Errorf("%s does not answer within --wait (%v), nothing was replayed: %w", redisName(option), c.Wait, err)
+	case errors.Is(err, fallback.ErrLocked):
+		return fmt.Errorf("%w; it replays by itself when Redis is back", err)
+	case err != nil:
+		return err
+	}
+	all := sum.Pending() + sum.Fills
+	bar := newProgress(e.stderr, all)
+	outcome := c.watch(ctx, client, all, bar)
+	left := client.Stats().Pending
+	bar.end(all - client.Health().Fallback.Fills - left)
+	closed := client.Close() // waits for what OnReplay is told
+	if slowDisk(closed) {
+		fmt.Fprintf(e.stderr, "aside: what is said below holds, but the disk was slow, and the next process tidies up: %v\n", closed)
+		closed = nil
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	e.printf("%s\n", total.String())
+	if left > 0 {
+		e.printf("%s left in %s\n", count(left, "record"), c.Dir)
+	}
+	switch {
+	case outcome != nil:
+		return errors.Join(outcome, closed)
+	case closed != nil:
+		return closed
+	case left > 0:
+		if total.Refusal == nil {
+			if last := log.last(); last != "" {
+				fmt.Fprintf(e.stderr, "aside: %s\n", last)
+			}
+		}
+		return errFound
+	}
+	return nil
+}
+
+// watch waits until the client has asked Redis for everything once; what is left then was refused, or cannot be read.
+func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, bar *progress) error {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	heard := time.Now() // when Redis was there last
+	for {
+		health := client.Health()
+		bar.set(all - health.Fallback.Sets - health.Fallback.Deletes - health.Fallback.Fills)
+		switch {
+		case health.Mode == aside.Healthy:
+			return nil
+		case health.Mode == aside.Recovering:
+			heard = time.Now()
+		case time.Since(heard) > c.Wait:
+			return fmt.Errorf("Redis went away, and was not back within --wait (%v): run this again when it is: %w", c.Wait, health.Err)
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return errors.New("interrupted: run this again to replay what is left")
+		}
+	}
+}
+
+// add sums reports: of the shards of a cluster, and of one after the other of a shard. What the one before has refused, again, and what it has
+// had no answer for, is in this one, too.
+func add(sum *fallback.ReplayReport, r fallback.ReplayReport, again int) {
+	if sum.Began.IsZero() || r.Began.Before(sum.Began) {
+		sum.Began = r.Began
+	}
+	sum.Took = max(sum.Took, r.Began.Add(r.Took).Sub(sum.Began))
+	sum.Total += r.Total - r.Failed - again
+	sum.Applied += r.Applied
+	sum.Superseded += r.Superseded
+	sum.Deleted += r.Deleted
+	sum.Dropped += r.Dropped
+	sum.Refused += r.Refused - again
+	if r.Refusal != nil {
+		sum.Refusal = r.Refusal
+	}
+}
+
+// dryRun says what there is to do. What Redis will say to each record only its script can tell; here is compared whose stamp is greater.
+func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOption, sum *ops.Summary, old int) error {
+	option.DisableCache = true
+	if option.Dialer.Timeout == 0 {
+		option.Dialer.Timeout = c.Wait
+	}
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", redisName(option), err)
+	}
+	defer client.Close()
+	newer, unknown := 0, 0
+	var batch []ops.Record
+	ask := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		commands := make([]rueidis.Completed, len(batch))
+		for i := range batch {
+			commands[i] = client.B().Get().Key(stampKey(batch[i].Key)).Build()
+		}
+		ctx, cancel := context.WithTimeout(ctx, c.Wait)
+		defer cancel()
+		for i, answer := range client.DoMulti(ctx, commands...) {
+			stamp, err := answer.ToString()
+			switch {
+			case rueidis.IsRedisNil(err):
+				unknown++
+			case err != nil:
+				return fmt.Errorf("%s cannot be asked for stamps: %w", redisName(option), err)
+			case later(stamp, batch[i].Stamp):
+				newer++
+			}
+		}
+		batch = batch[:0]
+		return nil
+	}
+	_, err = ops.Read(c.Dir, func(r ops.Record) error {
+		if r.DB != option.SelectDB || r.Op == fallback.OpFill {
+			return nil
+		}
+		r.Value = ""
+		if batch = append(batch, r); len(batch) < 512 {
+			return nil
+		}
+		return ask()
+	})
+	if err == nil {
+		err = ask()
+	}
+	if err != nil {
+		return err
+	}
+	e.printf("would replay %d to %s: %s, %s\n", sum.Pending(), redisName(option), count(sum.Sets, "set"), count(sum.Deletes, "delete"))
+	e.printf("%d of these have a newer write in Redis and would change nothing; of %d Redis remembers no write\n", newer, unknown)
+	if sum.Expired > 0 {
+		e.printf("%d have expired: a set would become a delete\n", sum.Expired)
+	}
+	if old > 0 {
+		e.printf("%s set more than %v ago (--stamp-ttl) and would become deletes\n", was(old, "record"), span(c.stampTTL()))
+	}
+	if sum.Fills > 0 {
+		e.printf("%s would be dropped: whether they still hold is not known after a restart\n", count(sum.Fills, "loaded value"))
+	}
+	return nil
+}
+
+// stampKey is where Redis keeps who has written a key last; stamp.go of the library has the picture.
+func stampKey(key string) string { return "aside:stamp:{" + slot.Tag(slot.Of(key)) + "}" + key }
+
+// later says whether the stamp that Redis has is later than a record's: by number if one client made both, else by time.
+func later(there, record string) bool {
+	const timeDigits, client, number = 16, 16, 12
+	if len(there) < timeDigits+client+number || len(record) < timeDigits+client+number {
+		return false
+	}
+	if there[timeDigits:timeDigits+client] == record[timeDigits:timeDigits+client] {
+		return there[timeDigits+client:timeDigits+client+number] > record[timeDigits+client:timeDigits+client+number]
+	}
+	return there[:timeDigits] > record[:timeDigits]
+}
+
+// progress shows how far it has got: a bar on a terminal, elsewhere a line a second at most. Not safe for concurrent use.
+type progress struct {
+	w     io.Writer
+	all   int
+	bar   *progressbar.ProgressBar // nil: lines
+	shown int
+	at    time.Time
+}
+
+func newProgress(w io.Writer, all int) *progress {
+	p := &progress{w: w, all: all, at: time.Now()}
+	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		p.bar = progressbar.NewOptions(all, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription("replaying"), progressbar.OptionShowCount(),
+			progressbar.OptionShowIts(), progressbar.OptionSetItsString("records"), progressbar.OptionFullWidth(), progressbar.OptionThrottle(50*time.Millisecond),
+			progressbar.OptionSetPredictTime(true), progressbar.OptionSetRenderBlankState(true), progressbar.OptionOnCompletion(func() { fmt.Fprintln(w) }))
+	}
+	return p
+}
+
+func (p *progress) set(done int) {
+	done = min(max(done, 0), p.all)
+	if p.bar != nil {
+		if done < p.all { // the bar ends when it is told to
+			_ = p.bar.Set(done) // it is only shown
+		}
+		return
+	}
+	if done != p.shown && time.Since(p.at) >= time.Second {
+		p.shown, p.at = done, time.Now()
+		fmt.Fprintln(p.w, "replayed "+strconv.Itoa(done)+" of "+strconv.Itoa(p.all))
+	}
+}
+
+func (p *progress) end(done int) {
+	if p.bar == nil {
+		return
+	}
+	if done >= p.all {
+		_ = p.bar.Finish() // it is only shown
+		return
+	}
+	_ = p.bar.Exit()
+	fmt.Fprintln(p.w)
+}
+
+// lastWarning is a log of which only the latest warning matters. Safe for concurrent use.
+type lastWarning struct {
+	mu   sync.Mutex
+	text string // guarded by mu
+}
+
+func (*lastWarning) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+func (l *lastWarning) Handle(_ context.Context, r slog.Record) error {
+	text := strings.TrimPrefix(r.Message, "aside: ")
+	r.Attrs(func(a slog.Attr) bool {
+		text += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = text
+	return nil
+}
+
+func (l *lastWarning) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l *lastWarning) WithGroup(string) slog.Handler      { return l }
+
+func (l *lastWarning) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/ops"
+	"github.com/redaside/aside/internal/proxy/config"
+)
+
+type serveCmd struct {
+	Config   string       `name:"config" short:"c" placeholder:"FILE" env:"ASIDE_CONFIG" help:"Configuration file. By default conf.yaml in this directory, if it is there."`
+	Settings kong.Plugins `embed:""`
+
+	flags settingFlags
+}
+
+// Help implements kong.HelpProvider.
+func (*serveCmd) Help() string {
+	return "What is set by a flag holds, else what its environment variable (in brackets) says, else what the configuration file says. " +
+		"Secrets have no flags, as every user of the machine could read them there: name a file that holds them, or use the environment.\n\n" +
+		"SIGTERM and SIGINT drain: /readyz says 503, requests under way end, what was accepted is made durable; a second one does not wait. " +
+		"SIGHUP reads log.level, the certificate and the log file's name in its folder again."
+}
+
+func (s *serveCmd) load() (c config.Config, warnings []string, err error) {
+	return loadConfig(s.Config, s.flags.values())
+}
+
+func loadConfig(file string, flags map[string]string) (config.Config, []string, error) {
+	return config.Load(config.Sources{File: file, Environ: os.Environ(), Flags: flags, ParseURL: func(url string) error {
+		_, err := parseURL(url)
+		return err
+	}})
+}
+
+func (s *serveCmd) Run(e *env) (err error) {
+	c, warnings, err := s.load()
+	if err != nil {
+		return err
+	}
+	logs, err := openLogs(c.Log, e.stdout)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	// Before anything is served: who sends a signal as soon as there is an answer must not kill us.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	p, err := newProxy(c, logs.logger)
+	if err != nil {
+		return err
+	}
+	if c.Log.Format == "text" || !c.Log.Stdout { // a line that is no JSON would break whoever reads the others
+		p.greet(e.stdout)
+	}
+	for _, w := range warnings {
+		logs.logger.Warn("aside: " + w)
+	}
+	failed, err := p.start()
+	if err != nil {
+		return err
+	}
+	if c.Fallback.Dir == "" {
+		for _, dir := range leftBehind(p.options.FallbackDir) {
+			logs.logger.Warn("aside: writes wait in the directory of another Redis; if it is this one by another name, bring them there: "+
+				"aside replay DIR --redis URL", "dir", dir)
+		}
+	}
+	for {
+		select {
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				s.reload(c, p, logs)
+				continue
+			}
+			logs.logger.Info("aside: draining", "signal", sig.String(), "timeout", c.Service.DrainDelay+c.Service.DrainTimeout)
+			ctx, cancel := context.WithCancel(e.ctx)
+			defer cancel() //nolint:revive // the loop ends here
+			go func() {    // ends with ctx
+				for {
+					select {
+					case again := <-signals:
+						if again != syscall.SIGHUP {
+							cancel()
+						}
+					case <-ctx.Done():
+						return
+					}
+				}
+			}()
+			return p.stop(ctx)
+		case err := <-failed: // a listener is gone: half a proxy is worse than one that is started again
+			return errors.Join(err, p.stop(e.ctx))
+		case <-e.ctx.Done():
+			return p.stop(context.WithoutCancel(e.ctx))
+		}
+	}
+}
+
+var errWaits = errors.New("something waits")
+
+// leftBehind are the directories beside dir in which something waits, and which no running process has: who changes localhost to 127.0.0.1 in
+// redis.url gets another directory by default.
+func leftBehind(dir string) (dirs []string) {
+	entries, err := os.ReadDir(filepath.Dir(dir))
+	if err != nil {
+		return nil // it is a service, no promise
+	}
+	for _, e := range entries {
+		other := filepath.Join(filepath.Dir(dir), e.Name())
+		if other == dir || !e.IsDir() {
+			continue
+		}
+		found, err := ops.Read(other, func(r ops.Record) error {
+			if r.Op != fallback.OpFill {
+				return errWaits
+			}
+			return nil
+		})
+		if errors.Is(err, errWaits) && !found.Running {
+			dirs = append(dirs, other)
+		}
+	}
+	return dirs
+}
+
+// reload does what can be done without a restart, and says what cannot.
+func (s *serveCmd) reload(was config.Config, p *proxyServer, logs *logs) {
+	log := logs.logger
+	if logs.file != nil {
+		if err := logs.file.Reopen(); err != nil {
+			log.Error("aside: the old log file could not be closed", "error", err)
+		}
+	}
+	c, warnings, err := s.load()
+	if problems, bad := errors.AsType[config.Problems](err); bad {
+		for _, problem := range problems {
+			log.Error("aside: the configuration was not read again: " + problem.String())
+		}
+		return
+	}
+	for _, w := range warnings {
+		log.Warn("aside: " + w)
+	}
+	logs.level.Set(logLevel(c.Log.Level))
+	if was.Service.TLS.Cert != "" && c.Service.TLS == was.Service.TLS {
+		if err := p.cert.load(c.Service.TLS); err != nil {
+			log.Error("aside: the certificate was not read again, the old one stays", "error", err)
+		}
+	}
+	later := slices.DeleteFunc(config.Changed(was, c), func(name string) bool { return name == "log.level" })
+	log.Info("aside: the configuration was read again", "logLevel", c.Log.Level)
+	if len(later) > 0 {
+		log.Warn("aside: some settings have changed that need a restart", "settings", strings.Join(later, ", "))
+	}
+}
+
+// fallbackDir is the directory that is meant; "" for none.
+func fallbackDir(c config.Config, where string, log *slog.Logger) (string, error) {
+	switch dir := c.Fallback.Dir; dir {
+	case config.NoDir:
+		log.Warn("aside: there is no fallback directory: what is written while Redis is away is kept in memory only, and answered with an error")
+		return "", nil
+	case "":
+		dir = config.StateDir(os.Getenv, where)
+		if dir == "" {
+			return "", usageError{fmt.Errorf("fallback.dir is not set, and this user has no home to keep it in: "+
+				"name a directory that outlives the process with --fallback-dir, or say --fallback-dir %s", config.NoDir)}
+		}
+		return dir, nil
+	default:
+		return dir, nil
+	}
+}
