@@ -24,7 +24,7 @@ INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sim examples fuzz bench cover
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge abuse sim examples fuzz bench cover
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -37,7 +37,7 @@ check: ## before each commit: format, vet, lint, and the tests that need no Redi
 test-unit: ## the tests that need no Redis
 	@for m in $(MODULES); do (cd $$m && $(GO) test -short $(TESTFLAGS) $$($(GO) list ./... | grep -v /internal/redistest$$)) || exit 1; done
 
-test: ## all tests but the four suites below; finds a Redis server, or installs one
+test: ## all tests but the suites below; finds a Redis server, or installs one
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) $(PACKAGES)) || exit 1; done
 
 test-race: ## all tests of the library, under the race detector
@@ -67,6 +67,9 @@ crash: ## kill -9 a writer, KILLS times (1000), and look for what it was told
 
 converge: ## processes that are cut off at random, SCHEDULES times (1000), and must agree in the end
 	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/converge -schedules=$(or $(SCHEDULES),1000)
+
+abuse: ## treat a running proxy badly for a minute, with 10,000 idle connections (FOR=60s IDLE=10000)
+	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/abuse -v -for=$(or $(FOR),60s) -idle=$(or $(IDLE),10000)
 
 sim: ## simulate the replay rule and simpler ones, TRIALS times (1000000), as a table
 	@$(GO) run ./internal/sim/cmd/sim -trials $(or $(TRIALS),1000000)
