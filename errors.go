@@ -18,6 +18,9 @@ var (
 	// ErrClosed says that the Client was closed before the call or while it waited.
 	ErrClosed = errors.New("aside: client is closed")
 
+	// ErrUnchanged is what the function that is given to Update returns if it has changed nothing.
+	ErrUnchanged = errors.New("aside: nothing was changed")
+
 	// ErrRedisAway says that Redis could not be asked: it was never reached, its connection is lost, or it stopped
 	// answering. Only calls that cannot do without Redis return it: Touch; Peek of what nobody here knows; Set and Del
 	// together with the reason why they could not be kept for replay. Get and GetMulti go on without it.

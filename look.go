@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -39,7 +41,7 @@ func (c *Client) Look(ctx context.Context, key string) (Found, error) {
 	return found, err
 }
 
-// LookMulti is Look for many keys, in one round trip to each shard. Keys without a value are left out. The error is that of the
+// LookMulti is Look for many keys, in a round trip to each shard for 64 of them, each of which may take RedisTimeout. Keys without a value are left out. The error is that of the
 // first key that has one, and nothing is returned then.
 func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found, error) {
 	if c.closing.Err() != nil {
@@ -93,18 +95,31 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		}
 	}
 	var asking sync.WaitGroup
+	var failed atomic.Pointer[error]
 	for sh, glances := range byShard {
 		asking.Go(func() { // ends within RedisTimeout
-			calls := make([]*call, len(glances))
-			for i, g := range glances {
-				calls[i] = g.q
+			for some := range slices.Chunk(glances, maxBatchKeys) {
+				calls := make([]*call, len(some))
+				for i, g := range some {
+					calls[i] = g.q
+				}
+				// Values may be large, and that they take their time says nothing of the shard: hence longer than RedisTimeout, if only just.
+				c.runFor(ctx, sh, c.opt.RedisTimeout+1, calls...)
+				if some[0].q.err != nil {
+					failed.Store(&some[0].q.err)
+				}
+				if failed.Load() != nil {
+					return // nobody gets the others
+				}
 			}
-			c.runAll(ctx, sh, calls...)
 		})
 	}
 	asking.Wait()
 	for _, glances := range byShard {
 		for _, g := range glances {
+			if err := failed.Load(); err != nil && g.q.err == nil {
+				g.q.err = *err // perhaps it was not asked any more
+			}
 			found, _, ok, err := c.seen(ctx, g)
 			if err != nil {
 				return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
@@ -182,13 +197,15 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, erro
 
 // lookAway looks into the fallback store.
 func (c *Client) lookAway(ctx context.Context, key string) (Found, *entry, bool, error) {
-	if m, ok := c.recollect(ctx, key, 0); ok {
-		return Found{Value: m.raw, TTL: m.left, Source: SourceDisk, At: m.at}, m.entry, !m.absent, nil
-	}
+	m, ok := c.recollect(ctx, key, 0)
 	switch {
+	case ok:
+		return Found{Value: m.raw, TTL: m.left, Source: SourceDisk, At: m.at}, m.entry, !m.absent, nil
 	case ctx.Err() != nil: // perhaps before the disk has answered
 		return Found{}, nil, false, ctx.Err()
-	case c.store.Pending(key) && !c.shardOf(key).asks(): // deleted, or set and expired
+	case m.err != nil:
+		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", errNotAsked, m.err)
+	case m.nothing && !c.shardOf(key).asks():
 		return Found{}, nil, false, nil
 	}
 	return Found{}, nil, false, errNotAsked

@@ -2,12 +2,14 @@ package aside_test
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 )
@@ -128,4 +130,38 @@ func TestMemoryIsBoundedByKeysAndTime(t *testing.T) {
 	_, err := aside.New(aside.Options{MemoryKeys: -1, MemoryTTL: -1, Logger: quiet})
 	require.ErrorContains(t, err, "MemoryKeys")
 	require.ErrorContains(t, err, "MemoryTTL")
+}
+
+// What was acknowledged and cannot be read just now is not "nothing".
+func TestARecordThatCannotBeReadIsNotNothing(t *testing.T) {
+	c, err := aside.New(aside.Options{Redis: plain("127.0.0.1:1"), MemoryBytes: -1, Store: unreadable{fallback.NewMemory(0)}, Logger: quiet})
+	require.NoError(t, err)
+	defer c.Close() // says that the record is lost
+	ctx := testContext(t)
+	require.ErrorIs(t, c.Set(ctx, time.Hour, "k", "v"), aside.ErrNotDurable)
+	_, _, err = c.Peek(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrRedisAway)
+	require.ErrorIs(t, err, syscall.EMFILE)
+	_, err = c.LookMulti(ctx, []string{"k"})
+	require.ErrorIs(t, err, syscall.EMFILE)
+}
+
+type unreadable struct{ fallback.Store }
+
+func (unreadable) Get(string) (fallback.Record, bool, error) {
+	return fallback.Record{}, false, syscall.EMFILE
+}
+
+// A question for very many keys takes its time, which says nothing of Redis.
+func TestLookMultiOfVeryManyKeysIsNoOutage(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	keys := make([]string, 50_000)
+	for i := range keys {
+		keys[i] = fmt.Sprint("k", i)
+	}
+	found, err := c.LookMulti(ctx, keys)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.Zero(t, c.Stats().Outages)
 }

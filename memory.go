@@ -149,9 +149,13 @@ func (l *lru) reweigh(key string, e *entry) {
 	}
 }
 
-// weighLocked counts n as it is now, and drops what has no room any more: if need be n itself, which then was too large.
+// weighLocked counts n as it is now, and drops what has no room any more, or n if that never has.
 func (l *lru) weighLocked(n *lruNode) {
 	weight := int64(n.entry.weight.Load())
+	if weight > l.maxBytes { // it must not drive out all others before it goes itself
+		l.dropLocked(n)
+		return
+	}
 	l.bytes += weight - n.weight
 	n.weight = weight
 	for len(l.byKey) > l.maxKeys || l.bytes > l.maxBytes {

@@ -42,7 +42,9 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 				if i >= 0 {
 					model = slices.Delete(model, i, i+1)
 				}
-				model = slices.Insert(model, 0, kept{key, e})
+				if e.weight.Load() <= maxBytes {
+					model = slices.Insert(model, 0, kept{key, e})
+				}
 				trim()
 			case 1:
 				e, ok := l.get(key)
@@ -62,6 +64,9 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 					model[i].entry.weight.Store(rapid.Uint32Range(1, 60).Draw(t, "weight"))
 					l.reweigh(key, model[i].entry)
 					l.reweigh(key, new(entry)) // which is not there
+					if model[i].entry.weight.Load() > maxBytes {
+						model = slices.Delete(model, i, i+1)
+					}
 					trim()
 				}
 			}

@@ -64,6 +64,9 @@ type recollection struct {
 	at     time.Time     // when it was set or loaded
 	gen    uint64        // of the key, before the store was asked
 	entry  *entry        // where it was put in memory, if it was
+
+	nothing bool  // there is no value: this process has deleted it, or what it has set has expired
+	err     error // it could not be read, so nobody knows
 }
 
 // recollect asks the fallback store for key; false if that does not know, or Redis is not away. An explicit record is the
@@ -73,8 +76,12 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 	sh := c.home(key)
 	m.gen = c.near.generation(key)
 	outage := sh.outage.Load()
-	record, ok := c.known(ctx, key)
-	if !ok || record.Op == fallback.OpDel {
+	record, ok, err := c.known(ctx, key)
+	if m.err = err; !ok {
+		return m, false
+	}
+	if record.Op == fallback.OpDel {
+		m.nothing = true
 		return m, false
 	}
 	now, _ := c.serverTime(sh)
@@ -94,6 +101,7 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 		}
 	}
 	value, what := wire.Unpack(record.Value)
+	m.nothing = m.left <= 0 && record.Op == fallback.OpSet
 	if use <= 0 || what != wire.Value && what != wire.Absence {
 		return m, false
 	}
@@ -106,21 +114,22 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 
 // known returns what the store has of key. A disk that hangs must not hold up a caller whose time is over, so it is read by
 // somebody else, of whom there are not too many.
-func (c *Client) known(ctx context.Context, key string) (fallback.Record, bool) {
+func (c *Client) known(ctx context.Context, key string) (fallback.Record, bool, error) {
 	if _, ok := c.store.Stamp(key); !ok {
-		return fallback.Record{}, false
+		return fallback.Record{}, false, nil
 	}
 	type answer struct {
 		record fallback.Record
 		ok     bool
+		err    error
 	}
 	answers := make(chan answer, 1)
 	select {
 	case c.readers <- struct{}{}:
 	case <-ctx.Done():
-		return fallback.Record{}, false
+		return fallback.Record{}, false, ctx.Err()
 	case <-c.closing.Done():
-		return fallback.Record{}, false
+		return fallback.Record{}, false, ErrClosed
 	}
 	reading := c.inBackground(func() { // ends with the disk
 		defer func() { <-c.readers }()
@@ -128,19 +137,20 @@ func (c *Client) known(ctx context.Context, key string) (fallback.Record, bool) 
 		if err != nil {
 			c.warn(&c.seldomDisk, "the fallback store cannot be read", keyAttr(key), "error", err)
 		}
-		answers <- answer{record, ok && err == nil}
+		answers <- answer{record, ok && err == nil, err}
 	})
 	if !reading {
 		<-c.readers
-		return fallback.Record{}, false
+		return fallback.Record{}, false, ErrClosed
 	}
 	select {
 	case a := <-answers:
-		return a.record, a.ok
+		return a.record, a.ok, a.err
 	case <-ctx.Done():
+		return fallback.Record{}, false, ctx.Err()
 	case <-c.closing.Done():
+		return fallback.Record{}, false, ErrClosed
 	}
-	return fallback.Record{}, false
 }
 
 // forgetFill drops what a loader has returned for key from the store: Redis knows something newer now.
@@ -256,7 +266,7 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 		if !sh.asks() {
 			continue
 		}
-		if record, ok := c.known(ctx, key); ok && record.Op != fallback.OpFill {
+		if record, ok, _ := c.known(ctx, key); ok && record.Op != fallback.OpFill {
 			byShard[sh] = append(byShard[sh], record)
 		}
 	}

@@ -17,6 +17,10 @@ import (
 // of theirs that are under way, are given up; and stamps are left, so that a replay knows that this was later. do must not change other keys
 // than these; with none it may change nothing. It gets a context that ends with ctx and RedisTimeout, and the client of [Client.Redis].
 //
+// do returns ErrUnchanged if it has changed nothing, as a SET with NX may: then no stamps are left, which would make what others have written
+// while they were cut off look older than this, and Update returns nil. A write of one of the keys at the same time, by this client, for which
+// Redis has no answer, counts as done before do.
+//
 // Where Redis is away do is not called, as nobody could tell its effect: the error is ErrRedisAway. What do returns is returned as it
 // is, but for an answer that did not come: then it is ErrUnknownOutcome, and Redis may have done it, or may still do it a little later (do can
 // see to it that it does not: Set's scripts do). What do has written must be what values look like: Get takes it for one.
@@ -48,14 +52,16 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return errNotAsked
 	}
 	shards := t.shardsOf(keys)
-	for _, sh := range shards {
-		if !sh.asks() {
-			return errNotAsked
-		}
+	asked := slices.DeleteFunc(slices.Clone(shards), func(sh *shard) bool { return !sh.asks() })
+	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
+		return errNotAsked
 	}
 	c.forget(keys)
 	defer c.forget(keys)
-	done := c.doUpdate(ctx, t.redis, shards, do)
+	done := c.doUpdate(ctx, t.redis, asked, do)
+	if errors.Is(done, ErrUnchanged) {
+		return nil
+	}
 	if done != nil && !rueidis.IsRedisNil(done) {
 		return done
 	}
@@ -114,7 +120,7 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 		return err // do's own
 	}
 	what := judge(err, limited)
-	if len(shards) == 1 && what != moved {
+	if len(shards) == 1 && what != moved && !elsewhere(err, shards[0].addr) {
 		c.conclude(shards[0], []*call{{err: err}}, limited, false, asked)
 	}
 	_, reply := rueidis.IsRedisErr(err)
@@ -125,6 +131,12 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 		return fmt.Errorf("%w: %w", ErrRedisAway, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+}
+
+// elsewhere says that an error is of a connection to another address: of a cluster's node that do has asked by mistake, or was sent to.
+func elsewhere(err error, addr string) bool {
+	var of *net.OpError
+	return addr != "" && errors.As(err, &of) && of.Addr != nil && of.Addr.String() != addr
 }
 
 // ofConnection says that rueidis could not ask, or got no answer.

@@ -3,7 +3,10 @@ package aside_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,4 +144,44 @@ func TestAnUpdateSaysWhatHasHappened(t *testing.T) {
 	proxy.Heal()
 	require.NoError(t, c.Close())
 	require.ErrorIs(t, command(c, ctx, "k", "INCR"), aside.ErrClosed)
+}
+
+// What has changed nothing must not look like the latest write: what others have written while they were cut off would lose to it.
+func TestAnUpdateThatChangesNothingLeavesNoStamp(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	require.NoError(t, c.Update(ctx, []string{"k"}, func(context.Context, rueidis.Client) error { return aside.ErrUnchanged }))
+	require.Empty(t, server.Do("KEYS", "*"))
+	require.NoError(t, command(c, ctx, "k", "SET", "v"))
+	require.Len(t, server.Do("KEYS", "aside:stamp:*"), 1)
+}
+
+// An error of a connection to another node of a cluster is not held against the key's own.
+func TestAnUpdateBlamesNoNodeForAnother(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	c, ctx := newClient(t, "", hasty, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	ours := ""
+	for i := 0; ours == ""; i++ {
+		if _, err := cluster.Node(0).TryDo("EXISTS", fmt.Sprint("k", i)); err == nil {
+			ours = fmt.Sprint("k", i)
+		}
+	}
+	cluster.Node(1).Kill()
+	elsewhere := &net.OpError{Op: "dial", Net: "tcp", Addr: tcpAddr(t, cluster.Node(1).Addr()), Err: syscall.ECONNREFUSED}
+	for range 5 {
+		require.Error(t, c.Update(ctx, []string{ours}, func(context.Context, rueidis.Client) error { return elsewhere }))
+	}
+	require.NoError(t, command(c, ctx, ours, "INCR"))
+	for _, sh := range c.Health().Shards {
+		if sh.Addr == cluster.Node(0).Addr() {
+			require.Equal(t, aside.Healthy, sh.Mode)
+		}
+	}
+}
+
+func tcpAddr(t *testing.T, addr string) net.Addr {
+	t.Helper()
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	require.NoError(t, err)
+	return a
 }
