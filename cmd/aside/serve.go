@@ -131,7 +131,7 @@ func leftBehind(dir string) (dirs []string) {
 			}
 			return nil
 		})
-		if errors.Is(err, errWaits) && !found.Running {
+		if errors.Is(err, errWaits) && (!found.Running || found.Holder == os.Getpid()) /* of another container, whose process had our id */ {
 			dirs = append(dirs, other)
 		}
 	}

@@ -139,10 +139,42 @@ func (s *Store) Del(ctx context.Context, keys ...string) error {
 	return s.client.Del(ctx, keys...)
 }
 
-// Do has Redis run a command of its own that writes keys, all of one slot in a cluster: EXPIRE, INCR, SET with NX; none, for one that only reads. Writes of
-// them that wait for Redis are replayed first, and what this process remembers of them is given up. A nil reply is no error. The error is ErrDegraded where Redis
-// is away, what Redis has answered (a *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
-func (s *Store) Do(ctx context.Context, keys []string, command ...string) (rueidis.RedisMessage, error) {
+// Command is one of Redis's own: Name, then Key, then Args.
+type Command struct {
+	Name []string // more than one word for EVAL, whose script and number of keys stand before the key
+	Key  string
+	Args []string
+
+	// Changed says from the reply whether the key was changed. nil: it always is.
+	Changed func(reply rueidis.RedisMessage) bool
+}
+
+// Do has Redis run a command that writes its key: EXPIRE, INCR, SET with NX. Writes of the key that wait for Redis are replayed first, and what
+// this process remembers of it is given up. A nil reply is no error. The error is ErrDegraded where Redis is away, what Redis has answered
+// (a *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
+func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, error) {
+	return s.run(ctx, []string{command.Key}, func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error) {
+		reply, err := redis.Do(ctx, redis.B().Arbitrary(command.Name...).Keys(command.Key).Args(command.Args...).Build()).ToMessage()
+		if (err == nil || rueidis.IsRedisNil(err)) && command.Changed != nil && !command.Changed(reply) {
+			err = aside.ErrUnchanged
+		}
+		return reply, err
+	})
+}
+
+// Ask has Redis run a command that only reads, on keys of one slot; none for SCAN. Errors are those of Do, but for an answer that did not come, which
+// is ErrDegraded.
+func (s *Store) Ask(ctx context.Context, name string, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	reply, err := s.run(ctx, nil, func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error) {
+		return redis.Do(ctx, redis.B().Arbitrary(name).Keys(keys...).Args(args...).Build()).ToMessage()
+	})
+	if errors.Is(err, aside.ErrUnknownOutcome) {
+		err = fmt.Errorf("%w: %w", ErrDegraded, err)
+	}
+	return reply, err
+}
+
+func (s *Store) run(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error)) (rueidis.RedisMessage, error) {
 	end, err := s.turn(ctx)
 	if err != nil {
 		return rueidis.RedisMessage{}, err
@@ -150,7 +182,7 @@ func (s *Store) Do(ctx context.Context, keys []string, command ...string) (rueid
 	defer end()
 	var reply rueidis.RedisMessage
 	err = s.client.Update(ctx, keys, func(ctx context.Context, redis rueidis.Client) (err error) {
-		reply, err = redis.Do(ctx, redis.B().Arbitrary(command[0]).Args(command[1:]...).Build()).ToMessage()
+		reply, err = do(ctx, redis)
 		return err
 	})
 	if rueidis.IsRedisNil(err) {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -71,7 +72,7 @@ func TestWhatIsNotKnownIsNotAnswered(t *testing.T) {
 	require.ErrorIs(t, err, ErrDegraded)
 	_, err = s.GetMulti(ctx, []string{"k"})
 	require.ErrorIs(t, err, ErrDegraded)
-	_, err = s.Do(ctx, []string{"k"}, "INCR", "k")
+	_, err = s.Do(ctx, Command{Name: []string{"INCR"}, Key: "k"})
 	require.ErrorIs(t, err, ErrDegraded)
 	require.NoError(t, s.Set(ctx, "k", Value{Data: "v", TTL: NoExpiry}))
 	got, err := s.Get(ctx, "k")
@@ -83,15 +84,15 @@ func TestWhatIsNotKnownIsNotAnswered(t *testing.T) {
 	require.Len(t, found, 1)
 	proxy.Heal()
 	require.Eventually(t, func() bool { return s.Client().Health().Mode == aside.Healthy }, time.Minute, time.Millisecond)
-	reply, err := s.Do(ctx, []string{"n"}, "INCR", "n")
+	reply, err := s.Do(ctx, Command{Name: []string{"INCR"}, Key: "n"})
 	require.NoError(t, err)
 	n, err := reply.AsInt64()
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
-	reply, err = s.Do(ctx, []string{"absent"}, "SET", "absent", "v", "XX")
+	reply, err = s.Do(ctx, Command{Name: []string{"SET"}, Key: "absent", Args: []string{"v", "XX"}})
 	require.NoError(t, err)
 	require.True(t, reply.IsNil())
-	_, err = s.Do(ctx, []string{"k"}, "INCR", "k")
+	_, err = s.Do(ctx, Command{Name: []string{"INCR"}, Key: "k"})
 	var refused *rueidis.RedisError
 	require.ErrorAs(t, err, &refused)
 }
@@ -122,4 +123,27 @@ func TestNoMoreThanConcurrencyAreServedAtOnce(t *testing.T) {
 	}
 	callers.Wait()
 	require.EqualValues(t, 2, most.Load())
+}
+
+// In a cluster commands go to their key's own node: those of the others may be dead.
+func TestADeadNodeCostsTheOthersKeysNothing(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	s, ctx := newStore(t, cluster.Node(0).Addr(), t.TempDir(), 0), t.Context()
+	var living []string
+	for i := range 60 {
+		key := fmt.Sprint("k", i)
+		if _, err := cluster.Node(1).TryDo("EXISTS", key); err != nil { // MOVED
+			living = append(living, key)
+		}
+	}
+	cluster.Node(1).Kill()
+	for i, key := range living {
+		reply, err := s.Do(ctx, Command{Name: []string{"INCR"}, Key: key})
+		require.NoError(t, err, "the %dth", i)
+		n, _ := reply.AsInt64()
+		require.EqualValues(t, 1, n)
+		_, err = s.Ask(ctx, "TYPE", []string{key})
+		require.NoError(t, err)
+	}
+	require.LessOrEqual(t, s.Client().Stats().Outages, int64(1))
 }

@@ -27,8 +27,10 @@ type conn struct {
 	peer   *server.Peer
 	name   atomic.Pointer[string] // as CLIENT SETNAME has given it; read by anybody
 
-	stranger bool // has yet to log in
-	failed   bool // the command that is run was answered by an error
+	stranger bool      // has yet to log in
+	strange  time.Time // since when it has to
+	hurried  bool      // its reads end handshakeFor later
+	failed   bool      // the command that is run was answered by an error
 	ctx      *request
 	now      time.Time // when the latest command was answered; zero: something has been waited for since
 	begun    time.Time // when the oldest reply that is held back was made
@@ -48,7 +50,7 @@ func newConn(s *Server, nc net.Conn, id int64) *conn {
 	if s.options.TLS != nil {
 		nc = tls.Server(nc, s.options.TLS)
 	}
-	c := &conn{server: s, net: nc, id: id, since: time.Now(), stranger: s.options.Password != ""}
+	c := &conn{server: s, net: nc, id: id, since: time.Now(), strange: time.Now(), stranger: s.options.Password != ""}
 	c.out = replies{conn: nc, timeout: s.options.WriteTimeout}
 	c.w = bufio.NewWriterSize(&c.out, 128) // it is emptied after every command, and passes on at once what is longer
 	c.peer = server.NewPeer(c.w)
@@ -108,6 +110,15 @@ func (c *conn) wait() error {
 			if err := c.net.SetReadDeadline(now.Add(idle)); err != nil {
 				return err
 			}
+		}
+	}
+	if c.stranger || c.hurried { // a connection is not for ever before its login
+		deadline := c.strange.Add(handshakeFor)
+		if c.hurried = c.stranger; !c.stranger {
+			deadline, c.renewed = time.Time{}, time.Time{}
+		}
+		if err := c.net.SetReadDeadline(deadline); err != nil {
+			return err
 		}
 	}
 	// After the deadline was set: wake stores the flag before it sets its own, so that either we see the flag, or its deadline stands.

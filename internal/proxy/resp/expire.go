@@ -95,7 +95,14 @@ func (c *conn) setIf(key, value string, o setOptions, ttl time.Duration) {
 	case ttl != proxy.NoExpiry:
 		end = inMillis(ttl)
 	}
-	reply, err := c.cleaning(scriptSet, key, c.server.store.Pack(value), condition, old, end)
+	changed := ifAnything
+	switch {
+	case o.get && o.nx:
+		changed = ifNothing
+	case o.get && !o.xx:
+		changed = nil
+	}
+	reply, err := c.cleaning(scriptSet, key, changed, c.server.store.Pack(value), condition, old, end)
 	switch {
 	case err != nil:
 		c.failWrite(err)
@@ -116,7 +123,7 @@ func (c *conn) getAnd(key, end string) {
 	if !c.fits(key) {
 		return
 	}
-	reply, err := c.cleaning(scriptGetAnd, key, end)
+	reply, err := c.cleaning(scriptGetAnd, key, ifAnything, end)
 	if err != nil {
 		c.failWrite(err)
 		return
@@ -217,7 +224,7 @@ func (c *conn) expire(name string, unit int64, args []string) {
 			conditions = append(conditions, letter)
 		}
 	}
-	reply, err := c.cleaning(scriptExpire, args[0], strconv.FormatInt(n*unit, 10), string(conditions))
+	reply, err := c.cleaning(scriptExpire, args[0], ifOne, strconv.FormatInt(n*unit, 10), string(conditions))
 	if err != nil {
 		c.failWrite(err)
 		return

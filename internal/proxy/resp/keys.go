@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/proxy"
 )
 
 // What lists keys. The library's own, beside the data, are nobody's business.
@@ -23,9 +25,12 @@ func (c *conn) one(command string) bool {
 	return true
 }
 
-// page asks Redis for some keys.
+// page asks Redis for some keys. While writes wait to be replayed it does not know them all, nor those that are gone.
 func (c *conn) page(args ...string) (cursor string, found []string, err error) {
-	reply, err := c.server.store.Do(c.ctx, nil, append([]string{"SCAN"}, args...)...)
+	if pending := c.server.store.Client().Stats().Pending; pending > 0 {
+		return "", nil, fmt.Errorf("%w: %d writes wait to be replayed into Redis, so it cannot list the keys yet", proxy.ErrDegraded, pending)
+	}
+	reply, err := c.server.store.Ask(c.ctx, "SCAN", nil, args...)
 	if err != nil {
 		return "", nil, err
 	}

@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/proxy"
 	"github.com/redaside/aside/internal/redistest"
 )
@@ -237,4 +239,47 @@ func TestAClusterIsNotListed(t *testing.T) {
 	for _, text := range []string{"SCAN 0", "KEYS *", "DBSIZE"} {
 		require.Contains(t, p.do(line(text)...), "is not served for a Redis Cluster", text)
 	}
+}
+
+// What has changed nothing leaves no stamp, or what another proxy has acknowledged while it was cut off would look older than it.
+func TestWhatChangesNothingLeavesNoStamp(t *testing.T) {
+	server := redistest.Start(t)
+	store, _ := newStore(t, server.Addr(), t.TempDir())
+	_, addr := serve(t, store, Options{})
+	p := dial(t, addr)
+	server.Do("SET", "k", "v", "EX", "100")
+	for _, text := range []string{
+		"SETNX k x", "SET k x NX", "SET k x NX GET", "SET absent x XX", "SET absent x XX GET", "EXPIRE absent 10", "EXPIRE k 10 NX", "PERSIST absent",
+		"GETDEL absent", "GETEX absent PX 1000", "TYPE k",
+	} {
+		p.do(line(text)...)
+		require.Empty(t, server.Do("KEYS", "aside:stamp:*"), text)
+	}
+	for i, text := range []string{"SETNX a x", "SET b x NX GET", "SET c x GET", "INCR d", "APPEND e x", "EXPIRE k 10"} {
+		p.do(line(text)...)
+		require.Len(t, server.Do("KEYS", "aside:stamp:*"), i+1, text)
+	}
+}
+
+// While writes wait to be replayed nobody can list the keys.
+func TestKeysAreNotListedBeforeTheReplayIsOver(t *testing.T) {
+	server := redistest.Start(t)
+	through := faultproxy.New(t, server.Addr())
+	store, c := newHastyStore(t, through.Addr(), t.TempDir(), func(o *aside.Options) { o.ReplayRate = 1 })
+	_, addr := serve(t, store, Options{})
+	p := dial(t, addr)
+	through.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	for i := range 5 {
+		require.Equal(t, "+OK", p.do("SET", fmt.Sprint("k", i), "v"))
+	}
+	through.Heal()
+	awaitMode(t, c, aside.Recovering)
+	for _, text := range []string{"DBSIZE", "KEYS *", "SCAN 0"} {
+		require.Contains(t, p.do(line(text)...), "-ASIDEDEGRADED", text)
+	}
+	for i := range 5 { // who asks for a key has it replayed
+		require.Equal(t, "$v", p.do("GET", fmt.Sprint("k", i)))
+	}
+	require.Equal(t, ":5", p.do("DBSIZE"))
 }

@@ -132,7 +132,7 @@ func typeOf(c *conn, args []string) {
 	case errors.Is(err, aside.ErrNotFound):
 		c.simple("none")
 	case isWrongType(err):
-		reply, err := c.server.store.Do(c.ctx, nil, "TYPE", args[0])
+		reply, err := c.server.store.Ask(c.ctx, "TYPE", args[:1])
 		if err != nil {
 			c.fail(err)
 			return
@@ -160,7 +160,7 @@ func (c *conn) left(command, key string, unit time.Duration) {
 	case errors.Is(err, aside.ErrNotFound):
 		c.int(-2)
 	case isWrongType(err):
-		reply, err := c.server.store.Do(c.ctx, nil, command, key)
+		reply, err := c.server.store.Ask(c.ctx, command, []string{key})
 		if err != nil {
 			c.fail(err)
 			return

@@ -89,7 +89,7 @@ func (c *conn) login(user, password string) bool {
 	return true
 }
 
-func (c *conn) setStranger(yes bool) { c.stranger, c.in.stranger = yes, yes }
+func (c *conn) setStranger(yes bool) { c.stranger, c.in.stranger, c.strange = yes, yes, time.Now() }
 
 func (c *conn) setProtocol(version int64) {
 	three := version == 3

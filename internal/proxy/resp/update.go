@@ -81,20 +81,27 @@ const swaps = 100
 
 var errContended = errors.New("resp: too many others change the key")
 
-func (c *conn) script(script, key string, args ...string) (rueidis.RedisMessage, error) {
-	return c.server.store.Do(c.ctx, []string{key}, append([]string{"EVAL", script, "1", key}, args...)...)
+// changed says from a script's reply whether it has changed the key; nil: always.
+type changed func(reply rueidis.RedisMessage) bool
+
+func ifOne(reply rueidis.RedisMessage) bool      { n, err := reply.ToInt64(); return err != nil || n == 1 }
+func ifAnything(reply rueidis.RedisMessage) bool { return !reply.IsNil() }
+func ifNothing(reply rueidis.RedisMessage) bool  { return reply.IsNil() }
+
+func (c *conn) script(script, key string, changed changed, args ...string) (rueidis.RedisMessage, error) {
+	return c.server.store.Do(c.ctx, proxy.Command{Name: []string{"EVAL", script, "1"}, Key: key, Args: args, Changed: changed})
 }
 
-func (c *conn) cleaning(script, key string, args ...string) (rueidis.RedisMessage, error) {
-	return c.script(script, key, append([]string{wire.Prefix, wire.Escape + wire.Prefix, strconv.FormatInt(longest.Milliseconds(), 10)}, args...)...)
+func (c *conn) cleaning(script, key string, changed changed, args ...string) (rueidis.RedisMessage, error) {
+	return c.script(script, key, changed, append([]string{wire.Prefix, wire.Escape + wire.Prefix, strconv.FormatInt(longest.Milliseconds(), 10)}, args...)...)
 }
 
 // update runs a command of Redis's own on its key, and returns the reply; false if it was an error, which has been answered.
-func (c *conn) update(kind, key string, command ...string) (rueidis.RedisMessage, bool) {
+func (c *conn) update(key string, changed changed, command ...string) (rueidis.RedisMessage, bool) {
 	if !c.fits(key) {
 		return rueidis.RedisMessage{}, false
 	}
-	reply, err := c.cleaning(scriptUpdate, key, append([]string{kind}, command...)...)
+	reply, err := c.cleaning(scriptUpdate, key, changed, append([]string{""}, command...)...)
 	if err != nil {
 		c.failWrite(err)
 		return reply, false
@@ -113,9 +120,9 @@ func (c *conn) opened(reply rueidis.RedisMessage) {
 	c.null()
 }
 
-// updateInt runs a command whose reply is a small number.
+// updateInt runs a command whose reply is 1 if it has changed the key, else 0.
 func (c *conn) updateInt(key string, command ...string) {
-	if reply, ok := c.update("", key, command...); ok {
+	if reply, ok := c.update(key, ifOne, command...); ok {
 		n, _ := reply.ToInt64()
 		c.int(n)
 	}
@@ -157,7 +164,7 @@ func (c *conn) add(key string, by int64, command ...string) {
 	if !c.fits(key) {
 		return
 	}
-	reply, err := c.cleaning(scriptUpdate, key, append([]string{"number"}, command...)...)
+	reply, err := c.cleaning(scriptUpdate, key, nil, append([]string{"number"}, command...)...)
 	if err == nil {
 		text, _ := reply.ToString()
 		n, _ := number(text)
@@ -169,7 +176,7 @@ func (c *conn) add(key string, by int64, command ...string) {
 		return
 	}
 	for range swaps {
-		reply, readErr := c.server.store.Do(c.ctx, nil, "GET", key)
+		reply, readErr := c.server.store.Ask(c.ctx, "GET", []string{key})
 		if readErr != nil {
 			c.failWrite(readErr)
 			return
@@ -198,13 +205,23 @@ func (c *conn) add(key string, by int64, command ...string) {
 	c.failWrite(errContended)
 }
 
+// ifAppended is for scriptAppend.
+func ifAppended(reply rueidis.RedisMessage) bool {
+	answer, err := reply.ToArray()
+	if err != nil || len(answer) == 0 {
+		return true
+	}
+	length, err := answer[0].ToInt64()
+	return err != nil || length >= 0
+}
+
 func appendTo(c *conn, args []string) {
 	key, more := args[0], args[1]
 	if !c.fits(key) {
 		return
 	}
 	for range swaps {
-		reply, err := c.cleaning(scriptAppend, key, more, strconv.Itoa(c.server.options.MaxValueBytes))
+		reply, err := c.cleaning(scriptAppend, key, ifAppended, more, strconv.Itoa(c.server.options.MaxValueBytes))
 		if err != nil {
 			c.failWrite(err)
 			return
@@ -243,7 +260,7 @@ func (c *conn) swap(key, old string, existed bool, value string) (bool, error) {
 	if existed {
 		flag = "1"
 	}
-	reply, err := c.script(scriptSwap, key, flag, old, value)
+	reply, err := c.script(scriptSwap, key, ifOne, flag, old, value)
 	if err != nil {
 		return false, err
 	}

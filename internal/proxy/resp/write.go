@@ -176,7 +176,11 @@ func mset(c *conn, args []string) {
 	}
 	sets.Wait()
 	if len(failed) > 0 {
-		c.error(fmt.Sprintf("%s (%d of %d keys)", c.describeError(failed[0], true), len(failed), len(values)))
+		worst := failed[0]
+		if i := slices.IndexFunc(failed, func(err error) bool { return errors.Is(err, aside.ErrUnknownOutcome) }); i >= 0 {
+			worst = failed[i] // the others were not done, which this is not sure of
+		}
+		c.error(fmt.Sprintf("%s (%d of %d keys)", c.describeError(worst, true), len(failed), len(values)))
 		return
 	}
 	c.ok()

@@ -7,10 +7,14 @@ import (
 	"strings"
 )
 
-// etag is a strong entity tag of a value's bytes: the same in all processes and for ever, so that it outlives a restart.
-func etag(data string) string {
+// etag is a strong entity tag of a value's bytes and its content type, if it has one: the same in all processes and for ever, so that it
+// outlives a restart.
+func etag(data, contentType string) string {
 	digest := sha256.New()
 	var piece [4096]byte // []byte(data) would be a copy of all of it
+	if contentType != "" {
+		digest.Write(append(append(piece[:0], contentType...), 0))
+	}
 	for rest := data; rest != ""; {
 		n := copy(piece[:], rest)
 		digest.Write(piece[:n])

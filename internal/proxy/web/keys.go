@@ -169,7 +169,7 @@ func (x *exchange) read(ctx context.Context, key string) {
 		return
 	}
 	now := time.Now()
-	tag := etag(v.Data)
+	tag := etag(v.Data, v.ContentType)
 	h := x.w.Header()
 	own := &[5]string{tag, strconv.FormatInt(age(v.At, now), 10), cacheStatus(v), strconv.Itoa(len(v.Data)), v.ContentType}
 	h["Etag"], h["Age"], h[cacheStatusName] = own[0:1:1], own[1:2:2], own[2:3:3]
@@ -258,7 +258,7 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 		x.failed(err)
 		return
 	}
-	x.w.Header().Set("ETag", etag(data))
+	x.w.Header().Set("ETag", etag(data, contentType))
 	x.written()
 }
 

@@ -16,7 +16,7 @@ import (
 func TestAValueIsPutReadAndDeleted(t *testing.T) {
 	f := newFront(t, setup{})
 	r := f.put("user:42", "Ada")
-	require.Equal(t, etag("Ada"), r.Header.Get("ETag"))
+	require.Equal(t, etag("Ada", ""), r.Header.Get("ETag"))
 	require.Equal(t, "aside; fwd=method", r.Header.Get("Cache-Status"))
 	require.Equal(t, "Ada", f.redis.Do("GET", "user:42"), "Redis has it as it was put")
 	for _, path := range []string{"/get?key=user:42", "/get?key=user%3A42", "/v1/keys/user:42", "/v1/keys/user%3A42"} {
@@ -28,7 +28,7 @@ func TestAValueIsPutReadAndDeleted(t *testing.T) {
 		require.Equal(t, "nosniff", r.Header.Get("X-Content-Type-Options"))
 		require.Equal(t, "default-src 'none'; sandbox", r.Header.Get("Content-Security-Policy"))
 		require.Equal(t, "no-cache", r.Header.Get("Cache-Control"))
-		require.Equal(t, etag("Ada"), r.Header.Get("ETag"))
+		require.Equal(t, etag("Ada", ""), r.Header.Get("ETag"))
 		require.Empty(t, r.Header.Get(modeHeader))
 		seconds, err := strconv.Atoi(r.Header.Get("Age"))
 		require.NoError(t, err)
@@ -67,7 +67,7 @@ func TestTheContentTypeIsKept(t *testing.T) {
 	f.put("json", `{"a":1}`, "Content-Type", "application/json; charset=utf-8")
 	require.Equal(t, "application/json; charset=utf-8", f.send("GET", "/v1/keys/json", "").Header.Get("Content-Type"))
 	r := f.put("json", "x")
-	require.Equal(t, etag("x"), r.Header.Get("ETag"))
+	require.Equal(t, etag("x", ""), r.Header.Get("ETag"))
 	require.Equal(t, "application/octet-stream", f.send("GET", "/v1/keys/json", "").Header.Get("Content-Type"), "it goes with its value")
 	f.put("page", "<script>alert(1)</script>", "Content-Type", "text/html")
 	r = f.send("GET", "/v1/keys/page", "")
@@ -113,7 +113,7 @@ func TestATTLIsSecondsOrADuration(t *testing.T) {
 func TestEntityTagsAreCompared(t *testing.T) {
 	f := newFront(t, setup{})
 	f.put("k", "v")
-	tag := etag("v")
+	tag := etag("v", "")
 	for _, c := range []struct {
 		name, value string
 		want        int
@@ -135,8 +135,8 @@ func TestEntityTagsAreCompared(t *testing.T) {
 	}
 	r := f.send("GET", "/v1/keys/k", "", "If-None-Match", `"a"`, "If-None-Match", tag)
 	require.Equal(t, http.StatusNotModified, r.StatusCode, "a list may have several lines")
-	require.NotEqual(t, tag, etag("v\x00"))
-	require.NotEqual(t, etag(strings.Repeat("a", 4096)), etag(strings.Repeat("a", 4097)))
+	require.NotEqual(t, tag, etag("v\x00", ""))
+	require.NotEqual(t, etag(strings.Repeat("a", 4096), ""), etag(strings.Repeat("a", 4097), ""))
 
 	for _, header := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since", "If-Modified-Since"} {
 		for _, method := range []string{"PUT", "DELETE"} {
@@ -271,9 +271,9 @@ func TestManyKeysAreReadAtOnce(t *testing.T) {
 	require.Len(t, got.Values, 5)
 	require.Equal(t, "v", got.Values[`😀"\`].Value)
 	for key, want := range map[string]manyValue{
-		"text":  {Value: "é", Encoding: "utf8", ContentType: octets, ETag: etag("é")},
-		"bytes": {Value: "/wA=", Encoding: "base64", ContentType: octets, ETag: etag("\xff\x00")},
-		"typed": {Value: "{}", Encoding: "utf8", ContentType: "application/json", ETag: etag("{}")},
+		"text":  {Value: "é", Encoding: "utf8", ContentType: octets, ETag: etag("é", "")},
+		"bytes": {Value: "/wA=", Encoding: "base64", ContentType: octets, ETag: etag("\xff\x00", "")},
+		"typed": {Value: "{}", Encoding: "utf8", ContentType: "application/json", ETag: etag("{}", "application/json")},
 	} {
 		v := got.Values[key]
 		require.Contains(t, []string{"memory", "redis"}, v.Tier)

@@ -97,7 +97,7 @@ func writeMany(out *bufio.Writer, given, keys []string, encoding string, found m
 }
 
 func manyOf(v proxy.Value, now time.Time) manyValue {
-	m := manyValue{Value: v.Data, Encoding: "utf8", ContentType: v.ContentType, ETag: etag(v.Data), Tier: v.Source.String(), Age: age(v.At, now)}
+	m := manyValue{Value: v.Data, Encoding: "utf8", ContentType: v.ContentType, ETag: etag(v.Data, v.ContentType), Tier: v.Source.String(), Age: age(v.At, now)}
 	if !utf8.ValidString(v.Data) {
 		m.Value, m.Encoding = base64.StdEncoding.EncodeToString([]byte(v.Data)), "base64"
 	}

@@ -49,7 +49,7 @@ func newDocument(html string) document {
 		html: html,
 		policy: "default-src 'none'; style-src " + sources("style") + "; script-src " + sources("script") +
 			"; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-		tag: etag(html),
+		tag: etag(html, ""),
 	}
 }
 
