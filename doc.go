@@ -14,7 +14,7 @@
 // when the key is filled. A holder that dies costs its waiters what is left of LockTTL.
 //
 // [Client.GetMulti] does the same for many keys, with one question per shard and one call of the loader. [Client.Peek]
-// never loads. [Client.Set], [Client.Del] and [Client.Touch] write.
+// and [Client.Look] never load. [Client.Set], [Client.Del] and [Client.Touch] write; [Client.Update] is for commands of Redis's own.
 //
 // # Typed
 //
