@@ -105,7 +105,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 				}
 				// Values may be large, and that they take their time says nothing of the shard: hence longer than RedisTimeout, if only just.
 				c.runFor(ctx, sh, c.opt.RedisTimeout+1, calls...)
-				if some[0].q.err != nil {
+				if _, reply := rueidis.IsRedisErr(some[0].q.err); some[0].q.err != nil && !reply { // a reply is about its key alone
 					failed.Store(&some[0].q.err)
 				}
 				if failed.Load() != nil {
