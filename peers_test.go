@@ -87,18 +87,18 @@ func TestTraps(t *testing.T) {
 			proxy := faultproxy.New(t, server.Addr())
 			c, ctx := newDurable(t, proxy.Addr(), dir), testContext(t)
 			t.Cleanup(func() { server.Do("CONFIG", "SET", "maxmemory", "0") })
+			server.Do("CONFIG", "SET", "maxmemory", "1") // it answers, and refuses, also if it is tried again in between
 			for round := range 3 {
 				proxy.Refuse()
 				awaitMode(t, c, aside.Degraded)
 				require.NoError(t, c.Set(ctx, time.Hour, fmt.Sprint("failed", round), "v"))
-				server.Do("CONFIG", "SET", "maxmemory", "1") // it answers, and refuses
 				proxy.Heal()
 				awaitMode(t, c, aside.Healthy)
 				require.Equal(t, round+1, c.Stats().Pending)
 				require.NotEmpty(t, files(t, dir))
-				server.Do("CONFIG", "SET", "maxmemory", "0")
 			}
 			require.NoError(t, c.Close())
+			server.Do("CONFIG", "SET", "maxmemory", "0")
 			again := newDurable(t, server.Addr(), dir)
 			eventually(t, "all is replayed", func() bool { return again.Stats().Pending == 0 })
 			for round := range 3 {
