@@ -52,6 +52,10 @@ func TestLookSaysFromWhereAndForHowLong(t *testing.T) {
 	awaitMode(t, c, aside.Degraded)
 	check(c, aside.SourceMemory, "k", "v", time.Hour)
 	require.NoError(t, c.Set(ctx, time.Hour, "away", "v"))
+	eventually(t, "it is in memory", func() bool { // it is on disk alone if the end of the connection was told during the Set
+		found, err := c.Look(ctx, "away")
+		return err == nil && found.Source == aside.SourceMemory
+	})
 	check(c, aside.SourceMemory, "away", "v", time.Hour)
 	_, err = c.Look(ctx, "unknown")
 	require.ErrorIs(t, err, aside.ErrRedisAway)
