@@ -456,7 +456,7 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 			return err
 		}
 	}
-	started, gone, lost := next.changes(old)
+	started, gone, lost, filled := next.changes(old)
 	// A first look before anyone may use them: New returns with a client that works, or knows that it does not. All at
 	// once, so that a hung node does not make the others wait.
 	var look sync.WaitGroup
@@ -493,7 +493,7 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	for _, sh := range lost {
 		sh.void()
 	}
-	if old == nil || next.fills(old) {
+	if filled {
 		c.nowhere.outage.Add(1)
 	}
 	for _, sh := range started {
@@ -515,10 +515,11 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	return nil
 }
 
-// changes says which shards old, which may be nil, does not have, which ones it alone has, and which others have lost a slot since.
-func (t *topology) changes(old *topology) (started, gone, lost []*shard) {
+// changes says which shards old, which may be nil, does not have, which ones it alone has, and which others have lost a slot since. filled: a
+// slot has a home that had none.
+func (t *topology) changes(old *topology) (started, gone, lost []*shard, filled bool) {
 	if old == nil {
-		return t.shards, nil, nil
+		return t.shards, nil, nil, true
 	}
 	for _, sh := range t.shards {
 		if !slices.Contains(old.shards, sh) {
@@ -531,27 +532,18 @@ func (t *topology) changes(old *topology) (started, gone, lost []*shard) {
 		}
 	}
 	if t.bySlot == nil || old.bySlot == nil {
-		return started, gone, nil
+		return started, gone, nil, false
 	}
-	for i := range t.bySlot {
-		if before := old.bySlot[i]; before != nil && before != t.bySlot[i] && !slices.Contains(gone, before) && !slices.Contains(lost, before) {
+	for i, now := range t.bySlot {
+		switch before := old.bySlot[i]; {
+		case before == now:
+		case before == nil:
+			filled = true
+		case !slices.Contains(gone, before) && !slices.Contains(lost, before):
 			lost = append(lost, before)
 		}
 	}
-	return started, gone, lost
-}
-
-// fills says whether a slot has a home that had none in old.
-func (t *topology) fills(old *topology) bool {
-	if t.bySlot == nil || old.bySlot == nil {
-		return false
-	}
-	for i := range t.bySlot {
-		if old.bySlot[i] == nil && t.bySlot[i] != nil {
-			return true
-		}
-	}
-	return false
+	return started, gone, lost, filled
 }
 
 // readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it with rueidis's nodes.

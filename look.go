@@ -73,12 +73,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	unsettled := make(map[string]bool)
-	if len(pending) > 0 {
-		for _, key := range c.settle(ctx, pending) {
-			unsettled[key] = true
-		}
-	}
+	unsettled := c.unsettledOf(ctx, pending)
 	byShard := make(map[*shard][]*glance, 1)
 	for _, key := range left {
 		sh := c.shardOf(key)
@@ -95,9 +90,9 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		}
 	}
 	var asking sync.WaitGroup
-	var failed atomic.Pointer[error]
+	var failed atomic.Pointer[glance]
 	for sh, glances := range byShard {
-		asking.Go(func() { // ends within RedisTimeout
+		asking.Go(func() { // ends with the answers, or when one does not come within RedisTimeout
 			for some := range slices.Chunk(glances, maxBatchKeys) {
 				calls := make([]*call, len(some))
 				for i, g := range some {
@@ -106,7 +101,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 				// Values may be large, and that they take their time says nothing of the shard: hence longer than RedisTimeout, if only just.
 				c.runFor(ctx, sh, c.opt.RedisTimeout+1, calls...)
 				if _, reply := rueidis.IsRedisErr(some[0].q.err); some[0].q.err != nil && !reply { // a reply is about its key alone
-					failed.Store(&some[0].q.err)
+					failed.Store(some[0])
 				}
 				if failed.Load() != nil {
 					return // nobody gets the others
@@ -115,11 +110,12 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		})
 	}
 	asking.Wait()
+	if g := failed.Load(); g != nil {
+		_, _, _, err := c.seen(ctx, g)
+		return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
+	}
 	for _, glances := range byShard {
 		for _, g := range glances {
-			if err := failed.Load(); err != nil && g.q.err == nil {
-				g.q.err = *err // perhaps it was not asked any more
-			}
 			found, _, ok, err := c.seen(ctx, g)
 			if err != nil {
 				return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)

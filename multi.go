@@ -290,7 +290,13 @@ type asking struct {
 func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string, room uintptr) []asking {
 	asked := make([]asking, len(flights))
 	var plain, replace []int
-	unsettled := c.unsettledOf(ctx, flights)
+	var pending []string
+	for _, f := range flights {
+		if c.store.Pending(f.key) {
+			pending = append(pending, f.key)
+		}
+	}
+	unsettled := c.unsettledOf(ctx, pending)
 	for i, f := range flights {
 		a := &asked[i]
 		a.f, a.shard = f, c.shardOf(f.key)
@@ -343,14 +349,8 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	return asked
 }
 
-// unsettledOf says for which flights' keys there is a record that could not be replayed just now.
-func (c *Client) unsettledOf(ctx context.Context, flights []*flight) map[string]bool {
-	var pending []string
-	for _, f := range flights {
-		if c.store.Pending(f.key) {
-			pending = append(pending, f.key)
-		}
-	}
+// unsettledOf says which of the keys that are pending could not be replayed just now.
+func (c *Client) unsettledOf(ctx context.Context, pending []string) map[string]bool {
 	if len(pending) == 0 {
 		return nil
 	}

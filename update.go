@@ -28,22 +28,10 @@ import (
 // If this process ends, or loses Redis, between do and the stamps, then a replay of an older write, by a process that was cut off, may
 // take it for a loaded value, and delete it or write over it.
 func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) error) error {
-	for _, key := range keys {
-		if err := c.checkKey(key); err != nil {
-			return err
-		}
-	}
-	if err := ctx.Err(); err != nil {
+	if err := c.beginWrite(ctx, keys); err != nil {
 		return err
 	}
-	if !c.enter() {
-		return ErrClosed
-	}
-	defer c.background.Done()
-	c.writing.Add(1)
-	defer c.writing.Add(-1)
-	c.overtaking.begin(keys)
-	defer c.overtaking.end(keys)
+	defer c.endWrite(keys)
 	if _, later := c.settleFirst(ctx, keys); len(later) > 0 {
 		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), errPending)
 	}
@@ -116,14 +104,14 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 		}
 		return err
 	}
-	if _, reply := rueidis.IsRedisErr(err); !reply && !ofConnection(err) {
+	_, reply := rueidis.IsRedisErr(err)
+	if !reply && !ofConnection(err) {
 		return err // do's own
 	}
 	what := judge(err, limited)
 	if len(shards) == 1 && what != moved && !elsewhere(err, shards[0].addr) {
 		c.conclude(shards[0], []*call{{err: err}}, limited, false, asked)
 	}
-	_, reply := rueidis.IsRedisErr(err)
 	switch {
 	case what == answered:
 		return err

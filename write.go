@@ -77,8 +77,9 @@ type writing struct {
 	notAfter int64 // µs of the server's clock
 }
 
-func (c *Client) write(ctx context.Context, w *write) error {
-	for _, key := range w.keys {
+// beginWrite lets a call begin that changes keys in Redis; endWrite must follow, if it does.
+func (c *Client) beginWrite(ctx context.Context, keys []string) error {
+	for _, key := range keys {
 		if err := c.checkKey(key); err != nil {
 			return err
 		}
@@ -89,11 +90,22 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	if !c.enter() {
 		return ErrClosed
 	}
-	defer c.background.Done()
 	c.writing.Add(1)
-	defer c.writing.Add(-1)
-	c.overtaking.begin(w.keys)
-	defer c.overtaking.end(w.keys)
+	c.overtaking.begin(keys)
+	return nil
+}
+
+func (c *Client) endWrite(keys []string) {
+	c.overtaking.end(keys)
+	c.writing.Add(-1)
+	c.background.Done()
+}
+
+func (c *Client) write(ctx context.Context, w *write) error {
+	if err := c.beginWrite(ctx, w.keys); err != nil {
+		return err
+	}
+	defer c.endWrite(w.keys)
 	before := c.forget(w.keys)
 	var sh *shard
 	var outage uint64

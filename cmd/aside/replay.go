@@ -21,6 +21,7 @@ import (
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/ops"
+	"github.com/redaside/aside/internal/proxy/config"
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -111,18 +112,6 @@ func (c *replayCmd) stampTTL() time.Duration {
 		return *c.StampTTL
 	}
 	return time.Hour
-}
-
-// span is a duration as one writes it: 1h, not 1h0m0s.
-func span(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 func was(n int, what string) string {
@@ -291,7 +280,7 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 		e.printf("%d have expired: a set would become a delete\n", sum.Expired)
 	}
 	if old > 0 {
-		e.printf("%s set more than %v ago (--stamp-ttl) and would become deletes\n", was(old, "record"), span(c.stampTTL()))
+		e.printf("%s set more than %v ago (--stamp-ttl) and would become deletes\n", was(old, "record"), config.Short(c.stampTTL()))
 	}
 	if sum.Fills > 0 {
 		e.printf("%s would be dropped: whether they still hold is not known after a restart\n", count(sum.Fills, "loaded value"))

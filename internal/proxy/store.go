@@ -18,8 +18,10 @@ import (
 const NoExpiry time.Duration = -1
 
 // forever is what is written for NoExpiry: every write of the library has a ttl, by which its stamp and its record are cleaned up.
-// What has longer than most of it left is shown as NoExpiry.
-const forever = 100 * 365 * 24 * time.Hour
+const forever = 2 * LongestTTL
+
+// LongestTTL is the longest ttl that is one: what has longer left does not expire.
+const LongestTTL = 50 * 365 * 24 * time.Hour
 
 // ErrDegraded says that Redis is away, and that what is here does not answer the question. Whether Redis has the key is not known.
 var ErrDegraded = errors.New("Redis is away, and what this proxy has does not answer this")
@@ -81,17 +83,17 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 		return Value{}, err
 	}
 	defer end()
-	return s.get(ctx, key)
-}
-
-func (s *Store) get(ctx context.Context, key string) (Value, error) {
 	found, err := s.client.Look(ctx, key)
 	if err != nil {
 		return Value{}, degraded(err)
 	}
+	return valueOf(found), nil
+}
+
+func valueOf(found aside.Found) Value {
 	v := open(found.Value)
 	v.TTL, v.Source, v.At = left(found.TTL), found.Source, found.At
-	return v, nil
+	return v
 }
 
 // GetMulti returns what keys hold; those that hold nothing are left out. It fails as a whole if one of them is not known.
@@ -107,9 +109,7 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 	}
 	values := make(map[string]Value, len(found))
 	for key, f := range found {
-		v := open(f.Value)
-		v.TTL, v.Source, v.At = left(f.TTL), f.Source, f.At
-		values[key] = v
+		values[key] = valueOf(f)
 	}
 	return values, nil
 }
@@ -208,7 +208,7 @@ func degraded(err error) error {
 }
 
 func left(ttl time.Duration) time.Duration {
-	if ttl < 0 || ttl > forever/2 {
+	if ttl < 0 || ttl > LongestTTL {
 		return NoExpiry
 	}
 	return ttl

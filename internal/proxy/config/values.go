@@ -116,13 +116,13 @@ func (v duration) Set(s string) error {
 	if v.zero != "" {
 		also = ", or 0 for " + v.zero
 	}
-	return fmt.Errorf("must be a duration with its unit, such as 250ms, 30s or 5m, from %v to %v%s", short(v.min), short(v.max), also)
+	return fmt.Errorf("must be a duration with its unit, such as 250ms, 30s or 5m, from %v to %v%s", Short(v.min), Short(v.max), also)
 }
-func (v duration) String() string { return short(*v.to) }
+func (v duration) String() string { return Short(*v.to) }
 func (duration) Type() string     { return "duration" }
 
-// short is a duration as one writes it: 1h, not 1h0m0s.
-func short(d time.Duration) string {
+// Short is a duration as one writes it: 1h, not 1h0m0s.
+func Short(d time.Duration) string {
 	if d == 0 {
 		return "0"
 	}

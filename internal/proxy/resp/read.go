@@ -52,12 +52,8 @@ func strlen(c *conn, args []string) {
 }
 
 func mget(c *conn, args []string) {
-	if !c.fits(args...) {
-		return
-	}
-	values, err := c.values(args)
-	if err != nil {
-		c.fail(err)
+	values, ok := c.held(args)
+	if !ok {
 		return
 	}
 	c.peer.WriteLen(len(args))
@@ -74,6 +70,18 @@ func mget(c *conn, args []string) {
 type held struct {
 	proxy.Value
 	other bool
+}
+
+// held is values; false if that is not known, or a key is too long, which has been answered.
+func (c *conn) held(keys []string) (map[string]held, bool) {
+	if !c.fits(keys...) {
+		return nil, false
+	}
+	values, err := c.values(keys)
+	if err != nil {
+		c.fail(err)
+	}
+	return values, err == nil
 }
 
 // values returns what keys hold; those that hold nothing are left out.
@@ -105,12 +113,8 @@ func (c *conn) values(keys []string) (map[string]held, error) {
 
 // exists counts a key as often as it is named.
 func exists(c *conn, args []string) {
-	if !c.fits(args...) {
-		return
-	}
-	values, err := c.values(args)
-	if err != nil {
-		c.fail(err)
+	values, ok := c.held(args)
+	if !ok {
 		return
 	}
 	var n int64

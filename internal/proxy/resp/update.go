@@ -93,20 +93,7 @@ func (c *conn) script(script, key string, changed changed, args ...string) (ruei
 }
 
 func (c *conn) cleaning(script, key string, changed changed, args ...string) (rueidis.RedisMessage, error) {
-	return c.script(script, key, changed, append([]string{wire.Prefix, wire.Escape + wire.Prefix, strconv.FormatInt(longest.Milliseconds(), 10)}, args...)...)
-}
-
-// update runs a command of Redis's own on its key, and returns the reply; false if it was an error, which has been answered.
-func (c *conn) update(key string, changed changed, command ...string) (rueidis.RedisMessage, bool) {
-	if !c.fits(key) {
-		return rueidis.RedisMessage{}, false
-	}
-	reply, err := c.cleaning(scriptUpdate, key, changed, append([]string{""}, command...)...)
-	if err != nil {
-		c.failWrite(err)
-		return reply, false
-	}
-	return reply, true
+	return c.script(script, key, changed, append([]string{wire.Prefix, wire.Escape + wire.Prefix, strconv.FormatInt(proxy.LongestTTL.Milliseconds(), 10)}, args...)...)
 }
 
 // opened answers a value that Redis has returned.
@@ -122,10 +109,16 @@ func (c *conn) opened(reply rueidis.RedisMessage) {
 
 // updateInt runs a command whose reply is 1 if it has changed the key, else 0.
 func (c *conn) updateInt(key string, command ...string) {
-	if reply, ok := c.update(key, ifOne, command...); ok {
-		n, _ := reply.ToInt64()
-		c.int(n)
+	if !c.fits(key) {
+		return
 	}
+	reply, err := c.cleaning(scriptUpdate, key, ifOne, append([]string{""}, command...)...)
+	if err != nil {
+		c.failWrite(err)
+		return
+	}
+	n, _ := reply.ToInt64()
+	c.int(n)
 }
 
 func setnx(c *conn, args []string) {

@@ -106,9 +106,6 @@ func (c *conn) put(key, value string, ttl time.Duration) {
 	c.ok()
 }
 
-// longest is the longest ttl that is one.
-const longest = 50 * 365 * 24 * time.Hour
-
 // expiry is endOf, and false if it was wrong, which has been answered.
 func (c *conn) expiry(name, unit, amount string) (time.Duration, bool) {
 	ttl, wrong := endOf(name, unit, amount)
@@ -135,7 +132,7 @@ func endOf(name, unit, amount string) (ttl time.Duration, wrong string) {
 	if absolute {
 		millis = max(millis-now, 0)
 	}
-	if millis > longest.Milliseconds() {
+	if millis > proxy.LongestTTL.Milliseconds() {
 		return proxy.NoExpiry, ""
 	}
 	return time.Duration(millis) * time.Millisecond, ""
