@@ -411,7 +411,7 @@ func (d *Dir) load(f found) (Record, bool, error) {
 			continue
 		}
 		if err == nil {
-			err = errOtherKey
+			err = ErrFileOtherKey
 		}
 		if !damaged(err) {
 			d.x.mu.Unlock()

@@ -56,12 +56,12 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Why a file is not a record.
+// Why a file is no record; see DecodeFile.
 var (
-	errTornFill    = errors.New("a fill that was not written to its end") // nobody was promised it
-	errFileVersion = errors.New("a newer version of aside wrote it; nothing is lost: run that, or move the file away")
-	errFileCorrupt = errors.New("not a record as it was written")
-	errOtherKey    = errors.New("the record of another key: the file was renamed, or the keys have the same MD5")
+	ErrFileTorn     = errors.New("a fill that was not written to its end") // nobody was promised it
+	ErrFileVersion  = errors.New("a newer version of aside wrote it; nothing is lost: run that, or move the file away")
+	ErrFileCorrupt  = errors.New("not a record as it was written")
+	ErrFileOtherKey = errors.New("the record of another key: the file was renamed, or the keys have the same MD5")
 )
 
 // digest is the MD5 of a key, after which its file is named.
@@ -206,11 +206,21 @@ func (f *jsonFile) crc(key, value string) string {
 	return fmt.Sprintf("%08x", sum)
 }
 
+// DecodeFile reads a record file of a [Dir], whose name, without folders, is name, for those who look into a directory without opening it. The error is
+// ErrFileTorn, ErrFileVersion, ErrFileCorrupt or ErrFileOtherKey; with the last comes the record.
+func DecodeFile(name string, content []byte) (Record, error) {
+	r, _, err := decodeFile(content)
+	if err == nil && digestOf(r.Key).base() != name {
+		err = ErrFileOtherKey
+	}
+	return r, err
+}
+
 // decodeFile reads what encodeFile has written. at is when it was recorded, in ms since 1970. Every error is one of those above.
 func decodeFile(b []byte) (r Record, at int64, err error) {
 	r, at, err = decodeJSON(b)
-	if err != nil && !errors.Is(err, errFileVersion) && isTornFill(b) {
-		err = errTornFill
+	if err != nil && !errors.Is(err, ErrFileVersion) && isTornFill(b) {
+		err = ErrFileTorn
 	}
 	return r, at, err
 }
@@ -225,7 +235,7 @@ func isTornFill(b []byte) bool {
 
 func decodeJSON(b []byte) (r Record, at int64, err error) {
 	corrupt := func(why string) (Record, int64, error) {
-		return Record{}, 0, fmt.Errorf("%w: %s", errFileCorrupt, why)
+		return Record{}, 0, fmt.Errorf("%w: %s", ErrFileCorrupt, why)
 	}
 	var f jsonFile
 	if err := json.Unmarshal(b, &f); err != nil {
@@ -233,7 +243,7 @@ func decodeJSON(b []byte) (r Record, at int64, err error) {
 	}
 	if f.Version != fileVersion {
 		if f.Version > fileVersion {
-			return Record{}, 0, fmt.Errorf("%w: version %d", errFileVersion, f.Version)
+			return Record{}, 0, fmt.Errorf("%w: version %d, and this program knows version %d", ErrFileVersion, f.Version, fileVersion)
 		}
 		return corrupt("it names no version")
 	}

@@ -110,9 +110,9 @@ func TestADamagedFileIsNeverReadAsAnotherRecord(t *testing.T) {
 					require.Equal(t, r, got, "%s", changed)
 					continue
 				}
-				require.True(t, damaged(err) || errors.Is(err, errFileVersion), "%v", err)
+				require.True(t, damaged(err) || errors.Is(err, ErrFileVersion), "%v", err)
 				if r.Op != OpFill && len(changed) > len(tornPrefix) && changed[0] != 0 {
-					require.NotErrorIs(t, err, errTornFill, "%s", changed)
+					require.NotErrorIs(t, err, ErrFileTorn, "%s", changed)
 				}
 				if r.Value != "" {
 					require.NotContains(t, err.Error(), r.Value, "the log has no values")
@@ -129,25 +129,25 @@ func TestATornFillIsRecognized(t *testing.T) {
 	b := encodeFile(&r, in(0))
 	for i := range len(b) - 1 { // without its last line end it is whole
 		_, _, err := decodeFile(b[:i])
-		require.ErrorIs(t, err, errTornFill, "the first %d bytes", i)
+		require.ErrorIs(t, err, ErrFileTorn, "the first %d bytes", i)
 		_, _, err = decodeFile(append(append([]byte{}, b[:i]...), make([]byte, len(b)-i)...))
-		require.ErrorIs(t, err, errTornFill, "zeros after %d bytes", i)
+		require.ErrorIs(t, err, ErrFileTorn, "zeros after %d bytes", i)
 	}
 	_, _, err := decodeFile(append(make([]byte, 512), b[512:]...))
-	require.ErrorIs(t, err, errTornFill)
+	require.ErrorIs(t, err, ErrFileTorn)
 
 	other := set("key", "value")
 	_, _, err = decodeFile(encodeFile(&other, in(0))[:60])
-	require.ErrorIs(t, err, errFileCorrupt)
+	require.ErrorIs(t, err, ErrFileCorrupt)
 	_, _, err = decodeFile([]byte("{}"))
-	require.ErrorIs(t, err, errFileCorrupt)
+	require.ErrorIs(t, err, ErrFileCorrupt)
 }
 
 func TestAFileOfALaterVersionIsNotJudged(t *testing.T) {
 	r := set("key", "value")
 	b := encodeFile(&r, in(0))
 	_, _, err := decodeFile(bytes.Replace(b, []byte(`"version": 1`), []byte(`"version": 2, "news": []`), 1))
-	require.ErrorIs(t, err, errFileVersion)
+	require.ErrorIs(t, err, ErrFileVersion)
 	require.ErrorContains(t, err, "version 2")
 }
 
@@ -176,7 +176,7 @@ func FuzzFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, at, err := decodeFile(b)
 		if err != nil {
-			if !damaged(err) && !errors.Is(err, errFileVersion) {
+			if !damaged(err) && !errors.Is(err, ErrFileVersion) {
 				t.Fatalf("an error that is none of ours: %v", err)
 			}
 			return

@@ -235,7 +235,7 @@ func (d *Dir) take(n int) *batch {
 		_, gone := d.gone[it.name]
 		it.plain = e.record.Op == OpFill && !gone
 		if taken[it.name] {
-			it.err = errOtherKey
+			it.err = ErrFileOtherKey
 		}
 		taken[it.name] = true
 		b.items = append(b.items, it)
@@ -421,7 +421,7 @@ func (d *Dir) vacant(name, key string) (occupied bool, err error) {
 	}
 	there, _, _, err := readFile(d.fs, name)
 	switch {
-	case errors.Is(err, errMissing), errors.Is(err, errTornFill):
+	case errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
 		return true, nil
 	case damaged(err):
 		if err := d.quarantine(badFile{name, err}); err != nil {
@@ -434,7 +434,7 @@ func (d *Dir) vacant(name, key string) (occupied bool, err error) {
 	case err != nil:
 		return true, err
 	case there.Key != key:
-		return true, fmt.Errorf("%s: %w", name, errOtherKey)
+		return true, fmt.Errorf("%s: %w", name, ErrFileOtherKey)
 	}
 	return true, nil
 }
@@ -599,8 +599,8 @@ func (d *Dir) moveOne(k foreignKey, f *foreign, folder string) (removed bool, er
 	known := err == nil
 	switch {
 	case known && there.Key != k.key:
-		return false, fmt.Errorf("%s: %w", name, errOtherKey)
-	case known, errors.Is(err, errMissing), errors.Is(err, errTornFill):
+		return false, fmt.Errorf("%s: %w", name, ErrFileOtherKey)
+	case known, errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
 	case damaged(err):
 		if err := d.quarantine(badFile{name, err}); err != nil {
 			return false, err

@@ -186,7 +186,7 @@ func (d *Dir) readFolder(folder string, levels int) error {
 				left--
 			}
 		case levels > 0 && isHex(e.Name(), 2), levels == 0 && isRecordName(e.Name()) && !e.Type().IsRegular():
-			d.bad = append(d.bad, badFile{name, fmt.Errorf("%w: it is a %v, and neither a file nor a folder of ours", errFileCorrupt, e.Type())})
+			d.bad = append(d.bad, badFile{name, fmt.Errorf("%w: it is a %v, and neither a file nor a folder of ours", ErrFileCorrupt, e.Type())})
 		case levels == 0 && isRecordName(e.Name()):
 			removed, err := d.readRecord(name)
 			if err != nil {
@@ -213,12 +213,12 @@ func (d *Dir) readFolder(folder string, levels int) error {
 func (d *Dir) readRecord(name string) (removed bool, err error) {
 	r, at, size, err := readFile(d.fs, name)
 	if err == nil && digestOf(r.Key).base() != path.Base(name) {
-		err = errOtherKey
+		err = ErrFileOtherKey
 	}
 	switch {
 	case errors.Is(err, errMissing):
 		return true, nil
-	case errors.Is(err, errTornFill):
+	case errors.Is(err, ErrFileTorn):
 		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
@@ -364,7 +364,7 @@ var (
 
 // damaged says whether a file cannot be read because of what it is, rather than for a reason that may pass.
 func damaged(err error) bool {
-	for _, reason := range []error{errMissing, errIO, errTornFill, errFileCorrupt, errOtherKey} {
+	for _, reason := range []error{errMissing, errIO, ErrFileTorn, ErrFileCorrupt, ErrFileOtherKey} {
 		if errors.Is(err, reason) {
 			return true
 		}
@@ -387,12 +387,12 @@ func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
 		return r, 0, 0, err
 	}
 	if size = info.Size(); size > maxFileBytes {
-		return r, 0, size, fmt.Errorf("%w: it has %d bytes", errFileCorrupt, size)
+		return r, 0, size, fmt.Errorf("%w: it has %d bytes", ErrFileCorrupt, size)
 	}
 	b := make([]byte, size)
 	switch _, err := io.ReadFull(f, b); {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return r, 0, size, fmt.Errorf("%w: it is shorter than it says", errFileCorrupt)
+		return r, 0, size, fmt.Errorf("%w: it is shorter than it says", ErrFileCorrupt)
 	case errors.Is(err, syscall.EIO):
 		return r, 0, size, fmt.Errorf("%w: %w", errIO, err)
 	case err != nil:

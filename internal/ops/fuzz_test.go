@@ -1,9 +1,13 @@
 package ops
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/redaside/aside/fallback"
 )
 
 // A record file holds what it holds: what is accepted has a checksum that fits, and reading it never panics.
@@ -20,12 +24,33 @@ func FuzzDecode(f *testing.F) {
 		f.Add(content)
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		r, bad := decodeRecord(content)
-		if bad == nil && !valid(&r) {
+		r, err := fallback.DecodeFile("", content)
+		if accepted := err == nil || errors.Is(err, fallback.ErrFileOtherKey); accepted && !valid(&r) {
 			t.Fatalf("accepted: %+v", r)
 		}
-		if bad != nil && (bad.kind == "" || bad.detail == "") {
-			t.Fatalf("refused without a reason: %+v", bad)
+		if err == nil {
+			return
+		}
+		if kind, detail := damageOf(err); kind == "" || detail == "" {
+			t.Fatalf("refused without a reason: %v", err)
 		}
 	})
+}
+
+// valid says whether the store would take in a record.
+func valid(r *fallback.Record) bool {
+	switch r.Op {
+	case fallback.OpSet, fallback.OpFill:
+		if r.Expires <= 0 {
+			return false
+		}
+	case fallback.OpDel:
+		if r.Expires != 0 || r.Value != "" {
+			return false
+		}
+	default:
+		return false
+	}
+	printable := func(c rune) bool { return c > ' ' && c <= '~' }
+	return r.Stamp != "" && len(r.Stamp) <= 64 && strings.TrimFunc(r.Stamp, printable) == ""
 }

@@ -301,9 +301,10 @@ func (r *reader) file(db int, name string) error {
 		r.problem(Corrupt, name, "it is larger than any record")
 		return nil
 	}
-	record, bad := decode(path.Base(name), content)
-	if bad != nil {
-		r.problem(bad.kind, name, "%s", bad.detail)
+	record, err := fallback.DecodeFile(path.Base(name), content)
+	if err != nil {
+		kind, detail := damageOf(err)
+		r.problem(kind, name, "%s", detail)
 		return nil
 	}
 	r.f.Files++
