@@ -304,12 +304,12 @@ func TestWhatWaitsForTheSameRedisUnderAnotherNameIsNotForgotten(t *testing.T) {
 	first := serve(t, home, nil, "--redis", "redis://127.0.0.1:1")
 	require.NoError(t, first.client().Set(testContext(t), "k", "v", 0).Err())
 	while := serve(t, home, nil, "--redis", "redis://127.0.0.2:1")
+	while.signal(syscall.SIGHUP) // what it has to say at its start comes before the answer to this
+	while.await(regexp.MustCompile(`the configuration was read again`))
 	first.kill()
 	second := serve(t, home, nil, "--redis", "redis://localhost:1")
 	line := second.await(regexp.MustCompile(`writes wait in the directory of another Redis.*`))
 	require.Contains(t, line, "dir="+fallbackOf(t, first))
-	while.signal(syscall.SIGHUP) // what it had to say at its start comes before the answer to this
-	while.await(regexp.MustCompile(`the configuration was read again`))
 	text, _ := while.text()
 	require.NotContains(t, text, "writes wait", "the first was running then")
 }
