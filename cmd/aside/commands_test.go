@@ -382,7 +382,7 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "fallback")
 	code, got := checks("--redis", "redis://"+server.Addr(), "--dir", dir)
 	require.Equal(t, 0, code, "%+v", got)
-	for _, name := range []string{"connection", "version", "maxmemory-policy", "clock", "probe", "scripts", "RESP3", "tracking", "folder"} {
+	for _, name := range []string{"connection", "version", "maxmemory-policy", "clock", "probe", "scripts", "commands", "RESP3", "tracking", "folder"} {
 		require.Equal(t, fine, got[name].Verdict, "%+v", got)
 	}
 	require.Contains(t, got["disk"].Detail, "synced in")
@@ -415,6 +415,7 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 	if _, err := server.TryDo(arguments...); err == nil { // Redis 6.0 knows less
 		code, got = checks("--redis", "redis://enough:pw@"+server.Addr(), "--prefix", "app:")
 		require.Equal(t, 0, code, "%+v", got)
+		require.Equal(t, "not permitted: +setnx +incr +incrby +decr +decrby +append +strlen +type +persist +scan", got["commands"].Detail)
 	}
 
 	code, got = checks("--redis", "redis://nobody:wrong@"+server.Addr())
@@ -472,8 +473,7 @@ func TestBashCompletesCommandsFlagsAndValues(t *testing.T) {
 	}
 }
 
-// No zsh or fish is needed for this; they are only run where they are.
-func TestZshAndFishAcceptTheirScripts(t *testing.T) {
+func TestZshAndFishCompleteEveryFlag(t *testing.T) {
 	for _, shell := range []string{"zsh", "fish"} {
 		got := runAside(t, "completion", shell)
 		require.Equal(t, 0, got.code, got.stderr)
@@ -482,9 +482,74 @@ func TestZshAndFishAcceptTheirScripts(t *testing.T) {
 				require.Regexp(t, `(--|-l )`+regexp.QuoteMeta(s.Flag())+`\b`, got.stdout, shell)
 			}
 		}
-		if program, err := exec.LookPath(shell); err == nil {
-			out, err := exec.Command(program, "-n", writeFile(t, t.TempDir(), "script", got.stdout)).CombinedOutput()
-			require.NoError(t, err, "%s: %s", shell, out)
+	}
+}
+
+// completions are lines, and the words that zsh and fish offer to end them.
+var completions = []struct {
+	line string
+	want []string
+}{
+	{"aside ", []string{"completion", "doctor", "export", "healthcheck", "inspect", "replay", "serve", "verify", "version"}},
+	{"aside ver", []string{"verify", "version"}},
+	{"aside serve --cache-", []string{"--cache-capacity", "--cache-degraded-ttl", "--cache-expiry", "--cache-max-bytes"}},
+	{"aside serve --ins", []string{"--insecure"}},
+	{"aside serve --no-ins", []string{"--no-insecure"}},
+	{"aside serve --config co", []string{"conf.yaml"}},
+	{"aside completion ", []string{"bash", "fish", "zsh"}},
+	{"aside replay x --d", []string{"--dry-run"}},
+	{"aside inspect fold", []string{"folder/"}},
+}
+
+// completionHome is a directory with something to complete, and the script of a shell in a directory of its own.
+func completionHome(t *testing.T, shell, name string) (program, home, path string) {
+	t.Helper()
+	program, err := exec.LookPath(shell)
+	if err != nil {
+		redistest.Skip(t, "needs "+shell)
+	}
+	home = t.TempDir()
+	writeFile(t, home, "conf.yaml", "")
+	require.NoError(t, os.Mkdir(filepath.Join(home, "folder"), 0o700))
+	return program, home, writeFile(t, t.TempDir(), name, runAside(t, "completion", shell).stdout)
+}
+
+func TestFishCompletes(t *testing.T) {
+	fish, home, script := completionHome(t, "fish", "aside.fish")
+	for _, row := range completions {
+		cmd := exec.CommandContext(testContext(t), fish, "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, script, row.line)
+		cmd.Dir, cmd.Env = home, append(os.Environ(), "HOME="+home)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		var offered []string
+		for line := range strings.Lines(string(out)) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			offered = append(offered, word)
+		}
+		require.ElementsMatch(t, row.want, offered, row.line)
+	}
+}
+
+// A zsh on a terminal of its own, as completion needs one: it is typed a line and a tab, and prints what its terminal shows until it is at the next prompt.
+const zshTypes = `
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "setopt no_prompt_sp no_prompt_cr; COLUMNS=200 LISTMAX=9999; fpath=($1 \$fpath); autoload -U compinit; compinit -u -D; PS1=\$'\x40\x40'"
+zpty -r z out '*@@*'
+zpty -n -w z "$2"$'\t\C-e\C-u'"print E''ND"$'\n'
+zpty -r z out '*END*@@*'
+print -r -- "$out"
+zpty -d z`
+
+func TestZshCompletes(t *testing.T) {
+	zsh, home, script := completionHome(t, "zsh", "_aside")
+	for _, row := range completions {
+		cmd := exec.CommandContext(testContext(t), zsh, "-f", "-c", zshTypes, "zsh", filepath.Dir(script), row.line)
+		cmd.Dir, cmd.Env = home, append(os.Environ(), "HOME="+home, "TERM=xterm")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		for _, word := range row.want {
+			require.Contains(t, string(out), strings.TrimSuffix(word, "/"), "%s: %q", row.line, out) // a sign that ends a word is shown bold
 		}
 	}
 }

@@ -78,6 +78,7 @@ func (d *doctor) redis() {
 		return
 	}
 	d.work()
+	d.commands(plain)
 	d.tracking(plain)
 }
 
@@ -234,6 +235,32 @@ func (d *doctor) work() {
 		return
 	}
 	d.note("scripts", fine, "", "a key, and its aside:stamp:*, may be set, read and deleted")
+}
+
+// commands tries, one by one, what only the proxy's RESP commands need.
+func (d *doctor) commands(plain rueidis.Client) {
+	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
+	var denied []string
+	for _, args := range [][]string{
+		{"SETNX", key, "1"}, {"INCR", key}, {"INCRBY", key, "2"}, {"DECR", key}, {"DECRBY", key, "2"}, {"APPEND", key, "0"}, {"STRLEN", key},
+		{"GETRANGE", key, "0", "0"}, {"TYPE", key}, {"PERSIST", key}, {"PEXPIRE", key, "60000"}, {"PTTL", key}, {"SCAN", "0", "COUNT", "1"}, {"DEL", key},
+	} {
+		_, err := d.ask(plain, args[0], args[1:]...)
+		reply, refused := rueidis.IsRedisErr(err)
+		switch {
+		case refused && strings.HasPrefix(reply.Error(), "NOPERM"):
+			denied = append(denied, "+"+strings.ToLower(args[0]))
+		case refused, err == nil, rueidis.IsRedisNil(err):
+		default:
+			d.note("commands", failure, connectionRemedy(err), "%s: %v", args[0], err)
+			return
+		}
+	}
+	if len(denied) > 0 {
+		d.note("commands", warning, "allow them, if RESP clients of the proxy count, list or append; the library needs none of them", "not permitted: %s", strings.Join(denied, " "))
+		return
+	}
+	d.note("commands", fine, "", "what RESP commands of the proxy need is permitted")
 }
 
 // tracking sees whether Redis pushes a change that another connection makes.

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/proxy"
@@ -30,6 +32,7 @@ type proxyServer struct {
 	options aside.Options
 	redis   string // names it
 	cert    *certificate
+	account atomic.Pointer[rueidis.AuthCredentials] // at Redis
 
 	httpLn, respLn net.Listener // nil: off
 
@@ -54,6 +57,8 @@ func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
 		return nil, usageError{fmt.Errorf("redis.url: %w", err)}
 	}
 	p.redis = redisName(redis)
+	p.account.Store(&rueidis.AuthCredentials{Username: redis.Username, Password: redis.Password})
+	redis.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) { return *p.account.Load(), nil }
 	dir, err := fallbackDir(c, p.redis, log)
 	if err != nil {
 		return nil, err
@@ -243,6 +248,24 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	}
 	p.log.Info("aside: serving", attrs...)
 	return ends, nil
+}
+
+// renew takes over from c what can be exchanged while the proxy serves, and returns the names of these settings. A secret may be exchanged for
+// another, not taken away: whether it may be missing was asked of the interface that is being served, which c may not name any more.
+func (p *proxyServer) renew(c config.Config) (done []string) {
+	if c.Service.Token != "" {
+		p.web.SetToken(c.Service.Token)
+		done = append(done, "service.token")
+	}
+	if c.Service.RESPPassword != "" && p.resp != nil {
+		p.resp.SetPassword(c.Service.RESPPassword)
+		done = append(done, "service.resp_password")
+	}
+	if redis, err := redisOption(c.Redis); err == nil && c.Redis.URL == p.c.Redis.URL {
+		p.account.Store(&rueidis.AuthCredentials{Username: redis.Username, Password: redis.Password})
+		done = append(done, "redis.username", "redis.password")
+	}
+	return done
 }
 
 // stop drains: /readyz says 503, then, after service.drain_delay, no connection is accepted any more, requests under way end, and last the client

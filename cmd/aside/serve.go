@@ -162,7 +162,8 @@ func (s *serveCmd) reload(was config.Config, p *proxyServer, logs *logs) {
 			log.Error("aside: the certificate was not read again, the old one stays", "error", err)
 		}
 	}
-	later := slices.DeleteFunc(config.Changed(was, c), func(name string) bool { return name == "log.level" })
+	done := append(p.renew(c), "log.level")
+	later := slices.DeleteFunc(config.Changed(was, c), func(name string) bool { return slices.Contains(done, name) })
 	log.Info("aside: the configuration was read again", "logLevel", c.Log.Level)
 	if len(later) > 0 {
 		log.Warn("aside: some settings have changed that need a restart", "settings", strings.Join(later, ", "))

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -282,6 +283,73 @@ func TestBothPortsAreBehindTLSAndASecretAndSIGHUPReadsTheCertificateAgain(t *tes
 	_, subject, err = get(renewed, "t0ken")
 	require.NoError(t, err)
 	require.Equal(t, "second", subject)
+}
+
+// A team exchanges its secrets without a restart: Redis's, the token, the password of RESP.
+func TestSIGHUPExchangesSecrets(t *testing.T) {
+	server := redistest.Start(t)
+	server.Do("ACL", "SETUSER", "proxy", "on", ">old", "~*", "&*", "+@all")
+	home := t.TempDir()
+	secrets := func(redis, token, password string) {
+		writeFile(t, home, "redis", redis)
+		writeFile(t, home, "token", token)
+		writeFile(t, home, "password", password)
+	}
+	const conf = "redis: {url: 'redis://%s', username: proxy, password_file: redis}\nservice: {token_file: token, resp_password_file: password}\n"
+	writeFile(t, home, "conf.yaml", fmt.Sprintf(conf, server.Addr()))
+	secrets("old", "old", "old")
+	s := serve(t, home, nil)
+	status := func(token string) int {
+		request, err := http.NewRequestWithContext(testContext(t), http.MethodPut, "http://"+s.http+"/v1/keys/k", strings.NewReader("v"))
+		require.NoError(t, err)
+		request.Header.Set("Authorization", "Bearer "+token)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		return response.StatusCode
+	}
+	login := func(password string) *redis.Client {
+		client := redis.NewClient(&redis.Options{Addr: s.resp, Password: password, MaxRetries: -1, DisableIdentity: true, PoolSize: 1})
+		t.Cleanup(func() { _ = client.Close() })
+		return client
+	}
+	ctx := testContext(t)
+	before := login("old")
+	require.NoError(t, before.Ping(ctx).Err())
+	require.Equal(t, http.StatusNoContent, status("old"))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+"/events", nil)
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer old")
+	events, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer func() { _ = events.Body.Close() }()
+
+	secrets("new", "new", "new")
+	server.Do("ACL", "SETUSER", "proxy", ">new", "<old")
+	s.signal(syscall.SIGHUP)
+	s.await(regexp.MustCompile(`the configuration was read again`))
+	text, _ := s.text()
+	require.NotContains(t, text, "need a restart")
+	require.Equal(t, http.StatusUnauthorized, status("old"))
+	require.Equal(t, http.StatusNoContent, status("new"))
+	_, err = io.Copy(io.Discard, events.Body)
+	require.NoError(t, err, "the stream was opened with the old token, so it ends")
+	require.ErrorContains(t, login("old").Ping(ctx).Err(), "WRONGPASS")
+	require.NoError(t, login("new").Ping(ctx).Err())
+	require.NoError(t, before.Ping(ctx).Err(), "who has logged in stays so")
+	server.Do("CLIENT", "KILL", "USER", "proxy")
+	eventually(t, "it has logged in anew, with the new password", func() bool {
+		return status("new") == http.StatusNoContent && strings.Contains(fmt.Sprint(server.Do("ACL", "WHOAMI"), server.Do("CLIENT", "LIST")), "user=proxy")
+	})
+
+	// Whether there must be a token was asked of the interface that is served: it cannot be taken away meanwhile.
+	writeFile(t, home, "conf.yaml", fmt.Sprintf("redis: {url: 'redis://%s', username: proxy, password_file: redis}\n", server.Addr()))
+	s.signal(syscall.SIGHUP)
+	s.await(regexp.MustCompile(`need a restart" settings="service.resp_password, service.token"`))
+	require.Equal(t, http.StatusUnauthorized, status(""))
+	require.Error(t, login("").Ping(ctx).Err())
+	text, _ = s.text()
+	require.NotContains(t, text, "to=degraded", "all that time it had Redis")
 }
 
 func TestHealthcheckAsksTheProxyOfTheSameConfiguration(t *testing.T) {

@@ -50,7 +50,7 @@ func newConn(s *Server, nc net.Conn, id int64) *conn {
 	if s.options.TLS != nil {
 		nc = tls.Server(nc, s.options.TLS)
 	}
-	c := &conn{server: s, net: nc, id: id, since: time.Now(), strange: time.Now(), stranger: s.options.Password != ""}
+	c := &conn{server: s, net: nc, id: id, since: time.Now(), strange: time.Now(), stranger: *s.password.Load() != ""}
 	c.out = replies{conn: nc, timeout: s.options.WriteTimeout}
 	c.w = bufio.NewWriterSize(&c.out, 128) // it is emptied after every command, and passes on at once what is longer
 	c.peer = server.NewPeer(c.w)

@@ -12,6 +12,7 @@ import (
 // Options says how a Server behaves. The zero value is usable. It is copied by New.
 type Options struct {
 	// Password is what AUTH and HELLO … AUTH must give, as the user "default" or without a user. Defaults to none: everybody is let in.
+	// See Server.SetPassword.
 	Password string
 
 	// MaxValueBytes is the longest string that a client may send. A longer one ends its connection before memory is taken for it.

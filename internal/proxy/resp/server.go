@@ -24,6 +24,7 @@ type Server struct {
 	ctx  context.Context //nolint:containedctx // the life of all commands; ends when Close does not wait for them any more
 	stop context.CancelFunc
 
+	password atomic.Pointer[string]
 	draining atomic.Bool
 	serving  sync.WaitGroup // one for each connection
 
@@ -56,6 +57,7 @@ func New(store *proxy.Store, options Options) *Server {
 		store: store, options: options.withDefaults(), library: server.NewServerConn(), began: time.Now(),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}
+	s.SetPassword(options.Password)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for name, cmd := range commands {
 		err := s.library.Register(name, func(p *server.Peer, _ string, args []string) { p.Ctx.(*conn).run(name, cmd, args) })
@@ -65,6 +67,9 @@ func New(store *proxy.Store, options Options) *Server {
 	}
 	return s
 }
+
+// SetPassword makes password what AUTH must give from now on; "" lets everybody in. As in Redis, who has logged in stays so.
+func (s *Server) SetPassword(password string) { s.password.Store(&password) }
 
 // Serve accepts connections of ln until Shutdown or Close, then returns nil; ln is closed. It may be called for several listeners at once. An
 // error is of ln, and final.

@@ -53,7 +53,7 @@ func selectDB(c *conn, args []string) {
 }
 
 func reset(c *conn, _ []string) {
-	c.setStranger(c.server.options.Password != "")
+	c.setStranger(*c.server.password.Load() != "")
 	c.name.Store(nil)
 	c.setProtocol(2)
 	c.simple("RESET")
@@ -67,7 +67,7 @@ func auth(c *conn, args []string) {
 		return
 	case len(args) == 2:
 		user = args[0]
-	case c.server.options.Password == "":
+	case *c.server.password.Load() == "":
 		c.error(noPassword)
 		return
 	}
@@ -80,9 +80,10 @@ func auth(c *conn, args []string) {
 
 // login says whether somebody may come in. Without a password everybody may, if he is called right, as in Redis.
 func (c *conn) login(user, password string) bool {
+	needed := *c.server.password.Load()
 	// Of equal length, so that the time that it takes says nothing.
-	want, got := sha256.Sum256([]byte(c.server.options.Password)), sha256.Sum256([]byte(password))
-	if user != "default" || c.server.options.Password != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 0 {
+	want, got := sha256.Sum256([]byte(needed)), sha256.Sum256([]byte(password))
+	if user != "default" || needed != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 0 {
 		return false
 	}
 	c.setStranger(false)

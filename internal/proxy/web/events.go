@@ -155,7 +155,7 @@ func (x *exchange) serveEvents() {
 	for {
 		select {
 		case event, ok := <-viewer:
-			if !ok || !x.send(event) {
+			if !ok || x.token.Load() != x.auth || !x.send(event) {
 				return
 			}
 		case <-x.hub.stop:

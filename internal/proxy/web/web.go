@@ -20,7 +20,7 @@ import (
 // Options says how a Server behaves. The zero value is usable: no authentication, and the defaults below.
 type Options struct {
 	// Token is what callers must have, as "Authorization: Bearer TOKEN", for everything but /healthz and /readyz. Defaults to "": they
-	// need none.
+	// need none. See Server.SetToken.
 	Token string
 
 	// MaxValueBytes is the longest body of a PUT; a longer one is answered 413. Defaults to 8 MiB.
@@ -74,7 +74,7 @@ type Server struct {
 	store   *proxy.Store
 	client  *aside.Client
 	started time.Time
-	auth    *auth // nil: everybody may do everything
+	token   atomic.Pointer[auth] // nil: everybody may do everything
 	foreign *http.CrossOriginProtection
 	turns   gate // of requests in the Store
 	bodies  gate // of bodies being received: a slow sender keeps others from sending, not from reading
@@ -94,9 +94,10 @@ type Server struct {
 func New(store *proxy.Store, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		o: o, store: store, client: store.Client(), started: time.Now(), auth: newAuth(o.Token), foreign: http.NewCrossOriginProtection(),
+		o: o, store: store, client: store.Client(), started: time.Now(), foreign: http.NewCrossOriginProtection(),
 		turns: newGate(o.Concurrent), bodies: newGate(o.Concurrent), page: newPage(),
 	}
+	s.SetToken(o.Token)
 	s.hub = newHub(s.snapshot)
 	s.metrics = newMetrics(s)
 	s.mode.refresh(s.client)
@@ -128,6 +129,9 @@ func (s *Server) HTTPServer() *http.Server {
 	return server
 }
 
+// SetToken makes token what callers must have from now on; "" lets everybody in. Event streams that were opened with another end.
+func (s *Server) SetToken(token string) { s.token.Store(newAuth(token)) }
+
 // Drain makes /readyz say 503 from now on, so that a load balancer looks for somebody else; all else goes on.
 func (s *Server) Drain() { s.draining.Store(true) }
 
@@ -149,7 +153,7 @@ func (s *Server) ObserveRESP(command string, took time.Duration, failed bool) {
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{Server: s, w: w, r: r}
+	x := &exchange{Server: s, w: w, r: r, auth: s.token.Load()}
 	defer func() {
 		if p := recover(); p != nil {
 			x.panicked(p)
@@ -205,7 +209,8 @@ type exchange struct {
 	*Server
 	w      http.ResponseWriter
 	r      *http.Request
-	status int // 0 as long as there is no answer
+	auth   *auth // nil: everybody may do everything
+	status int   // 0 as long as there is no answer
 
 	began time.Time     // zero if nobody wants to know
 	took  time.Duration // until the answer began; how long it takes the client to read it is the client's
