@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -42,6 +43,7 @@ type Value struct {
 type Store struct {
 	client *aside.Client
 	turns  chan struct{} // nil: no limit
+	misses atomic.Int64
 }
 
 // NewStore returns a Store from client, which stays the caller's to close. concurrency is how many calls are served at once; 0 for no
@@ -56,6 +58,9 @@ func NewStore(client *aside.Client, concurrency int) *Store {
 
 // Client is the client that the Store is made of, for its Health and Stats.
 func (s *Store) Client() *aside.Client { return s.client }
+
+// Misses is how many keys Get and GetMulti were asked for that held nothing.
+func (s *Store) Misses() int64 { return s.misses.Load() }
 
 // turn waits until one more may be served.
 func (s *Store) turn(ctx context.Context) (end func(), err error) {
@@ -84,6 +89,9 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 	}
 	defer end()
 	found, err := s.client.Look(ctx, key)
+	if errors.Is(err, aside.ErrNotFound) {
+		s.misses.Add(1)
+	}
 	if err != nil {
 		return Value{}, degraded(err)
 	}
@@ -110,6 +118,11 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 	values := make(map[string]Value, len(found))
 	for key, f := range found {
 		values[key] = valueOf(f)
+	}
+	for _, key := range keys {
+		if _, ok := values[key]; !ok {
+			s.misses.Add(1)
+		}
 	}
 	return values, nil
 }

@@ -27,6 +27,23 @@ func newStore(t *testing.T, addr, dir string, concurrency int) *Store {
 	return NewStore(c, concurrency)
 }
 
+func TestMissesAreCountedAndAnOutageIsNone(t *testing.T) {
+	server := redistest.Start(t)
+	s, ctx := newStore(t, server.Addr(), "", 0), t.Context()
+	require.NoError(t, s.Set(ctx, "k", Value{Data: "v", TTL: NoExpiry}))
+	_, err := s.Get(ctx, "none")
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	_, err = s.GetMulti(ctx, []string{"k", "none", "nor this"})
+	require.NoError(t, err)
+	require.Equal(t, int64(3), s.Misses())
+	server.Kill()
+	_, err = s.Get(ctx, "none")
+	require.ErrorIs(t, err, ErrDegraded)
+	_, err = s.GetMulti(ctx, []string{"k", "none"})
+	require.ErrorIs(t, err, ErrDegraded)
+	require.Equal(t, int64(3), s.Misses())
+}
+
 func TestAValueKeepsItsTypeAndItsTTL(t *testing.T) {
 	server := redistest.Start(t)
 	s, ctx := newStore(t, server.Addr(), t.TempDir(), 0), t.Context()

@@ -175,6 +175,7 @@ func info(c *conn, args []string) {
 		line("total_error_replies", stats.Failed)
 		client := s.store.Client().Stats()
 		line("keyspace_hits", client.MemoryHits+client.RedisHits+client.DiskHits)
+		line("keyspace_misses", s.store.Misses())
 	}
 	if begin("Replication") {
 		line("role", "master")

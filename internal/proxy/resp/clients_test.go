@@ -52,7 +52,7 @@ func TestRedisCLIWorks(t *testing.T) {
 	_, addr := serve(t, store, Options{Password: "s3cret"})
 	cli := tool(t, "redis-cli", addr)
 	require.Contains(t, cli("", "PING"), "NOAUTH")
-	for _, version := range []string{"-2", "-3"} {
+	for i, version := range []string{"-2", "-3"} {
 		run := func(args ...string) string {
 			return cli("", append([]string{version, "--no-auth-warning", "-a", "s3cret"}, args...)...)
 		}
@@ -62,6 +62,7 @@ func TestRedisCLIWorks(t *testing.T) {
 		require.Equal(t, "1", run("DEL", "key"))
 		require.Empty(t, run("GET", "key"))
 		require.Contains(t, run("INFO"), "aside_mode:healthy")
+		require.Contains(t, run("INFO", "stats"), fmt.Sprintf("keyspace_misses:%d\r", i+1))
 		require.Contains(t, run("INFO", "server"), "redis_version:7")
 		require.NotContains(t, run("INFO", "server"), "aside_mode")
 		require.Contains(t, run("COMMAND", "DOCS", "get"), "Returns the value of a key.")

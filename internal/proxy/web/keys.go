@@ -71,7 +71,6 @@ func (x *exchange) failed(err error) {
 	p := problemOf(err)
 	switch p.kind {
 	case problemNotFound:
-		x.metrics.missed.Add(1)
 		x.w.Header().Set(cacheStatusName, noCacheStatus)
 		x.markMode()
 	case problemDegraded:

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +26,6 @@ type metrics struct {
 
 	inFlight   prometheus.Gauge
 	http, resp window
-	missed     atomic.Int64 // keys that HTTP was asked for and that held nothing
 }
 
 // commandSeries are those of one RESP command.
@@ -133,7 +131,7 @@ func newClientCollector(s *Server) *clientCollector {
 	c := &clientCollector{
 		s:       s,
 		hits:    desc("hits_total", "Keys answered, by the tier that had them.", "tier"),
-		missed:  desc("http_misses_total", "Keys asked for by HTTP that held nothing."),
+		missed:  desc("misses_total", "Keys asked for that held nothing."),
 		mode:    desc("mode", "1 for the mode that the shard is in, 0 for the others; the shard is empty where there is one only.", "shard", "mode"),
 		since:   desc("mode_since_timestamp_seconds", "When the shard came into its mode.", "shard"),
 		backlog: desc("backlog_records", "Records that wait to be replayed, by what they do.", "kind"),
@@ -213,7 +211,7 @@ func (c *clientCollector) Collect(ch chan<- prometheus.Metric) {
 	count(c.hits, stats.MemoryHits, "memory")
 	count(c.hits, stats.RedisHits, "redis")
 	count(c.hits, stats.DiskHits, "disk")
-	count(c.missed, c.s.metrics.missed.Load())
+	count(c.missed, c.s.store.Misses())
 
 	shards := health.Shards
 	if len(shards) == 0 { // Redis was never reached

@@ -88,7 +88,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		{2, requests, []string{"frontend", "resp", "command", "get", "status", "ok"}},
 		{1, requests, []string{"frontend", "resp", "command", "get", "status", "error"}},
 		{2, requests, []string{"frontend", "resp", "command", "other", "status", "error"}},
-		{2, "aside_http_misses_total", nil},
+		{2, "aside_misses_total", nil},
 		{0, "aside_http_requests_in_flight", nil},
 		{1, "aside_build_info", []string{"version", "v1.2.3"}},
 		{1, "aside_mode", []string{"mode", "healthy"}},

@@ -61,7 +61,6 @@ func (x *exchange) serveMget(ctx context.Context) {
 		x.failed(err)
 		return
 	}
-	x.metrics.missed.Add(int64(len(keys) - len(found)))
 	h := x.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")

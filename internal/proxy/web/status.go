@@ -42,7 +42,7 @@ type tiers struct {
 	Memory int64 `json:"memory"`
 	Redis  int64 `json:"redis"`
 	Disk   int64 `json:"disk"`
-	Missed int64 `json:"missed"` // there was nothing; HTTP only
+	Missed int64 `json:"missed"` // there was nothing
 }
 
 type memoryStatus struct {
@@ -116,7 +116,7 @@ func (s *Server) snapshot() status {
 	st := status{
 		Now: now.UTC(), Started: s.started.UTC(), Version: s.o.Version,
 		Mode: health.Mode, Since: health.Since.UTC(), Error: textOf(health.Err), Durable: health.Durable, Shards: []shardStatus{},
-		Tiers:  tiers{stats.MemoryHits, stats.RedisHits, stats.DiskHits, s.metrics.missed.Load()},
+		Tiers:  tiers{stats.MemoryHits, stats.RedisHits, stats.DiskHits, s.store.Misses()},
 		Memory: memoryStatus{stats.MemoryEntries, stats.MemoryBytes},
 		Latency: map[string]latencies{
 			"http": s.metrics.http.latencies(now),
