@@ -24,7 +24,7 @@ INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge abuse sim examples fuzz bench cover
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge abuse image sim examples fuzz bench cover
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -70,6 +70,9 @@ converge: ## processes that are cut off at random, SCHEDULES times (1000), and m
 
 abuse: ## treat a running proxy badly for a minute, with 10,000 idle connections (FOR=60s IDLE=10000)
 	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/abuse -v -for=$(or $(FOR),60s) -idle=$(or $(IDLE),10000)
+
+image: ## build the image and try it (needs a Docker engine)
+	@scripts/try-image
 
 sim: ## simulate the replay rule and simpler ones, TRIALS times (1000000), as a table
 	@$(GO) run ./internal/sim/cmd/sim -trials $(or $(TRIALS),1000000)

@@ -176,11 +176,7 @@ func reachable(addr net.Addr) string {
 	if !ok || !tcp.IP.IsUnspecified() {
 		return addr.String()
 	}
-	host := "127.0.0.1"
-	if tcp.IP.To4() == nil {
-		host = "::1"
-	}
-	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port)) // Go listens for both versions there, whichever of them was named
 }
 
 // start opens the fallback directory and serves. failed gets the error of a front end that has ended by itself.
