@@ -66,20 +66,20 @@ func (w *waiter) wakeUp() {
 	}
 }
 
-// entry is what is remembered for a key. All but decoded and weight are immutable.
+// entry is what is remembered for a key. All but decoded and weight are immutable. It fills a size class of the allocator (80 bytes).
 type entry struct {
 	decoding sync.Mutex // held while somebody decodes, so that many waiters decode once
 
 	raw     string // as its codec wrote it; empty for an absence
-	absent  bool
-	expires int64 // in near.now's time
-	ends    int64 // when the key does, which may be later; never: it does not
-	at      int64 // when Redis was asked, or it was loaded or set
+	expires int64  // in near.now's time
+	ends    int64  // when the key does, which may be later; never: it does not
+	at      int64  // when Redis was asked, or it was loaded or set
 	shard   *shard
-	epoch   uint64
-	outage  uint64 // of the shard, in which it was loaded or set; 0: it is what Redis said
-	weight  atomic.Uint32
+	span    uint64 // the shard's epoch in which Redis said so; if away, its outage in which it was loaded or set
 	decoded atomic.Pointer[decoded]
+	weight  atomic.Uint32
+	absent  bool
+	away    bool
 }
 
 // decoded is the value of an entry in the form that one codec gave it.
@@ -91,7 +91,7 @@ type decoded struct {
 const (
 	// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in otter and its share
 	// of the table. TestMemoryStaysWithinItsBytes compares it with the heap.
-	entryOverhead = 264
+	entryOverhead = 248
 	never         = math.MaxInt64
 )
 
@@ -116,14 +116,14 @@ func (n *near) usable(e *entry) bool {
 	switch {
 	case now >= e.expires:
 		return false
-	case now < sh.lease.Load() && e.epoch == sh.epoch.Load():
+	case !e.away && now < sh.lease.Load() && e.span == sh.epoch.Load():
 		return true
 	case Mode(sh.mode.Load()) != Degraded:
 		return false
-	case e.outage != 0:
-		return e.outage == sh.outage.Load()
+	case e.away:
+		return e.span == sh.outage.Load()
 	default:
-		return e.epoch >= sh.proven.Load() && now < sh.unverifiedUntil.Load()
+		return e.span >= sh.proven.Load() && now < sh.unverifiedUntil.Load()
 	}
 }
 
@@ -162,7 +162,7 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	if n.cache == nil || !r.shard.tracked {
 		return nil
 	}
-	e := &entry{raw: raw, absent: absent, ends: never, shard: r.shard, epoch: r.epoch, at: r.at}
+	e := &entry{raw: raw, absent: absent, ends: never, shard: r.shard, span: r.epoch, at: r.at}
 	if ttl >= 0 && int64(ttl) < never-r.at {
 		e.ends = r.at + int64(ttl)
 	}
@@ -183,7 +183,7 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 // and, if not nil, is called if it has not, with the stripe held.
 func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
 	now := n.now()
-	e := &entry{raw: raw, absent: absent, ends: never, shard: sh, outage: outage, at: now}
+	e := &entry{raw: raw, absent: absent, ends: never, shard: sh, away: true, span: outage, at: now}
 	if int64(ttl) < never-now {
 		e.ends = now + int64(ttl)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -130,6 +131,7 @@ func TestDecodedValuesCount(t *testing.T) {
 
 // The estimate of an entry's size is not below what the heap says, and a million keys stay within the bound.
 func TestMemoryStaysWithinItsBytes(t *testing.T) {
+	require.LessOrEqual(t, unsafe.Sizeof(entry{}), uintptr(80), "one byte more costs 16")
 	const bound = 16 << 20
 	n, sh, _ := newTestNear(bound)
 	before := heap()
