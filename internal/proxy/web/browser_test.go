@@ -292,3 +292,33 @@ func TestThePageShowsTheShardsOfACluster(t *testing.T) {
 	b.inspect("cluster")
 	b.calm()
 }
+
+func TestThePageShowsANodeOfAClusterThatDies(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	f := newFront(t, setup{client: []func(*aside.Options){durable(t), hasty, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }}})
+	b := newBrowser(t)
+	run(b, chromedp.Navigate(f.http.URL))
+	const modes = "[...document.getElementById('shards').rows].map(r => r.cells[1].innerText).sort().join()"
+	b.await("all three are healthy", modes+" === 'healthy,healthy,healthy'")
+
+	const dies = 1
+	cluster.Node(dies).Kill()
+	b.await("one is degraded", modes+" === 'degraded,healthy,healthy'")
+	require.Equal(t, cluster.Addrs()[dies], js[string](b, "[...document.getElementById('shards').rows].find(r => r.cells[1].innerText === 'degraded').cells[0].innerText"))
+	require.Contains(t, b.text("meaning"), "1 of 3 shards is away")
+	waiting := 0
+	for i := range 60 {
+		key := fmt.Sprint("meanwhile-", i)
+		require.Equal(t, http.StatusNoContent, f.send("PUT", KeyPath(key), "v").StatusCode)
+		if cluster.NodeOf(key) == dies {
+			waiting++
+		}
+	}
+	b.await("what waits is its own", fmt.Sprintf("document.getElementById('pending').innerText === '%d'", waiting))
+
+	cluster.Node(dies).RestartKeepingData()
+	b.await("all are healthy", modes+" === 'healthy,healthy,healthy' && document.getElementById('mode').innerText === 'healthy'")
+	b.await("it is replayed", fmt.Sprintf("document.getElementById('replay-text').innerText.includes('%d of %d')", waiting, waiting))
+	require.Equal(t, "0", b.text("pending"))
+	b.calm()
+}
