@@ -7,8 +7,8 @@ import (
 )
 
 type doctorCmd struct {
-	URL          string `name:"redis" default:"redis://127.0.0.1:6379" env:"ASIDE_REDIS_URL" help:"Redis: redis://[user:password@]host[:port][/db], rediss:// for TLS, unix:///path; ?addr=host:port for further nodes, ?master_set=NAME for Sentinel."`
-	PasswordFile string `name:"redis-password-file" env:"ASIDE_REDIS_PASSWORD_FILE" placeholder:"FILE" help:"File that holds the password, instead of the url's."`
+	URL string `name:"redis" default:"redis://127.0.0.1:6379" env:"ASIDE_REDIS_URL" help:"Redis: redis://[user:password@]host[:port][/db], rediss:// for TLS, unix:///path; ?addr=host:port for further nodes, ?master_set=NAME for Sentinel."`
+	redisSecrets
 
 	Dir     string        `name:"dir" placeholder:"DIR" help:"Also look at this fallback directory, and at the disk that it is on."`
 	Prefix  string        `name:"prefix" placeholder:"TEXT" help:"What keys begin with that this user may write (ACL), such as app:. By default nothing."`
@@ -43,7 +43,7 @@ func (c *doctorCmd) Run(e *env) error {
 	if c.Timeout <= 0 {
 		return usageError{errors.New("--timeout must be a positive duration, such as 3s")}
 	}
-	option, err := redisFlags{URL: c.URL, PasswordFile: c.PasswordFile}.option()
+	option, err := redisFlags{c.URL, c.redisSecrets}.option()
 	if err != nil {
 		return err
 	}

@@ -91,12 +91,14 @@ func connectionRemedy(err error) string {
 		return "give a password: redis://:password@host, or --redis-password-file"
 	case strings.Contains(text, "NOPERM"):
 		return permissions
+	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"), strings.Contains(text, "remote error: tls: unknown"):
+		return "Redis wants to see a certificate that it trusts: --redis-tls-cert and --redis-tls-key (or tls-auth-clients no, in Redis)"
 	case strings.Contains(text, "certificate"), strings.Contains(text, "tls:"):
-		return "rediss:// is for TLS, redis:// for none; the certificate must be for this host and from an authority that this machine knows"
+		return "rediss:// is for TLS, redis:// for none; the certificate must be for this host, and from an authority that this machine knows or --redis-tls-ca has"
 	case strings.Contains(text, "refused"):
 		return "start Redis, or name another host and port; its bind and protected-mode must let this machine in"
 	default:
-		return "look at host, port and firewall, and whether the server speaks TLS: rediss:// if so, redis:// if not"
+		return "look at host, port and firewall; whether the server speaks TLS (rediss:// if so, redis:// if not); and whether it wants to see a certificate (--redis-tls-cert)"
 	}
 }
 

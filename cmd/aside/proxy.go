@@ -30,8 +30,9 @@ type proxyServer struct {
 	c       config.Config
 	log     *slog.Logger
 	options aside.Options
-	redis   string // names it
-	cert    *certificate
+	redis   string                                  // names it
+	cert    *certificate                            // that is shown to clients; nil: no TLS
+	shown   *certificate                            // that is shown to Redis; nil: none
 	account atomic.Pointer[rueidis.AuthCredentials] // at Redis
 
 	httpLn, respLn net.Listener // nil: off
@@ -57,6 +58,13 @@ func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
 		return nil, usageError{fmt.Errorf("redis.url: %w", err)}
 	}
 	p.redis = redisName(redis)
+	if files := c.Redis.TLS; files.Cert != "" {
+		p.shown = new(certificate)
+		if err := p.shown.load(files.Cert, files.Key); err != nil {
+			return nil, usageError{fmt.Errorf("redis.tls: %w", err)}
+		}
+		p.shown.show(&redis)
+	}
 	p.account.Store(&rueidis.AuthCredentials{Username: redis.Username, Password: redis.Password})
 	redis.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) { return *p.account.Load(), nil }
 	dir, err := fallbackDir(c, p.redis, log)
@@ -89,8 +97,8 @@ func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
 	}
 	if c.Service.TLS.Cert != "" {
 		p.cert = new(certificate)
-		if err := p.cert.load(c.Service.TLS); err != nil {
-			return nil, usageError{err}
+		if err := p.cert.load(c.Service.TLS.Cert, c.Service.TLS.Key); err != nil {
+			return nil, usageError{fmt.Errorf("service.tls: %w", err)}
 		}
 	}
 	if p.httpLn, err = listen("service.port", c.Service.Bind, c.Service.Port); err != nil {
@@ -318,13 +326,18 @@ type certificate struct {
 	now atomic.Pointer[tls.Certificate]
 }
 
-func (c *certificate) load(files config.TLS) error {
-	cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+func (c *certificate) load(certFile, keyFile string) error {
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		return fmt.Errorf("service.tls.cert is %q, service.tls.key %q: %w", files.Cert, files.Key, err)
+		return err
 	}
 	c.now.Store(&cert)
 	return nil
+}
+
+// show has it shown to Redis, if Redis asks for one.
+func (c *certificate) show(option *rueidis.ClientOption) {
+	option.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.now.Load(), nil }
 }
 
 func (c *certificate) tls() *tls.Config {

@@ -157,9 +157,17 @@ func (s *serveCmd) reload(was config.Config, p *proxyServer, logs *logs) {
 		log.Warn("aside: " + w)
 	}
 	logs.level.Set(logLevel(c.Log.Level))
-	if was.Service.TLS.Cert != "" && c.Service.TLS == was.Service.TLS {
-		if err := p.cert.load(c.Service.TLS); err != nil {
-			log.Error("aside: the certificate was not read again, the old one stays", "error", err)
+	for _, r := range []struct {
+		cert      *certificate
+		was, file config.TLS
+	}{
+		{p.cert, was.Service.TLS, c.Service.TLS},
+		{p.shown, was.Redis.TLS.TLS, c.Redis.TLS.TLS},
+	} {
+		if r.cert != nil && r.file == r.was {
+			if err := r.cert.load(r.file.Cert, r.file.Key); err != nil {
+				log.Error("aside: the certificate was not read again, the old one stays", "error", err)
+			}
 		}
 	}
 	done := append(p.renew(c), "log.level")

@@ -285,6 +285,54 @@ func TestBothPortsAreBehindTLSAndASecretAndSIGHUPReadsTheCertificateAgain(t *tes
 	require.Equal(t, "second", subject)
 }
 
+// Redis's own default for TLS is that both sides show a certificate.
+func TestRedisMayAskForACertificate(t *testing.T) {
+	server := redistest.Start(t, redistest.WithTLS(), redistest.WithArgs("--tls-auth-clients", "yes"))
+	home := t.TempDir()
+	shown := server.TLSConfig().Certificates[0]
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(shown.PrivateKey)
+	require.NoError(t, err)
+	good := func() {
+		writeFile(t, home, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: shown.Certificate[0]})))
+		writeFile(t, home, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+	}
+	good()
+	url := "rediss://" + server.Addr()
+	require.NoError(t, os.Link(filepath.Join(home, "cert.pem"), filepath.Join(home, "ca.pem")))
+	files := []string{"--redis", url, "--redis-tls-ca", "ca.pem", "--redis-tls-cert", "cert.pem", "--redis-tls-key", "key.pem"}
+
+	got := runIn(t, home, nil, append([]string{"doctor"}, files...)...)
+	require.Equal(t, 0, got.code, got.stdout)
+	got = runIn(t, home, nil, append([]string{"doctor"}, files[:4]...)...)
+	require.Equal(t, 1, got.code, got.stdout)
+	require.Regexp(t, `wants? to see a certificate.*--redis-tls-cert`, got.stdout) // it may say so, or just close the connection
+	got = runIn(t, home, nil, "doctor", "--redis", url)
+	require.Equal(t, 1, got.code, got.stdout)
+	require.Contains(t, got.stdout, "or --redis-tls-ca has")
+	for _, wrong := range [][]string{files[:6], append([]string{"--redis", "redis://" + server.Addr()}, files[2:]...), {"--redis", url, "--redis-tls-ca", "key.pem"}} {
+		got = runIn(t, home, nil, append([]string{"doctor"}, wrong...)...)
+		require.Equal(t, exitUsage, got.code, got.stderr)
+		require.Contains(t, got.stderr, "--redis-tls-")
+	}
+
+	s := serve(t, home, nil, files...)
+	ctx := testContext(t)
+	require.NoError(t, s.client().Set(ctx, "k", "v", 0).Err())
+	require.Equal(t, "v", server.Do("GET", "k"))
+
+	require.NoError(t, os.Remove(filepath.Join(home, "cert.pem"))) // not into the file that is the authority's, too
+	selfSigned(t, home, "stranger")
+	s.signal(syscall.SIGHUP)
+	s.await(regexp.MustCompile(`the configuration was read again`))
+	server.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	s.await(regexp.MustCompile(`to=degraded`))
+	require.NoError(t, s.client().Set(ctx, "k", "w", 0).Err())
+	good()
+	s.signal(syscall.SIGHUP)
+	s.await(regexp.MustCompile(`from=recovering to=healthy`))
+	require.Equal(t, "w", server.Do("GET", "k"))
+}
+
 // A team exchanges its secrets without a restart: Redis's, the token, the password of RESP.
 func TestSIGHUPExchangesSecrets(t *testing.T) {
 	server := redistest.Start(t)

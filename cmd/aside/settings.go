@@ -26,16 +26,12 @@ func (f *settingFlags) target() any {
 			continue
 		}
 		kind := reflect.TypeFor[*string]()
-		placeholder := map[string]string{"file": "FILE", "port": "PORT", "size": "SIZE", "duration": "DURATION", "list": "HOST:PORT,…", "text": "TEXT"}[s.Type]
+		placeholder := map[string]string{"file": "FILE", "directory": "DIR", "port": "PORT", "size": "SIZE", "duration": "DURATION", "list": "HOST:PORT,…", "text": "TEXT"}[s.Type]
 		switch {
 		case s.Bool:
 			kind = reflect.TypeFor[*bool]()
 		case s.Default != "":
 			placeholder = s.Default
-		case s.Name == "fallback.dir":
-			placeholder = "DIR"
-		case s.Name == "log.path" || s.Group == "service" && s.Type == "text":
-			placeholder = "FILE"
 		}
 		tag := fmt.Sprintf("name:%s help:%s group:%s placeholder:%s", strconv.Quote(s.Flag()), strconv.Quote(s.Help+" ["+s.Env()+"]"),
 			strconv.Quote(s.Group), strconv.Quote(placeholder))

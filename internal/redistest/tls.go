@@ -53,5 +53,8 @@ func (b *binary) createCertificate(t testing.TB) {
 	must(err)
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	b.clientTLS = &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
+	b.clientTLS = &tls.Config{
+		RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, // for a server that asks for one
+	}
 }

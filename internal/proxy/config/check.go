@@ -2,9 +2,12 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 )
@@ -29,20 +32,26 @@ func (l *loader) check(c *Config) {
 	if portsKnown && s.Port == Off && s.RESPPort == Off {
 		l.bad(at("service.resp_port", "service.port"), "service.port and service.resp_port are both off", "serve at least one of them")
 	}
-	switch {
-	case s.TLS.Cert != "" && s.TLS.Key == "":
-		l.bad(at("service.tls.cert"), "service.tls.cert is set and service.tls.key is not", "name the certificate's key, too")
-	case s.TLS.Cert == "" && s.TLS.Key != "":
-		l.bad(at("service.tls.key"), "service.tls.key is set and service.tls.cert is not", "name the key's certificate, too")
-	case s.TLS.Cert != "":
-		if _, err := tls.LoadX509KeyPair(s.TLS.Cert, s.TLS.Key); err != nil {
-			l.bad(at("service.tls.cert"), fmt.Sprintf("service.tls.cert is %q, service.tls.key %q", s.TLS.Cert, s.TLS.Key),
-				fmt.Sprintf("they cannot be used (%v): name a certificate chain and its key, both PEM", err))
-		}
-	}
+	l.checkPair("service", s.TLS.Cert, s.TLS.Key, at)
 	l.checkBind(c, at)
 	if c.Log.MaxSize%(1<<20) != 0 {
 		l.bad(at("log.max_size"), fmt.Sprintf("log.max_size is %q", formatSize(c.Log.MaxSize)), "must be whole MiB, such as 100MiB")
+	}
+}
+
+// checkPair is for the certificate and key of a section.
+func (l *loader) checkPair(section, cert, key string, at func(...string) origin) {
+	certName, keyName := section+".tls.cert", section+".tls.key"
+	switch {
+	case cert != "" && key == "":
+		l.bad(at(certName), certName+" is set and "+keyName+" is not", "name the certificate's key, too")
+	case cert == "" && key != "":
+		l.bad(at(keyName), keyName+" is set and "+certName+" is not", "name the key's certificate, too")
+	case cert != "":
+		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
+			l.bad(at(certName), fmt.Sprintf("%s is %q, %s %q", certName, cert, keyName, key),
+				fmt.Sprintf("they cannot be used (%v): name a certificate chain and its key, both PEM", err))
+		}
 	}
 }
 
@@ -52,6 +61,16 @@ func (l *loader) checkRedis(c *Config, at func(...string) origin) {
 			l.bad(at("redis.addrs"), fmt.Sprintf("redis.addrs has %q", address), "each address must be host:port; an IPv6 address stands in brackets, as in [::1]:6379")
 		}
 	}
+	files := c.Redis.TLS
+	l.checkPair("redis", files.Cert, files.Key, at)
+	if files.CA != "" {
+		if _, err := Authorities(files.CA); err != nil {
+			l.bad(at("redis.tls.ca"), fmt.Sprintf("redis.tls.ca is %q", files.CA), fmt.Sprintf("it cannot be used (%v): name a file of certificates, PEM", err))
+		}
+	}
+	if files != (RedisTLS{}) && !strings.HasPrefix(c.Redis.URL, "rediss://") {
+		l.bad(at("redis.tls.ca", "redis.tls.cert", "redis.tls.key"), "redis.tls is set, and redis.url is not for TLS", "let the url begin with rediss://, or leave redis.tls out")
+	}
 	if l.from.ParseURL == nil {
 		return
 	}
@@ -59,6 +78,19 @@ func (l *loader) checkRedis(c *Config, at func(...string) origin) {
 		l.bad(at("redis.url"), l.byName["redis.url"].shown(c.Redis.URL),
 			fmt.Sprintf("%v: must be like redis://127.0.0.1:6379/0, rediss://user:password@host:6380 or unix:///run/redis.sock", err))
 	}
+}
+
+// Authorities reads the certificates of a file.
+func Authorities(path string) (*x509.CertPool, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(content) {
+		return nil, errors.New("there is no certificate in it")
+	}
+	return pool, nil
 }
 
 // checkBind refuses to serve strangers who need not say who they are.

@@ -28,7 +28,14 @@ type Redis struct {
 	Addrs    []string // instead of URL's; empty: URL
 	Username string   // instead of URL's
 	Password string   // likewise
+	TLS      RedisTLS // for a URL that is rediss://
 	Timeout  time.Duration
+}
+
+// RedisTLS are files: the authorities that may have signed Redis's certificate ("": those that this machine trusts), and what is shown to Redis.
+type RedisTLS struct {
+	CA string
+	TLS
 }
 
 // Cache is the local memory.

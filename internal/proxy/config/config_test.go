@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -190,6 +191,29 @@ func TestAVariableThatIsNearlyASettingIsAWarning(t *testing.T) {
 	_, warnings, err := config.Load(config.Sources{Environ: []string{"ASIDE_CACHE_CAPACTIY=5", "ASIDE_BACKEND=binary", "ASIDE_CONFIG=x", "ASIDE_SERVICE_HOST=10.0.0.1"}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"the environment variable ASIDE_CACHE_CAPACTIY is no setting and has no effect: did you mean ASIDE_CACHE_CAPACITY?"}, warnings)
+}
+
+func TestTLSTowardsRedisIsLookedAtBeforeItIsUsed(t *testing.T) {
+	notPEM := filepath.Join(t.TempDir(), "text")
+	require.NoError(t, os.WriteFile(notPEM, []byte("x"), 0o600))
+	for _, row := range []struct {
+		flags map[string]string
+		want  string
+	}{
+		{map[string]string{"redis.url": "rediss://h", "redis.tls.ca": notPEM}, "--redis-tls-ca: redis.tls.ca is %q: it cannot be used (there is no certificate in it): name a file of certificates, PEM"},
+		{map[string]string{"redis.url": "rediss://h", "redis.tls.cert": notPEM}, "--redis-tls-cert: redis.tls.cert is set and redis.tls.key is not: name the certificate's key, too"},
+		{map[string]string{"redis.url": "rediss://h", "redis.tls.key": notPEM}, "--redis-tls-key: redis.tls.key is set and redis.tls.cert is not: name the key's certificate, too"},
+		{map[string]string{"redis.url": "rediss://h", "redis.tls.cert": notPEM, "redis.tls.key": notPEM}, "--redis-tls-cert: redis.tls.cert is %[1]q, redis.tls.key %[1]q: they cannot be used (tls: failed to find any PEM data in certificate input): name a certificate chain and its key, both PEM"},
+	} {
+		_, _, err := config.Load(config.Sources{Flags: row.flags})
+		want := row.want
+		if strings.Contains(want, "%") {
+			want = fmt.Sprintf(want, notPEM)
+		}
+		require.EqualError(t, err, want)
+	}
+	_, _, err := config.Load(config.Sources{Flags: map[string]string{"redis.tls.ca": notPEM}})
+	require.ErrorContains(t, err, "redis.tls is set, and redis.url is not for TLS: let the url begin with rediss://, or leave redis.tls out")
 }
 
 // A relapse would put a password into a process list, or a default into the reference that is not the one that holds.

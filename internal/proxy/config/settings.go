@@ -79,6 +79,11 @@ func (c *Config) settings() []Setting {
 		{Name: "redis.username", value: text{&c.Redis.Username}, Help: "ACL user, instead of the url's. Read again on SIGHUP."},
 		{Name: "redis.password", Secret: true, value: text{&c.Redis.Password}, Help: "Password, instead of the url's. Read again on SIGHUP, for connections that are made from then on."},
 		{Name: "redis.password_file", value: secret("redis.password"), Help: "File that holds redis.password."},
+		{Name: "redis.tls.ca", value: path{text{&c.Redis.TLS.CA}, "file"},
+			Help: "File with the authorities (PEM) that may have signed Redis's certificate, instead of those that this machine trusts. For rediss://."},
+		{Name: "redis.tls.cert", value: path{text{&c.Redis.TLS.Cert}, "file"},
+			Help: "File with the certificate chain (PEM) that is shown to Redis (tls-auth-clients). Read again on SIGHUP."},
+		{Name: "redis.tls.key", value: path{text{&c.Redis.TLS.Key}, "file"}, Help: "File with its key (PEM)."},
 		{Name: "redis.timeout", Default: "250ms", value: duration{&c.Redis.Timeout, time.Millisecond, time.Minute, ""},
 			Help: "How long one question to Redis may take before the proxy goes on without it."},
 
@@ -104,9 +109,9 @@ func (c *Config) settings() []Setting {
 		{Name: "service.token_file", value: secret("service.token"), Help: "File that holds service.token, the bearer token of HTTP."},
 		{Name: "service.resp_password", Secret: true, value: text{&c.Service.RESPPassword}, Help: "What RESP clients must give to AUTH. Read again on SIGHUP; who has logged in stays so."},
 		{Name: "service.resp_password_file", value: secret("service.resp_password"), Help: "File that holds service.resp_password, the password of RESP."},
-		{Name: "service.tls.cert", value: text{&c.Service.TLS.Cert},
+		{Name: "service.tls.cert", value: path{text{&c.Service.TLS.Cert}, "file"},
 			Help: "File with the certificate chain (PEM): both ports then speak TLS. Read again on SIGHUP."},
-		{Name: "service.tls.key", value: text{&c.Service.TLS.Key}, Help: "File with its key (PEM)."},
+		{Name: "service.tls.key", value: path{text{&c.Service.TLS.Key}, "file"}, Help: "File with its key (PEM)."},
 		{Name: "service.insecure", Default: "false", Bool: true, value: boolean{&c.Service.Insecure},
 			Help: "Serve other interfaces than loopback though a token or password is missing."},
 		{Name: "service.pprof", Default: "false", Bool: true, value: boolean{&c.Service.Pprof}, Help: "Serve /debug/pprof/."},
@@ -126,7 +131,7 @@ func (c *Config) settings() []Setting {
 		{Name: "service.max_value_bytes", Default: "8MiB", value: size{&c.Service.MaxValueBytes, 1, 512 << 20}, Help: "Longest value."},
 		{Name: "service.max_keys", Default: "1000", value: number{&c.Service.MaxKeys, 1, 1 << 20, "keys"}, Help: "Keys in one POST /v1/mget."},
 
-		{Name: "fallback.dir", value: text{&c.Fallback.Dir},
+		{Name: "fallback.dir", value: path{text{&c.Fallback.Dir}, "directory"},
 			Help: "Directory that keeps what is written while Redis is away. It belongs to one process at a time. " +
 				"By default one for this Redis below $STATE_DIRECTORY, $XDG_STATE_HOME/aside or ~/.local/state/aside; the log says which. " +
 				"none: writes while Redis is away are kept in memory only, and answered with an error that says so."},
@@ -140,7 +145,7 @@ func (c *Config) settings() []Setting {
 			Help: "How long Redis remembers who has written a key last, in some 170 bytes beside it (longer if its value lives longer). " +
 				"What was set, and waits for Redis for longer, is replayed as a delete. All who write to one Redis should have the same."},
 
-		{Name: "log.path", value: text{&c.Log.Path}, Help: "File for log lines. By default none."},
+		{Name: "log.path", value: path{text{&c.Log.Path}, "file"}, Help: "File for log lines. By default none."},
 		{Name: "log.stdout", Default: "true", Bool: true, value: boolean{&c.Log.Stdout}, Help: "Log to standard output, too."},
 		{Name: "log.level", Default: "info", value: choice{&c.Log.Level, []string{"debug", "info", "warn", "error"}},
 			Help: "What is logged: this and what is worse. Read again on SIGHUP."},

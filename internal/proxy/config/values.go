@@ -23,6 +23,14 @@ func (v text) Set(s string) error { *v.to = s; return nil }
 func (v text) String() string     { return *v.to }
 func (text) Type() string         { return "text" }
 
+// path is a text that names a file or a directory, as what says.
+type path struct {
+	text
+	what string
+}
+
+func (p path) Type() string { return p.what }
+
 type list struct{ to *[]string }
 
 func (v list) Set(s string) error {
