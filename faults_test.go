@@ -598,6 +598,31 @@ func TestCloseEndsWhileRedisHangs(t *testing.T) {
 	require.NoError(t, await(t, closed))
 }
 
+// Fills that wait to be sent with others have nobody who waits for them: Close ends them all the same.
+func TestCloseEndsFillsThatWaitForOthers(t *testing.T) {
+	server := redistest.Start(t)
+	c, db, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout = time.Second }), newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	const n = 50
+	var loading []<-chan result
+	for i := range n {
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) }))
+	}
+	for range n {
+		db.awaitBegin(t)
+	}
+	server.Freeze()
+	defer server.Thaw()
+	letGo()
+	eventually(t, "all have been loaded", func() bool { return c.Stats().Loads == n })
+	require.NoError(t, c.Close(), "nothing is left behind")
+	for _, l := range loading {
+		if r := await(t, l); r.err != nil {
+			require.ErrorIs(t, r.err, aside.ErrClosed)
+		}
+	}
+}
+
 func TestCloseWhileConnectingAndWhileRedisIsAway(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()

@@ -245,12 +245,16 @@ type load struct {
 	items   []loadItem
 	out     []loaded
 	cancel  context.CancelFunc
-	began   int64    // in Client.now's time
-	free    bool     // see loadItem
-	bare    bool     // one of items at least has no lock
-	one     struct { // keys and out of a load of one
-		keys [1]string
-		out  [1]loaded
+	began   int64 // in Client.now's time
+	free    bool  // see loadItem
+	bare    bool  // one of items at least has no lock
+	values  loadContext
+	one     struct { // what a load of one needs, in one piece of memory
+		keys  [1]string
+		out   [1]loaded
+		items [1]loadItem
+		fill  [1]loadItem
+		seat  seat
 	}
 
 	mu      sync.Mutex
@@ -271,7 +275,24 @@ type loadItem struct {
 	reserved reservation // for store
 }
 
+// loadContext has the values of the first caller's context, and not its end.
+type loadContext struct {
+	caller context.Context //nolint:containedctx // for its values
+	l      *load
+}
+
 type loadContextKey struct{}
+
+func (*loadContext) Deadline() (deadline time.Time, ok bool) { return deadline, false }
+func (*loadContext) Done() <-chan struct{}                   { return nil }
+func (*loadContext) Err() error                              { return nil }
+
+func (c *loadContext) Value(key any) any {
+	if key == (loadContextKey{}) {
+		return c.l
+	}
+	return c.caller.Value(key)
+}
 
 func loadOf(ctx context.Context) *load {
 	l, _ := ctx.Value(loadContextKey{}).(*load)
@@ -320,19 +341,20 @@ func (l *load) end() (mine, deserted bool) {
 // start calls the loader for items, whose flights the caller leads, and returns at once. ctx is the first caller's:
 // the loader sees its values, not its end.
 func (c *Client) start(ctx context.Context, p *plan, options callOptions, items []loadItem) {
-	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, items: items, live: len(items), began: c.now()}
-	l.keys, l.out = l.one.keys[:], l.one.out[:]
+	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, live: len(items), began: c.now()}
+	l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
 	if len(items) > 1 {
 		l.keys, l.out = make([]string, len(items)), make([]loaded, len(items))
 	}
-	l.renewed = l.began
+	l.renewed, l.values = l.began, loadContext{ctx, l}
+	items = l.items
 	for i, item := range items {
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
 		l.bare = l.bare || item.marker == ""
 		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).outage.Load()
 	}
-	ctx, l.cancel = context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), loadContextKey{}, l), options.loadTimeout)
+	ctx, l.cancel = context.WithTimeout(&l.values, options.loadTimeout)
 
 	c.loadsMu.Lock()
 	if c.closing.Err() != nil {
@@ -361,8 +383,6 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		if !mine {
 			return
 		}
-		defer l.settled()
-		defer l.cancel()
 		switch {
 		case err == nil:
 			l.observe(nil, time.Duration(c.now()-l.began))
@@ -373,6 +393,7 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 			l.store()
 		default:
 			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
+			l.settled()
 		}
 	})
 }
@@ -432,7 +453,6 @@ func (l *load) run(ctx context.Context) (err error) {
 		// Goexit cannot be stopped: this goroutine ends after its deferred calls, so settle here.
 		if mine, deserted := l.end(); mine {
 			l.fail(ctx, errors.New("aside: the loader ended its goroutine instead of returning"), deserted, 0)
-			l.cancel()
 			l.settled()
 		}
 	}()
@@ -464,7 +484,9 @@ func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Dur
 	l.release(err)
 }
 
+// settled is the end of a load: all who waited for it know.
 func (l *load) settled() {
+	l.cancel()
 	l.c.loadsMu.Lock()
 	delete(l.c.loads, l)
 	l.c.loadsMu.Unlock()
@@ -544,11 +566,14 @@ func (l *load) release(err error) {
 
 func markerOnly(item loadItem) []string { return []string{item.marker} }
 
-// store puts what was loaded into Redis and memory, and hands it out.
+// store puts what was loaded into Redis and memory, hands it out, and settles the load; perhaps after it has returned.
 func (l *load) store() {
 	c := l.c
-	fill := make([]loadItem, 0, len(l.items)) // to store
-	var giveBack []loadItem                   // to be unlocked only
+	fill := l.one.fill[:0]  // to store
+	var giveBack []loadItem // to be unlocked only
+	if len(l.items) > 1 {
+		fill = make([]loadItem, 0, len(l.items))
+	}
 	for i, item := range l.items {
 		item.n = i
 		out := &l.out[i]
@@ -584,29 +609,64 @@ func (l *load) store() {
 			}
 		}
 	}
-	c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
-		l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
-	})
-	c.overLocks(scriptFill, scriptFillMany, nil, fill, func(item loadItem) []string {
-		stored := wire.Absent
-		if l.out[item.n].found {
-			stored = wire.Pack(l.out[item.n].raw)
-		}
-		return []string{item.marker, stored, milliseconds(l.ttlOf(item.n))}
-	}, func(moved bool, item loadItem, accepted bool, err error) {
-		out := outcome{proven: accepted, gen: item.reserved.gen}
-		switch {
-		case err != nil:
-			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
-			out.entry = l.retain(item.n)
-		case !accepted:
-			c.counts.fillsRefused.Add(1)
-			c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
-		case !moved:
-			out.entry = c.near.commit(item.f.key, item.reserved, l.out[item.n].raw, !l.out[item.n].found, l.ttlOf(item.n), l.room)
-		}
-		l.give(item.n, out)
-	})
+	if len(giveBack) > 0 {
+		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
+			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
+		})
+	}
+	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
+		l.fillOne(&fill[0])
+		return
+	}
+	c.overLocks(scriptFill, scriptFillMany, nil, fill, l.fillArgs, l.filled)
+	l.settled()
+}
+
+// fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
+func (l *load) fillOne(item *loadItem) {
+	c, sh := l.c, item.shard
+	if !sh.joins() {
+		l.filledOne(c.overLock(scriptFill, nil, *item, l.fillArgs(*item)))
+		return
+	}
+	seat := &l.one.seat
+	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(*item), l
+	if sh.fills.enter(seat) {
+		moved, accepted, err := c.overLock(scriptFill, nil, *item, seat.args)
+		sh.fills.leave(c)
+		l.filledOne(moved, accepted, err)
+	}
+}
+
+func (l *load) filledOne(moved, accepted bool, err error) {
+	l.filled(moved, l.one.fill[0], accepted, err)
+	l.settled()
+}
+
+// fillArgs is what an item takes of scriptFill's ARGV.
+func (l *load) fillArgs(item loadItem) []string {
+	stored := wire.Absent
+	if l.out[item.n].found {
+		stored = wire.Pack(l.out[item.n].raw)
+	}
+	return []string{item.marker, stored, milliseconds(l.ttlOf(item.n))}
+}
+
+// filled hands out an item whose fill was answered.
+func (l *load) filled(moved bool, item loadItem, accepted bool, err error) {
+	c := l.c
+	out := outcome{proven: accepted, gen: item.reserved.gen}
+	switch {
+	case err != nil:
+		c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
+		out.entry = l.retain(item.n)
+	case !accepted:
+		c.counts.fillsRefused.Add(1)
+		c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
+	case !moved:
+		out.entry = c.near.commit(item.f.key, item.reserved, l.out[item.n].raw, !l.out[item.n].found, l.ttlOf(item.n), l.room)
+	}
+	l.give(item.n, out)
 }
 
 func (l *load) ttlOf(i int) time.Duration {

@@ -25,12 +25,16 @@ const (
 
 // seat is a caller's place in a joint question.
 type seat struct {
-	key  string
-	args []string // of a fill
+	key string
 
-	done chan struct{} // closed by the sender, after which the rest may be read
-	call *call         // the one that the answer came with
-	at   int           // where its key stands in it
+	// Of a fill: nobody waits, the sender tells the load.
+	args []string
+	load *load
+
+	// Of a lock: done is closed by the sender, after which the rest may be read.
+	done chan struct{}
+	call *call // the one that the answer came with
+	at   int   // where its key stands in it
 
 	mu       sync.Mutex
 	left     bool // the caller waits no more; guarded by mu
@@ -60,10 +64,12 @@ func (j *joint) leave(c *Client) {
 			j.send(seats)
 		}
 	})
-	if !sent { // closing: whoever waits is woken by that
-		j.mu.Lock()
-		j.out--
-		j.mu.Unlock()
+	if !sent { // closing
+		for ; seats != nil; seats = j.take() {
+			for _, s := range seats {
+				s.answer(&call{err: ErrClosed}, 0)
+			}
+		}
 	}
 }
 
@@ -109,6 +115,10 @@ func (s *seat) hasLeft() bool {
 
 // answer hands q to the caller of s; false: it has left.
 func (s *seat) answer(q *call, at int) bool {
+	if s.load != nil {
+		s.load.filledOne(q.moved, q.err == nil && q.ours[at] == 1, q.err)
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.left {

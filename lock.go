@@ -676,17 +676,6 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 
 // overLock is overLocks for one.
 func (c *Client) overLock(s *script, head []string, item loadItem, args []string) (moved, ours bool, err error) {
-	if s == scriptFill && item.shard.joins() {
-		place := &seat{key: item.f.key, args: args, done: make(chan struct{})}
-		if !item.shard.fills.enter(place) {
-			if !place.wait(context.Background(), c.closing) {
-				return false, false, ErrClosed
-			}
-			q := place.call
-			return q.moved, q.err == nil && q.ours[place.at] == 1, q.err
-		}
-		defer item.shard.fills.leave(c)
-	}
 	q := newCall(s, item.f.key, head...)
 	q.args = append(q.args, args...)
 	c.run(context.Background(), item.shard, q)

@@ -316,7 +316,14 @@ func WithNegativeTTL(d time.Duration) CallOption {
 }
 
 func (c *Client) callOptions(opts []CallOption) (callOptions, error) {
-	co := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL}
+	defaults := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL}
+	if len(opts) == 0 { // else they would be on the heap for nothing
+		return defaults, nil
+	}
+	return defaults.changed(opts)
+}
+
+func (co callOptions) changed(opts []CallOption) (callOptions, error) {
 	for _, set := range opts {
 		if set != nil {
 			set(&co)
