@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"hash/maphash"
 	"sync"
 
 	"github.com/maypok86/otter/v2"
@@ -49,12 +50,13 @@ func (m *memory) drop(key string) {
 	m.otter.Invalidate(key)
 }
 
-// reweigh takes note of e's new weight, if e is still there.
-func (m *memory) reweigh(key string, e *entry) {
+// reweigh gives e another weight, and counts that if e is still there.
+func (m *memory) reweigh(key string, e *entry, weight uint32) {
 	if m.lru != nil {
-		m.lru.reweigh(key, e)
+		m.lru.reweigh(key, e, weight)
 		return
 	}
+	e.weight.Store(weight)
 	m.otter.ComputeIfPresent(key, func(old *entry) (*entry, otter.ComputeOp) {
 		if old != e {
 			return nil, otter.CancelOp
@@ -84,30 +86,72 @@ func (m *memory) size() (entries int, bytes int64) {
 type lru struct {
 	maxKeys  int
 	maxBytes int64
+	seed     maphash.Seed
 
-	mu    sync.Mutex // guards all below
-	byKey map[string]*lruNode
-	head  lruNode // of the ring: next is what was used last, prev what is dropped next
-	bytes int64
+	mu     sync.Mutex // guards all below, and the weights of entries that are here
+	tables [256]lruTable
+	head   lruNode // of the ring: next is what was used last, prev what is dropped next
+	keys   int
+	bytes  int64
+}
+
+// lruTable finds nodes by their keys. Nodes with the same place in it are a chain, which costs a key 8 bytes there and 8 in its node, where a
+// Go map would take 40. There are many tables, so that none of them is large when it grows.
+type lruTable struct {
+	chains []*lruNode // as many as a power of two
+	keys   int
 }
 
 type lruNode struct {
-	prev, next *lruNode
+	prev, next *lruNode // in the ring
+	chain      *lruNode // the next one
 	key        string
 	entry      *entry
-	weight     int64 // as it was counted
 }
 
 func newLRU(maxKeys int, maxBytes int64) *lru {
-	l := &lru{maxKeys: maxKeys, maxBytes: maxBytes}
+	l := &lru{maxKeys: maxKeys, maxBytes: maxBytes, seed: maphash.MakeSeed()}
 	l.clear()
 	return l
+}
+
+// findLocked returns where the node of key hangs, or would.
+func (l *lru) findLocked(key string) (t *lruTable, at **lruNode) {
+	hash := maphash.String(l.seed, key)
+	t = &l.tables[hash%uint64(len(l.tables))]
+	at = t.chainOf(hash / uint64(len(l.tables)))
+	for *at != nil && (*at).key != key {
+		at = &(*at).chain
+	}
+	return t, at
+}
+
+func (t *lruTable) chainOf(hash uint64) **lruNode {
+	if t.chains == nil {
+		t.chains = make([]*lruNode, 1)
+	}
+	return &t.chains[hash%uint64(len(t.chains))]
+}
+
+// growLocked makes room in t for twice as many.
+func (l *lru) growLocked(t *lruTable) {
+	old := t.chains
+	t.chains = make([]*lruNode, 2*len(old))
+	for _, n := range old {
+		for n != nil {
+			next := n.chain
+			first := t.chainOf(maphash.String(l.seed, n.key) / uint64(len(l.tables)))
+			n.chain, *first = *first, n
+			n = next
+		}
+	}
 }
 
 func (l *lru) get(key string) (*entry, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.byKey[key]
+	_, at := l.findLocked(key)
+	n := *at
 	if n == nil {
 		return nil, false
 	}
@@ -121,52 +165,60 @@ func (l *lru) get(key string) (*entry, bool) {
 func (l *lru) set(key string, e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.byKey[key]
+	t, at := l.findLocked(key)
+	n := *at
 	if n == nil {
 		n = &lruNode{key: key}
-		l.byKey[key] = n
+		*at = n
+		l.keys++
+		if t.keys++; t.keys > len(t.chains) {
+			l.growLocked(t)
+		}
 	} else {
 		n.unlink()
+		l.bytes -= int64(n.entry.weight.Load())
 	}
 	n.entry = e
+	l.bytes += int64(e.weight.Load())
 	l.pushLocked(n)
-	l.weighLocked(n)
+	l.fitLocked(n)
 }
 
 func (l *lru) drop(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.byKey[key]; n != nil {
-		l.dropLocked(n)
+	if _, at := l.findLocked(key); *at != nil {
+		l.dropLocked(*at)
 	}
 }
 
-func (l *lru) reweigh(key string, e *entry) {
+func (l *lru) reweigh(key string, e *entry, weight uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.byKey[key]; n != nil && n.entry == e {
-		l.weighLocked(n)
+	was := e.weight.Swap(weight)
+	if _, at := l.findLocked(key); *at != nil && (*at).entry == e {
+		l.bytes += int64(weight) - int64(was)
+		l.fitLocked(*at)
 	}
 }
 
-// weighLocked counts n as it is now, and drops what has no room any more, or n if that never has.
-func (l *lru) weighLocked(n *lruNode) {
-	weight := int64(n.entry.weight.Load())
-	if weight > l.maxBytes { // it must not drive out all others before it goes itself
+// fitLocked drops what has no room any more beside n, or n if that never has: it must not drive out all others before it goes itself.
+func (l *lru) fitLocked(n *lruNode) {
+	if int64(n.entry.weight.Load()) > l.maxBytes {
 		l.dropLocked(n)
-		return
 	}
-	l.bytes += weight - n.weight
-	n.weight = weight
-	for len(l.byKey) > l.maxKeys || l.bytes > l.maxBytes {
+	for l.keys > l.maxKeys || l.bytes > l.maxBytes {
 		l.dropLocked(l.head.prev)
 	}
 }
 
 func (l *lru) dropLocked(n *lruNode) {
+	t, at := l.findLocked(n.key)
+	*at = n.chain
+	t.keys--
+	l.keys--
 	n.unlink()
-	delete(l.byKey, n.key)
-	l.bytes -= n.weight
+	l.bytes -= int64(n.entry.weight.Load())
 }
 
 func (l *lru) pushLocked(n *lruNode) {
@@ -179,12 +231,12 @@ func (n *lruNode) unlink() { n.prev.next, n.next.prev = n.next, n.prev }
 func (l *lru) clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.byKey, l.bytes = make(map[string]*lruNode), 0
+	l.tables, l.keys, l.bytes = [256]lruTable{}, 0, 0
 	l.head.prev, l.head.next = &l.head, &l.head
 }
 
 func (l *lru) size() (entries int, bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.byKey), l.bytes
+	return l.keys, l.bytes
 }

@@ -61,9 +61,8 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 				}
 			case 3:
 				if i >= 0 {
-					model[i].entry.weight.Store(rapid.Uint32Range(1, 60).Draw(t, "weight"))
-					l.reweigh(key, model[i].entry)
-					l.reweigh(key, new(entry)) // which is not there
+					l.reweigh(key, model[i].entry, rapid.Uint32Range(1, 60).Draw(t, "weight"))
+					l.reweigh(key, new(entry), 1000) // which is not there
 					if model[i].entry.weight.Load() > maxBytes {
 						model = slices.Delete(model, i, i+1)
 					}
@@ -79,9 +78,42 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 				want = append(want, k.key)
 			}
 			require.Equal(t, want, keys)
-			require.Len(t, l.byKey, len(model))
+			entries, bytes := l.size()
+			require.Equal(t, len(model), entries)
+			for _, k := range model {
+				bytes -= int64(k.entry.weight.Load())
+			}
+			require.Zero(t, bytes)
 		}
 	})
+}
+
+// With more keys than the one above, so that chains and tables are as they are in use.
+func TestTheLRUFindsWhatItHolds(t *testing.T) {
+	const n = 20_000
+	l, keys := newLRU(n, 1<<40), make([]string, 2*n)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key:", i)
+		l.set(keys[i], new(entry))
+	}
+	for i, key := range keys {
+		_, ok := l.get(key)
+		require.Equal(t, i >= n, ok, key)
+	}
+	for i := n; i < 2*n; i += 2 {
+		l.drop(keys[i])
+	}
+	for i, key := range keys[n:] {
+		_, ok := l.get(key)
+		require.Equal(t, i%2 == 1, ok, key)
+	}
+	entries, _ := l.size()
+	require.Equal(t, n/2, entries)
+	chains := 0
+	for _, table := range l.tables {
+		chains += len(table.chains)
+	}
+	require.LessOrEqual(t, chains, 4*n, "8 bytes for each")
 }
 
 func BenchmarkLRU(b *testing.B) {

@@ -238,8 +238,7 @@ func (n *near) keep(key string, e *entry, d *decoded, room uintptr) {
 	if e.weight.Load() >= weight {
 		return
 	}
-	e.weight.Store(weight)
-	n.cache.reweigh(key, e)
+	n.cache.reweigh(key, e, weight)
 }
 
 // drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it. It returns the

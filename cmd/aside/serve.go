@@ -50,6 +50,9 @@ func (s *serveCmd) Run(e *env) (err error) {
 	if err != nil {
 		return err
 	}
+	if os.Getenv("GOGC") == "" {
+		tuneGC(100)
+	}
 	logs, err := openLogs(c.Log, e.stdout)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ type conn struct {
 	hurried  bool      // its reads end handshakeFor later
 	failed   bool      // the command that is run was answered by an error
 	ctx      *request
+	spare    *request  // to be used again; nil: none
 	now      time.Time // when the latest command was answered; zero: something has been waited for since
 	begun    time.Time // when the oldest reply that is held back was made
 	renewed  time.Time // when the deadline of reads was moved
@@ -180,8 +181,17 @@ func (c *conn) command(args []string) {
 // run is what the library calls for a command that it knows.
 func (c *conn) run(name string, cmd command, args []string) {
 	before := c.out.total + int64(c.w.Buffered())
-	ctx := &request{server: c.server.ctx, deadline: c.now.Add(c.server.options.RequestTimeout)}
-	defer ctx.end()
+	ctx := c.spare
+	c.spare = nil
+	if ctx == nil {
+		ctx = &request{server: c.server.ctx}
+	}
+	ctx.deadline, ctx.over = c.now.Add(c.server.options.RequestTimeout), false
+	defer func() {
+		if ctx.end() {
+			c.spare = ctx
+		}
+	}()
 	defer func() {
 		v := recover()
 		if v == nil {

@@ -59,12 +59,13 @@ func (r *request) Value(key any) any {
 	return r.server.Value(key)
 }
 
-// end ends the context.
-func (r *request) end() {
+// end ends the context. again says that nobody has asked for Done, as everybody does who keeps a context: it may begin anew.
+func (r *request) end() (again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.over = true
 	if r.cancel != nil {
 		r.cancel()
 	}
+	return r.real == nil
 }

@@ -314,7 +314,7 @@ func TestARequestsContextEndsWithItsTimeItsCommandAndItsServer(t *testing.T) {
 	r := begin(time.Hour)
 	require.NoError(t, r.Err())
 	require.Equal(t, "value", r.Value(ctxKey{}))
-	r.end()
+	require.True(t, r.end())
 	require.ErrorIs(t, r.Err(), context.Canceled)
 	<-r.Done()
 
@@ -327,7 +327,7 @@ func TestARequestsContextEndsWithItsTimeItsCommandAndItsServer(t *testing.T) {
 	child, cancel := context.WithCancel(r)
 	defer cancel()
 	require.Equal(t, "value", child.Value(ctxKey{}))
-	r.end()
+	require.False(t, r.end(), "somebody may still have it")
 	<-child.Done()
 
 	r = begin(time.Hour)
