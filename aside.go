@@ -50,6 +50,7 @@ type Client struct {
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing
+	closed     atomic.Int64       // when Close was called, in now's time; set before closing ends
 	closeOnce  sync.Once
 	closeErr   error          // set within closeOnce
 	background sync.WaitGroup // every goroutine of ours
@@ -71,8 +72,9 @@ type Loader[T any] func(ctx context.Context, key string) (T, error)
 type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
 
 const (
-	closeGrace = 2 * time.Second // for loaders and questions that do not heed their context
-	flushGrace = 2 * time.Second // for a disk that hangs
+	closeGrace = 2 * time.Second        // for loaders and questions that do not heed their context
+	fillGrace  = 500 * time.Millisecond // of that, for what was loaded and waits to be stored
+	flushGrace = 2 * time.Second        // for a disk that hangs
 )
 
 // New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at most, and succeeds without
@@ -173,6 +175,7 @@ func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
 		c.topoMu.Lock()  // no prober
 		c.loadsMu.Lock() // and no load is started after this
+		c.closed.Store(c.now())
 		c.close()
 		running := maps.Clone(c.loads)
 		c.loadsMu.Unlock()

@@ -85,8 +85,9 @@ type runID struct {
 	epoch uint64 // the connection on which it was read
 }
 
-// joins says whether questions of different keys may go together: not in a cluster, where their slots differ.
-func (sh *shard) joins() bool { return sh.addr == "" }
+// joins says whether questions of different keys may go together: not in a cluster, where their slots differ. nil, where a slot has no
+// home just now, joins nothing.
+func (sh *shard) joins() bool { return sh != nil && sh.addr == "" }
 
 func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{

@@ -598,6 +598,64 @@ func TestCloseEndsWhileRedisHangs(t *testing.T) {
 	require.NoError(t, await(t, closed))
 }
 
+// What was loaded before Close is stored if Redis answers in time: nobody waits for locks that we leave.
+func TestCloseStoresWhatWasLoaded(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, db, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	const n = 100
+	for i := range n {
+		inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) })
+	}
+	for range n {
+		db.awaitBegin(t)
+	}
+	proxy.Delay(20 * time.Millisecond)
+	letGo()
+	eventually(t, "all have been loaded", func() bool { return c.Stats().Loads == n })
+	require.NoError(t, c.Close())
+	for i := range n {
+		require.Contains(t, []any{"v", nil}, server.Do("GET", fmt.Sprint("k", i)), "no lock is left")
+	}
+}
+
+// An Observer that asks for other keys waits for fills, and must not be what they wait for.
+func TestAnObserverMayAsk(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	ctx := testContext(t)
+	var c *aside.Client
+	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventFillRefused {
+				_, err := c.Get(ctx, time.Minute, "again-"+e.Key, newSource("v").load)
+				require.NoError(t, err)
+			}
+		})
+	})
+	db := newSource("v")
+	letGo := db.holdUp()
+	const n = 100
+	var loading []<-chan result
+	for i := range n {
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) }))
+	}
+	for i := range n {
+		db.awaitBegin(t)
+		server.Do("DEL", fmt.Sprint("k", i))
+	}
+	for i := range n { // those that had not begun then
+		server.Do("DEL", fmt.Sprint("k", i))
+	}
+	proxy.Delay(5 * time.Millisecond)
+	letGo()
+	for _, l := range loading {
+		require.Equal(t, result{value: "v"}, await(t, l))
+	}
+	require.Equal(t, int64(n), c.Stats().FillsRefused)
+}
+
 // Fills that wait to be sent with others have nobody who waits for them: Close ends them all the same.
 func TestCloseEndsFillsThatWaitForOthers(t *testing.T) {
 	server := redistest.Start(t)

@@ -64,11 +64,13 @@ func (j *joint) leave(c *Client) {
 			j.send(seats)
 		}
 	})
-	if !sent { // closing
-		for ; seats != nil; seats = j.take() {
-			for _, s := range seats {
-				s.answer(&call{err: ErrClosed}, 0)
-			}
+	for ; !sent && seats != nil; seats = j.take() { // closing
+		if seats[0].load != nil && c.now() < c.closed.Load()+int64(fillGrace) {
+			j.send(seats) // else others would wait for what we have locked
+			continue
+		}
+		for _, s := range seats {
+			s.answer(&call{err: ErrClosed}, 0)
 		}
 	}
 }
@@ -115,8 +117,13 @@ func (s *seat) hasLeft() bool {
 
 // answer hands q to the caller of s; false: it has left.
 func (s *seat) answer(q *call, at int) bool {
-	if s.load != nil {
-		s.load.filledOne(q.moved, q.err == nil && q.ours[at] == 1, q.err)
+	if l := s.load; l != nil {
+		accepted := q.err == nil && q.ours[at] == 1
+		if l.c.opt.Observer == nil {
+			l.filledOne(q.moved, accepted, q.err)
+		} else { // which may take its time, and ask for keys that wait for this sender
+			l.c.work(func() { l.filledOne(q.moved, accepted, q.err) })
+		}
 		return true
 	}
 	s.mu.Lock()

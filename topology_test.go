@@ -229,3 +229,18 @@ func TestSentinelFailsOver(t *testing.T) {
 		require.Equal(t, how, value)
 	}
 }
+
+// The slot of a key may lose its home while the key is being loaded.
+func TestALoadWhoseSlotNobodyHasAnyMore(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	c, db, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), newSource("v"), testContext(t)
+	letGo := db.holdUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	for i := range 3 {
+		cluster.Node(i).Do("CLUSTER", "DELSLOTS", redistest.Slot("k"))
+	}
+	eventually(t, "it is known", func() bool { return c.Health().Mode == aside.Degraded })
+	letGo()
+	require.Equal(t, result{value: "v"}, await(t, loading))
+}
