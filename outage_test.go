@@ -442,7 +442,10 @@ func TestADeadNodeCostsItsOwnSlotsOnly(t *testing.T) {
 	}
 	_, option := durable(t)
 	var changes sync.Map
-	c, ctx := newClient(t, "", hasty, option, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	c, ctx := newClient(t, "", option, func(o *aside.Options) {
+		o.Redis.InitAddress = cluster.Addrs()
+		o.RedisTimeout = time.Second // a busy machine must not make the other nodes look dead, too
+	}), testContext(t)
 	defer c.OnModeChange(func(m aside.ModeChange) { changes.Store(m.Shard, true) })()
 	var keys []string
 	for i := range 60 {
