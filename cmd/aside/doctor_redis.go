@@ -244,8 +244,9 @@ func (d *doctor) commands(plain rueidis.Client) {
 	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
 	var denied []string
 	for _, args := range [][]string{
+		{"SET", key, "1", "PX", "60000"}, // so that nothing stays, whatever happens
 		{"SETNX", key, "1"}, {"INCR", key}, {"INCRBY", key, "2"}, {"DECR", key}, {"DECRBY", key, "2"}, {"APPEND", key, "0"}, {"STRLEN", key},
-		{"GETRANGE", key, "0", "0"}, {"TYPE", key}, {"PERSIST", key}, {"PEXPIRE", key, "60000"}, {"PTTL", key}, {"SCAN", "0", "COUNT", "1"}, {"DEL", key},
+		{"GETRANGE", key, "0", "0"}, {"TYPE", key}, {"PTTL", key}, {"PERSIST", key}, {"PEXPIRE", key, "60000"}, {"SCAN", "0", "COUNT", "1"}, {"DEL", key},
 	} {
 		_, err := d.ask(plain, args[0], args[1:]...)
 		reply, refused := rueidis.IsRedisErr(err)

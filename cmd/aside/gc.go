@@ -13,9 +13,9 @@ const (
 	gcPercent = 35
 )
 
-// gcPercentFor is GOGC for a heap in which so much lives.
+// gcPercentFor is GOGC for a heap in which so much lives. Go takes a heap for 4 MiB at least, of which 300 % are gcRoom.
 func gcPercentFor(live uint64) int {
-	return int(max(gcPercent, min(100*gcRoom/max(live, 1), 1000)))
+	return int(max(gcPercent, min(100*gcRoom/max(live, 1), 300)))
 }
 
 // tuneGC sets it now, and after each collection: that makes an object that nobody has any more, whose cleanup comes back here.

@@ -8,7 +8,7 @@ import (
 
 func TestGarbageIsBoundedByTheSizeOfTheCache(t *testing.T) {
 	for _, row := range []struct{ live, want int }{
-		{0, 1000}, {1 << 20, 1000}, {4 << 20, 300}, {12 << 20, 100}, {24 << 20, 50}, {40 << 20, 35}, {1 << 30, 35}, {1 << 50, 35},
+		{0, 300}, {1 << 20, 300}, {4 << 20, 300}, {6 << 20, 200}, {12 << 20, 100}, {24 << 20, 50}, {40 << 20, 35}, {1 << 30, 35}, {1 << 50, 35},
 	} {
 		require.Equal(t, row.want, gcPercentFor(uint64(row.live)), row.live)
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,9 @@ func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
 		p.shown.show(&redis)
 	}
 	p.account.Store(&rueidis.AuthCredentials{Username: redis.Username, Password: redis.Password})
-	redis.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) { return *p.account.Load(), nil }
+	if redis.Sentinel.MasterSet == "" { // rueidis would show it to the Sentinels, too, which have accounts of their own
+		redis.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) { return *p.account.Load(), nil }
+	}
 	dir, err := fallbackDir(c, p.redis, log)
 	if err != nil {
 		return nil, err
@@ -265,7 +268,11 @@ func (p *proxyServer) renew(c config.Config) (done []string) {
 		p.resp.SetPassword(c.Service.RESPPassword)
 		done = append(done, "service.resp_password")
 	}
-	if redis, err := redisOption(c.Redis); err == nil && c.Redis.URL == p.c.Redis.URL {
+	was := p.c.Redis
+	redis, err := redisOption(c.Redis)
+	// What is meant for another Redis is not shown to this one.
+	same := err == nil && c.Redis.URL == was.URL && slices.Equal(c.Redis.Addrs, was.Addrs) && c.Redis.TLS.CA == was.TLS.CA
+	if same && redis.Sentinel.MasterSet == "" && (redis.Password != "" || p.account.Load().Password == "") {
 		p.account.Store(&rueidis.AuthCredentials{Username: redis.Username, Password: redis.Password})
 		done = append(done, "redis.username", "redis.password")
 	}

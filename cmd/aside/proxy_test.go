@@ -12,10 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/proxy"
 	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/internal/proxy/web"
+	"github.com/redaside/aside/internal/redistest"
 )
 
 // Each setting must reach what it is for.
@@ -104,4 +109,59 @@ func TestASlowDiskIsNoFailureAndABrokenOneIs(t *testing.T) {
 	require.False(t, slowDisk(nil))
 	require.True(t, slowDisk(fmt.Errorf("not closed yet: %w", context.DeadlineExceeded)))
 	require.False(t, slowDisk(errors.Join(context.DeadlineExceeded, fallback.ErrDisk)))
+}
+
+// rueidis shows what AuthCredentialsFn says to Sentinels, too: they have accounts of their own, and must not learn that of Redis.
+func TestARedisBehindSentinelsMayHaveAnAccount(t *testing.T) {
+	sentinel := redistest.StartSentinel(t)
+	sentinel.Primary().Do("ACL", "SETUSER", "proxy", "on", ">pw", "~*", "&*", "+@all")
+	c := config.Default()
+	c.Service.Port, c.Service.RESPPort = 0, config.Off
+	c.Redis.URL = "redis://" + sentinel.Addrs()[0] + "?master_set=" + sentinel.MasterSet()
+	c.Redis.Username, c.Redis.Password = "proxy", "pw"
+	c.Fallback.Dir = config.NoDir
+	p, err := newProxy(c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	_, err = p.start()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, p.stop(t.Context())) }()
+	eventually(t, "Redis lets us in", func() bool { return p.client.Health().Mode == aside.Healthy })
+	require.NotContains(t, p.renew(c), "redis.password", "that needs a restart")
+}
+
+// What SIGHUP finds for another Redis, or no password at all, is not what this one is shown.
+func TestSecretsOfAnotherRedisAreNotTakenOver(t *testing.T) {
+	c := config.Default()
+	c.Service.Port, c.Service.RESPPort = 0, config.Off
+	c.Redis.URL, c.Redis.Password, c.Fallback.Dir = "redis://127.0.0.1:1", "first", config.NoDir
+	p, err := newProxy(c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	defer p.closeListeners()
+	p.web = web.New(proxy.NewStore(newAway(t), 0), web.Options{})
+	defer p.web.Close()
+	for _, change := range []func(*config.Redis){
+		func(r *config.Redis) { r.Addrs = []string{"10.0.0.1:6379"} },
+		func(r *config.Redis) { r.URL = "redis://127.0.0.2:1" },
+		func(r *config.Redis) { r.Password = "" },
+	} {
+		other := c
+		other.Redis.Password = "second"
+		change(&other.Redis)
+		require.Empty(t, p.renew(other))
+		require.Equal(t, "first", p.account.Load().Password)
+	}
+	c.Redis.Password = "second"
+	require.Equal(t, []string{"redis.username", "redis.password"}, p.renew(c))
+	require.Equal(t, "second", p.account.Load().Password)
+}
+
+// newAway is a client of a Redis that is not there.
+func newAway(t *testing.T) *aside.Client {
+	t.Helper()
+	client, err := aside.New(aside.Options{
+		Redis: rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, ConnectTimeout: time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return client
 }

@@ -31,7 +31,7 @@ func (*serveCmd) Help() string {
 	return "What is set by a flag holds, else what its environment variable (in brackets) says, else what the configuration file says. " +
 		"Secrets have no flags, as every user of the machine could read them there: name a file that holds them, or use the environment.\n\n" +
 		"SIGTERM and SIGINT drain: /readyz says 503, requests under way end, what was accepted is made durable; a second one does not wait. " +
-		"SIGHUP reads log.level, the certificate and the log file's name in its folder again."
+		"SIGHUP reads log.level, certificates, service.token, service.resp_password, redis.username and redis.password again, and opens the log file by its name."
 }
 
 func (s *serveCmd) load() (c config.Config, warnings []string, err error) {

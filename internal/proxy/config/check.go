@@ -68,7 +68,8 @@ func (l *loader) checkRedis(c *Config, at func(...string) origin) {
 			l.bad(at("redis.tls.ca"), fmt.Sprintf("redis.tls.ca is %q", files.CA), fmt.Sprintf("it cannot be used (%v): name a file of certificates, PEM", err))
 		}
 	}
-	if files != (RedisTLS{}) && !strings.HasPrefix(c.Redis.URL, "rediss://") {
+	scheme, _, _ := strings.Cut(strings.ToLower(c.Redis.URL), "://")
+	if files != (RedisTLS{}) && scheme != "rediss" && scheme != "valkeys" {
 		l.bad(at("redis.tls.ca", "redis.tls.cert", "redis.tls.key"), "redis.tls is set, and redis.url is not for TLS", "let the url begin with rediss://, or leave redis.tls out")
 	}
 	if l.from.ParseURL == nil {

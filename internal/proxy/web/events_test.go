@@ -240,3 +240,16 @@ func TestOnlyTheLastChangesAreKept(t *testing.T) {
 	require.Equal(t, "49", list[0].Shard)
 	require.Equal(t, "30", list[len(list)-1].Shard)
 }
+
+func TestStreamsEndWithTheirTokenOnly(t *testing.T) {
+	f := newFront(t, setup{web: Options{Token: "first"}})
+	viewer := f.watch("Authorization", "Bearer first")
+	viewer.next()
+	f.server.SetToken("first")
+	for range 3 {
+		viewer.next()
+	}
+	f.server.SetToken("second")
+	_, err := io.Copy(io.Discard, viewer.lines)
+	require.NoError(t, err)
+}

@@ -129,8 +129,13 @@ func (s *Server) HTTPServer() *http.Server {
 	return server
 }
 
-// SetToken makes token what callers must have from now on; "" lets everybody in. Event streams that were opened with another end.
-func (s *Server) SetToken(token string) { s.token.Store(newAuth(token)) }
+// SetToken makes token what callers must have from now on; "" lets everybody in. Event streams that were opened with another one end.
+func (s *Server) SetToken(token string) {
+	was, now := s.token.Load(), newAuth(token)
+	if was == nil || now == nil || was.token != now.token {
+		s.token.Store(now)
+	}
+}
 
 // Drain makes /readyz say 503 from now on, so that a load balancer looks for somebody else; all else goes on.
 func (s *Server) Drain() { s.draining.Store(true) }
