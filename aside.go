@@ -165,7 +165,8 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 }
 
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
-// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. Then
+// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
+// loaded already is stored, if Redis answers within half a second. Then
 // it has the fallback store put on disk what it has accepted, for 2 seconds at most, and gives up its directory. It replays
 // nothing: the next client with that directory does.
 // (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
