@@ -165,3 +165,25 @@ func newAway(t *testing.T) *aside.Client {
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	return client
 }
+
+// With Sentinel the addresses of the url are Sentinels': rediss:// is about them.
+func TestSentinelsAreAskedByTLSWhereTheURLSaysSo(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = ln.Close() }()
+	first := make(chan byte, 1)
+	go func() { // ends with ln, or with what is read
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = nc.Close() }()
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(nc, b); err == nil {
+			first <- b[0]
+		}
+	}()
+	got := runAside(t, "doctor", "--timeout", "1s", "--redis", "rediss://"+ln.Addr().String()+"?master_set=m")
+	require.Equal(t, 1, got.code, got.stdout)
+	require.Equal(t, byte(22), <-first, "a TLS handshake")
+}

@@ -93,6 +93,11 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 	case option.SelectDB < 0:
 		return option, errors.New("the number of a database cannot be negative")
 	}
+	if option.Sentinel.MasterSet != "" && option.TLSConfig != nil {
+		// The addresses are those of Sentinels, so what is said of TLS is said of them, too; and each server has a name of its own.
+		option.TLSConfig.ServerName = ""
+		option.Sentinel.TLSConfig = option.TLSConfig
+	}
 	return option, nil
 }
 
