@@ -50,7 +50,7 @@ type Client struct {
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing
-	closed     atomic.Int64       // when Close was called, in now's time; set before closing ends
+	closedAt   atomic.Int64       // when Close was called, in now's time; set before closing ends
 	closeOnce  sync.Once
 	closeErr   error          // set within closeOnce
 	background sync.WaitGroup // every goroutine of ours
@@ -166,9 +166,8 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
-// loaded already is stored, if Redis answers within half a second. Then
-// it has the fallback store put on disk what it has accepted, for 2 seconds at most, and gives up its directory. It replays
-// nothing: the next client with that directory does.
+// loaded already is stored, if Redis answers within half a second. Then it has the fallback store put on disk what it has accepted, for
+// 2 seconds at most, and gives up its directory. It replays nothing: the next client with that directory does.
 // (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
 // has left its cluster.)
 // Closing again does nothing and returns the same.
@@ -176,7 +175,7 @@ func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
 		c.topoMu.Lock()  // no prober
 		c.loadsMu.Lock() // and no load is started after this
-		c.closed.Store(c.now())
+		c.closedAt.Store(c.now())
 		c.close()
 		running := maps.Clone(c.loads)
 		c.loadsMu.Unlock()

@@ -615,7 +615,7 @@ func (l *load) store() {
 		})
 	}
 	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
-		l.fillOne(&fill[0])
+		l.fillOne()
 		return
 	}
 	c.overLocks(scriptFill, scriptFillMany, nil, fill, l.fillArgs, l.filled)
@@ -623,19 +623,18 @@ func (l *load) store() {
 }
 
 // fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
-func (l *load) fillOne(item *loadItem) {
-	c, sh := l.c, item.shard
-	if !sh.joins() {
-		l.filledOne(c.overLock(scriptFill, nil, *item, l.fillArgs(*item)))
+func (l *load) fillOne() {
+	item, seat := l.one.fill[0], &l.one.seat
+	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(item), l
+	joins := item.shard.joins()
+	if joins && !item.shard.fills.enter(seat) {
 		return
 	}
-	seat := &l.one.seat
-	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(*item), l
-	if sh.fills.enter(seat) {
-		moved, accepted, err := c.overLock(scriptFill, nil, *item, seat.args)
-		sh.fills.leave(c)
-		l.filledOne(moved, accepted, err)
+	moved, accepted, err := l.c.overLock(scriptFill, nil, item, seat.args)
+	if joins {
+		item.shard.fills.leave(l.c)
 	}
+	l.filledOne(moved, accepted, err)
 }
 
 func (l *load) filledOne(moved, accepted bool, err error) {

@@ -65,7 +65,7 @@ func (j *joint) leave(c *Client) {
 		}
 	})
 	for ; !sent && seats != nil; seats = j.take() { // closing
-		if seats[0].load != nil && c.now() < c.closed.Load()+int64(fillGrace) {
+		if seats[0].load != nil && c.now() < c.closedAt.Load()+int64(fillGrace) {
 			j.send(seats) // else others would wait for what we have locked
 			continue
 		}

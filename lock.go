@@ -654,7 +654,7 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 			held = append(held, item)
 		}
 	}
-	if len(held) == 1 { // the life of a plain Get
+	if len(held) == 1 { // a plain Get gives back its lock
 		moved, ours, err := c.overLock(one, head, held[0], args(held[0]))
 		if answer != nil {
 			answer(moved, held[0], ours, err)
