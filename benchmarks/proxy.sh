@@ -27,14 +27,17 @@ clean() {
 }
 trap clean EXIT
 GOWORK=off go build -o "$work/aside" ./cmd/aside
-redis=26379
+redis=29960
 redis-server --port $redis --bind 127.0.0.1 --save '' --appendonly no --dir "$work" >/dev/null & pids+=($!)
+# Ours, and not one that has the port already.
+for _ in $(seq 50); do redis-cli -p $redis INFO server 2>/dev/null | grep -q "^process_id:${pids[0]}"$'\r' && break; sleep 0.1; done
+redis-cli -p $redis INFO server | grep -q "^process_id:${pids[0]}"$'\r' || { echo "port $redis is somebody else's" >&2; exit 1; }
 proxy() { # name, HTTP port (RESP one above), flags…
   local name=$1 port=$2
   shift 2
   HOME=$work/home-$name "$work/aside" serve --port "$port" --resp-port $((port + 1)) --redis redis://127.0.0.1:$redis "$@" >"$work/$name.log" 2>&1 & pids+=($!)
   for _ in $(seq 100); do
-    curl -fs "http://127.0.0.1:$port/readyz" 2>/dev/null | grep -q '"healthy"\|healthy' && return
+    kill -0 "${pids[-1]}" 2>/dev/null && curl -fs "http://127.0.0.1:$port/readyz" 2>/dev/null | grep -q healthy && return
     sleep 0.1
   done
   cat "$work/$name.log" >&2

@@ -169,7 +169,7 @@ func (s *serveCmd) reload(was config.Config, p *proxyServer, logs *logs) {
 	} {
 		if r.cert != nil && r.file == r.was {
 			if err := r.cert.load(r.file.Cert, r.file.Key); err != nil {
-				log.Error("aside: the certificate was not read again, the old one stays", "error", err)
+				log.Error("aside: the certificate was not read again, the old one stays", "file", r.file.Cert, "error", err)
 			}
 		}
 	}
