@@ -47,6 +47,7 @@ type Client struct {
 	loaders    chan struct{} // has a token for each loader that runs without a lock
 	readers    chan struct{} // has one for each reader of the store
 	writing    atomic.Int64  // writes under way
+	lent       atomic.Int64  // what callers have been given and Redis has not answered for, see load.lend
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing
@@ -238,7 +239,8 @@ func (c *Client) inBackground(fn func()) bool {
 //
 // ttl must be positive. It is rounded up to whole milliseconds, and applies when this call's load is stored: what is already
 // stored keeps the ttl that it has. Any bytes are fine as key. The error is ErrNotFound if there is no such value, what
-// load returned, or ctx's. A value that was loaded is returned even if storing it failed.
+// load returned, or ctx's. A value that was loaded is returned even if storing it failed, and before it is stored: Redis gets it meanwhile, and
+// Close waits for that (Options.StoreFirst changes it).
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
 	if e := c.near.lookup(key); e != nil && ttl > 0 && load != nil {
 		c.hit(key)
@@ -316,7 +318,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		} else {
 			c.counts.shared.Add(1)
 		}
-		out, err := c.await(ctx, f)
+		out, err := c.await(ctx, f, early)
 		switch {
 		case err != nil:
 			return outcome{}, err
@@ -329,18 +331,19 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 	}
 }
 
-// await waits for the outcome of a flight.
-func (c *Client) await(ctx context.Context, f *flight) (outcome, error) {
+// await waits for the outcome of a flight. early: the caller joined before the loader was called.
+func (c *Client) await(ctx context.Context, f *flight, early bool) (outcome, error) {
 	s := c.flights.stripe(f.key)
 	s.mu.Lock()
-	finished, done := f.finished, f.done
-	s.mu.Unlock()
-	if finished {
-		return f.out, nil
+	if out := f.outcome(early); out != nil {
+		s.mu.Unlock()
+		return *out, nil
 	}
+	there := f.waitLocked(early)
+	s.mu.Unlock()
 	select {
-	case <-done:
-		return f.out, nil
+	case <-there:
+		return *f.outcome(early), nil
 	case <-ctx.Done():
 		c.leave(f)
 		return outcome{}, ctx.Err()

@@ -20,6 +20,7 @@ import (
 //
 //	asking    the leader asks on its own context and returns as soon as that ends; the others then start over
 //	loading   the loader runs in its own goroutine, on a context that ends when its last waiter has left
+//	handed    the loader has returned: who joined before it was called has what it gave. The others wait until it is stored
 //	done      everybody has the outcome
 //
 // A Set or Del of this process takes the flight of its key off the table: who comes later starts a new one, so that it
@@ -37,20 +38,24 @@ type flights struct {
 type flightStripe struct {
 	mu    sync.Mutex
 	byKey map[string]*flight // guarded by mu; one per key, removed when done, or after the hold-off of an error
-	_     [48]byte           // a cache line each
+	lent  []*flight          // guarded by mu; those that are handed and not done, on the table or not
+	_     [24]byte           // a cache line each
 }
 
 type flight struct {
 	key string
 
 	// Guarded by the stripe's mu.
-	done      chan struct{} // closed once out is set; made by the first that has to wait
+	loaded    chan struct{} // closed once early or out is set, for who joined before the loader was called; made by the first that waits
+	done      chan struct{} // closed once out is set, for the others; made by the first that waits
 	waiting   int
 	load      *load // once the loader has been started
+	handed    bool
 	finished  bool
 	heldUntil int64 // how long a failed flight answers new callers, in Client.now's time
 
-	out outcome // set with finished, not changed after
+	early outcome // set with handed, not changed after
+	out   outcome // set with finished, not changed after
 
 	// The leader's own, while it asks.
 	stuck string // the last foreign marker that was found
@@ -83,6 +88,30 @@ func (o *outcome) serves(leader, early bool, joined uint64) bool {
 	}
 }
 
+// outcome is what a caller may look at: who joined before the loader was called, as soon as it has returned. nil: not yet.
+// To be called with the stripe's mu held, or when the channel of waitLocked is closed.
+func (f *flight) outcome(early bool) *outcome {
+	switch {
+	case early && f.handed:
+		return &f.early
+	case f.finished:
+		return &f.out
+	}
+	return nil
+}
+
+// waitLocked returns what is closed when there will be an outcome. There must be none yet.
+func (f *flight) waitLocked(early bool) <-chan struct{} {
+	c := &f.done
+	if early {
+		c = &f.loaded
+	}
+	if *c == nil {
+		*c = make(chan struct{})
+	}
+	return *c
+}
+
 // own says that it was loaded by the loader of this very call, which has the value itself.
 func (o *outcome) own(call loadCaller) bool { return o.by != nil && o.by == call }
 
@@ -106,7 +135,6 @@ func (c *Client) join(ctx context.Context, key string) (f *flight, leader, early
 	defer s.mu.Unlock()
 	if f = s.byKey[key]; f != nil && c.boardableLocked(f) {
 		f.waiting++
-		f.needDoneLocked()
 		return f, false, f.load == nil || f.finished, nil
 	}
 	f = &flight{key: key, waiting: 1}
@@ -132,15 +160,6 @@ func (c *Client) boardableLocked(f *flight) bool {
 	return f.waiting > 0 || f.load.revive()
 }
 
-func (f *flight) needDoneLocked() {
-	if f.done == nil {
-		f.done = make(chan struct{})
-		if f.finished {
-			close(f.done)
-		}
-	}
-}
-
 // leave is called by a waiter whose context has ended.
 func (c *Client) leave(f *flight) {
 	s := c.flights.stripe(f.key)
@@ -161,6 +180,18 @@ func (c *Client) bump(key string) {
 	s.mu.Unlock()
 }
 
+// hand gives what was loaded to those who joined before the loader was called. complete follows, for the others.
+func (c *Client) hand(f *flight, out outcome) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.handed, f.early = true, out
+	s.lent = append(s.lent, f)
+	if f.loaded != nil {
+		close(f.loaded)
+	}
+}
+
 // complete hands the outcome to all waiters. Only the first call for a flight counts.
 func (c *Client) complete(f *flight, out outcome) {
 	s := c.flights.stripe(f.key)
@@ -170,6 +201,10 @@ func (c *Client) complete(f *flight, out outcome) {
 		return
 	}
 	f.finished, f.out = true, out
+	if f.handed {
+		i := slices.Index(s.lent, f)
+		s.lent = slices.Delete(s.lent, i, i+1)
+	}
 	if s.byKey[f.key] == f {
 		if out.err != nil && !isEncodeError(out.err) && c.closing.Err() == nil {
 			f.heldUntil = c.now() + int64(holdOff)
@@ -183,6 +218,9 @@ func (c *Client) complete(f *flight, out outcome) {
 		} else {
 			delete(s.byKey, f.key)
 		}
+	}
+	if f.loaded != nil && !f.handed {
+		close(f.loaded)
 	}
 	if f.done != nil {
 		close(f.done)
@@ -248,6 +286,7 @@ type load struct {
 	began   int64 // in Client.now's time
 	free    bool  // see loadItem
 	bare    bool  // one of items at least has no lock
+	lent    int64 // its share of Client.lent
 	values  loadContext
 	one     struct { // what a load of one needs, in one piece of memory
 		keys  [1]string
@@ -273,6 +312,7 @@ type loadItem struct {
 	outage   uint64      // of its key's shard then
 	n        int         // its place in load.items, for store
 	reserved reservation // for store
+	entry    *entry      // for store: what memory will have if the fill is accepted
 }
 
 // loadContext has the values of the first caller's context, and not its end.
@@ -371,7 +411,6 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		s := c.flights.stripe(item.f.key)
 		s.mu.Lock()
 		item.f.load = l
-		item.f.needDoneLocked()
 		s.mu.Unlock()
 	}
 	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
@@ -487,6 +526,7 @@ func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Dur
 // settled is the end of a load: all who waited for it know.
 func (l *load) settled() {
 	l.cancel()
+	l.c.lent.Add(-l.lent)
 	l.c.loadsMu.Lock()
 	delete(l.c.loads, l)
 	l.c.loadsMu.Unlock()
@@ -566,7 +606,7 @@ func (l *load) release(err error) {
 
 func markerOnly(item loadItem) []string { return []string{item.marker} }
 
-// store puts what was loaded into Redis and memory, hands it out, and settles the load; perhaps after it has returned.
+// store hands out what was loaded, puts it into Redis and memory, and settles the load; perhaps after it has returned.
 func (l *load) store() {
 	c := l.c
 	fill := l.one.fill[:0]  // to store
@@ -609,6 +649,12 @@ func (l *load) store() {
 			}
 		}
 	}
+	for i := range fill {
+		if item, out := &fill[i], &l.out[fill[i].n]; item.shard != nil {
+			item.entry = c.near.newEntry(item.f.key, item.reserved, out.raw, !out.found, l.ttlOf(item.n), l.room)
+		}
+	}
+	l.lend(fill, giveBack)
 	if len(giveBack) > 0 {
 		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
 			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
@@ -620,6 +666,65 @@ func (l *load) store() {
 	}
 	c.overLocks(scriptFill, scriptFillMany, nil, fill, l.fillArgs, l.filled)
 	l.settled()
+}
+
+// maxLent bounds what callers have and Redis does not, in bytes: a caller that asks for keys faster than Redis can take their values would
+// else fill our memory with them, and see its locks run out.
+const (
+	maxLent  = 1 << 20
+	lentItem = 1 << 10 // what an item counts beside its value
+)
+
+// lend gives those who wait since before the loader was called what it has returned, without having them wait until it is stored.
+// The others have to: nothing else says that nobody has changed the key since the load began.
+func (l *load) lend(fill, giveBack []loadItem) {
+	c := l.c
+	if c.opt.StoreFirst {
+		return
+	}
+	for _, items := range [][]loadItem{fill, giveBack} {
+		for _, item := range items {
+			l.lent += lentItem + int64(len(l.out[item.n].raw))
+		}
+	}
+	if all := c.lent.Add(l.lent); all > maxLent && all > l.lent {
+		c.lent.Add(-l.lent)
+		l.lent = 0
+		return
+	}
+	for _, items := range [][]loadItem{fill, giveBack} {
+		for _, item := range items {
+			c.hand(item.f, l.outcome(item.n, outcome{entry: item.entry}))
+		}
+	}
+}
+
+// awaitStored waits until what was loaded for keys, and lent, is stored or cannot be: who has something from Get must find it in Redis, too.
+func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
+	if c.lent.Load() == 0 {
+		return nil
+	}
+	var all []<-chan struct{}
+	for _, key := range keys {
+		s := c.flights.stripe(key)
+		s.mu.Lock()
+		for _, f := range s.lent {
+			if f.key == key {
+				all = append(all, f.waitLocked(false))
+			}
+		}
+		s.mu.Unlock()
+	}
+	for _, stored := range all {
+		select {
+		case <-stored:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.closing.Done():
+			return ErrClosed
+		}
+	}
+	return nil
 }
 
 // fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
@@ -663,7 +768,7 @@ func (l *load) filled(moved bool, item loadItem, accepted bool, err error) {
 		c.counts.fillsRefused.Add(1)
 		c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
 	case !moved:
-		out.entry = c.near.commit(item.f.key, item.reserved, l.out[item.n].raw, !l.out[item.n].found, l.ttlOf(item.n), l.room)
+		out.entry = c.near.put(item.f.key, item.reserved, item.entry)
 	}
 	l.give(item.n, out)
 }
@@ -677,10 +782,15 @@ func (l *load) ttlOf(i int) time.Duration {
 
 // give completes the flight of item i with what was loaded.
 func (l *load) give(i int, out outcome) {
+	l.c.near.wake(l.items[i].f.key)
+	l.c.complete(l.items[i].f, l.outcome(i, out))
+}
+
+// outcome adds what was loaded for item i to out.
+func (l *load) outcome(i int, out outcome) outcome {
 	out.raw, out.absent, out.by = l.out[i].raw, !l.out[i].found, l.call
 	if err := l.out[i].err; err != nil {
 		out.err = &encodeError{err}
 	}
-	l.c.near.wake(l.items[i].f.key)
-	l.c.complete(l.items[i].f, out)
+	return out
 }

@@ -42,6 +42,13 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
+// stored waits until what c has loaded for keys is in Redis. Get does not, so a test must that goes on to look there.
+func stored(t testing.TB, c *aside.Client, keys ...string) {
+	t.Helper()
+	_, err := c.LookMulti(testContext(t), keys)
+	require.NoError(t, err)
+}
+
 var quiet = slog.New(slog.DiscardHandler)
 
 // newClient makes a client of the server at addr, ready to ask it, and closes it when the test ends.

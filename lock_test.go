@@ -125,3 +125,33 @@ func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// A Del that began earlier takes the flight off the table after the key was locked: the fill is accepted all the same, and is waited for.
+func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c := newConnected(t, proxy.Addr())
+	ctx := t.Context()
+	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) {
+		c.forget([]string{"k"}) // as a write does last
+		proxy.CutRequests()
+		return "v", nil
+	})
+	require.NoError(t, err)
+	hurried, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, c.awaitStored(hurried, "k"), context.DeadlineExceeded)
+	proxy.Heal()
+	value, ok, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, "v", value)
+	for i := range c.flights.stripes {
+		require.Empty(t, c.flights.stripes[i].lent)
+	}
+	eventually := time.Now().Add(20 * time.Second)
+	for c.lent.Load() != 0 && time.Now().Before(eventually) {
+		time.Sleep(time.Millisecond)
+	}
+	require.Zero(t, c.lent.Load(), "nothing is lent for ever")
+}

@@ -47,6 +47,9 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	if c.closing.Err() != nil {
 		return nil, ErrClosed
 	}
+	if err := c.awaitStored(ctx, keys...); err != nil {
+		return nil, err
+	}
 	all := make(map[string]Found, len(keys))
 	seen := make(map[string]bool, len(keys))
 	var left, pending []string
@@ -130,6 +133,9 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 
 // look also returns where the value is in memory.
 func (c *Client) look(ctx context.Context, key string) (found Found, e *entry, ok bool, err error) {
+	if err := c.awaitStored(ctx, key); err != nil {
+		return Found{}, nil, false, err
+	}
 	if e := c.near.lookup(key); e != nil {
 		c.hit(key)
 		return c.inMemory(e), e, !e.absent, nil

@@ -127,7 +127,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		c.leadMulti(ctx, led, bad, p, options)
 		keys = keys[:0]
 		for _, b := range flights {
-			out, err := c.await(ctx, b.f)
+			out, err := c.await(ctx, b.f, b.early)
 			switch {
 			case err != nil:
 				failed[b.f.key] = err

@@ -159,6 +159,11 @@ func (n *near) reserve(key string, sh *shard) reservation {
 // commit stores an answer and returns where; nil if the reservation is void. ttl < 0 means that the key does not expire.
 // room is the size of a T whose decoded form will be kept beside, else 0.
 func (n *near) commit(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
+	return n.put(key, r, n.newEntry(key, r, raw, absent, ttl, room))
+}
+
+// newEntry is the first half of commit: it makes what put stores, or nil where nothing can be.
+func (n *near) newEntry(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
 	if n.cache == nil || !r.shard.tracked {
 		return nil
 	}
@@ -168,7 +173,14 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	}
 	e.expires = n.bounded(e)
 	e.weight.Store(weigh(key, raw, room))
+	return e
+}
 
+// put is the second half: it stores what newEntry has made, and returns it; nil if the reservation is void.
+func (n *near) put(key string, r reservation, e *entry) *entry {
+	if e == nil {
+		return nil
+	}
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()

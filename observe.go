@@ -102,7 +102,7 @@ type Stats struct {
 	RedisConnected bool  // every shard answers: none is degraded
 	MemoryEntries  int   // entries in the local memory
 	MemoryBytes    int64 // their size, as estimated
-	Waiting        int   // keys for which a call waits or a load runs right now
+	Waiting        int   // keys for which a call waits, a load runs, or what was loaded is being stored right now
 }
 
 // counters are the live form of Stats. Safe for concurrent use.

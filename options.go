@@ -48,6 +48,11 @@ type Options struct {
 	// not heed it. Defaults to 30 seconds.
 	LoadTimeout time.Duration
 
+	// StoreFirst has Get and GetMulti return what they have loaded when Redis has it, or cannot store it. Otherwise they return when the
+	// loader does, and it is stored meanwhile. It is for processes that may end without Close right after a call, or are stopped between calls, as functions
+	// as a service are: what they have locked and not stored holds others up for LockTTL. And for tests that look into Redis themselves.
+	StoreFirst bool
+
 	// StaleLease bounds how long this process may go on serving from memory what another process has changed, when the
 	// network fails silently and no invalidation arrives. While Redis answers, a quarter of it (at most 200 ms) passes
 	// between two proofs that none is missing. At least 20 milliseconds. Defaults to 1 second.

@@ -218,6 +218,7 @@ func TestAKeyThatIsPendingIsReplayedBeforeItIsRead(t *testing.T) {
 		if i%2 == 1 {
 			want = "loaded" // and filled
 		}
+		stored(t, c, keys[i])
 		require.Equal(t, want, server.Do("GET", keys[i]))
 	}
 	m, err := c.GetMulti(ctx, time.Hour, keys[210:230], newSource("loaded").loadMany)

@@ -60,7 +60,8 @@ func TestTheMainJobOnACluster(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, len(keys))
 	require.EqualValues(t, 101, db.calls.Load(), "the batch is one load")
-	loads := db.calls.Load()
+	stored(t, a, keys...)
+	loads, hits := db.calls.Load(), a.Stats().MemoryHits
 	for _, c := range []*aside.Client{a, b} {
 		got, err = c.GetMulti(ctx, time.Minute, keys, db.loadMany)
 		require.NoError(t, err)
@@ -68,7 +69,7 @@ func TestTheMainJobOnACluster(t *testing.T) {
 	}
 	require.Equal(t, loads, db.calls.Load())
 	if !oldRedis(cluster.Node(0)) {
-		require.EqualValues(t, len(keys), a.Stats().MemoryHits-100, "what was filled is in memory")
+		require.EqualValues(t, len(keys), a.Stats().MemoryHits-hits, "what was filled is in memory")
 	}
 
 	require.NoError(t, a.Touch(ctx, time.Hour, keys...))

@@ -70,6 +70,7 @@ func TestALoadWithoutRedisAnswersNobodyOnceRedisIsBack(t *testing.T) {
 	require.Equal(t, "new", value)
 	letGo()
 	require.Equal(t, result{value: "old"}, await(t, first), "who asked before may have it")
+	stored(t, a, "k")
 	require.Equal(t, "new", server.Do("GET", "k"))
 }
 

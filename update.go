@@ -44,6 +44,9 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
 		return errNotAsked
 	}
+	if err := c.awaitStored(ctx, keys...); err != nil {
+		return err
+	}
 	c.forget(keys)
 	defer c.forget(keys)
 	done := c.doUpdate(ctx, t.redis, asked, do)

@@ -54,6 +54,9 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
 	}
+	if err := c.awaitStored(ctx, keys...); err != nil {
+		return err
+	}
 	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: []string{milliseconds(ttl), wire.LockPrefix, wire.Absent}})
 }
 

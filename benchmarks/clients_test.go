@@ -21,6 +21,8 @@ type users interface {
 	get(ctx context.Context, key string, load func(context.Context, string) (bench.User, error)) (bench.User, error)
 	// Get is the same for what is stored, without a codec: for what a round trip costs, which a codec would blur on both sides.
 	Get(ctx context.Context, key string, load func(context.Context, string) (string, error)) (string, error)
+	// stored waits until what get has loaded for key is in Redis: aside's does not.
+	stored(ctx context.Context, key string) error
 	Close() error
 }
 
@@ -50,6 +52,11 @@ func (a *asideUsers) Get(ctx context.Context, key string, load func(context.Cont
 	return a.Client.Get(ctx, bench.TTL, key, load)
 }
 
+func (a *asideUsers) stored(ctx context.Context, key string) error {
+	_, _, err := a.Peek(ctx, key)
+	return err
+}
+
 // peerUsers does what a typed client of that protocol does: encode what was loaded, decode what was got.
 type peerUsers struct{ *peer.Client }
 
@@ -76,6 +83,8 @@ func (p *peerUsers) get(ctx context.Context, key string, load func(context.Conte
 func (p *peerUsers) Get(ctx context.Context, key string, load func(context.Context, string) (string, error)) (string, error) {
 	return p.Client.Get(ctx, bench.TTL, key, load)
 }
+
+func (p *peerUsers) stored(context.Context, string) error { return nil }
 
 func (p *peerUsers) Close() error { p.Client.Close(); return nil }
 

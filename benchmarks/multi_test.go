@@ -23,6 +23,9 @@ func loadAll(_ context.Context, keys []string) (map[string]bench.User, error) {
 // multiGetter gets typed values for keys, and loads those that are missing.
 type multiGetter func(ctx context.Context, keys []string) (map[string]bench.User, error)
 
+// storedAll is stored for what a multiGetter has loaded.
+type storedAll func(ctx context.Context, keys []string) error
+
 func asideMulti(c *asideUsers) multiGetter {
 	return func(ctx context.Context, keys []string) (map[string]bench.User, error) {
 		return c.typed.GetMulti(ctx, bench.TTL, keys, loadAll)
@@ -75,15 +78,19 @@ func lockFree(r rueidis.Client) multiGetter {
 
 var multiLibs = []struct {
 	name string
-	open func(testing.TB, string) (multiGetter, func())
+	open func(testing.TB, string) (multiGetter, storedAll, func())
 }{
-	{"aside", func(tb testing.TB, addr string) (multiGetter, func()) {
+	{"aside", func(tb testing.TB, addr string) (multiGetter, storedAll, func()) {
 		c := newAside(tb, addr)
-		return asideMulti(c), func() { must(tb, c.Close()) }
+		stored := func(ctx context.Context, keys []string) error {
+			_, err := c.LookMulti(ctx, keys)
+			return err
+		}
+		return asideMulti(c), stored, func() { must(tb, c.Close()) }
 	}},
-	{"rueidis", func(tb testing.TB, addr string) (multiGetter, func()) {
+	{"rueidis", func(tb testing.TB, addr string) (multiGetter, storedAll, func()) {
 		r := bench.RedisAt(tb, addr)
-		return lockFree(r), r.Close
+		return lockFree(r), func(context.Context, []string) error { return nil }, r.Close
 	}},
 }
 
@@ -92,12 +99,13 @@ func BenchmarkGetMultiHot(b *testing.B) {
 	ctx := context.Background()
 	for _, lib := range multiLibs {
 		b.Run("lib="+lib.name, func(b *testing.B) {
-			get, done := lib.open(b, bench.Addr())
+			get, stored, done := lib.open(b, bench.Addr())
 			defer done()
 			keys := bench.Keys(multi)
 			for range 2 { // load, and let rueidis read what it wrote
 				_, err := get(ctx, keys)
 				must(b, err)
+				must(b, stored(ctx, keys))
 			}
 			b.ReportAllocs()
 			settle(b)
@@ -118,7 +126,7 @@ func BenchmarkGetMultiCold(b *testing.B) {
 	ctx := context.Background()
 	for _, lib := range multiLibs {
 		b.Run("lib="+lib.name, func(b *testing.B) {
-			get, done := lib.open(b, bench.Addr())
+			get, stored, done := lib.open(b, bench.Addr())
 			defer done()
 			keys := bench.Keys(b.N * multi)
 			defer bench.Remove(b, keys)
@@ -129,22 +137,25 @@ func BenchmarkGetMultiCold(b *testing.B) {
 					b.Error(len(values), err)
 				}
 			}
+			must(b, stored(ctx, keys[(b.N-1)*multi:]))
 			b.StopTimer()
 
 			const n = 20
 			proxy := faultproxy.New(b, bench.Addr())
 			proxy.Ignore("PING", "TIME")
-			get, done = lib.open(b, proxy.Addr())
+			get, stored, done = lib.open(b, proxy.Addr())
 			defer done()
 			more := bench.Keys((n + 1) * multi)
 			defer bench.Remove(b, more)
 			_, err := get(ctx, more[n*multi:])
 			must(b, err)
+			must(b, stored(ctx, more[n*multi:]))
 			for _, what := range []string{"call", "next"} {
 				proxy.ResetCounts()
 				for i := range n {
 					_, err := get(ctx, more[i*multi:(i+1)*multi])
 					must(b, err)
+					must(b, stored(ctx, more[i*multi:(i+1)*multi]))
 				}
 				b.ReportMetric(float64(proxy.RoundTrips())/n, "trips/"+what)
 				b.ReportMetric(float64(proxy.Commands())/n, "commands/"+what)

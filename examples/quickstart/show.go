@@ -46,6 +46,9 @@ func (s *show) step(n *node, name string, do func() (value string, err error)) {
 		return
 	}
 	fmt.Fprintf(s.w, row, name, value, from(before, n.client.Stats()), fmt.Sprint(s.db.queries.Load()-queries), rounded(took))
+	for n.client.Stats().Waiting > 0 { // a Get does not wait until what it has loaded is stored; the next step wants to see it there
+		time.Sleep(100 * time.Microsecond)
+	}
 }
 
 // from says who answered, by what the client has counted meanwhile.

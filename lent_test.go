@@ -1,0 +1,232 @@
+package aside_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+// Who waits since before the loader was called has what it returned before that is stored: see ADR 7. In these tests the fill
+// hangs in the proxy.
+
+// lent has c load "v" for keys, each by itself, and returns when callers have it and the fills hang in the proxy.
+func lent(t testing.TB, c *aside.Client, proxy *faultproxy.Proxy, keys ...string) {
+	t.Helper()
+	ctx, db := testContext(t), newSource("v")
+	letGo := db.holdUp()
+	var loading []<-chan result
+	for _, key := range keys {
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, key, db.load) }))
+	}
+	for range keys {
+		db.awaitBegin(t)
+	}
+	proxy.CutRequests()
+	letGo()
+	for _, l := range loading {
+		require.Equal(t, result{value: "v"}, await(t, l))
+	}
+}
+
+func TestWhatIsLoadedIsAnsweredBeforeItIsStored(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr()), testContext(t)
+	lent(t, c, proxy, "k")
+	require.Contains(t, server.Do("GET", "k"), "\x00aside:lock:")
+	// Who asks now waits for the fill, which is the only thing that says whether the value is still true.
+	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", mustNotLoad) })
+	awaitShared(t, c, 1)
+	proxy.Heal()
+	require.Equal(t, result{value: "v"}, await(t, later))
+	require.Equal(t, "v", server.Do("GET", "k"))
+}
+
+func TestWhoAsksBeforeARefusedFillIsAnsweredLoadsAnew(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, other, ctx := newClient(t, proxy.Addr()), newClient(t, server.Addr()), testContext(t)
+	lent(t, c, proxy, "k")
+	require.NoError(t, other.Del(ctx, "k"))
+	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("new").load) })
+	awaitShared(t, c, 1)
+	proxy.Heal()
+	require.Equal(t, result{value: "new"}, await(t, later))
+	require.EqualValues(t, 1, c.Stats().FillsRefused)
+}
+
+// Whatever else a caller asks about the key, or does to it, finds the value that Get has returned to it, and not the lock.
+func TestOtherCallsWaitForTheFill(t *testing.T) {
+	for name, call := range map[string]func(ctx context.Context, c *aside.Client) (any, error){
+		"Peek": func(ctx context.Context, c *aside.Client) (any, error) {
+			value, _, err := c.Peek(ctx, "k")
+			return value, err
+		},
+		"Look": func(ctx context.Context, c *aside.Client) (any, error) {
+			found, err := c.Look(ctx, "k")
+			return found.Value, err
+		},
+		"LookMulti": func(ctx context.Context, c *aside.Client) (any, error) {
+			found, err := c.LookMulti(ctx, []string{"other", "k"})
+			return found["k"].Value, err
+		},
+		"Touch": func(ctx context.Context, c *aside.Client) (any, error) {
+			return "v", c.Touch(ctx, time.Hour, "k")
+		},
+		"Update": func(ctx context.Context, c *aside.Client) (found any, err error) {
+			return found, c.Update(ctx, []string{"k"}, func(ctx context.Context, r rueidis.Client) (err error) {
+				found, err = r.Do(ctx, r.B().Getex().Key("k").Px(time.Hour).Build()).ToString()
+				return err
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			if name == "Update" && oldRedis(server) {
+				t.Skip("no GETEX")
+			}
+			proxy := counted(t, server)
+			c, ctx := newClient(t, proxy.Addr()), testContext(t)
+			_, err := c.Get(ctx, time.Minute, "warm", newSource("").load) // the server knows the scripts
+			require.NoError(t, err)
+			stored(t, c, "warm")
+			proxy.ResetCounts()
+			lent(t, c, proxy, "k")
+			eventually(t, "the fill was sent", func() bool { return proxy.Commands() == 2 })
+			hurried, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
+			defer cancel()
+			_, err = call(hurried, c)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, 2, proxy.Commands(), "it has not asked")
+			type answer struct {
+				value any
+				err   error
+			}
+			calling := make(chan answer, 1)
+			go func() {
+				value, err := call(ctx, c)
+				calling <- answer{value, err}
+			}()
+			proxy.Heal()
+			require.Equal(t, answer{"v", nil}, await(t, calling))
+			if name == "Touch" || name == "Update" {
+				require.Greater(t, server.Do("PTTL", "k"), (2 * time.Minute).Milliseconds())
+			}
+		})
+	}
+}
+
+func TestCloseStoresWhatIsLent(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour })
+	var keys []string
+	for i := range 20 {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	lent(t, c, proxy, keys...)
+	proxy.Heal()
+	require.NoError(t, c.Close())
+	for _, key := range keys {
+		require.Equal(t, "v", server.Do("GET", key))
+	}
+}
+
+// Callers who ask faster than Redis can store wait for it, as else what they have loaded would pile up.
+func TestOnlySoMuchIsLent(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, db, ctx := newClient(t, proxy.Addr()), newSource(strings.Repeat("x", 600<<10)), testContext(t)
+	letGo := db.holdUp()
+	var answered atomic.Int64
+	const n = 4
+	var loading []<-chan result
+	for i := range n {
+		loading = append(loading, inBackground(func() (string, error) {
+			defer answered.Add(1)
+			return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load)
+		}))
+	}
+	for range n {
+		db.awaitBegin(t)
+	}
+	proxy.CutRequests()
+	before := proxy.Commands()
+	letGo()
+	eventually(t, "one has its value", func() bool { return answered.Load() > 0 })
+	eventually(t, "all fills are on their way", func() bool { return proxy.Commands() == before+n })
+	require.EqualValues(t, 1, answered.Load())
+	proxy.Heal()
+	for _, l := range loading {
+		require.NoError(t, await(t, l).err)
+	}
+}
+
+func TestStoreFirst(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.StoreFirst = true }), testContext(t)
+	for i := range 200 {
+		key := fmt.Sprint("k", i)
+		_, err := c.Get(ctx, time.Minute, key, newSource("v").load)
+		require.NoError(t, err)
+		require.Equal(t, "v", server.Do("GET", key))
+		_, err = c.GetMulti(ctx, time.Minute, []string{"m" + key, "n" + key}, newSource("v").loadMany)
+		require.NoError(t, err)
+		require.Equal(t, "v", server.Do("GET", "n"+key))
+	}
+}
+
+// Two hundred who wait for one key decode it once, also where memory does not have it yet.
+func TestWhatIsLentIsDecodedOnce(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr()), testContext(t)
+	var decoded atomic.Int64
+	view := aside.Typed(c, codec.Func(
+		func(n int) (string, error) { return fmt.Sprint(n), nil },
+		func(s string) (n int, err error) {
+			decoded.Add(1)
+			_, err = fmt.Sscan(s, &n)
+			return n, err
+		}))
+	const n = 200
+	proxy.CutRequests() // until all have joined, and the loader cannot be called yet
+	got := make(chan int, n)
+	for range n {
+		go func() {
+			v, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (int, error) {
+				proxy.CutRequests()
+				return 42, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- v
+		}()
+	}
+	awaitShared(t, c, n-1)
+	proxy.Heal()
+	for range n {
+		require.Equal(t, 42, await(t, got))
+	}
+	require.EqualValues(t, 1, decoded.Load())
+	proxy.Heal()
+	stored(t, c, "k")
+	v, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (int, error) { return 0, fmt.Errorf("the loader was called") })
+	require.NoError(t, err)
+	require.Equal(t, 42, v)
+	if !oldRedis(server) {
+		require.EqualValues(t, 1, decoded.Load(), "memory has it decoded")
+	}
+}
