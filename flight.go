@@ -48,11 +48,11 @@ type flight struct {
 	// Guarded by the stripe's mu.
 	loaded    chan struct{} // closed once early or out is set, for who joined before the loader was called; made by the first that waits
 	done      chan struct{} // closed once out is set, for the others; made by the first that waits
-	waiting   int
-	load      *load // once the loader has been started
+	load      *load         // once the loader has been started
+	heldUntil int64         // how long a failed flight answers new callers, in Client.now's time
+	waiting   int32
 	handed    bool
 	finished  bool
-	heldUntil int64 // how long a failed flight answers new callers, in Client.now's time
 
 	early outcome // set with handed, not changed after
 	out   outcome // set with finished, not changed after
@@ -65,14 +65,14 @@ type flight struct {
 // outcome is what comes of a flight.
 type outcome struct {
 	raw    string
-	absent bool
 	err    error      // of the loader
 	by     loadCaller // who loaded it; nil: it was found
-	proven bool       // nobody had changed the key when Redis was asked, at generation gen
 	gen    uint64     // see near; a caller that joined at a later one has heard of a change since
-	free   bool       // loaded while Redis was away: boardableLocked decided who may share it
-	again  bool       // nothing: the leader left before it knew
-	entry  *entry     // where it was put in memory, if it was
+	entry  *entry     // where it is in memory, or will be; nil: nowhere
+	absent bool
+	proven bool // nobody had changed the key when Redis was asked, at generation gen
+	free   bool // loaded while Redis was away: boardableLocked decided who may share it
+	again  bool // nothing: the leader left before it knew
 }
 
 // serves says whether a caller may have the outcome. leader: it led the flight. early: it joined before the loader was
@@ -251,7 +251,7 @@ func (c *Client) inFlight() (keys int) {
 }
 
 // loadCaller is a user's loader in the form that serves one key and many, strings and types: a pointer, made anew for each
-// call. load fills out, which is as long as keys and preset to "not found".
+// call. load fills out, which is as long as keys and preset to "not found"; keys stay as they are.
 type loadCaller interface {
 	load(ctx context.Context, keys []string, out []loaded) error
 }
@@ -288,11 +288,14 @@ type load struct {
 	bare    bool  // one of items at least has no lock
 	lent    int64 // its share of Client.lent
 	values  loadContext
-	one     struct { // what a load of one needs, in one piece of memory
+
+	valueTTL, absentTTL string // as Redis takes them, once needed
+
+	one struct { // what a load of one needs, in one piece of memory
 		keys  [1]string
 		out   [1]loaded
 		items [1]loadItem
-		fill  [1]loadItem
+		fill  [1]*loadItem
 		seat  seat
 	}
 
@@ -378,16 +381,17 @@ func (l *load) end() (mine, deserted bool) {
 	return true, l.live == 0
 }
 
-// start calls the loader for items, whose flights the caller leads, and returns at once. ctx is the first caller's:
+// start calls the loader for items, whose flights the caller leads, and returns at once. It keeps items. ctx is the first caller's:
 // the loader sees its values, not its end.
 func (c *Client) start(ctx context.Context, p *plan, options callOptions, items []loadItem) {
 	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, live: len(items), began: c.now()}
-	l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
 	if len(items) > 1 {
-		l.keys, l.out = make([]string, len(items)), make([]loaded, len(items))
+		l.keys, l.out, l.items = make([]string, len(items)), make([]loaded, len(items)), items
+	} else {
+		l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
+		items = l.items
 	}
 	l.renewed, l.values = l.began, loadContext{ctx, l}
-	items = l.items
 	for i, item := range items {
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
@@ -495,7 +499,7 @@ func (l *load) run(ctx context.Context) (err error) {
 			l.settled()
 		}
 	}()
-	err = l.call.load(ctx, slices.Clone(l.keys), l.out)
+	err = l.call.load(ctx, l.keys, l.out)
 	returned = true
 	return err
 }
@@ -579,7 +583,7 @@ func (c *Client) orphaned(key, marker string) bool {
 }
 
 // dueForRenewal returns the locks that are older than age, and counts them as renewed.
-func (c *Client) dueForRenewal(age int64) (items []loadItem) {
+func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
 	c.loadsMu.Lock()
 	defer c.loadsMu.Unlock()
 	now := c.now()
@@ -587,7 +591,7 @@ func (c *Client) dueForRenewal(age int64) (items []loadItem) {
 		l.mu.Lock()
 		if !l.ended && now-l.renewed >= age {
 			l.renewed = now
-			items = append(items, l.items...)
+			items = append(items, pointers(slices.Clone(l.items))...) // the load goes on with its own
 		}
 		l.mu.Unlock()
 	}
@@ -597,26 +601,34 @@ func (c *Client) dueForRenewal(age int64) (items []loadItem) {
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
 func (l *load) release(err error) {
 	c := l.c
-	c.overLocks(scriptRelease, scriptRelease, nil, l.items, markerOnly, nil)
+	c.overLocks(scriptRelease, scriptRelease, nil, pointers(l.items), markerOnly, nil)
 	for _, item := range l.items {
 		c.near.wake(item.f.key)
 		c.complete(item.f, outcome{err: err, again: err == nil})
 	}
 }
 
-func markerOnly(item loadItem) []string { return []string{item.marker} }
+func pointers(items []loadItem) []*loadItem {
+	all := make([]*loadItem, len(items))
+	for i := range items {
+		all[i] = &items[i]
+	}
+	return all
+}
+
+func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }
 
 // store hands out what was loaded, puts it into Redis and memory, and settles the load; perhaps after it has returned.
 func (l *load) store() {
 	c := l.c
-	fill := l.one.fill[:0]  // to store
-	var giveBack []loadItem // to be unlocked only
+	fill := l.one.fill[:0]   // to store
+	var giveBack []*loadItem // to be unlocked only
 	if len(l.items) > 1 {
-		fill = make([]loadItem, 0, len(l.items))
+		fill = make([]*loadItem, 0, len(l.items))
 	}
-	for i, item := range l.items {
+	for i := range l.items {
+		item, out := &l.items[i], &l.out[i]
 		item.n = i
-		out := &l.out[i]
 		storable := true
 		switch {
 		case !out.found:
@@ -633,30 +645,25 @@ func (l *load) store() {
 			c.warn(&c.seldomStore, "a loaded value is too large, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "MaxValueBytes", c.opt.MaxValueBytes)
 			storable = false
 		}
-		switch {
-		case item.marker == "":
+		if item.marker == "" {
 			l.give(i, outcome{free: item.free, entry: l.retain(i)})
-		case storable:
-			fill = append(fill, item)
-		default:
+			continue
+		}
+		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
+			item.reserved = c.near.reserve(item.f.key, item.shard)
+		}
+		if !storable {
 			giveBack = append(giveBack, item)
+			continue
 		}
-	}
-	for _, items := range [][]loadItem{fill, giveBack} {
-		for i := range items {
-			if items[i].shard = c.shardOf(items[i].f.key); items[i].shard != nil { // another may have taken over since the lock
-				items[i].reserved = c.near.reserve(items[i].f.key, items[i].shard)
-			}
+		if item.shard != nil {
+			item.entry = c.near.newEntry(item.f.key, item.reserved, out.raw, !out.found, l.ttlOf(i), l.room)
 		}
-	}
-	for i := range fill {
-		if item, out := &fill[i], &l.out[fill[i].n]; item.shard != nil {
-			item.entry = c.near.newEntry(item.f.key, item.reserved, out.raw, !out.found, l.ttlOf(item.n), l.room)
-		}
+		fill = append(fill, item)
 	}
 	l.lend(fill, giveBack)
 	if len(giveBack) > 0 {
-		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item loadItem, ours bool, _ error) {
+		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
 			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
 		})
 	}
@@ -677,12 +684,12 @@ const (
 
 // lend gives those who wait since before the loader was called what it has returned, without having them wait until it is stored.
 // The others have to: nothing else says that nobody has changed the key since the load began.
-func (l *load) lend(fill, giveBack []loadItem) {
+func (l *load) lend(fill, giveBack []*loadItem) {
 	c := l.c
 	if c.opt.StoreFirst {
 		return
 	}
-	for _, items := range [][]loadItem{fill, giveBack} {
+	for _, items := range [][]*loadItem{fill, giveBack} {
 		for _, item := range items {
 			l.lent += lentItem + int64(len(l.out[item.n].raw))
 		}
@@ -692,7 +699,7 @@ func (l *load) lend(fill, giveBack []loadItem) {
 		l.lent = 0
 		return
 	}
-	for _, items := range [][]loadItem{fill, giveBack} {
+	for _, items := range [][]*loadItem{fill, giveBack} {
 		for _, item := range items {
 			c.hand(item.f, l.outcome(item.n, outcome{entry: item.entry}))
 		}
@@ -729,13 +736,13 @@ func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 
 // fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
 func (l *load) fillOne() {
-	item, seat := l.one.fill[0], &l.one.seat
-	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(item), l
+	item, seat := &l.items[0], &l.one.seat
+	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
 	joins := item.shard.joins()
 	if joins && !item.shard.fills.enter(seat) {
 		return
 	}
-	moved, accepted, err := l.c.overLock(scriptFill, nil, item, seat.args)
+	moved, accepted, err := l.c.overLock(scriptFill, item, seat.args)
 	if joins {
 		item.shard.fills.leave(l.c)
 	}
@@ -743,21 +750,24 @@ func (l *load) fillOne() {
 }
 
 func (l *load) filledOne(moved, accepted bool, err error) {
-	l.filled(moved, l.one.fill[0], accepted, err)
+	l.filled(moved, &l.items[0], accepted, err)
 	l.settled()
 }
 
-// fillArgs is what an item takes of scriptFill's ARGV.
-func (l *load) fillArgs(item loadItem) []string {
-	stored := wire.Absent
+// fillArgs appends what an item takes of scriptFill's ARGV.
+func (l *load) fillArgs(to []string, item *loadItem) []string {
+	stored, ttl := wire.Absent, &l.absentTTL
 	if l.out[item.n].found {
-		stored = wire.Pack(l.out[item.n].raw)
+		stored, ttl = wire.Pack(l.out[item.n].raw), &l.valueTTL
 	}
-	return []string{item.marker, stored, milliseconds(l.ttlOf(item.n))}
+	if *ttl == "" {
+		*ttl = milliseconds(l.ttlOf(item.n))
+	}
+	return append(to, item.marker, stored, *ttl)
 }
 
 // filled hands out an item whose fill was answered.
-func (l *load) filled(moved bool, item loadItem, accepted bool, err error) {
+func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	c := l.c
 	out := outcome{proven: accepted, gen: item.reserved.gen}
 	switch {

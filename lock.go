@@ -573,8 +573,8 @@ type batch struct {
 }
 
 // batches splits n keys into calls: by shard, in a cluster by slot, and so that none holds up the server for long. head
-// is given to each call, args for each key.
-func (c *Client) batches(s *script, head []string, n int, key func(i int) (string, *shard), args func(i int) []string) []*batch {
+// is given to each call; args appends what each key needs, always as many.
+func (c *Client) batches(s *script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string) []*batch {
 	type place struct {
 		shard *shard
 		slot  uint16
@@ -585,16 +585,16 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 	}
 	var all []*batch
 	open := make(map[place]*filling, 1)
+	var more []string
 	for i := range n {
 		k, sh := key(i)
 		at := place{shard: sh}
 		if sh == nil || sh.addr != "" {
 			at.slot = slot.Of(k)
 		}
-		var more []string
 		bytes := len(k)
 		if args != nil {
-			more = args(i)
+			more = args(more[:0], i)
 			for _, arg := range more {
 				bytes += len(arg)
 			}
@@ -602,7 +602,12 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 		f := open[at]
 		if f == nil || len(f.keys) == maxBatchKeys || f.bytes+bytes > maxBatchBytes {
 			f = &filling{batch: &batch{call: call{script: s}, shard: sh}}
-			f.args = append(f.args, head...)
+			room := 1
+			if at.slot == 0 { // else there may be many batches of few keys
+				room = min(n-i, maxBatchKeys)
+			}
+			f.keys, f.of = make([]string, 0, room), make([]int, 0, room)
+			f.args = append(make([]string, 0, len(head)+room*len(more)), head...)
 			open[at] = f
 			all = append(all, f.batch)
 		}
@@ -647,22 +652,20 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, use func(*batch))
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
-func (c *Client) overLocks(one, many *script, head []string, items []loadItem, args func(loadItem) []string, answer func(moved bool, item loadItem, ours bool, err error)) {
-	held := items[:0:0]
-	for _, item := range items {
-		if item.marker != "" {
-			held = append(held, item)
-		}
+func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
+	held := items
+	if bare := func(item *loadItem) bool { return item.marker == "" }; slices.ContainsFunc(items, bare) {
+		held = slices.DeleteFunc(slices.Clone(items), bare)
 	}
 	if len(held) == 1 { // a plain Get gives back its lock
-		moved, ours, err := c.overLock(one, head, held[0], args(held[0]))
+		moved, ours, err := c.overLock(one, held[0], args(slices.Clone(head), held[0]))
 		if answer != nil {
 			answer(moved, held[0], ours, err)
 		}
 		return
 	}
 	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
-		func(i int) []string { return args(held[i]) })
+		func(to []string, i int) []string { return args(to, held[i]) })
 	c.runBatches(context.Background(), all, func(b *batch) {
 		if answer == nil {
 			return
@@ -675,9 +678,8 @@ func (c *Client) overLocks(one, many *script, head []string, items []loadItem, a
 }
 
 // overLock is overLocks for one.
-func (c *Client) overLock(s *script, head []string, item loadItem, args []string) (moved, ours bool, err error) {
-	q := newCall(s, item.f.key, head...)
-	q.args = append(q.args, args...)
+func (c *Client) overLock(s *script, item *loadItem, args []string) (moved, ours bool, err error) {
+	q := newCall(s, item.f.key, args...)
 	c.run(context.Background(), item.shard, q)
 	flags, err := q.flags()
 	return q.moved, err == nil && flags[0] == 1, err

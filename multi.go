@@ -166,8 +166,7 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 	}
 	waits := heldLocks{changed: make(chan struct{}, 1)}
 	defer waits.leave()
-	for ask := slices.Clone(flights); len(ask) > 0; ask = waits.next(ctx, c) {
-		var load []loadItem
+	for ask := flights; len(ask) > 0; ask = waits.next(ctx, c) {
 		answers := c.readOrLockMulti(ctx, ask, bad, p.room)
 		if ctx.Err() != nil { // nobody will load what was locked
 			for _, a := range answers {
@@ -177,11 +176,18 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 			}
 			return
 		}
+		var load []loadItem
+		add := func(item loadItem) {
+			if load == nil {
+				load = make([]loadItem, 0, len(answers))
+			}
+			load = append(load, item)
+		}
 		for _, a := range answers {
 			switch {
 			case a.err != nil:
 				if !c.recall(ctx, a.f, p.room) {
-					load = append(load, loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
+					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
 				}
 			case a.found.content == wire.Unreadable:
 				bad[a.f.key] = fingerprint(a.found.stored)
@@ -189,7 +195,7 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
 				waits.again = append(waits.again, a.f)
 			case a.found.mine:
-				load = append(load, loadItem{f: a.f, shard: a.shard, marker: a.found.stored})
+				add(loadItem{f: a.f, shard: a.shard, marker: a.found.stored})
 			case a.found.content == wire.Lock:
 				waits.add(c, a, bad)
 			}
@@ -289,7 +295,8 @@ type asking struct {
 // a question share a marker: with the key it still is unique.
 func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string, room uintptr) []asking {
 	asked := make([]asking, len(flights))
-	var plain, replace []int
+	plain := make([]int, 0, len(flights))
+	var replace []int
 	var pending []string
 	for _, f := range flights {
 		if c.store.Pending(f.key) {

@@ -497,9 +497,9 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 	notAfter := strconv.FormatInt(now+patience.Microseconds()+max(off, 0), 10)
 	place := func(i int) (string, *shard) { return records[i].Key, sh }
 	if c.opt.DisableStamps {
-		return c.batches(scriptReplayBare, []string{notAfter}, len(records), place, func(i int) []string { return []string{string(records[i].Op)} })
+		return c.batches(scriptReplayBare, []string{notAfter}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
 	}
-	return c.batches(scriptReplay, []string{notAfter, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(i int) []string {
+	return c.batches(scriptReplay, []string{notAfter, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
@@ -511,7 +511,7 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 			doubt = "1"
 		}
 		margin := 2 * max(slack, leastClockError)
-		return []string{string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(r.Expires, 10), doubt}
+		return append(to, string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(r.Expires, 10), doubt)
 	})
 }
 
