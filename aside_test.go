@@ -35,7 +35,7 @@ func TestAMissCostsTwoRoundTripsAndTheNextReadNone(t *testing.T) {
 	value, err := c.Get(ctx, time.Minute, "k", db.load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
-	stored(t, c, "k")
+	awaitNobody(t, c)
 	require.Equal(t, 2, proxy.RoundTrips())
 	require.Equal(t, "v", server.Do("GET", "k"), "values are raw")
 
@@ -652,8 +652,13 @@ func TestAFlatValueFromMemoryIsNotDecodedAgain(t *testing.T) {
 		u, err := view.Get(ctx, time.Minute, "k", load)
 		require.NoError(t, err)
 		require.Equal(t, user{1, "Ada"}, u)
+		awaitNobody(t, c)
 	}
-	require.Equal(t, 1, decodes, "not by who loaded it, once by the first who found it in memory")
+	if oldRedis(server) {
+		require.LessOrEqual(t, decodes, 2, "once more if the first was faster than the push of the fill")
+	} else {
+		require.Equal(t, 1, decodes, "not by who loaded it, once by the first who found it in memory")
+	}
 	allocs := testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) })
 	require.Zero(t, allocs)
 	// A view made anew for each request shares what was decoded.
@@ -782,7 +787,7 @@ func TestGetMultiAnswersFromEverywhereAtOnce(t *testing.T) {
 		})
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"memory": "m", "redis": "r", "loaded": "l"}, got)
-	stored(t, c, "loaded", "missing")
+	awaitNobody(t, c)
 	require.Equal(t, 2, proxy.RoundTrips())
 	require.Nil(t, server.Do("GET", "not asked for"))
 	// The key that the loader left out is a remembered absence, not a loop.
@@ -795,7 +800,7 @@ func TestGetMultiAnswersFromEverywhereAtOnce(t *testing.T) {
 	}
 }
 
-func TestGetMultiOfAHundredColdKeysCostsTwoRoundTrips(t *testing.T) {
+func TestGetMultiOfAHundredColdKeysCostsThreeRoundTrips(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)

@@ -746,5 +746,5 @@ func TestManyOutagesLeaveNothingBehind(t *testing.T) {
 	}
 	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })
 	eventually(t, "with one connection", func() bool { return proxy.Connections() == 1 })
-	eventually(t, "nobody waits", func() bool { return c.Stats().Waiting == 0 })
+	awaitNobody(t, c)
 }

@@ -560,7 +560,7 @@ func (c *Client) renewer() {
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
 		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
-			c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, items, markerOnly, nil)
+			c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, items, false, markerOnly, nil)
 		}
 	}
 }
@@ -601,7 +601,7 @@ func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
 func (l *load) release(err error) {
 	c := l.c
-	c.overLocks(scriptRelease, scriptRelease, nil, pointers(l.items), markerOnly, nil)
+	c.overLocks(scriptRelease, scriptRelease, nil, pointers(l.items), false, markerOnly, nil)
 	for _, item := range l.items {
 		c.near.wake(item.f.key)
 		c.complete(item.f, outcome{err: err, again: err == nil})
@@ -663,7 +663,7 @@ func (l *load) store() {
 	}
 	l.lend(fill, giveBack)
 	if len(giveBack) > 0 {
-		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
+		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, false, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
 			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
 		})
 	}
@@ -671,7 +671,7 @@ func (l *load) store() {
 		l.fillOne()
 		return
 	}
-	c.overLocks(scriptFill, scriptFillMany, nil, fill, l.fillArgs, l.filled)
+	c.overLocks(scriptFill, scriptFillMany, nil, fill, l.lent > 0, l.fillArgs, l.filled)
 	l.settled()
 }
 

@@ -213,6 +213,12 @@ func awaitShared(t testing.TB, c *aside.Client, n int64) {
 	eventually(t, fmt.Sprintf("%d callers share a flight", n), func() bool { return c.Stats().Shared >= n })
 }
 
+// awaitNobody waits until nobody waits any more, and all that was loaded is stored. It asks nobody.
+func awaitNobody(t testing.TB, c *aside.Client) {
+	t.Helper()
+	eventually(t, "nobody waits", func() bool { return c.Stats().Waiting == 0 })
+}
+
 // oldRedis says that the server has no GETEX (before 6.2), so that it pushes a fill back to who made it: right, at the price
 // of a read more.
 func oldRedis(server *redistest.Server) bool {

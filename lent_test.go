@@ -173,6 +173,36 @@ func TestOnlySoMuchIsLent(t *testing.T) {
 	}
 }
 
+// What nobody waits for is stored in pieces, so that the questions of callers who do wait get in between.
+func TestManyAreStoredInPieces(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr()), testContext(t)
+	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, newSource("").loadMany) // the server knows the scripts
+	require.NoError(t, err)
+	stored(t, c, "warm", "up")
+	var keys []string
+	for i := range 10 * 64 {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	proxy.ResetCounts()
+	got, err := c.GetMulti(ctx, time.Minute, keys, func(ctx context.Context, keys []string) (map[string]string, error) {
+		proxy.CutReplies()
+		return newSource("v").loadMany(ctx, keys)
+	})
+	require.NoError(t, err)
+	require.Len(t, got, len(keys))
+	eventually(t, "the locks, and one piece", func() bool { return proxy.Commands() == 10+1 })
+	proxy.Heal()
+	stored(t, c, keys...)
+	if !oldRedis(server) {
+		require.Equal(t, 10+10, proxy.Commands())
+	}
+	for _, key := range keys {
+		require.Equal(t, "v", server.Do("GET", key))
+	}
+}
+
 func TestStoreFirst(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.StoreFirst = true }), testContext(t)

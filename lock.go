@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -619,23 +620,36 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 	return all
 }
 
-// runBatches asks every shard once, all at the same time, and hands each answer to use, if not nil, as it comes: what
+// runBatches asks every shard, all at the same time, and hands each answer to use, if not nil, as it comes: what
 // one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
-func (c *Client) runBatches(ctx context.Context, all []*batch, use func(*batch)) {
+//
+// A shard is asked once, for all its batches; or, inPieces, for 64 keys at first, and for twice as many each time it has answered: for
+// what nobody waits for, so that the questions of those who do wait get in between.
+func (c *Client) runBatches(ctx context.Context, all []*batch, inPieces bool, use func(*batch)) {
 	byShard := make(map[*shard][]*batch, 1)
 	for _, b := range all {
 		byShard[b.shard] = append(byShard[b.shard], b)
 	}
 	ask := func(sh *shard, batches []*batch) {
-		calls := make([]*call, len(batches))
-		for i, b := range batches {
-			calls[i] = &b.call
+		room := math.MaxInt
+		if inPieces {
+			room = maxBatchKeys
 		}
-		c.runAll(ctx, sh, calls...)
-		for _, b := range batches {
-			if use != nil {
-				use(b)
+		for ; len(batches) > 0; room *= 2 {
+			calls, keys := make([]*call, 0, len(batches)), 0
+			for _, b := range batches {
+				if keys += len(b.keys); keys > room && len(calls) > 0 {
+					break
+				}
+				calls = append(calls, &b.call)
 			}
+			c.runAll(ctx, sh, calls...)
+			for _, b := range batches[:len(calls)] {
+				if use != nil {
+					use(b)
+				}
+			}
+			batches = batches[len(calls):]
 		}
 	}
 	var others sync.WaitGroup
@@ -652,7 +666,8 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, use func(*batch))
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
-func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
+// inPieces: see runBatches.
+func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, inPieces bool, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
 	held := items
 	if bare := func(item *loadItem) bool { return item.marker == "" }; slices.ContainsFunc(items, bare) {
 		held = slices.DeleteFunc(slices.Clone(items), bare)
@@ -666,7 +681,7 @@ func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, 
 	}
 	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
 		func(to []string, i int) []string { return args(to, held[i]) })
-	c.runBatches(context.Background(), all, func(b *batch) {
+	c.runBatches(context.Background(), all, inPieces, func(b *batch) {
 		if answer == nil {
 			return
 		}

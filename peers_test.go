@@ -254,8 +254,7 @@ func TestTraps(t *testing.T) {
 				_, err := c.Get(ctx, time.Minute, fmt.Sprint("grow", i), newSource("v").load)
 				require.NoError(t, err)
 			}
-			stored(t, c, "grow999")
-			eventually(t, "nobody waits", func() bool { return c.Stats().Waiting == 0 })
+			awaitNobody(t, c)
 		}},
 	} {
 		t.Run(trap.name, func(t *testing.T) {

@@ -38,6 +38,7 @@ while [ "$round" -lt "$count" ]; do
 	round=$((round + 1))
 done
 run '^BenchmarkStampede$' 1 "${ROUNDS:-50}x"
+run '^BenchmarkWakeUp$' 3 100x
 run '^BenchmarkMemory$' 1 1x
 go test -C .. -run '^$' -bench '^BenchmarkReplay$/^journal$' -benchtime 3x ./integration/faults >"$work/part" || { cat "$work/part"; exit 1; }
 grep '^Benchmark' "$work/part" | tee -a "$raw" >&2

@@ -9,12 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/redaside/aside/benchmarks/internal/bench"
 )
 
 // BenchmarkStampede: 4 clients × 200 callers ask for one cold key at once; the loader takes 50 ms. The clients are in one
 // process here, so that peers can be compared; examples/stampede has 4 real processes. One iteration is one round: run
-// it with -benchtime=50x. The wake-up is from the loader's return until a caller has its value: fill, push, wake.
+// it with -benchtime=50x. The wake-up is from the loader's return until a caller has its value: fill, push, wake. "channels" is the floor: as many
+// goroutines that wait for a channel, and nothing else.
 func BenchmarkStampede(b *testing.B) {
 	const (
 		clients, perClient = 4, 200
@@ -65,17 +68,68 @@ func BenchmarkStampede(b *testing.B) {
 			}
 			b.StopTimer()
 			slices.Sort(latencies)
-			slices.Sort(wakes)
 			b.ReportMetric(float64(most), "loads/round")
 			b.ReportMetric(ms(latencies, 0.99), "p99-latency-ms")
-			b.ReportMetric(ms(wakes, 0.5)*1000, "p50-wake-µs")
-			b.ReportMetric(ms(wakes, 0.99)*1000, "p99-wake-µs")
+			reportWakes(b, wakes)
 		})
 	}
+	b.Run("lib=channels", func(b *testing.B) {
+		var wakes []time.Duration
+		settle(b)
+		for range b.N {
+			wakes = append(wakes, wakeByChannel(clients, perClient)...)
+		}
+		reportWakes(b, wakes)
+	})
+}
+
+func reportWakes(b *testing.B, wakes []time.Duration) {
+	b.StopTimer()
+	slices.Sort(wakes)
+	b.ReportMetric(ms(wakes, 0.5)*1000, "p50-wake-µs")
+	b.ReportMetric(ms(wakes, 0.99)*1000, "p99-wake-µs")
 }
 
 func ms(sorted []time.Duration, q float64) float64 {
 	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Microseconds()) / 1000
+}
+
+// wakeByChannel is what is left of a stampede without a cache: goroutines that each wait for a channel of their client's, for the client and for
+// a context, as callers do, and are all told at once.
+func wakeByChannel(clients, perClient int) (wakes []time.Duration) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	closing, cancelClosing := context.WithCancel(context.Background())
+	defer cancelClosing()
+	told := make([]chan struct{}, clients)
+	for i := range told {
+		told[i] = make(chan struct{})
+	}
+	had := make([]time.Time, clients*perClient)
+	var waiting, done sync.WaitGroup
+	waiting.Add(len(had))
+	for i := range had {
+		done.Go(func() {
+			waiting.Done()
+			select {
+			case <-told[i%clients]:
+			case <-ctx.Done():
+			case <-closing.Done():
+			}
+			had[i] = time.Now()
+		})
+	}
+	waiting.Wait()
+	time.Sleep(50 * time.Millisecond) // as long as the loader takes; all wait by then
+	began := time.Now()
+	for _, c := range told {
+		close(c)
+	}
+	done.Wait()
+	for _, at := range had {
+		wakes = append(wakes, at.Sub(began))
+	}
+	return wakes
 }
 
 // BenchmarkMemory: 10⁶ distinct keys through one client with MemoryBytes at its default of 64 MiB. One iteration is all of
@@ -135,4 +189,72 @@ func heap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// BenchmarkWakeUp: 4 clients with one caller each ask for one cold key; the loader takes 5 ms. The wake-up is from the fill's answer
+// to the one that has loaded until each of the others has the value: one round trip, from idleness. (In BenchmarkStampede it is mostly 800 goroutines that
+// share the cores.) "rueidis" is a GET by itself every 5 ms, which finds everybody as fast asleep. Run it with -benchtime=100x.
+func BenchmarkWakeUp(b *testing.B) {
+	const (
+		clients = 4
+		loader  = 5 * time.Millisecond
+	)
+	ctx := context.Background()
+	b.Run("lib=aside", func(b *testing.B) {
+		all := make([]users, clients)
+		for i := range all {
+			all[i] = newUsers["aside"](b, bench.Addr())
+			defer all[i].Close()
+		}
+		keys := bench.Keys(b.N)
+		defer bench.Remove(b, keys)
+		var wakes []time.Duration
+		settle(b)
+		for round := range b.N {
+			var filled time.Time
+			had := make([]time.Time, clients)
+			var done sync.WaitGroup
+			for i := range clients {
+				done.Go(func() {
+					loaded := false
+					_, err := all[i].get(ctx, keys[round], func(context.Context, string) (bench.User, error) {
+						loaded = true
+						time.Sleep(loader)
+						return bench.NewUser(1), nil
+					})
+					had[i] = time.Now()
+					must(b, err)
+					if loaded {
+						had[i] = time.Time{}
+						must(b, all[i].stored(ctx, keys[round]))
+						filled = time.Now()
+					}
+				})
+			}
+			done.Wait()
+			for _, at := range had {
+				if !at.IsZero() {
+					wakes = append(wakes, max(at.Sub(filled), 0))
+				}
+			}
+		}
+		reportWakes(b, wakes)
+	})
+	b.Run("lib=rueidis", func(b *testing.B) {
+		r := bench.Redis(b)
+		defer r.Close()
+		key := bench.Keys(1)[0]
+		var took []time.Duration
+		settle(b)
+		for range b.N {
+			time.Sleep(loader)
+			began := time.Now()
+			answer := r.Do(ctx, r.B().Get().Key(key).Build())
+			took = append(took, time.Since(began))
+			if err := answer.Error(); !rueidis.IsRedisNil(err) {
+				must(b, err)
+			}
+		}
+		reportWakes(b, took)
+	})
 }

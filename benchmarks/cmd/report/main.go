@@ -1,5 +1,5 @@
 // Report reads the output of the benchmarks and prints what they say as ratios, beside the targets. Ratios travel from one
-// machine to another; nanoseconds do not. Each figure is the median of its samples.
+// machine to another; nanoseconds do not. Each figure is the median of its samples, and has the least and the greatest beside it.
 //
 //	go run ./cmd/report bench.txt
 //	go run ./cmd/report -markdown bench.txt     # for docs/BENCHMARKS.md
@@ -58,39 +58,42 @@ func parse(in io.Reader) samples {
 	return all
 }
 
-// median is false where nothing was measured.
-func (s samples) median(what string) (float64, bool) {
-	v := slices.Sorted(slices.Values(s[what]))
-	if len(v) == 0 {
-		return 0, false
-	}
-	return (v[len(v)/2] + v[(len(v)-1)/2]) / 2, true
+// figure is what samples come to.
+type figure struct {
+	value, low, high float64
+	of               int // samples; 0: nothing was measured
 }
 
-func (s samples) most(what string) (float64, bool) {
-	if len(s[what]) == 0 {
-		return 0, false
+// newFigure is the median, between the least and the greatest.
+func newFigure(of []float64) figure {
+	v := slices.Sorted(slices.Values(of))
+	if len(v) == 0 {
+		return figure{}
 	}
-	return slices.Max(s[what]), true
+	return figure{value: (v[len(v)/2] + v[(len(v)-1)/2]) / 2, low: v[0], high: v[len(v)-1], of: len(v)}
 }
 
 func write(w io.Writer, s samples, markdown bool) {
-	format := "%-74s %12s %12s  %s\n"
+	format := "%-74s %12s %15s %12s  %s\n"
 	if markdown {
-		format = "| %s | %s | %s | %s |\n"
+		format = "| %s | %s | %s | %s | %s |\n"
 	}
-	fmt.Fprintf(w, format, "what", "measured", "target", "")
+	fmt.Fprintf(w, format, "what", "measured", "least … most", "target", "")
 	if markdown {
-		fmt.Fprintln(w, "|---|---:|---:|---|")
+		fmt.Fprintln(w, "|---|---:|---:|---:|---|")
 	} else {
-		fmt.Fprintln(w, strings.Repeat("-", 74+1+12+1+12+2+4))
+		fmt.Fprintln(w, strings.Repeat("-", 74+1+12+1+15+1+12+2+4))
 	}
 	for _, r := range rows {
-		measured, verdict := "not run", ""
-		if v, ok := r.value(s); ok {
-			measured = strconv.FormatFloat(v, 'f', r.digits, 64) + r.unit
+		measured, spread, verdict := "not run", "", ""
+		if f := r.value(s); f.of > 0 {
+			number := func(v float64) string { return strconv.FormatFloat(v, 'f', r.digits, 64) }
+			measured = number(f.value) + r.unit
+			if low, high := number(f.low), number(f.high); low != high {
+				spread = low + " … " + high
+			}
 			// Compared as printed, so that nobody wonders about "1.30 misses 1.30".
-			v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'f', r.digits, 64), 64)
+			v, _ := strconv.ParseFloat(number(f.value), 64)
 			verdict = "yes"
 			if r.atMost && v > r.target || !r.atMost && v < r.target {
 				verdict = "NO"
@@ -104,6 +107,6 @@ func write(w io.Writer, s samples, markdown bool) {
 		if r.noTarget {
 			target, verdict = "", ""
 		}
-		fmt.Fprintf(w, format, r.what, measured, target, verdict)
+		fmt.Fprintf(w, format, r.what, measured, spread, target, verdict)
 	}
 }

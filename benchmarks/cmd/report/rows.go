@@ -3,7 +3,7 @@ package main
 // row is one line of the report.
 type row struct {
 	what     string
-	value    func(samples) (float64, bool)
+	value    func(samples) figure
 	unit     string
 	digits   int
 	target   float64
@@ -33,7 +33,10 @@ var rows = []row{
 	{what: "stampede, 4 clients × 200 callers: most loader calls in a round", value: most("Stampede/aside loads/round"), target: 1, atMost: true},
 	{what: "stampede: p99 latency beyond the loader's 50 ms", value: beyond("Stampede/aside p99-latency-ms", loaderMS), unit: " ms", digits: 1, target: 12, atMost: true},
 	{what: "stampede: p50 wake-up after the loader's return", value: median("Stampede/aside p50-wake-µs"), unit: " µs", target: 150, atMost: true},
+	{what: "stampede: p50 wake-up of 800 goroutines that wait for a channel, no Redis", value: median("Stampede/channels p50-wake-µs"), unit: " µs", noTarget: true},
 	{what: "stampede: p50 wake-up of the peer", value: median("Stampede/peer p50-wake-µs"), unit: " µs", noTarget: true},
+	{what: "one caller in each of 4 clients: p50 wake-up after the fill", value: median("WakeUp/aside p50-wake-µs"), unit: " µs", target: 150, atMost: true},
+	{what: "one caller in each of 4 clients: p50 wake-up ÷ a plain GET that is as rare", value: ratio("WakeUp/aside p50-wake-µs", "WakeUp/rueidis p50-wake-µs"), unit: "×", digits: 2, noTarget: true},
 	{what: "hot hit without Redis: time ÷ with", value: times("DegradedHit", "degraded", "healthy"), unit: "×", digits: 2, target: 3, atMost: true},
 	{what: "hot hit without Redis: allocations", value: median("DegradedHit/degraded allocs/op"), target: 0, atMost: true},
 	{what: "Set without Redis, 64 writers, synced: throughput ÷ a synced file each", value: times("DegradedSet", "file", "aside"), unit: "×", digits: 1, target: 20},
@@ -43,29 +46,38 @@ var rows = []row{
 	{what: "10⁶ keys through 64 MiB: goroutines beyond those before", value: most("Memory/aside goroutines"), noTarget: true},
 }
 
-// times is the time of a by that of b, which is the throughput of b by that of a.
-func times(bench, a, b string) func(samples) (float64, bool) {
-	return func(s samples) (float64, bool) {
-		x, ok1 := s.median(bench + "/" + a + " ns/op")
-		y, ok2 := s.median(bench + "/" + b + " ns/op")
-		if !ok1 || !ok2 || y == 0 {
-			return 0, false
+// times is the time of a by that of b, which is the throughput of b by that of a. What was measured in the same round is compared: rounds
+// differ more than what is measured in one.
+func times(bench, a, b string) func(samples) figure {
+	return ratio(bench+"/"+a+" ns/op", bench+"/"+b+" ns/op")
+}
+
+func ratio(a, b string) func(samples) figure {
+	return func(s samples) figure {
+		var ratios []float64
+		for i := range min(len(s[a]), len(s[b])) {
+			ratios = append(ratios, s[a][i]/s[b][i])
 		}
-		return x / y, true
+		return newFigure(ratios)
 	}
 }
 
-func median(what string) func(samples) (float64, bool) {
-	return func(s samples) (float64, bool) { return s.median(what) }
+func median(what string) func(samples) figure {
+	return func(s samples) figure { return newFigure(s[what]) }
 }
 
-func most(what string) func(samples) (float64, bool) {
-	return func(s samples) (float64, bool) { return s.most(what) }
+func most(what string) func(samples) figure {
+	return func(s samples) figure {
+		f := newFigure(s[what])
+		f.value = f.high
+		return f
+	}
 }
 
-func beyond(what string, floor float64) func(samples) (float64, bool) {
-	return func(s samples) (float64, bool) {
-		v, ok := s.median(what)
-		return v - floor, ok
+func beyond(what string, floor float64) func(samples) figure {
+	return func(s samples) figure {
+		f := newFigure(s[what])
+		f.value, f.low, f.high = f.value-floor, f.low-floor, f.high-floor
+		return f
 	}
 }
