@@ -167,7 +167,7 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
-// loaded already is stored, if Redis answers within half a second. Then it has the fallback store put on disk what it has accepted, for
+// loaded already is stored, if Redis answers within half a second, or RedisTimeout if that is longer. Then it has the fallback store put on disk what it has accepted, for
 // 2 seconds at most, and gives up its directory. It replays nothing: the next client with that directory does.
 // (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
 // has left its cluster.)
@@ -335,7 +335,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 func (c *Client) await(ctx context.Context, f *flight, early bool) (outcome, error) {
 	s := c.flights.stripe(f.key)
 	s.mu.Lock()
-	if out := f.outcome(early); out != nil {
+	if out := f.answer(early); out != nil {
 		s.mu.Unlock()
 		return *out, nil
 	}
@@ -343,7 +343,7 @@ func (c *Client) await(ctx context.Context, f *flight, early bool) (outcome, err
 	s.mu.Unlock()
 	select {
 	case <-there:
-		return *f.outcome(early), nil
+		return *f.answer(early), nil
 	case <-ctx.Done():
 		c.leave(f)
 		return outcome{}, ctx.Err()

@@ -88,9 +88,9 @@ func (o *outcome) serves(leader, early bool, joined uint64) bool {
 	}
 }
 
-// outcome is what a caller may look at: who joined before the loader was called, as soon as it has returned. nil: not yet.
+// answer is what a caller may look at: who joined before the loader was called, as soon as it has returned. nil: not yet.
 // To be called with the stripe's mu held, or when the channel of waitLocked is closed.
-func (f *flight) outcome(early bool) *outcome {
+func (f *flight) answer(early bool) *outcome {
 	switch {
 	case early && f.handed:
 		return &f.early
@@ -245,6 +245,11 @@ func (c *Client) inFlight() (keys int) {
 		s := &c.flights.stripes[i]
 		s.mu.Lock()
 		keys += len(s.byKey)
+		for _, f := range s.lent {
+			if s.byKey[f.key] != f {
+				keys++
+			}
+		}
 		s.mu.Unlock()
 	}
 	return keys
@@ -560,12 +565,12 @@ func (c *Client) renewer() {
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
 		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
-			c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, items, false, markerOnly, nil)
+			c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, items, 0, markerOnly, nil)
 		}
 	}
 }
 
-// orphaned says that a marker is one of ours, of a load that has ended: Redis went away before it could be filled or given back.
+// orphaned says that a marker is one of ours, of a load that has ended for this key: Redis went away, or refused, before it could be filled or given back.
 func (c *Client) orphaned(key, marker string) bool {
 	if !strings.HasPrefix(marker, c.tokenPrefix) {
 		return false
@@ -573,13 +578,20 @@ func (c *Client) orphaned(key, marker string) bool {
 	c.loadsMu.Lock()
 	defer c.loadsMu.Unlock()
 	for l := range c.loads {
-		for _, item := range l.items {
-			if item.f.key == key && item.marker == marker {
-				return false
+		for i := range l.items {
+			if item := &l.items[i]; item.marker == marker && item.f.key == key { // store may be writing the rest of it
+				return c.isFinished(item.f)
 			}
 		}
 	}
 	return true
+}
+
+func (c *Client) isFinished(f *flight) bool {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.finished
 }
 
 // dueForRenewal returns the locks that are older than age, and counts them as renewed.
@@ -601,7 +613,7 @@ func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
 func (l *load) release(err error) {
 	c := l.c
-	c.overLocks(scriptRelease, scriptRelease, nil, pointers(l.items), false, markerOnly, nil)
+	c.overLocks(scriptRelease, scriptRelease, nil, pointers(l.items), 0, markerOnly, nil)
 	for _, item := range l.items {
 		c.near.wake(item.f.key)
 		c.complete(item.f, outcome{err: err, again: err == nil})
@@ -652,31 +664,37 @@ func (l *load) store() {
 		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
 			item.reserved = c.near.reserve(item.f.key, item.shard)
 		}
+		l.lent += lentItem
 		if !storable {
 			giveBack = append(giveBack, item)
 			continue
 		}
+		l.lent += int64(len(out.raw))
 		if item.shard != nil {
 			item.entry = c.near.newEntry(item.f.key, item.reserved, out.raw, !out.found, l.ttlOf(i), l.room)
 		}
 		fill = append(fill, item)
 	}
-	l.lend(fill, giveBack)
-	if len(giveBack) > 0 {
-		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, false, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
-			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
-		})
-	}
+	l.lend()
 	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
 		l.fillOne()
 		return
 	}
-	c.overLocks(scriptFill, scriptFillMany, nil, fill, l.lent > 0, l.fillArgs, l.filled)
+	pieces := int64(0)
+	if l.lent > 0 {
+		pieces = l.renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
+	}
+	c.overLocks(scriptFill, scriptFillMany, nil, fill, pieces, l.fillArgs, l.filled)
+	if len(giveBack) > 0 {
+		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, 0, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
+			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
+		})
+	}
 	l.settled()
 }
 
-// maxLent bounds what callers have and Redis does not, in bytes: a caller that asks for keys faster than Redis can take their values would
-// else fill our memory with them, and see its locks run out.
+// maxLent bounds what callers have and Redis does not, in bytes; but for what a single load has, which is lent if nothing else is. Callers that ask
+// for keys faster than Redis can take their values would else fill our memory with them, and see their locks run out.
 const (
 	maxLent  = 1 << 20
 	lentItem = 1 << 10 // what an item counts beside its value
@@ -684,29 +702,22 @@ const (
 
 // lend gives those who wait since before the loader was called what it has returned, without having them wait until it is stored.
 // The others have to: nothing else says that nobody has changed the key since the load began.
-func (l *load) lend(fill, giveBack []*loadItem) {
+func (l *load) lend() {
 	c := l.c
-	if c.opt.StoreFirst {
-		return
-	}
-	for _, items := range [][]*loadItem{fill, giveBack} {
-		for _, item := range items {
-			l.lent += lentItem + int64(len(l.out[item.n].raw))
-		}
-	}
-	if all := c.lent.Add(l.lent); all > maxLent && all > l.lent {
+	if all := c.lent.Add(l.lent); c.opt.StoreFirst || all > maxLent && all > l.lent {
 		c.lent.Add(-l.lent)
 		l.lent = 0
 		return
 	}
-	for _, items := range [][]*loadItem{fill, giveBack} {
-		for _, item := range items {
-			c.hand(item.f, l.outcome(item.n, outcome{entry: item.entry}))
+	for i, item := range l.items {
+		if item.marker != "" {
+			c.hand(item.f, l.outcome(i, outcome{entry: item.entry}))
 		}
 	}
 }
 
-// awaitStored waits until what was loaded for keys, and lent, is stored or cannot be: who has something from Get must find it in Redis, too.
+// awaitStored waits until what was loaded for keys, and lent, is stored or cannot be: who has something from Get must find it in Redis, too. It
+// waits for RedisTimeout at most, and not for a shard that is away.
 func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 	if c.lent.Load() == 0 {
 		return nil
@@ -716,15 +727,22 @@ func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 		s := c.flights.stripe(key)
 		s.mu.Lock()
 		for _, f := range s.lent {
-			if f.key == key {
+			if f.key == key && c.shardOf(key).asks() {
 				all = append(all, f.waitLocked(false))
 			}
 		}
 		s.mu.Unlock()
 	}
+	if len(all) == 0 {
+		return nil
+	}
+	enough := time.NewTimer(c.opt.RedisTimeout)
+	defer enough.Stop()
 	for _, stored := range all {
 		select {
 		case <-stored:
+		case <-enough.C:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.closing.Done():
@@ -772,15 +790,19 @@ func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	out := outcome{proven: accepted, gen: item.reserved.gen}
 	switch {
 	case err != nil:
-		c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
 		out.entry = l.retain(item.n)
 	case !accepted:
 		c.counts.fillsRefused.Add(1)
-		c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
 	case !moved:
 		out.entry = c.near.put(item.f.key, item.reserved, item.entry)
 	}
 	l.give(item.n, out)
+	switch { // an Observer may ask for this very key
+	case err != nil:
+		c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
+	case !accepted:
+		c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
+	}
 }
 
 func (l *load) ttlOf(i int) time.Duration {

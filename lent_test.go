@@ -136,8 +136,12 @@ func TestCloseStoresWhatIsLent(t *testing.T) {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
 	lent(t, c, proxy, keys...)
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }()
+	_, _, err := c.Peek(testContext(t), keys[0]) // which waits, until it is being closed
+	require.ErrorIs(t, err, aside.ErrClosed)
 	proxy.Heal()
-	require.NoError(t, c.Close())
+	require.NoError(t, await(t, closed))
 	for _, key := range keys {
 		require.Equal(t, "v", server.Do("GET", key))
 	}
@@ -193,14 +197,122 @@ func TestManyAreStoredInPieces(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, len(keys))
 	eventually(t, "the locks, and one piece", func() bool { return proxy.Commands() == 10+1 })
+	time.Sleep(20 * time.Millisecond) // in which more would come, if it did not wait for an answer
+	require.Equal(t, 10+1, proxy.Commands())
 	proxy.Heal()
-	stored(t, c, keys...)
-	if !oldRedis(server) {
-		require.Equal(t, 10+10, proxy.Commands())
-	}
+	awaitNobody(t, c)
+	require.Equal(t, 10+10, proxy.Commands())
+	require.Less(t, proxy.RoundTrips(), 10, "1, 2, 4, and what is left")
 	for _, key := range keys {
 		require.Equal(t, "v", server.Do("GET", key))
 	}
+}
+
+// A lock that is only given back holds nobody up either, but for those who came later.
+func TestWhatIsNotStoredIsLentToo(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.MaxValueBytes = 10 }), testContext(t)
+	_, err := c.Get(ctx, time.Minute, "absent", func(context.Context, string) (string, error) {
+		proxy.CutRequests()
+		return "", aside.ErrNotFound
+	}, aside.WithNegativeTTL(-1))
+	require.ErrorIs(t, err, aside.ErrNotFound)
+	require.Contains(t, server.Do("GET", "absent"), "\x00aside:lock:")
+	proxy.Heal()
+	stored(t, c, "absent")
+	require.Nil(t, server.Do("GET", "absent"))
+	value, err := c.Get(ctx, time.Minute, "large", func(context.Context, string) (string, error) {
+		proxy.CutRequests()
+		return "eleven bytes", nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, "eleven bytes", value)
+	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "large", mustNotLoad) })
+	awaitShared(t, c, 1)
+	proxy.Heal()
+	require.Equal(t, result{value: "eleven bytes"}, await(t, later), "the lock was ours to the end")
+	require.Nil(t, server.Do("GET", "large"))
+}
+
+// Redis dies between the loader's return and the fill: the callers have their value, and who came later loads.
+func TestRedisDiesBeforeTheFill(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr(), hasty), testContext(t)
+	lent(t, c, proxy, "k")
+	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("again").load) })
+	awaitShared(t, c, 1)
+	proxy.Refuse()
+	r := await(t, later)
+	require.NoError(t, r.err)
+	require.Contains(t, []string{"v", "again"}, r.value)
+	eventually(t, "it is noticed", func() bool { return c.Health().Mode == aside.Degraded })
+	_, _, err := c.Peek(ctx, "k")
+	require.NoError(t, err, "it is remembered here")
+	proxy.Heal()
+	awaitMode(t, c, aside.Healthy)
+}
+
+// An Observer that is told of a fill may ask for its key.
+func TestAnObserverMayAskForTheKey(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	ctx := testContext(t)
+	var c *aside.Client
+	told := make(chan result, 1)
+	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventFillRefused {
+				_, _, err := c.Peek(ctx, e.Key)
+				if err == nil {
+					_, err = c.Get(ctx, time.Minute, e.Key, newSource("new").load)
+				}
+				told <- result{err: err}
+			}
+		})
+	})
+	lent(t, c, proxy, "k")
+	server.Do("DEL", "k")
+	proxy.Heal()
+	require.NoError(t, await(t, told).err)
+}
+
+// Where a fill is refused with an error, its lock is nobody's: who asks next need not wait until it ends.
+func TestAFillThatFailsLeavesNoLockBehind(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)
+	var keys []string
+	for i := range 300 {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	_, err := c.GetMulti(ctx, time.Minute, keys, func(ctx context.Context, keys []string) (map[string]string, error) {
+		server.Do("ACL", "SETUSER", "default", "-set")
+		return newSource("v").loadMany(ctx, keys)
+	})
+	require.NoError(t, err)
+	stored(t, c, keys...)
+	server.Do("ACL", "SETUSER", "default", "+set")
+	value, err := c.Get(ctx, time.Minute, keys[0], newSource("again").load)
+	require.NoError(t, err)
+	require.Equal(t, "again", value)
+}
+
+// However long the way to Redis is: no lock runs out because other pieces go first.
+func TestPiecesDoNotOutliveTheirLocks(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = time.Second, 2*time.Second }), testContext(t)
+	var keys []string
+	for i := range 3000 {
+		keys = append(keys, fmt.Sprint("k", i))
+	}
+	proxy.Delay(150 * time.Millisecond)
+	_, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").loadMany)
+	require.NoError(t, err)
+	awaitNobody(t, c)
+	require.Zero(t, c.Stats().FillsRefused)
+	require.Equal(t, "v", server.Do("GET", keys[len(keys)-1]))
 }
 
 func TestStoreFirst(t *testing.T) {

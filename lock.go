@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
@@ -370,6 +371,7 @@ return 1`)
 
 const (
 	maxBatchKeys  = 64      // keys per script call, so that others get their turn; see also scriptReadOrLock
+	maxPieceKeys  = 1024    // keys per piece, see runBatches
 	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )
 
@@ -623,19 +625,20 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 // runBatches asks every shard, all at the same time, and hands each answer to use, if not nil, as it comes: what
 // one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
 //
-// A shard is asked once, for all its batches; or, inPieces, for 64 keys at first, and for twice as many each time it has answered: for
-// what nobody waits for, so that the questions of those who do wait get in between.
-func (c *Client) runBatches(ctx context.Context, all []*batch, inPieces bool, use func(*batch)) {
+// A shard is asked once, for all its batches; or in pieces: for 64 keys at first, and for twice as many each time it has answered, up to a
+// thousand, so that the questions of others get in between. What is left at the time pieces, in Client.now's, when the shard has not answered, or
+// with Close, goes at once.
+func (c *Client) runBatches(ctx context.Context, all []*batch, pieces int64, use func(*batch)) {
 	byShard := make(map[*shard][]*batch, 1)
 	for _, b := range all {
 		byShard[b.shard] = append(byShard[b.shard], b)
 	}
 	ask := func(sh *shard, batches []*batch) {
-		room := math.MaxInt
-		if inPieces {
-			room = maxBatchKeys
-		}
-		for ; len(batches) > 0; room *= 2 {
+		var failed error
+		for room := maxBatchKeys; len(batches) > 0; room = min(2*room, maxPieceKeys) {
+			if pieces == 0 || c.now() >= pieces || failed != nil || c.closing.Err() != nil {
+				room = math.MaxInt
+			}
 			calls, keys := make([]*call, 0, len(batches)), 0
 			for _, b := range batches {
 				if keys += len(b.keys); keys > room && len(calls) > 0 {
@@ -645,11 +648,15 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, inPieces bool, us
 			}
 			c.runAll(ctx, sh, calls...)
 			for _, b := range batches[:len(calls)] {
+				failed = cmp.Or(failed, b.err)
 				if use != nil {
 					use(b)
 				}
 			}
 			batches = batches[len(calls):]
+			if room == math.MaxInt {
+				return
+			}
 		}
 	}
 	var others sync.WaitGroup
@@ -666,14 +673,14 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, inPieces bool, us
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
-// inPieces: see runBatches.
-func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, inPieces bool, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
+// pieces: see runBatches.
+func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, pieces int64, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
 	held := items
 	if bare := func(item *loadItem) bool { return item.marker == "" }; slices.ContainsFunc(items, bare) {
 		held = slices.DeleteFunc(slices.Clone(items), bare)
 	}
 	if len(held) == 1 { // a plain Get gives back its lock
-		moved, ours, err := c.overLock(one, held[0], args(slices.Clone(head), held[0]))
+		moved, ours, err := c.overLock(one, held[0], args(head, held[0]))
 		if answer != nil {
 			answer(moved, held[0], ours, err)
 		}
@@ -681,7 +688,7 @@ func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, 
 	}
 	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
 		func(to []string, i int) []string { return args(to, held[i]) })
-	c.runBatches(context.Background(), all, inPieces, func(b *batch) {
+	c.runBatches(context.Background(), all, pieces, func(b *batch) {
 		if answer == nil {
 			return
 		}

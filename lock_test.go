@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,9 +152,67 @@ func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
 	for i := range c.flights.stripes {
 		require.Empty(t, c.flights.stripes[i].lent)
 	}
-	eventually := time.Now().Add(20 * time.Second)
-	for c.lent.Load() != 0 && time.Now().Before(eventually) {
+	requireNothingLent(t, c)
+}
+
+func requireNothingLent(t *testing.T, c *Client) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); c.lent.Load() != 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	require.Zero(t, c.lent.Load(), "nothing is lent for ever")
+	require.Zero(t, c.lent.Load())
+}
+
+func TestNothingIsLentInTheEnd(t *testing.T) {
+	server := redistest.Start(t)
+	for _, storeFirst := range []bool{false, true} {
+		c := newConnected(t, server.Addr())
+		c.opt.StoreFirst = storeFirst
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				_, err := c.GetMulti(t.Context(), time.Minute, []string{fmt.Sprint("a", i, storeFirst), fmt.Sprint("b", i, storeFirst)}, func(_ context.Context, keys []string) (map[string]string, error) {
+					return map[string]string{keys[0]: strings.Repeat("x", 300<<10)}, nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		requireNothingLent(t, c)
+	}
+}
+
+// Who finds a lock of ours looks whether its load is under way, while that load may just be storing. (For the race detector.)
+func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
+	server := redistest.Start(t)
+	c := newConnected(t, server.Addr())
+	for i := range 20 {
+		var asking sync.WaitGroup
+		_, err := c.GetMulti(t.Context(), time.Minute, []string{fmt.Sprint("a", i), fmt.Sprint("b", i), fmt.Sprint("c", i)}, func(_ context.Context, keys []string) (map[string]string, error) {
+			found := make(map[string]string)
+			for _, key := range keys {
+				found[key] = "v"
+			}
+			waits := c.counts.lockWaits.Load()
+			for range 4 {
+				for _, key := range keys {
+					c.forget([]string{key}) // as a write does last, so that the next Get asks
+					asking.Go(func() {
+						_, err := c.Get(t.Context(), time.Minute, key, func(context.Context, string) (string, error) { return "", fmt.Errorf("%s is being loaded", key) })
+						if err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}
+			for c.counts.lockWaits.Load() == waits {
+				runtime.Gosched()
+			}
+			return found, nil
+		})
+		require.NoError(t, err)
+		asking.Wait()
+	}
 }

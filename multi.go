@@ -333,7 +333,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	for _, b := range all {
 		b.args = append([]string{c.newMarker(b.shard), c.lockTTL}, b.args...)
 	}
-	c.runBatches(ctx, all, false, func(b *batch) {
+	c.runBatches(ctx, all, 0, func(b *batch) {
 		marker := b.args[0]
 		found, err := b.findings(marker)
 		if err != nil && c.unanswered(err) {

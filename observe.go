@@ -67,7 +67,8 @@ type Event struct {
 	Err      error
 }
 
-// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path.
+// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path. It may ask the Client, but not
+// Get the key that it is told of with a context without an end: it may be what that Get waits for.
 type Observer interface {
 	Observe(Event)
 }

@@ -35,6 +35,9 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if _, later := c.settleFirst(ctx, keys); len(later) > 0 {
 		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), errPending)
 	}
+	if err := c.awaitStored(ctx, keys...); err != nil {
+		return err
+	}
 	t := c.topo.Load()
 	if t == nil {
 		return errNotAsked
@@ -43,9 +46,6 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	asked := slices.DeleteFunc(slices.Clone(shards), func(sh *shard) bool { return !sh.asks() })
 	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
 		return errNotAsked
-	}
-	if err := c.awaitStored(ctx, keys...); err != nil {
-		return err
 	}
 	c.forget(keys)
 	defer c.forget(keys)

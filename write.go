@@ -342,7 +342,7 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 		}
 		b.args = append(b.args, w.args...)
 	}
-	c.runBatches(ctx, batches, false, nil)
+	c.runBatches(ctx, batches, 0, nil)
 	for _, b := range all {
 		if reply, ok := rueidis.IsRedisErr(b.err); ok && b.stamped && strings.HasPrefix(reply.Error(), "TRYAGAIN") {
 			c.executeMoving(ctx, w, b)

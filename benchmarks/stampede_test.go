@@ -191,8 +191,8 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// BenchmarkWakeUp: 4 clients with one caller each ask for one cold key; the loader takes 5 ms. The wake-up is from the fill's answer
-// to the one that has loaded until each of the others has the value: one round trip, from idleness. (In BenchmarkStampede it is mostly 800 goroutines that
+// BenchmarkWakeUp: 4 clients with one caller each ask for one cold key; the loader takes 5 ms. The wake-up is from when the
+// client that has loaded knows that the value is stored until each of the others has it: one round trip, from idleness. (In BenchmarkStampede it is mostly 800 goroutines that
 // share the cores.) "rueidis" is a GET by itself every 5 ms, which finds everybody as fast asleep. Run it with -benchtime=100x.
 func BenchmarkWakeUp(b *testing.B) {
 	const (
