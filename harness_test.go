@@ -207,7 +207,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// awaitWaiting waits until n callers share a flight of c, or lead it.
+// awaitShared waits until n callers share a flight of c, or lead it.
 func awaitShared(t testing.TB, c *aside.Client, n int64) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d callers share a flight", n), func() bool { return c.Stats().Shared >= n })
