@@ -17,9 +17,9 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod))
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
-PACKAGES = $$($(GO) list ./... | grep -v '/integration/')
+PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\)')
 # The packages of the library whose tests want a server.
-INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | grep -v '/integration/\|/cmd/\|/internal/proxy\|/internal/ops' | sort -u)
+INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | grep -v '/cmd/\|/internal/proxy\|/internal/ops' | sort -u)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -60,16 +60,16 @@ test-versions: ## the same with each of several servers: VERSIONS="path/to/redis
 	done; [ -z "$$failed" ] || { echo "failed with:$$failed" >&2; exit 1; }
 
 faults: ## the fault matrix at full length: what each fault costs, as a table (FAULTS=docs/FAULTS.md)
-	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/faults $(if $(QUICK),,-v -full -table $(CURDIR)/$(or $(FAULTS),docs/FAULTS.md))
+	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./faults $(if $(QUICK),,-v -full -table $(CURDIR)/$(or $(FAULTS),docs/FAULTS.md))
 
 crash: ## kill -9 a writer, KILLS times (1000), and look for what it was told
-	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/crash -kills=$(or $(KILLS),1000)
+	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./crash -kills=$(or $(KILLS),1000)
 
 converge: ## processes that are cut off at random, SCHEDULES times (1000), and must agree in the end
-	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/converge -schedules=$(or $(SCHEDULES),1000)
+	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./converge -schedules=$(or $(SCHEDULES),1000)
 
 abuse: ## treat a running proxy badly for a minute, with 10,000 idle connections (FOR=60s IDLE=10000)
-	@scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./integration/abuse -v -for=$(or $(FOR),60s) -idle=$(or $(IDLE),10000)
+	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./abuse -v -for=$(or $(FOR),60s) -idle=$(or $(IDLE),10000)
 
 image: ## build the image and try it (needs a Docker engine)
 	@scripts/try-image

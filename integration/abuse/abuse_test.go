@@ -48,7 +48,9 @@ func start(t *testing.T) *served {
 	server := redistest.Start(t)
 	dir := t.TempDir()
 	program := filepath.Join(dir, "aside")
-	out, err := exec.Command("go", "build", "-o", program, "github.com/redaside/aside/cmd/aside").CombinedOutput()
+	build := exec.Command("go", "build", "-o", program, "./cmd/aside")
+	build.Dir = "../.." // with the versions in that module's go.mod
+	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	s := &served{t: t, exited: make(chan struct{})}
 	s.cmd = exec.Command(program, "serve", "--redis", "redis://"+server.Addr(), "--port", "0", "--resp-port", "0", "--fallback-dir", filepath.Join(dir, "fallback"))

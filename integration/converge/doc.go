@@ -1,8 +1,8 @@
 // Package converge shows promises 2, 3 and 6 with several processes, each behind a network of its own that fails now and then:
 //
-//	go test ./integration/converge                          200 schedules, two to three minutes
-//	go test ./integration/converge -schedules=2000          more
-//	go test ./integration/converge -seed=42 -schedules=1    one that has failed, again
+//	go test -C integration ./converge                          200 schedules, two to three minutes
+//	go test -C integration ./converge -schedules=2000          more
+//	go test -C integration ./converge -seed=42 -schedules=1    one that has failed, again
 //
 // A schedule (schedule_test.go) has three nodes on one Redis. Workers read and write a few keys through them, as cache-aside writers do:
 // first the source gets a new version, then the cache is told by Set or Del. Meanwhile proxies refuse, swallow, delay and reset, the server

@@ -1,9 +1,9 @@
 // Package faults is the fault matrix: what callers notice and what is lost when Redis is refused, killed, frozen, cut off,
 // slow, loading, read-only, full, replaced, or in part away. It consists of tests:
 //
-//	go test ./integration/faults                     every row in short form, in a minute and a half
-//	go test ./integration/faults -run Matrix/frozen  some rows
-//	go test ./integration/faults -run Matrix -full -v -table ../../docs/faults.md
+//	go test -C integration ./faults                     every row in short form, in a minute and a half
+//	go test -C integration ./faults -run Matrix/frozen  some rows
+//	go test -C integration ./faults -run Matrix -full -v -table ../../docs/FAULTS.md
 //
 // The last one takes several minutes, wants the machine for itself, and writes the table that stands in the documentation.
 //

@@ -176,7 +176,7 @@ for some caller slept: as much of a longest call may be the machine's doing, and
 
 // command is how this run was started, as far as it shows.
 func command() string {
-	args := []string{"go test ./integration/faults -run Matrix"}
+	args := []string{"go test -C integration ./faults -run Matrix"}
 	if *full {
 		args = append(args, "-full")
 	}
