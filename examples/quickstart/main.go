@@ -1,5 +1,5 @@
 // Quickstart shows what a cache in front of a database does, step by step: which step was answered by memory, by Redis or
-// by the database, and how long it took. Nothing is staged: the database is SQLite with rows in it, and the column "from" is
+// by the database, and how long it took. Nothing is staged: the database is an embedded one (bbolt) with rows in it, and the column "from" is
 // what the clients counted.
 //
 //	go run ./examples/quickstart                    # Redis at REDIS_ADDR, else at 127.0.0.1:6379
@@ -173,7 +173,7 @@ func (s *show) steps(ctx context.Context, a, b *node) {
 		return values[0].String(), errors.Join(errs...)
 	})
 	s.step(a, "user 42 moves; A deletes the key", func() (string, error) {
-		if err := a.db.move(ctx, ann, "Porto"); err != nil {
+		if err := a.db.move(ann, "Porto"); err != nil {
 			return "", err
 		}
 		return "now in Porto", a.users.Del(ctx, userKey(s.prefix, ann))

@@ -28,7 +28,7 @@ func (s *show) head(addr string) {
 			"          each other, and the database is asked more often: see \"from\" and \"queries\"."
 	}
 	fmt.Fprintf(s.w, "Redis     %s\n", redis)
-	fmt.Fprintf(s.w, "Database  SQLite with %d users and %d orders; a query for profiles reads all orders.\n\n", userCount, orderCount)
+	fmt.Fprintf(s.w, "Database  bbolt, embedded, with %d users and %d orders; a query for profiles reads all orders.\n\n", userCount, orderCount)
 	fmt.Fprintf(s.w, row, "step", "value", "from", "queries", "took")
 	fmt.Fprintln(s.w, strings.Repeat("-", 36+1+32+1+26+1+7+2+8))
 }
