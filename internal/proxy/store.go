@@ -41,15 +41,17 @@ type Value struct {
 
 // Store is what both front ends serve. Safe for concurrent use.
 type Store struct {
-	client *aside.Client
-	turns  chan struct{} // nil: no limit
-	misses atomic.Int64
+	client      *aside.Client
+	turns       chan struct{} // nil: no limit
+	misses      atomic.Int64
+	receiving   *Budget
+	connections *Budget
 }
 
 // NewStore returns a Store from client, which stays the caller's to close. concurrency is how many calls are served at once; 0 for no
 // limit, 1 for one after the other.
 func NewStore(client *aside.Client, concurrency int) *Store {
-	s := &Store{client: client}
+	s := &Store{client: client, receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
 	if concurrency > 0 {
 		s.turns = make(chan struct{}, concurrency)
 	}
@@ -58,6 +60,22 @@ func NewStore(client *aside.Client, concurrency int) *Store {
 
 // Client is the client that the Store is made of, for its Health and Stats.
 func (s *Store) Client() *aside.Client { return s.client }
+
+// ReceivingBytes is what all requests that are being received may hold in sum, beyond FreeBytes each.
+const ReceivingBytes = 256 << 20
+
+// Receiving is the Budget of bytes for requests that are being received, or have been and are being served, of both front ends.
+func (s *Store) Receiving() *Budget { return s.receiving }
+
+// Connections is the Budget of clients' connections of both front ends: as many as may be open, but for what Redis, the journal and the log need.
+// Each connection takes 1 while it is open.
+func (s *Store) Connections() *Budget { return s.connections }
+
+// reserved is how many open files are not for clients.
+const reserved = 64
+
+// connectionsOf is how many clients a process that may have so many files open can have; 0 for no limit.
+func connectionsOf(files int64) int64 { return files - min(reserved, files/2) }
 
 // Misses is how many keys Get and GetMulti were asked for that held nothing.
 func (s *Store) Misses() int64 { return s.misses.Load() }
