@@ -215,6 +215,9 @@ type removal struct {
 func (d *Dir) take(n int) *batch {
 	d.x.mu.Lock()
 	defer d.x.mu.Unlock()
+	// The queue may have become shorter since n was counted. Without this bound the walk below would come to what it has itself put at the end:
+	// the same record twice, and the second of them "the record of another key".
+	n = min(n, d.x.dirty.len)
 	b := &batch{hands: 1, bad: d.bad, items: make([]item, 0, n)}
 	if d.waiting > 0 || d.x.closed.Load() {
 		b.hands = d.o.hurry
@@ -226,9 +229,6 @@ func (d *Dir) take(n int) *batch {
 	}
 	for range n {
 		e := d.x.dirty.first()
-		if e == nil {
-			break
-		}
 		d.x.dirty.remove(e)
 		d.x.dirty.push(e)
 		it := item{e: e, record: e.record, at: e.at, name: digestOf(e.record.Key), before: e.file}

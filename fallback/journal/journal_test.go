@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -489,6 +490,41 @@ func TestEverySecondDoesNotWaitForAnFsyncThatHangs(t *testing.T) {
 		assert.False(t, j.isSyncing())
 		require.NoError(t, j.Close(t.Context()))
 		assert.Equal(t, "a b c d", reopen(t, m.Crash(0), Options{}).keys())
+	})
+}
+
+// An fsync of EverySecond notes how much it covers before it lets go of the pen:
+//
+//	1: the fsync of b begins, and hangs   2: big does not fit into memory, and is synced by who writes it   3: the first one says "up to b"   4: an fsync fails
+//
+// Should 3 take back what 2 has said, 4 would cut big off: it is not in memory any more.
+func TestALateFsyncDoesNotTakeBackWhatALaterOneHasCovered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := vfs.NewMem()
+		slow := &slowSync{FS: m, hang: make(chan struct{})}
+		j := open(t, slow, Options{Sync: EverySecond, PartBytes: 1 << 30})
+		j.set("a", "b")
+		slow.hanging.Store(true)
+		time.Sleep(syncInterval)
+		synctest.Wait() // 1
+		before := j.Size()
+		big := Record{Op: Set, Key: "big", Value: strings.Repeat("x", maxUnsynced), Expires: 1, Stamp: "s"}
+		done := make(chan error)
+		go func() { done <- j.Append(context.Background(), big) }() // ends with the fsync
+		for j.Size() == before {                                    // it is written, and whoever wrote it has the pen
+			runtime.Gosched()
+		}
+		slow.hanging.Store(false)
+		close(slow.hang)
+		require.NoError(t, <-done) // 2
+		synctest.Wait()            // 3
+		j.set("c")
+		m.FailAt(1, vfs.Fault{Err: syscall.EIO, On: vfs.CallSync}) // 4
+		time.Sleep(2 * syncInterval)
+		synctest.Wait()
+		again := reopen(t, m.Kill(), Options{})
+		assert.Equal(t, "a b big c", again.keys())
+		assert.Empty(t, again.report.Gaps)
 	})
 }
 

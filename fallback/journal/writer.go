@@ -212,7 +212,9 @@ func (w *writer) settle(p *part) error {
 
 // settled takes note that so much of p is durable, and that nothing before it is needed in memory any more.
 func (w *writer) settled(p *part, size int64, last uint64) {
-	p.synced = size
+	// An fsync that went without the pen may be told of last, though a later one has covered more. To go back would be to cut off, should p become
+	// doubtful, what is forgotten already.
+	p.synced = max(p.synced, size)
 	w.forget(last)
 	if d := w.doubtful; d != nil && d != p { // p is a later part, and begins with what d lacks
 		if err := d.file.Truncate(d.synced); err == nil {
