@@ -12,7 +12,7 @@ VERSIONS  ?=
 
 # Each module is built with the versions in its own go.mod, as its users get it. go.work is for people and editors.
 export GOWORK := off
-MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/*/go.mod))
 # One external server for all packages, so one at a time.
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)

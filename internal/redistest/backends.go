@@ -1,14 +1,10 @@
 package redistest
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/testcontainers/testcontainers-go"
 )
 
 // Backend is where Start gets its servers from: "external", "binary", "docker", or "" if there is nothing.
@@ -58,17 +54,15 @@ func needBinary(t testing.TB, what string) string {
 	return path
 }
 
+// dockerAnswers asks the program in the folder docker, but only where there is a sign of an engine: to build it takes a while.
 var dockerAnswers = sync.OnceValue(func() bool {
-	// Where nothing points to an engine, testcontainers panics.
-	defer func() { _ = recover() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	provider, err := testcontainers.NewDockerProvider()
-	if err != nil {
+	_, noProgram := exec.LookPath("docker")
+	_, noSocket := os.Stat("/var/run/docker.sock")
+	if os.Getenv("DOCKER_HOST") == "" && noProgram != nil && noSocket != nil {
 		return false
 	}
-	defer provider.Close()
-	return provider.Health(ctx) == nil
+	check, err := dockerProgram("-check")
+	return err == nil && check.Run() == nil
 })
 
 // notShort skips the test under -short, which stands for "what needs no server".

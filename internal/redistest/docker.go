@@ -1,34 +1,38 @@
 package redistest
 
 import (
+	"bytes"
 	"cmp"
-	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/moby/moby/client"
-	"github.com/testcontainers/testcontainers-go"
-	"github.com/testcontainers/testcontainers-go/wait"
-
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// docker is a container of our own, behind a proxy because its port changes with each start.
+// docker is a container of our own, behind a proxy because its port changes with each start. The program in the folder
+// docker runs it, and says how it is spoken to. It is another module, for which go run needs no more than this one's
+// source.
 type docker struct {
 	settings
-	container testcontainers.Container
-	engine    *testcontainers.DockerClient
-	proxy     *faultproxy.Proxy
-	upstream  string // changes with each start
+	proxy    *faultproxy.Proxy
+	upstream string // changes with each start
+
+	stdin   io.WriteCloser
+	answers *json.Decoder
+	log     tail
 }
 
-const (
-	defaultImage = "redis:7-alpine"
-	inContainer  = "6379/tcp"
-)
+const defaultImage = "redis:7-alpine"
 
 func startDocker(t testing.TB, set settings) *Server {
 	t.Helper()
@@ -37,33 +41,81 @@ func startDocker(t testing.TB, set settings) *Server {
 	if strings.Contains(path.Base(image), "valkey") {
 		program = "valkey-server"
 	}
-	ctx := context.Background()
-	engine, err := testcontainers.NewDockerClientWithOpts(ctx)
-	if err != nil {
+	d := &docker{settings: set}
+	if err := d.launch(t); err != nil {
 		t.Fatalf("redistest: docker: %v", err)
 	}
-	t.Cleanup(func() { _ = engine.Close() })
-
 	command := append([]string{program, "--protected-mode", "no", "--save", "", "--appendonly", "no"}, set.args...)
-	container, err := testcontainers.Run(ctx, image,
-		testcontainers.WithCmd(command...),
-		testcontainers.WithExposedPorts(inContainer),
-		testcontainers.WithWaitStrategy(wait.ForListeningPort(inContainer).SkipInternalCheck().WithPollInterval(5*time.Millisecond)))
-	testcontainers.CleanupContainer(t, container)
-	if err != nil {
-		t.Fatalf("redistest: docker: %v", err)
-	}
-	d := &docker{settings: set, container: container, engine: engine}
-	if err := d.locate(ctx); err != nil {
+	if err := d.locate(map[string]any{"do": "run", "image": image, "command": command}); err != nil {
 		t.Fatalf("redistest: docker: %v", err)
 	}
 	d.proxy = faultproxy.New(t, d.upstream)
 	return newServer(t, set, d)
 }
 
-// locate finds out where the container listens now and waits until it answers there.
-func (d *docker) locate(ctx context.Context) (err error) {
-	d.upstream, err = d.container.PortEndpoint(ctx, inContainer, "")
+// dockerProgram is the command that runs the program in the folder docker.
+func dockerProgram(args ...string) (*exec.Cmd, error) {
+	_, here, _, _ := runtime.Caller(0)
+	cmd := exec.Command("go", append([]string{"run", "."}, args...)...)
+	cmd.Dir = filepath.Join(filepath.Dir(here), "docker")
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=") // -race and the like are for the tests
+	if _, err := os.Stat(cmd.Dir); err != nil {
+		return nil, fmt.Errorf("the program that runs containers is not where this test was built from: %w", err)
+	}
+	return cmd, nil
+}
+
+// launch starts the program that runs the container, and ends it, and so the container, with the test.
+func (d *docker) launch(t testing.TB) error {
+	cmd, err := dockerProgram()
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = &d.log
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if d.stdin, err = cmd.StdinPipe(); err != nil {
+		return err
+	}
+	d.answers = json.NewDecoder(out)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	t.Cleanup(func() {
+		_ = d.stdin.Close()
+		_, _ = io.Copy(io.Discard, out) // Wait closes the pipe
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("redistest: docker: %v\n%s", err, d.log.String())
+		}
+	})
+	return nil
+}
+
+// ask sends one request and returns the address that comes back, if any.
+func (d *docker) ask(request map[string]any) (addr string, err error) {
+	line, err := json.Marshal(request)
+	if err != nil {
+		return "", err
+	}
+	var answer struct{ Addr, Error string }
+	_, err = d.stdin.Write(append(line, '\n'))
+	if err == nil {
+		err = d.answers.Decode(&answer)
+	}
+	switch {
+	case err != nil: // it has ended
+		return "", fmt.Errorf("%w\n%s", err, bytes.TrimSpace([]byte(d.log.String())))
+	case answer.Error != "":
+		return "", errors.New(answer.Error)
+	}
+	return answer.Addr, nil
+}
+
+// locate makes a request that starts the server, and waits until it answers where it listens now.
+func (d *docker) locate(request map[string]any) (err error) {
+	d.upstream, err = d.ask(request)
 	for deadline := time.Now().Add(readyWithin); err == nil; time.Sleep(2 * time.Millisecond) {
 		if _, err = d.do(d.upstream, "PING"); err == nil {
 			break
@@ -89,21 +141,7 @@ func (d *docker) kill() error {
 }
 
 func (d *docker) start(empty bool) error {
-	ctx := context.Background()
-	// The kill has been delivered; the engine may take a moment to notice the end, and would not start it until then.
-	for deadline := time.Now().Add(readyWithin); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		state, err := d.container.State(ctx)
-		if err != nil {
-			return err
-		}
-		if !state.Running {
-			break
-		}
-	}
-	if err := d.container.Start(ctx); err != nil {
-		return err
-	}
-	if err := d.locate(ctx); err != nil {
+	if err := d.locate(map[string]any{"do": "start"}); err != nil {
 		return err
 	}
 	if empty {
@@ -117,6 +155,6 @@ func (d *docker) start(empty bool) error {
 }
 
 func (d *docker) signal(name string) error {
-	_, err := d.engine.ContainerKill(context.Background(), d.container.GetContainerID(), client.ContainerKillOptions{Signal: name})
+	_, err := d.ask(map[string]any{"do": "signal", "signal": name})
 	return err
 }
