@@ -37,8 +37,22 @@ check: ## before each commit: format, vet, lint, and the tests that need no Redi
 test-unit: ## the tests that need no Redis
 	@for m in $(MODULES); do (cd $$m && $(GO) test -short $(TESTFLAGS) $$($(GO) list ./... | grep -v /internal/redistest$$)) || exit 1; done
 
+# Without flags it prints a line for each package, what fails, every half minute what is running, and a count at the end.
 test: ## all tests but the suites below; finds a Redis server, or installs one
+ifneq ($(strip $(TESTFLAGS)),)
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) $(PACKAGES)) || exit 1; done
+else
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; failed=; \
+	echo "Building the tests. The first time this compiles all dependencies, for a minute or two."; \
+	$(GO) build -o "$$work/report" .ci/report.go; \
+	for m in $(MODULES); do \
+	  echo "== module $$m"; \
+	  (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -json $(PACKAGES) 2>&1) | "$$work/report" -skips "$$work/counts" || failed=1; \
+	done; \
+	echo "== all modules"; \
+	awk '{ p += $$1; f += $$2; s += $$3 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$$work/counts"; \
+	[ -z "$$failed" ]
+endif
 
 test-race: ## all tests of the library, under the race detector
 	@scripts/with-redis $(TEST) -race $(PACKAGES)
