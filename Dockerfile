@@ -19,6 +19,8 @@ RUN mkdir -m 0700 /out/data
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/aside /usr/local/bin/aside
+COPY LICENSE NOTICE /licenses/
+COPY LICENSES /licenses/LICENSES/
 COPY --from=build --chown=65532:65532 /out/data /data
 USER 65532:65532
 WORKDIR /data
