@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/logqueue"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -30,6 +31,7 @@ type Client struct {
 	store       fallback.Store // what outages leave behind
 	flights     flights
 	counts      counters
+	log         *logqueue.Handler // in front of the caller's, see log.go
 
 	tokens atomic.Uint64            // acquisitions so far
 	topo   atomic.Pointer[topology] // nil until Redis has been reached
@@ -91,8 +93,9 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := options.queueLog()
 	c := &Client{
-		opt: options, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
+		opt: options, log: log, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
 		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),
 		loaders: make(chan struct{}, options.MaxLoaders), readers: make(chan struct{}, maxReaders),
 	}
@@ -108,6 +111,7 @@ func New(options Options) (*Client, error) {
 		return nil, err
 	}
 	if c.store, err = options.openStore(); err != nil {
+		log.Flush(logGrace) // it may say why
 		return nil, err
 	}
 	c.stamps.after(c.store.Latest())
@@ -168,7 +172,7 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
 // loaded already is stored, if Redis answers within half a second, or RedisTimeout if that is longer. Then it has the fallback store put on disk what it has accepted, for
-// 2 seconds at most, and gives up its directory. It replays nothing: the next client with that directory does.
+// 2 seconds at most, and gives up its directory. Last it waits for half a second at most until Options.Logger has its lines. It replays nothing: the next client with that directory does.
 // (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
 // has left its cluster.)
 // Closing again does nothing and returns the same.
@@ -207,6 +211,9 @@ func (c *Client) Close() error {
 		defer cancel()
 		if err := c.store.Close(ctx); err != nil {
 			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", err))
+		}
+		if err := c.flushLog(); err != nil {
+			c.closeErr = errors.Join(c.closeErr, err)
 		}
 	})
 	return c.closeErr

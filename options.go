@@ -122,7 +122,8 @@ type Options struct {
 	OnReplay func(Replay)
 
 	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a second, for values that
-	// cannot be read or stored. Never a value's content. Defaults to slog.Default().
+	// cannot be read or stored. Never a value's content. Its handler is called from one goroutine at a time, and nothing waits for it but Close, for
+	// half a second: up to 4,096 lines (1 MiB) are queued, in order, and what does not fit is dropped and counted in a line. Defaults to slog.Default().
 	Logger *slog.Logger
 
 	// Observer is told what happens, for metrics and traces. It looks and does not steer; it is called on the caller's
