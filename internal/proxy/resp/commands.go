@@ -16,6 +16,11 @@ type command struct {
 	summary string // for COMMAND DOCS
 }
 
+// data reports whether the command reads or writes what is stored.
+func (c command) data() bool {
+	return strings.HasPrefix(c.flags, "readonly") || strings.HasPrefix(c.flags, "write")
+}
+
 var (
 	noKey   = [3]int{}
 	oneKey  = [3]int{1, 1, 1}

@@ -27,6 +27,11 @@ type conn struct {
 	peer   *server.Peer
 	name   atomic.Pointer[string] // as CLIENT SETNAME has given it; read by anybody
 
+	aborted bool // its MULTI was refused: nothing is done until EXEC, DISCARD or RESET
+	astray  bool // its SELECT was refused: nothing is done with the data until another, or RESET
+	silent  bool // CLIENT REPLY OFF
+	skip    bool // CLIENT REPLY SKIP has just been run
+
 	stranger bool      // has yet to log in
 	strange  time.Time // since when it has to
 	hurried  bool      // its reads end handshakeFor later
@@ -161,9 +166,10 @@ func (c *conn) command(args []string) {
 		c.error(noAuth)
 	default:
 		name = "UNKNOWN"
-		c.error(unknownCommand(args))
+		c.unserved(args)
 	}
 	c.peer.Flush()
+	c.out.mute, c.skip = c.silent || c.skip, false
 	c.now = time.Now()
 	c.server.commands.Add(1)
 	if c.failed {
@@ -208,8 +214,12 @@ func (c *conn) run(name string, cmd command, args []string) {
 	switch {
 	case c.stranger && !cmd.open:
 		c.error(noAuth)
+	case c.aborted && name != "RESET" && name != "QUIT":
+		c.error(notDone(name))
 	case cmd.arity < 0 && len(args)+1 < -cmd.arity, cmd.arity > 0 && len(args)+1 != cmd.arity:
 		c.error(wrongNumber(strings.ToLower(name)))
+	case c.astray && cmd.data():
+		c.error(wrongDB)
 	default:
 		c.ctx = ctx
 		cmd.run(c, args)

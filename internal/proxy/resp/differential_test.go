@@ -68,7 +68,7 @@ func line(s string) []string { return strings.Split(s, " ") }
 
 // What is sent in this order to both, and answered alike. "_" stands for the empty string.
 var scripted = []string{
-	"PING", "PING hello", "PING a b", "ping", "ECHO hi", "ECHO", "ECHO a b", "SELECT 0", "SELECT x", "SELECT", "SELECT 01", "SELECT -1",
+	"PING", "PING hello", "PING a b", "ping", "ECHO hi", "ECHO", "ECHO a b", "SELECT 0", "SELECT x", "SELECT", "SELECT 01", "SELECT -1", "SELECT 0",
 	"foo", "foo a", "FOO a b c", "foo _", "config", "client", "CLIENT nonsense", "COMMAND nonsense", "CLIENT GETNAME", "CLIENT SETNAME",
 	"CLIENT SETNAME a", "CLIENT GETNAME", "CLIENT GETNAME x", "CLIENT SETNAME a b", "CLIENT SETNAME _", "CLIENT GETNAME", "CLIENT ID x",
 	"CLIENT NO-EVICT ON", "CLIENT NO-EVICT maybe", "AUTH x", "AUTH default x", "AUTH other x", "AUTH", "AUTH a b c", "HELLO 4", "HELLO x",

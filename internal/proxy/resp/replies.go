@@ -22,13 +22,14 @@ type replies struct {
 	n       int
 	total   int64 // bytes that were written to it, ever
 	renewed time.Time
+	mute    bool  // what is written now is for nobody
 	err     error // sticky
 }
 
 func (r *replies) Write(p []byte) (int, error) {
 	size := len(p)
 	r.total += int64(size)
-	for len(p) > 0 && r.err == nil {
+	for len(p) > 0 && r.err == nil && !r.mute {
 		if r.chunk == nil {
 			r.chunk = chunks.Get().(*[heldBack]byte)
 		}

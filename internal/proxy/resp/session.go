@@ -46,8 +46,10 @@ func selectDB(c *conn, args []string) {
 	case !ok:
 		c.error(notInteger)
 	case n != int64(c.server.options.DB):
+		c.astray = true
 		c.error("ERR DB index is out of range")
 	default:
+		c.astray = false
 		c.ok()
 	}
 }
@@ -56,6 +58,10 @@ func reset(c *conn, _ []string) {
 	c.setStranger(*c.server.password.Load() != "")
 	c.name.Store(nil)
 	c.setProtocol(2)
+	c.aborted, c.astray = false, false
+	if c.silent {
+		c.silent, c.out.mute = false, false
+	}
 	c.simple("RESET")
 }
 
@@ -173,7 +179,7 @@ func (c *conn) setName(name string) bool {
 
 func client(c *conn, args []string) {
 	sub := strings.ToUpper(args[0])
-	want := map[string]int{"SETNAME": 2, "GETNAME": 1, "ID": 1, "INFO": 1, "SETINFO": 3, "NO-EVICT": 2, "NO-TOUCH": 2}
+	want := map[string]int{"SETNAME": 2, "GETNAME": 1, "ID": 1, "INFO": 1, "SETINFO": 3, "NO-EVICT": 2, "NO-TOUCH": 2, "REPLY": 2}
 	if n, ok := want[sub]; ok && n != len(args) {
 		c.error(wrongNumber("client|" + strings.ToLower(sub)))
 		return
@@ -209,6 +215,8 @@ func client(c *conn, args []string) {
 		default:
 			c.error(syntaxError)
 		}
+	case "REPLY":
+		c.replyMode(args[1])
 	case "TRACKING", "CACHING":
 		c.error(noTracking)
 	default:
