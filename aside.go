@@ -62,6 +62,8 @@ type Client struct {
 	loadsMu sync.Mutex
 	loads   map[*load]struct{} // guarded by loadsMu; those that run
 
+	roundTrips roundTripViews
+
 	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay seldom
 }
 

@@ -655,9 +655,9 @@ func TestAFlatValueFromMemoryIsNotDecodedAgain(t *testing.T) {
 		awaitNobody(t, c)
 	}
 	if oldRedis(server) {
-		require.LessOrEqual(t, decodes, 2, "once more if the first was faster than the push of the fill")
+		require.LessOrEqual(t, decodes, 3, "once more if the first was faster than the push of the fill")
 	} else {
-		require.Equal(t, 1, decodes, "not by who loaded it, once by the first who found it in memory")
+		require.Equal(t, 2, decodes, "by who loaded it, and by the check of a view's first loads")
 	}
 	allocs := testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) })
 	require.Zero(t, allocs)

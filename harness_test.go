@@ -29,7 +29,8 @@ func TestMain(m *testing.M) {
 	// rueidis sleeps for a second before it looks at a topology again that it could not read, and for five before it closes
 	// the connections to nodes that have left, whether it is closed or not. Whatever else is left is ours.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"),
-		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"))
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
+		goleak.IgnoreAnyFunction("github.com/vmihailenco/msgpack/v5.cachedValue.func1")) // one for each type with an embedded pointer, for good
 }
 
 // patience bounds every wait of a test for something that has to happen. It proves nothing about speed.

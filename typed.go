@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redaside/aside/codec"
@@ -18,6 +19,11 @@ import (
 // TypedClient is a view of a Client through a codec: the same keys, the same rules, values of type T. It costs nothing to
 // make, owns nothing and needs no Close; make as many as there are types. Safe for concurrent use.
 //
+// All callers get equal values, whether they loaded them, waited for who did, or found them: what the codec makes of what it has written. So
+// what a loader returned stays its own, and a field that the codec does not keep (one with `json:"-"`) is missing from the first answer already. At the first loads
+// of a view the two are compared, and a difference is logged with view, type and field.
+// Only a value that cannot be encoded, or whose encoding cannot be read back, is returned to who loaded it as the loader gave it.
+//
 // What it returns is the caller's to change. Where T holds no pointer, slice or map (strings and time.Time are fine),
 // one decoded copy is kept in memory and copied out; elsewhere each call decodes, unless the view was made [Shared].
 type TypedClient[T any] struct {
@@ -26,6 +32,8 @@ type TypedClient[T any] struct {
 	id    any     // equal for views whose decoded values are interchangeable
 	keep  bool    // decoded values stay in memory
 	room  uintptr // what a decoded value takes there, if so
+
+	checks atomic.Pointer[roundTrips] // once something was loaded
 }
 
 // ViewOption changes a view.
@@ -33,7 +41,8 @@ type ViewOption func(*viewOptions)
 
 type viewOptions struct{ shared bool }
 
-// Shared promises that nobody changes what the view returns: one decoded value then serves all calls, whatever T is.
+// Shared promises that nobody changes what the view returns: one decoded value then serves all calls, whatever T is. It is still what the codec has
+// read, never the loader's own value.
 func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
 
 // Typed returns a view of client through a codec. A nil codec is reported by the view's calls, which all fail.
@@ -105,17 +114,26 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 			return none, err
 		case out.absent:
 			return none, ErrNotFound
-		case out.own(call):
+		case err != nil:
 			return *call.value, nil
 		}
 		value, err := t.decode(key, out.raw, out.entry)
 		if err == nil {
 			return value, nil
 		}
+		if out.own(call) {
+			return *call.value, nil // nobody would read the next one either
+		}
 		bad = fingerprint(wire.Pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
-	return alone(ctx, t.c, opts, func(ctx context.Context) (T, error) { return load(ctx, key) })
+	return alone(ctx, t.c, opts, func(ctx context.Context) (T, error) {
+		value, err := load(ctx, key)
+		if err != nil {
+			return none, err
+		}
+		return t.copied(value), nil
+	})
 }
 
 // alone calls a loader for one call only, with the deadline and the shelter from panics that a shared load has.
@@ -147,7 +165,7 @@ func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) er
 	if err != nil {
 		return err
 	}
-	out[0] = l.t.encode(value)
+	out[0] = l.t.encode(keys[0], value)
 	l.value = &value
 	return nil
 }
@@ -155,9 +173,26 @@ func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) er
 // undecodableRounds is how often a call tries to replace what it cannot read before it leaves the cache alone.
 const undecodableRounds = 3
 
-func (t *TypedClient[T]) encode(value T) loaded {
+// encode is for what a loader has returned.
+func (t *TypedClient[T]) encode(key string, value T) loaded {
 	raw, err := t.codec.Encode(value)
+	if err == nil {
+		t.checkRoundTrip(key, value, raw)
+	}
 	return loaded{raw: raw, found: true, err: err}
+}
+
+// copied is what others would get for a value that was loaded for one caller alone: the value itself only where there is no such thing.
+func (t *TypedClient[T]) copied(value T) T {
+	raw, err := t.codec.Encode(value)
+	if err != nil {
+		return value
+	}
+	back, err := t.tryDecode(raw)
+	if err != nil {
+		return value
+	}
+	return back
 }
 
 // decode reads raw, which e holds where it is in memory, and keeps the result there if that is safe. An error is counted and
@@ -186,21 +221,23 @@ func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	return value, err
 }
 
-func (t *TypedClient[T]) decodeAnew(key, raw string) (value T, err error) {
-	func() {
-		defer func() { // a codec of the user's own
-			if p := recover(); p != nil {
-				err = fmt.Errorf("the codec panicked: %v", p)
-			}
-		}()
-		value, err = t.codec.Decode(raw)
-	}()
+func (t *TypedClient[T]) decodeAnew(key, raw string) (T, error) {
+	value, err := t.tryDecode(raw)
 	if err != nil {
 		t.c.counts.decodeErrors.Add(1)
 		t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
-		t.c.warn(&t.c.seldomDecode, "a stored value cannot be decoded, so it is loaded again", keyAttr(key), "type", reflect.TypeFor[T](), "error", err)
+		t.c.warn(&t.c.seldomDecode, "a stored value cannot be decoded, so it is loaded again", keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
 	}
 	return value, err
+}
+
+func (t *TypedClient[T]) tryDecode(raw string) (value T, err error) {
+	defer func() { // a codec of the user's own
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the codec panicked: %v", p)
+		}
+	}()
+	return t.codec.Decode(raw)
 }
 
 // kept returns what is decoded in e already, if this view may use it.
@@ -241,7 +278,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			found, err := alone(ctx, t.c, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
 			for _, key := range missing {
 				if value, ok := found[key]; ok && err == nil {
-					values[key] = value
+					values[key] = t.copied(value)
 				}
 			}
 			if err != nil && !isNotFound(err) {
@@ -258,11 +295,15 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			if out.absent {
 				return
 			}
-			if out.own(call) {
+			if out.err != nil { // only its own load's, that it cannot be encoded
 				values[key] = call.value(key)
 				return
 			}
 			value, err := t.decode(key, out.raw, out.entry)
+			if err != nil && out.own(call) { // as in get
+				values[key] = call.value(key)
+				return
+			}
 			if err != nil {
 				undecodable = append(undecodable, key)
 				bad[key] = fingerprint(wire.Pack(out.raw))
@@ -309,7 +350,7 @@ func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loade
 	}
 	for i, key := range keys {
 		if value, ok := found[key]; ok {
-			out[i] = l.t.encode(value)
+			out[i] = l.t.encode(key, value)
 			l.loaded[key] = value
 		}
 	}

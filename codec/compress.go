@@ -78,6 +78,14 @@ type compressCodec[T any] struct {
 	minSize int
 }
 
+// String names the codec in logs, and the one that it wraps.
+func (c compressCodec[T]) String() string {
+	if named, ok := c.inner.(fmt.Stringer); ok {
+		return "Compress(" + named.String() + ")"
+	}
+	return fmt.Sprintf("Compress(%T)", c.inner)
+}
+
 func (c compressCodec[T]) Encode(v T) (string, error) {
 	if c.inner == nil {
 		return "", errNilInner

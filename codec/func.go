@@ -23,6 +23,8 @@ type funcCodec[T any] struct {
 	deserialize func(string) (T, error)
 }
 
+func (funcCodec[T]) String() string { return "Func" }
+
 func (c funcCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode", &s, &err)
 	if c.serialize == nil {

@@ -51,6 +51,8 @@ var (
 
 type gobCodec[T any] struct{}
 
+func (gobCodec[T]) String() string { return "Gob" }
+
 func (gobCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode Gob", &s, &err)
 	var b bytes.Buffer

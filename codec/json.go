@@ -19,6 +19,8 @@ func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
 
 type jsonCodec[T any] struct{}
 
+func (jsonCodec[T]) String() string { return "JSON" }
+
 func (jsonCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode JSON", &s, &err)
 	// &v, for a MarshalJSON with a pointer receiver is not found on a value; UnmarshalJSON, its counterpart, always is.

@@ -5,6 +5,8 @@ func String() Codec[string] { return stringCodec{} }
 
 type stringCodec struct{}
 
+func (stringCodec) String() string { return "String" }
+
 func (stringCodec) Encode(v string) (string, error) { return v, nil }
 func (stringCodec) Decode(s string) (string, error) { return s, nil }
 
@@ -14,6 +16,8 @@ func (stringCodec) Decode(s string) (string, error) { return s, nil }
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type bytesCodec struct{}
+
+func (bytesCodec) String() string { return "Bytes" }
 
 func (bytesCodec) Encode(v []byte) (string, error) { return string(v), nil }
 func (bytesCodec) Decode(s string) ([]byte, error) { return []byte(s), nil }

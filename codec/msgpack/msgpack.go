@@ -27,6 +27,8 @@ var errTrailing = errors.New("bytes after the value")
 
 type msgpackCodec[T any] struct{}
 
+func (msgpackCodec[T]) String() string { return "MessagePack" }
+
 func (msgpackCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode MessagePack", &s, &err)
 	b, err := msgpack.Marshal(&v) // &v, for an EncodeMsgpack with a pointer receiver cannot be called on a copy in an interface

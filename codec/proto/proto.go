@@ -35,6 +35,8 @@ type protoCodec[T proto.Message] struct {
 	err  error // why there is no make
 }
 
+func (protoCodec[T]) String() string { return "protobuf" }
+
 // maker returns what makes an empty message.
 func maker[T proto.Message]() (mk func() T, err error) {
 	defer func() {
