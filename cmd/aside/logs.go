@@ -1,69 +1,140 @@
 package main
 
 import (
-	"errors"
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/DeRuina/timberjack"
-
+	"github.com/redaside/aside/internal/logqueue"
 	"github.com/redaside/aside/internal/proxy/config"
 )
 
-// logs are where the log goes. Safe for concurrent use.
+// logs are where the log goes. Nothing that is logged waits for a disk or for who reads a pipe: each destination has a queue of its own, which drops
+// and counts what does not fit. Safe for concurrent use.
 type logs struct {
-	logger *slog.Logger  // immutable
+	logger *slog.Logger  // immutable, as are the next ones
 	level  slog.LevelVar // what is logged; may be set at any time
-	file   *logFile      // nil: none
+	stdout *sink
+	file   *sink // nil: none
+	inFile *logFile
 }
+
+const (
+	logGrace  = time.Second // for destinations that do not take their lines, at the end
+	logMemory = 1 << 20     // for what waits for each
+	logLines  = 4096
+)
 
 // openLogs opens the log. Its errors are of the configuration.
 func openLogs(c config.Log, stdout io.Writer) (*logs, error) {
 	l := new(logs)
 	l.level.Set(logLevel(c.Level))
-	var to []io.Writer
+	l.stdout = newSink(c.Format, func(line []byte) error {
+		_, err := stdout.Write(line)
+		return err
+	})
+	var to everyone
 	if c.Path != "" {
 		var err error
-		if l.file, err = openLogFile(c); err != nil {
+		if l.inFile, err = openLogFile(c); err != nil {
 			return nil, usageError{fmt.Errorf("log.path is %q: it cannot be written (%w): name a file that this user may write, or none", c.Path, err)}
 		}
-		to = append(to, l.file) // before standard output: who sees a line there finds it in the file
+		l.file = newSink(c.Format, l.inFile.write)
+		to = append(to, l.file)
 	}
 	if c.Stdout {
-		to = append(to, stdout)
+		to = append(to, l.stdout)
 	}
-	out := &everyWriter{to: to}
-	options := &slog.HandlerOptions{Level: &l.level}
-	if c.Format == "json" {
-		l.logger = slog.New(slog.NewJSONHandler(out, options))
-	} else {
-		l.logger = slog.New(slog.NewTextHandler(out, options))
-	}
+	l.logger = slog.New(handlerOf(c.Format, to, &l.level))
 	return l, nil
 }
 
-func (l *logs) Close() error {
-	if l.file == nil {
-		return nil
+func handlerOf(format string, out io.Writer, level slog.Leveler) slog.Handler {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.NewJSONHandler(out, options)
 	}
-	return l.file.Close()
+	return slog.NewTextHandler(out, options)
 }
 
-// everyWriter writes to each of them, whatever the others say: a full disk must not silence standard output.
-type everyWriter struct{ to []io.Writer }
-
-func (w *everyWriter) Write(line []byte) (int, error) {
-	var errs []error
-	for _, to := range w.to {
-		_, err := to.Write(line)
-		errs = append(errs, err)
+// reopen lets go of the log file, which may have another name by now, and begins one with the right name.
+func (l *logs) reopen() {
+	if l.file != nil {
+		l.inFile.moved.Store(true)
+		l.file.queue.Put(nil) // now rather than with the next line; should it be dropped, then with that
 	}
-	return len(line), errors.Join(errs...)
+}
+
+// Close waits until all is written, for logGrace at most.
+func (l *logs) Close() {
+	var wait sync.WaitGroup
+	for _, s := range []*sink{l.stdout, l.file} {
+		if s != nil {
+			wait.Go(func() { s.queue.Flush(logGrace) })
+		}
+	}
+	wait.Wait()
+}
+
+// everyone is a Writer of lines that never waits and never fails.
+type everyone []*sink
+
+func (e everyone) Write(line []byte) (int, error) {
+	own := bytes.Clone(line) // slog uses the buffer again
+	for _, s := range e {
+		s.queue.Put(own)
+	}
+	return len(line), nil
+}
+
+// sink is one destination of the log.
+type sink struct {
+	queue  *logqueue.Queue[[]byte] // immutable, as are the next ones
+	format string
+	write  func(line []byte) error // called by queue; with nil to do what there is to do without a line
+
+	lost int64 // lines that could not be written since one was; belongs to queue
+	why  error // of the first of them
+}
+
+func newSink(format string, write func([]byte) error) *sink {
+	s := &sink{format: format, write: write}
+	size := func(line []byte) int { return len(line) + 64 }
+	dropped := func(n int64) ([]byte, bool) {
+		return s.line("aside: log lines were dropped, as they were not taken in time", "dropped", n), true
+	}
+	s.queue = logqueue.New(logqueue.Limits{Items: logLines, Bytes: logMemory}, size, dropped, s.deliver)
+	return s
+}
+
+// line is a line of the log that is about itself.
+func (s *sink) line(msg string, args ...any) []byte {
+	var line bytes.Buffer
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, msg, 0)
+	r.Add(args...)
+	_ = handlerOf(s.format, &line, slog.LevelWarn).Handle(context.Background(), r) // a bytes.Buffer takes everything
+	return line.Bytes()
+}
+
+// deliver writes a line, or notes that it cannot.
+func (s *sink) deliver(line []byte) {
+	if s.lost > 0 && s.write(s.line("aside: log lines could not be written", "lost", s.lost, "error", s.why)) == nil {
+		s.lost, s.why = 0, nil
+	}
+	if s.lost == 0 {
+		err := s.write(line)
+		if err == nil || line == nil {
+			return
+		}
+		s.why = err
+	}
+	s.lost++
 }
 
 func logLevel(name string) slog.Level {
@@ -72,53 +143,19 @@ func logLevel(name string) slog.Level {
 	return level
 }
 
-// logFile is a file that begins anew when it is full, or when somebody has moved it away and says so. Safe for concurrent use.
-type logFile struct {
-	c config.Log // immutable
+// lastWords writes what a command that does not wait for its log has to say at its end: who does not read that does not keep it from ending either.
+type lastWords struct{ to io.Writer }
 
-	mu  sync.Mutex // guards all below
-	now *timberjack.Logger
-}
-
-func openLogFile(c config.Log) (*logFile, error) {
-	if err := os.MkdirAll(filepath.Dir(c.Path), 0o700); err != nil {
-		return nil, err
+func (w lastWords) Write(text []byte) (n int, err error) {
+	own, done := bytes.Clone(text), make(chan struct{})
+	go func() { // ends when the text is taken, or with the process
+		defer close(done)
+		n, err = w.to.Write(own)
+	}()
+	select {
+	case <-done:
+		return n, err
+	case <-time.After(logGrace):
+		return 0, os.ErrDeadlineExceeded
 	}
-	file, err := os.OpenFile(c.Path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600) // to hear of it now rather than with the first line
-	if err != nil {
-		return nil, err
-	}
-	if err := file.Close(); err != nil {
-		return nil, err
-	}
-	f := &logFile{c: c}
-	f.now = f.next()
-	return f, nil
-}
-
-func (f *logFile) next() *timberjack.Logger {
-	return &timberjack.Logger{
-		Filename: f.c.Path, MaxSize: int(f.c.MaxSize >> 20), MaxBackups: f.c.MaxBackups, LocalTime: true, Compression: "none", FileMode: 0o600,
-	}
-}
-
-func (f *logFile) Write(line []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.now.Write(line)
-}
-
-// Reopen lets go of the file, which may have another name by now; the next line goes to one with the right name.
-func (f *logFile) Reopen() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := f.now.Close()
-	f.now = f.next()
-	return err
-}
-
-func (f *logFile) Close() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.now.Close()
 }

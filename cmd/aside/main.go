@@ -106,7 +106,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		fmt.Fprintf(stderr, "aside: %v: see %s --help\n", err, command)
 		return exitUsage
 	}
-	return exitCode(parsed.Run(&env{ctx: ctx, stdout: stdout, stderr: stderr, model: parser.Model}), stderr)
+	err = parsed.Run(&env{ctx: ctx, stdout: stdout, stderr: stderr, model: parser.Model})
+	if parsed.Command() == "serve" {
+		stderr = lastWords{stderr}
+	}
+	return exitCode(err, stderr)
 }
 
 func exitCode(err error, stderr io.Writer) int {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -45,7 +47,14 @@ func loadConfig(file string, flags map[string]string) (config.Config, []string, 
 	}})
 }
 
-func (s *serveCmd) Run(e *env) (err error) {
+func (s *serveCmd) Run(e *env) error {
+	// Who reads what we write may go, or empty the file: that is no reason to end, or to leave a hole.
+	signal.Ignore(syscall.SIGPIPE)
+	for _, w := range []io.Writer{e.stdout, e.stderr} {
+		if file, ok := w.(*os.File); ok {
+			appendTo(file)
+		}
+	}
 	c, warnings, err := s.load()
 	if err != nil {
 		return err
@@ -57,7 +66,7 @@ func (s *serveCmd) Run(e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, logs.Close()) }()
+	defer logs.Close()
 	// Before anything is served: who sends a signal as soon as there is an answer must not kill us.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
@@ -68,7 +77,9 @@ func (s *serveCmd) Run(e *env) (err error) {
 		return err
 	}
 	if c.Log.Format == "text" || !c.Log.Stdout { // a line that is no JSON would break whoever reads the others
-		p.greet(e.stdout)
+		var greeting bytes.Buffer
+		p.greet(&greeting)
+		logs.stdout.queue.Put(greeting.Bytes())
 	}
 	for _, w := range warnings {
 		logs.logger.Warn("aside: " + w)
@@ -144,11 +155,7 @@ func leftBehind(dir string) (dirs []string) {
 // reload does what can be done without a restart, and says what cannot.
 func (s *serveCmd) reload(was config.Config, p *proxyServer, logs *logs) {
 	log := logs.logger
-	if logs.file != nil {
-		if err := logs.file.Reopen(); err != nil {
-			log.Error("aside: the old log file could not be closed", "error", err)
-		}
-	}
+	logs.reopen()
 	c, warnings, err := s.load()
 	if problems, bad := errors.AsType[config.Problems](err); bad {
 		for _, problem := range problems {
