@@ -147,7 +147,7 @@ func New(options Options) (*Client, error) {
 	}
 	if options.RequireRedis && !c.connected() {
 		if err == nil {
-			err = errors.New("it accepts connections but does not answer")
+			err = cmp.Or(c.Health().Err, errors.New("it accepts connections but does not answer"))
 		}
 		err = fmt.Errorf("%w and Options.RequireRedis is set: %v within Options.ConnectTimeout (%v): %w", ErrRedisAway, options.Redis.InitAddress, options.ConnectTimeout, err)
 		return nil, errors.Join(err, c.Close())

@@ -59,6 +59,7 @@ type shard struct {
 	proven          atomic.Uint64 // the epoch that the latest proof of life was about
 	unverifiedUntil atomic.Int64  // while it is degraded: how long entries of that epoch may be used
 	state           modeState
+	flaws           atomic.Int32 // how many state has
 
 	epoch   atomic.Uint64               // the connection; entries read on an earlier one are not used
 	lease   atomic.Int64                // until when entries may be used, in Client.now's time
@@ -511,7 +512,7 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 				return nil
 			}
 		}
-		c.opt.Logger.Warn("aside: Redis accepts connections but does not answer", "addresses", c.opt.Redis.InitAddress)
+		c.opt.Logger.Warn("aside: Redis accepts connections but cannot be used", "addresses", c.opt.Redis.InitAddress, "error", c.Health().Err)
 	}
 	return nil
 }
@@ -676,19 +677,19 @@ func (c *Client) prober(sh *shard) {
 // probeKeyPrefix begins the keys that probes ask for, or delete. There are none.
 const probeKeyPrefix = "aside:probe"
 
-// probe asks once and says whether sh can be used. PING, because it is refused while the server loads its data; TIME for the
-// clock. In a cluster also for a key of its own: a primary that the others have given up, or that has given up its slots,
+// probe asks once and says whether sh can be used. PING, because it is refused while the server loads its data; for the clock
+// of its scripts (scriptTime). In a cluster also for a key of its own: a primary that the others have given up, or that has given up its slots,
 // answers PING all the same, but what it has heard of is not what has happened. If the shard is degraded that question
 // is a write, which changes nothing. And on a new connection it asks whether it is the same server.
 func (c *Client) probe(sh *shard) (ok bool) {
 	limit := c.opt.RedisTimeout * 3 / 5
-	if sh.failing.Load() > 0 {
-		limit /= 2 // to be sure
+	if sh.failing.Load() > 0 && sh.asks() {
+		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
 	}
 	ctx, cancel := context.WithTimeout(c.closing, limit)
 	defer cancel()
 	epoch, sent, b := sh.epoch.Load(), c.now(), sh.client.B()
-	questions := append(make([]rueidis.Completed, 0, 4), b.Ping().Build(), b.Time().Build())
+	questions := append(make([]rueidis.Completed, 0, 4), b.Ping().Build(), timeQuestion(b, false))
 	key := sh.probeKey.Load()
 	switch {
 	case !sh.asks() && key != nil:
@@ -706,12 +707,9 @@ func (c *Client) probe(sh *shard) (ok bool) {
 	}
 	answers := sh.client.DoMulti(ctx, questions...)
 	err := answers[0].Error()
-	var clock []int64
+	var clock *clockSample
 	if err == nil {
-		clock, err = answers[1].AsIntSlice()
-	}
-	if err == nil && len(clock) != 2 {
-		err = fmt.Errorf("aside: TIME answered %d elements", len(clock))
+		clock, err = c.readClock(sh, answers[1], sent, limit)
 	}
 	serves := true
 	if err == nil && keyed {
@@ -731,8 +729,7 @@ func (c *Client) probe(sh *shard) (ok bool) {
 		c.probeFailed(sh, err)
 		return false
 	}
-	got := c.now()
-	sh.clock.Store(newClockSample(clock, sent, got))
+	sh.clock.Store(clock)
 	if asksRun {
 		info, _ := answers[len(answers)-1].ToString()
 		sh.run.Store(&runID{id: infoField(info, "run_id"), epoch: epoch})
@@ -746,9 +743,37 @@ func (c *Client) probe(sh *shard) (ok bool) {
 	return serves
 }
 
+// timeQuestion asks for the time of the scripts.
+func timeQuestion(b rueidis.Builder, whole bool) rueidis.Completed {
+	q := call{script: scriptTime, args: []string{probeKeyPrefix}}
+	return q.command(b, whole)
+}
+
+// readClock reads the answer to timeQuestion, asked at sent.
+func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
+	if isNoScript(answer.Error()) {
+		ctx, cancel := context.WithTimeout(c.closing, limit)
+		defer cancel()
+		sent = c.now()
+		answer = sh.client.Do(ctx, timeQuestion(sh.client.B(), true))
+	}
+	clock, err := clockTime(answer)
+	if _, reply := replyOf(err); reply && judge(err, true) == answered {
+		err = fmt.Errorf("%w: %w", errNoScripts, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newClockSample(clock, sent, c.now()), nil
+}
+
+// errNoScripts is why a server is of no use though it answers.
+var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
+
 // probeFailed weighs a probe without an answer.
 func (c *Client) probeFailed(sh *shard, err error) {
-	_, reply := rueidis.IsRedisErr(err)
+	_, reply := replyOf(err)
+	sh.because(explained(err))
 	switch {
 	case reply, isDial(err), errors.Is(err, rueidis.ErrClosing):
 		c.failed(sh, err, decisive)
@@ -786,7 +811,7 @@ func (c *Client) failed(sh *shard, err error, weight int32) {
 		}
 	}
 	sh.fresh.Store(false)
-	c.happened(sh, lost, err)
+	c.happened(sh, lost, explained(err))
 }
 
 // verdict says what the error of a question means. judge is the one place that decides.
@@ -805,13 +830,13 @@ func judge(err error, limited bool) verdict {
 	if err == nil || rueidis.IsRedisNil(err) {
 		return answered
 	}
-	if reply, ok := rueidis.IsRedisErr(err); ok {
+	if reply, ok := replyOf(err); ok {
 		_, isMoved := reply.IsMoved()
 		_, isAsk := reply.IsAsk()
 		switch {
 		case isMoved || isAsk:
 			return moved
-		case saysOneOf(reply.Error(), "LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN"):
+		case ofNoUse(reply.Error()):
 			return away // the prober's questions are refused likewise, so that it sees the end of it
 		}
 		return answered
@@ -829,15 +854,54 @@ func judge(err error, limited bool) verdict {
 	return away
 }
 
-// saysOneOf says that an error reply is of one of those kinds. Redis 6 wraps what a command in a script said: "ERR Error
-// running script …: -READONLY …".
-func saysOneOf(reply string, kinds ...string) bool {
-	for _, kind := range kinds {
-		if strings.HasPrefix(reply, kind) || strings.Contains(reply, "-"+kind+" ") {
-			return true
+// replyOf returns the error reply of a server that err is or wraps; false if it is none.
+func replyOf(err error) (*rueidis.RedisError, bool) {
+	reply, ok := errors.AsType[*rueidis.RedisError](err)
+	return reply, ok && !reply.IsNil()
+}
+
+// ofNoUse reports whether an error reply says that the server, as it is now, serves nobody, or nobody who writes; or that it does not let
+// us in: rueidis returns what the handshake of a new connection was answered as the answer to the question for which it dialed.
+// What is about one key or one value is no such reply, and OOM neither: a full server still deletes, and answers what it has.
+func ofNoUse(reply string) bool {
+	switch replyKind(reply) {
+	case "LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "WRONGPASS", "NOAUTH", "DENIED":
+		return true
+	}
+	return forbids(reply, "hello", "auth", "client", "select", "evalsha", "eval") || strings.HasPrefix(reply, "max number of clients") ||
+		strings.HasPrefix(reply, "DB index is out of range") || strings.HasPrefix(reply, "invalid password") || strings.HasPrefix(reply, "Client sent AUTH")
+}
+
+// forbids reports whether an error reply says that one of these commands is not permitted, or not known.
+func forbids(reply string, commands ...string) bool {
+	if rest, ok := strings.CutPrefix(reply, "unknown command "); ok {
+		name, _, _ := strings.Cut(rest, ",")
+		name = strings.Trim(name, "'`")
+		return slices.ContainsFunc(commands, func(command string) bool { return strings.EqualFold(name, command) })
+	}
+	return replyKind(reply) == "NOPERM" && slices.ContainsFunc(commands, func(command string) bool {
+		return strings.Contains(reply, "'"+command+"'") || strings.Contains(reply, "'"+command+"|")
+	})
+}
+
+// replyKind is the first word of an error reply as rueidis gives it, which leaves out "ERR". Redis 6 wraps what a command in a script said:
+// "ERR Error running script …: -READONLY …".
+func replyKind(reply string) string {
+	if strings.HasPrefix(reply, "Error running script") {
+		if _, inner, ok := strings.Cut(reply, ": -"); ok {
+			reply = inner
 		}
 	}
-	return false
+	kind, _, _ := strings.Cut(reply, " ")
+	return kind
+}
+
+// explained adds to a reply what it means, where it does not say so itself.
+func explained(err error) error {
+	if reply, ok := replyOf(err); ok && !errors.Is(err, errNoScripts) && forbids(reply.Error(), "evalsha", "eval") {
+		return fmt.Errorf("%w: %w", errNoScripts, err)
+	}
+	return err
 }
 
 // neverSent says that an error proves that the server has not seen the question.

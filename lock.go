@@ -60,11 +60,16 @@ local function look(key)
   return v
 end`
 
-// luaClock defines clock: the server's time in µs.
+// luaClock defines clock: the server's time in µs; and untimely: the answer that refuses a script which is run later than its window
+// (0), or earlier by far than it was by the clock that its client goes by (-1), which is another then; else nil. See writeWindow.
 const luaClock = `
 local function clock()
-  local t = call('TIME')
+  local t = redis.call('TIME')
   return t[1] * 1000000 + t[2]
+end
+local function untimely(now, window)
+  if now > tonumber(window:match('%d+$')) then return 0 end
+  if now < tonumber(window:match('^(%d+)%-') or 0) then return -1 end
 end`
 
 // luaStamps defines what scripts do with stamps (stamp.go). Times are numbers: 2^53 µs end in the year 2255.
@@ -194,13 +199,14 @@ for i, key in ipairs(KEYS) do
 end
 return answer`)
 
-	// KEYS: k, its stamp   ARGV: notAfter in µs, stamp, StampTTL in ms, value, ttl in ms.   Answer: 1, or 0 if it is later
-	// than notAfter. A second run, or one that this client has overtaken, finds the later operation's stamp and does nothing.
+	// KEYS: k, its stamp   ARGV: window, stamp, StampTTL in ms, value, ttl in ms.   Answer: 1, or what
+	// untimely says. A second run, or one that this client has overtaken, finds the later operation's stamp and does nothing.
 	// (SETRANGE of nothing changes nothing. It is there to be refused by a full server before anything is looked at: see
 	// scriptReadOrLock.)
 	scriptSet = newScript(luaStamps + `
 local now = clock()
-if now > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(now, ARGV[1])
+if refusal then return refusal end
 call('SETRANGE', KEYS[2], 0, '')
 local was = stampOf(KEYS[2])
 if overtaken(was, ARGV[2]) then return 1 end
@@ -208,10 +214,11 @@ call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 call('SET', KEYS[2], later(now, was, ARGV[2], math.floor(now / 1000) + ARGV[5]), 'PX', digits(math.max(ARGV[3], ARGV[5])))
 return 1`)
 
-	// KEYS: k…, their stamps…   ARGV: notAfter in µs, stamp, StampTTL in ms.   Answer: 1, or 0 if it is later than notAfter.
+	// KEYS: k…, their stamps…   ARGV: window, stamp, StampTTL in ms.   Answer: 1, or what untimely says.
 	scriptDel = newScript(luaStamps + `
 local now = clock()
-if now > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(now, ARGV[1])
+if refusal then return refusal end
 local n = #KEYS / 2
 for i = 1, n do
   local was = stampOf(KEYS[n+i])
@@ -225,11 +232,12 @@ return 1`)
 	// Leaves the stamp of a Set or Del alone, for a slot that is moving: there Redis answers TRYAGAIN to a script
 	// with two keys, unless both are on the same side. The write itself follows as if there were no stamps. In between the
 	// stamp is newer than the value; should nothing follow, the operation has not been done, and its client knows.
-	// KEYS: stamp   ARGV: notAfter in µs, stamp, StampTTL in ms, ttl of the value in ms or 0.   Answer: 1, 0 if it is later
-	// than notAfter, 2 if a later operation was there.
+	// KEYS: stamp   ARGV: window, stamp, StampTTL in ms, ttl of the value in ms or 0.   Answer: 1, what untimely
+	// says, 2 if a later operation was there.
 	scriptStamp = newScript(luaStamps + `
 local now = clock()
-if now > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(now, ARGV[1])
+if refusal then return refusal end
 call('SETRANGE', KEYS[1], 0, '')
 local was, ttl = stampOf(KEYS[1]), tonumber(ARGV[4])
 if overtaken(was, ARGV[2]) then return 2 end
@@ -238,11 +246,12 @@ call('SET', KEYS[1], later(now, was, ARGV[2], ends), 'PX', digits(math.max(ARGV[
 return 1`)
 
 	// Leaves stamps for what has been done to keys by other commands, see Update: a value that is there counts as written with it.
-	// KEYS: k…, their stamps…   ARGV: notAfter in µs, stamp, StampTTL in ms, ms for what does not expire.   Answer: 1, or 0 if
-	// it is later than notAfter.
+	// KEYS: k…, their stamps…   ARGV: window, stamp, StampTTL in ms, ms for what does not expire.   Answer: 1, or
+	// what untimely says.
 	scriptMark = newScript(luaStamps + `
 local now = clock()
-if now > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(now, ARGV[1])
+if refusal then return refusal end
 local n = #KEYS / 2
 for i = 1, n do
   local was = stampOf(KEYS[n+i])
@@ -255,32 +264,39 @@ for i = 1, n do
 end
 return 1`)
 
+	// The server's time as the scripts have it, which decides about windows and stamps: what stands in between may answer TIME itself. The
+	// probe asks for it, and shows at the same time that scripts may be run. ARGV: says that it is a probe's.
+	scriptTime = newScript(`return redis.call('TIME')`)
+
 	// Stands in for scriptMark where a slot is moving and scriptStamp has done its work.
 	scriptNothing = newScript(`return 1`)
 
 	// The same where Options.DisableStamps is set.
-	// KEYS: k   ARGV: notAfter in µs, value, ttl in ms.   Answer: 1, or 0 if it is later than notAfter.
+	// KEYS: k   ARGV: window, value, ttl in ms.   Answer: 1, or what untimely says.
 	scriptSetBare = newScript(luaLook + luaClock + `
-if clock() > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(clock(), ARGV[1])
+if refusal then return refusal end
 call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`)
 
-	// KEYS: k…   ARGV: notAfter in µs.   Answer: 1, or 0 if it is later than notAfter.
+	// KEYS: k…   ARGV: window.   Answer: 1, or what untimely says.
 	scriptDelBare = newScript(luaLook + luaClock + `
-if clock() > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(clock(), ARGV[1])
+if refusal then return refusal end
 call('UNLINK', unpack(KEYS))
 return 1`)
 
 	// Replays records of the fallback store. The rule is told in docs/adr/0005 and, as a function, in internal/sim/merge.go,
 	// whose names it keeps.
-	// KEYS: k…, their stamps…   ARGV: notAfter in µs, StampTTL in ms, lock prefix, and for each key: set, del or fill; stamp; u, the
+	// KEYS: k…, their stamps…   ARGV: window, StampTTL in ms, lock prefix, and for each key: set, del or fill; stamp; u, the
 	// margin, in µs; value; its end in ms; 1: the record's clock may be off by more than u (so it is, too, if its time is yet to come).
 	// Answer, for each key: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete), 4 (a fill is too old), or an
-	// error; or 0 if it is later than notAfter. A second run, now or after any other records, ends in the same state, but for records
-	// with such a clock: these need notAfter.
+	// error; or what untimely says. A second run, now or after any other records, ends in the same state, but for records
+	// with such a clock: these need the window.
 	scriptReplay = newScript(luaStamps + `
 local keep, lock, now = tonumber(ARGV[2]), ARGV[3], clock()
-if now > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(now, ARGV[1])
+if refusal then return refusal end
 local ms, n, answers = math.floor(now / 1000), #KEYS / 2, {}
 local full = redis.pcall('SETRANGE', KEYS[n+1], 0, '') -- see scriptSet
 full = type(full) == 'table' and full.err and full.err:find('OOM', 1, true) and full
@@ -344,9 +360,10 @@ end
 return answers`)
 
 	// The same where Options.DisableStamps is set: nobody can say what is newer, so a set is replayed as a delete.
-	// KEYS: k…   ARGV: notAfter in µs, and for each key: set, del or fill.   Answer: as above.
+	// KEYS: k…   ARGV: window, and for each key: set, del or fill.   Answer: as above.
 	scriptReplayBare = newScript(luaLook + luaClock + `
-if clock() > tonumber(ARGV[1]) then return 0 end
+local refusal = untimely(clock(), ARGV[1])
+if refusal then return refusal end
 local answers = {}
 for i, key in ipairs(KEYS) do
   local op = ARGV[i+1]
@@ -355,11 +372,11 @@ for i, key in ipairs(KEYS) do
 end
 return answers`)
 
-	// KEYS: k…   ARGV: notAfter in µs, ttl in ms, lock prefix, absence.   Answer: 1, or 0 if it is later than notAfter.
+	// KEYS: k…   ARGV: window, ttl in ms, lock prefix, absence.   Answer: 1, or what untimely says.
 	// Only values get the ttl: a lock keeps its holder's, an absence its own.
-	scriptTouch = newScript(`
-local t = redis.call('TIME')
-if t[1] * 1000000 + t[2] > tonumber(ARGV[1]) then return 0 end
+	scriptTouch = newScript(luaClock + `
+local refusal = untimely(clock(), ARGV[1])
+if refusal then return refusal end
 for _, key in ipairs(KEYS) do
   local head = redis.call('GETRANGE', key, 0, math.max(#ARGV[3], #ARGV[4] + 1) - 1)
   if head ~= ARGV[4] and string.sub(head, 1, #ARGV[3]) ~= ARGV[3] then
@@ -416,6 +433,12 @@ type call struct {
 
 	found []finding // of a joint question, read from reply once for all its seats
 	ours  []int64
+}
+
+// untimely reports whether the server has refused q for the time, see luaClock.
+func (q *call) untimely() bool {
+	n, err := q.reply.AsInt64()
+	return q.err == nil && err == nil && n <= 0
 }
 
 // newCall makes a call for one key, in one piece of memory.

@@ -25,7 +25,8 @@ import (
 //
 // lost: a connection is refused, or breaks and the prober's next question fails too; five questions in a row are not
 // answered (the prober's count three times: it has the connection to itself when nobody asks); or one is not while no
-// proof of life is younger than StaleLease; or the server says that it is of no use (LOADING, READONLY, CLUSTERDOWN, MASTERDOWN).
+// proof of life is younger than StaleLease; or the server says that it serves nobody, or nobody who writes (LOADING, BUSY, READONLY, NOREPLICAS,
+// MISCONF, CLUSTERDOWN, MASTERDOWN), or that it does not let us in or run our scripts (NOAUTH, WRONGPASS, NOPERM for EVALSHA, too many clients).
 // back: three good probes in a row, each with a write, and then up to a second more, so that processes do not all return at once;
 // a server that was never away is back with the first. replayed: Redis has answered for all that was written meanwhile.
 type Mode int32
@@ -104,7 +105,7 @@ type Health struct {
 	Mode     Mode          // the worst of its shards': Degraded, else Recovering, else Healthy; Degraded as long as Redis was never reached
 	Since    time.Time     // when the shard that decides has changed to it
 	Shards   []ShardHealth // sorted by address; empty as long as Redis was never reached
-	Err      error         // why it is degraded
+	Err      error         // why it is degraded, or what does not work although it is not; nil: nothing is wrong
 	Durable  bool          // what Set and Del accept while Redis is away survives the end of the process
 	Fallback fallback.Stats
 	Replay   Replay // the latest replay, which may be under way
@@ -115,15 +116,36 @@ type ShardHealth struct {
 	Addr  string // "" where there is one shard only
 	Mode  Mode
 	Since time.Time
-	Err   error // why it is degraded
+	Err   error // why it is degraded, or what does not work although it is not
 }
 
 // modeState is a shard's mode.
 type modeState struct {
-	mu    sync.Mutex // guards since, err, and changes of shard.mode
+	mu    sync.Mutex // guards all below, and changes of shard.mode
 	since time.Time
-	err   error
+	err   error // why it is degraded, as of the latest attempt
+	flaws map[flaw]error
 }
+
+// errLocked is what Health says of it.
+func (s *modeState) errLocked() error {
+	if s.err != nil {
+		return s.err
+	}
+	var errs []error
+	for _, what := range slices.Sorted(maps.Keys(s.flaws)) {
+		errs = append(errs, s.flaws[what])
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+// flaw is something of a shard that does not work although it answers.
+type flaw string
+
+const flawClock flaw = "clock" // it does writes by another clock than the one that it shows
 
 // asks says whether callers may ask sh: it is not degraded.
 func (sh *shard) asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
@@ -134,7 +156,7 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 	from := Mode(sh.mode.Load())
 	to := from.after(e)
 	if to == from || sh.gone.Load() {
-		if to == Degraded && sh.state.err == nil {
+		if to == Degraded && why != nil {
 			sh.state.err = why
 		}
 		sh.state.mu.Unlock()
@@ -176,6 +198,38 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 		if from == Degraded {
 			c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
 		}
+	}
+}
+
+// because notes why sh is degraded, if it is: the cause of an outage may change while it lasts.
+func (sh *shard) because(why error) {
+	sh.state.mu.Lock()
+	defer sh.state.mu.Unlock()
+	if Mode(sh.mode.Load()) == Degraded {
+		sh.state.err = why
+	}
+}
+
+// flawed notes that something does not work although sh answers, or, with nil, that it does. What is new is logged once.
+func (c *Client) flawed(sh *shard, what flaw, why error) {
+	if why == nil && sh.flaws.Load() == 0 {
+		return
+	}
+	sh.state.mu.Lock()
+	_, known := sh.state.flaws[what]
+	switch {
+	case why == nil:
+		delete(sh.state.flaws, what)
+	case sh.state.flaws == nil:
+		sh.state.flaws = make(map[flaw]error)
+		fallthrough
+	default:
+		sh.state.flaws[what] = why
+	}
+	sh.flaws.Store(int32(len(sh.state.flaws)))
+	sh.state.mu.Unlock()
+	if why != nil && !known {
+		c.opt.Logger.Warn("aside: Redis answers, but does not work as it should", "shard", sh.addr, "error", why)
 	}
 }
 
@@ -310,10 +364,10 @@ func (c *Client) Health() Health {
 	}
 	for i, sh := range t.shards {
 		sh.state.mu.Lock()
-		s := ShardHealth{Addr: sh.addr, Mode: Mode(sh.mode.Load()), Since: sh.state.since, Err: sh.state.err}
+		s := ShardHealth{Addr: sh.addr, Mode: Mode(sh.mode.Load()), Since: sh.state.since, Err: sh.state.errLocked()}
 		sh.state.mu.Unlock()
 		h.Shards = append(h.Shards, s)
-		if i == 0 || badness(s.Mode) > badness(h.Mode) {
+		if i == 0 || badness(s.Mode) > badness(h.Mode) || s.Mode == h.Mode && h.Err == nil && s.Err != nil {
 			h.Mode, h.Since, h.Err = s.Mode, s.Since, s.Err
 		}
 	}

@@ -469,6 +469,9 @@ func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.R
 		}
 		c.runFor(ctx, sh, patience, calls...)
 		for _, b := range batches {
+			if early, err := b.reply.AsInt64(); !b.untimely() || err == nil && early < 0 { // too late may be what is large
+				c.judgeClock(sh, &b.call)
+			}
 			for n, i := range b.of {
 				outcomes[i] = replayOutcome(&b.call, n)
 			}
@@ -494,12 +497,12 @@ func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.R
 
 func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience time.Duration) []*batch {
 	now, off := c.serverTime(sh)
-	notAfter := strconv.FormatInt(now+patience.Microseconds()+max(off, 0), 10)
+	window, _ := writeWindow(now, off, patience)
 	place := func(i int) (string, *shard) { return records[i].Key, sh }
 	if c.opt.DisableStamps {
-		return c.batches(scriptReplayBare, []string{notAfter}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
+		return c.batches(scriptReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
 	}
-	return c.batches(scriptReplay, []string{notAfter, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+	return c.batches(scriptReplay, []string{window, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
@@ -520,7 +523,7 @@ func replayOutcome(q *call, n int) fallback.Outcome {
 	if q.err != nil {
 		return replayFailure(q.err)
 	}
-	if late, err := q.reply.AsInt64(); err == nil && late == 0 {
+	if q.untimely() {
 		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate}
 	}
 	answers, err := q.reply.ToArray()
@@ -544,7 +547,7 @@ func replayFailure(err error) fallback.Outcome {
 	return fallback.Outcome{Verdict: fallback.NoAnswer, Err: err}
 }
 
-var errReplayLate = errors.New("aside: the replay came too late to be done, and will be tried again")
+var errReplayLate = errors.New("aside: the replay came too late to be done, or too early by the server's clock, and will be tried again")
 
 // replayTarget is a shard as fallback.Syncer sees it.
 type replayTarget struct {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -125,11 +127,37 @@ type clockSample struct {
 	error     int64 // µs by which ahead may be wrong: half the round trip
 }
 
-// newClockSample: TIME was asked for at sent, and answered until got. The server read its clock in between.
+// newClockSample: the time was asked for at sent, and answered until got. The server read its clock in between.
 func newClockSample(clock []int64, sent, got int64) *clockSample {
 	const µs = int64(time.Microsecond)
 	server, half := clock[0]*1e6+clock[1], (got-sent)/2/µs
 	return &clockSample{ahead: server - sent/µs - half, wallAhead: server - time.Now().UnixMicro() + half, at: got, error: half}
+}
+
+// clockTime reads an answer to TIME.
+func clockTime(answer rueidis.RedisResult) ([]int64, error) {
+	clock, err := answer.AsIntSlice()
+	switch {
+	case err != nil:
+		return nil, err
+	case len(clock) != 2, clock[0] < 0, clock[0] > maxClock, clock[1] < 0, clock[1] >= 1_000_000:
+		return nil, fmt.Errorf("TIME answered %v, which are not seconds and microseconds: what answers is not Redis, connect to Redis itself", clock)
+	}
+	return clock, nil
+}
+
+// maxClock is the greatest second that is exact in µs in a script's numbers, in the year 2255.
+const maxClock = 1<<53/1_000_000 - 1
+
+// writeWindow is when a server may do what it is asked now, as its scripts take it: until patience is over, but for the error of its clock as it
+// is known here. Where it is earlier there than it can be, that clock is not the scripts': what they leave as a stamp would be of the future.
+func writeWindow(now, slack int64, patience time.Duration) (window string, notAfter int64) {
+	var notBefore int64
+	if slack >= 0 {
+		notBefore = max(now-slack-mostClockError.Microseconds(), 0)
+	}
+	notAfter = now + patience.Microseconds() + max(slack, 0)
+	return strconv.FormatInt(notBefore, 10) + "-" + strconv.FormatInt(notAfter, 10), notAfter
 }
 
 // serverTime estimates the clock of sh's server, in µs since 1970, and by how much it may be off. While that server has

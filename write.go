@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -66,7 +65,7 @@ type write struct {
 	keys   []string
 	script *script  // with stamps; nil: it leaves none
 	bare   *script  // without
-	args   []string // behind notAfter and what is about stamps
+	args   []string // behind the window and what is about stamps
 
 	op    fallback.Op // as which it is replayed; "" if not
 	ttl   time.Duration
@@ -166,19 +165,14 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		}
 	}
 	c.execute(ctx, w, all)
-	var late []*writing
-	for _, b := range all {
-		if done, err := b.reply.AsInt64(); b.err == nil && err == nil && done == 0 {
-			late = append(late, b)
-		}
-	}
-	if len(late) > 0 { // the server's clock is ahead of what we take it for: look at it and try again, once
-		c.lookAtClocks(ctx, late)
-		for _, b := range late { // nothing has been done in its name
+	untimely := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.untimely() })
+	if len(untimely) > 0 { // the server's clock is not what we take it for: look at it and try again, once
+		c.lookAtClocks(ctx, untimely)
+		for _, b := range untimely { // nothing has been done in its name
 			b.stamp = c.newStamp(b.shard)
 		}
 		if ctx.Err() == nil {
-			c.execute(ctx, w, late)
+			c.execute(ctx, w, untimely)
 		}
 	}
 
@@ -186,6 +180,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	var unknown []*writing
 	for _, b := range all {
 		err := c.writeError(&b.call)
+		c.judgeClock(b.shard, &b.call)
 		switch {
 		case err == nil && stamped:
 			c.acknowledged(b.keys, b.stamp.text)
@@ -335,8 +330,9 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 			continue
 		}
 		batches = append(batches, b.batch)
-		b.notAfter = now + patience.Microseconds() + max(slack, 0)
-		b.args = append(b.args[:0], strconv.FormatInt(b.notAfter, 10))
+		var window string
+		window, b.notAfter = writeWindow(now, slack, patience)
+		b.args = append(b.args[:0], window)
 		if b.stamped {
 			b.args = append(b.args, b.stamp.text, milliseconds(c.opt.StampTTL))
 		}
@@ -357,7 +353,7 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 		q.args = append(q.args, milliseconds(w.ttl))
 		c.run(ctx, b.shard, q)
 		b.reply, b.err = q.reply, q.err
-		if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said == 0 {
+		if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said <= 0 {
 			return
 		} else if said == 2 {
 			continue
@@ -371,21 +367,35 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 	}
 }
 
+// errClocks is why a server has refused a write twice, its clock having been looked at in between.
+var errClocks = errors.New("the server that runs the scripts has another clock than the one that was asked for the time, so writes are refused as too late or too early: connect to one Redis, without what spreads commands over several")
+
+// judgeClock notes whether the clock that sh was asked for is the one by which it does q.
+func (c *Client) judgeClock(sh *shard, q *call) {
+	switch {
+	case q.err != nil:
+	case q.untimely():
+		c.flawed(sh, flawClock, errClocks)
+	default:
+		c.flawed(sh, flawClock, nil)
+	}
+}
+
 // writeError says what an answer to a write means to the caller.
 func (c *Client) writeError(q *call) error {
 	err := q.err
 	if err == nil {
-		done, err := q.reply.AsInt64()
-		if err == nil && done == 0 {
-			err = fmt.Errorf("%w: the server's clock jumps, it took the write for late", ErrRedisAway)
+		if q.untimely() {
+			return fmt.Errorf("%w: %w", ErrRedisAway, errClocks)
 		}
+		_, err := q.reply.AsInt64()
 		return err
 	}
 	if reply, ok := rueidis.IsRedisErr(err); ok {
-		if saysOneOf(reply.Error(), "LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN") {
-			return fmt.Errorf("%w: %w", ErrRedisAway, err)
+		if judge(err, true) == answered && !reply.IsTryAgain() {
+			return fmt.Errorf("refused by Redis: %w", err)
 		}
-		return fmt.Errorf("refused by Redis: %w", err)
+		return fmt.Errorf("%w: %w", ErrRedisAway, err)
 	}
 	if neverSent(err) {
 		if errors.Is(err, ErrRedisAway) {

@@ -581,3 +581,13 @@ func TestEachProblemOfHTTPHasItsLineInTheDocumentation(t *testing.T) {
 		require.Contains(t, string(doc), `<a id="problem-`+string(kind[1])+`"></a>`)
 	}
 }
+
+func TestDoctorSaysThatNothingCanBeCached(t *testing.T) {
+	for _, hidden := range []string{"EVALSHA", "TIME"} {
+		server := redistest.Start(t, redistest.WithArgs("--rename-command", hidden, "HIDDEN"))
+		got := runAside(t, "doctor", "--redis", "redis://"+server.Addr(), "--timeout", "500ms")
+		require.Equal(t, 1, got.code)
+		require.Contains(t, got.stdout, "nothing can be cached", hidden)
+		require.Contains(t, got.stdout, "+evalsha", hidden)
+	}
+}

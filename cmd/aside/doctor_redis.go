@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -89,7 +88,7 @@ func connectionRemedy(err error) string {
 		return "give the right user and password: redis://user:password@host, or --redis-password-file"
 	case strings.Contains(text, "NOAUTH"):
 		return "give a password: redis://:password@host, or --redis-password-file"
-	case strings.Contains(text, "NOPERM"):
+	case strings.Contains(text, "NOPERM"), strings.Contains(text, "does not run our scripts"):
 		return permissions
 	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"), strings.Contains(text, "remote error: tls: unknown"):
 		return "Redis wants to see a certificate that it trusts: --redis-tls-cert and --redis-tls-key (or tls-auth-clients no, in Redis)"
@@ -173,22 +172,22 @@ func (d *doctor) eviction(at string, about map[string]string) {
 	}
 }
 
-// clock compares clocks. Half a round trip is what cannot be known.
+// clock compares clocks: that by which scripts write, which is what the library goes by, with this machine's and with what TIME says, which a
+// proxy in between may answer itself.
 func (d *doctor) clock(at string, client rueidis.Client) {
-	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
-	defer cancel()
-	var off, doubt time.Duration
-	for try := range 5 { // the quickest answer says most
-		sent := time.Now()
-		parts, err := client.Do(ctx, client.B().Time().Build()).AsIntSlice()
-		took := time.Since(sent)
-		if err != nil || len(parts) != 2 {
-			d.note("clock"+at, failure, permissions+" (+time): without it Redis never counts as well", "TIME: %v", err)
-			return
-		}
-		if try == 0 || took/2 < doubt {
-			off, doubt = time.UnixMicro(parts[0]*1e6+parts[1]).Sub(sent.Add(took/2)), took/2
-		}
+	off, doubt, err := d.offset(func(b rueidis.Builder) rueidis.Completed {
+		return b.Eval().Script("return redis.call('TIME')").Numkeys(0).Build()
+	}, client)
+	if err != nil {
+		d.note("clock"+at, failure, permissions+" (+eval +evalsha +time): without scripts and their clock Redis never counts as well", "TIME in a script: %v", err)
+		return
+	}
+	shown, more, err := d.offset(func(b rueidis.Builder) rueidis.Completed { return b.Time().Build() }, client)
+	if apart := (shown - off).Abs() - doubt - more; err == nil && apart > time.Second {
+		d.note("clock of TIME"+at, warning, "connect to Redis itself: something in between answers TIME, or spreads commands over servers",
+			"the command TIME is %v off the time in scripts", apart.Round(time.Millisecond))
+	} else if _, refused := rueidis.IsRedisErr(err); err != nil && !refused {
+		d.note("clock of TIME"+at, warning, "connect to Redis itself: something in between answers TIME", "TIME: %v", err)
 	}
 	detail := fmt.Sprintf("Redis's is %v off this machine's, give or take %v", off.Round(100*time.Microsecond), doubt.Round(10*time.Microsecond))
 	const remedy = "run NTP (chrony) on both: what is set by a process that was started while Redis is away is ordered by this machine's clock"
@@ -202,6 +201,27 @@ func (d *doctor) clock(at string, client rueidis.Client) {
 	}
 }
 
+// offset is by how much a clock is ahead of this machine's. Half a round trip is what cannot be known.
+func (d *doctor) offset(question func(rueidis.Builder) rueidis.Completed, client rueidis.Client) (off, doubt time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	for try := range 5 { // the quickest answer says most
+		sent := time.Now()
+		parts, err := client.Do(ctx, question(client.B())).AsIntSlice()
+		took := time.Since(sent)
+		if err == nil && (len(parts) != 2 || parts[1] < 0 || parts[1] >= 1_000_000) {
+			err = fmt.Errorf("%v are not seconds and microseconds", parts)
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+		if try == 0 || took/2 < doubt {
+			off, doubt = time.Unix(parts[0], parts[1]*1000).Sub(sent.Add(took/2)), took/2
+		}
+	}
+	return off, doubt, nil
+}
+
 // work does what a proxy does: connect as it does, set, read and delete a key, by scripts that also write its stamp.
 func (d *doctor) work() {
 	option := d.option
@@ -212,7 +232,7 @@ func (d *doctor) work() {
 		Redis: option, RequireRedis: true, ConnectTimeout: d.timeout, StampTTL: time.Second, MemoryBytes: -1, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		d.note("client", failure, connectionRemedy(err), "the library cannot use it: %v", errors.Unwrap(err))
+		d.note("client", failure, connectionRemedy(err), "the library cannot use it: %v", err)
 		return
 	}
 	defer client.Close()

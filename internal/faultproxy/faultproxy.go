@@ -74,7 +74,7 @@ func New(t testing.TB, upstream string) *Proxy {
 		links:    map[*link]struct{}{},
 		resetIn:  -1,
 		changed:  make(chan struct{}),
-		ignored:  map[string]bool{},
+		ignored:  map[string]bool{probe: true},
 	}
 	p.mu.Lock()
 	p.listenLocked()
@@ -140,8 +140,8 @@ func (p *Proxy) HealDropping() {
 	})
 }
 
-// Ignore keeps commands of these names, and their replies, out of all counts from now on: a client's handshake and
-// its prober, say.
+// Ignore keeps commands of these names, and their replies, out of all counts from now on: a client's handshake, say.
+// Commands with an argument that begins with "aside:probe" are those of a prober, and never counted.
 func (p *Proxy) Ignore(names ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

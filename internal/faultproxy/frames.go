@@ -8,6 +8,10 @@ import (
 // maxLine bounds what frames keeps of a line without an end. Redis allows 64 KiB for an inline command.
 const maxLine = 64 << 10
 
+// probe begins the keys, and other arguments, by which a client's probes can be told from what its callers ask. A value that has
+// such a string counts under this name.
+const probe = "aside:probe"
+
 // frames finds the ends of RESP values in a stream that arrives in arbitrary pieces, in either direction (a request is
 // an array of bulk strings or an inline line, a reply any type of RESP2 or RESP3). It keeps no payload but the name of a
 // command. After something that is not RESP, such as TLS, it is silent for good. Not safe for concurrent use.
@@ -18,6 +22,8 @@ type frames struct {
 	kind  byte   // first byte of the outermost value
 	name  []byte // first string in it
 	named bool   // name is complete
+	head  []byte // of the string at hand, as much as probe has
+	probe bool   // a string in the outermost value begins with probe
 	lost  bool   // this is not RESP
 }
 
@@ -29,10 +35,12 @@ func (f *frames) feed(b []byte, ended func(kind byte, name string)) {
 			if !f.named {
 				f.name = append(f.name, b[:min(n, maxLine-len(f.name))]...)
 			}
+			f.head = append(f.head, b[:min(n, len(probe)-len(f.head))]...)
 			f.skip -= n
 			b = b[n:]
 			if f.skip == 0 {
 				f.named = true
+				f.probe = f.probe || string(f.head) == probe
 				f.end(ended)
 			}
 			continue
@@ -59,14 +67,14 @@ func (f *frames) header(line []byte, ended func(byte, string)) {
 		return // Redis ignores empty lines between requests
 	}
 	if len(f.open) == 0 {
-		f.kind, f.name, f.named = line[0], f.name[:0], false
+		f.kind, f.name, f.named, f.probe = line[0], f.name[:0], false, false
 		f.lost = line[0] < '!' || line[0] > '~' // a TLS record begins so
 	}
 	elements := 0
 	switch line[0] {
 	case '$', '=', '!': // string, verbatim string, long error
 		if n := f.length(line); n >= 0 {
-			f.skip = n + 2
+			f.skip, f.head = n+2, f.head[:0]
 			return
 		}
 	case '*', '~', '>': // array, set, push
@@ -103,7 +111,11 @@ func (f *frames) end(ended func(byte, string)) {
 		}
 		f.open = f.open[:last]
 	}
-	if !f.lost {
+	switch {
+	case f.lost:
+	case f.probe:
+		ended(f.kind, probe)
+	default:
 		ended(f.kind, string(bytes.ToUpper(bytes.TrimSpace(f.name))))
 	}
 }

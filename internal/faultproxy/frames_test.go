@@ -24,6 +24,7 @@ func TestFramesFindsTheEndOfEveryType(t *testing.T) {
 		"command":           {"*2\r\n$3\r\nget\r\n$1\r\na\r\n", []string{"* GET"}},
 		"payload like RESP": {"*2\r\n$3\r\nGET\r\n$9\r\n*1\r\n$4\r\na\r\n*1\r\n$4\r\nPING\r\n", []string{"* GET", "* PING"}},
 		"empty string":      {"*2\r\n$3\r\nGET\r\n$0\r\n\r\n", []string{"* GET"}},
+		"probe":             {"*2\r\n$3\r\nGET\r\n$12\r\naside:probe1\r\n*2\r\n$3\r\nGET\r\n$11\r\naside:prob1\r\n", []string{"* aside:probe", "* GET"}},
 		"inline":            {"ping  x\r\n\r\nTIME\n", []string{"p PING", "T TIME"}},
 		"simple replies":    {"+OK\r\n-ERR no\r\n:1\r\n_\r\n#t\r\n,1.5\r\n(12\r\n", []string{"+ +OK", "- -ERR", ": :1", "_ _", "# #T", ", ,1.5", "( (12"}},
 		"null string":       {"$-1\r\n*-1\r\n*0\r\n", []string{"$ ", "* ", "* "}},
