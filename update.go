@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"time"
@@ -18,7 +17,7 @@ import (
 // than these; with none it may change nothing. It gets a context that ends with ctx and RedisTimeout, and the client of [Client.Redis].
 //
 // do returns ErrUnchanged if it has changed nothing, as a SET with NX may: then no stamps are left, which would make what others have written
-// while they were cut off look older than this, and Update returns nil. A write of one of the keys at the same time, by this client, for which
+// while they were cut off look older than this, and Update returns nil. An error of its own, of a database or another Redis, say, is returned unchanged, and says nothing about this Redis. A write of one of the keys at the same time, by this client, for which
 // Redis has no answer, counts as done before do.
 //
 // Where Redis is away do is not called, as nobody could tell its effect: the error is ErrRedisAway. What do returns is returned as it
@@ -100,25 +99,33 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 		entered++
 	}
 	asked := c.now()
-	err := do(limit, redis)
-	if err == nil || rueidis.IsRedisNil(err) {
-		for _, sh := range shards {
-			sh.failing.Store(0)
+	said := &answers{}
+	err := do(limit, &askedClient{redis, said})
+	errs, ok := said.all()
+	if len(shards) == 1 {
+		var calls []*call
+		for _, e := range errs {
+			if judge(e, limited) != moved && !elsewhere(e, shards[0].addr) {
+				calls = append(calls, &call{err: e})
+			}
 		}
+		if ok {
+			shards[0].failing.Store(0)
+		}
+		c.conclude(shards[0], calls, limited, false, asked)
+	}
+	if err == nil || rueidis.IsRedisNil(err) {
 		return err
 	}
-	_, reply := rueidis.IsRedisErr(err)
-	if !reply && !ofConnection(err) {
+	from := origin(err, errs)
+	if from == nil {
 		return err // do's own
 	}
-	what := judge(err, limited)
-	if len(shards) == 1 && what != moved && !elsewhere(err, shards[0].addr) {
-		c.conclude(shards[0], []*call{{err: err}}, limited, false, asked)
-	}
+	_, reply := replyOf(from)
 	switch {
-	case what == answered:
+	case judge(from, limited) == answered:
 		return err
-	case reply, neverSent(err):
+	case reply, neverSent(from):
 		return fmt.Errorf("%w: %w", ErrRedisAway, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
@@ -128,11 +135,4 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 func elsewhere(err error, addr string) bool {
 	var of *net.OpError
 	return addr != "" && errors.As(err, &of) && of.Addr != nil && of.Addr.String() != addr
-}
-
-// ofConnection says that rueidis could not ask, or got no answer.
-func ofConnection(err error) bool {
-	var network net.Error // context.DeadlineExceeded is one
-	return errors.As(err, &network) || isDial(err) || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, rueidis.ErrClosing)
 }

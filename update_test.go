@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -177,6 +178,59 @@ func TestAnUpdateBlamesNoNodeForAnother(t *testing.T) {
 			require.Equal(t, aside.Healthy, sh.Mode)
 		}
 	}
+}
+
+// The function talks to others, too. What they answer is its own affair, whatever it looks like.
+func TestAnUpdatesOwnErrorsSayNothingAboutRedis(t *testing.T) {
+	server := redistest.Start(t)
+	full := redistest.Start(t, redistest.WithPassword("secret"))
+	c, ctx := newClient(t, server.Addr(), hasty), testContext(t)
+	other, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{full.Addr()}, Password: "secret", DisableCache: true})
+	require.NoError(t, err)
+	defer other.Close()
+	full.Do("REPLICAOF", "127.0.0.1", "1")
+	for name, own := range map[string]func(context.Context) error{
+		"a dial":            func(context.Context) error { _, err := net.Dial("tcp", "127.0.0.1:1"); return err },
+		"a context's end":   func(context.Context) error { return context.DeadlineExceeded },
+		"a cancellation":    func(context.Context) error { return fmt.Errorf("query: %w", context.Canceled) },
+		"the end of a file": func(context.Context) error { return io.ErrUnexpectedEOF },
+		"a closed client":   func(context.Context) error { return rueidis.ErrClosing },
+		"another Redis": func(ctx context.Context) error {
+			return other.Do(ctx, other.B().Set().Key("k").Value("v").Build()).Error()
+		},
+		"its own deadline":   func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"a network's answer": func(context.Context) error { return &net.DNSError{Err: "no such host", Name: "db", IsTimeout: true} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var was error
+			for range 6 {
+				err := c.Update(ctx, []string{"n"}, func(ctx context.Context, redis rueidis.Client) error {
+					if err := redis.Do(ctx, redis.B().Incr().Key("n").Build()).Error(); err != nil {
+						return err
+					}
+					was = own(ctx)
+					return was
+				})
+				require.True(t, was == err, "%v became %v", was, err) //nolint:errorlint // the very same
+				require.NotErrorIs(t, err, aside.ErrRedisAway)
+				require.NotErrorIs(t, err, aside.ErrUnknownOutcome)
+			}
+			require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
+			require.Equal(t, aside.Healthy, c.Health().Mode)
+			require.Zero(t, c.Stats().Outages)
+		})
+	}
+
+	// What Redis itself has answered is judged, however the function wraps it, and whichever way it asks.
+	server.Do("REPLICAOF", "127.0.0.1", "1")
+	err = c.Update(ctx, []string{"k"}, func(ctx context.Context, redis rueidis.Client) error {
+		return redis.Dedicated(func(d rueidis.DedicatedClient) error {
+			return fmt.Errorf("in vain: %w", d.Do(ctx, d.B().Incr().Key("n").Build()).Error())
+		})
+	})
+	require.ErrorIs(t, err, aside.ErrRedisAway)
+	require.ErrorContains(t, err, "READONLY")
+	awaitMode(t, c, aside.Degraded)
 }
 
 func tcpAddr(t *testing.T, addr string) net.Addr {
