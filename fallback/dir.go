@@ -411,7 +411,9 @@ func (d *Dir) load(f found) (Record, bool, error) {
 			continue
 		}
 		if err == nil {
-			err = ErrFileOtherKey
+			if err = otherKey(&r, d.o.DB); r.Key == f.Key {
+				err = fmt.Errorf("%w: it holds another record of its key than was written", ErrFileCorrupt)
+			}
 		}
 		if !damaged(err) {
 			d.x.mu.Unlock()

@@ -340,6 +340,15 @@ func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 			r := set("another", "value")
 			overwrite(t, m, path, encodeFile(&r, in(0)))
 		},
+		"nothing": func(t *testing.T, m *vfs.Mem, path string) {
+			overwrite(t, m, path, nil)
+		},
+		"zeros": func(t *testing.T, m *vfs.Mem, path string) {
+			overwrite(t, m, path, make([]byte, len(content(t, m, path))))
+		},
+		"so little that nobody knows what it was": func(t *testing.T, m *vfs.Mem, path string) {
+			overwrite(t, m, path, content(t, m, path)[:25])
+		},
 		"half a file": func(t *testing.T, m *vfs.Mem, path string) {
 			overwrite(t, m, path, content(t, m, path)[:80])
 		},
@@ -391,6 +400,7 @@ func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 			d = open(t, m, o)
 			require.Equal(t, 2, d.Stats().Quarantined, "those of before are counted")
 			require.NotContains(t, log.String()+reason, "secret", "no values in the log")
+			require.Equal(t, 2, strings.Count(log.String(), "file="+path), "each loss is said, with the file's name")
 		})
 	}
 }

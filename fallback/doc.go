@@ -6,7 +6,8 @@
 //	<dir>/db/<n>/ab/cd/ef/<md5>.json    what is known of a key now; n is the Redis database, ab/cd/ef the first bytes of the key's MD5
 //	<dir>/quarantine/                   what could not be read, kept for a person, each with a .reason beside it
 //
-// Everything in it is made with mode 0700 or 0600, and reached through an os.Root: no symbolic link leads out.
+// Everything in it is made with mode 0700 or 0600, and reached through an os.Root: no symbolic link leads out. Files are opened only if they are
+// regular ones, and none that has a second name (a hard link) is written to.
 //
 // # A record's life
 //
@@ -21,8 +22,9 @@
 //
 //  1. Lock the directory, or fail with ErrLocked.
 //  2. Remove what was being written to a file when the process ended. The journal still has it.
-//  3. Read each record file of this database into the index, and its value if there is room in memory. One that cannot be read goes into
-//     quarantine; so does one whose key belongs under another name. What a loss of power has left of a fill is removed.
+//  3. Read each record file of this database into the index, and its value if there is room in memory. One that cannot be read, or is empty, goes into
+//     quarantine, and the log names it; so does one whose key belongs under another name, and whatever else stands where a record belongs. What is larger
+//     than a record can be, or does not begin like one, is not read for that. What a loss of power has left of a fill is removed, if it still says that it was one.
 //  4. Read the journal, in order; package journal says what it does about torn and damaged parts.
 //  5. Merge: of two explicit records of a key the one with the greater stamp stays, and either replaces a fill. A settle marker cancels the record
 //     with its stamp, and older ones of that key before it. Records of other databases are brought into the files of theirs.

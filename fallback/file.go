@@ -51,14 +51,17 @@ const (
 	timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
 	maxRecordBytes = 512 << 20 // key and value together: Redis's own limit for a string
-	maxFileBytes   = 1 << 30   // of what is opened; no record takes more
 )
+
+// MaxFileBytes is the most bytes that a record file can have: a larger one is not read.
+const MaxFileBytes = fileOverhead + 4*maxRecordBytes/3 + 6*maxStampBytes
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Why a file is no record; see DecodeFile.
 var (
 	ErrFileTorn     = errors.New("a fill that was not written to its end") // nobody was promised it
+	ErrFileEmpty    = errors.New("nothing is left of it: a loaded value that was cut off by a loss of power, or a write that the disk has lost")
 	ErrFileVersion  = errors.New("a newer version of aside wrote it; nothing is lost: run that, or move the file away")
 	ErrFileCorrupt  = errors.New("not a record as it was written")
 	ErrFileOtherKey = errors.New("the record of another key: the file was renamed, or the keys have the same MD5")
@@ -183,9 +186,12 @@ func quoteBase64(s string) []byte {
 	return append(b, '"')
 }
 
+// fileOverhead is more than what stands in a file around key, value and stamp.
+const fileOverhead = 400
+
 // fileBound is the most bytes that encodeFile makes of a record.
 func fileBound(r *Record) int64 {
-	return 400 + 4*int64(len(r.Key)+len(r.Value))/3 + 6*int64(len(r.Stamp))
+	return fileOverhead + 4*int64(len(r.Key)+len(r.Value))/3 + 6*int64(len(r.Stamp))
 }
 
 // crc returns the checksum of the file, given what its key and data mean.
@@ -207,7 +213,7 @@ func (f *jsonFile) crc(key, value string) string {
 }
 
 // DecodeFile reads a record file of a [Dir], whose name, without folders, is name, for those who look into a directory without opening it. The error is
-// ErrFileTorn, ErrFileVersion, ErrFileCorrupt or ErrFileOtherKey; with the last comes the record.
+// ErrFileTorn, ErrFileEmpty, ErrFileVersion, ErrFileCorrupt or ErrFileOtherKey; with the last comes the record.
 func DecodeFile(name string, content []byte) (Record, error) {
 	r, _, err := decodeFile(content)
 	if err == nil && digestOf(r.Key).base() != name {
@@ -216,21 +222,29 @@ func DecodeFile(name string, content []byte) (Record, error) {
 	return r, err
 }
 
+// FileOf returns where the record of a key of a database has its file, relative to the directory.
+func FileOf(db int, key string) string { return digestOf(key).path(db) }
+
+// otherKey is ErrFileOtherKey, and says where the record belongs.
+func otherKey(r *Record, db int) error {
+	return fmt.Errorf("%w; it belongs at %s", ErrFileOtherKey, FileOf(db, r.Key))
+}
+
 // decodeFile reads what encodeFile has written. at is when it was recorded, in ms since 1970. Every error is one of those above.
 func decodeFile(b []byte) (r Record, at int64, err error) {
 	r, at, err = decodeJSON(b)
-	if err != nil && !errors.Is(err, ErrFileVersion) && isTornFill(b) {
+	if err == nil || errors.Is(err, ErrFileVersion) {
+		return r, at, err
+	}
+	// A fill is written without a sync, so a loss of power may leave any part of it. Only where that still says that it was a fill is it known that nobody
+	// was promised it: nothing, or zeros, or half of the first lines, may as well be what a disk has left of an acknowledged write.
+	switch written := bytes.TrimRight(b, "\x00"); {
+	case len(written) == 0:
+		err = ErrFileEmpty
+	case bytes.HasPrefix(written, []byte(tornPrefix)):
 		err = ErrFileTorn
 	}
 	return r, at, err
-}
-
-// isTornFill says whether unreadable bytes may be what a loss of power has left of a fill, which is written without a sync. Anything else is
-// synced before it gets its name, so a file that ends before it says what it is, or has never been written, was none of that.
-func isTornFill(b []byte) bool {
-	b = bytes.TrimRight(b, "\x00")
-	n := min(len(b), len(tornPrefix))
-	return n == 0 || b[0] == 0 || string(b[:n]) == tornPrefix[:n]
 }
 
 func decodeJSON(b []byte) (r Record, at int64, err error) {

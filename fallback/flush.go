@@ -424,19 +424,27 @@ func (d *Dir) vacant(name, key string) (occupied bool, err error) {
 	case errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
 		return true, nil
 	case damaged(err):
-		if err := d.quarantine(badFile{name, err}); err != nil {
-			return true, err
-		}
-		d.x.mu.Lock()
-		d.quarantined++
-		d.x.mu.Unlock()
-		return true, nil
+		return true, d.putAside(name, err)
 	case err != nil:
 		return true, err
+	case there.Key != key && FileOf(d.o.DB, there.Key) != name:
+		return true, d.putAside(name, otherKey(&there, d.o.DB))
 	case there.Key != key:
 		return true, fmt.Errorf("%s: %w", name, ErrFileOtherKey)
 	}
 	return true, nil
+}
+
+// putAside puts into quarantine what the index knows nothing of, and says so.
+func (d *Dir) putAside(name string, reason error) error {
+	if err := d.quarantine(badFile{name, reason}); err != nil {
+		return err
+	}
+	d.o.Logger.Warn("aside: a fallback record is lost", "store", d.o.dir, "file", name, "reason", reason)
+	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
+	d.quarantined++
+	return nil
 }
 
 // roomForFill says whether a fill's file fits. What is not a fill was let in with its file.
@@ -596,18 +604,18 @@ func (d *Dir) moveForeign() error {
 func (d *Dir) moveOne(k foreignKey, f *foreign, folder string) (removed bool, err error) {
 	name := digestOf(k.key).path(k.db)
 	there, _, _, err := readFile(d.fs, name)
+	if err == nil && FileOf(k.db, there.Key) != name {
+		err = otherKey(&there, k.db)
+	}
 	known := err == nil
 	switch {
 	case known && there.Key != k.key:
 		return false, fmt.Errorf("%s: %w", name, ErrFileOtherKey)
 	case known, errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
 	case damaged(err):
-		if err := d.quarantine(badFile{name, err}); err != nil {
+		if err := d.putAside(name, err); err != nil {
 			return false, err
 		}
-		d.x.mu.Lock()
-		d.quarantined++
-		d.x.mu.Unlock()
 	default:
 		return false, err
 	}

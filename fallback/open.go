@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -186,7 +187,7 @@ func (d *Dir) readFolder(folder string, levels int) error {
 				left--
 			}
 		case levels > 0 && isHex(e.Name(), 2), levels == 0 && isRecordName(e.Name()) && !e.Type().IsRegular():
-			d.bad = append(d.bad, badFile{name, fmt.Errorf("%w: it is a %v, and neither a file nor a folder of ours", ErrFileCorrupt, e.Type())})
+			d.lost(name, fmt.Errorf("%w: something else stands there (%v)", ErrFileCorrupt, e.Type()))
 		case levels == 0 && isRecordName(e.Name()):
 			removed, err := d.readRecord(name)
 			if err != nil {
@@ -213,19 +214,19 @@ func (d *Dir) readFolder(folder string, levels int) error {
 func (d *Dir) readRecord(name string) (removed bool, err error) {
 	r, at, size, err := readFile(d.fs, name)
 	if err == nil && digestOf(r.Key).base() != path.Base(name) {
-		err = ErrFileOtherKey
+		err = otherKey(&r, d.o.DB)
 	}
 	switch {
 	case errors.Is(err, errMissing):
 		return true, nil
 	case errors.Is(err, ErrFileTorn):
+		d.o.Logger.Info("aside: a loaded value was not written to its end", "store", d.o.dir, "file", name)
 		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
 		return true, nil
 	case damaged(err):
-		d.bad = append(d.bad, badFile{name, err})
-		d.o.Logger.Warn("aside: a fallback record is lost", "store", d.o.dir, "file", name, "reason", err)
+		d.lost(name, err)
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("%s: %w", name, err)
@@ -240,6 +241,12 @@ func (d *Dir) readRecord(name string) (removed bool, err error) {
 		d.x.forgetValueLocked(e)
 	}
 	return false, nil
+}
+
+// lost has what stands where a record belongs put into quarantine, and says so.
+func (d *Dir) lost(name string, reason error) {
+	d.bad = append(d.bad, badFile{name, reason})
+	d.o.Logger.Warn("aside: a fallback record is lost", "store", d.o.dir, "file", name, "reason", reason)
 }
 
 // merger takes in the journal.
@@ -364,7 +371,7 @@ var (
 
 // damaged says whether a file cannot be read because of what it is, rather than for a reason that may pass.
 func damaged(err error) bool {
-	for _, reason := range []error{errMissing, errIO, ErrFileTorn, ErrFileCorrupt, ErrFileOtherKey} {
+	for _, reason := range []error{errMissing, errIO, ErrFileTorn, ErrFileEmpty, ErrFileCorrupt, ErrFileOtherKey} {
 		if errors.Is(err, reason) {
 			return true
 		}
@@ -372,13 +379,15 @@ func damaged(err error) bool {
 	return false
 }
 
-// readFile reads a record file, and says how large it is.
+// readFile reads a record file, and says how large it is. What can be none, because of its kind, size or beginning, it does not read.
 func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return r, 0, 0, errMissing
-	}
-	if err != nil {
+	case errors.Is(err, vfs.ErrNotRegular):
+		return r, 0, 0, fmt.Errorf("%w: %w", ErrFileCorrupt, err)
+	case err != nil:
 		return r, 0, 0, err
 	}
 	defer func() { _ = f.Close() }() // it was only read
@@ -386,13 +395,11 @@ func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
 	if err != nil {
 		return r, 0, 0, err
 	}
-	if size = info.Size(); size > maxFileBytes {
-		return r, 0, size, fmt.Errorf("%w: it has %d bytes", ErrFileCorrupt, size)
-	}
-	b := make([]byte, size)
-	switch _, err := io.ReadFull(f, b); {
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return r, 0, size, fmt.Errorf("%w: it is shorter than it says", ErrFileCorrupt)
+	size = info.Size()
+	b, err := ReadFile(f, size)
+	switch {
+	case errors.Is(err, ErrFileCorrupt):
+		return r, 0, size, err
 	case errors.Is(err, syscall.EIO):
 		return r, 0, size, fmt.Errorf("%w: %w", errIO, err)
 	case err != nil:
@@ -400,6 +407,34 @@ func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
 	}
 	r, at, err = decodeFile(b)
 	return r, at, size, err
+}
+
+// ReadFile reads what [DecodeFile] decodes, from a file that has size bytes. It takes no memory for what can be no record: what is larger than any, or
+// does not begin like one (a file of which the disk knows the length only reads as zeros). The error is ErrFileCorrupt, or the reader's.
+func ReadFile(file io.Reader, size int64) ([]byte, error) {
+	if size > MaxFileBytes {
+		return nil, fmt.Errorf("%w: it has %d bytes, and a record has %d at most", ErrFileCorrupt, size, int64(MaxFileBytes))
+	}
+	b := make([]byte, min(size, fileHead))
+	if err := readFull(file, b); err != nil || size <= fileHead {
+		return b, err
+	}
+	if !bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("{")) {
+		return nil, fmt.Errorf("%w: it does not begin like one", ErrFileCorrupt)
+	}
+	b = append(make([]byte, 0, size), b...)[:size]
+	return b, readFull(file, b[fileHead:])
+}
+
+// fileHead is how much of a file is read before it is known that it begins like a record.
+const fileHead = 4 << 10
+
+func readFull(file io.Reader, b []byte) error {
+	_, err := io.ReadFull(file, b)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: it is shorter than it says", ErrFileCorrupt)
+	}
+	return err
 }
 
 // isRecordName says whether a file is named like a record's.

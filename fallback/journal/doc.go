@@ -37,9 +37,9 @@
 //  3. Read each part. A record whose checksum is right is handed over, unless its number came before: what was to be covered
 //     by an fsync that failed is written again to a new part. Where there is no such record, go on at the next annotation with
 //     this part's salt that begins one; what is between is damage.
-//  4. Damage at the end of the last part is torn: cut it off, durably. If it may be more than one record, copy it to the
-//     quarantine first.
-//  5. Other damage is corrupt: copy it to the quarantine, durably, then replace the part by one without it.
+//  4. Damage at the end of the last part, in which no other record begins, is torn: cut it off, durably. So is a last part in which nothing is.
+//  5. Other damage is corrupt: copy it to the quarantine, durably, then replace the part by one without it. An empty part that others follow
+//     is corrupt, too, unless the disk had refused it: then others have what it was begun for.
 //  6. Remove parts in which nothing is left.
 //  7. Sync the parts and the directory.
 //  8. Go on with the next number. The next append begins a new part: nothing is ever appended to what another process has
@@ -49,7 +49,7 @@
 //
 // # Limits
 //
-// A last record that a disk has damaged after it was acknowledged looks like one that was torn, and is cut off; the Report says how
-// many bytes. Damage that hits the first line of a part and leaves open where its record ends hides the salt, so that until the next
+// A last record that a disk has damaged after it was acknowledged looks like one that was torn, and is cut off; the Report and the log say so, and how
+// many bytes. A first or last part whose file is gone leaves no trace. Damage that hits the first line of a part and leaves open where its record ends hides the salt, so that until the next
 // record a value could pass for one.
 package journal

@@ -19,8 +19,8 @@ type Report struct {
 	Records    int      // handed over, Settles included
 	Duplicates int      // records that were there again and were not handed over
 	Last       uint64   // the greatest number; 0: none
-	Torn       *Damage  // what was cut off the end of the last part; nil: nothing
-	Damages    []Damage // what was damaged elsewhere
+	Torn       *Damage  // what was cut off the end of the last part, of no bytes if that was empty; nil: nothing
+	Damages    []Damage // what was damaged elsewhere, or more than one record; of no bytes: a part was empty
 	Gaps       []Gap    // records that are missing
 	Problems   []error  // what could not be mended, say on a disk that is read-only: it will be tried again. Nothing is lost by it
 }
@@ -74,6 +74,7 @@ type recovery struct {
 // foundPart is a part that was there.
 type foundPart struct {
 	part
+	first   uint64 // the least number in it; 0: none
 	damages []Damage
 	records bool // there are valid ones
 }
@@ -93,13 +94,16 @@ func (r *recovery) list() error {
 		name := path.Join(r.dir, e.Name())
 		number, ok := partNumber(strings.TrimSuffix(e.Name(), temporary))
 		switch {
-		case !ok || !e.Type().IsRegular():
+		case !ok:
+		case !e.Type().IsRegular():
+			r.problem("reading "+name, fmt.Errorf("something else stands where a part belongs (%v): if there was one, what it held is missing", e.Type()))
+			r.greatest = max(r.greatest, number)
 		case strings.HasSuffix(e.Name(), temporary):
 			if err := r.fsys.Remove(name); err != nil {
 				r.problem("removing "+name, err)
 			}
 		default:
-			r.greatest = number
+			r.greatest = max(r.greatest, number)
 			r.parts = append(r.parts, &foundPart{part: part{number: number, name: name, closed: true}})
 		}
 	}
@@ -142,6 +146,7 @@ func (r *recovery) read(each func(Record) error) error {
 				switch {
 				case missing != nil:
 					r.report.Gaps = append(r.report.Gaps, *missing)
+					r.o.Logger.Error("the journal: records are missing", "from", missing.From, "to", missing.To, "before", p.name)
 				case !isNew:
 					r.report.Duplicates++
 				}
@@ -152,7 +157,7 @@ func (r *recovery) read(each func(Record) error) error {
 				theirs = each(*record)
 				return theirs
 			})
-			p.size, p.last, p.damages = found.Bytes, found.Last, found.Damages
+			p.size, p.first, p.last, p.damages = found.Bytes, found.First, found.Last, found.Damages
 			return err
 		})
 		if theirs != nil {
@@ -173,9 +178,6 @@ func (r *recovery) read(each func(Record) error) error {
 		}
 	}
 	r.report.Last = r.numbers.last
-	for _, gap := range r.report.Gaps {
-		r.o.Logger.Error("the journal: records are missing", "from", gap.From, "to", gap.To)
-	}
 	return nil
 }
 
@@ -188,7 +190,10 @@ func (r *recovery) mend() {
 	}
 	kept := r.parts[:0]
 	for i, p := range r.parts {
-		if i == last {
+		switch {
+		case p.size == 0:
+			r.empty(p, r.parts[i+1:])
+		case i == last:
 			r.cutTail(p)
 		}
 		r.quarantine(p)
@@ -200,49 +205,56 @@ func (r *recovery) mend() {
 	r.parts = kept
 }
 
+// empty reports a part in which nothing is, if that is not as it should be. It was begun for the record with its number, or an earlier one. If that is
+// elsewhere, or was given up, the disk had refused the part, and would not have it removed. If there is only what came later, it has lost what it
+// held. If nothing came later, nobody knows: it may also have been begun just when the process or the machine ended.
+func (r *recovery) empty(p *foundPart, later []*foundPart) {
+	d := Damage{Part: p.name, Reason: nothing, Tail: true}
+	for _, next := range later {
+		if next.first == 0 {
+			continue
+		}
+		if next.first > p.number {
+			r.report.Damages = append(r.report.Damages, d)
+			r.o.Logger.Error("the journal: damaged", "part", p.name, "offset", 0, "bytes", 0, "reason", d.Reason, "saved", "")
+		}
+		return
+	}
+	if p.number <= r.numbers.last {
+		return
+	}
+	if r.report.Torn == nil {
+		r.report.Torn = &d
+	}
+	r.o.Logger.Warn("the journal: its end is torn", "part", p.name, "offset", 0, "bytes", 0, "reason", d.Reason)
+}
+
 // cutTail mends a torn part.
 func (r *recovery) cutTail(p *foundPart) {
-	// 4. Torn: bad bytes at the end of the last part are what a loss of power or a kill has left of records whose Append had not
-	// returned. They are cut off. Should there be another annotation in them, it may be more than that, and they are copied to the
-	// quarantine first.
+	// 4. Torn: bad bytes at the end of the last part are what a loss of power or a kill has left of a record whose Append had not returned. They are cut off.
+	// Should another annotation be among them, they are more than that, or may be: then they are corrupt.
 	if len(p.damages) == 0 {
 		return
 	}
 	torn := p.damages[len(p.damages)-1]
-	if !torn.Tail || torn.Offset == 0 && torn.Reason == noAnnotation { // or else it is a file that was never ours
+	if !torn.Tail || torn.Begins > 0 || torn.Offset == 0 && torn.Reason == noAnnotation { // the last is a file that was never ours
 		return
 	}
 	p.damages = p.damages[:len(p.damages)-1]
 	r.report.Torn = &torn
-	several, err := r.holdsAnnotation(p, torn.Offset)
-	if err == nil && several {
-		torn.Saved, err = r.save(p, &torn)
+	r.o.Logger.Warn("the journal: its end is torn", "part", p.name, "offset", torn.Offset, "bytes", torn.Length, "reason", torn.Reason)
+	p.size = torn.Offset
+	if torn.Offset == 0 { // see step 6
+		return
 	}
-	r.o.Logger.Warn("the journal: its end is torn", "part", p.name, "offset", torn.Offset, "bytes", torn.Length,
-		"reason", torn.Reason, "saved", torn.Saved)
-	if err == nil && torn.Offset > 0 {
-		err = r.truncate(p.name, torn.Offset)
+	err := r.truncate(p.name, torn.Offset)
+	if errors.Is(err, vfs.ErrLinked) { // what has another name, such as a backup's, is not changed
+		err = r.rewrite(p)
 	}
 	if err != nil {
 		r.problem("cutting the end off "+p.name, err)
-		return
+		p.size += torn.Length
 	}
-	p.size = torn.Offset // 0: see step 6
-}
-
-// holdsAnnotation is whether there is one in a part behind an offset.
-func (r *recovery) holdsAnnotation(p *foundPart, offset int64) (found bool, err error) {
-	err = r.withFile(p.name, func(f vfs.File) error {
-		if _, err := f.Seek(offset, io.SeekStart); err != nil {
-			return err
-		}
-		s := scanner{r: f}
-		s.fill(1)
-		s.seekLine()
-		found = s.fill(1)
-		return s.err
-	})
-	return found, err
 }
 
 func (r *recovery) truncate(name string, size int64) error {
@@ -352,7 +364,7 @@ func (r *recovery) holds(name string, want io.Reader) (same bool, err error) {
 
 // put writes a file, whole and durably but for its name.
 func (r *recovery) put(name string, content io.Reader) error {
-	file, err := r.fsys.OpenFile(name+temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := r.anew(name+temporary, 0)
 	if err != nil {
 		return err
 	}
@@ -367,13 +379,26 @@ func (r *recovery) put(name string, content io.Reader) error {
 	return r.fsys.Rename(name+temporary, name)
 }
 
+// anew makes a file of ours. What stands under its name was left by an earlier try, or is nothing that may be written to.
+func (r *recovery) anew(name string, flag int) (vfs.File, error) {
+	flag |= os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	file, err := r.fsys.OpenFile(name, flag, 0o600)
+	if !errors.Is(err, fs.ErrExist) {
+		return file, err
+	}
+	if err := r.fsys.Remove(name); err != nil {
+		return nil, err
+	}
+	return r.fsys.OpenFile(name, flag, 0o600)
+}
+
 // onlyWriter keeps io.Copy from asking a file for more than Write.
 type onlyWriter struct{ io.Writer }
 
 // rewrite replaces a part by one that holds its valid records.
 func (r *recovery) rewrite(p *foundPart) error {
 	name := p.name + temporary
-	file, err := r.fsys.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	file, err := r.anew(name, os.O_APPEND)
 	if err != nil {
 		return err
 	}
@@ -418,6 +443,9 @@ func (r *recovery) sync() {
 	// the next loss of power. (What an fsync had failed on before the kill may be: the kernel takes it for written.)
 	for _, p := range r.parts {
 		file, err := r.fsys.OpenFile(p.name, os.O_WRONLY, 0)
+		if errors.Is(err, vfs.ErrLinked) {
+			file, err = r.fsys.OpenFile(p.name, os.O_RDONLY, 0) // most systems sync that as well
+		}
 		if err == nil {
 			err = errors.Join(file.Sync(), file.Close())
 		}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -14,7 +16,12 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-const part1, part4 = journalDir + "/0000000000000001.aof", journalDir + "/0000000000000004.aof"
+const (
+	part1 = journalDir + "/0000000000000001.aof"
+	part2 = journalDir + "/0000000000000002.aof"
+	part4 = journalDir + "/0000000000000004.aof"
+	part5 = journalDir + "/0000000000000005.aof"
+)
 
 func TestAJournalThatIsNotThereIsEmpty(t *testing.T) {
 	m := vfs.NewMem()
@@ -68,7 +75,9 @@ func TestTornIsCutOff(t *testing.T) {
 		require.Empty(t, j.report.Damages)
 		require.NoError(t, errors.Join(j.report.Problems...))
 		require.Equal(t, int64(at[whole]), j.Size())
-		if torn := n - at[whole]; torn == 0 {
+		if torn := n - at[whole]; n == 0 {
+			require.Equal(t, Damage{Part: part1, Reason: nothing, Tail: true}, *j.report.Torn)
+		} else if torn == 0 {
 			require.Nil(t, j.report.Torn)
 		} else {
 			require.Equal(t, Damage{Part: part1, Offset: int64(at[whole]), Length: int64(torn), Reason: j.report.Torn.Reason, Tail: true}, *j.report.Torn)
@@ -147,6 +156,42 @@ func TestAnEmptyLastPartDoesNotMakeTheOneBeforeCorrupt(t *testing.T) {
 	assert.Equal(t, []string{"0000000000000001.aof", "0000000000000005.aof"}, parts(t, m), "no name is used twice")
 }
 
+// A part is begun for the record whose number it has. If that is in another part, or nobody has heard of it, a part without a record in it was given up when the disk refused it.
+// Else what it held is lost, which without its file's name nobody would know of where it was the first.
+func TestAPartThatWasEmptiedIsReported(t *testing.T) {
+	four := encode(testSalt, 4, set("k4"))
+	for name, c := range map[string]struct {
+		parts   map[string][]byte
+		damages int
+		torn    bool
+	}{
+		"the first":                          {map[string][]byte{part1: nil, part4: four}, 1, false},
+		"in between":                         {map[string][]byte{part1: encode(testSalt, 1, set("k1")), part2: nil, part4: four}, 1, false},
+		"the last":                           {map[string][]byte{part4: four, part5: nil}, 0, true},
+		"the only one":                       {map[string][]byte{part1: nil}, 0, true},
+		"given up, and written again":        {map[string][]byte{part1: nil, part2: encode(testSalt, 1, set("k1"))}, 0, false},
+		"given up, and its numbers, too":     {map[string][]byte{part1: nil, part4: encode(testSalt, 4, Record{Op: skip, Seq: 3, Slack: 1, Stamp: noStamp}, set("k4"))}, 0, false},
+		"the last, for what another one has": {map[string][]byte{part4: encode(testSalt, 4, set("k4"), set("k5")), part5: nil}, 0, false},
+	} {
+		m := vfs.NewMem()
+		for part, content := range c.parts {
+			writeFile(t, m, part, content)
+		}
+		var log strings.Builder
+		j := open(t, m, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		assert.Len(t, j.report.Damages, c.damages, name)
+		assert.Equal(t, c.torn, j.report.Torn != nil, name)
+		for part, content := range c.parts {
+			if content == nil && (c.damages > 0 || c.torn) {
+				assert.Contains(t, log.String(), part, name)
+			}
+		}
+		if c.damages == 0 && !c.torn {
+			assert.Empty(t, log.String(), name)
+		}
+	}
+}
+
 func TestATornLastPartMayBeDamagedElsewhere(t *testing.T) {
 	part, at := encodeAt(testSalt, 1, numbered(4)...)
 	part[at[1]+50] ^= 1
@@ -158,7 +203,7 @@ func TestATornLastPartMayBeDamagedElsewhere(t *testing.T) {
 	assert.Len(t, j.report.Damages, 1)
 }
 
-func TestATornEndThatMayBeMoreThanOneRecordIsSavedFirst(t *testing.T) {
+func TestABadEndThatMayBeMoreThanOneRecordIsCorrupt(t *testing.T) {
 	part, at := encodeAt(testSalt, 1, numbered(4)...)
 	damaged := bytes.Clone(part)
 	damaged[at[2]+50] ^= 1
@@ -178,15 +223,16 @@ func TestATornEndThatMayBeMoreThanOneRecordIsSavedFirst(t *testing.T) {
 		j := reopen(t, m, Options{})
 		assert.Equal(t, c.keys, j.keys(), name)
 		assert.Len(t, j.report.Problems, 1)
-		assert.Empty(t, j.report.Torn.Saved)
+		assert.Nil(t, j.report.Torn)
+		assert.Empty(t, j.report.Damages[0].Saved)
 		assert.Equal(t, c.content, readFile(t, m, part1), "what could not be saved stays")
 		require.NoError(t, j.Close(t.Context()))
 
 		j = reopen(t, m, Options{})
 		require.NoError(t, errors.Join(j.report.Problems...))
 		assert.Equal(t, c.keys, j.keys(), name)
-		assert.Empty(t, j.report.Damages)
-		assert.Equal(t, c.content[c.from:], readFile(t, m, j.report.Torn.Saved), name)
+		assert.Nil(t, j.report.Torn)
+		assert.Equal(t, c.content[c.from:], readFile(t, m, j.report.Damages[0].Saved), name)
 		assert.Equal(t, int64(c.from), j.Size())
 		require.NoError(t, j.Close(t.Context()))
 	}
@@ -308,6 +354,9 @@ func TestStrangersInTheDirectoryAreLeftAlone(t *testing.T) {
 	writeFile(t, m, part1+temporary, []byte("x"))
 	j := open(t, m, Options{})
 	assert.Equal(t, before, parts(t, m), "but what a mending left is removed")
+	require.Len(t, j.report.Problems, 1, "something else stands where a part belongs")
+	require.ErrorContains(t, j.report.Problems[0], "0000000000000007.aof")
+	j.report.Problems = nil
 	assert.Equal(t, Report{}, j.report)
 }
 
@@ -443,7 +492,7 @@ func TestOpenOnARealDisk(t *testing.T) {
 	writeFile(t, fsys, name, append(content, encode(testSalt, 3, set("c"))...))
 	j = reopen(t, fsys, Options{})
 	assert.Equal(t, "a", j.keys(), "c has another salt")
-	assert.NotNil(t, j.report.Torn)
+	assert.Len(t, j.report.Damages, 1, "and may be a record that was acknowledged")
 	info, err := fsys.Lstat(name)
 	require.NoError(t, err)
 	assert.Equal(t, fs.FileMode(0o600), info.Mode())

@@ -12,7 +12,7 @@ import (
 type Findings struct {
 	Records     int    // valid ones, Settles included
 	Bytes       int64  // of the whole part
-	First, Last uint64 // the least and the greatest number; 0 if there is no record
+	First, Last uint64 // the least and the greatest number, of those that were given up, too; 0 if there is no record
 	Damages     []Damage
 	Gaps        []Gap
 }
@@ -24,6 +24,7 @@ type Damage struct {
 	Length int64
 	Reason string // what is wrong with its beginning
 	Tail   bool   // nothing valid follows in this part
+	Begins int    // how many records seem to begin behind its first byte; too many where values look like records
 	Saved  string // the file in the quarantine that has these bytes; "" if they are where they were
 }
 
@@ -80,6 +81,7 @@ func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset
 		case found.bad == "" && found.newer == 0:
 			if damage != nil {
 				damage.Length = s.offset() - damage.Offset
+				damage.Begins-- // this one is whole
 				f.Damages, damage = append(f.Damages, *damage), nil
 			}
 			s.salt = found.salt
@@ -111,7 +113,7 @@ func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset
 			}
 			s.salt = found.salt
 		}
-		s.seekLine()
+		damage.Begins += s.seekLine()
 	}
 	if damage != nil {
 		damage.Tail = true
@@ -129,7 +131,7 @@ func (o *order) next(r *Record) (isNew bool, missing *Gap) {
 		from = uint64(r.Slack)
 	}
 	if o.first == 0 {
-		o.first, o.last = r.Seq, r.Seq // what was before was dropped
+		o.first, o.last = from, r.Seq // what was before was dropped
 		return true, nil
 	}
 	if r.Seq <= o.last {
@@ -211,12 +213,14 @@ const (
 	zeros        = "zeros where an annotation should be"
 	noVersion    = "an annotation without a version"
 	noLineEnd    = "an annotation without an end"
+	badLineEnd   = "a line that ends in LF and not in CR LF, as if its line ends had been converted"
 	badLine      = "the annotation is damaged"
 	badCommand   = "a command is damaged"
 	badLength    = "a length is impossible"
 	badChecksum  = "the checksum is wrong"
 	badVersion   = "the version is damaged"
 	incomplete   = "the record is incomplete"
+	nothing      = "nothing is in the part"
 )
 
 // record reads what stands at pos.
@@ -230,6 +234,8 @@ func (s *scanner) record() found {
 			return found{bad: zeros}
 		case !bytes.HasPrefix(text, []byte(magic)) && !bytes.HasPrefix([]byte(magic), text):
 			return found{bad: noAnnotation}
+		case bytes.IndexByte(text, '\n') >= 0:
+			return found{bad: badLineEnd}
 		case len(text) < maxLine:
 			return found{bad: incomplete}
 		}
@@ -280,23 +286,24 @@ func (s *scanner) record() found {
 }
 
 // seekLine moves pos from where it is to the next annotation that may begin a record of this part, or to the end. It need not begin a line: the
-// end of the line before may be what is damaged.
-func (s *scanner) seekLine() {
-	pattern := []byte(magic)
-	if s.salt != "" {
-		pattern = []byte(lineOf(s.salt))
-	}
+// end of the line before may be what is damaged. It returns how many annotations it has come to, those with another salt included.
+func (s *scanner) seekLine() (met int) {
 	s.pos++
 	for {
-		if at := bytes.Index(s.buf[s.pos:], pattern); at >= 0 {
+		if at := bytes.Index(s.buf[s.pos:], []byte(magic)); at >= 0 {
 			s.pos += at
-			return
+			met++
+			if s.salt == "" || s.stands(0, lineOf(s.salt)) {
+				return met
+			}
+			s.pos++
+			continue
 		}
 		if s.eof || s.err != nil {
 			s.pos = len(s.buf)
-			return
+			return met
 		}
-		s.pos = max(s.pos, len(s.buf)-len(pattern)+1)
+		s.pos = max(s.pos, len(s.buf)-len(magic)+1)
 		s.read()
 	}
 }

@@ -151,7 +151,7 @@ func TestAStretchThatIsLostCostsItsRecordsOnly(t *testing.T) {
 	garbage := append(bytes.Clone(part[:at[2]]), "garbage\r\n#aside \r\n#aside 1 \r\n"...)
 	records, found = scanned(t, append(garbage, part[at[2]:]...)) // pushed in
 	assert.Equal(t, "k1 k2 k3 k4 k5 k6", keys(records))
-	assert.Equal(t, []Damage{{Offset: int64(at[2]), Length: 29, Reason: noAnnotation}}, found.Damages)
+	assert.Equal(t, []Damage{{Offset: int64(at[2]), Length: 29, Reason: noAnnotation, Begins: 2}}, found.Damages)
 	assert.Empty(t, found.Gaps)
 }
 

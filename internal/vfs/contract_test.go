@@ -203,17 +203,16 @@ var contract = []struct {
 		require.Error(t, fsys.MkdirAll("a/f", 0o700))
 		require.Error(t, fsys.MkdirAll("a/f/g", 0o700))
 	}},
-	{"a directory is not written like a file", func(t *testing.T, fsys FS) {
+	{"a directory is no file", func(t *testing.T, fsys FS) {
 		require.NoError(t, fsys.MkdirAll("d", 0o700))
-		_, err := fsys.OpenFile("d", os.O_RDWR, 0)
-		require.Error(t, err)
-		_, err = fsys.OpenFile("d", os.O_RDWR|os.O_CREATE, 0o600)
-		require.Error(t, err)
-		d, err := fsys.OpenFile("d", os.O_RDONLY, 0)
-		require.NoError(t, err)
-		defer d.Close()
-		_, err = d.Read(make([]byte, 1))
-		require.Error(t, err)
+		for _, flag := range []int{os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREATE} {
+			_, err := fsys.OpenFile("d", flag, 0o600)
+			require.ErrorIs(t, err, ErrNotRegular)
+		}
+		_, err := fsys.OpenFile("d", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		require.ErrorIs(t, err, fs.ErrExist)
+		_, err = fsys.Lock("d")
+		require.ErrorIs(t, err, ErrNotRegular)
 	}},
 	{"directories can be synced", func(t *testing.T, fsys FS) {
 		require.NoError(t, fsys.MkdirAll("d", 0o700))

@@ -131,8 +131,8 @@ func (m *Mem) openLocked(name string, flag int, perm fs.FileMode) (*node, error)
 		m.nameLocked(edge{dir, base, n})
 	case flag&os.O_CREATE != 0 && flag&os.O_EXCL != 0:
 		return nil, fs.ErrExist
-	case n.mode.IsDir() && (writing || flag&os.O_CREATE != 0):
-		return nil, syscall.EISDIR
+	case n.mode.IsDir():
+		return nil, ErrNotRegular
 	case flag&os.O_TRUNC != 0 && writing:
 		n.truncate(0)
 	}
@@ -538,8 +538,6 @@ func (f *memFile) Read(p []byte) (int, error) {
 	switch {
 	case f.flag&os.O_WRONLY != 0:
 		return 0, f.err("read", syscall.EBADF)
-	case f.node.mode.IsDir():
-		return 0, f.err("read", syscall.EISDIR)
 	case len(p) == 0:
 		return 0, nil
 	case f.at >= int64(len(f.node.data)):

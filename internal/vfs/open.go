@@ -67,11 +67,97 @@ func (d *disk) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := d.root.OpenFile(path, flag, perm)
+	file, err := d.open(path, flag, perm)
 	if err != nil {
-		return nil, err
+		return nil, d.failed("open", path, err)
 	}
 	return file, nil
+}
+
+// failed names the file in an error that does not.
+func (d *disk) failed(op, path string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: filepath.Join(d.root.Name(), path), Err: err}
+}
+
+// open opens a regular file, or makes it if flag says so, and changes nothing before it knows that it may.
+func (d *disk) open(path string, flag int, perm fs.FileMode) (*os.File, error) {
+	const anew = os.O_CREATE | os.O_EXCL
+	if flag&anew == anew {
+		return d.root.OpenFile(path, flag, perm)
+	}
+	for try := 1; ; try++ {
+		// Look before: the root would follow a link that stays inside, and a mere open may do something to a device.
+		before, err := d.root.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && flag&os.O_CREATE != 0:
+			file, err := d.root.OpenFile(path, flag|os.O_EXCL, perm)
+			if errors.Is(err, fs.ErrExist) && try < openTries { // somebody was faster
+				continue
+			}
+			return file, err
+		case err != nil:
+			return nil, err
+		case !before.Mode().IsRegular():
+			return nil, notRegular(before)
+		}
+		file, err := d.root.OpenFile(path, flag&^(os.O_CREATE|os.O_TRUNC)|nonblock, perm)
+		if errors.Is(err, fs.ErrNotExist) && flag&os.O_CREATE != 0 && try < openTries {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := check(file, before, flag); err != nil {
+			_ = file.Close() // nothing was done to it
+			return nil, err
+		}
+		return file, nil
+	}
+}
+
+// openTries bounds how often others may make and remove a file while we open it.
+const openTries = 100
+
+// check looks again at a file that is open, as its name may have come to stand for another one, and empties it if flag says so.
+func check(file *os.File, before fs.FileInfo, flag int) error {
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return notRegular(info)
+	case !os.SameFile(before, info):
+		return errors.New("the name came to stand for another file just now")
+	case flag&(os.O_WRONLY|os.O_RDWR) == 0:
+		return nil
+	}
+	switch names, err := namesOf(file, info); {
+	case err != nil:
+		return err
+	case names > 1:
+		return ErrLinked
+	case flag&os.O_TRUNC != 0:
+		return file.Truncate(0)
+	}
+	return nil
+}
+
+func notRegular(info fs.FileInfo) error {
+	kind := "a device"
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		kind = "a directory"
+	case mode&fs.ModeSymlink != 0:
+		kind = "a symbolic link"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "a FIFO"
+	case mode&fs.ModeSocket != 0:
+		kind = "a socket"
+	}
+	return fmt.Errorf("%w but %s", ErrNotRegular, kind)
 }
 
 func (d *disk) MkdirAll(name string, perm fs.FileMode) error {
@@ -141,9 +227,12 @@ func (d *disk) Lock(name string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := d.root.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := d.open(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, ErrLinked) || errors.Is(err, ErrNotRegular) {
+		err = fmt.Errorf("%w: remove this name, it is only there to be locked", err)
+	}
 	if err != nil {
-		return nil, err
+		return nil, d.failed("lock", path, err)
 	}
 	if err := lockFile(file); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(file, 20))
@@ -160,6 +249,8 @@ func (d *disk) Lock(name string) (io.Closer, error) {
 	return &lock{release: sync.OnceValue(func() error {
 		// The name stays: another process may have opened it already, and would lock a file that nobody finds any more.
 		_ = file.Truncate(0)
+		// Not by the close alone: a child that is just being forked has the file open, too, until it becomes another program.
+		unlockFile(file)
 		return file.Close()
 	})}, nil
 }

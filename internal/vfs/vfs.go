@@ -13,8 +13,17 @@ import (
 // the message names the holder's process where it is known.
 var ErrLocked = errors.New("locked")
 
+// ErrNotRegular says that a name stands for something else than a regular file: a directory, a symbolic link, a FIFO.
+var ErrNotRegular = errors.New("no regular file")
+
+// ErrLinked says that a file has other names, perhaps outside: what is written to it would change what they stand for.
+var ErrLinked = errors.New("the file has another name (a hard link), and is not written to")
+
 // FS is one directory. Names are slash-separated and relative to it, as package io/fs has them: "." is the directory
 // itself, and a name that is not [fs.ValidPath], or that leads out by a symbolic link, is an error. Safe for concurrent use.
+//
+// OpenFile and Lock open regular files only (else [ErrNotRegular]): they follow no symbolic link, not even one that stays inside, and do not wait for
+// somebody at the other end of a FIFO. They change nothing, and do not open for writing, what has another name (else [ErrLinked]).
 //
 // What survives a loss of power: of a file, what was there when its Sync returned; of a name (made, renamed or removed), what
 // was there when SyncDir of its directory returned. Rename replaces atomically. What survives a kill of the process:
