@@ -263,6 +263,31 @@ func warns[T any](c codec.Codec[T], value T, says ...string) func(t *testing.T, 
 	}
 }
 
+// A value that refers to itself ends no process: who loaded it has it, and a Set of it is refused.
+func TestAValueThatRefersToItselfCannotBeEncoded(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	loop := &ring{}
+	loop.Next = loop
+	for i, view := range []*aside.TypedClient[*ring]{
+		aside.Typed(c, codec.Gob[*ring]()), aside.Typed(c, msgpack.New[*ring]()), aside.Typed(c, codec.JSON[*ring]()),
+		aside.Typed(c, codec.Compress(codec.Gob[*ring](), 0)),
+		aside.NewTypedClient(c, codec.Gob[*ring]().Encode, codec.Gob[*ring]().Decode),
+	} {
+		got, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (*ring, error) { return loop, nil })
+		require.NoError(t, err)
+		require.Same(t, loop, got)
+		m, err := view.GetMulti(ctx, time.Minute, []string{"m"}, func(context.Context, []string) (map[string]*ring, error) { return map[string]*ring{"m": loop}, nil })
+		require.NoError(t, err)
+		require.Same(t, loop, m["m"])
+		stored(t, c, "k", "m")
+		require.ErrorContains(t, view.Set(ctx, time.Minute, "k", loop), "refers to itself")
+		require.EqualValues(t, 2*(i+1), c.Stats().EncodeErrors)
+	}
+}
+
+type ring struct{ Next *ring }
+
 // Each view looks at its first loads only, and views of functions that are made anew for each request do not look for ever.
 func TestTheCheckOfRoundTripsEnds(t *testing.T) {
 	server := redistest.Start(t)

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/binary"
 	"encoding/gob"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/redaside/aside/codec/internal/nesting"
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
@@ -18,11 +20,24 @@ import (
 //
 // What it cannot say: unexported fields; a pointer apart from what it points to; nil apart from empty: an empty slice comes back nil, and a
 // nil map that is the whole value comes back empty. Encode refuses a nil pointer (also in a slice or map), functions and channels, and an
-// interface's concrete type unless gob.Register knows it, in every program that reads it.
+// interface's concrete type unless gob.Register knows it, in every program that reads it. It refuses a value that refers to itself, or that is nested
+// deeper than 100,000, before it runs out of stack; what a type's own methods do it cannot follow.
 //
 // The checksum makes damaged bytes an error. It does not make gob safe against somebody who forges values: encoding/gob is not
 // hardened against that. Where others can write to your Redis, use JSON.
-func Gob[T any]() Codec[T] { return gobCodec[T]{} }
+func Gob[T any]() Codec[T] { return gobCodec[T]{gobRules.PlanOf(reflect.TypeFor[T]())} }
+
+// gobRules are what encoding/gob does, which has no limit of its own.
+var gobRules = nesting.Rules{
+	Max:  100_000, // a tenth of what a stack has room for
+	Skip: func(f reflect.StructField) bool { return !f.IsExported() },
+	Opaque: func(t reflect.Type) (always, addressed bool) {
+		own := func(t reflect.Type) bool {
+			return t.Implements(reflect.TypeFor[gob.GobEncoder]()) || t.Implements(reflect.TypeFor[encoding.BinaryMarshaler]())
+		}
+		return t.Kind() != reflect.Interface && (own(t) || own(reflect.PointerTo(t))), false
+	},
+}
 
 // What Gob writes:
 //
@@ -49,12 +64,15 @@ var (
 	errGobTrailing = errors.New("bytes after the value")
 )
 
-type gobCodec[T any] struct{}
+type gobCodec[T any] struct{ nesting *nesting.Plan }
 
 func (gobCodec[T]) String() string { return "Gob" }
 
-func (gobCodec[T]) Encode(v T) (s string, err error) {
+func (c gobCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode Gob", &s, &err)
+	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {
+		return "", err
+	}
 	var b bytes.Buffer
 	b.Write(make([]byte, gobHeader))
 	// Sent through &v, a nil pointer would pass for an empty value, or write no value at all.

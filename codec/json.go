@@ -1,9 +1,12 @@
 package codec
 
 import (
+	"encoding"
 	"encoding/json"
+	"reflect"
 	"unsafe"
 
+	"github.com/redaside/aside/codec/internal/nesting"
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
@@ -15,14 +18,38 @@ import (
 // one empty. Bytes that are not UTF-8 come back as U+FFFD in strings; a []byte is kept as base64.
 //
 // Decode refuses anything after the value, and nesting deeper than 10,000. Unknown fields are skipped.
-func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
+//
+// Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before it runs out of stack. It follows what encoding/json
+// follows: not what a type's own methods do.
+func JSON[T any]() Codec[T] { return jsonCodec[T]{jsonRules.PlanOf(reflect.TypeFor[T]())} }
 
-type jsonCodec[T any] struct{}
+type jsonCodec[T any] struct{ nesting *nesting.Plan }
+
+// jsonRules are what encoding/json does: it ends with an error where a value refers to itself, but not where it is nested too deep for the stack.
+var jsonRules = nesting.Rules{
+	Max: 10_000, // what it reads
+	Skip: func(f reflect.StructField) bool {
+		t := f.Type
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		return f.Tag.Get("json") == "-" || !f.IsExported() && !(f.Anonymous && t.Kind() == reflect.Struct)
+	},
+	Opaque: func(t reflect.Type) (always, addressed bool) {
+		own := func(t reflect.Type) bool {
+			return t.Implements(reflect.TypeFor[json.Marshaler]()) || t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+		}
+		return own(t), own(reflect.PointerTo(t))
+	},
+}
 
 func (jsonCodec[T]) String() string { return "JSON" }
 
-func (jsonCodec[T]) Encode(v T) (s string, err error) {
+func (c jsonCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode JSON", &s, &err)
+	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {
+		return "", err
+	}
 	// &v, for a MarshalJSON with a pointer receiver is not found on a value; UnmarshalJSON, its counterpart, always is.
 	b, err := json.Marshal(&v)
 	// Nobody else has b: Marshal copies it out of its buffers and keeps nothing. A second copy would cost 15 % (BenchmarkJSON).

@@ -3,11 +3,16 @@
 package msgpack
 
 import (
+	"encoding"
 	"errors"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/internal/nesting"
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
@@ -21,22 +26,58 @@ import (
 // Decode refuses anything after the value, nesting deeper than 10,000, and lengths beyond the end of the input, before memory is taken
 // for them; it takes memory in proportion to the input. Unknown fields are skipped.
 // An extension whose registered decoder begins by reading a map from its content is refused.
-func New[T any]() codec.Codec[T] { return msgpackCodec[T]{} }
+//
+// Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before it runs out of stack; what a type's own methods do it
+// cannot follow. A struct that embeds itself (through a pointer) is refused in both directions: the library does not end when it learns such a type.
+func New[T any]() codec.Codec[T] {
+	plan := rules.PlanOf(reflect.TypeFor[T]())
+	return msgpackCodec[T]{plan}
+}
+
+// rules are what the library follows, which has no limit of its own.
+var rules = nesting.Rules{
+	Max: maxDepth,
+	Skip: func(f reflect.StructField) bool {
+		return name(f) == "-" || !f.IsExported() && !f.Anonymous
+	},
+	Opaque: func(t reflect.Type) (always, addressed bool) {
+		own := func(t reflect.Type) bool {
+			return t.Implements(reflect.TypeFor[msgpack.CustomEncoder]()) || t.Implements(reflect.TypeFor[msgpack.Marshaler]()) ||
+				t.Implements(reflect.TypeFor[encoding.BinaryMarshaler]()) || t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+		}
+		return own(t) || t.Kind() != reflect.Pointer && own(reflect.PointerTo(t)), false
+	},
+	Inlines: func(f reflect.StructField) bool {
+		_, options, _ := strings.Cut(f.Tag.Get("msgpack"), ",")
+		return !slices.Contains(strings.Split(options, ","), "noinline")
+	},
+}
+
+func name(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("msgpack"), ",")
+	return name
+}
 
 var errTrailing = errors.New("bytes after the value")
 
-type msgpackCodec[T any] struct{}
+type msgpackCodec[T any] struct{ nesting *nesting.Plan }
 
 func (msgpackCodec[T]) String() string { return "MessagePack" }
 
-func (msgpackCodec[T]) Encode(v T) (s string, err error) {
+func (c msgpackCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode MessagePack", &s, &err)
+	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {
+		return "", err
+	}
 	b, err := msgpack.Marshal(&v) // &v, for an EncodeMsgpack with a pointer receiver cannot be called on a copy in an interface
 	return string(b), err         // b has room to spare, and the string may be kept for long
 }
 
-func (msgpackCodec[T]) Decode(s string) (v T, err error) {
+func (c msgpackCodec[T]) Decode(s string) (v T, err error) {
 	defer outcome.Settle("decode MessagePack", &v, &err)
+	if err := c.nesting.TypeError(); err != nil {
+		return v, err
+	}
 	r, err := scan(s)
 	if err != nil {
 		return v, err

@@ -186,3 +186,34 @@ func BenchmarkMsgPack(b *testing.B) {
 		}
 	})
 }
+
+type matryoshka struct {
+	*matryoshka
+	N int
+}
+
+type pointerToItself *pointerToItself
+
+type holds struct {
+	List map[string][]*matryoshka
+	Any  any
+}
+
+// The library does not end when it learns such a type.
+func TestATypeThatEmbedsItselfIsRefused(t *testing.T) {
+	const says = "embeds or points to itself"
+	_, err := msgpack.New[matryoshka]().Encode(matryoshka{N: 1})
+	require.ErrorContains(t, err, says)
+	_, err = msgpack.New[matryoshka]().Decode("\x80")
+	require.ErrorContains(t, err, says)
+	_, err = msgpack.New[holds]().Encode(holds{List: map[string][]*matryoshka{"a": {{}}}})
+	require.ErrorContains(t, err, says)
+	_, err = msgpack.New[holds]().Decode("\x80")
+	require.ErrorContains(t, err, says)
+	_, err = msgpack.New[any]().Encode(&matryoshka{})
+	require.ErrorContains(t, err, says)
+	_, err = msgpack.New[pointerToItself]().Encode(nil)
+	require.ErrorContains(t, err, says)
+	_, err = msgpack.New[pointerToItself]().Decode("\xc0")
+	require.ErrorContains(t, err, says)
+}

@@ -102,3 +102,32 @@ func FuzzProto(f *testing.F) {
 		}
 	})
 }
+
+// Without the check each of these ends the process.
+func TestAMessageThatContainsItselfIsRefused(t *testing.T) {
+	const says = "the message contains itself, or is nested deeper than 10000"
+	list := &structpb.ListValue{}
+	list.Values = []*structpb.Value{structpb.NewListValue(list)}
+	_, err := proto.New[*structpb.ListValue]().Encode(list)
+	require.ErrorContains(t, err, says)
+	s := &structpb.Struct{}
+	s.Fields = map[string]*structpb.Value{"a": structpb.NewStringValue("b"), "s": structpb.NewStructValue(s)}
+	_, err = proto.New[*structpb.Struct]().Encode(s)
+	require.ErrorContains(t, err, says)
+
+	v := structpb.NewNullValue()
+	for range 1_000_000 {
+		v = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{v}})
+	}
+	_, err = proto.New[*structpb.Value]().Encode(v)
+	require.ErrorContains(t, err, says)
+
+	v = structpb.NewNullValue()
+	for range 4_900 {
+		v = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{v}})
+	}
+	enc, err := proto.New[*structpb.Value]().Encode(v)
+	require.NoError(t, err)
+	_, err = proto.New[*structpb.Value]().Decode(enc)
+	require.NoError(t, err)
+}
