@@ -198,6 +198,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	}
 	store := proxy.NewStore(p.client, p.c.Service.Concurrency)
 	s := p.c.Service
+	store.LimitReceiving(max(s.MaxReceiving, 2*s.MaxValueBytes))
 	var respStats atomic.Pointer[resp.Server]
 	p.web = web.New(store, web.Options{
 		Token: s.Token, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxKeys: s.MaxKeys,

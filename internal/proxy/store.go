@@ -61,8 +61,11 @@ func NewStore(client *aside.Client, concurrency int) *Store {
 // Client is the client that the Store is made of, for its Health and Stats.
 func (s *Store) Client() *aside.Client { return s.client }
 
-// ReceivingBytes is what all requests that are being received may hold in sum, beyond FreeBytes each.
+// ReceivingBytes is what all requests that are being received may hold in sum, beyond FreeBytes each, unless LimitReceiving says otherwise.
 const ReceivingBytes = 256 << 20
+
+// LimitReceiving makes limit what Receiving allows. It must be called before the Store is served.
+func (s *Store) LimitReceiving(limit int64) { s.receiving = NewBudget(limit) }
 
 // Receiving is the Budget of bytes for requests that are being received, or have been and are being served, of both front ends.
 func (s *Store) Receiving() *Budget { return s.receiving }

@@ -66,6 +66,7 @@ type Service struct {
 	MaxConnections int // RESP
 	MaxKeyBytes    int64
 	MaxValueBytes  int64
+	MaxReceiving   int64
 	MaxKeys        int
 }
 

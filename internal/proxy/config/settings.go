@@ -129,6 +129,9 @@ func (c *Config) settings() []Setting {
 			Help: "RESP connections at once; the next one is told so and closed."},
 		{Name: "service.max_key_bytes", Default: "1KiB", value: size{&c.Service.MaxKeyBytes, 1, 1 << 20}, Help: "Longest key."},
 		{Name: "service.max_value_bytes", Default: "8MiB", value: size{&c.Service.MaxValueBytes, 1, 512 << 20}, Help: "Longest value."},
+		{Name: "service.max_receiving_bytes", Default: "256MiB", value: size{&c.Service.MaxReceiving, 1 << 20, 1 << 50},
+			Help: "What all requests that are being received may hold in sum, RESP and HTTP, beyond 16 KiB each; what does not fit is refused as busy. " +
+				"Never less than twice service.max_value_bytes."},
 		{Name: "service.max_keys", Default: "1000", value: number{&c.Service.MaxKeys, 1, 1 << 20, "keys"}, Help: "Keys in one POST /v1/mget."},
 
 		{Name: "fallback.dir", value: path{text{&c.Fallback.Dir}, "directory"},

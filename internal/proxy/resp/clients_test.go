@@ -204,19 +204,26 @@ func TestTheOneDatabaseIsTheConfiguredOne(t *testing.T) {
 	require.Equal(t, "-ERR DB index is out of range", p.do("SELECT", "0"))
 }
 
-func TestTLSIsSpoken(t *testing.T) {
+// selfSigned is how TLS is served in a test.
+func selfSigned(t testing.TB) *tls.Config {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	require.NoError(t, err)
-	certificate, err := x509.ParseCertificate(der)
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
+
+func TestTLSIsSpoken(t *testing.T) {
+	served := selfSigned(t)
+	certificate, err := x509.ParseCertificate(served.Certificates[0].Certificate[0])
 	require.NoError(t, err)
 	trusted := x509.NewCertPool()
 	trusted.AddCert(certificate)
 
 	store, _ := newStore(t, unreachable, "")
-	s, addr := serve(t, store, Options{TLS: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}})
+	s, addr := serve(t, store, Options{TLS: served})
 	nc, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: trusted})
 	require.NoError(t, err)
 	p := &peer{t, nc, bufio.NewReader(nc)}

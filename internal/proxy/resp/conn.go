@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type conn struct {
 	id     int64    // immutable
 	since  time.Time
 	in     guard
+	intake *intake
 	out    replies
 	w      *bufio.Writer // of peer, before out
 	peer   *server.Peer
@@ -34,13 +36,13 @@ type conn struct {
 
 	stranger bool      // has yet to log in
 	strange  time.Time // since when it has to
-	hurried  bool      // its reads end handshakeFor later
 	failed   bool      // the command that is run was answered by an error
 	ctx      *request
 	spare    *request  // to be used again; nil: none
 	now      time.Time // when the latest command was answered; zero: something has been waited for since
 	begun    time.Time // when the oldest reply that is held back was made
-	renewed  time.Time // when the deadline of reads was moved
+	partial  time.Time // when the request that is arriving was first waited for; zero: it was not
+	deadline time.Time // of reads
 }
 
 const (
@@ -53,22 +55,29 @@ const (
 var errDraining = errors.New("resp: the server shuts down")
 
 func newConn(s *Server, nc net.Conn, id int64) *conn {
+	out := &outgoing{Conn: nc, timeout: s.options.WriteTimeout}
+	nc = out
 	if s.options.TLS != nil {
 		nc = tls.Server(nc, s.options.TLS)
 	}
 	c := &conn{server: s, net: nc, id: id, since: time.Now(), strange: time.Now(), stranger: *s.password.Load() != ""}
-	c.out = replies{conn: nc, timeout: s.options.WriteTimeout}
+	c.intake = newIntake(nc, s.store.Receiving(), s.options.MaxRequestBytes)
+	c.intake.barred.Store(c.stranger)
+	out.stalled, out.heard = c.intake.readAhead, &c.intake.heard
+	c.out = replies{conn: nc}
 	c.w = bufio.NewWriterSize(&c.out, 128) // it is emptied after every command, and passes on at once what is longer
 	c.peer = server.NewPeer(c.w)
 	c.peer.Ctx = c
 	c.in = guard{
-		source: nc, wait: c.wait, intern: intern, stranger: c.stranger,
+		source: c.intake, wait: c.wait, intern: intern, stranger: c.stranger, share: s.store.Receiving().Share(),
 		limits: limits{bulk: s.options.MaxValueBytes, request: s.options.MaxRequestBytes},
 	}
 	return c
 }
 
 func (c *conn) serve() {
+	defer c.in.share.End()
+	defer c.intake.end()
 	defer c.net.Close()
 	defer c.out.flush() // gives the memory back, if an error has left any
 	if t, ok := c.net.(*tls.Conn); ok {
@@ -80,8 +89,12 @@ func (c *conn) serve() {
 		}
 	}
 	for {
+		c.partial = time.Time{}
 		args, err := c.in.next()
 		if err != nil {
+			if c.late(err) {
+				err = protocolError("the request has not arrived within " + c.server.options.ReceiveTimeout.String())
+			}
 			if wrong := protocolError(""); errors.As(err, &wrong) {
 				c.server.protocolErrors.Add(1)
 				c.error("ERR " + wrong.Error())
@@ -110,28 +123,46 @@ func (c *conn) wait() error {
 	if c.out.flush(); c.out.err != nil {
 		return c.out.err
 	}
-	if idle := c.server.options.IdleTimeout; idle > 0 {
-		if now := time.Now(); now.Sub(c.renewed) > idle/8 {
-			c.renewed = now
-			if err := c.net.SetReadDeadline(now.Add(idle)); err != nil {
-				return err
-			}
-		}
-	}
-	if c.stranger || c.hurried { // a connection is not for ever before its login
-		deadline := c.strange.Add(handshakeFor)
-		if c.hurried = c.stranger; !c.stranger {
-			deadline, c.renewed = time.Time{}, time.Time{}
-		}
-		if err := c.net.SetReadDeadline(deadline); err != nil {
-			return err
-		}
+	if err := c.limitReads(); err != nil {
+		return err
 	}
 	// After the deadline was set: wake stores the flag before it sets its own, so that either we see the flag, or its deadline stands.
 	if c.server.draining.Load() {
 		return errDraining
 	}
 	return nil
+}
+
+// limitReads sets the deadline of reads: no connection is for ever before its login, and no request takes for ever to arrive.
+func (c *conn) limitReads() error {
+	var deadline time.Time
+	idle := c.server.options.IdleTimeout
+	if idle > 0 || c.in.amid {
+		now := time.Now()
+		if c.in.amid && c.partial.IsZero() {
+			c.partial = now
+		}
+		if c.in.amid {
+			deadline = c.partial.Add(c.server.options.ReceiveTimeout)
+		}
+		if ends := now.Add(idle); idle > 0 && (deadline.IsZero() || ends.Before(deadline)) {
+			deadline = ends
+		}
+	}
+	if c.stranger {
+		deadline = c.strange.Add(handshakeFor)
+	}
+	if apart := deadline.Sub(c.deadline); deadline.IsZero() == c.deadline.IsZero() && apart >= 0 && apart <= idle/8 { // timers are dear
+		return nil
+	}
+	c.deadline = deadline
+	return c.net.SetReadDeadline(deadline)
+}
+
+// late reports whether err is that a request has not arrived in time.
+func (c *conn) late(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) && c.in.amid && !c.partial.IsZero() && !c.stranger && !c.server.draining.Load() &&
+		time.Since(c.partial) >= c.server.options.ReceiveTimeout
 }
 
 // wake ends a wait for the client. Safe for concurrent use.
@@ -157,9 +188,17 @@ func (c *conn) command(args []string) {
 	}
 	start := c.now
 	c.failed = false
-	name := args[0]
+	name := "UNKNOWN"
+	if len(args) > 0 {
+		name = args[0]
+	}
 	switch {
-	case c.in.known:
+	case c.in.refusal != "" && !c.stranger:
+		if !c.in.known {
+			name = "UNKNOWN"
+		}
+		c.error(c.in.refusal)
+	case c.in.known && c.in.refusal == "":
 		c.server.library.Dispatch(c.peer, args)
 	case c.stranger:
 		name = "UNKNOWN"

@@ -8,8 +8,8 @@
 //	                                           ↕
 //	                                       proxy.Store
 //
-// One goroutine serves a connection. What is answered is held back while further requests of a pipeline are there to be read, and
-// written before the goroutine waits for anything from the client: there is no state in which a reply waits for a request.
+// One goroutine serves a connection; a second reads ahead while a write stalls. What is answered is held back while further requests of a pipeline
+// are there to be read, and written before the goroutine waits for anything from the client: there is no state in which a reply waits for a request.
 //
 // # What is different from Redis
 //
@@ -20,13 +20,13 @@
 //     other commands there is no such key. Before a Redis Cluster, whose nodes each know their own keys only, they are refused.
 //   - MSET is as many SETs at once, not one step. An error names how many of them were not done; the others were.
 //   - A ttl of more than 50 years is none.
-//   - Keys are at most Options.MaxKeyBytes long, values MaxValueBytes, requests MaxRequestBytes.
+//   - Keys are at most Options.MaxKeyBytes long, values MaxValueBytes, requests MaxRequestBytes. What is larger is read away and answered with an error.
 //   - GET of what was put by HTTP returns its body. APPEND, INCR and the like keep its content type; a SET does not.
 //   - Commands and replies are those of Redis 7, though it be Redis 6.0 that is behind.
 //   - Of the subcommands of CLIENT, COMMAND and CONFIG those are served that clients need when they connect. CLIENT TRACKING is
 //     refused: nothing is pushed.
-//   - A client must read while it sends: replies are not piled up without bound. One that sends a pipeline of megabytes, whose replies are
-//     megabytes too, before it reads any of them, is cut off after Options.WriteTimeout.
+//   - Replies are not piled up. Where a client sends on without reading them, its requests are read ahead (stall.go), up to MaxRequestBytes; it is
+//     cut off once it has neither sent nor taken anything for Options.WriteTimeout.
 //   - A bulk string that its length does not describe ends the connection, where Redis takes two bytes for the end of the line unseen.
 //
 // # While Redis is away
@@ -37,7 +37,7 @@
 //	ASIDEFULL      a write was not done, as the fallback directory is full
 //	ASIDEDISK      a write was not done, as the fallback directory cannot be written
 //	ASIDEUNKNOWN   a write was sent to Redis and not answered: it may or may not be done
-//	ASIDEBUSY      service.concurrency calls are being served, and Options.RequestTimeout has passed
+//	ASIDEBUSY      service.concurrency calls are being served, and Options.RequestTimeout has passed; or all clients together send too much at once
 //	ASIDETIMEOUT   Options.RequestTimeout has passed, and nothing was changed
 //	ASIDECLOSED    the proxy is shutting down
 //

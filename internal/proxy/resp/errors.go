@@ -45,7 +45,7 @@ func (c *conn) describeError(err error, wrote bool) string {
 		}
 		return withCode(refused.Error())
 	case errors.Is(err, aside.ErrTooLarge):
-		return fmt.Sprintf("ERR the key or value is too large: keys may have %d bytes, values %d, or less where the cache was told so",
+		return fmt.Sprintf("ERR the key or value is too large: keys may have %d bytes (service.max_key_bytes), values %d (service.max_value_bytes)",
 			c.server.options.MaxKeyBytes, c.server.options.MaxValueBytes)
 	case errors.Is(err, errContended):
 		return "ASIDEBUSY too many others change this key: nothing was done"

@@ -6,6 +6,9 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"unsafe"
+
+	"github.com/redaside/aside/internal/proxy"
 )
 
 // A request is an array of bulk strings, or a line:
@@ -13,8 +16,8 @@ import (
 //	*2\r\n $3\r\n GET\r\n $3\r\n key\r\n        (without the spaces)
 //	GET key\r\n
 //
-// What is not, or is beyond the limits, ends the connection with the words that Redis has for it. A length is a claim: memory is
-// taken for what has arrived, and at most as much again.
+// What is not ends the connection with the words that Redis has for it. What is too large is read away, a buffer at a time, and answered with an error;
+// what is larger than Redis itself would take ends the connection. A length is a claim: memory is taken for what has arrived, and at most as much again.
 const (
 	maxLine      = 64 << 10 // of an inline command, and of a line that says a length; as Redis
 	maxArgs      = 1 << 20
@@ -24,13 +27,16 @@ const (
 	trustedBytes = 4 << 10  // what is allocated at a client's word
 	keptArgs     = 1 << 10  // an argument list longer than this is not kept for the next request
 
+	mostBulk    = 512 << 20 // bytes of a string; as Redis
+	mostRequest = 1 << 30   // bytes of a request; as Redis
+
 	strangerArgs  = 10       // of who has yet to log in; as Redis
 	strangerBytes = 16 << 10 // likewise
 )
 
 type limits struct {
-	bulk    int // bytes of a string
-	request int // bytes of a request
+	bulk    int // bytes of a string that is held
+	request int // bytes of a request that is held
 }
 
 // protocolError ends a connection, and says why.
@@ -51,24 +57,31 @@ type guard struct {
 	r, w int  // buf[r:w] has arrived and is not used yet
 	full bool // the last read took all the room there was
 
-	args  []string
-	known bool // args[0] is what intern has returned
+	share proxy.Share // of what all connections may receive; held until the next request begins
+
+	amid    bool // a request has begun to arrive, and not ended
+	args    []string
+	known   bool   // args[0] is what intern has returned
+	refusal string // the request was read away, and this is the answer; "": it is there
 }
 
-// next returns the next request that is not empty; it is the caller's until the next call. The error is a protocolError, or the
+// next returns the next request that is not empty; it is the caller's until the next call. Of one that was refused there is its name at most. The error is a protocolError, or the
 // source's; io.ErrUnexpectedEOF if it has ended amid a request.
 func (g *guard) next() ([]string, error) {
 	clear(g.args)
 	if cap(g.args) > keptArgs {
 		g.args = nil
 	}
-	g.args, g.known = g.args[:0], false
-	for len(g.args) == 0 {
+	g.args, g.known, g.refusal = g.args[:0], false, ""
+	g.share.End()
+	for len(g.args) == 0 && g.refusal == "" {
+		g.amid = false
 		if g.r == g.w {
 			if err := g.fill(); err != nil {
 				return nil, err
 			}
 		}
+		g.amid = true
 		var err error
 		if g.buf[g.r] == '*' {
 			err = g.array()
@@ -97,7 +110,7 @@ func (g *guard) array() error {
 	case n > strangerArgs && g.stranger:
 		return protocolError("unauthenticated multibulk length")
 	}
-	sum := 0
+	sum := int64(0)
 	for ; n > 0; n-- {
 		header, err := g.line("too big bulk count string")
 		if err != nil {
@@ -112,21 +125,40 @@ func (g *guard) array() error {
 		}
 		size, ok := number(header[1:])
 		switch {
-		case !ok || size < 0 || size > int64(g.limits.bulk):
+		case !ok || size < 0 || size > int64(max(mostBulk, g.limits.bulk)):
 			return protocolError("invalid bulk length")
 		case size > strangerBytes && g.stranger:
 			return protocolError("unauthenticated bulk length")
 		}
-		if sum += int(size) + argBytes; sum > g.limits.request {
-			return protocolError("the request is larger than " + strconv.Itoa(g.limits.request) + " bytes")
+		sum += size + argBytes
+		switch {
+		case sum > int64(max(mostRequest, g.limits.request)):
+			return protocolError("the request is larger than " + strconv.Itoa(max(mostRequest, g.limits.request)) + " bytes")
+		case g.refusal != "":
+		case size > int64(g.limits.bulk):
+			g.refuse(fmt.Sprintf("ERR a string of %d bytes is too large: the longest is of %d bytes (service.max_value_bytes); nothing was done", size, g.limits.bulk))
+		case sum > int64(g.limits.request):
+			g.refuse(fmt.Sprintf("ERR the request is too large: its strings may have %d bytes in sum; nothing was done, send fewer at once", g.limits.request))
+		case !g.share.Hold(argBytes):
+			g.refuse(tooMuchAtOnce)
 		}
-		arg, err := g.bulk(int(size))
-		if err != nil {
+		if err := g.bulk(int(size)); err != nil {
 			return err
 		}
-		g.args = append(g.args, arg)
 	}
 	return nil
+}
+
+const tooMuchAtOnce = "ASIDEBUSY all clients together are sending more than may be received at once (service.max_receiving_bytes): nothing was done, try again"
+
+// refuse has the rest of the request read away.
+func (g *guard) refuse(answer string) {
+	g.refusal = answer
+	if len(g.args) > 1 {
+		clear(g.args[1:])
+		g.args = g.args[:1]
+	}
+	g.share.End()
 }
 
 func (g *guard) inline() error {
@@ -175,53 +207,75 @@ func (g *guard) line(tooLong string) ([]byte, error) {
 	}
 }
 
-// bulk returns the next n bytes, which a line's end must follow.
-func (g *guard) bulk(n int) (string, error) {
-	var s string
-	if g.w-g.r >= n {
-		arrived := g.buf[g.r : g.r+n]
-		if len(g.args) == 0 {
-			s, g.known = g.intern(arrived)
-		}
-		if len(g.args) > 0 || !g.known {
-			s = string(arrived)
-		}
-		g.r += n
-	} else {
-		var b strings.Builder
-		b.Grow(min(n, max(trustedBytes, 2*(g.w-g.r))))
-		for left := n; left > 0; {
-			if g.r == g.w {
-				if err := g.fill(); err != nil {
-					return "", err
-				}
+// bulk appends the next n bytes, which a line's end must follow, to args, or reads them away.
+func (g *guard) bulk(n int) error {
+	if g.refusal == "" && g.w-g.r >= n {
+		if g.share.Hold(n) {
+			if arrived := g.buf[g.r : g.r+n]; len(g.args) > 0 {
+				g.args = append(g.args, string(arrived))
+			} else {
+				g.name(arrived)
 			}
-			take := min(left, g.w-g.r)
-			if b.Cap()-b.Len() < take {
-				b.Grow(min(left, max(take, b.Len())))
-			}
-			b.Write(g.buf[g.r : g.r+take])
-			g.r += take
-			left -= take
+			g.r += n
+			return g.endOfBulk()
 		}
-		s = b.String()
-		if len(g.args) == 0 {
-			if name, ok := g.intern([]byte(s)); ok {
-				s, g.known = name, true
-			}
-		}
+		g.refuse(tooMuchAtOnce)
 	}
+	var arg []byte
+	for left := n; left > 0; {
+		if g.r == g.w {
+			if err := g.fill(); err != nil {
+				return err
+			}
+		}
+		take := min(left, g.w-g.r)
+		if g.refusal == "" && cap(arg)-len(arg) < take {
+			room := min(n, max(trustedBytes, 2*(len(arg)+take)))
+			if g.share.Hold(room - cap(arg)) {
+				arg = append(make([]byte, 0, room), arg...)
+			} else {
+				g.refuse(tooMuchAtOnce)
+			}
+		}
+		if g.refusal == "" {
+			arg = append(arg, g.buf[g.r:g.r+take]...)
+		} else {
+			arg = nil
+		}
+		g.r += take
+		left -= take
+	}
+	switch {
+	case g.refusal != "":
+	case len(g.args) == 0:
+		g.name(arg)
+	default:
+		g.args = append(g.args, unsafe.String(unsafe.SliceData(arg), len(arg))) // nobody else has arg
+	}
+	return g.endOfBulk()
+}
+
+func (g *guard) endOfBulk() error {
 	for g.w-g.r < 2 {
 		if err := g.fill(); err != nil {
-			return "", err
+			return err
 		}
 	}
 	// Redis does not look. Who is wrong about a length here would have us take a value's content for commands.
 	if g.buf[g.r] != '\r' || g.buf[g.r+1] != '\n' {
-		return "", protocolError("expected the end of a line after a bulk string")
+		return protocolError("expected the end of a line after a bulk string")
 	}
 	g.r += 2
-	return s, nil
+	return nil
+}
+
+// name makes a word the first of args.
+func (g *guard) name(word []byte) {
+	name, ok := g.intern(word)
+	if !ok {
+		name = string(word)
+	}
+	g.args, g.known = append(g.args, name), ok
 }
 
 // fill reads at least one byte more.

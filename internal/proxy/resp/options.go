@@ -15,15 +15,16 @@ type Options struct {
 	// See Server.SetPassword.
 	Password string
 
-	// MaxValueBytes is the longest string that a client may send. A longer one ends its connection before memory is taken for it.
-	// Defaults to 8 MiB.
+	// MaxValueBytes is the longest string that a client may send. A longer one is read away and answered with an error; beyond 512 MiB it ends
+	// the connection. Defaults to 8 MiB.
 	MaxValueBytes int
 
 	// MaxKeyBytes is the longest key. Defaults to 1 KiB.
 	MaxKeyBytes int
 
-	// MaxRequestBytes is how much one request may hold in sum, 16 bytes for each of its strings included. Defaults to 64 MiB, or
-	// twice MaxValueBytes where that is more.
+	// MaxRequestBytes is how much one request may hold in sum, 16 bytes for each of its strings included; and how much of a pipeline is read ahead
+	// of replies that its client does not take yet. A larger request is read away and answered with an error; beyond 1 GiB it ends the connection.
+	// Defaults to 64 MiB, or twice MaxValueBytes where that is more. All connections together hold what the Store's Receiving says.
 	MaxRequestBytes int
 
 	// MaxConnections is how many clients are served at once; the next is told so and sent away. Defaults to 20,000.
@@ -35,8 +36,11 @@ type Options struct {
 	// RequestTimeout is how long one command may take. Defaults to 5 seconds.
 	RequestTimeout time.Duration
 
-	// WriteTimeout ends the connections of clients that take less than 16 KiB of what they are sent in so long (it may be an eighth
-	// less). Defaults to 30 seconds.
+	// ReceiveTimeout is how long a request that has begun may take to arrive, before its connection is ended. Defaults to 30 seconds.
+	ReceiveTimeout time.Duration
+
+	// WriteTimeout ends the connections of clients that take less than 16 KiB of what they are sent in so long, and send nothing either.
+	// Defaults to 30 seconds.
 	WriteTimeout time.Duration
 
 	// TLS, if there is one, is what connections are encrypted by. Defaults to none.
@@ -59,6 +63,7 @@ func (o Options) withDefaults() Options {
 	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, max(64<<20, 2*o.MaxValueBytes))
 	o.MaxConnections = cmp.Or(o.MaxConnections, 20_000)
 	o.RequestTimeout = cmp.Or(o.RequestTimeout, 5*time.Second)
+	o.ReceiveTimeout = cmp.Or(o.ReceiveTimeout, 30*time.Second)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	return o
@@ -81,7 +86,7 @@ func (o Options) Validate() error {
 	for _, d := range []struct {
 		name  string
 		value time.Duration
-	}{{"IdleTimeout", o.IdleTimeout}, {"RequestTimeout", o.RequestTimeout}, {"WriteTimeout", o.WriteTimeout}} {
+	}{{"IdleTimeout", o.IdleTimeout}, {"RequestTimeout", o.RequestTimeout}, {"ReceiveTimeout", o.ReceiveTimeout}, {"WriteTimeout", o.WriteTimeout}} {
 		if d.value < 0 {
 			errs = append(errs, fmt.Errorf("resp: Options.%s is %v: it must not be negative; 0 for the default", d.name, d.value))
 		}

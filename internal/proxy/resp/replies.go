@@ -3,7 +3,6 @@ package resp
 import (
 	"net"
 	"sync"
-	"time"
 	"unsafe"
 )
 
@@ -15,15 +14,13 @@ var chunks = sync.Pool{New: func() any { return new([heldBack]byte) }}
 // replies is what the Peer of a connection writes to. It has memory only while it holds something back, so that idle connections cost
 // none; and once the client does not take what it is sent, it drops all. Belongs to the goroutine of its connection.
 type replies struct {
-	conn    net.Conn
-	timeout time.Duration
+	conn net.Conn
 
-	chunk   *[heldBack]byte // nil: nothing is held back
-	n       int
-	total   int64 // bytes that were written to it, ever
-	renewed time.Time
-	mute    bool  // what is written now is for nobody
-	err     error // sticky
+	chunk *[heldBack]byte // nil: nothing is held back
+	n     int
+	total int64 // bytes that were written to it, ever
+	mute  bool  // what is written now is for nobody
+	err   error // sticky
 }
 
 func (r *replies) Write(p []byte) (int, error) {
@@ -52,17 +49,9 @@ func (r *replies) flush() {
 	if r.chunk == nil {
 		return
 	}
-	if r.renew(); r.err == nil {
+	if r.err == nil {
 		_, r.err = r.conn.Write(r.chunk[:r.n])
 	}
 	chunks.Put(r.chunk)
 	r.chunk, r.n = nil, 0
-}
-
-// renew moves the deadline of writes. Timers are dear: it may end up to an eighth early.
-func (r *replies) renew() {
-	if now := time.Now(); now.Sub(r.renewed) > r.timeout/8 {
-		r.renewed = now
-		r.err = r.conn.SetWriteDeadline(now.Add(r.timeout))
-	}
 }

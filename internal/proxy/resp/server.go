@@ -41,7 +41,7 @@ type Server struct {
 type Stats struct {
 	Connected      int   // clients, now
 	Connections    int64 // that were accepted, ever
-	Refused        int64 // that were too many (Options.MaxConnections)
+	Refused        int64 // that were too many (Options.MaxConnections, or the Store's Connections)
 	Commands       int64 // that were answered, unknown ones included
 	Failed         int64 // of these, by an error
 	ProtocolErrors int64 // connections that were ended for what they sent
@@ -121,7 +121,7 @@ func (s *Server) accept(nc net.Conn) {
 		s.mu.Unlock()
 		nc.Close()
 		return
-	case len(s.conns) >= s.options.MaxConnections:
+	case len(s.conns) >= s.options.MaxConnections, !s.store.Connections().Take(1): // the second leaves descriptors for Redis and the disk
 		s.mu.Unlock()
 		s.refused.Add(1)
 		if s.options.TLS == nil { // it fits into what the kernel buffers for a new connection, so this does not wait
@@ -139,6 +139,7 @@ func (s *Server) accept(nc net.Conn) {
 	s.connections.Add(1)
 	go func() { // ends with its connection, which Shutdown closes
 		defer s.serving.Done()
+		defer s.store.Connections().Give(1)
 		defer func() {
 			s.mu.Lock()
 			delete(s.conns, c)

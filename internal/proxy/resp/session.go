@@ -96,7 +96,14 @@ func (c *conn) login(user, password string) bool {
 	return true
 }
 
-func (c *conn) setStranger(yes bool) { c.stranger, c.in.stranger, c.strange = yes, yes, time.Now() }
+// setStranger says whether the client has yet to log in. Its time for that begins when it had: a stranger's RESET gives it no more.
+func (c *conn) setStranger(yes bool) {
+	if yes && !c.stranger {
+		c.strange = time.Now()
+	}
+	c.stranger, c.in.stranger = yes, yes
+	c.intake.barred.Store(yes)
+}
 
 func (c *conn) setProtocol(version int64) {
 	three := version == 3
