@@ -224,7 +224,7 @@ func (x *exchange) writable() bool {
 }
 
 func (x *exchange) put(ctx context.Context, key, ttlText string) {
-	if !x.writable() {
+	if !x.writable() || !x.wholeAndPlain() {
 		return
 	}
 	h := x.r.Header
@@ -232,18 +232,11 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 	contentType := h.Get("Content-Type")
 	switch {
 	case err != nil:
-	case h.Get("Content-Range") != "":
-		err = errors.New("Content-Range: a part of a value cannot be put; send all of it")
 	case len(contentType) > maxContentType:
 		err = fmt.Errorf("Content-Type: has %d bytes, at most %d are allowed; use a shorter one", len(contentType), maxContentType)
 	}
 	if err != nil {
 		x.fail(invalid(err))
-		return
-	}
-	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		x.fail(problem{problemMedia, fmt.Sprintf("Content-Encoding: %s would be forgotten; send the value as it is, or say so in its Content-Type",
-			shortened(encoding))})
 		return
 	}
 	data, ok := x.body(ctx, x.o.MaxValueBytes, "raise service.max_value_bytes, or split the value")
@@ -307,7 +300,7 @@ func (x *exchange) body(ctx context.Context, limit int, remedy string) (string, 
 	switch {
 	case tooLarge:
 		x.tooLarge("more", limit, remedy)
-	case errors.Is(err, os.ErrDeadlineExceeded), ctx.Err() != nil:
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(ctx.Err(), context.DeadlineExceeded):
 		x.fail(problem{problemBodyTimeout, fmt.Sprintf("body: %d bytes have arrived within %v; send it faster, or raise service.request_timeout",
 			data.Len(), x.o.RequestTimeout)})
 	default:

@@ -164,6 +164,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.panicked(p)
 		}
 	}()
+	if !x.framed() {
+		return
+	}
 	if err := s.foreign.Check(r); err != nil {
 		x.fail(problem{problemCrossOrigin, "a page of another origin has sent this (" + err.Error() +
 			"); send it without a browser, or from the same origin"})
