@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"math"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,7 @@ type Client struct {
 	topoMu sync.Mutex               // held while topo is replaced and its probers are started
 	moved  chan struct{}            // asks follow to look at once; buffered, never blocks
 
+	roads   roads  // what passes on the connections
 	nowhere *shard // stands in where no shard is known; degraded while there is such a place
 
 	unreached atomic.Pointer[error] // why there was no connection yet, at the last attempt
@@ -372,7 +375,7 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 		var found finding
 		err := errNotAsked
 		if !c.unsettled(ctx, f.key) {
-			r, found, err = c.readOrLock(ctx, sh, f.key, bad)
+			r, found, err = c.readOrLock(ctx, sh, f.key, bad, f.large)
 		}
 		switch {
 		case err != nil && ctx.Err() != nil:
@@ -383,6 +386,9 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 				c.start(ctx, p, options, []loadItem{item})
 			}
 			return
+		}
+		if f.large = found.large; f.large > 0 {
+			continue
 		}
 		switch found.content {
 		case wire.Value, wire.Absence:
@@ -461,12 +467,13 @@ func (c *Client) patience(sh *shard, ttl time.Duration, polls int) time.Duration
 }
 
 // readOrLock asks for one key. The reservation was made before; it has no shard if the answer must not be kept.
-func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (reservation, finding, error) {
+// large is how many bytes the key was found to have, if these are too many to be asked for beside others.
+func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, large int64) (reservation, finding, error) {
 	if sh == nil {
 		return reservation{}, finding{}, errNotAsked
 	}
 	r := c.near.reserve(key, sh)
-	if bad == "" && sh.joins() {
+	if bad == "" && large == 0 && sh.joins() {
 		place := &seat{key: key, done: make(chan struct{})}
 		if !sh.locks.enter(place) {
 			return c.awaitSeat(ctx, place, r)
@@ -474,11 +481,15 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 		defer sh.locks.leave(c)
 	}
 	marker := c.newMarker(sh)
-	q := newCall(scriptReadOrLock, key, marker, c.lockTTL)
+	q := newCall(scriptReadOrLock, key, marker, c.lockTTL, mostAnswered)
 	if bad != "" {
-		q.script, q.args = scriptReplaceOrLock, append(q.args, bad)
+		q.script, q.args[2] = scriptReplaceOrLock, bad
 	}
-	c.run(ctx, sh, q)
+	q.expects = large
+	if large > 0 {
+		q.args[2] = anyLength
+	}
+	c.inTurn(ctx, sh, []*call{q}, func() { c.run(ctx, sh, q) })
 	found, err := q.finding(marker)
 	if err != nil && c.unanswered(err) {
 		c.disown(sh, q.keys, marker)
@@ -488,6 +499,12 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string) (re
 	}
 	return r, found, err
 }
+
+// What is given to scripts as the most bytes to answer.
+var (
+	mostAnswered = strconv.Itoa(maxBatchBytes)
+	anyLength    = strconv.Itoa(math.MaxInt32)
+)
 
 // awaitSeat is readOrLock for a caller whose question goes with others'.
 func (c *Client) awaitSeat(ctx context.Context, place *seat, r reservation) (reservation, finding, error) {

@@ -32,7 +32,7 @@ import (
 const (
 	probeEvery     = 200 * time.Millisecond // at most; a quarter of StaleLease where that is less
 	probeDownEvery = 50 * time.Millisecond  // while the shard is degraded: a refused dial is cheap
-	maxInFlight    = 512                    // questions per node: half of rueidis's ring, which blocks whatever the context says when it is full
+	maxInFlight    = 512                    // questions per node, or half of rueidis's ring, which blocks whatever the context says when it is full
 	reconcileDown  = 250 * time.Millisecond // between looks at a cluster's topology while a shard is degraded
 	maxBackoff     = time.Second            // between attempts to connect for the first time
 
@@ -61,20 +61,23 @@ type shard struct {
 	state           modeState
 	flaws           atomic.Int32 // how many state has
 
-	epoch   atomic.Uint64               // the connection; entries read on an earlier one are not used
-	lease   atomic.Int64                // until when entries may be used, in Client.now's time
-	clock   atomic.Pointer[clockSample] // nil until it has answered
-	failing atomic.Int32                // weight of the questions without an answer, in a row
-	broken  atomic.Bool                 // the last probe found its connection broken
-	gone    atomic.Bool                 // it has left the cluster: its mode does not change any more
-	bulk    atomic.Int64                // bytes of the replays under way, behind which others may have to wait
-	backAt  atomic.Int64                // the server's time, in µs, when it was last degraded
-	fresh   atomic.Bool                 // it has never been away
-	kick    chan struct{}               // asks the prober to look at once; buffered, never blocks
-	replay  chan struct{}               // asks the replayer to look at once; buffered, never blocks
-	gate    gate                        // bounds the questions that are out
-	locks   joint                       // questions that go together under load
-	fills   joint
+	epoch    atomic.Uint64               // the connection; entries read on an earlier one are not used
+	lease    atomic.Int64                // until when entries may be used, in Client.now's time
+	clock    atomic.Pointer[clockSample] // nil until it has answered
+	failing  atomic.Int32                // weight of the questions without an answer, in a row
+	broken   atomic.Bool                 // the last probe found its connection broken
+	gone     atomic.Bool                 // it has left the cluster: its mode does not change any more
+	bulk     atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
+	traffic  *traffic                    // what passes on its connections
+	expected atomic.Int64                // bytes that it was asked for, as far as that is known
+	turns    turns                       // of what is large
+	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
+	fresh    atomic.Bool                 // it has never been away
+	kick     chan struct{}               // asks the prober to look at once; buffered, never blocks
+	replay   chan struct{}               // asks the replayer to look at once; buffered, never blocks
+	gate     gate                        // bounds the questions that are out
+	locks    joint                       // questions that go together under load
+	fills    joint
 
 	run         atomic.Pointer[runID]
 	runIDBefore string // what it was when the outage began; guarded by state.mu
@@ -93,7 +96,7 @@ func (sh *shard) joins() bool { return sh != nil && sh.addr == "" }
 func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
 		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}),
-		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1)},
+		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: c.inFlightRoom()}, traffic: c.roads.to(addr),
 	}
 	sh.mode.Store(int32(Degraded)) // until the first probe is answered
 	sh.outage.Store(1)
@@ -141,18 +144,55 @@ func (sh *shard) void() {
 func (sh *shard) newEpoch() {
 	sh.epoch.Add(1)
 	sh.lease.Store(0)
+	sh.gate.settled(never) // the connection is gone, and what was out on it
 	sh.probeNow()
 }
 
-// gate lets maxInFlight in at a time. Without contention it is one atomic addition.
+// inFlightRoom is how many questions may be out to a node: half of the ring in which rueidis keeps them, if that is small. The other
+// half is for the prober's and rueidis's own.
+func (c *Client) inFlightRoom() int64 {
+	if scale := c.opt.Redis.RingScaleEachConn; scale > 0 && scale < 10 {
+		return 1 << (scale - 1)
+	}
+	return maxInFlight
+}
+
+// gate lets so many in at a time as there is room for. Without contention it is one atomic addition.
+//
+// Who has given up a question leaves it behind in rueidis's ring, where it keeps its room until it is answered, which nobody is told:
+// but answers are in order, so it has been as soon as a later question is. Or the connection has broken.
 type gate struct {
 	in   atomic.Int64
 	free chan struct{} // a token: somebody has left since; buffered
+	room int64         // immutable
+
+	mu     sync.Mutex
+	behind int64 // questions that were given up; guarded by mu
+	asked  int64 // when the latest of them was; guarded by mu
+}
+
+// giveUp is leave for a question that was asked then, and is still out.
+func (g *gate) giveUp(asked int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.behind++
+	g.asked = max(g.asked, asked)
+}
+
+// settled notes that a question that was asked then has been answered, so that nothing is left of earlier ones.
+func (g *gate) settled(asked int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.behind > 0 && asked > g.asked {
+		g.in.Add(-g.behind)
+		g.behind = 0
+		g.hint()
+	}
 }
 
 func (g *gate) enter(ctx context.Context) error {
 	waited := false
-	for g.in.Add(1) > maxInFlight {
+	for g.in.Add(1) > g.room {
 		g.in.Add(-1)
 		waited = true
 		select {
@@ -161,7 +201,7 @@ func (g *gate) enter(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	if waited && g.in.Load() < maxInFlight {
+	if waited && g.in.Load() < g.room {
 		g.hint() // two may have left and one token been lost: pass it on
 	}
 	return nil
@@ -273,10 +313,23 @@ func (c *Client) dialer(o rueidis.ClientOption) func(context.Context, string, *n
 		defer cancel()
 		defer context.AfterFunc(c.closing, cancel)()
 		conn, err := dial(ctx, dst, d, t)
-		if err == nil {
-			c.dialed(dst)
+		if err != nil {
+			return nil, err
 		}
-		return conn, err
+		c.dialed(dst)
+		if o.DisableTCPNoDelay { // rueidis would look for the connection itself
+			disableNoDelay(conn)
+		}
+		return c.watch(conn, dst), nil
+	}
+}
+
+func disableNoDelay(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	if plain, ok := conn.(*net.TCPConn); ok {
+		_ = plain.SetNoDelay(false)
 	}
 }
 
@@ -689,6 +742,7 @@ func (c *Client) probe(sh *shard) (ok bool) {
 	ctx, cancel := context.WithTimeout(c.closing, limit)
 	defer cancel()
 	epoch, sent, b := sh.epoch.Load(), c.now(), sh.client.B()
+	passed := sh.traffic.passed.Load()
 	questions := append(make([]rueidis.Completed, 0, 4), b.Ping().Build(), timeQuestion(b, false))
 	key := sh.probeKey.Load()
 	switch {
@@ -726,9 +780,10 @@ func (c *Client) probe(sh *shard) (ok bool) {
 		return false
 	}
 	if err != nil {
-		c.probeFailed(sh, err)
+		c.probeFailed(sh, err, sh.flows(sent, passed, c.now(), limit))
 		return false
 	}
+	sh.gate.settled(sent)
 	sh.clock.Store(clock)
 	if asksRun {
 		info, _ := answers[len(answers)-1].ToString()
@@ -770,14 +825,14 @@ func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, li
 // errNoScripts is why a server is of no use though it answers.
 var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
 
-// probeFailed weighs a probe without an answer.
-func (c *Client) probeFailed(sh *shard, err error) {
+// probeFailed weighs a probe without an answer. flows: it may be behind something large of ours.
+func (c *Client) probeFailed(sh *shard, err error, flows bool) {
 	_, reply := replyOf(err)
 	sh.because(explained(err))
 	switch {
 	case reply, isDial(err), errors.Is(err, rueidis.ErrClosing):
 		c.failed(sh, err, decisive)
-	case errors.Is(err, context.DeadlineExceeded) && sh.bulk.Load() > 0: // behind something large, perhaps; callers' questions tell
+	case errors.Is(err, context.DeadlineExceeded) && flows:
 	case errors.Is(err, context.DeadlineExceeded):
 		c.failed(sh, err, probesTimeout)
 	case sh.broken.Swap(true): // and so was the one before

@@ -121,7 +121,7 @@ func (e *encodeError) Unwrap() error { return e.err }
 var errNotAsked = fmt.Errorf("%w (not asked)", ErrRedisAway)
 
 // errGateFull is the same when Redis is there but has too many questions to answer.
-var errGateFull = fmt.Errorf("%w (%d questions are out already)", ErrRedisAway, maxInFlight)
+var errGateFull = fmt.Errorf("%w (too many questions are out already)", ErrRedisAway)
 
 // quoted makes a key fit for an error or a log line: any bytes, and not endless.
 func quoted(key string) string {

@@ -60,6 +60,7 @@ type flight struct {
 	// The leader's own, while it asks.
 	stuck string // the last foreign marker that was found
 	polls int    // how often one was found
+	large int64  // bytes that were found, and are to be asked for in turn
 }
 
 // outcome is what comes of a flight.
@@ -295,6 +296,7 @@ type load struct {
 	mu      sync.Mutex
 	live    int   // flights that somebody waits for
 	ended   bool  // it returned, or it is no longer waited for
+	storing bool  // its items stay as they are, and their locks are kept until they are stored
 	renewed int64 // when its locks were taken or last renewed, in Client.now's time
 }
 
@@ -303,6 +305,7 @@ type loadItem struct {
 	shard  *shard // nil without a lock
 	marker string // "" without a lock
 	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
+	locked int64  // before the lock was asked for, in Client.now's time, if others were asked for since
 
 	gen      uint64      // of its key when the load began, see near
 	outage   uint64      // of its key's shard then
@@ -389,6 +392,9 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
 		l.bare = l.bare || item.marker == ""
+		if item.locked > 0 {
+			l.renewed = min(l.renewed, item.locked)
+		}
 		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).outage.Load()
 	}
 	ctx, l.cancel = context.WithTimeout(&l.values, options.loadTimeout)
@@ -553,7 +559,7 @@ func (c *Client) renewer() {
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
 		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
-			c.overLocks(scriptRenew, scriptRenew, []string{c.lockTTL}, items, 0, markerOnly, nil)
+			c.overLocks(scriptRenew, scriptRenew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
 		}
 	}
 }
@@ -589,7 +595,7 @@ func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
 	now := c.now()
 	for l := range c.loads {
 		l.mu.Lock()
-		if !l.ended && now-l.renewed >= age {
+		if (!l.ended || l.storing) && now-l.renewed >= age {
 			l.renewed = now
 			items = append(items, pointers(slices.Clone(l.items))...) // the load goes on with its own
 		}
@@ -663,14 +669,24 @@ func (l *load) store() {
 		}
 		fill = append(fill, item)
 	}
+	l.mu.Lock()
+	l.storing = true // which may take longer than LockTTL, where much is on the way
+	renewed := l.renewed
+	l.mu.Unlock()
 	l.lend()
+	if ttl := c.renewedTTL(); ttl != c.lockTTL && len(fill) > 0 {
+		locks := pointers(slices.Clone(l.items))
+		c.inBackground(func() { // ends with the answer: now rather than in a third of LockTTL, when it may come too late
+			c.overLocks(scriptRenew, scriptRenew, []string{ttl}, locks, 0, markerOnly, nil)
+		})
+	}
 	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
 		l.fillOne()
 		return
 	}
 	pieces := int64(0)
 	if l.lent > 0 {
-		pieces = l.renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
+		pieces = renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
 	}
 	c.overLocks(scriptFill, scriptFillMany, nil, fill, pieces, l.fillArgs, l.filled)
 	if len(giveBack) > 0 {

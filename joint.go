@@ -79,9 +79,16 @@ func (j *joint) leave(c *Client) {
 func (j *joint) take() (seats []*seat) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	bytes := 0
 	j.next = slices.DeleteFunc(j.next, func(s *seat) bool {
 		if s.hasLeft() {
 			return true
+		}
+		for _, arg := range s.args {
+			bytes += len(arg)
+		}
+		if bytes > maxBatchBytes && len(seats) > 0 {
+			return false
 		}
 		if len(seats) == maxSeats || slices.ContainsFunc(seats, func(other *seat) bool { return other.key == s.key }) {
 			return false
@@ -139,7 +146,7 @@ func (s *seat) answer(q *call, at int) bool {
 // sendLocks asks read-or-lock for the keys of seats.
 func (c *Client) sendLocks(sh *shard, seats []*seat) {
 	marker := c.newMarker(sh)
-	q := &call{script: scriptReadOrLockMany, keys: make([]string, len(seats)), args: []string{marker, c.lockTTL}}
+	q := &call{script: scriptReadOrLockMany, keys: make([]string, len(seats)), args: []string{marker, c.lockTTL, mostAnswered}}
 	for i, s := range seats {
 		q.keys[i] = s.key
 	}
@@ -162,7 +169,7 @@ func (c *Client) sendFills(sh *shard, seats []*seat) {
 		q.keys[i] = s.key
 		q.args = append(q.args, s.args...)
 	}
-	c.run(context.Background(), sh, q)
+	c.inTurn(context.Background(), sh, []*call{q}, func() { c.run(context.Background(), sh, q) })
 	q.ours, q.err = q.flags()
 	for i, s := range seats {
 		s.answer(q, i)

@@ -96,23 +96,26 @@ local function later(now, was, mine, ends)
 end`
 
 var (
-	// KEYS: k   ARGV: marker, LockTTL in ms.   Answer: v, ttl
-	// v is what the key holds (ttl: its PTTL), or 1: our marker now. A second run finds the marker of the first.
+	// KEYS: k   ARGV: marker, LockTTL in ms, most bytes to answer.   Answer: v, ttl
+	// v is what the key holds (ttl: its PTTL), or 1: our marker now, or 2: more than that (ttl: how much; see turns). A second run finds
+	// the marker of the first. (SETRANGE of nothing tells the length, and is no read: what is read is tracked.)
 	scriptReadOrLock = newScript(`
 local key, call = KEYS[1], redis.call
 local locked = redis.pcall('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
 if locked and locked.ok then return {1, 0} end
+local size = redis.pcall('SETRANGE', key, 0, '')
+if type(size) == 'number' and size > tonumber(ARGV[3]) then return {2, size} end
 local v = call('GET', key)
 if not v then return locked end
 return {v, call('PTTL', key)}`)
 
-	// The same for many keys. KEYS: k…   ARGV: marker, LockTTL in ms.   Answer: v, ttl, v, ttl, …; v may be an error.
+	// The same for many keys. KEYS: k…   ARGV: marker, LockTTL in ms, most bytes to answer, if they are of more than one value.   Answer: v, ttl, v, ttl, …; v may be an error.
 	// Up to Redis 7.0 whatever a script reads makes all its keys tracked, at a cost that grows with their square. Hence
 	// the passes: to lock before anything is read, to read at once, and, if something was, to write once more what was
 	// locked, which ends its being tracked.
 	scriptReadOrLockMany = newScript(`
 local call, marker, ttl = redis.call, ARGV[1], ARGV[2]
-local answer, mine, others = {}, {}, {}
+local answer, mine, others, sum = {}, {}, {}, 0
 for i = 1, #KEYS do
   local key = KEYS[i]
   local locked = redis.pcall('SET', key, marker, 'NX', 'PX', ttl)
@@ -120,8 +123,15 @@ for i = 1, #KEYS do
     mine[#mine+1] = key
     answer[2*i-1], answer[2*i] = 1, 0
   else
-    others[#others+1] = key
-    answer[2*i-1] = locked
+    local size = redis.pcall('SETRANGE', key, 0, '')
+    if type(size) ~= 'number' then size = 0 end
+    if sum > 0 and sum + size > tonumber(ARGV[3]) then
+      answer[2*i-1], answer[2*i] = 2, size
+    else
+      sum = sum + size
+      others[#others+1] = key
+      answer[2*i-1] = locked
+    end
   end
 end
 if #others == 0 then return answer end
@@ -150,8 +160,11 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {1, 0}`)
 
-	// KEYS: k   ARGV: lock prefix.   Answer: v, ttl; v is false where there is none, or a lock. Changes nothing.
+	// KEYS: k   ARGV: lock prefix, most bytes to answer.   Answer: v, ttl; v is false where there is none, or a lock; or 2, and how much
+	// it is. Changes nothing.
 	scriptRead = newScript(luaLook + `
+local size = redis.pcall('SETRANGE', KEYS[1], 0, '')
+if type(size) == 'number' and size > tonumber(ARGV[2]) then return {2, size} end
 local v = look(KEYS[1])
 if not v or string.sub(v, 1, #ARGV[1]) == ARGV[1] then return {false, -2} end
 return {v, redis.call('PTTL', KEYS[1])}`)
@@ -388,7 +401,8 @@ return 1`)
 
 const (
 	maxBatchKeys  = 64      // keys per script call, so that others get their turn; see also scriptReadOrLock
-	maxPieceKeys  = 1024    // keys per piece, see runBatches
+	firstPiece    = 1024    // keys in a call's first piece, see runBatches
+	maxPieceKeys  = 8192    // and in any
 	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )
 
@@ -431,6 +445,8 @@ type call struct {
 	err   error
 	moved bool // another node than the shard answered: its answer must not be kept in memory
 
+	expects int64 // bytes of the answer, where they are known to be many
+
 	found []finding // of a joint question, read from reply once for all its seats
 	ours  []int64
 }
@@ -463,7 +479,7 @@ func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
 	c.runFor(ctx, sh, c.opt.RedisTimeout, calls...)
 }
 
-// runFor is runAll with another bound than RedisTimeout. That it is reached says nothing about the shard if it is longer.
+// runFor is runAll with another bound than RedisTimeout. Whatever the bound, what is on the way lengthens it, see traffic.go.
 func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, calls ...*call) {
 	fail := func(err error) {
 		for _, q := range calls {
@@ -474,14 +490,23 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 		fail(errNotAsked)
 		return
 	}
-	asked := c.now()
-	ctx, limited, cancel := questionContext(ctx, patience)
-	defer cancel()
+	asked, passed := c.now(), sh.traffic.passed.Load()
+	bytes, expected := sizes(calls)
+	patience += sh.sends(bytes, expected, asked)
+	defer sh.arrived(bytes, expected)
+	ctx, limited, end := c.ask(ctx, sh, patience)
+	defer end()
 	if err := sh.gate.enter(ctx); err != nil {
 		fail(fmt.Errorf("%w: %w", errGateFull, err))
 		return
 	}
-	defer sh.gate.leave()
+	defer func() {
+		if what := judge(calls[len(calls)-1].err, limited); what == timedOut || what == gaveUp {
+			sh.gate.giveUp(asked)
+			return
+		}
+		sh.gate.leave()
+	}()
 	if !sh.asks() { // was lost while we waited for our turn
 		fail(errNotAsked)
 		return
@@ -508,12 +533,32 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
 		}
 	}
-	c.conclude(sh, calls, limited, patience > c.opt.RedisTimeout, asked)
+	c.conclude(sh, calls, limited, asked, passed)
 }
 
-// conclude draws the consequences of the answers for the shard and the statistics. bulk: the question was large, so that it says
-// nothing of the shard if it was not answered in time.
-func (c *Client) conclude(sh *shard, calls []*call, limited, bulk bool, asked int64) {
+// sizes is about how many bytes calls take on their way, and back, as far as that is known.
+func sizes(calls []*call) (bytes, expected int64) {
+	for _, q := range calls {
+		bytes += q.size()
+		expected += q.expects
+	}
+	return bytes, expected
+}
+
+// size is about how many bytes q takes on its way.
+func (q *call) size() (bytes int64) {
+	for _, key := range q.keys {
+		bytes += int64(len(key))
+	}
+	for _, arg := range q.args {
+		bytes += int64(len(arg))
+	}
+	return bytes
+}
+
+// conclude draws the consequences of the answers for the shard and the statistics. passed is what had passed on the connection when
+// the question was asked.
+func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked, passed int64) {
 	var worst error
 	for _, q := range calls {
 		switch {
@@ -525,13 +570,16 @@ func (c *Client) conclude(sh *shard, calls []*call, limited, bulk bool, asked in
 		}
 	}
 	if worst == nil {
+		if len(calls) > 0 {
+			sh.gate.settled(asked)
+		}
 		return
 	}
 	c.counts.redisErrors.Add(1)
 	took := c.now() - asked
 	c.observe(Event{Kind: EventRedisError, Key: sh.addr, Duration: time.Duration(took), Err: worst})
 	switch what := judge(worst, limited); {
-	case bulk && (what == timedOut || what == gaveUp):
+	case (what == timedOut || what == gaveUp) && sh.flows(asked, passed, c.now(), c.opt.RedisTimeout):
 	case what == timedOut:
 		c.failed(sh, worst, callersTimeout)
 	case what == gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something
@@ -594,13 +642,19 @@ func isNoScript(err error) bool {
 // batch is one script call for some of a list's keys.
 type batch struct {
 	call
-	shard *shard
-	of    []int // where its keys stand in the list
+	shard    *shard
+	of       []int // where its keys stand in the list
+	notAfter int64 // of a write: when the server must not do it any more, in µs of its clock
 }
 
 // batches splits n keys into calls: by shard, in a cluster by slot, and so that none holds up the server for long. head
 // is given to each call; args appends what each key needs, always as many.
 func (c *Client) batches(s *script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string) []*batch {
+	return c.batchesOf(s, head, n, key, args, nil)
+}
+
+// batchesOf is batches for answers whose bytes are known.
+func (c *Client) batchesOf(s *script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string, answer func(i int) int64) []*batch {
 	type place struct {
 		shard *shard
 		slot  uint16
@@ -625,6 +679,11 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 				bytes += len(arg)
 			}
 		}
+		expects := int64(0)
+		if answer != nil {
+			expects = answer(i)
+			bytes += int(expects)
+		}
 		f := open[at]
 		if f == nil || len(f.keys) == maxBatchKeys || f.bytes+bytes > maxBatchBytes {
 			f = &filling{batch: &batch{call: call{script: s}, shard: sh}}
@@ -641,45 +700,74 @@ func (c *Client) batches(s *script, head []string, n int, key func(i int) (strin
 		f.args = append(f.args, more...)
 		f.of = append(f.of, i)
 		f.bytes += bytes
+		f.expects += expects
 	}
 	return all
+}
+
+// pieces says how runBatches goes about it.
+type pieces struct {
+	first  int                               // keys in the first piece; 0: firstPiece
+	before func(sh *shard, batches []*batch) // called for the batches of each piece just before they are sent; or nil
+	insist bool                              // what is left goes at once, and all the same, when the shard has not answered, with Close, and
+	until  int64                             // from then on, in Client.now's time
 }
 
 // runBatches asks every shard, all at the same time, and hands each answer to use, if not nil, as it comes: what
 // one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
 //
-// A shard is asked once, for all its batches; or in pieces: for 64 keys at first, and for twice as many each time it has answered, up to a
-// thousand, so that the questions of others get in between. What is left at the time pieces, in Client.now's, when the shard has not answered, or
-// with Close, goes at once.
-func (c *Client) runBatches(ctx context.Context, all []*batch, pieces int64, use func(*batch)) {
+// A shard is asked in pieces, so that each has a RedisTimeout of its own and the questions of others get in between. The next one has twice as
+// many keys if it has answered fast, and half as many if it has not. When it does not answer at all it is not asked for the rest.
+func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, use func(*batch)) {
 	byShard := make(map[*shard][]*batch, 1)
 	for _, b := range all {
 		byShard[b.shard] = append(byShard[b.shard], b)
 	}
 	ask := func(sh *shard, batches []*batch) {
 		var failed error
-		for room := maxBatchKeys; len(batches) > 0; room = min(2*room, maxPieceKeys) {
-			if pieces == 0 || c.now() >= pieces || failed != nil || c.closing.Err() != nil {
+		for room := cmp.Or(pieces.first, firstPiece); len(batches) > 0; {
+			if pieces.insist && (c.now() >= pieces.until || failed != nil || c.closing.Err() != nil) {
 				room = math.MaxInt
 			}
-			calls, keys := make([]*call, 0, len(batches)), 0
+			calls, keys, bytes := make([]*call, 0, len(batches)), 0, int64(0)
 			for _, b := range batches {
-				if keys += len(b.keys); keys > room && len(calls) > 0 {
+				keys += len(b.keys)
+				bytes += b.size() + b.expects
+				if (keys > room || bytes > mostAhead) && len(calls) > 0 {
 					break
 				}
 				calls = append(calls, &b.call)
 			}
-			c.runAll(ctx, sh, calls...)
+			began := c.now()
+			switch {
+			case failed != nil && !pieces.insist:
+				for _, q := range calls {
+					q.err = fmt.Errorf("%w: %w", errNotAsked, failed)
+				}
+			default:
+				c.inTurn(ctx, sh, calls, func() {
+					began = c.now()
+					if pieces.before != nil {
+						pieces.before(sh, batches[:len(calls)])
+					}
+					c.runAll(ctx, sh, calls...)
+				})
+			}
+			switch took := time.Duration(c.now() - began); {
+			case took < c.opt.RedisTimeout/2:
+				room = min(2*room, maxPieceKeys)
+			case took > c.opt.RedisTimeout*3/4:
+				room = max(room/2, maxBatchKeys)
+			}
 			for _, b := range batches[:len(calls)] {
-				failed = cmp.Or(failed, b.err)
+				if _, reply := rueidis.IsRedisErr(b.err); !reply {
+					failed = cmp.Or(failed, b.err)
+				}
 				if use != nil {
 					use(b)
 				}
 			}
 			batches = batches[len(calls):]
-			if room == math.MaxInt {
-				return
-			}
 		}
 	}
 	var others sync.WaitGroup
@@ -696,8 +784,8 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces int64, use
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
-// pieces: see runBatches.
-func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, pieces int64, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
+// until, if not 0, is when what is left goes at once, whatever others have to ask; till then it goes in small pieces.
+func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, until int64, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
 	held := items
 	if bare := func(item *loadItem) bool { return item.marker == "" }; slices.ContainsFunc(items, bare) {
 		held = slices.DeleteFunc(slices.Clone(items), bare)
@@ -709,9 +797,15 @@ func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, 
 		}
 		return
 	}
+	how := &pieces{insist: true}
+	if until > 0 {
+		how.first, how.until = maxBatchKeys, until
+	} else {
+		how.until = never
+	}
 	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
 		func(to []string, i int) []string { return args(to, held[i]) })
-	c.runBatches(context.Background(), all, pieces, func(b *batch) {
+	c.runBatches(context.Background(), all, how, func(b *batch) {
 		if answer == nil {
 			return
 		}
@@ -725,7 +819,7 @@ func (c *Client) overLocks(one, many *script, head []string, items []*loadItem, 
 // overLock is overLocks for one.
 func (c *Client) overLock(s *script, item *loadItem, args []string) (moved, ours bool, err error) {
 	q := newCall(s, item.f.key, args...)
-	c.run(context.Background(), item.shard, q)
+	c.inTurn(context.Background(), item.shard, []*call{q}, func() { c.run(context.Background(), item.shard, q) })
 	flags, err := q.flags()
 	return q.moved, err == nil && flags[0] == 1, err
 }
@@ -749,6 +843,7 @@ type finding struct {
 	stored  string        // the bytes, for wire.Unreadable; the marker, for wire.Lock
 	mine    bool          // for wire.Lock: we have just set it
 	ttl     time.Duration // < 0: does not expire
+	large   int64         // bytes of a value that is too large to be answered among others: to be asked for in turn
 	err     error         // the server's, for this key
 }
 
@@ -790,6 +885,10 @@ func (q *call) finding(marker string) (finding, error) {
 func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 	if v.IsNil() {
 		return finding{}
+	}
+	if said, err := v.AsInt64(); v.IsInt64() && said == 2 && err == nil {
+		f.large, f.err = ttl.AsInt64()
+		return f
 	}
 	if v.IsInt64() {
 		return finding{content: wire.Lock, stored: marker, mine: true}

@@ -101,8 +101,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 				for i, g := range some {
 					calls[i] = g.q
 				}
-				// Values may be large, and that they take their time says nothing of the shard: hence longer than RedisTimeout, if only just.
-				c.runFor(ctx, sh, c.opt.RedisTimeout+1, calls...)
+				c.runAll(ctx, sh, calls...)
 				if _, reply := rueidis.IsRedisErr(some[0].q.err); some[0].q.err != nil && !reply { // a reply is about its key alone
 					failed.Store(some[0])
 				}
@@ -166,12 +165,19 @@ type glance struct {
 }
 
 func (c *Client) newGlance(key string, sh *shard) *glance {
-	return &glance{key, c.near.reserve(key, sh), newCall(scriptRead, key, wire.LockPrefix)}
+	return &glance{key, c.near.reserve(key, sh), newCall(scriptRead, key, wire.LockPrefix, mostAnswered)}
 }
 
 // seen says what came of a glance.
 func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, error) {
 	found, err := g.q.finding("")
+	if sh := g.r.shard; err == nil && found.large > 0 { // to be asked for in turn
+		g.r = c.near.reserve(g.key, sh)
+		g.q = newCall(scriptRead, g.key, wire.LockPrefix, anyLength)
+		g.q.expects = found.large
+		c.inTurn(ctx, sh, []*call{g.q}, func() { c.run(ctx, sh, g.q) })
+		found, err = g.q.finding("")
+	}
 	if err != nil {
 		_, reply := rueidis.IsRedisErr(err)
 		switch {

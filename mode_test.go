@@ -98,7 +98,7 @@ func TestTheBreakersRules(t *testing.T) {
 		"five, with an answer in between": {func(c *Client, sh *shard) {
 			for i := range 5 {
 				if i == 3 {
-					c.conclude(sh, []*call{{}}, true, false, c.now())
+					c.conclude(sh, []*call{{}}, true, c.now(), 0)
 				}
 				c.failed(sh, silence, callersTimeout)
 			}

@@ -194,8 +194,11 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 				c.counts.decodeErrors.Add(1)
 				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
 				waits.again = append(waits.again, a.f)
+			case a.found.large > 0:
+				a.f.large = a.found.large
+				waits.again = append(waits.again, a.f)
 			case a.found.mine:
-				add(loadItem{f: a.f, shard: a.shard, marker: a.found.stored})
+				add(loadItem{f: a.f, shard: a.shard, marker: a.found.stored, locked: a.reserved.at})
 			case a.found.content == wire.Lock:
 				waits.add(c, a, bad)
 			}
@@ -318,8 +321,9 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			plain = append(plain, i)
 		}
 	}
-	all := c.batches(scriptReadOrLockMany, nil, len(plain),
-		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil)
+	all := c.batchesOf(scriptReadOrLockMany, nil, len(plain),
+		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil,
+		func(i int) int64 { return asked[plain[i]].f.large })
 	for _, b := range all {
 		for n, i := range b.of {
 			b.of[n] = plain[i]
@@ -331,9 +335,13 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			call: call{script: scriptReplaceOrLock, keys: []string{key}, args: []string{bad[key]}}})
 	}
 	for _, b := range all {
-		b.args = append([]string{c.newMarker(b.shard), c.lockTTL}, b.args...)
+		last := mostAnswered
+		if len(b.args) > 0 {
+			last = b.args[0]
+		}
+		b.args = []string{c.newMarker(b.shard), c.lockTTL, last}
 	}
-	c.runBatches(ctx, all, 0, func(b *batch) {
+	c.runBatches(ctx, all, new(pieces), func(b *batch) {
 		marker := b.args[0]
 		found, err := b.findings(marker)
 		if err != nil && c.unanswered(err) {

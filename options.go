@@ -20,7 +20,9 @@ type Options struct {
 	// Redis says how to connect: addresses, TLS, credentials, Sentinel, database. The fields on which the protocol
 	// rests are set by New and must be left alone (New says so): ClientTrackingOptions, PipelineMultiplex, RetryDelay,
 	// DisableRetry, DisableAutoPipelining, BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout, Dialer.KeepAlive and ConnWriteTimeout
-	// default to 250, 500 and 500 milliseconds, so that a hung server is noticed in 1.5 seconds rather than 12. With
+	// default to 250 and 500 milliseconds, and 30 seconds: a connection that is silent for 1.5 seconds is closed by New's own dialer, which knows
+	// silence from a large answer; a shorter ConnWriteTimeout takes one for the other. RingScaleEachConn may be from 1 to 18 (or 0, for 10): half of
+	// the ring's 2^RingScaleEachConn questions may be out to a node at once, 512 at most. With
 	// DisableCache (or AlwaysRESP2, which needs it) there is no local memory and waiters poll. InitAddress defaults to 127.0.0.1:6379.
 	Redis rueidis.ClientOption
 
@@ -162,9 +164,10 @@ const (
 	defaultAddress     = "127.0.0.1:6379"
 	defaultDialTimeout = 250 * time.Millisecond
 	defaultKeepAlive   = 500 * time.Millisecond
-	defaultWriteLimit  = 500 * time.Millisecond
-	defaultReconcile   = 5 * time.Second // Sentinel and Cluster topology, beside their own events
+	defaultWriteLimit  = 30 * time.Second // see watchedConn
+	defaultReconcile   = 5 * time.Second  // Sentinel and Cluster topology, beside their own events
 
+	maxRingScale   = 18 // 40 MB for a connection
 	maxMemoryBytes = math.MaxInt64 / 2
 	maxValueBytes  = 512 << 20 // Redis's own limit for a string
 )
@@ -259,6 +262,9 @@ func (o Options) validate() error {
 	}
 	if o.MaxValueBytes < 0 || o.MaxValueBytes > maxValueBytes {
 		bad("MaxValueBytes", o.MaxValueBytes, "must be positive and at most 512 MiB, or 0 for the default")
+	}
+	if o.Redis.RingScaleEachConn < 0 || o.Redis.RingScaleEachConn > maxRingScale {
+		bad("Redis.RingScaleEachConn", o.Redis.RingScaleEachConn, fmt.Sprintf("must be from 1 to %d, or 0 for 10", maxRingScale))
 	}
 	errs = append(errs, validateRedis(o.Redis)...)
 	return errors.Join(append(errs, o.Fallback.Validate())...)

@@ -43,8 +43,7 @@ const (
 	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused, or the disk has not given
 	maxReaders      = 64                    // of the store at once
 
-	replayBytesPerSecond = 1 << 20 // how slow a connection may be before a replay counts as unanswered, beside RedisTimeout
-	unansweredRetry      = 100 * time.Millisecond
+	unansweredRetry = 100 * time.Millisecond
 )
 
 // recall completes a flight from the fallback store; false if that does not know.
@@ -430,13 +429,11 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 	}()
 	var due []*fallback.Record
 	var of []int
-	// What is large may take its time, and so may what is behind it, the prober's questions too: that says nothing of the server.
-	bytes := int64(1)
+	bytes := int64(0)
 	for _, i := range mine {
 		bytes += int64(len(records[i].Value))
 	}
-	patience := c.opt.RedisTimeout + time.Duration(sh.bulk.Add(bytes))*time.Second/replayBytesPerSecond
-	defer sh.bulk.Add(-bytes)
+	patience := c.opt.RedisTimeout + atLinkRate(bytes+min(sh.bulk.Load(), mostAhead)) // as runFor has, for notAfter
 	for _, i := range mine {
 		if stamp, ok := c.store.Stamp(records[i].Key); !ok || stamp != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
@@ -467,7 +464,7 @@ func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.R
 			b.stamped = !c.opt.DisableStamps
 			calls[i] = &b.call
 		}
-		c.runFor(ctx, sh, patience, calls...)
+		c.runAll(ctx, sh, calls...)
 		for _, b := range batches {
 			if early, err := b.reply.AsInt64(); !b.untimely() || err == nil && early < 0 { // too late may be what is large
 				c.judgeClock(sh, &b.call)

@@ -83,6 +83,7 @@ func (t *topology) shardsOf(keys []string) (shards []*shard) {
 func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*shard, do func(ctx context.Context, redis rueidis.Client) error) error {
 	limit, limited, cancel := questionContext(ctx, c.opt.RedisTimeout)
 	defer cancel()
+	passed := shards[0].traffic.passed.Load()
 	entered := 0
 	defer func() {
 		for _, sh := range shards[:entered] {
@@ -112,7 +113,7 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 		if ok {
 			shards[0].failing.Store(0)
 		}
-		c.conclude(shards[0], calls, limited, false, asked)
+		c.conclude(shards[0], calls, limited, asked, passed)
 	}
 	if err == nil || rueidis.IsRedisNil(err) {
 		return err

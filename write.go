@@ -75,8 +75,7 @@ type write struct {
 // writing is a batch of a write.
 type writing struct {
 	*batch
-	stamp    stamp
-	notAfter int64 // µs of the server's clock
+	stamp stamp
 }
 
 // beginWrite lets a call begin that changes keys in Redis; endWrite must follow, if it does.
@@ -318,32 +317,47 @@ func (c *Client) lookAtClocks(ctx context.Context, late []*writing) {
 //
 //	a: Set k, no answer, kept for replay, acknowledged     b: Set k     server: a's Set k     <- would undo b's
 func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
-	patience := c.opt.RedisTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(deadline))
-	}
 	batches := make([]*batch, 0, len(all))
 	for _, b := range all {
-		now, slack := c.serverTime(b.shard)
-		if b.shard.asks() && slack > mostClockError.Microseconds() { // it could be done at any time
+		if _, slack := c.serverTime(b.shard); b.shard.asks() && slack > mostClockError.Microseconds() { // it could be done at any time
 			b.err = errNotAsked
 			continue
 		}
 		batches = append(batches, b.batch)
-		var window string
-		window, b.notAfter = writeWindow(now, slack, patience)
-		b.args = append(b.args[:0], window)
+		b.args = append(b.args[:0], "")
 		if b.stamped {
 			b.args = append(b.args, b.stamp.text, milliseconds(c.opt.StampTTL))
 		}
 		b.args = append(b.args, w.args...)
 	}
-	c.runBatches(ctx, batches, 0, nil)
+	c.runBatches(ctx, batches, &pieces{before: func(sh *shard, piece []*batch) {
+		if !sh.asks() {
+			return
+		}
+		patience := c.patienceFor(ctx, sh, piece)
+		now, slack := c.serverTime(sh)
+		for _, b := range piece {
+			b.args[0], b.notAfter = writeWindow(now, slack, patience)
+		}
+	}}, nil)
 	for _, b := range all {
 		if reply, ok := rueidis.IsRedisErr(b.err); ok && b.stamped && strings.HasPrefix(reply.Error(), "TRYAGAIN") {
 			c.executeMoving(ctx, w, b)
 		}
 	}
+}
+
+// patienceFor is how long the server may take to do a piece of a write: as long as its answer is waited for where nothing comes meanwhile.
+func (c *Client) patienceFor(ctx context.Context, sh *shard, piece []*batch) time.Duration {
+	bytes := min(sh.bulk.Load(), mostAhead)
+	for _, b := range piece {
+		bytes += b.size()
+	}
+	patience := c.opt.RedisTimeout + atLinkRate(bytes)
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline))
+	}
+	return patience
 }
 
 // executeMoving does a write whose slot is moving in two steps, each of one key: see scriptStamp.

@@ -42,6 +42,8 @@ type Proxy struct {
 	cut     [2]bool       // by direction
 	stall   bool          // for connections to come
 	delay   time.Duration // of every chunk
+	rate    int           // bytes a second in each direction, of all connections together; 0: no limit
+	busy    [2]time.Time  // by direction: until when the link carries what was read already
 	resetIn int           // reply bytes that may still pass before a reset; negative: no limit
 	changed chan struct{} // closed and replaced whenever a fault ends, to wake the chunks that wait for it
 
@@ -62,6 +64,8 @@ const (
 	keepNames = 1024 // command names kept for LastCommands
 	keepAhead = 1024 // chunks read ahead of a cut or delay, of up to chunkSize each
 	chunkSize = 32 << 10
+
+	maxBurst = 20 * time.Millisecond // that a throttled link catches up with, since we wake up late
 )
 
 // New listens on a free loopback port and forwards to upstream, a host:port, until the test ends.
@@ -109,6 +113,12 @@ func (p *Proxy) Stall() { p.set(func() { p.stall = true }) }
 // Delay makes every byte arrive d later than it was sent, in both directions. It is latency, not a throttle: what
 // was sent together arrives together. Zero ends it.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
+
+// Throttle makes the link carry that many bytes a second in each direction, for all connections together: who sends more is
+// slowed down. It holds for what is read from now on. Zero ends it.
+func (p *Proxy) Throttle(bytesPerSecond int) {
+	p.set(func() { p.rate, p.busy = bytesPerSecond, [2]time.Time{} })
+}
 
 // Reset breaks the connections that are open with a TCP RST. New ones are welcome.
 func (p *Proxy) Reset() { p.set(func() { p.resetLocked(func(*link) bool { return true }) }) }
@@ -209,7 +219,7 @@ func (p *Proxy) set(change func()) {
 }
 
 func (p *Proxy) healLocked() {
-	p.cut, p.stall, p.delay, p.resetIn = [2]bool{}, false, 0, -1
+	p.cut, p.stall, p.delay, p.rate, p.resetIn = [2]bool{}, false, 0, 0, -1
 	for l := range p.links {
 		l.stalled = false
 	}
@@ -351,6 +361,9 @@ func (l *link) read(dir direction, from *net.TCPConn, ahead chan<- chunk) {
 		if dir == requests {
 			l.sawRequests(c)
 		}
+		if !l.pace(dir, n) {
+			return
+		}
 		select {
 		case ahead <- c:
 		case <-l.ctx.Done():
@@ -387,6 +400,28 @@ func (l *link) admit(dir direction, read time.Time) bool {
 		case <-l.ctx.Done():
 			return false
 		}
+	}
+}
+
+// pace waits until a throttled link has carried n bytes more. False: the link is gone.
+func (l *link) pace(dir direction, n int) bool {
+	l.p.mu.Lock()
+	if l.p.rate <= 0 {
+		l.p.mu.Unlock()
+		return true
+	}
+	now := time.Now()
+	if idle := now.Add(-maxBurst); l.p.busy[dir].Before(idle) {
+		l.p.busy[dir] = idle
+	}
+	l.p.busy[dir] = l.p.busy[dir].Add(time.Duration(n) * time.Second / time.Duration(l.p.rate))
+	wait := l.p.busy[dir].Sub(now)
+	l.p.mu.Unlock()
+	select {
+	case <-time.After(wait):
+		return true
+	case <-l.ctx.Done():
+		return false
 	}
 }
 
