@@ -665,7 +665,7 @@ func (l *load) store() {
 		}
 		l.lent += int64(len(out.raw))
 		if item.shard != nil {
-			item.entry = c.near.newEntry(item.f.key, item.reserved, out.raw, !out.found, l.ttlOf(i), l.room)
+			item.entry = c.near.newEntry(item.f.key, item.reserved, c.near.own(out.raw), !out.found, l.ttlOf(i), l.room)
 		}
 		fill = append(fill, item)
 	}

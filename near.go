@@ -3,10 +3,13 @@ package aside
 import (
 	"hash/maphash"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/redaside/aside/internal/shape"
 )
 
 // near is the memory of this process: what Redis said, for as long as Redis keeps us told of changes. Safe for
@@ -162,7 +165,8 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 	return n.put(key, r, n.newEntry(key, r, raw, absent, ttl, room))
 }
 
-// newEntry is the first half of commit: it makes what put stores, or nil where nothing can be.
+// newEntry is the first half of commit: it makes what put stores, or nil where nothing can be. The entry holds on to raw as it is: what rueidis has read is a
+// string of its own, what a user returned may be a short piece of a long one (see own).
 func (n *near) newEntry(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
 	if n.cache == nil || !r.shard.tracked {
 		return nil
@@ -187,8 +191,16 @@ func (n *near) put(key string, r reservation, e *entry) *entry {
 	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() || !n.livesAt(key, r.shard) {
 		return nil
 	}
-	n.cache.set(key, e)
+	n.cache.set(strings.Clone(key), e) // it may be a piece of a whole request
 	return e
+}
+
+// own returns what memory may hold on to for as long as it likes.
+func (n *near) own(raw string) string {
+	if n.cache == nil {
+		return raw
+	}
+	return strings.Clone(raw)
 }
 
 // commitAway stores what was loaded or set in an outage of sh; nil if that is over, or key has changed since it had generation gen.
@@ -217,7 +229,7 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw 
 	if n.cache == nil {
 		return nil
 	}
-	n.cache.set(key, e)
+	n.cache.set(strings.Clone(key), e)
 	return e
 }
 
@@ -233,20 +245,28 @@ func (n *near) bounded(e *entry) int64 {
 	return e.ends
 }
 
-// weigh estimates the size of an entry. A decoded value holds about as many bytes as its encoding, beside its fixed part.
+// weigh estimates the size of an entry. A decoded value, of which room is the fixed part, is taken to hold as many bytes as its encoding until it is there.
 func weigh(key, raw string, room uintptr) uint32 {
-	size := uint64(entryOverhead + len(key) + len(raw))
-	if room > 0 {
-		size += uint64(len(raw)) + uint64(room) + uint64(unsafe.Sizeof(decoded{}))
+	if room == 0 {
+		return weighKept(key, raw, 0)
+	}
+	return weighKept(key, raw, shape.Rounded(len(raw))+shape.Rounded(int(room)))
+}
+
+// weighKept is weigh for a decoded value that takes so many bytes.
+func weighKept(key, raw string, kept int) uint32 {
+	size := uint64(entryOverhead) + uint64(len(key)) + uint64(shape.Rounded(len(raw))) + uint64(kept)
+	if kept > 0 {
+		size += uint64(unsafe.Sizeof(decoded{}))
 	}
 	return uint32(min(size, math.MaxUint32))
 }
 
-// keep attaches a decoded value to an entry, and has it weighed again if that was not foreseen. Whether the entry is
+// keep attaches a decoded value of so many bytes to an entry, and has it weighed again if that was not foreseen. Whether the entry is
 // still in memory does not matter.
-func (n *near) keep(key string, e *entry, d *decoded, room uintptr) {
+func (n *near) keep(key string, e *entry, d *decoded, bytes int) {
 	e.decoded.Store(d)
-	weight := weigh(key, e.raw, room)
+	weight := weighKept(key, e.raw, bytes)
 	if e.weight.Load() >= weight {
 		return
 	}

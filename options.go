@@ -60,8 +60,8 @@ type Options struct {
 	// between two proofs that none is missing. At least 20 milliseconds. Defaults to 1 second.
 	StaleLease time.Duration
 
-	// MemoryBytes bounds the local memory: keys, values, decoded values and their overhead, as estimated. -1 switches
-	// the memory off. Defaults to 64 MiB.
+	// MemoryBytes bounds the local memory: keys, values, decoded values and their overhead, as estimated: a decoded value by what it holds, however small
+	// it was compressed. -1 switches the memory off. Defaults to 64 MiB.
 	MemoryBytes int64
 
 	// MemoryKeys bounds the local memory to so many keys, of which the least recently used goes first, strictly; beside

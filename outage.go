@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -170,16 +171,17 @@ func (l *load) retain(i int) *entry {
 	if out.err != nil || len(out.raw) > c.opt.MaxValueBytes || ttl <= 0 {
 		return nil
 	}
+	key, raw := strings.Clone(item.f.key), strings.Clone(out.raw) // the record holds on to them
 	stored := wire.Absent
 	if out.found {
-		stored = wire.Pack(out.raw)
+		stored = wire.Pack(raw)
 	}
 	now, slack := c.serverTime(sh)
 	record := fallback.Record{
-		Op: fallback.OpFill, Key: item.f.key, Value: stored, Expires: expiresAt(now, ttl),
+		Op: fallback.OpFill, Key: key, Value: stored, Expires: expiresAt(now, ttl),
 		Stamp: c.stamps.format(now-(c.now()-l.began)/int64(time.Microsecond), 0), Slack: slack,
 	}
-	return c.near.commitAway(item.f.key, item.gen, sh, item.outage, out.raw, !out.found, ttl, l.room, func() { c.store.Fill(record) })
+	return c.near.commitAway(item.f.key, item.gen, sh, item.outage, raw, !out.found, ttl, l.room, func() { c.store.Fill(record) })
 }
 
 // expiresAt is the end of a ttl that begins at now (µs), in ms and rounded up as milliseconds does.

@@ -31,6 +31,7 @@ type TypedClient[T any] struct {
 	codec codec.Codec[T]
 	id    any     // equal for views whose decoded values are interchangeable
 	keep  bool    // decoded values stay in memory
+	flat  bool    // copies of a T share nothing that can be changed
 	room  uintptr // what a decoded value takes there, if so
 
 	checks atomic.Pointer[roundTrips] // once something was loaded
@@ -42,7 +43,7 @@ type ViewOption func(*viewOptions)
 type viewOptions struct{ shared bool }
 
 // Shared promises that nobody changes what the view returns: one decoded value then serves all calls, whatever T is. It is still what the codec has
-// read, never the loader's own value.
+// read, never the loader's own value. A codec that returns a small part of something large (Func may) has memory hold on to the whole of it.
 func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
 
 // Typed returns a view of client through a codec. A nil codec is reported by the view's calls, which all fail.
@@ -55,7 +56,8 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	}
 	t := &TypedClient[T]{c: client, codec: c}
 	kind := reflect.TypeFor[T]()
-	if t.keep = options.shared || shape.Flat(kind); t.keep {
+	t.flat = shape.Flat(kind)
+	if t.keep = options.shared || t.flat; t.keep {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}
 	// Views made anew for each request share what was decoded if their codecs are equal. One that has functions in it
@@ -216,9 +218,18 @@ func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	value, err := t.decodeAnew(key, raw)
 	if err == nil {
 		copied := value
-		t.c.near.keep(key, e, &decoded{by: t.id, value: &copied}, t.room)
+		t.c.near.keep(key, e, &decoded{by: t.id, value: &copied}, t.own(&copied, e.raw))
 	}
 	return value, err
+}
+
+// own makes value, which was decoded from raw, fit to be kept, and returns how many bytes it takes. It is called once for each value that is kept, not for a hit.
+func (t *TypedClient[T]) own(value *T, raw string) int {
+	v := reflect.ValueOf(value).Elem()
+	if t.flat {
+		shape.OwnStrings(v, raw)
+	}
+	return shape.Rounded(int(t.room)) + shape.Memory(v, raw)
 }
 
 func (t *TypedClient[T]) decodeAnew(key, raw string) (T, error) {
