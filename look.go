@@ -203,6 +203,45 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, erro
 	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.at)}, e, what == wire.Value, nil
 }
 
+// readBacks is how often readBack asks for a key. A push about what the key held before the write comes right behind the write's own answer; where
+// it comes after the first question was begun, that answer cannot be kept, and the next can.
+const readBacks = 3
+
+// readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot fail: what it could not read is read when
+// somebody asks for it.
+func (c *Client) readBack(ctx context.Context, keys []string) {
+	if !c.opt.ReadBack || c.near.cache == nil {
+		return
+	}
+	for range readBacks {
+		byShard := make(map[*shard][]*glance, 1)
+		for _, key := range keys {
+			if sh := c.shardOf(key); sh.tracked && sh.asks() && !c.store.Pending(key) {
+				byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
+			}
+		}
+		keys = nil
+		for sh, glances := range byShard {
+			for some := range slices.Chunk(glances, maxBatchKeys) {
+				calls := make([]*call, len(some))
+				for i, g := range some {
+					calls[i] = g.q
+				}
+				c.runFor(ctx, sh, c.opt.RedisTimeout+1, calls...) // see LookMulti
+				for _, g := range some {
+					found, err := g.q.finding("")
+					if err != nil || g.q.moved || found.content != wire.Value {
+						continue
+					}
+					if c.near.commit(g.key, g.r, found.value, false, found.ttl, 0) == nil {
+						keys = append(keys, g.key)
+					}
+				}
+			}
+		}
+	}
+}
+
 // lookAway looks into the fallback store.
 func (c *Client) lookAway(ctx context.Context, key string) (Found, *entry, bool, error) {
 	m, ok := c.recollect(ctx, key, 0)

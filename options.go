@@ -101,6 +101,11 @@ type Options struct {
 	// process has set itself is served to its end. -1 means: until it expires. Defaults to 30 seconds.
 	DegradedTTL time.Duration
 
+	// ReadBack has Set, Touch and Update read back into this process's memory what they have written, before they return: so it is there for
+	// the next reader, and for DegradedTTL when Redis goes away. Each costs one question more. Defaults to false: a value is read when
+	// somebody asks for it.
+	ReadBack bool
+
 	// MaxLoaders is how many loaders may run at once while they have no lock to spare the database, because Redis is
 	// away or does not answer; more wait, and after a second return ErrOverloaded. Defaults to 256.
 	MaxLoaders int

@@ -47,8 +47,13 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return errNotAsked
 	}
 	c.forget(keys)
-	defer c.forget(keys)
-	done := c.doUpdate(ctx, t.redis, asked, do)
+	var done error
+	defer func() {
+		if c.forget(keys); done == nil || rueidis.IsRedisNil(done) {
+			c.readBack(ctx, keys)
+		}
+	}()
+	done = c.doUpdate(ctx, t.redis, asked, do)
 	if errors.Is(done, ErrUnchanged) {
 		return nil
 	}

@@ -119,6 +119,9 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	if kept && sh != nil && Mode(sh.mode.Load()) == Degraded && after == before+1 { // nobody else has changed it meanwhile
 		c.near.commitAway(w.keys[0], after, sh, outage, w.value, false, w.ttl, 0, nil)
 	}
+	if len(errs) == 0 && w.op != fallback.OpDel {
+		c.readBack(ctx, w.keys)
+	}
 	return errors.Join(errs...)
 }
 

@@ -87,6 +87,7 @@ func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
 		MemoryKeys:    c.Cache.Capacity,
 		MemoryTTL:     c.Cache.Expiry,
 		DegradedTTL:   orNever(c.Cache.DegradedTTL),
+		ReadBack:      c.Cache.KeepWritten,
 		MaxKeyBytes:   int(c.Service.MaxKeyBytes),
 		MaxValueBytes: int(min(c.Service.MaxValueBytes+envelopeRoom, maxValue)),
 		FallbackDir:   dir,

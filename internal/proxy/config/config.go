@@ -45,6 +45,7 @@ type Cache struct {
 	MaxBytes int64
 
 	DegradedTTL time.Duration // 0: until the key expires
+	KeepWritten bool
 }
 
 // Service is what is served, and to whom.

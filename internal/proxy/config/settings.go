@@ -96,7 +96,10 @@ func (c *Config) settings() []Setting {
 
 		{Name: "cache.degraded_ttl", Default: "30s", value: duration{&c.Cache.DegradedTTL, time.Millisecond, 366 * day, "until the key expires"},
 			Help: "How long, while Redis is away, what was in local memory is still served: nobody can tell the proxy about changes. " +
-				"What was written through this proxy is served to its end. 0: until the key expires."},
+				"What was written through this proxy meanwhile is served to its end. 0: until the key expires."},
+		{Name: "cache.keep_written", Default: "true", Bool: true, value: boolean{&c.Cache.KeepWritten},
+			Help: "Read what was written through this proxy back into local memory, so that it is there when Redis goes away. " +
+				"It costs one more question to Redis for each write. false: only what is read is held."},
 
 		{Name: "service.bind", Default: "127.0.0.1", value: text{&c.Service.Bind},
 			Help: "Address of the interface to serve. Any but loopback needs service.token and service.resp_password, or service.insecure."},

@@ -283,3 +283,36 @@ func TestKeysAreNotListedBeforeTheReplayIsOver(t *testing.T) {
 	}
 	require.Equal(t, ":5", p.do("DBSIZE"))
 }
+
+// Not only what was read: a cache that has just written a value has it, until nobody can tell any more whether it is still right.
+func TestWhatWasWrittenWhileRedisWasWellIsServedWhenItDies(t *testing.T) {
+	server := redistest.Start(t)
+	const degradedTTL = 3 * time.Second
+	store, client := newHastyStore(t, server.Addr(), t.TempDir(), func(o *aside.Options) {
+		o.RedisTimeout, o.LockTTL, o.ReadBack, o.DegradedTTL = time.Second, time.Minute, true, degradedTTL
+	})
+	_, addr := serve(t, store, Options{})
+	p := dial(t, addr)
+	for _, text := range []string{
+		"SET set 1", "SET ex 2 EX 100", "SETEX setex 100 3", "PSETEX psetex 100000 4", "MSET m1 5 m2 6", "SETNX nx 7", "SET setnx 8 NX", "SET got 9 GET", "INCR incr", "INCRBY incrby 11",
+		"APPEND append 12", "SET kept 13 EX 100", "SET kept 14 KEEPTTL", "SET lives 15", "EXPIRE lives 1000", "SET stays 16 EX 100", "PERSIST stays",
+		"SET twice 0", "SET twice 17", "DEL gone", "SET gone 0", "GETDEL gone",
+	} {
+		require.False(t, strings.HasPrefix(p.do(line(text)...), "-"), text)
+	}
+	server.Kill()
+	eventually(t, "it is noticed", func() bool { return client.Health().Mode == aside.Degraded })
+	noticed := time.Now()
+	for key, value := range map[string]string{
+		"set": "1", "ex": "2", "setex": "3", "psetex": "4", "m1": "5", "m2": "6", "nx": "7", "setnx": "8", "got": "9", "incr": "1", "incrby": "11", "append": "12", "kept": "14", "lives": "15",
+		"stays": "16", "twice": "17",
+	} {
+		if answer := p.do("GET", key); time.Since(noticed) < degradedTTL/2 {
+			require.Equal(t, "$"+value, answer, key)
+		}
+	}
+	require.Contains(t, p.do("GET", "gone"), "-ASIDEDEGRADED", "somebody may have set it since")
+	require.Equal(t, "+OK", p.do("SET", "ex", "new", "EX", "100"))
+	eventually(t, "others may have changed it", func() bool { return strings.HasPrefix(p.do("GET", "set"), "-ASIDEDEGRADED") })
+	require.Equal(t, "$new", p.do("GET", "ex"), "what was written meanwhile is served on")
+}
