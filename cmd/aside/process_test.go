@@ -112,8 +112,15 @@ var servingLine = regexp.MustCompile(`msg="aside: serving"(.*)`)
 // serve starts it at free ports and returns when it serves.
 func serve(t testing.TB, home string, environ []string, args ...string) *served {
 	t.Helper()
+	return serveBy(t, home, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, environ...) }, args...)
+}
+
+// serveBy is serve by a changed command.
+func serveBy(t testing.TB, home string, change func(*exec.Cmd), args ...string) *served {
+	t.Helper()
 	s := &served{t: t, done: make(chan struct{}), more: make(chan struct{})}
-	s.cmd = command(t, home, environ, append([]string{"serve", "--port", "0", "--resp-port", "0"}, args...)...)
+	s.cmd = command(t, home, nil, append([]string{"serve", "--port", "0", "--resp-port", "0"}, args...)...)
+	change(s.cmd)
 	out, err := s.cmd.StdoutPipe()
 	require.NoError(t, err)
 	s.cmd.Stderr = os.Stderr

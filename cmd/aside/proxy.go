@@ -203,7 +203,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	var respStats atomic.Pointer[resp.Server]
 	p.web = web.New(store, web.Options{
 		Token: s.Token, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxKeys: s.MaxKeys,
-		RequestTimeout: s.RequestTimeout, Concurrent: s.MaxRequests, Pprof: s.Pprof, Version: version(), Logger: p.log,
+		RequestTimeout: s.RequestTimeout, Concurrent: s.MaxRequests, MaxConnections: s.MaxHTTPConnections, Pprof: s.Pprof, Version: version(), Logger: p.log,
 		RESP: func() (connections, commands int64) {
 			server := respStats.Load()
 			if server == nil {
@@ -224,14 +224,14 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 			if p.cert != nil {
 				serve = func(ln net.Listener) error { return p.http.ServeTLS(ln, "", "") }
 			}
-			if err := serve(p.httpLn); !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(p.web.Limit(p.httpLn)); !errors.Is(err, http.ErrServerClosed) {
 				ends <- fmt.Errorf("HTTP is not served any more: %w", err)
 			}
 		})
 	}
 	if p.respLn != nil {
 		options := resp.Options{
-			Password: s.RESPPassword, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxConnections: s.MaxConnections,
+			Password: s.RESPPassword, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxConnections: web.ShareOfFiles(store.Connections(), s.MaxConnections),
 			IdleTimeout: s.IdleTimeout, RequestTimeout: s.RequestTimeout, Logger: p.log, DB: p.options.Redis.SelectDB, Observe: p.web.ObserveRESP,
 		}
 		if p.cert != nil {

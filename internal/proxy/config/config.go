@@ -50,25 +50,26 @@ type Cache struct {
 
 // Service is what is served, and to whom.
 type Service struct {
-	Bind           string
-	Port           Port
-	RESPPort       Port
-	Concurrency    int // 0: no limit
-	Token          string
-	RESPPassword   string
-	TLS            TLS
-	Insecure       bool
-	Pprof          bool
-	RequestTimeout time.Duration
-	IdleTimeout    time.Duration // 0: none
-	DrainTimeout   time.Duration
-	DrainDelay     time.Duration
-	MaxRequests    int // HTTP
-	MaxConnections int // RESP
-	MaxKeyBytes    int64
-	MaxValueBytes  int64
-	MaxReceiving   int64
-	MaxKeys        int
+	Bind               string
+	Port               Port
+	RESPPort           Port
+	Concurrency        int // 0: no limit
+	Token              string
+	RESPPassword       string
+	TLS                TLS
+	Insecure           bool
+	Pprof              bool
+	RequestTimeout     time.Duration
+	IdleTimeout        time.Duration // 0: none
+	DrainTimeout       time.Duration
+	DrainDelay         time.Duration
+	MaxRequests        int // HTTP
+	MaxConnections     int // RESP
+	MaxHTTPConnections int
+	MaxKeyBytes        int64
+	MaxValueBytes      int64
+	MaxReceiving       int64
+	MaxKeys            int
 }
 
 // TLS are the files that make it TLS. Both or neither.

@@ -128,6 +128,9 @@ func (c *Config) settings() []Setting {
 			Help: "How long after SIGTERM new requests are still accepted, while /readyz says 503, so that a load balancer notices first."},
 		{Name: "service.max_requests", Default: "1000", value: number{&c.Service.MaxRequests, 1, math.MaxInt32, "requests"},
 			Help: "HTTP requests that are served at once; others wait for service.request_timeout and are answered 503 then."},
+		{Name: "service.max_http_connections", Default: "20000", value: number{&c.Service.MaxHTTPConnections, 1, math.MaxInt32, "connections"},
+			Help: "HTTP connections at once, and three quarters at most of what the open files of the process allow. One more takes the place of one that rests; " +
+				"where none does it is answered 503 and closed."},
 		{Name: "service.max_connections", Default: "20000", value: number{&c.Service.MaxConnections, 1, math.MaxInt32, "connections"},
 			Help: "RESP connections at once; the next one is told so and closed."},
 		{Name: "service.max_key_bytes", Default: "1KiB", value: size{&c.Service.MaxKeyBytes, 1, 1 << 20}, Help: "Longest key."},

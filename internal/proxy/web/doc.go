@@ -2,7 +2,7 @@
 //
 //	GET, HEAD    /get?key=K        the value of K; 404 when there is none (a + is a space, as in any query)
 //	GET, HEAD    /v1/keys/{key}    the same; any key, percent-encoded
-//	PUT          /v1/keys/{key}    stores the body, with its Content-Type; ?ttl=90s or ?ttl=90, none for no expiry
+//	PUT          /v1/keys/{key}    stores the body, and its Content-Type if it says something; ?ttl=90s or ?ttl=90, none for no expiry
 //	DELETE       /v1/keys/{key}
 //	POST         /v1/mget          {"keys": ["a", "b"]}
 //	GET          /                 the status page

@@ -11,7 +11,7 @@ import (
 
 const (
 	eventsEvery    = time.Second
-	maxViewers     = 1000            // streams at once
+	maxViewers     = 1000            // streams at once, and no more than half of all connections
 	viewerPatience = 5 * time.Second // for one event to be taken
 )
 
@@ -19,6 +19,7 @@ const (
 // taken the event before the last is dropped; its browser connects again when it can. Safe for concurrent use.
 type hub struct {
 	snapshot func() status // immutable, as are the next ones
+	most     int           // viewers
 	hurried  chan struct{} // has room for one: tell them now
 	stop     chan struct{} // closed by close
 	running  sync.WaitGroup
@@ -28,8 +29,8 @@ type hub struct {
 	over bool                     // close was called
 }
 
-func newHub(snapshot func() status) *hub {
-	return &hub{snapshot: snapshot, hurried: make(chan struct{}, 1), stop: make(chan struct{}), all: make(map[chan []byte]struct{})}
+func newHub(snapshot func() status, connections int) *hub {
+	return &hub{snapshot: snapshot, most: min(maxViewers, (connections+1)/2), hurried: make(chan struct{}, 1), stop: make(chan struct{}), all: make(map[chan []byte]struct{})}
 }
 
 func (h *hub) start() {
@@ -78,7 +79,7 @@ func (h *hub) tell(event []byte) {
 func (h *hub) join() (chan []byte, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.over || len(h.all) >= maxViewers {
+	if h.over || len(h.all) >= h.most {
 		return nil, false
 	}
 	viewer := make(chan []byte, 2) // the event that it is writing is in neither
@@ -139,7 +140,7 @@ func (x *exchange) serveEvents() {
 			x.fail(problem{problemStopping, "events have ended; look elsewhere"})
 			return
 		}
-		x.fail(problem{problemBusy, fmt.Sprintf("events: %d viewers are connected already; close some, or read /metrics", maxViewers)})
+		x.fail(problem{problemBusy, fmt.Sprintf("events: %d viewers are connected already; close some, or read /metrics", x.hub.most)})
 		return
 	}
 	defer x.hub.leave(viewer)

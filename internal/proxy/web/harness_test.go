@@ -78,6 +78,7 @@ func newFront(t testing.TB, set setup) *front {
 	if set.http != nil {
 		set.http(f.http.Config)
 	}
+	f.http.Listener = f.server.Limit(f.http.Listener)
 	f.http.Start()
 	t.Cleanup(func() {
 		f.server.Close() // else its Close would wait for the event streams

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"mime"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/internal/proxy"
@@ -229,7 +231,7 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 	}
 	h := x.r.Header
 	ttl, err := parseTTL(ttlText)
-	contentType := h.Get("Content-Type")
+	contentType := keptType(h.Get("Content-Type"))
 	switch {
 	case err != nil:
 	case len(contentType) > maxContentType:
@@ -243,6 +245,10 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 	if !ok {
 		return
 	}
+	if contentType != "" && !x.held.Hold(len(data)) { // it is stored as a copy, with its type
+		x.noRoom()
+		return
+	}
 	err = x.work(ctx, func() error {
 		return x.store.Set(ctx, key, proxy.Value{Data: data, ContentType: contentType, TTL: ttl})
 	})
@@ -252,6 +258,23 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 	}
 	x.w.Header().Set("ETag", etag(data, contentType))
 	x.written()
+}
+
+// keptType is the content type that is kept with a value: none where it says no more than that there are bytes, or what curl --data says of whatever it
+// sends. Then the value stands in Redis as it is, for others to read.
+func keptType(contentType string) string {
+	media, parameters, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return contentType
+	}
+	if charset, ok := parameters["charset"]; len(parameters) > 1 || len(parameters) == 1 && (!ok || !strings.EqualFold(charset, "utf-8")) {
+		return contentType
+	}
+	switch media {
+	case octets, "binary/octet-stream", "text/plain", "application/x-www-form-urlencoded":
+		return ""
+	}
+	return contentType
 }
 
 func (x *exchange) remove(ctx context.Context, key string) {
@@ -288,25 +311,73 @@ func (x *exchange) body(ctx context.Context, limit int, remedy string) (string, 
 		// Else one who sends a byte now and then would keep the place; not every http.ResponseWriter can.
 		_ = http.NewResponseController(x.w).SetReadDeadline(deadline)
 	}
-	var data strings.Builder
-	data.Grow(int(min(max(announced, 0), aFewBytes)))
-	_, err := io.Copy(&data, http.MaxBytesReader(x.w, x.r.Body, int64(limit)))
+	data, err := x.receive(http.MaxBytesReader(x.w, x.r.Body, int64(limit)), announced, limit)
 	if err == nil {
 		_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{}) // else net/http would take the client for gone then
-		return data.String(), true
+		return data, true
 	}
 	x.w.Header().Set("Connection", "close") // where the next request would begin is not known
 	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
 	switch {
+	case errors.Is(err, errNoRoom):
+		x.noRoom()
 	case tooLarge:
 		x.tooLarge("more", limit, remedy)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(ctx.Err(), context.DeadlineExceeded):
 		x.fail(problem{problemBodyTimeout, fmt.Sprintf("body: %d bytes have arrived within %v; send it faster, or raise service.request_timeout",
-			data.Len(), x.o.RequestTimeout)})
+			len(data), x.o.RequestTimeout)})
 	default:
-		x.fail(invalid(fmt.Errorf("body: %d bytes have arrived, then: %w; send as many as Content-Length says", data.Len(), err)))
+		x.fail(invalid(fmt.Errorf("body: %d bytes have arrived, then: %w; send as many as Content-Length says", len(data), err)))
 	}
 	return "", false
+}
+
+var errNoRoom = errors.New("all requests that are being received hold as much as they may")
+
+func (x *exchange) noRoom() {
+	x.fail(problem{problemBusy, fmt.Sprintf("body: %v (%d bytes); try again, or raise service.max_receiving_bytes", errNoRoom, x.store.Receiving().Limit())})
+}
+
+// receive reads a body to its end, or returns what has arrived. Room is taken as it arrives, not on a Content-Length's word, and is held until the
+// exchange ends. body has no more than limit.
+func (x *exchange) receive(body io.Reader, announced int64, limit int) (string, error) {
+	var data []byte
+	var ended [1]byte // to be told of the end without room for more
+	for {
+		room := data[len(data):cap(data)]
+		if len(room) == 0 && int64(len(data)) == announced {
+			room = ended[:]
+		}
+		if len(room) == 0 {
+			size := min(max(2*cap(data), 512), limit+1)
+			if announced >= 0 {
+				size = int(min(int64(max(8*cap(data), aFewBytes)), announced)) // what has arrived is copied, and garbage, once or twice only
+			}
+			if !x.held.Hold(size - cap(data)) {
+				return asText(data), errNoRoom
+			}
+			data = append(make([]byte, 0, size), data...)
+			continue
+		}
+		n, err := body.Read(room)
+		if int64(len(data)) != announced {
+			data = data[:len(data)+n]
+		}
+		if err == io.EOF {
+			return asText(data), nil
+		}
+		if err != nil {
+			return asText(data), err
+		}
+	}
+}
+
+// asText is data, which nobody changes any more, as a string: without a copy, where there is not much behind it that nobody needs.
+func asText(data []byte) string {
+	if len(data) == 0 || cap(data)-len(data) > len(data)/8 {
+		return string(data)
+	}
+	return unsafe.String(&data[0], len(data))
 }
 
 func (x *exchange) tooLarge(size string, limit int, remedy string) {

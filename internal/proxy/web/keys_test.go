@@ -309,3 +309,32 @@ func TestAnAgeIsInWholeSeconds(t *testing.T) {
 	require.Equal(t, int64(59), age(now.Add(-time.Minute+time.Millisecond), now))
 	require.Equal(t, "aside; hit; detail=none; ttl=0", cacheStatus(proxy.Value{TTL: 999 * time.Millisecond}))
 }
+
+// Services that read Redis themselves find the value and nothing else, unless its type says something.
+func TestAValueWithoutATypeStandsInRedisAsItIs(t *testing.T) {
+	f := newFront(t, setup{})
+	for contentType, kept := range map[string]bool{
+		"": false, "application/octet-stream": false, "binary/octet-stream": false, "text/plain": false, "Text/Plain; charset=UTF-8": false,
+		`text/plain; charset="utf-8"`: false, "application/x-www-form-urlencoded": false, "application/x-www-form-urlencoded; charset=utf-8": false,
+		"text/plain; charset=latin1": true, "text/plain; format=flowed": true, "text/html": true, "application/json": true, "image/png": true, "no type": true,
+	} {
+		headers := []string{"Content-Type", contentType}
+		if contentType == "" {
+			headers = nil
+		}
+		tag := f.put("k", "value", headers...).Header.Get("ETag")
+		stored, served := "value", octets
+		if kept {
+			stored, served = "\x01aside-http:"+contentType+"\nvalue", contentType
+		}
+		require.Equal(t, stored, f.redis.Do("GET", "k"), contentType)
+		r := f.send("GET", "/v1/keys/k", "")
+		require.Equal(t, "value", r.body)
+		require.Equal(t, served, r.Header.Get("Content-Type"))
+		require.Equal(t, tag, r.Header.Get("ETag"), contentType)
+		require.Equal(t, etag("value", "") == tag, !kept, contentType)
+	}
+	f.put("like", "\x01aside-http:text/html\nvalue") // whose bytes it is
+	f.holds("like", "\x01aside-http:text/html\nvalue")
+	require.Equal(t, octets, f.send("GET", "/v1/keys/like", "").Header.Get("Content-Type"))
+}

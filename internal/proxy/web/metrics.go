@@ -110,6 +110,7 @@ type clientCollector struct {
 	mode, since                                       *prometheus.Desc
 	backlog, backlogBytes, backlogDirty, quarantined  *prometheus.Desc
 	durable, diskOK, streams                          *prometheus.Desc
+	connections, displaced, refused, receiving        *prometheus.Desc
 	replayRunning, replayDone, replayTotal            *prometheus.Desc
 	replayVerdicts, respConnections, respCommandCount *prometheus.Desc
 }
@@ -141,6 +142,10 @@ func newClientCollector(s *Server) *clientCollector {
 		quarantined:      desc("quarantined_files", "Files and parts of files put aside because they could not be read."),
 		durable:          desc("fallback_durable", "1 if writes accepted while Redis is away outlive the process."),
 		diskOK:           desc("fallback_disk_ok", "0 if the disk has refused something since it last worked."),
+		connections:      desc("http_connections", "Clients connected by HTTP."),
+		displaced:        desc("http_connections_displaced_total", "HTTP connections that rested and were closed for others, as all were in use."),
+		refused:          desc("http_connections_refused_total", "HTTP connections that were refused, as all were in use and none rested."),
+		receiving:        desc("receiving_bytes", "What all requests that are being received hold, beyond 16 KiB each."),
 		streams:          desc("event_streams", "Viewers of the status page."),
 		replayRunning:    desc("replay_running", "1 while a replay is under way.", "shard"),
 		replayDone:       desc("replay_done_records", "Records of the latest replay that have been handled.", "shard"),
@@ -233,6 +238,10 @@ func (c *clientCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.quarantined, float64(f.Quarantined))
 	gauge(c.durable, number(health.Durable))
 	gauge(c.diskOK, number(f.Err == nil))
+	gauge(c.connections, float64(c.s.conns.count()))
+	count(c.displaced, c.s.conns.displaced.Load())
+	count(c.refused, c.s.conns.refused.Load())
+	gauge(c.receiving, float64(c.s.store.Receiving().Used()))
 	gauge(c.streams, float64(c.s.hub.viewers()))
 
 	replay := health.Replay

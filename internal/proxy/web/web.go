@@ -41,6 +41,9 @@ type Options struct {
 	// Defaults to 1000.
 	Concurrent int
 
+	// MaxConnections is how many connections a listener of Limit has at once, no more than the process may have files open. Defaults to 20000.
+	MaxConnections int
+
 	// Pprof serves /debug/pprof/. Defaults to false.
 	Pprof bool
 
@@ -61,6 +64,7 @@ func (o Options) withDefaults() Options {
 	o.MaxKeys = cmp.Or(max(o.MaxKeys, 0), 1000)
 	o.RequestTimeout = cmp.Or(max(o.RequestTimeout, 0), 5*time.Second)
 	o.Concurrent = cmp.Or(max(o.Concurrent, 0), 1000)
+	o.MaxConnections = cmp.Or(max(o.MaxConnections, 0), 20000)
 	o.Version = cmp.Or(o.Version, "unknown")
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -78,6 +82,7 @@ type Server struct {
 	foreign *http.CrossOriginProtection
 	turns   gate // of requests in the Store
 	bodies  gate // of bodies being received: a slow sender keeps others from sending, not from reading
+	conns   *conns
 	metrics *metrics
 	page    *page
 	mode    modeNow
@@ -96,9 +101,10 @@ func New(store *proxy.Store, o Options) *Server {
 	s := &Server{
 		o: o, store: store, client: store.Client(), started: time.Now(), foreign: http.NewCrossOriginProtection(),
 		turns: newGate(o.Concurrent), bodies: newGate(o.Concurrent), page: newPage(),
+		conns: newConns(store.Connections(), o.MaxConnections),
 	}
 	s.SetToken(o.Token)
-	s.hub = newHub(s.snapshot)
+	s.hub = newHub(s.snapshot, s.conns.max)
 	s.metrics = newMetrics(s)
 	s.mode.refresh(s.client)
 	s.unwatch = s.client.OnModeChange(func(change aside.ModeChange) {
@@ -123,6 +129,7 @@ func (s *Server) HTTPServer() *http.Server {
 		WriteTimeout:      header + s.o.RequestTimeout + time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    max(64<<10, 16<<10+3*s.o.MaxKeyBytes), // of a key each byte may be %XX
+		ConnState:         connState,
 		ErrorLog:          slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
 	}
 	server.RegisterOnShutdown(s.Close)
@@ -158,7 +165,8 @@ func (s *Server) ObserveRESP(command string, took time.Duration, failed bool) {
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{Server: s, w: w, r: r, auth: s.token.Load()}
+	x := &exchange{Server: s, w: w, r: r, auth: s.token.Load(), held: s.store.Receiving().Share()}
+	defer x.held.End()
 	defer func() {
 		if p := recover(); p != nil {
 			x.panicked(p)
@@ -217,8 +225,9 @@ type exchange struct {
 	*Server
 	w      http.ResponseWriter
 	r      *http.Request
-	auth   *auth // nil: everybody may do everything
-	status int   // 0 as long as there is no answer
+	auth   *auth       // nil: everybody may do everything
+	status int         // 0 as long as there is no answer
+	held   proxy.Share // of Store.Receiving, for its body
 
 	began time.Time     // zero if nobody wants to know
 	took  time.Duration // until the answer began; how long it takes the client to read it is the client's
