@@ -301,7 +301,7 @@ var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loa
 //	        a value              → memory, done
 //	        a lock of our own    → call the loader, fill, done
 //	        somebody else's lock → wait until Redis says that the key has changed, or the lock has run out; ask again
-//	        no answer            → what the fallback store has; else call the loader without a lock, done
+//	        no answer            → once more, if Redis still counts as well; then what the fallback store has; else call the loader without a lock, done
 //	wait for the flight, or for ctx
 //
 // bad is the fingerprint of what the key was found to hold and could not be decoded, else "".
@@ -380,6 +380,8 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return
+		case err != nil && c.askAgain(f, sh, err):
+			continue
 		case err != nil:
 			if !c.recall(ctx, f, p.room) && ctx.Err() == nil {
 				item.free = errors.Is(err, errNotAsked)
@@ -419,6 +421,16 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 }
 
 var errUnknownHeader = errors.New("aside: the stored value has a header of another version")
+
+// askAgain reports whether the leader of f should ask sh once more: one late answer of a server that is well must not call the loader while
+// somebody else holds the lock.
+func (c *Client) askAgain(f *flight, sh *shard, err error) bool {
+	if f.again || !sh.asks() || !c.unanswered(err) && !errors.Is(err, errLeftOut) {
+		return false
+	}
+	f.again = true
+	return true
+}
 
 // found completes a flight with what Redis had.
 func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {

@@ -60,6 +60,7 @@ type flight struct {
 	// The leader's own, while it asks.
 	stuck string // the last foreign marker that was found
 	polls int    // how often one was found
+	again bool   // it has been asked for a second time, see askAgain
 	large int64  // bytes that were found, and are to be asked for in turn
 }
 

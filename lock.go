@@ -742,7 +742,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 			switch {
 			case failed != nil && !pieces.insist:
 				for _, q := range calls {
-					q.err = fmt.Errorf("%w: %w", errNotAsked, failed)
+					q.err = fmt.Errorf("%w: %w", errLeftOut, failed)
 				}
 			default:
 				c.inTurn(ctx, sh, calls, func() {

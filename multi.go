@@ -185,6 +185,8 @@ func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[strin
 		}
 		for _, a := range answers {
 			switch {
+			case a.err != nil && c.askAgain(a.f, a.shard, a.err):
+				waits.again = append(waits.again, a.f)
 			case a.err != nil:
 				if !c.recall(ctx, a.f, p.room) {
 					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
