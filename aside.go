@@ -407,11 +407,10 @@ func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, optio
 				c.start(ctx, p, options, []loadItem{item})
 				return
 			}
-			if found.ttl < 0 && found.stored == f.stuck || c.orphaned(f.key, found.stored) {
-				bad = fingerprint(found.stored) // a lock that does not end is nobody's, and it has had its time
+			if f.stuck.overdue(found, c.now(), c.opt.LockTTL) || c.orphaned(f.key, found.stored) {
+				bad = fingerprint(found.stored) // it is nobody's
 				continue
 			}
-			f.stuck = found.stored
 			c.counts.lockWaits.Add(1)
 			if !c.awaitHolder(ctx, f.key, r, found.ttl, f.polls) {
 				return
@@ -468,7 +467,7 @@ func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl
 // time until the next look.
 func (c *Client) patience(sh *shard, ttl time.Duration, polls int) time.Duration {
 	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
-	end := max(ttl, 0) + slack
+	end := min(max(ttl, 0), c.opt.LockTTL) + slack
 	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
 		end = c.opt.LockTTL
 	}

@@ -58,10 +58,10 @@ type flight struct {
 	out   outcome // set with finished, not changed after
 
 	// The leader's own, while it asks.
-	stuck string // the last foreign marker that was found
-	polls int    // how often one was found
-	again bool   // it has been asked for a second time, see askAgain
-	large int64  // bytes that were found, and are to be asked for in turn
+	stuck stuck // the lock that it waits for
+	polls int   // how often one was found
+	again bool  // it has been asked for a second time, see askAgain
+	large int64 // bytes that were found, and are to be asked for in turn
 }
 
 // outcome is what comes of a flight.

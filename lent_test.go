@@ -167,7 +167,7 @@ func TestOnlySoMuchIsLent(t *testing.T) {
 	before := proxy.Commands()
 	letGo()
 	eventually(t, "one has its value", func() bool { return answered.Load() > 0 })
-	eventually(t, "all fills are on their way", func() bool { return proxy.Commands() == before+n })
+	eventually(t, "all fills are on their way", func() bool { return proxy.Commands() >= before+n })
 	require.EqualValues(t, 1, answered.Load())
 	proxy.Heal()
 	for _, l := range loading {

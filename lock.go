@@ -385,14 +385,17 @@ for i, key in ipairs(KEYS) do
 end
 return answers`)
 
-	// KEYS: k…   ARGV: window, ttl in ms, lock prefix, absence.   Answer: 1, or what untimely says.
+	// KEYS: k…   ARGV: window, ttl in ms, lock prefix…, absence.   Answer: 1, or what untimely says.
 	// Only values get the ttl: a lock keeps its holder's, an absence its own.
 	scriptTouch = newScript(luaClock + `
 local refusal = untimely(clock(), ARGV[1])
 if refusal then return refusal end
 for _, key in ipairs(KEYS) do
-  local head = redis.call('GETRANGE', key, 0, math.max(#ARGV[3], #ARGV[4] + 1) - 1)
-  if head ~= ARGV[4] and string.sub(head, 1, #ARGV[3]) ~= ARGV[3] then
+  local head, lock = redis.call('GETRANGE', key, 0, 31), false
+  for i = 3, #ARGV - 1 do
+    lock = lock or string.sub(head, 1, #ARGV[i]) == ARGV[i]
+  end
+  if head ~= ARGV[#ARGV] and not lock then
     redis.call('PEXPIRE', key, ARGV[2])
   end
 end
@@ -405,6 +408,33 @@ const (
 	maxPieceKeys  = 8192    // and in any
 	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )
+
+// stuck is a lock of somebody else that a leader waits for. A living holder of ours renews its lock, so one that is not renewed ends by itself,
+// after the LockTTL of its client at most; but not where the server's clock was set back, or where another library has made it, which may
+// give it the ttl of the value. So a lock is given up that has not been renewed for LockTTL, unless its client may have a longer one.
+type stuck struct {
+	marker string
+	since  int64         // when it was first found, or last found to be renewed, in Client.now's time
+	ttl    time.Duration // its PTTL then
+}
+
+const (
+	renewalShows  = 100 * time.Millisecond // more than two looks at a PTTL differ by, beside the time in between
+	longestOthers = time.Minute            // a LockTTL that another client may have, if it is longer than ours
+)
+
+// overdue notes that the lock was found, and reports whether it has had its time.
+func (s *stuck) overdue(found finding, now int64, lockTTL time.Duration) bool {
+	passed := time.Duration(now - s.since)
+	switch drift := found.ttl - (s.ttl - passed); {
+	case s.marker != found.stored, found.ttl >= 0 && (drift > renewalShows || drift < -renewalShows):
+		*s = stuck{found.stored, now, found.ttl}
+		return false
+	case s.ttl > lockTTL && s.ttl <= longestOthers && !wire.PeerLock(found.stored):
+		return passed >= max(lockTTL, s.ttl/2+renewalShows) // it would have been renewed twice
+	}
+	return passed >= lockTTL
+}
 
 // newMarker returns a marker for a load that begins now, on sh's clock; nobody has used it before.
 func (c *Client) newMarker(sh *shard) string {

@@ -216,3 +216,30 @@ func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
 		asking.Wait()
 	}
 }
+
+func TestWhenALockHasHadItsTime(t *testing.T) {
+	const second = int64(time.Second)
+	lock := func(ttl time.Duration) finding { return finding{stored: "\x00aside:lock:a", ttl: ttl} }
+	var s stuck
+	look := func(at int64, f finding) bool { return s.overdue(f, at*second, 2*time.Second) }
+
+	require.False(t, look(1, lock(2*time.Second)))
+	require.False(t, look(2, lock(time.Second)))
+	require.False(t, look(3, lock(time.Second)), "renewed since")
+	require.False(t, look(4, lock(2*time.Second)), "renewed again")
+	require.False(t, look(5, finding{stored: "\x00aside:lock:b", ttl: time.Hour}), "another lock")
+	require.False(t, look(6, finding{stored: "\x00aside:lock:b", ttl: time.Hour - time.Second}))
+	require.True(t, look(7, finding{stored: "\x00aside:lock:b", ttl: time.Hour - 2*time.Second}), "nobody's LockTTL is an hour")
+
+	require.False(t, look(10, lock(time.Hour)))
+	require.False(t, look(12, lock(2*time.Second)), "a living holder has put it right")
+	require.False(t, look(20, lock(30*time.Second)))
+	require.False(t, look(25, lock(25*time.Second)), "perhaps its client's LockTTL is 30 seconds")
+	require.True(t, look(36, lock(14*time.Second)), "then it would have been renewed by now")
+
+	s = stuck{}
+	require.False(t, look(50, lock(-time.Millisecond)))
+	require.True(t, look(52, lock(-time.Millisecond)), "it does not end")
+	require.False(t, look(60, finding{stored: "rueidisid:1", ttl: 30 * time.Second}))
+	require.True(t, look(62, finding{stored: "rueidisid:1", ttl: 28 * time.Second}), "others do not renew")
+}

@@ -226,12 +226,11 @@ type heldLock struct {
 }
 
 func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
-	if a.found.ttl < 0 && a.f.stuck == a.found.stored || c.orphaned(a.f.key, a.found.stored) {
+	if a.f.stuck.overdue(a.found, c.now(), c.opt.LockTTL) || c.orphaned(a.f.key, a.found.stored) {
 		bad[a.f.key] = fingerprint(a.found.stored) // see lead
 		w.again = append(w.again, a.f)
 		return
 	}
-	a.f.stuck = a.found.stored
 	c.counts.lockWaits.Add(1)
 	changed, leave, ok := c.near.wait(a.f.key, a.reserved, w.changed)
 	if !ok {

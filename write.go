@@ -56,7 +56,7 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if err := c.awaitStored(ctx, keys...); err != nil {
 		return err
 	}
-	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: []string{milliseconds(ttl), wire.LockPrefix, wire.Absent}})
+	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: append(append([]string{milliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)})
 }
 
 // write is one Set, Del or Touch.

@@ -11,7 +11,7 @@ import "strings"
 //	+------------------+---------+------+-----------
 //
 //	version '1'. kind 'n': cached absence, no payload. kind 'e': escape, the payload is a value that itself begins
-//	with the seven bytes of the prefix. The version is read before anything after it; where version 1 expects a kind
+//	with the seven bytes of the prefix, or that looks like another library's lock. The version is read before anything after it; where version 1 expects a kind
 //	that it does not know, or the version is another, the entry is unreadable: a miss, to be loaded and replaced.
 //
 // A lock marker begins with the same prefix and the word "lock", so that no version will ever be 'l':
@@ -24,6 +24,30 @@ const (
 	LockPrefix = Prefix + "lock:"
 )
 
+// peers begin the marks that other libraries leave in a data key while they load it: rueidisaside and valkeyaside (and an id, often a
+// ULID), redcache (and a UUID, perhaps with a number). Their locks are not ours to fill, and none of them is ever a value.
+var peers = [...]string{"rueidisid:", "valkeyid:", "__redcache:lock:"}
+
+// PeerPrefixes returns what the marks of other libraries begin with.
+func PeerPrefixes() []string { return peers[:] }
+
+// maxPeerID is more than any of them has behind its prefix.
+const maxPeerID = 64
+
+// PeerLock reports whether stored is such a mark.
+func PeerLock(stored string) bool {
+	for _, prefix := range peers {
+		if id, ok := strings.CutPrefix(stored, prefix); ok {
+			return id != "" && len(id) <= maxPeerID && !strings.ContainsFunc(id, notInID)
+		}
+	}
+	return false
+}
+
+func notInID(r rune) bool {
+	return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("-_:{}", r))
+}
+
 // Content is what the bytes in a data key say.
 type Content int
 
@@ -32,13 +56,13 @@ const (
 	None       Content = iota // nothing
 	Value                     // a value
 	Absence                   // the cached answer "there is none"
-	Lock                      // somebody is loading it
+	Lock                      // somebody is loading it, perhaps with another library
 	Unreadable                // a header that this version does not know
 )
 
 // Pack returns the bytes to store for a value.
 func Pack(value string) string {
-	if strings.HasPrefix(value, Prefix) {
+	if strings.HasPrefix(value, Prefix) || PeerLock(value) {
 		return Escape + value
 	}
 	return value
@@ -47,13 +71,15 @@ func Pack(value string) string {
 // Unpack says what stored bytes mean; value is set for Value only.
 func Unpack(stored string) (value string, c Content) {
 	switch {
+	case PeerLock(stored):
+		return "", Lock
 	case !strings.HasPrefix(stored, Prefix):
 		return stored, Value
 	case strings.HasPrefix(stored, LockPrefix):
 		return "", Lock
 	case stored == Absent:
 		return "", Absence
-	case strings.HasPrefix(stored, Escape+Prefix):
+	case strings.HasPrefix(stored, Escape+Prefix), strings.HasPrefix(stored, Escape) && PeerLock(stored[len(Escape):]):
 		return stored[len(Escape):], Value
 	default:
 		return "", Unreadable

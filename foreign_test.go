@@ -1,0 +1,113 @@
+package aside_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+// What other clients leave in our keys: locks that nobody renews, the marks of other libraries.
+
+var peerMarks = []string{
+	"rueidisid:01HZXK3V9Q8Y6T5R4E3W2Q1AZS", "valkeyid:01HZXK3V9Q8Y6T5R4E3W2Q1AZS", "__redcache:lock:0190f8a4-7b1c-7c3e-9d55-0242ac120002",
+}
+
+// A reader would get the mark of another library as the value, or wait for as long as the value may live.
+func TestAPeersMarkIsNeverAValue(t *testing.T) {
+	server := redistest.Start(t)
+	short := func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 300*time.Millisecond }
+	for i, mark := range peerMarks {
+		c, ctx := newClient(t, server.Addr(), short), testContext(t)
+		key := func(name string) string {
+			k := fmt.Sprint(name, i)
+			server.Do("SET", k, mark, "PX", time.Hour.Milliseconds())
+			return k
+		}
+		_, ok, err := c.Peek(ctx, key("peek"))
+		require.NoError(t, err)
+		require.False(t, ok)
+		_, err = c.Look(ctx, key("look"))
+		require.ErrorIs(t, err, aside.ErrNotFound)
+		found, err := c.LookMulti(ctx, []string{key("lookmulti")})
+		require.NoError(t, err)
+		require.Empty(t, found)
+
+		value, err := c.Get(ctx, time.Minute, key("get"), newSource("loaded").load)
+		require.NoError(t, err)
+		require.Equal(t, "loaded", value)
+		values, err := c.GetMulti(ctx, time.Minute, []string{key("multi")}, newSource("loaded").loadMany)
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{fmt.Sprint("multi", i): "loaded"}, values)
+
+		require.NoError(t, c.Touch(ctx, 2*time.Hour, key("touch")))
+		require.LessOrEqual(t, server.Do("PTTL", fmt.Sprint("touch", i)), time.Hour.Milliseconds())
+
+		require.NoError(t, c.Set(ctx, time.Minute, key("set"), mark), "what a caller sets is a value, whatever it looks like")
+		value, err = c.Get(ctx, time.Minute, fmt.Sprint("set", i), mustNotLoad)
+		require.NoError(t, err)
+		require.Equal(t, mark, value)
+	}
+}
+
+// While it loads, a peer is waited for: what it stores is the value.
+func TestAPeerThatLoadsIsWaitedFor(t *testing.T) {
+	server := redistest.Start(t)
+	c := newClient(t, server.Addr())
+	server.Do("SET", "k", peerMarks[0], "PX", time.Hour.Milliseconds())
+	got := inBackground(func() (string, error) { return c.Get(testContext(t), time.Minute, "k", mustNotLoad) })
+	eventually(t, "it waits", func() bool { return c.Stats().LockWaits > 0 })
+	server.Do("SET", "k", "the peer's", "PX", time.Hour.Milliseconds())
+	r := await(t, got)
+	require.NoError(t, r.err)
+	require.Equal(t, "the peer's", r.value)
+}
+
+// A lock of another client that was made an hour long, by a clock that was set back, would be waited for that long.
+func TestALockThatNobodyRenewsIsWaitedForLockTTL(t *testing.T) {
+	server := redistest.Start(t)
+	for _, many := range []bool{false, true} {
+		server.Empty()
+		holder, c := newClient(t, server.Addr()), newClient(t, server.Addr(), func(o *aside.Options) {
+			o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 300*time.Millisecond
+		})
+		db := newSource("the holder's")
+		letGo := db.holdUp()
+		held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.load) })
+		db.awaitBegin(t)
+		server.Do("PEXPIRE", "k", time.Hour.Milliseconds()) // the holder's LockTTL is 10 s, so that its next renewal is late
+		if many {
+			values, err := c.GetMulti(testContext(t), time.Minute, []string{"k"}, newSource("loaded").loadMany)
+			require.NoError(t, err)
+			require.Equal(t, "loaded", values["k"])
+		} else {
+			value, err := c.Get(testContext(t), time.Minute, "k", newSource("loaded").load)
+			require.NoError(t, err)
+			require.Equal(t, "loaded", value)
+		}
+		stored(t, c, "k")
+		letGo()
+		await(t, held)
+		require.Equal(t, "loaded", server.Do("GET", "k"), "the overtaken load fills nothing")
+	}
+}
+
+// A client may have a longer LockTTL than those who wait for it, and takes longer than theirs between two renewals.
+func TestALongerLockTTLOfAnotherClientIsRespected(t *testing.T) {
+	server := redistest.Start(t)
+	holder := newClient(t, server.Addr(), func(o *aside.Options) { o.LockTTL = 4 * time.Second })
+	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 200*time.Millisecond })
+	db := newSource("the holder's")
+	letGo := db.holdUp()
+	held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.load) })
+	db.awaitBegin(t)
+	got := inBackground(func() (string, error) { return c.Get(testContext(t), time.Minute, "k", mustNotLoad) })
+	eventually(t, "it has waited for many times its own LockTTL, and through renewals", func() bool { return c.Stats().LockWaits > 20 })
+	letGo()
+	require.Equal(t, result{value: "the holder's"}, await(t, held))
+	require.Equal(t, result{value: "the holder's"}, await(t, got))
+}
