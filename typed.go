@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,9 @@ import (
 // of a view the two are compared, and a difference is logged with view, type and field.
 // Only a value that cannot be encoded, or whose encoding cannot be read back, is returned to who loaded it as the loader gave it.
 //
+// A nil pointer or interface is no value: a loader that returns one with a nil error has said ErrNotFound. Neither is the null of JSON or MessagePack under a key, as other
+// programs leave for what is not there, unless the codec writes a T so (a nil slice or map): it is loaded and replaced, as what does not decode is.
+//
 // What it returns is the caller's to change. Where T holds no pointer, slice or map (strings and time.Time are fine),
 // one decoded copy is kept in memory and copied out; elsewhere each call decodes, unless the view was made [Shared].
 type TypedClient[T any] struct {
@@ -32,6 +36,7 @@ type TypedClient[T any] struct {
 	id    any     // equal for views whose decoded values are interchangeable
 	keep  bool    // decoded values stay in memory
 	flat  bool    // copies of a T share nothing that can be changed
+	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
 
 	checks atomic.Pointer[roundTrips] // once something was loaded
@@ -56,7 +61,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	}
 	t := &TypedClient[T]{c: client, codec: c}
 	kind := reflect.TypeFor[T]()
-	t.flat = shape.Flat(kind)
+	t.flat, t.nils = shape.Flat(kind), kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Interface
 	if t.keep = options.shared || t.flat; t.keep {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}
@@ -131,8 +136,11 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	// Whoever fills this key writes what we cannot read: another type shares it.
 	return alone(ctx, t.c, opts, func(ctx context.Context) (T, error) {
 		value, err := load(ctx, key)
-		if err != nil {
+		switch {
+		case err != nil:
 			return none, err
+		case t.isNil(&value):
+			return none, ErrNotFound
 		}
 		return t.copied(value), nil
 	})
@@ -166,6 +174,9 @@ func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) er
 	value, err := l.user(ctx, keys[0])
 	if err != nil {
 		return err
+	}
+	if l.t.isNil(&value) {
+		return ErrNotFound
 	}
 	out[0] = l.t.encode(keys[0], value)
 	l.value = &value
@@ -234,12 +245,37 @@ func (t *TypedClient[T]) own(value *T, raw string) int {
 
 func (t *TypedClient[T]) decodeAnew(key, raw string) (T, error) {
 	value, err := t.tryDecode(raw)
+	if err == nil && (t.isNil(&value) || isNull(raw) && t.isForeignNull(value, raw)) {
+		err = errNull
+	}
 	if err != nil {
 		t.c.counts.decodeErrors.Add(1)
 		t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
 		t.c.warn(&t.c.seldomDecode, "a stored value cannot be decoded, so it is loaded again", keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
 	}
 	return value, err
+}
+
+var errNull = errors.New("it is null, which is no value")
+
+// isNil reports whether a value is none: a nil pointer or interface. Nil slices and maps are empty ones.
+func (t *TypedClient[T]) isNil(value *T) bool { return t.nils && reflect.ValueOf(value).Elem().IsNil() }
+
+// isNull reports whether raw is what JSON, or MessagePack, writes for nothing.
+func isNull(raw string) bool {
+	return raw == "\xc0" || len(raw) < 16 && strings.TrimSpace(raw) == "null"
+}
+
+// isForeignNull reports whether the null that value was decoded from was not written by this codec. Other programs remember absences so, and encoding/json
+// takes it for any value that is zero. Where the codec writes the same for value it is one: a nil slice, the text "null", a type with methods of its own.
+func (t *TypedClient[T]) isForeignNull(value T, raw string) (foreign bool) {
+	defer func() { // a codec of the user's own
+		if recover() != nil {
+			foreign = true
+		}
+	}()
+	own, err := t.codec.Encode(value)
+	return err != nil || strings.TrimSpace(own) != strings.TrimSpace(raw)
 }
 
 func (t *TypedClient[T]) tryDecode(raw string) (value T, err error) {
@@ -288,7 +324,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		if round == undecodableRounds { // as in get
 			found, err := alone(ctx, t.c, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
 			for _, key := range missing {
-				if value, ok := found[key]; ok && err == nil {
+				if value, ok := found[key]; ok && err == nil && !t.isNil(&value) {
 					values[key] = t.copied(value)
 				}
 			}
@@ -360,7 +396,7 @@ func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loade
 		l.loaded = make(map[string]T, len(found))
 	}
 	for i, key := range keys {
-		if value, ok := found[key]; ok {
+		if value, ok := found[key]; ok && !l.t.isNil(&value) {
 			out[i] = l.t.encode(key, value)
 			l.loaded[key] = value
 		}
@@ -394,10 +430,13 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 	return value, err == nil, nil // decode has counted it: for Peek there is no value then
 }
 
-// Set is [Client.Set] over T. A value that cannot be encoded is an error, and nothing is written.
+// Set is [Client.Set] over T. A value that cannot be encoded, or is a nil pointer or interface, is an error, and nothing is written.
 func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string, value T) error {
 	if t.codec == nil {
 		return errNilCodec
+	}
+	if t.isNil(&value) {
+		return fmt.Errorf("%w: cannot set %s: the value is nil: use Del, or a T that is not a pointer", ErrInvalidArgument, quoted(key))
 	}
 	raw, err := t.codec.Encode(value)
 	if err != nil {

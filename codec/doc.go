@@ -24,7 +24,8 @@
 //
 // Cached values outlive a deployment, so two versions of T read each other's bytes for a while. JSON, msgpack and Gob skip fields that
 // they do not know and leave absent ones zero; that is right when a field is added, and wrong when its meaning changes: then change
-// the key (a version in its prefix), so that the old values are not found. What does not decode is a miss, never a wrong answer:
+// the key (a version in its prefix), so that the old values are not found. What does not decode is a miss, never a wrong answer (so is, to JSON and
+// MessagePack, an object of which no member is a field; Gob refuses that by itself, and Func decides by its functions):
 // it is loaded again and replaced.
 //
 // # Your own codec

@@ -1,9 +1,12 @@
 package codec
 
 import (
+	"bytes"
 	"encoding"
 	"encoding/json"
+	"errors"
 	"reflect"
+	"strings"
 	"unsafe"
 
 	"github.com/redaside/aside/codec/internal/nesting"
@@ -17,7 +20,8 @@ import (
 // time; the Go type of what is in an interface (numbers come back as float64). A nil pointer, slice or map comes back nil, an empty
 // one empty. Bytes that are not UTF-8 come back as U+FFFD in strings; a []byte is kept as base64.
 //
-// Decode refuses anything after the value, and nesting deeper than 10,000. Unknown fields are skipped.
+// Decode refuses anything after the value, and nesting deeper than 10,000. Unknown fields are skipped; but where T is a struct or a pointer to one, an
+// object that has members and none of them is a field of T is refused, for it is another type's: encoding/json would make a zero T of it.
 //
 // Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before it runs out of stack. It follows what encoding/json
 // follows: not what a type's own methods do.
@@ -60,6 +64,44 @@ func (jsonCodec[T]) Decode(s string) (v T, err error) {
 	defer outcome.Settle("decode JSON", &v, &err)
 	// A copy, for T's own UnmarshalJSON or UnmarshalText is handed a piece of these bytes and may write to it, which would change a
 	// string that others are reading. It costs 2 to 4 % (BenchmarkJSON), so there is no second way for types without such methods.
-	err = json.Unmarshal([]byte(s), &v)
+	if err = json.Unmarshal([]byte(s), &v); err == nil && isForeign(&v, s) {
+		err = errForeign
+	}
 	return v, err
 }
+
+var errForeign = errors.New("none of the object's members is a field: another type wrote it")
+
+// isForeign reports whether v, which was decoded from s, is a zero struct only because s is an object without any of its fields.
+func isForeign[T any](v *T, s string) bool {
+	value := reflect.ValueOf(v).Elem()
+	if value.Kind() == reflect.Pointer {
+		value = value.Elem()
+	}
+	if value.Kind() != reflect.Struct || !value.IsZero() {
+		return false
+	}
+	t := value.Type()
+	if p := reflect.PointerTo(t); p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+		return false
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal([]byte(s), &members) != nil || len(members) == 0 || len(members) > maxMembers {
+		return false
+	}
+	for name := range members {
+		alone, err := json.Marshal(map[string]any{name: nil})
+		if err != nil {
+			return false
+		}
+		d := json.NewDecoder(bytes.NewReader(alone))
+		d.DisallowUnknownFields()
+		if err := d.Decode(reflect.New(t).Interface()); err == nil || !strings.HasPrefix(err.Error(), "json: unknown field") {
+			return false
+		}
+	}
+	return true
+}
+
+// maxMembers bounds what isForeign looks at.
+const maxMembers = 1000

@@ -3,11 +3,13 @@
 package msgpack
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
 
@@ -24,7 +26,8 @@ import (
 // comes back nil. The encoding of a map is in no particular order.
 //
 // Decode refuses anything after the value, nesting deeper than 10,000, and lengths beyond the end of the input, before memory is taken
-// for them; it takes memory in proportion to the input. Unknown fields are skipped.
+// for them; it takes memory in proportion to the input. Unknown fields are skipped; but where T is a struct or a pointer to one, a map that has entries and none
+// of them is a field of T is refused, for it is another type's.
 // An extension whose registered decoder begins by reading a map from its content is refused.
 //
 // Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before it runs out of stack; what a type's own methods do it
@@ -90,5 +93,44 @@ func (c msgpackCodec[T]) Decode(s string) (v T, err error) {
 	if r.Len() > 0 {
 		return v, errTrailing
 	}
+	if isForeign(&v, s) {
+		return v, errForeign
+	}
 	return v, nil
+}
+
+var errForeign = errors.New("none of the map's keys is a field: another type wrote it")
+
+// maxMembers bounds what isForeign looks at.
+const maxMembers = 1000
+
+// isForeign reports whether v, which was decoded from s, is a zero struct only because s is a map without any of its fields.
+func isForeign[T any](v *T, s string) bool {
+	value := reflect.ValueOf(v).Elem()
+	if value.Kind() == reflect.Pointer {
+		value = value.Elem()
+	}
+	if value.Kind() != reflect.Struct || !value.IsZero() {
+		return false
+	}
+	t := value.Type()
+	if always, _ := rules.Opaque(t); always || t == reflect.TypeFor[time.Time]() {
+		return false
+	}
+	var members map[string]msgpack.RawMessage
+	if msgpack.NewDecoder(strings.NewReader(s)).Decode(&members) != nil || len(members) == 0 || len(members) > maxMembers {
+		return false
+	}
+	for name := range members {
+		alone, err := msgpack.Marshal(map[string]any{name: nil})
+		if err != nil {
+			return false
+		}
+		d := msgpack.NewDecoder(bytes.NewReader(alone))
+		d.DisallowUnknownFields(true)
+		if err := d.Decode(reflect.New(t).Interface()); err == nil || !strings.Contains(err.Error(), "unknown field") {
+			return false
+		}
+	}
+	return true
 }
