@@ -88,6 +88,11 @@ func (s *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if dir := p.options.FallbackDir; dir != "" {
+		if w := config.WarnOfDirectory(dir); w != "" {
+			logs.logger.Warn("aside: " + w)
+		}
+	}
 	if c.Fallback.Dir == "" {
 		for _, dir := range leftBehind(p.options.FallbackDir) {
 			logs.logger.Warn("aside: writes wait in the directory of another Redis; if it is this one by another name, bring them there: "+

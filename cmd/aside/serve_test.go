@@ -196,9 +196,11 @@ func TestSIGHUPReopensTheLogAndReadsItsLevel(t *testing.T) {
 	writeFile(t, home, "conf.yaml", fmt.Sprintf(conf, "warn", 20))
 	s.signal(syscall.SIGHUP)
 	s.await(regexp.MustCompile(`some settings have changed that need a restart" settings=cache.capacity`))
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Contains(t, string(content), "need a restart", "the new file has what was logged after the signal")
+	var content []byte
+	eventually(t, "the new file has what was logged after the signal", func() bool {
+		content, _ = os.ReadFile(path) // it may not be there yet
+		return strings.Contains(string(content), "need a restart")
+	})
 	require.NotContains(t, string(content), "aside: serving")
 
 	writeFile(t, home, "conf.yaml", "log: {level: loud}\n")
@@ -208,6 +210,20 @@ func TestSIGHUPReopensTheLogAndReadsItsLevel(t *testing.T) {
 	require.Equal(t, 0, s.end())
 	text, _ := s.text()
 	require.NotContains(t, text, "aside: draining", "level warn holds since the first SIGHUP")
+}
+
+func TestTheStartWarnsOfWhatAllMayReadOrWrite(t *testing.T) {
+	home, err := os.MkdirTemp("", "rights")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(home)) })
+	require.NoError(t, os.Chmod(home, 0o755))
+	token, dir := writeFile(t, home, "token", "secret"), filepath.Join(home, "fallback")
+	require.NoError(t, os.Chmod(token, 0o644))
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.Chmod(dir, 0o777))
+	s := serve(t, home, nil, "--redis", "redis://127.0.0.1:1", "--token-file", token, "--fallback-dir", dir)
+	s.await(regexp.MustCompile(`level=WARN msg="aside: service.token_file is .* which every user of this machine may read`))
+	s.await(regexp.MustCompile(`level=WARN msg="aside: fallback.dir is .* which every user of this machine may write`))
 }
 
 // selfSigned writes a certificate for 127.0.0.1 and its key, and returns what trusts it.

@@ -54,10 +54,10 @@ func (p Problems) Error() string {
 }
 
 // Load reads the file, the environment and the flags, of which the later one wins. The error is Problems. Warnings are of environment
-// variables that look like settings and are none: they may be somebody else's.
+// variables that look like settings and are none (they may be somebody else's), and of files that every user of the machine may read or change.
 func Load(from Sources) (c Config, warnings []string, err error) {
 	c = Default()
-	l := loader{from: from, byName: make(map[string]*Setting), set: make(map[string]origin), failed: make(map[string]bool)}
+	l := loader{from: from, byName: make(map[string]*Setting), set: make(map[string]origin), failed: make(map[string]bool), fromFile: make(map[string]bool)}
 	table := c.settings()
 	for i := range table {
 		l.byName[table[i].Name] = &table[i]
@@ -72,6 +72,7 @@ func Load(from Sources) (c Config, warnings []string, err error) {
 	}
 	l.readSecrets()
 	l.check(&c)
+	warnings = append(warnings, l.warnOfRights()...)
 	if len(l.problems) > 0 {
 		slices.SortStableFunc(l.problems, func(a, b located) int {
 			return cmp.Or(cmp.Compare(a.at.layer, b.at.layer), cmp.Compare(a.at.line, b.at.line))
@@ -108,6 +109,8 @@ type loader struct {
 	names    []string
 	set      map[string]origin // of what was set, well or badly
 	failed   map[string]bool   // of these, badly: what follows from it is not reported, too
+	file     string            // that was read; "" for none
+	fromFile map[string]bool   // secrets that were read from a file of their own
 	problems []located
 }
 
@@ -155,6 +158,7 @@ func (l *loader) readFile() {
 		l.bad(origin{layerFile, name, 0}, "the configuration file cannot be read", fmt.Sprintf("%v: name another one with --config", errors.Unwrap(err)))
 		return
 	}
+	l.file = name
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var doc yaml.Node
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
@@ -326,7 +330,7 @@ func (l *loader) readSecrets() {
 		case secret == "":
 			l.bad(at, fmt.Sprintf("%s is %q", name, file), "the file is empty: write the secret into it")
 		default:
-			l.set[s.file.of] = at
+			l.set[s.file.of], l.fromFile[s.file.of] = at, true
 			_ = l.byName[s.file.of].value.Set(secret) // any text will do
 		}
 	}
