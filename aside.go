@@ -35,10 +35,12 @@ type Client struct {
 	counts      counters
 	log         *logqueue.Handler // in front of the caller's, see log.go
 
-	tokens atomic.Uint64            // acquisitions so far
-	topo   atomic.Pointer[topology] // nil until Redis has been reached
-	topoMu sync.Mutex               // held while topo is replaced and its probers are started
-	moved  chan struct{}            // asks follow to look at once; buffered, never blocks
+	tokens    atomic.Uint64            // acquisitions so far
+	probeKeys atomic.Uint64            // made so far
+	topo      atomic.Pointer[topology] // nil until Redis has been reached
+	topoMu    sync.Mutex               // held while topo is replaced and its probers are started
+	ears      sync.Map                 // the shards whose probes have a key, by that key
+	moved     chan struct{}            // asks follow to look at once; buffered, never blocks
 
 	roads   roads  // what passes on the connections
 	nowhere *shard // stands in where no shard is known; degraded while there is such a place
@@ -206,9 +208,9 @@ func (c *Client) Close() error {
 			c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
 		}
 		if t := c.topo.Load(); t != nil {
-			t.redis.Close()
+			t.link.close(t.redis)
 			for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
-				sh.client.Close()
+				t.link.close(sh.client)
 			}
 		}
 		c.near.forget()
@@ -471,7 +473,7 @@ func (c *Client) patience(sh *shard, ttl time.Duration, polls int) time.Duration
 	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
 		end = c.opt.LockTTL
 	}
-	if sh == nil || !sh.tracked {
+	if sh == nil || !sh.pushes() {
 		return min(end, jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
 	}
 	return end

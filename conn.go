@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,9 +24,8 @@ import (
 // How a Client is connected. rueidis keeps the connections; this file decides when they may be used:
 //
 //   - One goroutine connects in the background until it succeeds (connect). Nobody else waits for a dial.
-//   - Each shard, a primary, has a prober. It asks on the same connection as everybody else, so an answer proves three
-//     things: the server lives, every invalidation sent before it has been handled (Redis puts them on the connection
-//     first), and what time it is there.
+//   - Each shard, a primary, has a prober (probe.go). It asks on the same connection as everybody else, so an answer proves
+//     that the server lives, that it takes writes, that every invalidation sent before has been handled, and what time it is there.
 //   - A shard that does not answer is degraded (mode.go): callers leave it alone, only its prober goes on asking. So an
 //     outage costs a call at most one RedisTimeout, and after that nothing.
 
@@ -33,6 +33,7 @@ const (
 	probeEvery     = 200 * time.Millisecond // at most; a quarter of StaleLease where that is less
 	probeDownEvery = 50 * time.Millisecond  // while the shard is degraded: a refused dial is cheap
 	maxInFlight    = 512                    // questions per node, or half of rueidis's ring, which blocks whatever the context says when it is full
+	maxRetrack     = time.Minute            // between attempts to be tracked, where that is refused; from a second on
 	reconcileDown  = 250 * time.Millisecond // between looks at a cluster's topology while a shard is degraded
 	maxBackoff     = time.Second            // between attempts to connect for the first time
 
@@ -48,11 +49,16 @@ const (
 type shard struct {
 	addr    string         // "" where there is one shard only
 	client  rueidis.Client // speaks to this node and no other in a cluster
-	tracked bool           // invalidations are pushed
+	link    *link          // how client came about; nil in some tests
+	tracked bool           // invalidations were asked for
 	stop    chan struct{}  // closed when the node has left the cluster
 
-	probeKey atomic.Pointer[string] // in a cluster: in one of its slots, see probe
-	dead     atomic.Bool            // rueidis has closed it
+	proof    proof                       // the prober's
+	probeKey atomic.Pointer[string]      // what probes ask for; changed by the prober
+	heard    atomic.Uint64               // pushes of that key
+	deaf     atomic.Bool                 // no invalidations arrive, or that cannot be proven; changed by the prober
+	slots    atomic.Pointer[[]slotRange] // in a cluster: that it has
+	dead     atomic.Bool                 // rueidis has closed it
 
 	mode            atomic.Int32  // a Mode; changed by Client.happened only
 	outage          atomic.Uint64 // how many outages it has had, this one included
@@ -63,6 +69,7 @@ type shard struct {
 
 	epoch    atomic.Uint64               // the connection; entries read on an earlier one are not used
 	lease    atomic.Int64                // until when entries may be used, in Client.now's time
+	alive    atomic.Int64                // until when the latest probe counts as a sign of life, likewise
 	clock    atomic.Pointer[clockSample] // nil until it has answered
 	failing  atomic.Int32                // weight of the questions without an answer, in a row
 	broken   atomic.Bool                 // the last probe found its connection broken
@@ -87,7 +94,15 @@ type shard struct {
 type runID struct {
 	id    string // "" if the server does not tell
 	epoch uint64 // the connection on which it was read
+
+	replica bool
 }
+
+// slotRange is some slots of a cluster, both ends included.
+type slotRange struct{ from, to uint16 }
+
+// pushes reports whether changes are pushed to us, as far as is known.
+func (sh *shard) pushes() bool { return sh.tracked && !sh.deaf.Load() }
 
 // joins says whether questions of different keys may go together: not in a cluster, where their slots differ. nil, where a slot has no
 // home just now, joins nothing.
@@ -144,6 +159,7 @@ func (sh *shard) void() {
 func (sh *shard) newEpoch() {
 	sh.epoch.Add(1)
 	sh.lease.Store(0)
+	sh.alive.Store(0)
 	sh.gate.settled(never) // the connection is gone, and what was out on it
 	sh.probeNow()
 }
@@ -221,7 +237,8 @@ func (g *gate) hint() {
 
 // topology says which shard has which key. Immutable.
 type topology struct {
-	redis  rueidis.Client
+	link   *link
+	redis  rueidis.Client // link's
 	shards []*shard
 	bySlot *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
 	holes  bool                // there are such slots
@@ -252,8 +269,33 @@ func (c *Client) home(key string) *shard {
 }
 
 // redisOption completes the user's option; see the table in docs/ARCHITECTURE.md for the reasons.
-func (c *Client) redisOption() rueidis.ClientOption {
+func (c *Client) redisOption(l *link) rueidis.ClientOption {
+	o := c.baseOption()
+	if l.tracked {
+		o.ClientTrackingOptions = []string{"OPTOUT"}
+		theirs := o.OnInvalidations
+		o.OnInvalidations = func(keys []rueidis.RedisMessage) {
+			keys = c.invalidated(keys)
+			if theirs != nil && (keys == nil || len(keys) > 0) {
+				defer func() { // in rueidis's reader: a panic would be the end of the process
+					if p := recover(); p != nil {
+						c.warn(&c.seldomObserver, "Options.Redis.OnInvalidations panicked", "panic", p)
+					}
+				}()
+				theirs(keys)
+			}
+		}
+	} else {
+		o.DisableCache, o.OnInvalidations = true, nil
+	}
+	o.DialCtxFn = c.dialer(o, l)
+	return o
+}
+
+// baseOption is what all of our connections have in common.
+func (c *Client) baseOption() rueidis.ClientOption {
 	o := c.opt.Redis
+	o.ClientTrackingOptions = nil
 	o.PipelineMultiplex, o.BlockingPipeline = -1, -1
 	o.RetryDelay = func(_ int, _ rueidis.Completed, err error) time.Duration {
 		if !isDial(err) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
@@ -270,30 +312,104 @@ func (c *Client) redisOption() rueidis.ClientOption {
 		o.Sentinel.Dialer.KeepAlive = cmp.Or(o.Sentinel.Dialer.KeepAlive, defaultKeepAlive)
 	}
 	o.ClusterOption.ShardsRefreshInterval = cmp.Or(o.ClusterOption.ShardsRefreshInterval, defaultReconcile)
-	if !o.DisableCache {
-		o.ClientTrackingOptions = []string{"OPTOUT"}
-		theirs := o.OnInvalidations
-		o.OnInvalidations = func(keys []rueidis.RedisMessage) {
-			c.invalidated(keys)
-			if theirs != nil {
-				defer func() { // in rueidis's reader: a panic would be the end of the process
-					if p := recover(); p != nil {
-						c.warn(&c.seldomObserver, "Options.Redis.OnInvalidations panicked", "panic", p)
-					}
-				}()
-				theirs(keys)
-			}
-		}
-	}
-	o.DialCtxFn = c.dialer(o)
 	return o
 }
 
-// dialer wraps the user's way to dial. Two things are added: Close ends a dial, and each new connection begins an epoch.
+// link is a rueidis client and what is known of its connections. Safe for concurrent use.
+type link struct {
+	tracked bool           // our tracking was asked for; immutable
+	roads   *roads         // what passes is counted there; immutable
+	redis   rueidis.Client // immutable once ClientBuilder has returned it
+
+	mu    sync.Mutex            // guards conns; never held while calling out
+	conns map[string][]net.Conn // by address: the latest that were dialed through our option, closed or not
+}
+
+const keptConns = 4 // per address: rueidis has one, and one that it is about to close
+
+// ours reports whether redis dialed through the option that its builder was given. Any other client belongs to somebody else.
+func (l *link) ours() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) > 0
+}
+
+// close closes the client and what it says of its nodes, unless they are somebody else's.
+func (l *link) close(clients ...rueidis.Client) {
+	if l == nil || !l.ours() {
+		return
+	}
+	for _, client := range clients {
+		client.Close()
+	}
+}
+
+// dialed notes a new connection; its error says that it is none.
+func (l *link) dialed(addr string, conn net.Conn) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, before := range l.conns {
+		if slices.ContainsFunc(before, func(old net.Conn) bool { return sameConn(old, conn) }) {
+			return fmt.Errorf("aside: Options.Redis.DialCtxFn returned a connection to %s that it had returned before: each call must make one of its own", addr)
+		}
+	}
+	if l.conns == nil {
+		l.conns = make(map[string][]net.Conn)
+	}
+	conns := append(l.conns[addr], conn)
+	l.conns[addr] = conns[max(0, len(conns)-keptConns):]
+	return nil
+}
+
+func sameConn(a, b net.Conn) bool {
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
+}
+
+// hangUp closes the connections to addr, "" for all but those to sentinels. rueidis dials again when it is asked next.
+func (l *link) hangUp(addr string, sentinels []string) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	var conns []net.Conn
+	for at, open := range l.conns {
+		if at == addr || addr == "" && !slices.Contains(sentinels, at) {
+			conns = append(conns, open...)
+		}
+	}
+	l.mu.Unlock()
+	for _, conn := range conns {
+		if secure, ok := conn.(*tls.Conn); ok {
+			conn = secure.NetConn() // else Close may wait for the other end
+		}
+		_ = conn.Close()
+	}
+}
+
+// dialer wraps the user's way to dial. Close ends a dial, we know our connections, and each new one begins an epoch.
 // rueidis reports a lost connection too, but it may use the next one before it does:
 //
 //	old connection fails   caller dials anew   prober: PONG on the new one  <- would vouch for what was read on the old
-func (c *Client) dialer(o rueidis.ClientOption) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+func (c *Client) dialer(o rueidis.ClientOption, l *link) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+	dial := c.plainDialer(o)
+	return func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
+		conn, err := dial(ctx, dst, d, t)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.dialed(dst, conn); err != nil {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		}
+		c.dialed(l, dst)
+		if o.DisableTCPNoDelay { // rueidis would look for the connection itself
+			disableNoDelay(conn)
+		}
+		return c.watch(conn, l.roads, dst), nil
+	}
+}
+
+// plainDialer dials as the user wants it, until Close.
+func (c *Client) plainDialer(o rueidis.ClientOption) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 	dial := o.DialCtxFn
 	if dial == nil && o.DialFn != nil {
 		dial = func(_ context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
@@ -313,14 +429,10 @@ func (c *Client) dialer(o rueidis.ClientOption) func(context.Context, string, *n
 		defer cancel()
 		defer context.AfterFunc(c.closing, cancel)()
 		conn, err := dial(ctx, dst, d, t)
-		if err != nil {
-			return nil, err
+		if err == nil && conn == nil {
+			err = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("aside: Options.Redis.DialCtxFn returned neither a connection nor an error")}
 		}
-		c.dialed(dst)
-		if o.DisableTCPNoDelay { // rueidis would look for the connection itself
-			disableNoDelay(conn)
-		}
-		return c.watch(conn, dst), nil
+		return conn, err
 	}
 }
 
@@ -334,9 +446,9 @@ func disableNoDelay(conn net.Conn) {
 }
 
 // dialed begins a new epoch for the shard at addr. With one shard the address says nothing: Sentinel may have moved it.
-func (c *Client) dialed(addr string) {
+func (c *Client) dialed(l *link, addr string) {
 	t := c.topo.Load()
-	if t == nil {
+	if t == nil || t.link != l {
 		return
 	}
 	for _, sh := range t.shards {
@@ -347,8 +459,8 @@ func (c *Client) dialed(addr string) {
 }
 
 // invalidated is called by rueidis, in order with the replies of the connection. It must not block: rueidis fails the
-// calls that are pending on a lost connection only after it returns.
-func (c *Client) invalidated(keys []rueidis.RedisMessage) {
+// calls that are pending on a lost connection only after it returns. It returns those keys that are not of probes.
+func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.RedisMessage) {
 	if keys == nil { // a connection is lost (it is not said which), or everything was flushed
 		c.counts.flushes.Add(1)
 		if t := c.topo.Load(); t != nil {
@@ -357,40 +469,52 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) {
 			}
 		}
 		c.near.wakeAll()
-		return
+		return nil
 	}
-	c.counts.invalidations.Add(int64(len(keys)))
+	others = keys
 	for i := range keys {
-		if key, err := keys[i].ToString(); err == nil {
+		key, err := keys[i].ToString()
+		switch {
+		case err == nil && c.heardProbe(key):
+			if len(others) == len(keys) {
+				others = slices.Clone(keys[:i])
+			}
+			continue
+		case err == nil:
 			c.near.drop(key)
 		}
+		if len(others) < len(keys) {
+			others = append(others, keys[i])
+		}
 	}
+	c.counts.invalidations.Add(int64(len(others)))
+	return others
 }
 
 // connect runs until the first connection stands, then keeps the topology of a cluster up to date. It ends with Close.
 func (c *Client) connect(first chan error) {
 	defer c.background.Done()
-	option := c.redisOption()
+	tracked := !c.opt.Redis.DisableCache
 	var lastErr string
 	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, maxBackoff) {
-		redis, err := c.build(option)
-		if errors.Is(err, rueidis.ErrNoCache) && !option.DisableCache {
-			c.opt.Logger.Warn("aside: the server pushes no invalidations: no local memory, waiters poll", "error", err)
-			option.DisableCache, option.ClientTrackingOptions, option.OnInvalidations = true, nil, nil
+		l, err := c.build(tracked)
+		if errors.Is(err, rueidis.ErrNoCache) && tracked {
+			c.opt.Logger.Warn("aside: the server pushes no invalidations: no local memory, waiters poll; trying again", "error", err)
+			tracked = false
 			continue
 		}
 		if err == nil {
-			if err = c.refresh(redis, !option.DisableCache); err == nil {
+			if err = c.refresh(l); err == nil {
 				select {
 				case old := <-first:
 					_ = old // New has not read the last error, and need not
 				default:
 				}
 				first <- nil
-				c.follow(redis, !option.DisableCache)
+				c.follow(l)
 				return
 			}
-			redis.Close()
+			l.close(l.redis)
 		}
 		c.unreached.Store(&err)
 		select {
@@ -408,7 +532,8 @@ func (c *Client) connect(first chan error) {
 }
 
 // newRueidis is rueidis.NewClient for a server that may be away. For each cluster client that cannot connect rueidis leaves
-// a goroutine behind for a second, so nothing is built until somebody listens.
+// a goroutine behind for a second, so nothing is built until somebody listens. The connections on which that was seen are those that
+// rueidis gets first: behind a balancer over two servers every second dial would lead to the same one.
 func newRueidis(o rueidis.ClientOption) (rueidis.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), o.Dialer.Timeout)
 	defer cancel()
@@ -417,14 +542,23 @@ func newRueidis(o rueidis.ClientOption) (rueidis.Client, error) {
 	if o.Sentinel.MasterSet != "" { // the addresses are those of sentinels
 		dialer, secure = &o.Sentinel.Dialer, o.Sentinel.TLSConfig
 	}
+	waiting := &spares{conns: make(map[string]net.Conn)}
+	defer waiting.end()
+	dial := o.DialCtxFn
 	for _, addr := range o.InitAddress {
 		go func() { // ends with its dial
-			conn, err := o.DialCtxFn(ctx, addr, dialer, secure)
+			conn, err := dial(ctx, addr, dialer, secure)
 			if err == nil {
-				_ = conn.Close()
+				waiting.put(addr, conn)
 			}
 			results <- err
 		}()
+	}
+	o.DialCtxFn = func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
+		if conn := waiting.take(dst); conn != nil {
+			return conn, nil
+		}
+		return dial(ctx, dst, d, t)
 	}
 	var errs []error
 	for range o.InitAddress {
@@ -437,8 +571,49 @@ func newRueidis(o rueidis.ClientOption) (rueidis.Client, error) {
 	return nil, errors.Join(errs...)
 }
 
+// spares are connections that nobody uses yet. Safe for concurrent use.
+type spares struct {
+	mu    sync.Mutex
+	conns map[string]net.Conn // by address; nil once nobody will ask any more; guarded by mu
+}
+
+func (s *spares) put(addr string, conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil || s.conns[addr] != nil {
+		_ = conn.Close()
+		return
+	}
+	s.conns[addr] = conn
+}
+
+func (s *spares) take(addr string) net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conn := s.conns[addr]
+	delete(s.conns, addr)
+	return conn
+}
+
+func (s *spares) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.conns {
+		_ = conn.Close()
+	}
+	s.conns = nil
+}
+
 // build calls the user's ClientBuilder, which may neither panic through us nor keep Close waiting.
-func (c *Client) build(option rueidis.ClientOption) (redis rueidis.Client, err error) {
+func (c *Client) build(tracked bool) (*link, error) {
+	l := &link{tracked: tracked, roads: &c.roads}
+	redis, err := c.callBuilder(c.redisOption(l), func(late rueidis.Client) { l.close(late) })
+	l.redis = redis
+	return l, err
+}
+
+// callBuilder is build for any option. late gets what is returned after Close.
+func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Client)) (redis rueidis.Client, err error) {
 	type built struct {
 		redis rueidis.Client
 		err   error
@@ -463,22 +638,25 @@ func (c *Client) build(option rueidis.ClientOption) (redis rueidis.Client, err e
 	case <-c.closing.Done():
 		go func() { // ends as above
 			if b := <-done; b.redis != nil {
-				b.redis.Close()
+				late(b.redis)
 			}
 		}()
 		return nil, ErrClosed
 	}
 }
 
-// follow keeps the shards in step with a cluster's topology: every few seconds, and when an answer says that a slot has moved.
-func (c *Client) follow(redis rueidis.Client, tracked bool) {
-	if redis.Mode() != rueidis.ClientModeCluster {
-		return
-	}
-	for {
+// follow keeps the shards in step with a cluster's topology: every few seconds, and when an answer says that a slot has moved. Where
+// tracking was refused it asks for it again now and then.
+func (c *Client) follow(l *link) {
+	cluster, retrack := l.redis.Mode() == rueidis.ClientModeCluster, !l.tracked && !c.opt.Redis.DisableCache
+	wait := time.Second
+	for again := c.now() + int64(wait); cluster || retrack; {
 		pause := defaultReconcile
-		if !c.connected() {
+		switch {
+		case cluster && !c.connected():
 			pause = reconcileDown
+		case retrack:
+			pause = min(pause, wait)
 		}
 		timer := time.NewTimer(jitter(pause))
 		select {
@@ -489,7 +667,18 @@ func (c *Client) follow(redis rueidis.Client, tracked bool) {
 			timer.Stop()
 			return
 		}
-		if err := c.refresh(redis, tracked); err != nil && c.closing.Err() == nil {
+		if retrack && c.now() >= again {
+			wait = min(2*wait, maxRetrack)
+			again = c.now() + int64(wait)
+			if next, ok := c.retracked(); ok {
+				l, retrack = next, false
+				continue
+			}
+		}
+		if !cluster {
+			continue
+		}
+		if err := c.refresh(l); err != nil && c.closing.Err() == nil {
 			c.warn(&c.seldomRedis, "cannot read the cluster's topology", "error", err)
 		}
 		if !c.sleep(20 * time.Millisecond) { // a burst of redirections is one refresh
@@ -498,16 +687,36 @@ func (c *Client) follow(redis rueidis.Client, tracked bool) {
 	}
 }
 
+// retracked goes over to a client with tracking, if that is permitted by now.
+func (c *Client) retracked() (l *link, ok bool) {
+	l, err := c.build(true)
+	if err != nil {
+		return nil, false
+	}
+	old := c.topo.Load()
+	if err := c.refresh(l); err != nil {
+		l.close(l.redis)
+		return nil, false
+	}
+	c.opt.Logger.Info("aside: the server pushes invalidations now, so the local memory is used", "addresses", c.opt.Redis.InitAddress)
+	c.inBackground(func() { // ends with that
+		c.sleep(2 * c.opt.RedisTimeout) // for the questions that are out
+		old.link.close(old.redis)
+	})
+	return l, true
+}
+
 // refresh reads the topology and starts and stops probers accordingly. A shard whose slots have changed begins a new
 // epoch, so that nothing is served that another node may have changed.
-func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
-	old := c.topo.Load()
-	next := &topology{redis: redis, since: time.Now()}
+func (c *Client) refresh(l *link) error {
+	redis, old := l.redis, c.topo.Load()
+	next := &topology{link: l, redis: redis, since: time.Now()}
 	if redis.Mode() != rueidis.ClientModeCluster {
-		next.shards = []*shard{c.newShard("", redis, tracked)}
+		sh := c.newShard("", redis, l.tracked)
+		sh.link, next.shards = l, []*shard{sh}
 	} else {
 		var err error
-		if next, err = c.readCluster(redis, old, tracked); err != nil {
+		if next, err = c.readCluster(l, old); err != nil {
 			return err
 		}
 	}
@@ -541,8 +750,8 @@ func (c *Client) refresh(redis rueidis.Client, tracked bool) error {
 	nodes := redis.Nodes()
 	for _, sh := range gone {
 		sh.retire()
-		if nodes[sh.addr] == nil || sh.dead.Load() { // nobody else will close it
-			sh.client.Close()
+		if sh.link == l && (nodes[sh.addr] == nil || sh.dead.Load()) { // nobody else will close it
+			l.close(sh.client)
 		}
 	}
 	for _, sh := range lost {
@@ -602,8 +811,8 @@ func (t *topology) changes(old *topology) (started, gone, lost []*shard, filled 
 }
 
 // readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it with rueidis's nodes.
-func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) (*topology, error) {
-	nodes := redis.Nodes()
+func (c *Client) readCluster(l *link, old *topology) (*topology, error) {
+	nodes := l.redis.Nodes()
 	var answer []rueidis.RedisMessage
 	var asked string
 	err := errors.New("no node is known")
@@ -620,13 +829,13 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 		return nil, fmt.Errorf("aside: CLUSTER SLOTS: %w", err)
 	}
 	byAddr := make(map[string]*shard)
-	if old != nil {
+	if old != nil && old.link == l {
 		for _, sh := range old.shards {
 			byAddr[sh.addr] = sh
 		}
 	}
-	t := &topology{redis: redis, bySlot: new([slot.Count]*shard), since: time.Now()}
-	used := make(map[*shard]bool)
+	t := &topology{link: l, redis: l.redis, bySlot: new([slot.Count]*shard), since: time.Now()}
+	ranges := make(map[*shard][]slotRange)
 	for _, row := range answer {
 		parts, err := row.ToArray()
 		if err != nil || len(parts) < 3 {
@@ -650,21 +859,23 @@ func (c *Client) readCluster(redis rueidis.Client, old *topology, tracked bool) 
 		}
 		sh := byAddr[addr]
 		if sh == nil || sh.dead.Load() {
-			sh = c.newShard(addr, node, tracked)
+			sh = c.newShard(addr, node, l.tracked)
+			sh.link = l
 			byAddr[addr] = sh
 		}
-		if !used[sh] {
-			used[sh] = true
+		if ranges[sh] == nil {
 			t.shards = append(t.shards, sh)
-			key := probeKeyPrefix + "{" + slot.Tag(uint16(from)) + "}"
-			sh.probeKey.Store(&key)
 		}
+		ranges[sh] = append(ranges[sh], slotRange{uint16(from), uint16(to)})
 		for i := from; i <= to; i++ {
 			t.bySlot[i] = sh
 		}
 	}
 	if len(t.shards) == 0 {
 		return nil, errors.New("aside: CLUSTER SLOTS names no primary")
+	}
+	for sh, has := range ranges {
+		sh.slots.Store(&has)
 	}
 	for _, sh := range t.bySlot {
 		t.holes = t.holes || sh == nil
@@ -694,164 +905,6 @@ func (c *Client) connected() bool {
 	return true
 }
 
-func (c *Client) prober(sh *shard) {
-	defer c.background.Done()
-	every := min(probeEvery, c.opt.StaleLease/4)
-	var back comeback
-	for {
-		pause := jitter(every)
-		if !sh.asks() {
-			pause = jitter(probeDownEvery)
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-sh.kick:
-			timer.Stop()
-		case <-sh.stop:
-			timer.Stop()
-			return
-		case <-c.closing.Done():
-			timer.Stop()
-			return
-		}
-		away := !sh.asks()
-		ok := c.probe(sh)
-		switch {
-		case !away:
-			back = comeback{}
-		case back.probed(ok, sh.fresh.Load(), c.now()):
-			back = comeback{}
-			c.returned(sh)
-		}
-	}
-}
-
-// probeKeyPrefix begins the keys that probes ask for, or delete. There are none.
-const probeKeyPrefix = "aside:probe"
-
-// probe asks once and says whether sh can be used. PING, because it is refused while the server loads its data; for the clock
-// of its scripts (scriptTime). In a cluster also for a key of its own: a primary that the others have given up, or that has given up its slots,
-// answers PING all the same, but what it has heard of is not what has happened. If the shard is degraded that question
-// is a write, which changes nothing. And on a new connection it asks whether it is the same server.
-func (c *Client) probe(sh *shard) (ok bool) {
-	limit := c.opt.RedisTimeout * 3 / 5
-	if sh.failing.Load() > 0 && sh.asks() {
-		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
-	}
-	ctx, cancel := context.WithTimeout(c.closing, limit)
-	defer cancel()
-	epoch, sent, b := sh.epoch.Load(), c.now(), sh.client.B()
-	passed := sh.traffic.passed.Load()
-	questions := append(make([]rueidis.Completed, 0, 4), b.Ping().Build(), timeQuestion(b, false))
-	key := sh.probeKey.Load()
-	switch {
-	case !sh.asks() && key != nil:
-		questions = append(questions, b.Del().Key(*key).Build())
-	case !sh.asks():
-		questions = append(questions, b.Del().Key(probeKeyPrefix).Build())
-	case key != nil:
-		questions = append(questions, b.Exists().Key(*key).Build())
-	}
-	keyed := len(questions) > 2
-	asksRun := false
-	if run := sh.run.Load(); run == nil || run.epoch != epoch {
-		asksRun = true
-		questions = append(questions, b.Info().Section("server").Build())
-	}
-	answers := sh.client.DoMulti(ctx, questions...)
-	err := answers[0].Error()
-	var clock *clockSample
-	if err == nil {
-		clock, err = c.readClock(sh, answers[1], sent, limit)
-	}
-	serves := true
-	if err == nil && keyed {
-		switch keyedErr := answers[2].Error(); judge(keyedErr, true) {
-		case answered:
-		case moved:
-			serves = false
-			c.topologyMoved()
-		default:
-			err = keyedErr
-		}
-	}
-	if c.closing.Err() != nil {
-		return false
-	}
-	if err != nil {
-		c.probeFailed(sh, err, sh.flows(sent, passed, c.now(), limit))
-		return false
-	}
-	sh.gate.settled(sent)
-	sh.clock.Store(clock)
-	if asksRun {
-		info, _ := answers[len(answers)-1].ToString()
-		sh.run.Store(&runID{id: infoField(info, "run_id"), epoch: epoch})
-	}
-	if serves && epoch == sh.epoch.Load() { // else the answer came on another connection than the entries
-		sh.proven.Store(epoch)
-		sh.lease.Store(sent + int64(c.opt.StaleLease))
-	}
-	sh.failing.Store(0)
-	sh.broken.Store(false)
-	return serves
-}
-
-// timeQuestion asks for the time of the scripts.
-func timeQuestion(b rueidis.Builder, whole bool) rueidis.Completed {
-	q := call{script: scriptTime, args: []string{probeKeyPrefix}}
-	return q.command(b, whole)
-}
-
-// readClock reads the answer to timeQuestion, asked at sent.
-func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
-	if isNoScript(answer.Error()) {
-		ctx, cancel := context.WithTimeout(c.closing, limit)
-		defer cancel()
-		sent = c.now()
-		answer = sh.client.Do(ctx, timeQuestion(sh.client.B(), true))
-	}
-	clock, err := clockTime(answer)
-	if _, reply := replyOf(err); reply && judge(err, true) == answered {
-		err = fmt.Errorf("%w: %w", errNoScripts, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return newClockSample(clock, sent, c.now()), nil
-}
-
-// errNoScripts is why a server is of no use though it answers.
-var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
-
-// probeFailed weighs a probe without an answer. flows: it may be behind something large of ours.
-func (c *Client) probeFailed(sh *shard, err error, flows bool) {
-	_, reply := replyOf(err)
-	sh.because(explained(err))
-	switch {
-	case reply, isDial(err), errors.Is(err, rueidis.ErrClosing):
-		c.failed(sh, err, decisive)
-	case errors.Is(err, context.DeadlineExceeded) && flows:
-	case errors.Is(err, context.DeadlineExceeded):
-		c.failed(sh, err, probesTimeout)
-	case sh.broken.Swap(true): // and so was the one before
-		c.failed(sh, err, decisive)
-	default:
-		c.failed(sh, err, brokenOnly)
-	}
-}
-
-// infoField returns a field of an answer to INFO, or "".
-func infoField(info, name string) string {
-	for line := range strings.Lines(info) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
-			return value
-		}
-	}
-	return ""
-}
-
 // failed notes that a question to sh was not answered and decides whether the shard is lost.
 func (c *Client) failed(sh *shard, err error, weight int32) {
 	if errors.Is(err, rueidis.ErrClosing) && c.closing.Err() == nil {
@@ -859,7 +912,7 @@ func (c *Client) failed(sh *shard, err error, weight int32) {
 		c.topologyMoved()
 	}
 	if weight < decisive {
-		lapsed := weight > brokenOnly && sh.tracked && c.now() >= sh.lease.Load()
+		lapsed := weight > brokenOnly && sh.tracked && c.now() >= max(sh.lease.Load(), sh.alive.Load())
 		if sh.failing.Add(weight) < failuresToLose && !lapsed {
 			sh.probeNow()
 			return

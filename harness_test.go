@@ -226,6 +226,17 @@ func oldRedis(server *redistest.Server) bool {
 	return server.Name() == "redis" && (strings.HasPrefix(server.Version(), "6.0.") || strings.HasPrefix(server.Version(), "6.1."))
 }
 
+// keysOf returns the keys of a server, but for those of probes.
+func keysOf(server *redistest.Server) (keys []string) {
+	all, _ := server.Do("KEYS", "*").([]any)
+	for _, key := range all {
+		if key := fmt.Sprint(key); !strings.HasPrefix(key, "aside:probe") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // containsLibrary says whether a CLIENT LIST has a connection of ours.
 func containsLibrary(list string) bool {
 	return strings.Contains(list, "lib-name=rueidis") || strings.Contains(list, "cmd=client|tracking")

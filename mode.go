@@ -145,7 +145,10 @@ func (s *modeState) errLocked() error {
 // flaw is something of a shard that does not work although it answers.
 type flaw string
 
-const flawClock flaw = "clock" // it does writes by another clock than the one that it shows
+const (
+	flawClock  flaw = "clock"  // it does writes by another clock than the one that it shows
+	flawPushes flaw = "pushes" // it does not tell us of changes
+)
 
 // asks says whether callers may ask sh: it is not degraded.
 func (sh *shard) asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }

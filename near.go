@@ -19,7 +19,7 @@ import (
 //
 //	not expired   the ttl that Redis reported, counted from before the question was sent
 //	same epoch    the connection it was read on still stands, so that a change would have been pushed
-//	in the lease  a proof of that is younger than StaleLease (see prober in conn.go)
+//	in the lease  a proof of that is younger than StaleLease (see probe.go)
 //
 // While its shard is degraded an entry is also used unverified, for DegradedTTL: what was read on the connection that was
 // the last to be proven, and what was loaded or set in this very outage. Not what is left of an earlier one: between the
@@ -168,7 +168,7 @@ func (n *near) commit(key string, r reservation, raw string, absent bool, ttl ti
 // newEntry is the first half of commit: it makes what put stores, or nil where nothing can be. The entry holds on to raw as it is: what rueidis has read is a
 // string of its own, what a user returned may be a short piece of a long one (see own).
 func (n *near) newEntry(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
-	if n.cache == nil || !r.shard.tracked {
+	if n.cache == nil || !r.shard.pushes() {
 		return nil
 	}
 	e := &entry{raw: raw, absent: absent, ends: never, shard: r.shard, span: r.epoch, at: r.at}

@@ -77,8 +77,8 @@ type watchedConn struct {
 	closed atomic.Bool
 }
 
-func (c *Client) watch(conn net.Conn, addr string) net.Conn {
-	w := &watchedConn{Conn: conn, c: c, node: c.roads.to(addr), all: c.roads.to("")}
+func (c *Client) watch(conn net.Conn, roads *roads, addr string) net.Conn {
+	w := &watchedConn{Conn: conn, c: c, node: roads.to(addr), all: roads.to("")}
 	w.look = time.AfterFunc(time.Hour, w.hangUpIfQuiet) // so that the field is set before it runs
 	w.look.Reset(quietLook)
 	return w

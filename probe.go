@@ -1,0 +1,439 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/slot"
+)
+
+// Nothing is believed of a connection that was not proven on it. A probe is one pipeline on the connection that all use:
+//
+//	PING             refused while the server loads its data
+//	SET k "" PX      only where k is not there yet
+//	EXISTS k         Redis tracks k for us now
+//	PEXPIRE k        a write: Redis pushes "k has changed" to us; a replica, or a primary that lacks its replicas, refuses it
+//	TIME             the server's clock, told by a script: what stands in between may answer TIME itself
+//	INFO             on a new connection: is it the same server, and a primary?
+//
+// k belongs to this client and nobody else. Redis sends the push before the answer to TIME, and rueidis handles what it reads in
+// order. So when that answer is here and the push is not, pushes are lost or late on this connection: the client is without
+// our tracking, somebody has switched tracking off, or a proxy in between drops or reorders them. Then memory is not used.
+// All that was sent before the push has been handled, too: an answer with its push proves that no invalidation is missing.
+//
+// A late push must not pass for that of a later probe, so a key whose push was missing is given up for one with another name.
+//
+// PEXPIRE, unlike SET, is done by a server that is full. Where even k cannot be made a script does it, see scriptProbe.
+
+// probeKeyPrefix begins the keys that probes ask for and change.
+const probeKeyPrefix = "aside:probe"
+
+const (
+	probeTTL       = 5 * time.Second        // of a probe key, from the latest probe on: little is left of a process that has ended
+	probeTries     = 3                      // of one probe: its key may be gone, or its slot may have
+	proofPause     = 200 * time.Millisecond // after a proof that failed; doubled with each one more
+	maxProofPause  = 5 * time.Second
+	redialPause    = 250 * time.Millisecond // between connections that are given up; likewise
+	maxRedial      = 5 * time.Second
+	redialPatience = 2 * time.Second // with a server that is loading, or waits for its primary: that usually ends by itself
+)
+
+// ErrNoInvalidations says, in Health, that changes of keys are not pushed to this client although it asked for that: its local memory is
+// not used, and who waits for another process's load polls.
+var ErrNoInvalidations = errors.New("aside: no invalidations arrive")
+
+const noPushesRemedy = "a ClientBuilder must return a client that was made from the option it got; a proxy must pass on RESP3 pushes in order (docs/OPERATIONS.md, What may stand between); or switch the memory off (Options.Redis.DisableCache)"
+
+// proof is how a shard's prober proves that pushes arrive. It belongs to the prober, but for what says otherwise.
+type proof struct {
+	key       string // "" if there is none
+	used      bool   // it was asked for
+	made      bool   // it was there at the latest probe
+	full      bool   // the server is too full for SET: make the key by a script
+	epoch     uint64 // the latest that was proven
+	pause     time.Duration
+	notBefore int64 // in Client.now's time: when to try again
+
+	redialed int64 // when a connection was given up; 0: not since the latest good probe
+	pausing  time.Duration
+	badSince int64 // when probes began to be refused; 0: they are not
+}
+
+// scriptProbe makes a probe key on a server that is full: what has begun with a write may go on to write.
+// KEYS: k   ARGV: ttl in ms.   Answer: OK
+var scriptProbe = newScript(`
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])`)
+
+func (c *Client) prober(sh *shard) {
+	defer c.background.Done()
+	defer c.ears.Delete(sh.ear())
+	every := min(probeEvery, c.opt.StaleLease/4)
+	var back comeback
+	for {
+		pause := jitter(every)
+		if !sh.asks() {
+			pause = jitter(probeDownEvery)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-sh.kick:
+			timer.Stop()
+		case <-sh.stop:
+			timer.Stop()
+			return
+		case <-c.closing.Done():
+			timer.Stop()
+			return
+		}
+		away := !sh.asks()
+		ok := c.probe(sh)
+		switch {
+		case !away:
+			back = comeback{}
+		case back.probed(ok, sh.fresh.Load(), c.now()):
+			back = comeback{}
+			c.returned(sh)
+		}
+	}
+}
+
+// ear is the probe key whose pushes are counted for sh; "" if there is none.
+func (sh *shard) ear() string {
+	if key := sh.probeKey.Load(); key != nil {
+		return *key
+	}
+	return ""
+}
+
+// newProbeKey gives sh's probes a key that nobody has had before: in a cluster in some slot of the shard.
+func (c *Client) newProbeKey(sh *shard) {
+	c.ears.Delete(sh.ear())
+	key := probeKeyPrefix + ":" + c.stamps.client + ":" + strconv.FormatUint(c.probeKeys.Add(1), 36)
+	if ranges := sh.slots.Load(); ranges != nil && len(*ranges) > 0 {
+		r := (*ranges)[rand.IntN(len(*ranges))]
+		key = probeKeyPrefix + "{" + slot.Tag(r.from+uint16(rand.IntN(int(r.to-r.from)+1))) + "}" + key[len(probeKeyPrefix):]
+	}
+	sh.probeKey.Store(&key)
+	sh.proof.key, sh.proof.used, sh.proof.made = key, false, false
+	c.ears.Store(key, sh)
+}
+
+// heardProbe counts a push of a probe key, and reports whether key is one.
+func (c *Client) heardProbe(key string) bool {
+	if !strings.HasPrefix(key, probeKeyPrefix) {
+		return false
+	}
+	sh, ok := c.ears.Load(key)
+	if ok {
+		sh.(*shard).heard.Add(1)
+	}
+	return ok || strings.Contains(key, c.stamps.client) // a late one
+}
+
+// mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
+// for each connection, for those who wait for a push.
+func (c *Client) mustProve(sh *shard, epoch uint64) bool {
+	return sh.tracked && (c.near.cache != nil || sh.proof.epoch != epoch) && c.now() >= sh.proof.notBefore
+}
+
+// probe finds out whether sh can be used.
+func (c *Client) probe(sh *shard) (ok bool) {
+	for range probeTries {
+		again := false
+		if ok, again = c.probeOnce(sh); !again {
+			break
+		}
+	}
+	return ok
+}
+
+// probeOnce asks once. again: the key was gone, or its slot, and there is another one now.
+func (c *Client) probeOnce(sh *shard) (ok, again bool) {
+	p := &sh.proof
+	limit := c.opt.RedisTimeout * 3 / 5
+	if sh.failing.Load() > 0 && sh.asks() {
+		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
+	}
+	ctx, cancel := context.WithTimeout(c.closing, limit)
+	defer cancel()
+	epoch := sh.epoch.Load()
+	prove := c.mustProve(sh, epoch)
+	if p.key == "" || prove && !p.made && p.used || !sh.hasSlotOf(p.key) {
+		c.newProbeKey(sh)
+	}
+	ttl := probeTTL.Milliseconds()
+	b := sh.client.B()
+	questions := append(make([]rueidis.Completed, 0, 7), b.Ping().Build())
+	create := prove && !p.made
+	switch {
+	case create && p.full:
+		questions = append(questions, b.Eval().Script(scriptProbe.text).Numkeys(1).Key(p.key).Arg(milliseconds(probeTTL)).Build())
+	case create:
+		questions = append(questions, b.Set().Key(p.key).Value("").PxMilliseconds(ttl).Build())
+	}
+	keyed := len(questions)
+	questions = append(questions, b.Exists().Key(p.key).Build(), b.Pexpire().Key(p.key).Milliseconds(ttl).Build(), timeQuestion(b, false))
+	run := sh.run.Load()
+	asksRun := run == nil || run.epoch != epoch || run.replica
+	if asksRun {
+		questions = append(questions, b.Info().Section("server").Build(), b.Info().Section("replication").Build())
+	}
+	heard, passed, sent := sh.heard.Load(), sh.traffic.passed.Load(), c.now()
+	answers := sh.client.DoMulti(ctx, questions...)
+	heardOne := sh.heard.Load() > heard
+	if c.closing.Err() != nil {
+		return false, false
+	}
+	p.used = true
+
+	created, read, write := error(nil), answers[keyed].Error(), answers[keyed+1].Error()
+	if create {
+		created = answers[1].Error()
+	}
+	err := answers[0].Error()
+	if err == nil {
+		err = keyedError(created, read, write)
+	}
+	var clock *clockSample
+	if err == nil {
+		clock, err = c.readClock(sh, answers[keyed+2], sent, limit)
+	}
+	if asksRun && err == nil {
+		server, _ := answers[keyed+3].ToString()
+		replication, _ := answers[keyed+4].ToString()
+		run = &runID{id: infoField(server, "run_id"), epoch: epoch, replica: infoField(replication, "role") == "slave"}
+		if run.replica {
+			err = errReplica
+		}
+		sh.run.Store(run)
+	}
+	if err != nil {
+		c.probeFailed(sh, err, sh.flows(sent, passed, c.now(), limit))
+		return false, false
+	}
+
+	p.badSince, p.redialed, p.pausing = 0, 0, 0
+	sh.gate.settled(sent)
+	sh.clock.Store(clock)
+	sh.failing.Store(0)
+	sh.broken.Store(false)
+	elsewhere, gone := redirected(created, read, write)
+	if gone {
+		c.newProbeKey(sh)
+		c.topologyMoved()
+		return false, true
+	}
+	if epoch != sh.epoch.Load() { // the answer came on another connection than the entries
+		return true, false
+	}
+	sh.alive.Store(sent + int64(c.opt.StaleLease))
+	if elsewhere { // its slot is moving: that is a sign of life, but none of pushes
+		c.newProbeKey(sh)
+		return true, true
+	}
+	if !prove {
+		return true, false
+	}
+	existed, _ := answers[keyed+1].AsInt64()
+	refusal := firstError(read, write, created)
+	switch {
+	case isReply(created, "OOM") && !p.full:
+		p.full, p.made = true, false
+		return true, true
+	case refusal != nil:
+		p.made = false
+		c.deafened(sh, fmt.Errorf("%w, or that cannot be proven: Redis refuses the probe key %s: %w; permit it (docs/OPERATIONS.md, Permissions), or see why Redis takes no writes", ErrNoInvalidations, quoted(p.key), refusal))
+	case existed == 0: // it was evicted, or flushed
+		p.made = false
+		return true, true
+	case !heardOne:
+		p.made = false
+		c.deafened(sh, fmt.Errorf("%w: a key that was read and then changed on this connection was not pushed before the next answer: %s", ErrNoInvalidations, noPushesRemedy))
+	default:
+		p.made, p.full, p.epoch, p.pause, p.notBefore = true, false, epoch, 0, 0
+		sh.deaf.Store(false)
+		c.flawed(sh, flawPushes, nil)
+		sh.proven.Store(epoch)
+		sh.lease.Store(sent + int64(c.opt.StaleLease))
+		if c.near.cache == nil {
+			c.newProbeKey(sh) // which is not made: nothing is written until the next connection
+		}
+	}
+	return true, false
+}
+
+// deafened notes that pushes do not arrive, or that this cannot be proven. What was read since they did, nobody knows since when they do
+// not, is given up; those who wait for a push ask again.
+func (c *Client) deafened(sh *shard, why error) {
+	p := &sh.proof
+	p.pause = min(max(2*p.pause, proofPause), maxProofPause)
+	p.notBefore = c.now() + int64(jitter(p.pause))
+	if !sh.deaf.Swap(true) {
+		sh.newEpoch()
+		sh.proven.Store(sh.epoch.Load())
+		c.near.wakeAll()
+	}
+	c.flawed(sh, flawPushes, why)
+}
+
+// errReplica is why a server is of no use that takes writes all the same.
+var errReplica = errors.New("aside: the connection leads to a replica (INFO says role:slave), which may lag behind; name the primary, or have what stands between lead to it")
+
+// errNoAnswer is of a server, or something before it, that answers nothing that is about a key.
+type errNoAnswer struct{ reply error }
+
+func (e *errNoAnswer) Error() string {
+	return "aside: what answers PING does not answer questions about keys as Redis does: " + e.reply.Error()
+}
+func (e *errNoAnswer) Unwrap() error { return e.reply }
+
+// keyedError is what the answers to a probe's keyed questions say of the server: nil if it is there.
+func keyedError(create, read, write error) error {
+	for _, err := range []error{read, write, create} {
+		switch judge(err, true) {
+		case answered, moved:
+		default:
+			return err
+		}
+	}
+	if read != nil && write != nil && !isRedisReply(read) && !isRedisReply(write) {
+		return &errNoAnswer{reply: read}
+	}
+	return nil
+}
+
+// isRedisReply reports whether err is an error that Redis itself gives to a question about a key.
+func isRedisReply(err error) bool {
+	reply, ok := replyOf(err)
+	return ok && (isReply(err, "NOPERM", "OOM", "WRONGTYPE", "TRYAGAIN") || strings.HasPrefix(reply.Error(), "unknown command") || judge(err, true) != answered)
+}
+
+// isReply reports whether err is an error reply of one of those kinds.
+func isReply(err error, kinds ...string) bool {
+	reply, ok := replyOf(err)
+	return ok && slices.Contains(kinds, replyKind(reply.Error()))
+}
+
+// redirected reports whether a key is, or may be, at another node; gone: for good.
+func redirected(errs ...error) (elsewhere, gone bool) {
+	for _, err := range errs {
+		if reply, ok := replyOf(err); ok {
+			_, isMoved := reply.IsMoved()
+			_, isAsk := reply.IsAsk()
+			gone = gone || isMoved
+			elsewhere = elsewhere || isMoved || isAsk || reply.IsTryAgain()
+		}
+	}
+	return elsewhere, gone
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasSlotOf reports whether key, a probe's, is in a slot that sh has by the present topology.
+func (sh *shard) hasSlotOf(key string) bool {
+	ranges := sh.slots.Load()
+	if ranges == nil {
+		return true
+	}
+	at := slot.Of(key)
+	return slices.ContainsFunc(*ranges, func(r slotRange) bool { return r.from <= at && at <= r.to })
+}
+
+// timeQuestion asks for the time of the scripts.
+func timeQuestion(b rueidis.Builder, whole bool) rueidis.Completed {
+	q := call{script: scriptTime, args: []string{probeKeyPrefix}}
+	return q.command(b, whole)
+}
+
+// readClock reads the answer to timeQuestion, asked at sent.
+func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
+	if isNoScript(answer.Error()) {
+		ctx, cancel := context.WithTimeout(c.closing, limit)
+		defer cancel()
+		sent = c.now()
+		answer = sh.client.Do(ctx, timeQuestion(sh.client.B(), true))
+	}
+	clock, err := clockTime(answer)
+	if _, reply := replyOf(err); reply && judge(err, true) == answered {
+		err = fmt.Errorf("%w: %w", errNoScripts, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newClockSample(clock, sent, c.now()), nil
+}
+
+// errNoScripts is why a server is of no use though it answers.
+var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
+
+// probeFailed weighs a probe without an answer, or with one that says that the server is of no use. flows: it may be behind something large
+// of ours.
+func (c *Client) probeFailed(sh *shard, err error, flows bool) {
+	_, reply := replyOf(err)
+	if !errors.Is(err, net.ErrClosed) { // by redial, which had a reason
+		sh.because(explained(err))
+	}
+	_, front := errors.AsType[*errNoAnswer](err)
+	useless := reply || front || errors.Is(err, errReplica)
+	switch {
+	case useless, isDial(err), errors.Is(err, rueidis.ErrClosing):
+		c.failed(sh, err, decisive)
+	case errors.Is(err, context.DeadlineExceeded) && flows:
+	case errors.Is(err, context.DeadlineExceeded):
+		c.failed(sh, err, probesTimeout)
+	case sh.broken.Swap(true): // and so was the one before
+		c.failed(sh, err, decisive)
+	default:
+		c.failed(sh, err, brokenOnly)
+	}
+	if useless {
+		c.redial(sh, err)
+	}
+}
+
+// redial gives up the connection to a server that answers and is of no use: a name, a balancer or a proxy may lead to another one by
+// now, and nothing else would ever end this connection. Each connection that is given up doubles the pause to the next.
+func (c *Client) redial(sh *shard, err error) {
+	p, now := &sh.proof, c.now()
+	if p.badSince == 0 {
+		p.badSince = now
+	}
+	atOnce := errors.Is(err, errReplica) || isReply(err, "READONLY", "NOAUTH")
+	if !atOnce && now < p.badSince+int64(redialPatience) || p.redialed != 0 && now < p.redialed+int64(p.pausing) {
+		return
+	}
+	p.redialed, p.pausing = now, jitter(min(max(2*p.pausing, redialPause), maxRedial))
+	var sentinels []string
+	if c.opt.Redis.Sentinel.MasterSet != "" {
+		sentinels = c.opt.Redis.InitAddress
+	}
+	sh.link.hangUp(sh.addr, sentinels)
+}
+
+// infoField returns a field of an answer to INFO, or "".
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return value
+		}
+	}
+	return ""
+}
