@@ -35,12 +35,13 @@ type Client struct {
 	counts      counters
 	log         *logqueue.Handler // in front of the caller's, see log.go
 
-	tokens    atomic.Uint64            // acquisitions so far
-	probeKeys atomic.Uint64            // made so far
-	topo      atomic.Pointer[topology] // nil until Redis has been reached
-	topoMu    sync.Mutex               // held while topo is replaced and its probers are started
-	ears      sync.Map                 // the shards whose probes have a key, by that key
-	moved     chan struct{}            // asks follow to look at once; buffered, never blocks
+	tokens     atomic.Uint64            // acquisitions so far
+	probeKeys  atomic.Uint64            // made so far
+	topo       atomic.Pointer[topology] // nil until Redis has been reached
+	topoMu     sync.Mutex               // held while topo is replaced and its probers are started
+	lateClient lateClient               // for the user's own commands
+	ears       sync.Map                 // the shards whose probes have a key, by that key
+	moved      chan struct{}            // asks follow to look at once; buffered, never blocks
 
 	roads   roads  // what passes on the connections
 	nowhere *shard // stands in where no shard is known; degraded while there is such a place
@@ -107,6 +108,7 @@ func New(options Options) (*Client, error) {
 		loaders: make(chan struct{}, options.MaxLoaders), readers: make(chan struct{}, maxReaders),
 	}
 	c.started = c.began
+	c.lateClient.c = c
 	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
 	c.nowhere = c.newShard("", nil, false)
 	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
@@ -168,14 +170,6 @@ func New(options Options) (*Client, error) {
 // now is the time since New, in nanoseconds of the monotonic clock; never 0.
 func (c *Client) now() int64 { return int64(time.Since(c.began)) + 1 }
 
-// Redis returns the rueidis client underneath, or false while there is none yet. It belongs to the Client: do not close it.
-func (c *Client) Redis() (rueidis.Client, bool) {
-	if t := c.topo.Load(); t != nil {
-		return t.redis, true
-	}
-	return nil, false
-}
-
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
 // loaded already is stored, if Redis answers within half a second, or RedisTimeout if that is longer. Then it has the fallback store put on disk what it has accepted, for
@@ -207,6 +201,7 @@ func (c *Client) Close() error {
 		case <-timer.C:
 			c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
 		}
+		c.lateClient.end()
 		if t := c.topo.Load(); t != nil {
 			t.link.close(t.redis)
 			for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine

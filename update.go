@@ -46,6 +46,9 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
 		return errNotAsked
 	}
+	if err := c.lateClient.connect(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errNotAsked, err)
+	}
 	c.forget(keys)
 	var done error
 	defer func() {
@@ -53,7 +56,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 			c.readBack(ctx, keys)
 		}
 	}()
-	done = c.doUpdate(ctx, t.redis, asked, do)
+	done = c.doUpdate(ctx, asked, do)
 	if errors.Is(done, ErrUnchanged) {
 		return nil
 	}
@@ -85,7 +88,7 @@ func (t *topology) shardsOf(keys []string) (shards []*shard) {
 	return shards
 }
 
-func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*shard, do func(ctx context.Context, redis rueidis.Client) error) error {
+func (c *Client) doUpdate(ctx context.Context, shards []*shard, do func(ctx context.Context, redis rueidis.Client) error) error {
 	limit, limited, cancel := questionContext(ctx, c.opt.RedisTimeout)
 	defer cancel()
 	passed := shards[0].traffic.passed.Load()
@@ -106,7 +109,7 @@ func (c *Client) doUpdate(ctx context.Context, redis rueidis.Client, shards []*s
 	}
 	asked := c.now()
 	said := &answers{}
-	err := do(limit, &askedClient{redis, said})
+	err := do(limit, &guardedClient{&askedClient{&c.lateClient, said}})
 	errs, ok := said.all()
 	if len(shards) == 1 {
 		var calls []*call

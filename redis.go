@@ -1,0 +1,371 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// What Client.Redis returns, and what Update hands to its function. It has connections of its own, made when they are first needed, with the
+// user's options and without our tracking. So what the service reads is not tracked for us, what it writes is pushed to us like
+// anybody's write, and nothing that it does to a connection happens to ours.
+//
+// Its connections are shared by all of its callers. What would change a connection for the others is refused.
+
+// ErrShared says that a command would have changed a connection that others use at the same time. It belongs on a connection of
+// one's own, see rueidis.Client.Dedicated.
+var ErrShared = errors.New("aside: not on a shared connection")
+
+// Redis returns a rueidis client for commands of your own, or false while Redis has not been reached yet. It is made from the same options,
+// by the same ClientBuilder, when it is first used, and has its own connections. Its Close does nothing: Close of the Client closes it.
+//
+// Commands that change the connection for everybody who uses it return [ErrShared]: SELECT, AUTH, HELLO, RESET, QUIT, MONITOR, WATCH, CLIENT TRACKING,
+// CLIENT REPLY, subscriptions outside Receive, and MULTI without its EXEC in the same DoMulti. They belong on a connection of your own: Dedicated, or Dedicate.
+//
+// What is written here is pushed to every process, this one included, but leaves no stamps and does not end loads that are under way: use
+// [Client.Update] for keys that Get reads.
+func (c *Client) Redis() (rueidis.Client, bool) {
+	if c.topo.Load() == nil {
+		return nil, false
+	}
+	return &guardedClient{&c.lateClient}, true
+}
+
+// lateClient is a rueidis client that is made when it is first needed. Safe for concurrent use.
+type lateClient struct {
+	c *Client // immutable
+
+	mu     sync.Mutex    // guards all below; never held while calling out
+	link   *link         // nil until it is there
+	making chan struct{} // closed at the end of an attempt; nil if there is none
+	err    error         // of the latest attempt
+}
+
+// get returns the client.
+func (l *lateClient) get(ctx context.Context) (rueidis.Client, error) {
+	for first := true; ; first = false {
+		l.mu.Lock()
+		if l.link != nil {
+			l.mu.Unlock()
+			return l.link.redis, nil
+		}
+		if !first && l.making == nil && l.err != nil {
+			defer l.mu.Unlock()
+			return nil, l.err
+		}
+		if l.making == nil {
+			l.making, l.err = make(chan struct{}), nil
+			if !l.c.inBackground(l.make) { // ends with its dial
+				l.making = nil
+				l.mu.Unlock()
+				return nil, ErrClosed
+			}
+		}
+		making := l.making
+		l.mu.Unlock()
+		select {
+		case <-making:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", errNotAsked, ctx.Err())
+		}
+	}
+}
+
+func (l *lateClient) make() {
+	made := &link{roads: new(roads)} // what passes there says nothing of ours
+	option := l.c.baseOption()
+	if t := l.c.topo.Load(); t != nil && !t.link.tracked {
+		option.DisableCache, option.OnInvalidations = true, nil
+	}
+	option.DialCtxFn = l.c.dialer(option, made)
+	redis, err := l.c.callBuilder(option, func(late rueidis.Client) { made.close(late) })
+	made.redis = redis
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err = err; err == nil {
+		l.link = made
+	}
+	close(l.making)
+	l.making = nil
+}
+
+// end closes it for good; nobody makes it any more.
+func (l *lateClient) end() {
+	l.mu.Lock()
+	made := l.link
+	l.mu.Unlock()
+	if made != nil {
+		made.close(made.redis)
+	}
+}
+
+// now is get for what has no context.
+func (l *lateClient) now() (rueidis.Client, error) {
+	ctx, cancel := context.WithTimeout(l.c.closing, l.c.opt.ConnectTimeout)
+	defer cancel()
+	return l.get(ctx)
+}
+
+// connect sees to it that the client is there. It takes ConnectTimeout at most.
+func (l *lateClient) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.c.opt.ConnectTimeout)
+	defer cancel()
+	_, err := l.get(ctx)
+	return err
+}
+
+// known is the client that everybody uses, for what needs no connection.
+func (l *lateClient) known() rueidis.Client { return l.c.topo.Load().redis }
+
+func (l *lateClient) B() rueidis.Builder       { return l.known().B() }
+func (l *lateClient) Mode() rueidis.ClientMode { return l.known().Mode() }
+func (l *lateClient) Close()                   {}
+
+func (l *lateClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return rueidis.NewErrorResult(err)
+	}
+	return redis.Do(ctx, cmd)
+}
+
+func (l *lateClient) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return errorResults(len(multi), err)
+	}
+	return redis.DoMulti(ctx, multi...)
+}
+
+func (l *lateClient) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return rueidis.NewErrorResult(err)
+	}
+	return redis.DoCache(ctx, cmd, ttl)
+}
+
+func (l *lateClient) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return errorResults(len(multi), err)
+	}
+	return redis.DoMultiCache(ctx, multi...)
+}
+
+func (l *lateClient) DoStream(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResultStream {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return rueidis.NewErrorResultStream(err)
+	}
+	return redis.DoStream(ctx, cmd)
+}
+
+func (l *lateClient) DoMultiStream(ctx context.Context, multi ...rueidis.Completed) rueidis.MultiRedisResultStream {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return rueidis.NewErrorResultStream(err)
+	}
+	return redis.DoMultiStream(ctx, multi...)
+}
+
+func (l *lateClient) Receive(ctx context.Context, subscribe rueidis.Completed, fn func(rueidis.PubSubMessage)) error {
+	redis, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return redis.Receive(ctx, subscribe, fn)
+}
+
+func (l *lateClient) Dedicated(fn func(rueidis.DedicatedClient) error) error {
+	redis, err := l.now()
+	if err != nil {
+		return err
+	}
+	return redis.Dedicated(fn)
+}
+
+func (l *lateClient) Dedicate() (rueidis.DedicatedClient, func()) {
+	redis, err := l.now()
+	if err != nil {
+		return unconnected{l.B, err}, func() {}
+	}
+	return redis.Dedicate()
+}
+
+func (l *lateClient) Nodes() map[string]rueidis.Client {
+	redis, err := l.now()
+	if err != nil {
+		return nil
+	}
+	return redis.Nodes()
+}
+
+func errorResults(n int, err error) []rueidis.RedisResult {
+	results := make([]rueidis.RedisResult, n)
+	for i := range results {
+		results[i] = rueidis.NewErrorResult(err)
+	}
+	return results
+}
+
+// unconnected is a dedicated client of a Redis that cannot be reached.
+type unconnected struct {
+	b   func() rueidis.Builder
+	err error
+}
+
+func (u unconnected) B() rueidis.Builder { return u.b() }
+func (u unconnected) Close()             {}
+func (u unconnected) Do(context.Context, rueidis.Completed) rueidis.RedisResult {
+	return rueidis.NewErrorResult(u.err)
+}
+func (u unconnected) DoMulti(_ context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	return errorResults(len(multi), u.err)
+}
+func (u unconnected) Receive(context.Context, rueidis.Completed, func(rueidis.PubSubMessage)) error {
+	return u.err
+}
+func (u unconnected) SetPubSubHooks(rueidis.PubSubHooks) <-chan error { return u.closed() }
+func (u unconnected) SetOnInvalidations(func([]rueidis.RedisMessage)) <-chan error {
+	return u.closed()
+}
+func (u unconnected) closed() <-chan error {
+	failed := make(chan error, 1)
+	failed <- u.err
+	close(failed)
+	return failed
+}
+
+// guardedClient refuses what must not be sent on a shared connection. Its Close does nothing.
+type guardedClient struct{ rueidis.Client }
+
+func (g *guardedClient) Close() {}
+
+func (g *guardedClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if err := refuse(cmd); err != nil {
+		return rueidis.NewErrorResult(err)
+	}
+	return g.Client.Do(ctx, cmd)
+}
+
+func (g *guardedClient) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	if err := refuse(multi...); err != nil {
+		return errorResults(len(multi), err)
+	}
+	return g.Client.DoMulti(ctx, multi...)
+}
+
+func (g *guardedClient) DoStream(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResultStream {
+	if err := refuse(cmd); err != nil {
+		return rueidis.NewErrorResultStream(err)
+	}
+	return g.Client.DoStream(ctx, cmd)
+}
+
+func (g *guardedClient) DoMultiStream(ctx context.Context, multi ...rueidis.Completed) rueidis.MultiRedisResultStream {
+	if err := refuse(multi...); err != nil {
+		return rueidis.NewErrorResultStream(err)
+	}
+	return g.Client.DoMultiStream(ctx, multi...)
+}
+
+func (g *guardedClient) Dedicated(fn func(rueidis.DedicatedClient) error) error {
+	return g.Client.Dedicated(func(d rueidis.DedicatedClient) error { return fn(guardedDedicated{d}) })
+}
+
+func (g *guardedClient) Dedicate() (rueidis.DedicatedClient, func()) {
+	d, release := g.Client.Dedicate()
+	return guardedDedicated{d}, release
+}
+
+func (g *guardedClient) Nodes() map[string]rueidis.Client {
+	nodes := g.Client.Nodes()
+	guarded := make(map[string]rueidis.Client, len(nodes))
+	for addr, node := range nodes {
+		guarded[addr] = &guardedClient{node}
+	}
+	return guarded
+}
+
+// guardedDedicated refuses what rueidis cannot bear even there.
+type guardedDedicated struct{ rueidis.DedicatedClient }
+
+func (g guardedDedicated) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if err := refuseAnywhere(cmd); err != nil {
+		return rueidis.NewErrorResult(err)
+	}
+	return g.DedicatedClient.Do(ctx, cmd)
+}
+
+func (g guardedDedicated) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	if err := refuseAnywhere(multi...); err != nil {
+		return errorResults(len(multi), err)
+	}
+	return g.DedicatedClient.DoMulti(ctx, multi...)
+}
+
+// refuseAnywhere returns why some of the commands cannot be sent by rueidis at all.
+func refuseAnywhere(multi ...rueidis.Completed) error {
+	for i := range multi {
+		switch name := commandName(multi[i].Commands()); name {
+		case "MONITOR", "SYNC", "PSYNC", "CLIENT REPLY":
+			return fmt.Errorf("%w: %s answers in a way that rueidis takes for an error of the protocol: use redis-cli, or a connection that you have dialed yourself", ErrShared, name)
+		}
+	}
+	return nil
+}
+
+// refuse returns why some of the commands must not be sent on a connection that others share; nil if they may.
+func refuse(multi ...rueidis.Completed) error {
+	if err := refuseAnywhere(multi...); err != nil {
+		return err
+	}
+	within := false // a transaction that these commands have begun
+	for i := range multi {
+		name := commandName(multi[i].Commands())
+		switch name {
+		case "MULTI":
+			if !within {
+				within = true
+				continue
+			}
+		case "EXEC", "DISCARD":
+			if within {
+				within = false
+				continue
+			}
+		case "SELECT", "AUTH", "HELLO", "RESET", "QUIT", "WATCH", "UNWATCH", "ASKING", "READONLY", "READWRITE",
+			"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE",
+			"CLIENT TRACKING", "CLIENT CACHING", "CLIENT NO-TOUCH", "CLIENT NO-EVICT", "CLIENT CAPA":
+		default:
+			continue
+		}
+		return errShared(name)
+	}
+	if within {
+		return errShared("MULTI without EXEC in the same DoMulti")
+	}
+	return nil
+}
+
+func errShared(name string) error {
+	return fmt.Errorf("%w: %s would change it for everybody: use Dedicated() or Dedicate() for a connection of your own, and Receive for subscriptions", ErrShared, name)
+}
+
+// commandName is the name of a command, of CLIENT with its subcommand.
+func commandName(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	name := strings.ToUpper(words[0])
+	if name == "CLIENT" && len(words) > 1 {
+		name += " " + strings.ToUpper(words[1])
+	}
+	return name
+}
