@@ -78,7 +78,7 @@ func auth(c *conn, args []string) {
 		return
 	}
 	if !c.login(user, password) {
-		c.error(wrongPass)
+		c.refuseLogin()
 		return
 	}
 	c.ok()
@@ -92,6 +92,7 @@ func (c *conn) login(user, password string) bool {
 	if user != "default" || needed != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 0 {
 		return false
 	}
+	c.guesses = 0
 	c.setStranger(false)
 	return true
 }
@@ -142,7 +143,7 @@ func hello(c *conn, args []string) {
 	}
 	switch {
 	case withAuth && !c.login(user, password):
-		c.error(wrongPass)
+		c.refuseLogin()
 		return
 	case c.stranger:
 		c.error(noAuthHello)
