@@ -74,11 +74,20 @@ type Client struct {
 }
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
-// Its context keeps the values of the first caller's, not its end: it ends with LoadTimeout, or when nobody waits any
-// more. A loader may ask the Client for other keys, with that context.
+// It may ask the Client for other keys, with its context; what it is loading itself, or what waits for it, is ErrRecursiveLoad.
+//
+// A loader runs in another goroutine than the call that started it, and may outlive that call: when its caller leaves, others may still wait
+// for the load. So it must not write to its caller's variables, nor use what is the request's alone (a pooled *gin.Context or
+// *fasthttp.RequestCtx, a transaction, a buffer). Copy what it needs before the call; what it finds, it returns.
+//
+// Its context ends with LoadTimeout, or when nobody waits any more, and not with its caller's. Its values are those of a caller that waits for the load and
+// is still inside its call: the first one's; when that leaves, those of one that stays; none once the load is over. A caller's context is never
+// asked after its call has returned, and a call does not return while its context's Value is being asked. So two calls of Value may be answered by
+// different callers, and what the result depends on (a tenant, a language) belongs into the key. Where a loader has asked for values and no caller
+// was there any more, its result is given to nobody.
 type Loader[T any] func(ctx context.Context, key string) (T, error)
 
-// BatchLoader loads many keys at once. A key that it leaves out is not found; keys that were not asked for are ignored.
+// BatchLoader loads many keys at once. Goroutine, context and values are as for [Loader]. A key that it leaves out is not found; keys that were not asked for are ignored.
 // When it returns an error the map is ignored, and nothing is concluded about any key; ErrNotFound means that all are absent.
 type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
 
@@ -310,24 +319,26 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 	if err != nil {
 		return outcome{}, err
 	}
+	who := enterCall(ctx)
+	defer who.leave()
 	for {
 		if c.closing.Err() != nil {
 			return outcome{}, ErrClosed
 		}
-		if err := ctx.Err(); err != nil {
+		if err := who.Err(); err != nil {
 			return outcome{}, err
 		}
 		joined := c.near.generation(key)
-		f, leader, early, err := c.join(ctx, key)
+		f, leader, early, err := c.join(who, key)
 		if err != nil {
 			return outcome{}, err
 		}
 		if leader {
-			c.lead(ctx, f, bad, p, options)
+			c.lead(who, f, bad, p, options)
 		} else {
 			c.counts.shared.Add(1)
 		}
-		out, err := c.await(ctx, f, early)
+		out, err := c.await(who, f, early)
 		switch {
 		case err != nil:
 			return outcome{}, err
@@ -363,7 +374,7 @@ func (c *Client) await(ctx context.Context, f *flight, early bool) (outcome, err
 }
 
 // lead asks Redis for the key of a flight until it is done or its loader has been started.
-func (c *Client) lead(ctx context.Context, f *flight, bad string, p *plan, options callOptions) {
+func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callOptions) {
 	defer c.abandon(f)
 	for ; ; f.polls++ {
 		sh := c.shardOf(f.key)

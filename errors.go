@@ -56,7 +56,8 @@ var (
 	// goes on in its goroutine until it notices, and what it returns then is dropped.
 	ErrLoadTimeout = errors.New("aside: the loader did not return within LoadTimeout")
 
-	// ErrRecursiveLoad says that a loader asked, through the context that it was given, for a key that it is loading itself.
+	// ErrRecursiveLoad says that a loader asked, through the context that it was given, for a key that it is loading itself, or whose loader
+	// waits, in this process, for one that it is loading.
 	ErrRecursiveLoad = errors.New("aside: a loader asked for the key that it is loading")
 )
 

@@ -46,6 +46,7 @@ type flight struct {
 	key string
 
 	// Guarded by the stripe's mu.
+	callers   []*caller     // who has joined, those that have left among them; in first as long as there is one
 	loaded    chan struct{} // closed once early or out is set, for who joined before the loader was called; made by the first that waits
 	done      chan struct{} // closed once out is set, for the others; made by the first that waits
 	load      *load         // once the loader has been started
@@ -62,6 +63,8 @@ type flight struct {
 	polls int   // how often one was found
 	again bool  // it has been asked for a second time, see askAgain
 	large int64 // bytes that were found, and are to be asked for in turn
+
+	first [1]*caller
 }
 
 // outcome is what comes of a flight.
@@ -126,25 +129,30 @@ func (fs *flights) stripe(key string) *flightStripe {
 }
 
 // join returns the flight of key. leader: the caller has to lead it. early: the loader has not been called yet.
-func (c *Client) join(ctx context.Context, key string) (f *flight, leader, early bool, err error) {
-	for outer := loadOf(ctx); outer != nil; outer = outer.parent {
-		if outer.c == c && outer.isLoading(key) {
-			return nil, false, false, fmt.Errorf("%w: %s", ErrRecursiveLoad, quoted(key))
-		}
+func (c *Client) join(who *caller, key string) (f *flight, leader, early bool, err error) {
+	if who.load != nil {
+		return c.joinNested(who, key)
 	}
 	s := c.flights.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f, leader, early = c.joinLocked(s, who, key)
+	return f, leader, early, nil
+}
+
+func (c *Client) joinLocked(s *flightStripe, who *caller, key string) (f *flight, leader, early bool) {
 	if f = s.byKey[key]; f != nil && c.boardableLocked(f) {
 		f.waiting++
-		return f, false, f.load == nil || f.finished, nil
+		f.joinedLocked(who)
+		return f, false, f.load == nil || f.finished
 	}
 	f = &flight{key: key, waiting: 1}
+	f.callers = append(f.first[:0], who)
 	if s.byKey == nil {
 		s.byKey = make(map[string]*flight)
 	}
 	s.byKey[key] = f
-	return f, true, true, nil
+	return f, true, true
 }
 
 // boardableLocked says whether one more may join. A load that was started without Redis is open only while Redis is away, and
@@ -160,6 +168,17 @@ func (c *Client) boardableLocked(f *flight) bool {
 		return false
 	}
 	return f.waiting > 0 || f.load.revive()
+}
+
+// joinedLocked notes that who waits for f, and forgets, now and then, those that have left.
+func (f *flight) joinedLocked(who *caller) {
+	if f.finished {
+		return
+	}
+	if len(f.callers) == cap(f.callers) {
+		f.callers = slices.DeleteFunc(f.callers, func(other *caller) bool { return !other.present() })
+	}
+	f.callers = append(f.callers, who)
 }
 
 // leave is called by a waiter whose context has ended.
@@ -209,6 +228,7 @@ func (c *Client) complete(f *flight, out outcome) {
 			delete(s.byKey, f.key)
 		}
 	}
+	f.callers, f.first[0] = nil, nil
 	if f.loaded != nil && !f.handed {
 		close(f.loaded)
 	}
@@ -283,6 +303,7 @@ type load struct {
 	bare    bool  // one of items at least has no lock
 	lent    int64 // its share of Client.lent
 	values  loadContext
+	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
 
 	valueTTL, absentTTL string // as Redis takes them, once needed
 
@@ -295,10 +316,12 @@ type load struct {
 	}
 
 	mu      sync.Mutex
-	live    int   // flights that somebody waits for
-	ended   bool  // it returned, or it is no longer waited for
-	storing bool  // its items stay as they are, and their locks are kept until they are stored
-	renewed int64 // when its locks were taken or last renewed, in Client.now's time
+	first   *caller // whose context has its values; replaced when it has left
+	live    int     // flights that somebody waits for
+	ended   bool    // it returned, or it is no longer waited for
+	blind   bool    // the loader asked for a value when nobody was there to give it: what it returns is nobody's
+	storing bool    // its items stay as they are, and their locks are kept until they are stored
+	renewed int64   // when its locks were taken or last renewed, in Client.now's time
 }
 
 type loadItem struct {
@@ -315,11 +338,8 @@ type loadItem struct {
 	entry    *entry      // for store: what memory will have if the fill is accepted
 }
 
-// loadContext has the values of the first caller's context, and not its end.
-type loadContext struct {
-	caller context.Context //nolint:containedctx // for its values
-	l      *load
-}
+// loadContext has the values of a caller that waits for the load, see Loader, and nobody's end.
+type loadContext struct{ l *load }
 
 type loadContextKey struct{}
 
@@ -331,18 +351,59 @@ func (c *loadContext) Value(key any) any {
 	if key == (loadContextKey{}) {
 		return c.l
 	}
-	return c.caller.Value(key)
+	for who := c.l.caller(); who != nil; who = c.l.caller() {
+		if value, inside := who.lookUp(key); inside && (value != nil || who.inside()) {
+			return value
+		}
+	}
+	c.l.mu.Lock()
+	c.l.blind = true
+	c.l.mu.Unlock()
+	return nil
+}
+
+// caller returns one that waits for the load and is inside its call: always the same for as long as that stays. nil: nobody is, or the load is over.
+func (l *load) caller() *caller {
+	for range 3 { // callers may come and go while we look
+		l.mu.Lock()
+		who, over := l.first, l.ended || l.live == 0
+		l.mu.Unlock()
+		switch {
+		case over:
+			return nil
+		case who.inside():
+			return who
+		}
+		for i := range l.items {
+			for _, next := range l.c.callersOf(l.items[i].f) {
+				if next.inside() {
+					l.mu.Lock()
+					l.first = next
+					l.mu.Unlock()
+					return next
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// callersOf returns those who have joined f and are present.
+func (c *Client) callersOf(f *flight) (callers []*caller) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, who := range f.callers {
+		if who.present() {
+			callers = append(callers, who)
+		}
+	}
+	return callers
 }
 
 func loadOf(ctx context.Context) *load {
 	l, _ := ctx.Value(loadContextKey{}).(*load)
 	return l
-}
-
-func (l *load) isLoading(key string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.ended && slices.Contains(l.keys, key)
 }
 
 // revive says that somebody waits again for a flight that nobody waited for; false: too late, the load is cancelled.
@@ -367,7 +428,7 @@ func (l *load) desert() {
 	}
 }
 
-// end says mine to the one that may settle the load: its goroutine or expire. deserted: nobody waits for it any more.
+// end says mine to the one that may settle the load: its goroutine or expire. deserted: nobody waits for it any more, or it is blind.
 func (l *load) end() (mine, deserted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -375,20 +436,19 @@ func (l *load) end() (mine, deserted bool) {
 		return false, false
 	}
 	l.ended = true
-	return true, l.live == 0
+	return true, l.live == 0 || l.blind
 }
 
-// start calls the loader for items, whose flights the caller leads, and returns at once. It keeps items. ctx is the first caller's:
-// the loader sees its values, not its end.
-func (c *Client) start(ctx context.Context, p *plan, options callOptions, items []loadItem) {
-	l := &load{c: c, parent: loadOf(ctx), ttl: p.ttl, options: options, call: p.call, room: p.room, live: len(items), began: c.now()}
+// start calls the loader for items, whose flights who leads, and returns at once. It keeps items.
+func (c *Client) start(who *caller, p *plan, options callOptions, items []loadItem) {
+	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: options, call: p.call, room: p.room, live: len(items), began: c.now()}
 	if len(items) > 1 {
 		l.keys, l.out, l.items = make([]string, len(items)), make([]loaded, len(items)), items
 	} else {
 		l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
 		items = l.items
 	}
-	l.renewed, l.values = l.began, loadContext{ctx, l}
+	l.renewed, l.values = l.began, loadContext{l}
 	for i, item := range items {
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
@@ -398,7 +458,8 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 		}
 		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).outage.Load()
 	}
-	ctx, l.cancel = context.WithTimeout(&l.values, options.loadTimeout)
+	ctx, cancel := context.WithTimeout(&l.values, options.loadTimeout)
+	l.cancel = cancel
 
 	c.loadsMu.Lock()
 	if c.closing.Err() != nil {
@@ -427,6 +488,9 @@ func (c *Client) start(ctx context.Context, p *plan, options callOptions, items 
 			return
 		}
 		switch {
+		case deserted: // what it returned may have been made without values
+			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
+			l.settled()
 		case err == nil:
 			l.observe(nil, time.Duration(c.now()-l.began))
 			l.store()

@@ -76,7 +76,9 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	unsettled := c.unsettledOf(ctx, pending)
+	who := enterCall(ctx)
+	defer who.leave()
+	unsettled := c.unsettledOf(who, pending)
 	byShard := make(map[*shard][]*glance, 1)
 	for _, key := range left {
 		sh := c.shardOf(key)
@@ -84,7 +86,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 			byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			continue
 		}
-		found, _, ok, err := c.lookAway(ctx, key)
+		found, _, ok, err := c.lookAway(who, key)
 		if err != nil {
 			return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(key), err)
 		}
@@ -101,7 +103,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 				for i, g := range some {
 					calls[i] = g.q
 				}
-				c.runAll(ctx, sh, calls...)
+				c.runAll(who, sh, calls...)
 				if _, reply := rueidis.IsRedisErr(some[0].q.err); some[0].q.err != nil && !reply { // a reply is about its key alone
 					failed.Store(some[0])
 				}
@@ -113,12 +115,12 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	}
 	asking.Wait()
 	if g := failed.Load(); g != nil {
-		_, _, _, err := c.seen(ctx, g)
+		_, _, _, err := c.seen(who, g)
 		return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
 	}
 	for _, glances := range byShard {
 		for _, g := range glances {
-			found, _, ok, err := c.seen(ctx, g)
+			found, _, ok, err := c.seen(who, g)
 			if err != nil {
 				return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
 			}
@@ -148,13 +150,15 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *entry, o
 	if err := ctx.Err(); err != nil {
 		return Found{}, nil, false, err
 	}
+	who := enterCall(ctx)
+	defer who.leave()
 	sh := c.shardOf(key)
-	if !sh.asks() || c.unsettled(ctx, key) {
-		return c.lookAway(ctx, key)
+	if !sh.asks() || c.unsettled(who, key) {
+		return c.lookAway(who, key)
 	}
 	g := c.newGlance(key, sh)
-	c.run(ctx, sh, g.q)
-	return c.seen(ctx, g)
+	c.run(who, sh, g.q)
+	return c.seen(who, g)
 }
 
 // glance is a question for a key that locks nothing.

@@ -97,8 +97,10 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		}
 		return err != nil
 	})
+	who := enterCall(ctx)
+	defer who.leave()
 	for len(keys) > 0 {
-		err := ctx.Err()
+		err := who.Err()
 		if c.closing.Err() != nil {
 			err = ErrClosed
 		}
@@ -112,7 +114,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		var led []*flight
 		for _, key := range keys {
 			joined := c.near.generation(key)
-			f, leader, early, err := c.join(ctx, key)
+			f, leader, early, err := c.join(who, key)
 			if err != nil {
 				failed[key] = err
 				continue
@@ -124,10 +126,10 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 			flights = append(flights, boarded{f, leader, early, joined})
 		}
-		c.leadMulti(ctx, led, bad, p, options)
+		c.leadMulti(who, led, bad, p, options)
 		keys = keys[:0]
 		for _, b := range flights {
-			out, err := c.await(ctx, b.f, b.early)
+			out, err := c.await(who, b.f, b.early)
 			switch {
 			case err != nil:
 				failed[b.f.key] = err
@@ -154,7 +156,7 @@ func isEncodeError(err error) bool {
 }
 
 // leadMulti is lead for many flights. It returns when each is done or its loader has been started.
-func (c *Client) leadMulti(ctx context.Context, flights []*flight, bad map[string]string, p *plan, options callOptions) {
+func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string, p *plan, options callOptions) {
 	defer func() {
 		for _, f := range flights {
 			c.abandon(f)

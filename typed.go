@@ -152,7 +152,9 @@ func alone[R any](ctx context.Context, c *Client, opts []CallOption, load func(c
 	if err != nil {
 		return value, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, options.loadTimeout)
+	who := enterCall(ctx)
+	defer who.leave()
+	ctx, cancel := context.WithTimeout(who, options.loadTimeout)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {

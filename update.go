@@ -31,10 +31,12 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return err
 	}
 	defer c.endWrite(keys)
-	if _, later := c.settleFirst(ctx, keys); len(later) > 0 {
+	who := enterCall(ctx)
+	defer who.leave()
+	if _, later := c.settleFirst(who, keys); len(later) > 0 {
 		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), errPending)
 	}
-	if err := c.awaitStored(ctx, keys...); err != nil {
+	if err := c.awaitStored(who, keys...); err != nil {
 		return err
 	}
 	t := c.topo.Load()
@@ -53,10 +55,10 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	var done error
 	defer func() {
 		if c.forget(keys); done == nil || rueidis.IsRedisNil(done) {
-			c.readBack(ctx, keys)
+			c.readBack(who, keys)
 		}
 	}()
-	done = c.doUpdate(ctx, asked, do)
+	done = c.doUpdate(who, asked, do)
 	if errors.Is(done, ErrUnchanged) {
 		return nil
 	}
@@ -64,7 +66,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return done
 	}
 	if len(keys) > 0 && !c.opt.DisableStamps {
-		errs, _ := c.perform(ctx, &write{verb: "stamp", keys: keys, script: scriptMark, bare: scriptNothing, args: []string{milliseconds(boundless)}})
+		errs, _ := c.perform(who, &write{verb: "stamp", keys: keys, script: scriptMark, bare: scriptNothing, args: []string{milliseconds(boundless)}})
 		for _, err := range errs {
 			c.warn(&c.seldomRedis, "an update was done and left no stamp", "error", err)
 		}

@@ -107,6 +107,8 @@ func (c *Client) write(ctx context.Context, w *write) error {
 		return err
 	}
 	defer c.endWrite(w.keys)
+	who := enterCall(ctx)
+	defer who.leave()
 	before := c.forget(w.keys)
 	var sh *shard
 	var outage uint64
@@ -114,13 +116,13 @@ func (c *Client) write(ctx context.Context, w *write) error {
 		sh = c.home(w.keys[0])
 		outage = sh.outage.Load()
 	}
-	errs, kept := c.perform(ctx, w)
+	errs, kept := c.perform(who, w)
 	after := c.forget(w.keys)
 	if kept && sh != nil && Mode(sh.mode.Load()) == Degraded && after == before+1 { // nobody else has changed it meanwhile
 		c.near.commitAway(w.keys[0], after, sh, outage, w.value, false, w.ttl, 0, nil)
 	}
 	if len(errs) == 0 && w.op != fallback.OpDel {
-		c.readBack(ctx, w.keys)
+		c.readBack(who, w.keys)
 	}
 	return errors.Join(errs...)
 }

@@ -1,0 +1,124 @@
+package aside
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// caller is the context of a call, for as long as the call lasts. Everything behind the exported methods uses it in place of the caller's own
+// context, of which nothing may be touched once the call has returned: many a server keeps its contexts in a pool (gin, fasthttp), and by then this one
+// may be another request's, of another tenant.
+//
+//	loader: Value(k)  -> caller: ctx.Value(k)                the first caller is inside
+//	first caller's client has gone, its Get returns           it waits until the Value above is over
+//	the server gives ctx to another request
+//	loader: Value(k)  -> the next caller's ctx.Value(k), or nil
+//
+// The same holds for package context, which asks a parent from goroutines and timers of its own: it only ever sees a *caller as parent.
+// Safe for concurrent use.
+type caller struct {
+	done <-chan struct{} // of the context; immutable
+	load *load           // whose loader makes this call; nil: none does. Immutable
+
+	mu    sync.Mutex
+	ctx   context.Context //nolint:containedctx // guarded by mu; nil once the call is over
+	using int             // calls of ctx's methods under way; guarded by mu
+	idle  chan struct{}   // made by the leaver if there are any, closed by the last; guarded by mu
+
+	waits []awaited // of a nested call, see nested.go; guarded by nesting
+}
+
+// enterCall begins a call with ctx. It must be followed by leave, before the call returns.
+func enterCall(ctx context.Context) *caller {
+	return &caller{ctx: ctx, done: ctx.Done(), load: loadOf(ctx)}
+}
+
+// leave ends the call: when it returns nobody uses the context any more, nor will.
+func (c *caller) leave() {
+	c.mu.Lock()
+	c.ctx = nil
+	var idle chan struct{}
+	if c.using > 0 {
+		idle = make(chan struct{})
+		c.idle = idle
+	}
+	c.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
+	if c.load != nil {
+		c.leaveNested()
+	}
+}
+
+// present reports whether the call still lasts.
+func (c *caller) present() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ctx != nil
+}
+
+// inside reports whether the call still lasts and its context has values: where a loader makes it, one of that load's callers must be inside.
+func (c *caller) inside() bool { return c.present() && (c.load == nil || c.load.caller() != nil) }
+
+// use returns the context, or nil once the call is over; release must follow if it does not.
+func (c *caller) use() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx != nil {
+		c.using++
+	}
+	return c.ctx
+}
+
+func (c *caller) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.using--; c.using == 0 && c.idle != nil {
+		close(c.idle)
+	}
+}
+
+// lookUp is Value that also reports whether the call still lasts.
+func (c *caller) lookUp(key any) (value any, inside bool) {
+	ctx := c.use()
+	if ctx == nil {
+		return nil, false
+	}
+	defer c.release()
+	return ctx.Value(key), true
+}
+
+// Deadline implements [context.Context].
+func (c *caller) Deadline() (deadline time.Time, ok bool) {
+	ctx := c.use()
+	if ctx == nil {
+		return time.Time{}, false
+	}
+	defer c.release()
+	return ctx.Deadline()
+}
+
+// Done implements [context.Context].
+func (c *caller) Done() <-chan struct{} { return c.done }
+
+// Err implements [context.Context].
+func (c *caller) Err() error {
+	if ctx := c.use(); ctx != nil {
+		defer c.release()
+		return ctx.Err()
+	}
+	select {
+	case <-c.done: // whoever hears of it wants a reason
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// Value implements [context.Context].
+func (c *caller) Value(key any) any {
+	value, _ := c.lookUp(key)
+	return value
+}

@@ -1,0 +1,2 @@
+// Package services runs the library within other people's servers, as real services do.
+package services

@@ -1,0 +1,119 @@
+package aside_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+// Loaders that wait for each other would do so until LoadTimeout. The last one to ask closes the circle, and hears of it at once.
+func TestLoadersThatAskInACircleGetErrRecursiveLoad(t *testing.T) {
+	type get = func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error)
+	single := func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error) {
+		return c.Get(ctx, time.Minute, key, load)
+	}
+	batch := func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error) {
+		values, err := c.GetMulti(ctx, time.Minute, []string{key, "beside " + key}, func(ctx context.Context, keys []string) (map[string]string, error) {
+			value, err := load(ctx, key)
+			return map[string]string{key: value, "beside " + key: value}, err
+		})
+		return values[key], err
+	}
+	derived := func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error) {
+		ctx, cancel := context.WithTimeout(context.WithValue(ctx, tenantKey{}, "t"), time.Hour)
+		defer cancel()
+		return c.Get(ctx, time.Minute, key, load)
+	}
+	for name, row := range map[string]struct {
+		keys []string // each asks for the next, and the last for the first
+		get  get
+		away bool
+	}{
+		"two":            {[]string{"a", "b"}, single, false},
+		"three":          {[]string{"a", "b", "c"}, single, false},
+		"batches":        {[]string{"a", "b"}, batch, false},
+		"derived":        {[]string{"a", "b", "c"}, derived, false},
+		"without Redis":  {[]string{"a", "b"}, single, true},
+		"batches, away":  {[]string{"a", "b", "c"}, batch, true},
+		"of two clients": {[]string{"a", "b"}, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			c, ctx := newClient(t, server.Addr()), testContext(t)
+			clients := map[string]*aside.Client{}
+			for _, key := range row.keys {
+				clients[key] = c
+				if row.get == nil {
+					clients[key] = newClient(t, server.Addr())
+				}
+			}
+			if row.get == nil {
+				row.get = single
+			}
+			if row.away {
+				server.Kill()
+				eventually(t, "degraded", func() bool { return c.Health().Mode == aside.Degraded })
+			}
+			var loading sync.WaitGroup
+			loading.Add(len(row.keys))
+			var ask func(ctx context.Context, i int) (string, error)
+			ask = func(ctx context.Context, i int) (string, error) {
+				key := row.keys[i%len(row.keys)]
+				return row.get(ctx, clients[key], key, func(ctx context.Context, _ string) (string, error) {
+					loading.Done()
+					loading.Wait()
+					return ask(ctx, i+1)
+				})
+			}
+			var got []<-chan result
+			for i := range row.keys {
+				got = append(got, inBackground(func() (string, error) { return ask(ctx, i) }))
+			}
+			for _, g := range got {
+				require.ErrorIs(t, await(t, g).err, aside.ErrRecursiveLoad)
+			}
+			for _, client := range clients {
+				awaitNobody(t, client)
+			}
+		})
+	}
+}
+
+// What looks like a circle and is none: both loaders ask for a third key, and one for the other.
+func TestLoadersThatShareANestedLoadAreNoCircle(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	shared, began := newSource("v"), make(chan struct{}, 2)
+	letGo := shared.holdUp()
+	ask := func(next func(ctx context.Context) (string, error)) aside.Loader[string] {
+		return func(ctx context.Context, key string) (string, error) {
+			began <- struct{}{}
+			value, err := next(ctx)
+			return fmt.Sprintf("%s(%s)", key, value), err
+		}
+	}
+	third := func(ctx context.Context) (string, error) { return c.Get(ctx, time.Minute, "third", shared.load) }
+	b := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "b", ask(third)) })
+	shared.awaitBegin(t)
+	a := inBackground(func() (string, error) {
+		return c.Get(ctx, time.Minute, "a", ask(func(ctx context.Context) (string, error) {
+			first, err := c.Get(ctx, time.Minute, "b", mustNotLoad)
+			if err != nil {
+				return "", err
+			}
+			second, err := third(ctx)
+			return first + second, err
+		}))
+	})
+	awaitShared(t, c, 1)
+	letGo()
+	require.Equal(t, result{value: "b(v)"}, await(t, b))
+	require.Equal(t, result{value: "a(b(v)v)"}, await(t, a))
+}
