@@ -115,3 +115,14 @@ func TestReadingBackIsNotCountedAsAHit(t *testing.T) {
 	require.EqualValues(t, 1, stats.MemoryEntries)
 	require.Zero(t, stats.MemoryHits+stats.RedisHits+stats.DiskHits)
 }
+
+// Until Redis has been reached no shard is known, and there is nothing to be read back.
+func TestNothingIsReadBackBeforeRedisWasReached(t *testing.T) {
+	dir, _ := durable(t)
+	c, ctx := newDurable(t, "127.0.0.1:1", dir, readingBack), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
+	require.NoError(t, c.Del(ctx, "other"))
+	value, err := c.Get(ctx, time.Hour, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+}
