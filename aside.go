@@ -43,8 +43,9 @@ type Client struct {
 	ears       sync.Map                 // the shards whose probes have a key, by that key
 	moved      chan struct{}            // asks follow to look at once; buffered, never blocks
 
-	roads   roads  // what passes on the connections
-	nowhere *shard // stands in where no shard is known; degraded while there is such a place
+	conns   sync.Map // net.Conns that are open
+	roads   roads    // what passes on the connections
+	nowhere *shard   // stands in where no shard is known; degraded while there is such a place
 
 	unreached atomic.Pointer[error] // why there was no connection yet, at the last attempt
 

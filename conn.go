@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -321,17 +320,16 @@ type link struct {
 	roads   *roads         // what passes is counted there; immutable
 	redis   rueidis.Client // immutable once ClientBuilder has returned it
 
-	mu    sync.Mutex            // guards conns; never held while calling out
-	conns map[string][]net.Conn // by address: the latest that were dialed through our option, closed or not
+	mu    sync.Mutex                // guards all below; never held while calling out
+	used  bool                      // something was dialed through our option
+	conns map[string][]*watchedConn // by address: what was dialed and not closed since, as of the latest dial
 }
-
-const keptConns = 4 // per address: rueidis has one, and one that it is about to close
 
 // ours reports whether redis dialed through the option that its builder was given. Any other client belongs to somebody else.
 func (l *link) ours() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.conns) > 0
+	return l.used
 }
 
 // close closes the client and what it says of its nodes, unless they are somebody else's.
@@ -344,25 +342,40 @@ func (l *link) close(clients ...rueidis.Client) {
 	}
 }
 
-// dialed notes a new connection; its error says that it is none.
-func (l *link) dialed(addr string, conn net.Conn) error {
+// dialed notes a new connection.
+func (l *link) dialed(addr string, conn *watchedConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, before := range l.conns {
-		if slices.ContainsFunc(before, func(old net.Conn) bool { return sameConn(old, conn) }) {
-			return fmt.Errorf("aside: Options.Redis.DialCtxFn returned a connection to %s that it had returned before: each call must make one of its own", addr)
-		}
-	}
+	l.used = true
 	if l.conns == nil {
-		l.conns = make(map[string][]net.Conn)
+		l.conns = make(map[string][]*watchedConn)
 	}
-	conns := append(l.conns[addr], conn)
-	l.conns[addr] = conns[max(0, len(conns)-keptConns):]
-	return nil
+	for at, conns := range l.conns {
+		l.conns[at] = slices.DeleteFunc(conns, func(old *watchedConn) bool { return old.closed.Load() })
+	}
+	l.conns[addr] = append(l.conns[addr], conn)
 }
 
-func sameConn(a, b net.Conn) bool {
-	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
+// open returns how many connections there are to addr, "" for any address but those of sentinels: to that with the most.
+func (l *link) open(addr string, sentinels []string) (most int) {
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for at, conns := range l.conns {
+		if at != addr && (addr != "" || slices.Contains(sentinels, at)) {
+			continue
+		}
+		n := 0
+		for _, conn := range conns {
+			if !conn.closed.Load() {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
 }
 
 // hangUp closes the connections to addr, "" for all but those to sentinels. rueidis dials again when it is asked next.
@@ -371,7 +384,7 @@ func (l *link) hangUp(addr string, sentinels []string) {
 		return
 	}
 	l.mu.Lock()
-	var conns []net.Conn
+	var conns []*watchedConn
 	for at, open := range l.conns {
 		if at == addr || addr == "" && !slices.Contains(sentinels, at) {
 			conns = append(conns, open...)
@@ -379,10 +392,7 @@ func (l *link) hangUp(addr string, sentinels []string) {
 	}
 	l.mu.Unlock()
 	for _, conn := range conns {
-		if secure, ok := conn.(*tls.Conn); ok {
-			conn = secure.NetConn() // else Close may wait for the other end
-		}
-		_ = conn.Close()
+		conn.hangUp()
 	}
 }
 
@@ -397,14 +407,16 @@ func (c *Client) dialer(o rueidis.ClientOption, l *link) func(context.Context, s
 		if err != nil {
 			return nil, err
 		}
-		if err := l.dialed(dst, conn); err != nil {
-			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
-		}
-		c.dialed(l, dst)
 		if o.DisableTCPNoDelay { // rueidis would look for the connection itself
 			disableNoDelay(conn)
 		}
-		return c.watch(conn, l.roads, dst), nil
+		watched := c.watch(conn, l.roads, dst)
+		if watched == nil { // rueidis's two readers would take each other's answers
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("aside: Options.Redis.DialCtxFn returned a connection to %s that it had returned before: each call must make one of its own", dst)}
+		}
+		l.dialed(dst, watched)
+		c.dialed(l, dst)
+		return watched, nil
 	}
 }
 

@@ -299,7 +299,7 @@ func validateRedis(r rueidis.ClientOption) (errs []error) {
 			errs = append(errs, fmt.Errorf("aside: Options.Redis.%s is set: leave it unset, %s", field, why))
 		}
 	}
-	own(r.ClientTrackingOptions != nil, "ClientTrackingOptions", "New chooses how keys are tracked")
+	own(len(r.ClientTrackingOptions) > 0, "ClientTrackingOptions", "New chooses how keys are tracked")
 	own(r.PipelineMultiplex > 0, "PipelineMultiplex", "invalidations are in order on one connection per node only")
 	own(r.RetryDelay != nil, "RetryDelay", "a call must not wait for a server that is gone")
 	own(r.DisableRetry, "DisableRetry", "it would hand one caller's context error to another")

@@ -58,6 +58,7 @@ type proof struct {
 	key       string // "" if there is none
 	used      bool   // it was asked for
 	made      bool   // it was there at the latest probe
+	crowded   int    // probes in a row that found more than one connection
 	full      bool   // the server is too full for SET: make the key by a script
 	epoch     uint64 // the latest that was proven
 	pause     time.Duration
@@ -251,6 +252,8 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	case isReply(created, "OOM") && !p.full:
 		p.full, p.made = true, false
 		return true, true
+	case c.crowded(sh):
+		c.deafened(sh, fmt.Errorf("%w in order: the client has several connections to one server, and what is read on one is not proven by another: a ClientBuilder must not change PipelineMultiplex, and nobody else may use what it returns for blocking or dedicated commands (Client.Redis has connections of its own)", ErrNoInvalidations))
 	case refusal != nil:
 		p.made = false
 		c.deafened(sh, fmt.Errorf("%w, or that cannot be proven: Redis refuses the probe key %s: %w; permit it (docs/OPERATIONS.md, Permissions), or see why Redis takes no writes", ErrNoInvalidations, quoted(p.key), refusal))
@@ -271,6 +274,27 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		}
 	}
 	return true, false
+}
+
+// crowdedProbes is how many in a row make it certain that a second connection is not just one that is about to be closed.
+const crowdedProbes = 3
+
+// crowded reports whether there are several connections to sh's server.
+func (c *Client) crowded(sh *shard) bool {
+	if sh.link.open(sh.addr, c.sentinels()) < 2 {
+		sh.proof.crowded = 0
+		return false
+	}
+	sh.proof.crowded++
+	return sh.proof.crowded >= crowdedProbes
+}
+
+// sentinels are the addresses that are not Redis's.
+func (c *Client) sentinels() []string {
+	if c.opt.Redis.Sentinel.MasterSet == "" {
+		return nil
+	}
+	return c.opt.Redis.InitAddress
 }
 
 // deafened notes that pushes do not arrive, or that this cannot be proven. What was read since they did, nobody knows since when they do
@@ -421,11 +445,7 @@ func (c *Client) redial(sh *shard, err error) {
 		return
 	}
 	p.redialed, p.pausing = now, jitter(min(max(2*p.pausing, redialPause), maxRedial))
-	var sentinels []string
-	if c.opt.Redis.Sentinel.MasterSet != "" {
-		sentinels = c.opt.Redis.InitAddress
-	}
-	sh.link.hangUp(sh.addr, sentinels)
+	sh.link.hangUp(sh.addr, c.sentinels())
 }
 
 // infoField returns a field of an answer to INFO, or "".

@@ -388,3 +388,58 @@ func TestProbesAreNotSeen(t *testing.T) {
 	defer mu.Unlock()
 	require.Empty(t, heard)
 }
+
+// A builder that gives its client more connections takes away the order of pushes and answers.
+func TestAClientOfSeveralConnections(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
+		o.StaleLease = 100 * time.Millisecond
+		o.ClientBuilder = func(option rueidis.ClientOption) (rueidis.Client, error) {
+			option.PipelineMultiplex = 2
+			return rueidis.NewClient(option)
+		}
+	}), testContext(t)
+	eventually(t, "it is noticed", func() bool {
+		_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+		require.NoError(t, err)
+		require.NoError(t, c.Del(ctx, "k"))
+		return c.Health().Err != nil
+	})
+	require.ErrorIs(t, c.Health().Err, aside.ErrNoInvalidations)
+	require.ErrorContains(t, c.Health().Err, "PipelineMultiplex")
+	require.Equal(t, aside.Healthy, c.Health().Mode)
+	hits := c.Stats().MemoryHits
+	for i := range 50 {
+		server.Do("SET", "k", i)
+		value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(i), value)
+	}
+	require.Equal(t, hits, c.Stats().MemoryHits)
+}
+
+// A dialer that hands out a connection twice would have two readers share its answers.
+func TestADialerThatReturnsAConnectionTwice(t *testing.T) {
+	server := redistest.Start(t)
+	var shared net.Conn
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
+		o.Redis.DialFn = func(addr string, d *net.Dialer, _ *tls.Config) (_ net.Conn, err error) {
+			if shared == nil {
+				shared, err = d.Dial("tcp", addr)
+			}
+			return shared, err
+		}
+	}), testContext(t)
+	redis, _ := c.Redis()
+	require.ErrorContains(t, redis.Do(ctx, arbitrary(redis, "PING")).Error(), "returned before")
+	require.True(t, servesFromMemory(t, c, "k"))
+}
+
+func TestADialerThatReturnsNothing(t *testing.T) {
+	option := plain("127.0.0.1:1")
+	option.DialFn = func(string, *net.Dialer, *tls.Config) (net.Conn, error) { return nil, nil }
+	c, err := aside.New(aside.Options{Redis: option, Logger: quiet})
+	require.NoError(t, err)
+	defer c.Close()
+	require.ErrorContains(t, c.Health().Err, "neither a connection nor an error")
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -77,7 +78,13 @@ type watchedConn struct {
 	closed atomic.Bool
 }
 
-func (c *Client) watch(conn net.Conn, roads *roads, addr string) net.Conn {
+// watch returns nil for a connection that is watched already.
+func (c *Client) watch(conn net.Conn, roads *roads, addr string) *watchedConn {
+	if comparable := reflect.TypeOf(conn).Comparable(); comparable {
+		if _, twice := c.conns.LoadOrStore(conn, true); twice {
+			return nil
+		}
+	}
 	w := &watchedConn{Conn: conn, c: c, node: roads.to(addr), all: roads.to("")}
 	w.look = time.AfterFunc(time.Hour, w.hangUpIfQuiet) // so that the field is set before it runs
 	w.look.Reset(quietLook)
@@ -129,18 +136,26 @@ func (w *watchedConn) hangUpIfQuiet() {
 	}
 	quiet := time.Duration(w.c.now() - w.quiet.Load())
 	if w.writes.Load() > 1 && quiet > quietToHang+atLinkRate(min(w.unread.Load(), mostUnseen)) {
-		if secure, ok := w.Conn.(*tls.Conn); ok {
-			_ = secure.NetConn().Close() // else the goodbye would be waited for
-		}
-		_ = w.Close()
+		w.hangUp()
 		return
 	}
 	w.look.Reset(quietLook)
 }
 
+// hangUp is Close without a goodbye, which the other end may not listen to.
+func (w *watchedConn) hangUp() {
+	if secure, ok := w.Conn.(*tls.Conn); ok {
+		_ = secure.NetConn().Close()
+	}
+	_ = w.Close()
+}
+
 func (w *watchedConn) Close() error {
 	w.closed.Store(true)
 	w.look.Stop()
+	if reflect.TypeOf(w.Conn).Comparable() {
+		w.c.conns.Delete(w.Conn)
+	}
 	return w.Conn.Close()
 }
 
