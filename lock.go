@@ -3,7 +3,6 @@ package aside
 import (
 	"cmp"
 	"context"
-	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/slot"
+	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -47,7 +47,7 @@ import (
 type script struct{ text, sha string }
 
 func newScript(text string) *script {
-	sum := sha1.Sum([]byte(text))
+	sum := sums.SHA1(text)
 	return &script{text: text, sha: hex.EncodeToString(sum[:])}
 }
 
@@ -938,7 +938,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 
 // fingerprint names bytes that could not be read, for scriptReplaceOrLock.
 func fingerprint(stored string) string {
-	sum := sha1.Sum([]byte(stored))
+	sum := sums.SHA1(stored)
 	return hex.EncodeToString(sum[:])
 }
 
