@@ -28,6 +28,7 @@ type Client struct {
 	started     time.Time // for people
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
+	dialLimit   time.Duration
 	near        *near
 	stamps      *stamper
 	store       fallback.Store // what outages leave behind
@@ -52,6 +53,7 @@ type Client struct {
 	modes      announcer[ModeChange]
 	claims     claims // keys whose records are being replayed
 	overtaking overtakings
+	recent     recents
 	replays    replays
 	loaders    chan struct{} // has a token for each loader that runs without a lock
 	readers    chan struct{} // has one for each reader of the store
@@ -119,6 +121,7 @@ func New(options Options) (*Client, error) {
 	}
 	c.started = c.began
 	c.lateClient.c = c
+	c.dialLimit = c.baseOption().Dialer.Timeout
 	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
 	c.nowhere = c.newShard("", nil, false)
 	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
@@ -570,7 +573,7 @@ func (c *Client) Stats() Stats {
 		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
 		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), Flushes: n.flushes.Load(),
-		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(),
+		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: n.failovers.Load(),
 		RedisConnected: c.connected(), Waiting: c.inFlight(),
 	}
 	fallen := c.store.Stats()

@@ -188,6 +188,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		switch {
 		case err == nil && stamped:
 			c.acknowledged(b.keys, b.stamp.text)
+			c.recent.add(b.keys, b.stamp, c.now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
 			if cause == nil || errors.Is(err, ErrUnknownOutcome) {

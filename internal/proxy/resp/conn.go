@@ -36,7 +36,6 @@ type conn struct {
 
 	stranger bool      // has yet to log in
 	strange  time.Time // since when it has to
-	guesses  int       // wrong passwords since the last right one
 	failed   bool      // the command that is run was answered by an error
 	ctx      *request
 	spare    *request  // to be used again; nil: none

@@ -15,7 +15,7 @@
 //
 //   - There is one database, Options.DB. SELECT of another says that it is out of range, and nothing is done with keys until one that is not.
 //   - There are no transactions: what follows a MULTI is refused until EXEC, DISCARD or RESET (unserved.go).
-//   - Keys that begin with "aside:" are the library's own: refused by all commands, and not shown by SCAN, KEYS and DBSIZE. KEYS and DBSIZE go through SCAN: what
+//   - SCAN, KEYS and DBSIZE do not show the library's own keys (aside:stamp:…, aside:probe…). KEYS and DBSIZE go through SCAN: what
 //     changes meanwhile is counted or not. They may show a key that somebody is just loading, or whose absence is remembered; to all
 //     other commands there is no such key. Before a Redis Cluster, whose nodes each know their own keys only, they are refused.
 //   - MSET is as many SETs at once, not one step. An error names how many of them were not done; the others were.

@@ -44,8 +44,6 @@ func (c *conn) describeError(err error, wrote bool) string {
 			return wrongType
 		}
 		return withCode(refused.Error())
-	case errors.Is(err, proxy.ErrReserved):
-		return "ERR " + proxy.ErrReserved.Error()
 	case errors.Is(err, aside.ErrTooLarge):
 		return fmt.Sprintf("ERR the key or value is too large: keys may have %d bytes (service.max_key_bytes), values %d (service.max_value_bytes)",
 			c.server.options.MaxKeyBytes, c.server.options.MaxValueBytes)

@@ -2,6 +2,7 @@ package resp
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -9,6 +10,10 @@ import (
 )
 
 // What lists keys. The library's own, beside the data, are nobody's business.
+
+func isCompanion(key string) bool {
+	return strings.HasPrefix(key, "aside:stamp:") || strings.HasPrefix(key, "aside:probe")
+}
 
 // one answers an error and returns false where a single server's answer is not everything.
 func (c *conn) one(command string) bool {
@@ -41,7 +46,7 @@ func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 	}
 	all, err := elements[1].AsStrSlice()
 	for _, key := range all {
-		if !proxy.Reserved(key) {
+		if !isCompanion(key) {
 			found = append(found, key)
 		}
 	}

@@ -25,7 +25,6 @@ type Server struct {
 	stop context.CancelFunc
 
 	password atomic.Pointer[string]
-	logins   logins
 	draining atomic.Bool
 	serving  sync.WaitGroup // one for each connection
 
@@ -35,7 +34,7 @@ type Server struct {
 	conns     map[*conn]struct{}
 	nextID    int64
 
-	connections, refused, commands, failed, protocolErrors, panics, refusedLogins atomic.Int64
+	connections, refused, commands, failed, protocolErrors, panics atomic.Int64
 }
 
 // Stats is what a Server has done since New.
@@ -46,7 +45,6 @@ type Stats struct {
 	Commands       int64 // that were answered, unknown ones included
 	Failed         int64 // of these, by an error
 	ProtocolErrors int64 // connections that were ended for what they sent
-	RefusedLogins  int64 // by AUTH or HELLO, for a wrong user or password
 	Panics         int64 // of commands; their callers got an error
 }
 
@@ -202,6 +200,6 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	return Stats{
 		Connected: connected, Connections: s.connections.Load(), Refused: s.refused.Load(), Commands: s.commands.Load(),
-		Failed: s.failed.Load(), ProtocolErrors: s.protocolErrors.Load(), RefusedLogins: s.refusedLogins.Load(), Panics: s.panics.Load(),
+		Failed: s.failed.Load(), ProtocolErrors: s.protocolErrors.Load(), Panics: s.panics.Load(),
 	}
 }

@@ -78,7 +78,7 @@ func auth(c *conn, args []string) {
 		return
 	}
 	if !c.login(user, password) {
-		c.refuseLogin()
+		c.error(wrongPass)
 		return
 	}
 	c.ok()
@@ -92,7 +92,6 @@ func (c *conn) login(user, password string) bool {
 	if user != "default" || needed != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 0 {
 		return false
 	}
-	c.guesses = 0
 	c.setStranger(false)
 	return true
 }
@@ -143,7 +142,7 @@ func hello(c *conn, args []string) {
 	}
 	switch {
 	case withAuth && !c.login(user, password):
-		c.refuseLogin()
+		c.error(wrongPass)
 		return
 	case c.stranger:
 		c.error(noAuthHello)
