@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -98,6 +99,26 @@ func connectionRemedy(err error) string {
 		return "start Redis, or name another host and port; its bind and protected-mode must let this machine in"
 	default:
 		return "look at host, port and firewall; whether the server speaks TLS (rediss:// if so, redis:// if not); and whether it wants to see a certificate (--redis-tls-cert)"
+	}
+}
+
+// refusalRemedy says what to do when Redis takes no writes, from anybody; "" if it is not that.
+func refusalRemedy(err error) string {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	switch {
+	case strings.Contains(text, "OOM "):
+		return "make room in Redis: raise maxmemory, delete what is not needed, or choose a maxmemory-policy that evicts, such as allkeys-lru"
+	case strings.Contains(text, "READONLY"):
+		return "name the primary, or Sentinel with ?master_set=NAME: this is a replica"
+	case strings.Contains(text, "NOREPLICAS"):
+		return "bring the replicas back, or lower min-replicas-to-write: the primary takes no writes without them"
+	case strings.Contains(text, "MISCONF"):
+		return "look at Redis's log and at its disk: it cannot save, and takes no writes until it can"
+	default:
+		return ""
 	}
 }
 
@@ -239,21 +260,23 @@ func (d *doctor) work() {
 	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	defer cancel()
 	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
-	const remedy = permissions + `; with --prefix this uses keys that begin as yours do`
+	remedy := func(err error) string {
+		return cmp.Or(refusalRemedy(err), permissions+"; with --prefix this uses keys that begin as yours do")
+	}
 	if err := client.Set(ctx, time.Minute, key, "v"); err != nil {
-		d.note("scripts", failure, remedy, "set: %v", err)
+		d.note("scripts", failure, remedy(err), "set: %v", err)
 		return
 	}
 	if _, found, err := client.Peek(ctx, key); err != nil || !found {
-		d.note("scripts", failure, remedy, "get: found %v, %v", found, err)
+		d.note("scripts", failure, remedy(err), "get: found %v, %v", found, err)
 		return
 	}
 	if err := client.Touch(ctx, time.Minute, key); err != nil {
-		d.note("scripts", failure, remedy, "expire: %v", err)
+		d.note("scripts", failure, remedy(err), "expire: %v", err)
 		return
 	}
 	if err := client.Del(ctx, key); err != nil {
-		d.note("scripts", failure, remedy, "delete: %v", err)
+		d.note("scripts", failure, remedy(err), "delete: %v", err)
 		return
 	}
 	d.note("scripts", fine, "", "a key, and its aside:stamp:*, may be set, read and deleted")
@@ -329,7 +352,7 @@ func (d *doctor) tracking(plain rueidis.Client) {
 		err = set("2")
 	}
 	if err != nil {
-		d.note("tracking", warning, permissions+": "+without, "%v", err)
+		d.note("tracking", warning, cmp.Or(refusalRemedy(err), permissions+": "+without), "%v", err)
 		return
 	}
 	select {
