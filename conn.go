@@ -499,6 +499,9 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 			}
 			continue
 		case err == nil:
+			if e := c.near.peek(key); e != nil {
+				c.noteEarly(e)
+			}
 			c.near.drop(key)
 		}
 		if len(others) < len(keys) {

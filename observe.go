@@ -95,6 +95,7 @@ type Stats struct {
 	DecodeErrors   int64 // stored values that could not be read, and were loaded again
 	RedisErrors    int64 // questions to Redis that failed
 	Invalidations  int64 // keys that Redis said have changed
+	GoneEarly      int64 // of these, keys that had been read less than a second before: many, if Redis's tracking table is full
 	Flushes        int64 // times that all of the memory was given up: a connection lost, FLUSHALL
 	DiskHits       int64 // keys answered from the fallback store
 	Journaled      int64 // Sets and Dels kept for replay, by key
@@ -114,7 +115,7 @@ type counters struct {
 
 	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused   atomic.Int64
 	tooLarge, encodeErrors, decodeErrors, redisErrors, invalidations, flushes atomic.Int64
-	diskHits, journaled, outages, failovers, overloaded                       atomic.Int64
+	diskHits, journaled, outages, failovers, overloaded, goneEarly            atomic.Int64
 }
 
 // striped is a counter for a path on which a single contended word would be the slowest part.

@@ -132,7 +132,8 @@ func TestTheTimeForOneCommandIsBounded(t *testing.T) {
 	_, impatient := serve(t, sequential, Options{RequestTimeout: 50 * time.Millisecond})
 	_, beside := serve(t, proxy.NewStore(c, 0), Options{RequestTimeout: 50 * time.Millisecond})
 	first, second, third := dial(t, patient), dial(t, impatient), dial(t, beside)
-	require.Equal(t, "+OK", first.do("SET", "a", "1"))
+	require.Equal(t, ":1", first.do("INCR", "a"))
+	require.Equal(t, ":1", third.do("INCR", "c")) // its connection stands
 	server.Freeze()
 	first.send(encoded("INCR", "a"))
 	eventually(t, "it is not the second's turn", func() bool { return strings.HasPrefix(second.do("GET", "none"), "-ASIDEBUSY") })

@@ -171,6 +171,7 @@ func newClientCollector(s *Server) *clientCollector {
 	counter("decode_errors_total", "Stored values that could not be read.", func(s aside.Stats) int64 { return s.DecodeErrors })
 	counter("redis_errors_total", "Questions to Redis that failed.", func(s aside.Stats) int64 { return s.RedisErrors })
 	counter("invalidations_total", "Keys that Redis said have changed.", func(s aside.Stats) int64 { return s.Invalidations })
+	counter("gone_early_total", "Keys that were invalidated within a second after they were read: many, if Redis's tracking table is full.", func(s aside.Stats) int64 { return s.GoneEarly })
 	counter("flushes_total", "Times that all of the memory was given up.", func(s aside.Stats) int64 { return s.Flushes })
 	counter("journaled_total", "Writes kept for replay, by key.", func(s aside.Stats) int64 { return s.Journaled })
 	counter("outages_total", "Times that a shard became degraded.", func(s aside.Stats) int64 { return s.Outages })
