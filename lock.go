@@ -3,6 +3,7 @@ package aside
 import (
 	"cmp"
 	"context"
+	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,7 +17,6 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/slot"
-	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -47,7 +47,7 @@ import (
 type script struct{ text, sha string }
 
 func newScript(text string) *script {
-	sum := sums.SHA1(text)
+	sum := sha1.Sum([]byte(text))
 	return &script{text: text, sha: hex.EncodeToString(sum[:])}
 }
 
@@ -58,6 +58,13 @@ local function look(key)
   local v = redis.pcall('GETEX', key)
   if type(v) == 'table' then return call('GET', key) end
   return v
+end`
+
+// luaPut defines put, which writes a value for a ttl in ms; what is longer than LongestTTL is none.
+var luaPut = `
+local function put(key, value, ttl)
+  if tonumber(ttl) > ` + milliseconds(LongestTTL) + ` then return redis.call('SET', key, value) end
+  return redis.call('SET', key, value, 'PX', ttl)
 end`
 
 // luaClock defines clock: the server's time in µs; and untimely: the answer that refuses a script which is run later than its window
@@ -172,22 +179,22 @@ return {v, redis.call('PTTL', KEYS[1])}`)
 	// KEYS: k   ARGV: marker, value, ttl in ms.   Answer: {1} (stored) or {0} (refused)
 	// A second run finds no marker and is refused. (GETEX being a write, a fill is stored even on a server that has become
 	// full since the lock was taken.)
-	scriptFill = newScript(`
+	scriptFill = newScript(luaPut + `
 local key, call = KEYS[1], redis.call
 local v = redis.pcall('GETEX', key)
 if type(v) == 'table' then v = call('GET', key) end
 if v ~= ARGV[1] then return {0} end
-call('SET', key, ARGV[2], 'PX', ARGV[3])
+put(key, ARGV[2], ARGV[3])
 call('EXISTS', key)
 return {1}`)
 
 	// The same for many keys. KEYS: k…   ARGV: marker, value, ttl in ms, …   Answer: 1 or 0, …
-	scriptFillMany = newScript(luaLook + `
+	scriptFillMany = newScript(luaLook + luaPut + `
 local answer = {}
 for i = 1, #KEYS do
   local a = 3*i-2
   if look(KEYS[i]) == ARGV[a] then
-    call('SET', KEYS[i], ARGV[a+1], 'PX', ARGV[a+2])
+    put(KEYS[i], ARGV[a+1], ARGV[a+2])
     answer[i] = 1
   else
     answer[i] = 0
@@ -216,14 +223,14 @@ return answer`)
 	// untimely says. A second run, or one that this client has overtaken, finds the later operation's stamp and does nothing.
 	// (SETRANGE of nothing changes nothing. It is there to be refused by a full server before anything is looked at: see
 	// scriptReadOrLock.)
-	scriptSet = newScript(luaStamps + `
+	scriptSet = newScript(luaStamps + luaPut + `
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
 call('SETRANGE', KEYS[2], 0, '')
 local was = stampOf(KEYS[2])
 if overtaken(was, ARGV[2]) then return 1 end
-call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+put(KEYS[1], ARGV[4], ARGV[5])
 call('SET', KEYS[2], later(now, was, ARGV[2], math.floor(now / 1000) + ARGV[5]), 'PX', digits(math.max(ARGV[3], ARGV[5])))
 return 1`)
 
@@ -286,10 +293,10 @@ return 1`)
 
 	// The same where Options.DisableStamps is set.
 	// KEYS: k   ARGV: window, value, ttl in ms.   Answer: 1, or what untimely says.
-	scriptSetBare = newScript(luaLook + luaClock + `
+	scriptSetBare = newScript(luaLook + luaClock + luaPut + `
 local refusal = untimely(clock(), ARGV[1])
 if refusal then return refusal end
-call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+put(KEYS[1], ARGV[2], ARGV[3])
 return 1`)
 
 	// KEYS: k…   ARGV: window.   Answer: 1, or what untimely says.
@@ -306,7 +313,7 @@ return 1`)
 	// Answer, for each key: 1 (applied), 2 (something newer is there), 3 (a set was turned into a delete), 4 (a fill is too old), or an
 	// error; or what untimely says. A second run, now or after any other records, ends in the same state, but for records
 	// with such a clock: these need the window.
-	scriptReplay = newScript(luaStamps + `
+	scriptReplay = newScript(luaStamps + luaPut + `
 local keep, lock, now = tonumber(ARGV[2]), ARGV[3], clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
@@ -329,7 +336,7 @@ local function replay(key, skey, op, mine, u, value, ends, unsure)
   if type(v) == 'table' then v = '' end -- of another type: somebody's value
   if op == 'fill' then
     if c or v then return 2 end
-    call('SET', key, value, 'PX', digits(math.max(ends - ms, 1)))
+    put(key, value, digits(math.max(ends - ms, 1)))
     return 1
   end
   if overtaken(c, mine) then return 2 end
@@ -357,7 +364,7 @@ local function replay(key, skey, op, mine, u, value, ends, unsure)
     verdict = wins and 2 or verdict -- the load has read what this has written, or newer
   elseif wins and (not v or locked or c and ms < cEnds) then
     stays, left = digits(ends), math.max(keep, ends - ms)
-    call('SET', key, value, 'PX', digits(math.max(ends - ms, 1)))
+    put(key, value, digits(math.max(ends - ms, 1)))
   else
     if op == 'set' then verdict = 3 end
     if v then call('UNLINK', key) end
@@ -396,7 +403,7 @@ for _, key in ipairs(KEYS) do
     lock = lock or string.sub(head, 1, #ARGV[i]) == ARGV[i]
   end
   if head ~= ARGV[#ARGV] and not lock then
-    redis.call('PEXPIRE', key, ARGV[2])
+    if tonumber(ARGV[2]) > ` + milliseconds(LongestTTL) + ` then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, ARGV[2]) end
   end
 end
 return 1`)
@@ -558,11 +565,7 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 	for _, q := range elsewhere {
 		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
 		q.moved = true
-		if reply, ok := replyOf(q.err); ok {
-			if _, isAsk := reply.IsAsk(); !isAsk { // else it stays where it is, for the time being
-				c.topologyMoved()
-			}
-		}
+		c.topologyMoved()
 		if t := c.topo.Load(); t != nil {
 			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
 		}
@@ -678,7 +681,6 @@ type batch struct {
 	call
 	shard    *shard
 	of       []int // where its keys stand in the list
-	head     int   // how many args are for all keys; the others are as many for each
 	notAfter int64 // of a write: when the server must not do it any more, in µs of its clock
 }
 
@@ -721,7 +723,7 @@ func (c *Client) batchesOf(s *script, head []string, n int, key func(i int) (str
 		}
 		f := open[at]
 		if f == nil || len(f.keys) == maxBatchKeys || f.bytes+bytes > maxBatchBytes {
-			f = &filling{batch: &batch{call: call{script: s}, shard: sh, head: len(head)}}
+			f = &filling{batch: &batch{call: call{script: s}, shard: sh}}
 			room := 1
 			if at.slot == 0 { // else there may be many batches of few keys
 				room = min(n-i, maxBatchKeys)
@@ -798,12 +800,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 				if _, reply := rueidis.IsRedisErr(b.err); !reply {
 					failed = cmp.Or(failed, b.err)
 				}
-				if use == nil {
-					continue
-				}
-				if len(b.keys) > 1 && isTryAgain(b.err) {
-					c.runSingly(ctx, b, use)
-				} else {
+				if use != nil {
 					use(b)
 				}
 			}
@@ -820,25 +817,6 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 		others.Go(func() { ask(sh, batches) })
 	}
 	others.Wait()
-}
-
-// isTryAgain reports whether a call was refused because some of its keys have moved already, and others have not.
-func isTryAgain(err error) bool {
-	reply, ok := rueidis.IsRedisErr(err)
-	return ok && reply.IsTryAgain()
-}
-
-// runSingly asks for each key of b by itself.
-func (c *Client) runSingly(ctx context.Context, b *batch, use func(*batch)) {
-	each := (len(b.args) - b.head) / len(b.keys)
-	for n, key := range b.keys {
-		at := b.head + n*each
-		one := &batch{shard: b.shard, of: b.of[n : n+1], head: b.head, call: call{
-			script: b.script, keys: []string{key}, args: append(slices.Clone(b.args[:b.head]), b.args[at:at+each]...),
-		}}
-		c.run(ctx, b.shard, &one.call)
-		use(one)
-	}
 }
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
@@ -967,7 +945,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 
 // fingerprint names bytes that could not be read, for scriptReplaceOrLock.
 func fingerprint(stored string) string {
-	sum := sums.SHA1(stored)
+	sum := sha1.Sum([]byte(stored))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/wire"
 )
 
 // Update has do change keys in Redis with commands of its own: INCR, EXPIRE, a SET with NX, a script. Around it happens what happens
@@ -66,16 +67,13 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return done
 	}
 	if len(keys) > 0 && !c.opt.DisableStamps {
-		errs, _ := c.perform(who, &write{verb: "stamp", keys: keys, script: scriptMark, bare: scriptNothing, args: []string{milliseconds(boundless)}})
+		errs, _ := c.perform(who, &write{verb: "stamp", keys: keys, script: scriptMark, bare: scriptNothing, args: []string{milliseconds(wire.Endless)}})
 		for _, err := range errs {
 			c.warn(&c.seldomRedis, "an update was done and left no stamp", "error", err)
 		}
 	}
 	return done
 }
-
-// boundless is the ttl of the stamp of what does not expire.
-const boundless = 100 * 365 * 24 * time.Hour
 
 // shardsOf returns the shards of keys, each once; all of them for no keys.
 func (t *topology) shardsOf(keys []string) (shards []*shard) {

@@ -2,6 +2,7 @@ package fallback
 
 import (
 	"bytes"
+	"crypto/md5"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -12,8 +13,6 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
-
-	"github.com/redaside/aside/internal/sums"
 )
 
 // A record file is one JSON object, for people and programs:
@@ -69,9 +68,9 @@ var (
 )
 
 // digest is the MD5 of a key, after which its file is named.
-type digest [16]byte
+type digest [md5.Size]byte
 
-func digestOf(key string) digest { return sums.MD5(key) }
+func digestOf(key string) digest { return md5.Sum([]byte(key)) }
 
 // folder returns the directory of a digest's file below db/<n>, and path the file.
 func (d digest) folder(db int) string {

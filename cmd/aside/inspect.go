@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/ops"
 )
@@ -200,14 +201,11 @@ func moment(t time.Time) string {
 	return t.Format("2006-01-02T15:04:05Z")
 }
 
-// never is more than anybody gives a key: what the proxy sets without an expiry has a hundred years.
-const never = 50 * 365 * 24 * time.Hour
-
 func ends(r *ops.Record, now time.Time) string {
 	switch at := r.Ends(); {
 	case at.IsZero():
 		return "-"
-	case at.Sub(r.Written()) > never:
+	case at.Sub(r.Written()) > aside.LongestTTL:
 		return "never"
 	case r.Expired(now):
 		return moment(at) + " (expired)"
@@ -260,7 +258,11 @@ func (c *inspectCmd) one(e *env, r *listed, now time.Time) {
 	e.printf("file        %s\n", r.File)
 	if r.Op != fallback.OpDel {
 		e.printf("value       %s\n", byteCount(int64(len(r.Value))))
-		e.printf("%s\n", plain(r.Value))
+		if utf8.ValidString(r.Value) && strconv.CanBackquote(r.Value) {
+			e.printf("%s\n", r.Value)
+		} else {
+			e.printf("%s\n", strconv.Quote(r.Value))
+		}
 	}
 }
 

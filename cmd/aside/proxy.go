@@ -212,6 +212,12 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 			stats := server.Stats()
 			return int64(stats.Connected), stats.Commands
 		},
+		RefusedLogins: func() int64 {
+			if server := respStats.Load(); server != nil {
+				return server.Stats().RefusedLogins
+			}
+			return 0
+		},
 	})
 	ends := make(chan error, 2)
 	if p.httpLn != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // Export writes what is pending in dir as a plain append-only file of Redis 6.2 or later: SELECT, SET with PXAT, DEL, and no annotations. A set
@@ -28,6 +29,9 @@ func Export(w io.Writer, dir string, fills bool, now time.Time) (Summary, Findin
 		}
 		if r.Op == fallback.OpDel || r.Expired(now) {
 			return command(out, "DEL", r.Key)
+		}
+		if r.Expires-now.UnixMilli() > wire.LongestTTL.Milliseconds() {
+			return command(out, "SET", r.Key, r.Value)
 		}
 		return command(out, "SET", r.Key, r.Value, "PXAT", strconv.FormatInt(r.Expires, 10))
 	})

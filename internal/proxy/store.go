@@ -18,17 +18,33 @@ import (
 // NoExpiry is the TTL of what does not expire.
 const NoExpiry time.Duration = -1
 
-// forever is what is written for NoExpiry: every write of the library has a ttl, by which its stamp and its record are cleaned up.
-const forever = 2 * LongestTTL
-
 // LongestTTL is the longest ttl that is one: what has longer left does not expire.
-const LongestTTL = 50 * 365 * 24 * time.Hour
+const LongestTTL = aside.LongestTTL
 
 // ErrDegraded says that Redis is away, and that what is here does not answer the question. Whether Redis has the key is not known.
 var ErrDegraded = errors.New("Redis is away, and what this proxy has does not answer this")
 
 // ErrConcurrency says that the caller has waited for its turn (service.concurrency) until its context ended.
 var ErrConcurrency = errors.New("too many requests are being served")
+
+// ErrReserved says that a key is one of the library's own, which clients neither read nor write.
+var ErrReserved = errors.New("keys that begin with " + ownPrefix + " are the proxy's own: choose another")
+
+// ownPrefix begins all keys that the library keeps beside the data: stamps, and what its probes ask for.
+const ownPrefix = "aside:"
+
+// Reserved reports whether key is one of the library's own.
+func Reserved(key string) bool { return strings.HasPrefix(key, ownPrefix) }
+
+// allowed returns ErrReserved if one of keys is.
+func allowed(keys ...string) error {
+	for _, key := range keys {
+		if Reserved(key) {
+			return ErrReserved
+		}
+	}
+	return nil
+}
 
 // Value is what a key holds.
 type Value struct {
@@ -102,8 +118,11 @@ func (s *Store) turn(ctx context.Context) (end func(), err error) {
 	}
 }
 
-// Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if that is not known, or ctx's.
+// Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if that is not known, ErrReserved, or ctx's.
 func (s *Store) Get(ctx context.Context, key string) (Value, error) {
+	if err := allowed(key); err != nil {
+		return Value{}, err
+	}
 	end, err := s.turn(ctx)
 	if err != nil {
 		return Value{}, err
@@ -127,6 +146,9 @@ func valueOf(found aside.Found) Value {
 
 // GetMulti returns what keys hold; those that hold nothing are left out. It fails as a whole if one of them is not known.
 func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, error) {
+	if err := allowed(keys...); err != nil {
+		return nil, err
+	}
 	end, err := s.turn(ctx)
 	if err != nil {
 		return nil, err
@@ -149,8 +171,11 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 }
 
 // Set stores v.Data, with v.ContentType, under key for v.TTL, or without end for NoExpiry. nil means that Redis has it, or the disk, for
-// Redis. Errors are those of aside.Client.Set.
+// Redis. Errors are those of aside.Client.Set, and ErrReserved.
 func (s *Store) Set(ctx context.Context, key string, v Value) error {
+	if err := allowed(key); err != nil {
+		return err
+	}
 	end, err := s.turn(ctx)
 	if err != nil {
 		return err
@@ -158,13 +183,16 @@ func (s *Store) Set(ctx context.Context, key string, v Value) error {
 	defer end()
 	ttl := v.TTL
 	if ttl == NoExpiry {
-		ttl = forever
+		ttl = wire.Endless
 	}
 	return s.client.Set(ctx, ttl, key, seal(v.Data, v.ContentType))
 }
 
 // Del removes keys. nil means the same as for Set.
 func (s *Store) Del(ctx context.Context, keys ...string) error {
+	if err := allowed(keys...); err != nil {
+		return err
+	}
 	end, err := s.turn(ctx)
 	if err != nil {
 		return err
@@ -187,6 +215,9 @@ type Command struct {
 // this process remembers of it is given up. A nil reply is no error. The error is ErrDegraded where Redis is away, what Redis has answered
 // (a *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
 func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, error) {
+	if err := allowed(command.Key); err != nil {
+		return rueidis.RedisMessage{}, err
+	}
 	return s.run(ctx, []string{command.Key}, func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error) {
 		reply, err := redis.Do(ctx, redis.B().Arbitrary(command.Name...).Keys(command.Key).Args(command.Args...).Build()).ToMessage()
 		if (err == nil || rueidis.IsRedisNil(err)) && command.Changed != nil && !command.Changed(reply) {
@@ -199,6 +230,9 @@ func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, 
 // Ask has Redis run a command that only reads, on keys of one slot; none for SCAN. Errors are those of Do, but for an answer that did not come, which
 // is ErrDegraded.
 func (s *Store) Ask(ctx context.Context, name string, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	if err := allowed(keys...); err != nil {
+		return rueidis.RedisMessage{}, err
+	}
 	reply, err := s.run(ctx, nil, func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error) {
 		return redis.Do(ctx, redis.B().Arbitrary(name).Keys(keys...).Args(args...).Build()).ToMessage()
 	})

@@ -164,3 +164,37 @@ func TestADeadNodeCostsTheOthersKeysNothing(t *testing.T) {
 	}
 	require.LessOrEqual(t, s.Client().Stats().Outages, int64(1))
 }
+
+// One bound, one meaning: what is longer is none, in Redis, in memory, on disk and in what is shown.
+func TestATTLOfAHundredYearsIsTheLongest(t *testing.T) {
+	server := redistest.Start(t)
+	fault := faultproxy.New(t, server.Addr())
+	s, ctx := newStore(t, fault.Addr(), t.TempDir(), 0), t.Context()
+	set := func(key string, ttl, want time.Duration) {
+		t.Helper()
+		require.NoError(t, s.Set(ctx, key, Value{Data: "v", TTL: ttl}))
+		got, err := s.Get(ctx, key)
+		require.NoError(t, err)
+		if want == NoExpiry {
+			require.Equal(t, NoExpiry, got.TTL)
+		} else {
+			require.InDelta(t, want.Hours(), got.TTL.Hours(), 1)
+		}
+	}
+	const year = 365 * 24 * time.Hour
+	set("none", NoExpiry, NoExpiry)
+	set("sixty", 60*year, 60*year)
+	set("hundred", LongestTTL, LongestTTL)
+	set("longer", LongestTTL+time.Second, NoExpiry)
+	require.EqualValues(t, -1, server.Do("TTL", "none"))
+	require.EqualValues(t, -1, server.Do("TTL", "longer"))
+	require.EqualValues(t, 1, server.Do("PERSIST", "sixty"))
+	fault.Refuse()
+	require.Eventually(t, func() bool { return s.Client().Health().Mode == aside.Degraded }, time.Minute, time.Millisecond)
+	set("away none", NoExpiry, NoExpiry)
+	set("away sixty", 60*year, 60*year)
+	fault.Heal()
+	require.Eventually(t, func() bool { return s.Client().Health().Mode == aside.Healthy }, time.Minute, time.Millisecond)
+	require.EqualValues(t, -1, server.Do("TTL", "away none"))
+	require.InDelta(t, (60 * year).Seconds(), server.Do("TTL", "away sixty"), 3600)
+}

@@ -1,7 +1,10 @@
 // Package wire says what stands in a data key.
 package wire
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // A value is raw: what the codec wrote, so that redis-cli and other languages can read it.
 // Only where a feature needs it does a header stand in front:
@@ -23,6 +26,12 @@ const (
 	Escape     = Prefix + "1e"
 	LockPrefix = Prefix + "lock:"
 )
+
+// LongestTTL is the longest ttl that is one: a longer one is none, and its key does not expire in Redis.
+const LongestTTL = 100 * 365 * 24 * time.Hour
+
+// Endless is the ttl of what does not expire, where one is needed: that of its record and its stamp.
+const Endless = 2 * LongestTTL
 
 // peers begin the marks that other libraries leave in a data key while they load it: rueidisaside and valkeyaside (and an id, often a
 // ULID), redcache (and a UUID, perhaps with a number). Their locks are not ours to fill, and none of them is ever a value.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +68,8 @@ func commandCommand(c *conn, args []string) {
 			c.bulk("group")
 			c.bulk("string")
 		}
+	case "HELP":
+		c.help("COMMAND", "(no subcommand)", "COUNT", "DOCS [<command-name> ...]", "INFO [<command-name> ...]", "LIST")
 	default:
 		c.error(unknownSubcommand("COMMAND", args[0]))
 	}
@@ -75,11 +79,7 @@ func commandCommand(c *conn, args []string) {
 func (c *conn) commandInfo(name string) {
 	name, ok := intern([]byte(name))
 	if !ok {
-		if c.peer.Resp3 {
-			c.null()
-		} else {
-			c.peer.WriteLen(-1)
-		}
+		c.null()
 		return
 	}
 	cmd := commands[name]
@@ -102,6 +102,10 @@ func (c *conn) commandInfo(name string) {
 
 // config answers GET of what clients look for when they connect; nothing can be set.
 func config(c *conn, args []string) {
+	if strings.EqualFold(args[0], "HELP") {
+		c.help("CONFIG", "GET <pattern>")
+		return
+	}
 	if !strings.EqualFold(args[0], "GET") {
 		c.error(unknownSubcommand("CONFIG", args[0]))
 		return
@@ -157,29 +161,69 @@ func info(c *conn, args []string) {
 	stats := s.Stats()
 	if begin("Server") {
 		line("redis_version", redisVersion)
+		line("redis_git_sha1", "00000000")
+		line("redis_git_dirty", 0)
+		line("redis_build_id", "0")
 		line("redis_mode", "standalone")
+		line("os", runtime.GOOS+" "+runtime.GOARCH)
+		line("arch_bits", strconv.IntSize)
+		line("gcc_version", "0.0.0")
+		line("run_id", s.runID)
 		line("process_id", os.Getpid())
 		if _, port, ok := cutLast(c.net.LocalAddr().String(), ":"); ok {
 			line("tcp_port", port)
 		}
-		line("uptime_in_seconds", int64(time.Since(s.began).Seconds()))
+		up := time.Since(s.began)
+		line("uptime_in_seconds", int64(up.Seconds()))
+		line("uptime_in_days", int64(up.Hours()/24))
 	}
 	if begin("Clients") {
 		line("connected_clients", stats.Connected)
+		line("cluster_connections", 0)
 		line("maxclients", s.options.MaxConnections)
+		line("blocked_clients", 0)
+		line("tracking_clients", 0)
+	}
+	if begin("Memory") { // of this process
+		used, all := memoryUsed()
+		line("used_memory", used)
+		line("used_memory_rss", all)
+		line("maxmemory", 0)
+		line("maxmemory_policy", "noeviction")
+		line("mem_fragmentation_ratio", fmt.Sprintf("%.2f", float64(all)/float64(max(used, 1))))
+	}
+	if begin("Persistence") { // Redis's business
+		line("loading", 0)
+		line("rdb_changes_since_last_save", 0)
+		line("rdb_bgsave_in_progress", 0)
+		line("rdb_last_save_time", s.began.Unix())
+		line("rdb_last_bgsave_status", "ok")
+		line("aof_enabled", 0)
+		line("aof_rewrite_in_progress", 0)
 	}
 	if begin("Stats") {
 		line("total_connections_received", stats.Connections)
 		line("total_commands_processed", stats.Commands)
+		line("instantaneous_ops_per_sec", 0)
 		line("rejected_connections", stats.Refused)
+		line("expired_keys", 0)
+		line("evicted_keys", 0)
 		line("total_error_replies", stats.Failed)
 		client := s.store.Client().Stats()
 		line("keyspace_hits", client.MemoryHits+client.RedisHits+client.DiskHits)
 		line("keyspace_misses", s.store.Misses())
+		line("pubsub_channels", 0)
+		line("pubsub_patterns", 0)
+		line("latest_fork_usec", 0)
 	}
 	if begin("Replication") {
 		line("role", "master")
 		line("connected_slaves", 0)
+		line("master_replid", s.runID)
+		line("master_repl_offset", 0)
+	}
+	if begin("Cluster") {
+		line("cluster_enabled", 0)
 	}
 	if begin("Aside") {
 		health, client := s.store.Client().Health(), s.store.Client().Stats()
@@ -193,7 +237,14 @@ func info(c *conn, args []string) {
 			line("aside_error", strings.Join(strings.Fields(health.Err.Error()), " "))
 		}
 	}
-	c.bulk(b.String())
+	c.text(b.String())
+}
+
+// memoryUsed is what this process's heap holds, and what it has from the operating system.
+func memoryUsed() (used, all uint64) {
+	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return samples[0].Value.Uint64(), samples[1].Value.Uint64() - samples[2].Value.Uint64()
 }
 
 func yesNo(yes bool) int {

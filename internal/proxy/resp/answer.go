@@ -24,6 +24,17 @@ func (c *conn) int(n int64) {
 	_, _ = c.w.WriteString("\r\n")
 }
 
+// text writes a string that is meant to be read by people.
+func (c *conn) text(s string) {
+	if !c.peer.Resp3 {
+		c.bulk(s)
+		return
+	}
+	_, _ = c.w.WriteString("=" + strconv.Itoa(len(s)+4) + "\r\ntxt:")
+	_, _ = c.w.WriteString(s)
+	_, _ = c.w.WriteString("\r\n")
+}
+
 func (c *conn) null()           { c.peer.WriteNull() }
 func (c *conn) simple(s string) { c.peer.WriteInline(s) }
 

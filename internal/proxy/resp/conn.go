@@ -29,6 +29,10 @@ type conn struct {
 	peer   *server.Peer
 	name   atomic.Pointer[string] // as CLIENT SETNAME has given it; read by anybody
 
+	latest   atomic.Pointer[string] // command, as CLIENT LIST says it; nil: none that is served; read by anybody
+	latestAt atomic.Int64           // when it was begun, or the connection; ns since 1970; read by anybody
+	three    atomic.Bool            // it speaks RESP3; read by anybody
+
 	aborted bool // its MULTI was refused: nothing is done until EXEC, DISCARD or RESET
 	astray  bool // its SELECT was refused: nothing is done with the data until another, or RESET
 	silent  bool // CLIENT REPLY OFF
@@ -36,6 +40,7 @@ type conn struct {
 
 	stranger bool      // has yet to log in
 	strange  time.Time // since when it has to
+	guesses  int       // wrong passwords since the last right one
 	failed   bool      // the command that is run was answered by an error
 	ctx      *request
 	spare    *request  // to be used again; nil: none
@@ -61,6 +66,7 @@ func newConn(s *Server, nc net.Conn, id int64) *conn {
 		nc = tls.Server(nc, s.options.TLS)
 	}
 	c := &conn{server: s, net: nc, id: id, since: time.Now(), strange: time.Now(), stranger: *s.password.Load() != ""}
+	c.latestAt.Store(c.since.UnixNano())
 	c.intake = newIntake(nc, s.store.Receiving(), s.options.MaxRequestBytes)
 	c.intake.barred.Store(c.stranger)
 	out.stalled, out.heard = c.intake.readAhead, &c.intake.heard

@@ -15,11 +15,11 @@
 //
 //   - There is one database, Options.DB. SELECT of another says that it is out of range, and nothing is done with keys until one that is not.
 //   - There are no transactions: what follows a MULTI is refused until EXEC, DISCARD or RESET (unserved.go).
-//   - SCAN, KEYS and DBSIZE do not show the library's own keys (aside:stamp:…, aside:probe…). KEYS and DBSIZE go through SCAN: what
+//   - Keys that begin with "aside:" are the library's own: refused by all commands, and not shown by SCAN, KEYS and DBSIZE. KEYS and DBSIZE go through SCAN: what
 //     changes meanwhile is counted or not. They may show a key that somebody is just loading, or whose absence is remembered; to all
 //     other commands there is no such key. Before a Redis Cluster, whose nodes each know their own keys only, they are refused.
 //   - MSET is as many SETs at once, not one step. An error names how many of them were not done; the others were.
-//   - A ttl of more than 50 years is none.
+//   - A ttl of more than 100 years is none.
 //   - Keys are at most Options.MaxKeyBytes long, values MaxValueBytes, requests MaxRequestBytes. What is larger is read away and answered with an error.
 //   - GET of what was put by HTTP returns its body. APPEND, INCR and the like keep its content type; a SET does not.
 //   - Commands and replies are those of Redis 7, though it be Redis 6.0 that is behind.

@@ -43,7 +43,9 @@ func (c *conn) describeError(err error, wrote bool) string {
 		if isWrongType(err) {
 			return wrongType
 		}
-		return withCode(refused.Error())
+		return withCode(withoutScript(refused.Error()))
+	case errors.Is(err, proxy.ErrReserved):
+		return "ERR " + proxy.ErrReserved.Error()
 	case errors.Is(err, aside.ErrTooLarge):
 		return fmt.Sprintf("ERR the key or value is too large: keys may have %d bytes (service.max_key_bytes), values %d (service.max_value_bytes)",
 			c.server.options.MaxKeyBytes, c.server.options.MaxValueBytes)
@@ -69,6 +71,22 @@ func (c *conn) failWrite(err error) { c.error(c.describeError(err, true)) }
 func isWrongType(err error) bool {
 	var refused *rueidis.RedisError
 	return errors.As(err, &refused) && strings.Contains(refused.Error(), wrongType)
+}
+
+// withoutScript takes off what Redis says of the script in which a command was refused: clients have sent none. Redis 7 says it behind the
+// error, those before it ahead of it.
+func withoutScript(text string) string {
+	if before, _, ok := strings.Cut(text, " script: "); ok && strings.Contains(text, ", on @user_script") {
+		return before
+	}
+	if strings.HasPrefix(strings.TrimPrefix(text, "ERR "), "Error running script") {
+		if i := strings.LastIndex(text, "@user_script: "); i >= 0 {
+			if _, after, ok := strings.Cut(text[i+len("@user_script: "):], ": "); ok {
+				return strings.TrimPrefix(after, "-")
+			}
+		}
+	}
+	return text
 }
 
 // withCode gives an error reply its first word back, which rueidis takes off where it is ERR.

@@ -2,7 +2,6 @@ package resp
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -10,10 +9,6 @@ import (
 )
 
 // What lists keys. The library's own, beside the data, are nobody's business.
-
-func isCompanion(key string) bool {
-	return strings.HasPrefix(key, "aside:stamp:") || strings.HasPrefix(key, "aside:probe")
-}
 
 // one answers an error and returns false where a single server's answer is not everything.
 func (c *conn) one(command string) bool {
@@ -46,7 +41,7 @@ func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 	}
 	all, err := elements[1].AsStrSlice()
 	for _, key := range all {
-		if !isCompanion(key) {
+		if !proxy.Reserved(key) {
 			found = append(found, key)
 		}
 	}

@@ -11,9 +11,13 @@ import (
 
 // What reads values, from memory where they are there.
 
-// fits answers an error and returns false if one of keys is too long.
+// fits answers an error and returns false if one of keys is too long, or the library's own.
 func (c *conn) fits(keys ...string) bool {
 	for _, key := range keys {
+		if proxy.Reserved(key) {
+			c.fail(proxy.ErrReserved)
+			return false
+		}
 		if len(key) > c.server.options.MaxKeyBytes {
 			c.error(c.describeError(aside.ErrTooLarge, false))
 			return false

@@ -2,9 +2,13 @@ package resp
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +24,13 @@ type Server struct {
 	options Options
 	library *server.Server // the registered commands; it knows nothing of connections
 	began   time.Time
+	runID   string // 40 hex digits, as Redis has one; immutable
 
 	ctx  context.Context //nolint:containedctx // the life of all commands; ends when Close does not wait for them any more
 	stop context.CancelFunc
 
 	password atomic.Pointer[string]
+	logins   logins
 	draining atomic.Bool
 	serving  sync.WaitGroup // one for each connection
 
@@ -34,7 +40,7 @@ type Server struct {
 	conns     map[*conn]struct{}
 	nextID    int64
 
-	connections, refused, commands, failed, protocolErrors, panics atomic.Int64
+	connections, refused, commands, failed, protocolErrors, panics, refusedLogins atomic.Int64
 }
 
 // Stats is what a Server has done since New.
@@ -45,6 +51,7 @@ type Stats struct {
 	Commands       int64 // that were answered, unknown ones included
 	Failed         int64 // of these, by an error
 	ProtocolErrors int64 // connections that were ended for what they sent
+	RefusedLogins  int64 // by AUTH or HELLO, for a wrong user or password
 	Panics         int64 // of commands; their callers got an error
 }
 
@@ -57,10 +64,18 @@ func New(store *proxy.Store, options Options) *Server {
 		store: store, options: options.withDefaults(), library: server.NewServerConn(), began: time.Now(),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}
+	id := sha256.Sum256([]byte(rand.Text()))
+	s.runID = hex.EncodeToString(id[:20])
 	s.SetPassword(options.Password)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for name, cmd := range commands {
-		err := s.library.Register(name, func(p *server.Peer, _ string, args []string) { p.Ctx.(*conn).run(name, cmd, args) })
+		lower := strings.ToLower(name)
+		err := s.library.Register(name, func(p *server.Peer, _ string, args []string) {
+			c := p.Ctx.(*conn)
+			c.latest.Store(&lower)
+			c.latestAt.Store(c.now.UnixNano())
+			c.run(name, cmd, args)
+		})
 		if err != nil {
 			panic(err) // twice the same name, in a map
 		}
@@ -200,6 +215,6 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	return Stats{
 		Connected: connected, Connections: s.connections.Load(), Refused: s.refused.Load(), Commands: s.commands.Load(),
-		Failed: s.failed.Load(), ProtocolErrors: s.protocolErrors.Load(), Panics: s.panics.Load(),
+		Failed: s.failed.Load(), ProtocolErrors: s.protocolErrors.Load(), RefusedLogins: s.refusedLogins.Load(), Panics: s.panics.Load(),
 	}
 }

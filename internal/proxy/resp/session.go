@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
@@ -78,7 +79,7 @@ func auth(c *conn, args []string) {
 		return
 	}
 	if !c.login(user, password) {
-		c.error(wrongPass)
+		c.refuseLogin()
 		return
 	}
 	c.ok()
@@ -92,6 +93,7 @@ func (c *conn) login(user, password string) bool {
 	if user != "default" || needed != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 0 {
 		return false
 	}
+	c.guesses = 0
 	c.setStranger(false)
 	return true
 }
@@ -107,6 +109,7 @@ func (c *conn) setStranger(yes bool) {
 
 func (c *conn) setProtocol(version int64) {
 	three := version == 3
+	c.three.Store(three)
 	c.peer.Resp3 = three // SwitchResp3 is for after the reply; HELLO's is in the new version already
 }
 
@@ -142,7 +145,7 @@ func hello(c *conn, args []string) {
 	}
 	switch {
 	case withAuth && !c.login(user, password):
-		c.error(wrongPass)
+		c.refuseLogin()
 		return
 	case c.stranger:
 		c.error(noAuthHello)
@@ -186,7 +189,8 @@ func (c *conn) setName(name string) bool {
 
 func client(c *conn, args []string) {
 	sub := strings.ToUpper(args[0])
-	want := map[string]int{"SETNAME": 2, "GETNAME": 1, "ID": 1, "INFO": 1, "SETINFO": 3, "NO-EVICT": 2, "NO-TOUCH": 2, "REPLY": 2}
+	want := map[string]int{"SETNAME": 2, "GETNAME": 1, "ID": 1, "INFO": 1, "SETINFO": 3, "NO-EVICT": 2, "NO-TOUCH": 2, "REPLY": 2,
+		"GETREDIR": 1, "TRACKINGINFO": 1, "HELP": 1}
 	if n, ok := want[sub]; ok && n != len(args) {
 		c.error(wrongNumber("client|" + strings.ToLower(sub)))
 		return
@@ -205,9 +209,23 @@ func client(c *conn, args []string) {
 	case "ID":
 		c.int(c.id)
 	case "INFO":
-		c.bulk(c.describe() + "\n")
+		c.text(c.describe() + "\n")
 	case "LIST":
-		c.bulk(c.server.list())
+		c.list(args[1:])
+	case "GETREDIR":
+		c.int(-1) // nothing is tracked, so nothing is told to another
+	case "TRACKINGINFO":
+		c.peer.WriteMapLen(3)
+		c.bulk("flags")
+		c.peer.WriteSetLen(1)
+		c.bulk("off")
+		c.bulk("redirect")
+		c.int(-1)
+		c.bulk("prefixes")
+		c.peer.WriteLen(0)
+	case "HELP":
+		c.help("CLIENT", "GETNAME", "GETREDIR", "ID", "INFO", "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <id> [...]]", "NO-EVICT (ON|OFF)", "NO-TOUCH (ON|OFF)",
+			"REPLY (ON|OFF|SKIP)", "SETINFO (LIB-NAME|LIB-VER) <value>", "SETNAME <name>", "TRACKINGINFO")
 	case "SETINFO": // who writes the library's name down has no use for it here
 		switch strings.ToUpper(args[1]) {
 		case "LIB-NAME", "LIB-VER":
@@ -231,28 +249,83 @@ func client(c *conn, args []string) {
 	}
 }
 
-// describe is a line of CLIENT LIST. Safe for concurrent use.
+// help answers HELP of a command with the subcommands that are served, as Redis does.
+func (c *conn) help(command string, subcommands ...string) {
+	c.peer.WriteLen(len(subcommands) + 3)
+	c.simple(command + " <subcommand> [<arg> [value] [opt] ...]. Subcommands are:")
+	for _, sub := range append(subcommands, "HELP") {
+		c.simple(sub)
+	}
+	c.simple("    Of Redis's own these are served here.")
+}
+
+// describe is a line of CLIENT LIST: Redis's fields, as programs look for them by name; what cannot be said is 0. Safe for concurrent use.
 func (c *conn) describe() string {
-	name := ""
+	name, command, version := "", "NULL", 2
 	if given := c.name.Load(); given != nil {
 		name = *given
 	}
-	return fmt.Sprintf("id=%d addr=%s laddr=%s name=%s age=%d db=%d", c.id, c.net.RemoteAddr(), c.net.LocalAddr(), name,
-		int64(time.Since(c.since).Seconds()), c.server.options.DB)
+	if latest := c.latest.Load(); latest != nil {
+		command = *latest
+	}
+	if c.three.Load() {
+		version = 3
+	}
+	idle := max(time.Since(time.Unix(0, c.latestAt.Load())), 0)
+	return fmt.Sprintf("id=%d addr=%s laddr=%s fd=0 name=%s age=%d idle=%d flags=N db=%d sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 "+
+		"rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=%s user=default redir=-1 resp=%d", c.id, c.net.RemoteAddr(), c.net.LocalAddr(), name,
+		int64(time.Since(c.since).Seconds()), int64(idle.Seconds()), c.server.options.DB, command, version)
 }
 
-func (s *Server) list() string {
+// list is CLIENT LIST with what stands behind it.
+func (c *conn) list(args []string) {
+	var ids map[int64]bool // nil: all
+	none := false
+	for len(args) > 0 {
+		switch option := strings.ToUpper(args[0]); {
+		case option == "TYPE" && len(args) > 1:
+			switch strings.ToLower(args[1]) {
+			case "normal":
+			case "master", "replica", "slave", "pubsub":
+				none = true
+			default:
+				c.error("ERR Unknown client type '" + args[1] + "'")
+				return
+			}
+			args = args[2:]
+		case option == "ID" && len(args) > 1:
+			ids = make(map[int64]bool)
+			for args = args[1:]; len(args) > 0; args = args[1:] {
+				id, ok := number(args[0])
+				if !ok {
+					c.error("ERR Invalid client ID")
+					return
+				}
+				ids[id] = true
+			}
+		default:
+			c.error(syntaxError)
+			return
+		}
+	}
+	var b strings.Builder
+	for _, other := range c.server.connected() {
+		if !none && (ids == nil || ids[other.id]) {
+			b.WriteString(other.describe())
+			b.WriteByte('\n')
+		}
+	}
+	c.text(b.String())
+}
+
+// connected are all connections, in the order of their ids.
+func (s *Server) connected() []*conn {
 	s.mu.Lock()
 	all := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
 		all = append(all, c)
 	}
 	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b *conn) int { return int(a.id - b.id) })
-	var b strings.Builder
-	for _, c := range all {
-		b.WriteString(c.describe())
-		b.WriteByte('\n')
-	}
-	return b.String()
+	slices.SortFunc(all, func(a, b *conn) int { return cmp.Compare(a.id, b.id) })
+	return all
 }

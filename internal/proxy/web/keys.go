@@ -20,8 +20,7 @@ import (
 
 const (
 	octets          = "application/octet-stream"
-	maxContentType  = 255 // bytes
-	longestTTL      = 100 * 365 * 24 * time.Hour
+	maxContentType  = 255      // bytes
 	aFewBytes       = 64 << 10 // what is allocated on a Content-Length's word
 	noCacheStatus   = "aside; fwd=miss"
 	writeStatus     = "aside; fwd=method"
@@ -394,7 +393,7 @@ func parseTTL(text string) (time.Duration, error) {
 	seconds := ttl.Seconds()
 	if n, notNumber := strconv.ParseFloat(text, 64); notNumber == nil && !math.IsNaN(n) {
 		seconds, err = n, nil
-		if math.Abs(n) <= longestTTL.Seconds() {
+		if math.Abs(n) <= proxy.LongestTTL.Seconds() {
 			ttl = time.Duration(n * float64(time.Second))
 		}
 	}
@@ -403,7 +402,7 @@ func parseTTL(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("ttl: %q is neither a number of seconds nor a duration; give 90, 1m30s, or 0 for no expiry", shortened(text))
 	case seconds < 0:
 		return 0, fmt.Errorf("ttl: %q is negative; give 0 for no expiry, or DELETE the key", shortened(text))
-	case seconds > longestTTL.Seconds():
+	case seconds > proxy.LongestTTL.Seconds():
 		return 0, fmt.Errorf("ttl: %q is longer than 100 years; give 0 for no expiry", shortened(text))
 	case seconds == 0:
 		return proxy.NoExpiry, nil

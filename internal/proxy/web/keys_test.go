@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -49,6 +50,23 @@ func TestAValueIsPutReadAndDeleted(t *testing.T) {
 		require.Equal(t, http.StatusNotFound, f.send("HEAD", path, "").StatusCode)
 	}
 	require.Equal(t, http.StatusNoContent, f.send("DELETE", "/v1/keys/user:42", "").StatusCode, "deleting twice is fine")
+}
+
+func TestTheLibrarysOwnKeysAreNobodyElses(t *testing.T) {
+	f := newFront(t, setup{})
+	f.put("k", "v")
+	stamp := f.redis.Do("KEYS", "aside:stamp:*").([]any)[0].(string)
+	before := f.redis.Do("GET", stamp)
+	for _, key := range []string{stamp, "aside:probe"} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			r := f.send(method, "/v1/keys/"+url.PathEscape(key), "x")
+			isProblem(t, r, problemInvalid)
+			require.Contains(t, r.body, proxy.ErrReserved.Error())
+		}
+		isProblem(t, f.send("GET", "/get?key="+url.QueryEscape(key), ""), problemInvalid)
+		isProblem(t, f.send("POST", "/v1/mget", `{"keys": ["k", "`+key+`"]}`), problemInvalid)
+	}
+	require.Equal(t, before, f.redis.Do("GET", stamp))
 }
 
 func TestTheTierThatAnsweredIsNamed(t *testing.T) {

@@ -105,14 +105,14 @@ type clientCollector struct {
 	build prometheus.Metric
 	descs []*prometheus.Desc // all of them
 
-	stats                                             []statsMetric
-	hits, missed                                      *prometheus.Desc
-	mode, since                                       *prometheus.Desc
-	backlog, backlogBytes, backlogDirty, quarantined  *prometheus.Desc
-	durable, diskOK, streams                          *prometheus.Desc
-	connections, displaced, refused, receiving        *prometheus.Desc
-	replayRunning, replayDone, replayTotal            *prometheus.Desc
-	replayVerdicts, respConnections, respCommandCount *prometheus.Desc
+	stats                                                                []statsMetric
+	hits, missed                                                         *prometheus.Desc
+	mode, since                                                          *prometheus.Desc
+	backlog, backlogBytes, backlogDirty, quarantined                     *prometheus.Desc
+	durable, diskOK, streams                                             *prometheus.Desc
+	connections, displaced, refused, receiving                           *prometheus.Desc
+	replayRunning, replayDone, replayTotal                               *prometheus.Desc
+	replayVerdicts, respConnections, respCommandCount, respRefusedLogins *prometheus.Desc
 }
 
 // statsMetric is one field of aside.Stats.
@@ -137,22 +137,23 @@ func newClientCollector(s *Server) *clientCollector {
 		since:   desc("mode_since_timestamp_seconds", "When the shard came into its mode.", "shard"),
 		backlog: desc("backlog_records", "Records that wait to be replayed, by what they do.", "kind"),
 
-		backlogBytes:     desc("backlog_bytes", "Size of the records that wait to be replayed, on disk or in memory."),
-		backlogDirty:     desc("backlog_dirty_records", "Records that are in the journal and not yet in files of their own."),
-		quarantined:      desc("quarantined_files", "Files and parts of files put aside because they could not be read."),
-		durable:          desc("fallback_durable", "1 if writes accepted while Redis is away outlive the process."),
-		diskOK:           desc("fallback_disk_ok", "0 if the disk has refused something since it last worked."),
-		connections:      desc("http_connections", "Clients connected by HTTP."),
-		displaced:        desc("http_connections_displaced_total", "HTTP connections that rested and were closed for others, as all were in use."),
-		refused:          desc("http_connections_refused_total", "HTTP connections that were refused, as all were in use and none rested."),
-		receiving:        desc("receiving_bytes", "What all requests that are being received hold, beyond 16 KiB each."),
-		streams:          desc("event_streams", "Viewers of the status page."),
-		replayRunning:    desc("replay_running", "1 while a replay is under way.", "shard"),
-		replayDone:       desc("replay_done_records", "Records of the latest replay that have been handled.", "shard"),
-		replayTotal:      desc("replay_records", "Records of the latest replay.", "shard"),
-		replayVerdicts:   desc("replay_verdict_records", "Records of the latest replay, by what became of them.", "shard", "verdict"),
-		respConnections:  desc("resp_connections", "Clients connected by RESP."),
-		respCommandCount: desc("resp_commands_total", "Commands served by RESP."),
+		backlogBytes:      desc("backlog_bytes", "Size of the records that wait to be replayed, on disk or in memory."),
+		backlogDirty:      desc("backlog_dirty_records", "Records that are in the journal and not yet in files of their own."),
+		quarantined:       desc("quarantined_files", "Files and parts of files put aside because they could not be read."),
+		durable:           desc("fallback_durable", "1 if writes accepted while Redis is away outlive the process."),
+		diskOK:            desc("fallback_disk_ok", "0 if the disk has refused something since it last worked."),
+		connections:       desc("http_connections", "Clients connected by HTTP."),
+		displaced:         desc("http_connections_displaced_total", "HTTP connections that rested and were closed for others, as all were in use."),
+		refused:           desc("http_connections_refused_total", "HTTP connections that were refused, as all were in use and none rested."),
+		receiving:         desc("receiving_bytes", "What all requests that are being received hold, beyond 16 KiB each."),
+		streams:           desc("event_streams", "Viewers of the status page."),
+		replayRunning:     desc("replay_running", "1 while a replay is under way.", "shard"),
+		replayDone:        desc("replay_done_records", "Records of the latest replay that have been handled.", "shard"),
+		replayTotal:       desc("replay_records", "Records of the latest replay.", "shard"),
+		replayVerdicts:    desc("replay_verdict_records", "Records of the latest replay, by what became of them.", "shard", "verdict"),
+		respConnections:   desc("resp_connections", "Clients connected by RESP."),
+		respCommandCount:  desc("resp_commands_total", "Commands served by RESP."),
+		respRefusedLogins: desc("resp_refused_logins_total", "Logins by RESP that were refused, for a wrong user or password."),
 	}
 	counter := func(name, help string, of func(aside.Stats) int64) {
 		c.stats = append(c.stats, statsMetric{desc(name, help), prometheus.CounterValue, func(s aside.Stats) float64 { return float64(of(s)) }})
@@ -171,11 +172,9 @@ func newClientCollector(s *Server) *clientCollector {
 	counter("decode_errors_total", "Stored values that could not be read.", func(s aside.Stats) int64 { return s.DecodeErrors })
 	counter("redis_errors_total", "Questions to Redis that failed.", func(s aside.Stats) int64 { return s.RedisErrors })
 	counter("invalidations_total", "Keys that Redis said have changed.", func(s aside.Stats) int64 { return s.Invalidations })
-	counter("gone_early_total", "Keys that were invalidated within a second after they were read: many, if Redis's tracking table is full.", func(s aside.Stats) int64 { return s.GoneEarly })
 	counter("flushes_total", "Times that all of the memory was given up.", func(s aside.Stats) int64 { return s.Flushes })
 	counter("journaled_total", "Writes kept for replay, by key.", func(s aside.Stats) int64 { return s.Journaled })
 	counter("outages_total", "Times that a shard became degraded.", func(s aside.Stats) int64 { return s.Outages })
-	counter("failovers_total", "Times that another server answered than before.", func(s aside.Stats) int64 { return s.Failovers })
 	counter("overloaded_total", "Loads not begun because too many were running.", func(s aside.Stats) int64 { return s.Overloaded })
 	gauge("pending_writes", "Writes that wait to be replayed.", func(s aside.Stats) float64 { return float64(s.Pending) })
 	gauge("redis_connected", "1 if no shard is degraded.", func(s aside.Stats) float64 { return number(s.RedisConnected) })
@@ -257,5 +256,8 @@ func (c *clientCollector) Collect(ch chan<- prometheus.Metric) {
 		connections, commands := c.s.o.RESP()
 		gauge(c.respConnections, float64(connections))
 		count(c.respCommandCount, commands)
+	}
+	if c.s.o.RefusedLogins != nil {
+		count(c.respRefusedLogins, c.s.o.RefusedLogins())
 	}
 }

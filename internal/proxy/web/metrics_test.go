@@ -59,7 +59,7 @@ next:
 func TestMetricsCountWhatHappened(t *testing.T) {
 	f := newFront(t, setup{
 		client: []func(*aside.Options){durable(t)},
-		web:    Options{Version: "v1.2.3", RESP: func() (int64, int64) { return 7, 42 }},
+		web:    Options{Version: "v1.2.3", RESP: func() (int64, int64) { return 7, 42 }, RefusedLogins: func() int64 { return 3 }},
 	})
 	f.put("secret-key", "v")
 	for range 3 {
@@ -100,6 +100,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		{0, "aside_backlog_records", []string{"kind", "set"}},
 		{7, "aside_resp_connections", nil},
 		{42, "aside_resp_commands_total", nil},
+		{3, "aside_resp_refused_logins_total", nil},
 		{0, "aside_event_streams", nil},
 		{0, "aside_outages_total", nil},
 	} {

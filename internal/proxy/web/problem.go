@@ -74,6 +74,8 @@ func problemOf(err error) problem {
 		return problem{problemNotFound, "no value was put under this key, or it has expired, or was deleted"}
 	case is(aside.ErrTooLarge):
 		return problem{problemTooLarge, why("make it smaller, or raise service.max_key_bytes or service.max_value_bytes")}
+	case is(proxy.ErrReserved):
+		return problem{problemInvalid, "key: " + err.Error()}
 	case is(aside.ErrInvalidArgument):
 		return problem{problemInvalid, why("correct the request")}
 	case is(aside.ErrFull):

@@ -56,6 +56,9 @@ type Options struct {
 	// RESP tells how many clients the other front end has right now, and how many commands it has served since it began. It must be safe
 	// for concurrent use, and quick. Defaults to none.
 	RESP func() (connections, commands int64)
+
+	// RefusedLogins tells how many logins the other front end has refused since it began. It must be safe for concurrent use. Defaults to none.
+	RefusedLogins func() int64
 }
 
 func (o Options) withDefaults() Options {
