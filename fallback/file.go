@@ -62,7 +62,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var (
 	ErrFileTorn     = errors.New("a fill that was not written to its end") // nobody was promised it
 	ErrFileEmpty    = errors.New("nothing is left of it: a loaded value that was cut off by a loss of power, or a write that the disk has lost")
-	ErrFileVersion  = errors.New("a newer version of aside wrote it; nothing is lost: run that, or move the file away")
+	ErrFileVersion  = errors.New("a newer aside wrote it. Nothing is lost: run that until nothing is pending, or move the directory away, keep it, and replay it with that later")
 	ErrFileCorrupt  = errors.New("not a record as it was written")
 	ErrFileOtherKey = errors.New("the record of another key: the file was renamed, or the keys have the same MD5")
 )

@@ -272,7 +272,7 @@ func TestANewerVersionIsLeftUntouched(t *testing.T) {
 	var version *VersionError
 	require.ErrorAs(t, err, &version)
 	assert.Equal(t, VersionError{Part: part4, Version: 2}, *version)
-	for _, word := range []string{part4, "version 2", "newer", "move the file away"} {
+	for _, word := range []string{part4, "version 2", "newer aside wrote it", "move the directory away"} {
 		require.ErrorContains(t, err, word)
 	}
 	assert.Equal(t, damaged, readFile(t, m, part1))

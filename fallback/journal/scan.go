@@ -32,7 +32,7 @@ type Damage struct {
 type Gap struct{ From, To uint64 }
 
 // VersionError says that a part was written by a newer version of aside. Nothing is lost: the part is left as it is. Run that
-// version, or move the file away.
+// version until nothing is pending, or move the directory away and replay it with that version later.
 type VersionError struct {
 	Part    string // the file; "" from Scan
 	Offset  int64
@@ -45,7 +45,7 @@ func (e *VersionError) Error() string {
 		part = "the part"
 	}
 	return fmt.Sprintf("journal: %s has version %d of the format at byte %d, and this program knows version %d: a newer aside "+
-		"wrote it. Nothing is lost: run that, or move the file away", part, e.Version, e.Offset, version)
+		"wrote it. Nothing is lost: run that until nothing is pending, or move the directory away, keep it, and replay it with that later", part, e.Version, e.Offset, version)
 }
 
 // Scan reads a part and changes nothing. It calls each with every valid record, as it stands there, and the offset at which it

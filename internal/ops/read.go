@@ -73,7 +73,7 @@ func (k Kind) Remedy() string {
 	case Foreign:
 		return "move it out of the directory; aside leaves it alone, or puts it into quarantine where a record belongs"
 	case Newer:
-		return "run that version until nothing is pending; this one does not touch the journal of a newer one"
+		return "run that version until nothing is pending; this one does not open the directory. To start this one at once: move the directory away, keep it, and replay it with that version later"
 	case Missing:
 		return "look at the disk: what these records held is lost. What they were of is not known"
 	case Unreadable:
