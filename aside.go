@@ -28,6 +28,7 @@ type Client struct {
 	started     time.Time // for people
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
+	dialLimit   time.Duration
 	near        *near
 	stamps      *stamper
 	store       fallback.Store // what outages leave behind
@@ -39,9 +40,10 @@ type Client struct {
 	probeKeys  atomic.Uint64            // made so far
 	topo       atomic.Pointer[topology] // nil until Redis has been reached
 	topoMu     sync.Mutex               // held while topo is replaced and its probers are started
-	lateClient lateClient               // for the user's own commands
-	ears       sync.Map                 // the shards whose probes have a key, by that key
-	moved      chan struct{}            // asks follow to look at once; buffered, never blocks
+	early      early
+	lateClient lateClient    // for the user's own commands
+	ears       sync.Map      // the shards whose probes have a key, by that key
+	moved      chan struct{} // asks follow to look at once; buffered, never blocks
 
 	conns   sync.Map // net.Conns that are open
 	roads   roads    // what passes on the connections
@@ -52,6 +54,7 @@ type Client struct {
 	modes      announcer[ModeChange]
 	claims     claims // keys whose records are being replayed
 	overtaking overtakings
+	recent     recents
 	replays    replays
 	loaders    chan struct{} // has a token for each loader that runs without a lock
 	readers    chan struct{} // has one for each reader of the store
@@ -119,8 +122,10 @@ func New(options Options) (*Client, error) {
 	}
 	c.started = c.began
 	c.lateClient.c = c
+	c.dialLimit = c.baseOption().Dialer.Timeout
 	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
 	c.nowhere = c.newShard("", nil, false)
+	c.near.early = c.noteEarly
 	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
 	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
 	if options.OnReplay != nil {
@@ -569,8 +574,8 @@ func (c *Client) Stats() Stats {
 		MemoryHits: n.memoryHits.sum(), RedisHits: n.redisHits.Load(), Loads: n.loads.Load(), LoadErrors: n.loadErrors.Load(),
 		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
-		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), Flushes: n.flushes.Load(),
-		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(),
+		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), GoneEarly: n.goneEarly.Load(), Flushes: n.flushes.Load(),
+		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: n.failovers.Load(),
 		RedisConnected: c.connected(), Waiting: c.inFlight(),
 	}
 	fallen := c.store.Stats()

@@ -86,7 +86,11 @@ type shard struct {
 	fills    joint
 
 	run         atomic.Pointer[runID]
-	runIDBefore string // what it was when the outage began; guarded by state.mu
+	primary     atomic.Pointer[string] // the run id of the latest primary
+	doubts      doubts                 // what its server may lack
+	watch       flushWatch             // the prober's
+	flushedAt   atomic.Int64           // when the database was flushed, at the latest, in the server's µs; 0: never, as far as is known
+	runIDBefore string                 // what it was when the outage began; guarded by state.mu
 }
 
 // runID is what a server calls its own life: it changes with a restart, and another server has another.
@@ -115,6 +119,7 @@ func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *sha
 	sh.mode.Store(int32(Degraded)) // until the first probe is answered
 	sh.outage.Store(1)
 	sh.state.since = time.Now()
+	sh.state.away.begin(c, sh.state.since)
 	sh.fresh.Store(true)
 	sh.locks.send = func(seats []*seat) { c.sendLocks(sh, seats) }
 	sh.fills.send = func(seats []*seat) { c.sendFills(sh, seats) }
@@ -241,6 +246,7 @@ type topology struct {
 	shards []*shard
 	bySlot *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
 	holes  bool                // there are such slots
+	last   map[int]*shard      // who had them last, by slot
 	since  time.Time
 }
 
@@ -302,12 +308,12 @@ func (c *Client) baseOption() rueidis.ClientOption {
 		}
 		return -1
 	}
-	o.Dialer.Timeout = cmp.Or(o.Dialer.Timeout, defaultDialTimeout)
+	o.Dialer.Timeout = cmp.Or(o.Dialer.Timeout, dialTimeout(o.TLSConfig))
 	o.Dialer.KeepAlive = cmp.Or(o.Dialer.KeepAlive, defaultKeepAlive)
 	o.ConnWriteTimeout = cmp.Or(o.ConnWriteTimeout, defaultWriteLimit)
 	if o.Sentinel.MasterSet != "" {
 		o.Sentinel.TopologyRefreshInterval = cmp.Or(o.Sentinel.TopologyRefreshInterval, defaultReconcile)
-		o.Sentinel.Dialer.Timeout = cmp.Or(o.Sentinel.Dialer.Timeout, defaultDialTimeout)
+		o.Sentinel.Dialer.Timeout = cmp.Or(o.Sentinel.Dialer.Timeout, dialTimeout(o.Sentinel.TLSConfig))
 		o.Sentinel.Dialer.KeepAlive = cmp.Or(o.Sentinel.Dialer.KeepAlive, defaultKeepAlive)
 	}
 	o.ClusterOption.ShardsRefreshInterval = cmp.Or(o.ClusterOption.ShardsRefreshInterval, defaultReconcile)
@@ -493,6 +499,9 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 			}
 			continue
 		case err == nil:
+			if e := c.near.peek(key); e != nil {
+				c.noteEarly(e)
+			}
 			c.near.drop(key)
 		}
 		if len(others) < len(keys) {
@@ -507,7 +516,11 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 func (c *Client) connect(first chan error) {
 	defer c.background.Done()
 	tracked := !c.opt.Redis.DisableCache
-	var lastErr string
+	var away outageLog
+	var hint struct {
+		text string
+		at   int64 // in Client.now's time; 0: there is none
+	}
 	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, maxBackoff) {
 		l, err := c.build(tracked)
 		if errors.Is(err, rueidis.ErrNoCache) && tracked {
@@ -528,14 +541,22 @@ func (c *Client) connect(first chan error) {
 			}
 			l.close(l.redis)
 		}
+		if hint.at == 0 || c.now()-hint.at >= int64(hintEvery) {
+			hint.text, hint.at = c.hint(err), c.now()
+		}
+		err = c.unreachable(err, hint.text)
 		c.unreached.Store(&err)
 		select {
 		case first <- err:
 		default:
 		}
-		if msg := err.Error(); msg != lastErr && c.closing.Err() == nil {
-			c.opt.Logger.Warn("aside: cannot reach Redis, going on without it and trying again", "error", err)
-			lastErr = msg
+		switch now := time.Now(); {
+		case c.closing.Err() != nil:
+		case away.since.IsZero():
+			away.begin(c, now)
+			c.opt.Logger.Warn("aside: cannot reach Redis, going on without it and trying again", "address", strings.Join(c.opt.Redis.InitAddress, ","), "error", err)
+		case away.due(now):
+			c.opt.Logger.Warn("aside: Redis is still away", append(append([]any{"address", strings.Join(c.opt.Redis.InitAddress, ",")}, away.attrs(c, now)...), "error", err)...)
 		}
 		if !c.sleep(jitter(backoff)) {
 			return
@@ -739,6 +760,7 @@ func (c *Client) refresh(l *link) error {
 	for _, sh := range started {
 		look.Go(func() {
 			if ok := c.probe(sh); ok && sh.fresh.Load() {
+				c.lookForFlush(sh)
 				c.returned(sh)
 			}
 		})
@@ -757,6 +779,7 @@ func (c *Client) refresh(l *link) error {
 	} else {
 		c.nowhere.mode.Store(int32(Healthy))
 	}
+	next.remember(old)
 	c.topo.Store(next)
 	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.home.
 	nodes := redis.Nodes()
@@ -777,6 +800,7 @@ func (c *Client) refresh(l *link) error {
 		go c.prober(sh)   // ends with sh.stop or Close
 		go c.replayer(sh) // so does this
 	}
+	c.rehomed(old, next, started)
 	for _, sh := range next.shards { // which may have got keys with records of another
 		sh.replayNow()
 	}

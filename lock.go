@@ -3,7 +3,6 @@ package aside
 import (
 	"cmp"
 	"context"
-	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/slot"
+	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -47,7 +47,7 @@ import (
 type script struct{ text, sha string }
 
 func newScript(text string) *script {
-	sum := sha1.Sum([]byte(text))
+	sum := sums.SHA1(text)
 	return &script{text: text, sha: hex.EncodeToString(sum[:])}
 }
 
@@ -565,7 +565,11 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 	for _, q := range elsewhere {
 		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
 		q.moved = true
-		c.topologyMoved()
+		if reply, ok := replyOf(q.err); ok {
+			if _, isAsk := reply.IsAsk(); !isAsk { // else it stays where it is, for the time being
+				c.topologyMoved()
+			}
+		}
 		if t := c.topo.Load(); t != nil {
 			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
 		}
@@ -681,6 +685,7 @@ type batch struct {
 	call
 	shard    *shard
 	of       []int // where its keys stand in the list
+	head     int   // how many args are for all keys; the others are as many for each
 	notAfter int64 // of a write: when the server must not do it any more, in µs of its clock
 }
 
@@ -723,7 +728,7 @@ func (c *Client) batchesOf(s *script, head []string, n int, key func(i int) (str
 		}
 		f := open[at]
 		if f == nil || len(f.keys) == maxBatchKeys || f.bytes+bytes > maxBatchBytes {
-			f = &filling{batch: &batch{call: call{script: s}, shard: sh}}
+			f = &filling{batch: &batch{call: call{script: s}, shard: sh, head: len(head)}}
 			room := 1
 			if at.slot == 0 { // else there may be many batches of few keys
 				room = min(n-i, maxBatchKeys)
@@ -800,7 +805,12 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 				if _, reply := rueidis.IsRedisErr(b.err); !reply {
 					failed = cmp.Or(failed, b.err)
 				}
-				if use != nil {
+				if use == nil {
+					continue
+				}
+				if len(b.keys) > 1 && isTryAgain(b.err) {
+					c.runSingly(ctx, b, use)
+				} else {
 					use(b)
 				}
 			}
@@ -817,6 +827,25 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 		others.Go(func() { ask(sh, batches) })
 	}
 	others.Wait()
+}
+
+// isTryAgain reports whether a call was refused because some of its keys have moved already, and others have not.
+func isTryAgain(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && reply.IsTryAgain()
+}
+
+// runSingly asks for each key of b by itself.
+func (c *Client) runSingly(ctx context.Context, b *batch, use func(*batch)) {
+	each := (len(b.args) - b.head) / len(b.keys)
+	for n, key := range b.keys {
+		at := b.head + n*each
+		one := &batch{shard: b.shard, of: b.of[n : n+1], head: b.head, call: call{
+			script: b.script, keys: []string{key}, args: append(slices.Clone(b.args[:b.head]), b.args[at:at+each]...),
+		}}
+		c.run(ctx, b.shard, &one.call)
+		use(one)
+	}
 }
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
@@ -945,7 +974,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 
 // fingerprint names bytes that could not be read, for scriptReplaceOrLock.
 func fingerprint(stored string) string {
-	sum := sha1.Sum([]byte(stored))
+	sum := sums.SHA1(stored)
 	return hex.EncodeToString(sum[:])
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -125,6 +126,73 @@ type modeState struct {
 	since time.Time
 	err   error // why it is degraded, as of the latest attempt
 	flaws map[flaw]error
+	away  outageLog
+}
+
+// outageLog is what the log says of an outage. Guarded by whoever guards what it is about.
+type outageLog struct {
+	since time.Time // when it began
+	loads int64     // of Stats.Loads, then
+	said  time.Time // when a line was written last
+}
+
+const outageLineEvery = time.Minute
+
+// begin notes that an outage has just been said, or that the client begins without Redis.
+func (o *outageLog) begin(c *Client, now time.Time) {
+	*o = outageLog{since: now, loads: c.counts.loads.Load(), said: now}
+}
+
+// due reports whether it is time for a line, and takes it as written.
+func (o *outageLog) due(now time.Time) bool {
+	if now.Sub(o.said) < outageLineEvery {
+		return false
+	}
+	o.said = now
+	return true
+}
+
+// attrs are how it goes: since when, what waits, and what the loaders were spared.
+func (o *outageLog) attrs(c *Client, now time.Time) []any {
+	kept := c.store.Stats()
+	return []any{
+		"since", o.since.UTC().Format(time.RFC3339), "after", asText(now.Sub(o.since)), "pending", kept.Sets + kept.Deletes,
+		"bytes", kept.Bytes, "loads", c.counts.loads.Load() - o.loads,
+	}
+}
+
+// asText is a duration for the log, which a JSON handler would write as a number of nanoseconds.
+func asText(d time.Duration) string {
+	if d > time.Second {
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(10 * time.Microsecond).String()
+}
+
+// address is where sh is, for people.
+func (c *Client) address(sh *shard) string {
+	if sh.addr != "" {
+		return sh.addr
+	}
+	if c.opt.Redis.Sentinel.MasterSet != "" && sh.client != nil {
+		for addr := range sh.client.Nodes() {
+			return addr
+		}
+	}
+	return strings.Join(c.opt.Redis.InitAddress, ",")
+}
+
+// remind says once a minute that sh is away, and how it goes.
+func (c *Client) remind(sh *shard) {
+	now := time.Now()
+	sh.state.mu.Lock()
+	if Mode(sh.mode.Load()) != Degraded || sh.gone.Load() || !sh.state.away.due(now) {
+		sh.state.mu.Unlock()
+		return
+	}
+	attrs := append(sh.state.away.attrs(c, now), "error", sh.state.errLocked())
+	sh.state.mu.Unlock()
+	c.opt.Logger.Warn("aside: Redis is still away", append([]any{"address", c.address(sh)}, attrs...)...)
 }
 
 // errLocked is what Health says of it.
@@ -167,7 +235,10 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 	}
 	now := time.Now()
 	sh.state.since, sh.state.err = now, why
+	first := sh.fresh.Load() && from == Degraded
+	after := now.Sub(sh.state.away.since)
 	if to == Degraded {
+		sh.state.away.begin(c, now)
 		// What memory holds may be used for a while yet: what was proven when the connection was last known to be well.
 		sh.outage.Add(1)
 		sh.unverifiedUntil.Store(c.until(c.opt.DegradedTTL))
@@ -186,17 +257,21 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 	switch to {
 	case Degraded:
 		c.counts.outages.Add(1)
-		c.opt.Logger.Warn("aside: Redis is away, going on without it", "shard", sh.addr, "from", from, "to", to, "error", why)
+		c.opt.Logger.Warn("aside: Redis is away, going on without it", "address", c.address(sh), "from", from, "to", to, "error", why)
 		c.observe(Event{Kind: EventRedisAway, Key: sh.addr, Err: why})
 		sh.probeNow()
 		c.topologyMoved() // a replica may have taken over
 		c.near.wakeAll()  // nobody need wait for a push or a lock's end
 	case Recovering:
-		c.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "shard", sh.addr, "from", from, "to", to)
+		c.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "address", c.address(sh), "from", from, "to", to, "after", asText(after))
 		c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
 		sh.replayNow()
 	case Healthy:
-		c.opt.Logger.Info("aside: Redis is well", "shard", sh.addr, "from", from, "to", to)
+		if first {
+			c.opt.Logger.Info("aside: connected", "address", c.address(sh))
+		} else {
+			c.opt.Logger.Info("aside: Redis is well", "address", c.address(sh), "from", from, "to", to, "after", asText(after))
+		}
 		sh.replayNow() // a write may have been kept since returned has looked
 		if from == Degraded {
 			c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
@@ -232,7 +307,7 @@ func (c *Client) flawed(sh *shard, what flaw, why error) {
 	sh.flaws.Store(int32(len(sh.state.flaws)))
 	sh.state.mu.Unlock()
 	if why != nil && !known {
-		c.opt.Logger.Warn("aside: Redis answers, but does not work as it should", "shard", sh.addr, "error", why)
+		c.opt.Logger.Warn("aside: Redis answers, but does not work as it should", "address", c.address(sh), "error", why)
 	}
 }
 

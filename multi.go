@@ -343,6 +343,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			last = b.args[0]
 		}
 		b.args = []string{c.newMarker(b.shard), c.lockTTL, last}
+		b.head = len(b.args)
 	}
 	c.runBatches(ctx, all, new(pieces), func(b *batch) {
 		marker := b.args[0]

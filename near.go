@@ -37,6 +37,7 @@ type near struct {
 	home    func(key string) *shard // by the present topology; nil if there is never another
 	maxTTL  int64                   // Options.MemoryTTL in ns; 0: no bound
 	cache   *memory                 // nil: none
+	early   func(*entry)            // is told of what is invalidated right after it was read; must not block; nil: nobody is
 	seed    maphash.Seed
 	stripes [1024]nearStripe
 }
@@ -114,6 +115,15 @@ func (n *near) lookup(key string) *entry {
 	return e
 }
 
+// peek returns the entry of key, usable or not; nil if there is none.
+func (n *near) peek(key string) *entry {
+	if n.cache == nil {
+		return nil
+	}
+	e, _ := n.cache.get(key)
+	return e
+}
+
 func (n *near) usable(e *entry) bool {
 	now, sh := n.now(), e.shard
 	switch {
@@ -188,6 +198,9 @@ func (n *near) put(key string, r reservation, e *entry) *entry {
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gen != r.gen && r.epoch == r.shard.epoch.Load() && n.early != nil {
+		n.early(e) // it is changed before it was stored
+	}
 	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() || !n.livesAt(key, r.shard) {
 		return nil
 	}

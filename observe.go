@@ -48,10 +48,11 @@ const (
 	EventRedisAway                     // Redis, or the shard named by Key, is away; Err says why
 	EventRedisBack                     // Redis, or the shard named by Key, answers again
 	EventJournaled                     // a Set or Del is kept for replay; Err says why Redis did not do it
+	EventFailover                      // another server answers for Redis, or the shard named by Key, than before; there need not have been an outage
 )
 
 func (k EventKind) String() string {
-	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled"}
+	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled", "failover"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -61,7 +62,7 @@ func (k EventKind) String() string {
 // Event is one thing that happened. Fields that do not apply are zero.
 type Event struct {
 	Kind     EventKind
-	Key      string // the data key, or a server's address for EventRedisAway and EventRedisBack
+	Key      string // the data key, or a server's address for EventRedisAway, EventRedisBack and EventFailover
 	Source   Source
 	Duration time.Duration
 	Err      error
@@ -94,10 +95,12 @@ type Stats struct {
 	DecodeErrors   int64 // stored values that could not be read, and were loaded again
 	RedisErrors    int64 // questions to Redis that failed
 	Invalidations  int64 // keys that Redis said have changed
+	GoneEarly      int64 // of these, keys that had been read less than a second before: many, if Redis's tracking table is full
 	Flushes        int64 // times that all of the memory was given up: a connection lost, FLUSHALL
 	DiskHits       int64 // keys answered from the fallback store
 	Journaled      int64 // Sets and Dels kept for replay, by key
 	Outages        int64 // times that a shard became degraded
+	Failovers      int64 // times that another server answered than before: a failover, a restart, an address that leads elsewhere now
 	Overloaded     int64 // loads not begun because of MaxLoaders
 	Pending        int   // Sets and Dels that wait to be replayed right now
 	RedisConnected bool  // every shard answers: none is degraded
@@ -112,7 +115,7 @@ type counters struct {
 
 	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused   atomic.Int64
 	tooLarge, encodeErrors, decodeErrors, redisErrors, invalidations, flushes atomic.Int64
-	diskHits, journaled, outages, overloaded                                  atomic.Int64
+	diskHits, journaled, outages, failovers, overloaded, goneEarly            atomic.Int64
 }
 
 // striped is a counter for a path on which a single contended word would be the slowest part.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/redis/rueidis"
 
@@ -169,6 +171,7 @@ func (r ReplayFills) String() string {
 const (
 	defaultAddress     = "127.0.0.1:6379"
 	defaultDialTimeout = 250 * time.Millisecond
+	defaultTLSTimeout  = time.Second // a handshake takes several round trips, and some time to reckon
 	defaultKeepAlive   = 500 * time.Millisecond
 	defaultWriteLimit  = 30 * time.Second // see watchedConn
 	defaultReconcile   = 5 * time.Second  // Sentinel and Cluster topology, beside their own events
@@ -211,9 +214,8 @@ func (o Options) validate() error {
 		errs = append(errs, fmt.Errorf("aside: Options.%s is %v: %s", field, value, remedy))
 	}
 	for _, address := range o.Redis.InitAddress {
-		if strings.TrimSpace(address) == "" {
-			bad("Redis.InitAddress", fmt.Sprintf("%q", o.Redis.InitAddress), "each address must be host:port, or leave the list empty for "+defaultAddress)
-			break
+		if why := badAddress(address, o.Redis.DialFn != nil || o.Redis.DialCtxFn != nil); why != "" {
+			bad("Redis.InitAddress", fmt.Sprintf("[%q]", withoutSecrets(address)), why)
 		}
 	}
 	for _, d := range []struct {
@@ -274,6 +276,53 @@ func (o Options) validate() error {
 	}
 	errs = append(errs, validateRedis(o.Redis)...)
 	return errors.Join(append(errs, o.Fallback.Validate())...)
+}
+
+// badAddress says what is wrong with an address and what to do; "" if nothing is. With a dialer of their own, users may write what that takes.
+func badAddress(address string, ownDialer bool) string {
+	if strings.TrimSpace(address) == "" {
+		return "each address must be host:port, or leave the list empty for " + defaultAddress
+	}
+	if scheme, _, ok := strings.Cut(address, "://"); ok {
+		return "each address must be host:port, and this is a url: let rueidis.ParseURL(\"" + scheme + "://…\") make Options.Redis"
+	}
+	if ownDialer {
+		return ""
+	}
+	if strings.HasPrefix(address, "/") {
+		return "each address must be host:port; for a socket let rueidis.ParseURL(\"unix:///path\") make Options.Redis"
+	}
+	if strings.ContainsFunc(address, unicode.IsSpace) {
+		return "each address must be host:port, without spaces; several addresses are several elements"
+	}
+	if strings.ContainsAny(address, ",;") {
+		return "each address must be host:port; several addresses are several elements"
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "each address must be host:port, such as " + defaultAddress + " or [::1]:6379 (" + strings.TrimPrefix(err.Error(), "address "+address+": ") + ")"
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil || port == "" || port == "0" {
+		return fmt.Sprintf("each address must be host:port, and %q is no port", port)
+	}
+	if strings.ContainsAny(host, "@/") {
+		return "each address must be host:port: user and password belong into Options.Redis.Username and Password, the database into SelectDB"
+	}
+	return ""
+}
+
+// withoutSecrets leaves out what may be a password.
+func withoutSecrets(address string) string {
+	scheme, rest, ok := strings.Cut(address, "://")
+	if !ok {
+		scheme, rest = "", address
+	} else {
+		scheme += "://"
+	}
+	if i := strings.LastIndex(rest, "@"); i >= 0 {
+		return scheme + "xxxxx" + rest[i:]
+	}
+	return address
 }
 
 // openStore opens what the options say.

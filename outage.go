@@ -448,6 +448,9 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 		outcomes[of[n]] = outcome
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
+			if outcome.Verdict == fallback.Applied && !c.opt.DisableStamps {
+				c.recent.add([]string{due[n].Key}, stamp{due[n].Stamp, due[n].Slack}, c.now())
+			}
 		}
 	}
 	c.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
@@ -513,7 +516,11 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 			doubt = "1"
 		}
 		margin := 2 * max(slack, leastClockError)
-		return append(to, string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(r.Expires, 10), doubt)
+		expires := r.Expires
+		if sh.wasFlushed(r, margin) {
+			expires = 0 // it has ended with the flush
+		}
+		return append(to, string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(expires, 10), doubt)
 	})
 }
 
@@ -563,7 +570,7 @@ type Replay struct {
 	Shard     string // its address in a cluster, else ""
 	Running   bool
 	Done      int  // records handled so far, of Report.Total
-	Restarted bool // the server is not the one that was lost, or nobody knows: it may have lost what it had acknowledged
+	Restarted bool // the server is not the one that was lost: it may lack what that had acknowledged. false: it is, or nobody knows
 	Report    fallback.ReplayReport
 }
 
@@ -605,7 +612,7 @@ func (c *Client) replayer(sh *shard) {
 		if !sh.asks() {
 			continue
 		}
-		if report := c.replayPass(sh); report.Failed > 0 {
+		if sure, report := c.makeSure(sh), c.replayPass(sh); !sure || report.Failed > 0 {
 			retry.Reset(unansweredRetry)
 			continue
 		}
@@ -623,7 +630,7 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	}
 	ctx, cancel := context.WithCancel(c.closing)
 	defer cancel()
-	same := c.sameServer(sh)
+	same, restarted := c.sameServer(sh)
 	var over atomic.Bool // what is told after that is old
 	syncer := fallback.NewSyncer(c.store, replayTarget{c, sh}, fallback.SyncerOptions{
 		Rate:      c.opt.ReplayRate,
@@ -631,7 +638,7 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,
 		Progress: func(p fallback.Progress) {
 			if !over.Load() {
-				c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: !same, Report: p.Report})
+				c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: restarted, Report: p.Report})
 			}
 		},
 	})
@@ -640,23 +647,38 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	if report.Total == 0 {
 		return report
 	}
-	c.replaying(Replay{Shard: sh.addr, Done: report.Done(), Restarted: !same, Report: report})
+	c.replaying(Replay{Shard: sh.addr, Done: report.Done(), Restarted: restarted, Report: report})
 	if err != nil && c.closing.Err() == nil {
-		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", "shard", sh.addr, "report", report.String(), "error", err)
+		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", append(c.replayAttrs(sh, report, restarted), "error", err)...)
 	} else if err == nil {
 		level := slog.LevelInfo
 		if report.Refused > 0 {
 			level = slog.LevelWarn
 		}
-		c.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", "shard", sh.addr, "report", report.String(), "restarted", !same)
+		c.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", c.replayAttrs(sh, report, restarted)...)
 	}
 	return report
 }
 
-// sameServer says that sh's server is, for certain, the one that was lost: missing stamps then prove that nothing was written.
-func (c *Client) sameServer(sh *shard) bool {
+func (c *Client) replayAttrs(sh *shard, r fallback.ReplayReport, restarted bool) []any {
+	attrs := []any{
+		"address", c.address(sh), "after", asText(r.Took), "records", r.Total, "applied", r.Applied, "superseded", r.Superseded, "deleted", r.Deleted,
+		"dropped", r.Dropped, "refused", r.Refused, "unanswered", r.Failed, "restarted", restarted,
+	}
+	if r.Refusal != nil {
+		attrs = append(attrs, "refusal", r.Refusal)
+	}
+	return attrs
+}
+
+// sameServer reports whether sh's server is, for certain, the one that was lost: missing stamps then prove that nothing was written. restarted: it is,
+// for certain, another one, or another life of it.
+func (c *Client) sameServer(sh *shard) (same, restarted bool) {
 	run := sh.run.Load()
 	sh.state.mu.Lock()
 	defer sh.state.mu.Unlock()
-	return run != nil && run.id != "" && run.id == sh.runIDBefore
+	if run == nil || run.id == "" || sh.runIDBefore == "" {
+		return false, false
+	}
+	return run.id == sh.runIDBefore, run.id != sh.runIDBefore
 }

@@ -98,7 +98,13 @@ func (c *Client) prober(sh *shard) {
 			return
 		}
 		away := !sh.asks()
+		if away {
+			c.remind(sh)
+		}
 		ok := c.probe(sh)
+		if ok && c.mayBeFlushed(sh) {
+			c.lookForFlush(sh)
+		}
 		switch {
 		case !away:
 			back = comeback{}
@@ -166,6 +172,9 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	if sh.failing.Load() > 0 && sh.asks() {
 		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
 	}
+	if !sh.asks() && !sh.fresh.Load() { // it may have to dial, and rueidis ends a dial with the context of who asks
+		limit += 2 * c.dialLimit
+	}
 	ctx, cancel := context.WithTimeout(c.closing, limit)
 	defer cancel()
 	epoch := sh.epoch.Load()
@@ -217,7 +226,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		if run.replica {
 			err = errReplica
 		}
-		sh.run.Store(run)
+		c.ran(sh, run)
 	}
 	if err != nil {
 		c.probeFailed(sh, err, sh.flows(sent, passed, c.now(), limit))

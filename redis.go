@@ -115,8 +115,12 @@ func (l *lateClient) now() (rueidis.Client, error) {
 func (l *lateClient) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.c.opt.ConnectTimeout)
 	defer cancel()
-	_, err := l.get(ctx)
-	return err
+	for {
+		_, err := l.get(ctx)
+		if err == nil || ctx.Err() != nil || !l.c.connected() || !l.c.sleep(jitter(20*time.Millisecond)) {
+			return err
+		}
+	}
 }
 
 // known is the client that everybody uses, for what needs no connection.

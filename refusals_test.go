@@ -48,7 +48,16 @@ next:
 	return lines
 }
 
-func (l *logged) option(o *aside.Options) { o.Logger = slog.New(slog.NewTextHandler(l, nil)) }
+// await waits for lines, which are written a moment later, and requires that there are exactly n.
+func (l *logged) await(t testing.TB, n int, with ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprint("the log says ", with), func() bool { return len(l.lines(with...)) >= n })
+	require.Len(t, l.lines(with...), n)
+}
+
+func slogTo(l *logged) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+func (l *logged) option(o *aside.Options) { o.Logger = slogTo(l) }
 
 func TestAServerThatRefusesItsServiceIsAway(t *testing.T) {
 	for _, reply := range []string{
@@ -88,7 +97,7 @@ func TestAServerThatRefusesItsServiceIsAway(t *testing.T) {
 			awaitMode(t, c, aside.Degraded)
 			kind, _, _ := strings.Cut(strings.TrimPrefix(reply, "ERR "), " ")
 			require.ErrorContains(t, c.Health().Err, kind)
-			require.NotEmpty(t, log.lines("level=WARN", kind))
+			log.await(t, 1, "level=WARN", kind)
 			require.ErrorIs(t, c.Touch(ctx, time.Minute, "k"), aside.ErrRedisAway)
 			_, _, err := c.Peek(ctx, "unknown")
 			require.ErrorIs(t, err, aside.ErrRedisAway)
@@ -188,7 +197,7 @@ func TestAServerThatRunsNoScriptsIsOfNoUseAndItIsSaid(t *testing.T) {
 			require.Equal(t, aside.Degraded, c.Health().Mode)
 			require.ErrorContains(t, c.Health().Err, "nothing can be cached")
 			require.ErrorContains(t, c.Health().Err, "+evalsha")
-			require.Len(t, log.lines("level=WARN", "nothing can be cached"), 1, "once")
+			log.await(t, 1, "level=WARN", "nothing can be cached")
 			db := newSource("v")
 			for range 20 {
 				value, err := c.Get(ctx, time.Minute, "k", db.load)
@@ -211,7 +220,7 @@ func TestAServerThatRunsNoScriptsIsOfNoUseAndItIsSaid(t *testing.T) {
 		server.Do("ACL", "SETUSER", "default", "-@scripting")
 		awaitMode(t, c, aside.Degraded)
 		require.ErrorContains(t, c.Health().Err, "nothing can be cached")
-		require.Len(t, log.lines("level=WARN", "nothing can be cached"), 1)
+		log.await(t, 1, "level=WARN", "nothing can be cached")
 		require.ErrorIs(t, c.Set(ctx, time.Minute, "k", "w"), aside.ErrNotDurable)
 		server.Do("ACL", "SETUSER", "default", "+@all")
 		eventually(t, "it is replayed", func() bool { return server.Do("GET", "k") == "w" })

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -188,6 +187,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		switch {
 		case err == nil && stamped:
 			c.acknowledged(b.keys, b.stamp.text)
+			c.recent.add(b.keys, b.stamp, c.now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
 			if cause == nil || errors.Is(err, ErrUnknownOutcome) {
@@ -346,7 +346,7 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 		}
 	}}, nil)
 	for _, b := range all {
-		if reply, ok := rueidis.IsRedisErr(b.err); ok && b.stamped && strings.HasPrefix(reply.Error(), "TRYAGAIN") {
+		if isTryAgain(b.err) && (b.stamped || len(b.keys) > 1) {
 			c.executeMoving(ctx, w, b)
 		}
 	}
@@ -365,19 +365,21 @@ func (c *Client) patienceFor(ctx context.Context, sh *shard, piece []*batch) tim
 	return patience
 }
 
-// executeMoving does a write whose slot is moving in two steps, each of one key: see scriptStamp.
+// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see scriptStamp.
 func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 	for _, key := range b.keys {
-		q := newCall(scriptStamp, stampKey(key), b.args[:3]...)
-		q.args = append(q.args, milliseconds(w.ttl))
-		c.run(ctx, b.shard, q)
-		b.reply, b.err = q.reply, q.err
-		if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said <= 0 {
-			return
-		} else if said == 2 {
-			continue
+		if b.stamped {
+			q := newCall(scriptStamp, stampKey(key), b.args[:3]...)
+			q.args = append(q.args, milliseconds(w.ttl))
+			c.run(ctx, b.shard, q)
+			b.reply, b.err = q.reply, q.err
+			if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said <= 0 {
+				return
+			} else if said == 2 {
+				continue
+			}
 		}
-		q = newCall(w.bare, key, b.args[0])
+		q := newCall(w.bare, key, b.args[0])
 		q.args = append(q.args, w.args...)
 		c.run(ctx, b.shard, q)
 		if b.reply, b.err = q.reply, q.err; q.err != nil {

@@ -1,11 +1,14 @@
 package codec
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/klauspost/compress/zstd"
@@ -36,7 +39,8 @@ const MaxDecompressed = 64 << 20
 //
 // Memory, once for all Compress codecs of the process: when the first value is compressed, up to 3 MB for each of at most four encoders;
 // when the first is expanded, for each of GOMAXPROCS decoders 0.15 MB, and the value that it expanded last. More calls than that at one
-// time wait for their turn. No goroutine is started.
+// time wait for their turn. No goroutine is started. In a bubble of testing/synctest too; the first call of a process, if it comes from one, makes memory
+// for itself.
 func Compress[T any](inner Codec[T], minSize int) Codec[T] {
 	return compressCodec[T]{inner: inner, minSize: minSize}
 }
@@ -118,7 +122,7 @@ func compress(plain string, minSize int) (s string, err error) {
 	if len(plain) == 0 || len(plain) < minSize || len(plain) > MaxDecompressed {
 		return stored, nil
 	}
-	enc, err := zstdEncoder()
+	enc, err := zstdEncoder.get()
 	if err != nil {
 		return "", err
 	}
@@ -163,7 +167,7 @@ func expand(s string) (plain string, err error) {
 	case header.FrameContentSize > uint64(len(frame)/zstdBlockMin+1)*zstdBlock:
 		return "", errImplausible // or twenty bytes could make us take 64 MiB, to find out that they lied
 	}
-	dec, err := zstdDecoder()
+	dec, err := zstdDecoder.get()
 	if err != nil {
 		return "", err
 	}
@@ -191,12 +195,58 @@ var (
 	// Single segment: the frame always says its size, and a reader takes exactly that much memory.
 	// Window of 1 MiB: how far back repetition is found. The default, 8 MiB, makes each encoder keep 20 MB after one large value.
 	// At most four places: compressing happens once a load, next to which waiting for a place is nothing.
-	zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
-		return zstd.NewWriter(nil, zstd.WithEncoderCRC(true), zstd.WithSingleSegment(true),
-			zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true), zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), 4)))
-	})
+	zstdEncoder = shared[zstd.Encoder]{create: func(alone bool) (*zstd.Encoder, error) {
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(true), zstd.WithSingleSegment(true),
+			zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true), zstd.WithEncoderConcurrency(places(alone, 4)))
+		if err == nil {
+			enc.EncodeAll([]byte{0}, nil) // makes its channel now: the next call may come from a bubble
+		}
+		return enc, err
+	}}
 	// A place for each processor: expanding happens on every read of a typed value, and fewer places would be a lock there.
-	zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
-		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithDecoderMaxMemory(MaxDecompressed))
-	})
+	zstdDecoder = shared[zstd.Decoder]{create: func(alone bool) (*zstd.Decoder, error) {
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(places(alone, math.MaxInt)), zstd.WithDecoderMaxMemory(MaxDecompressed))
+	}}
 )
+
+func places(alone bool, most int) int {
+	if alone {
+		return 1
+	}
+	return min(runtime.GOMAXPROCS(0), most)
+}
+
+// shared is made once, when it is first needed. But not in a bubble of testing/synctest: a channel that is made there must not be used by anybody else, in
+// this or another test; that ends the process. Who asks there first is given one for itself alone.
+type shared[T any] struct {
+	create func(alone bool) (*T, error)
+
+	mu   sync.Mutex        // held while it is made
+	made atomic.Pointer[T] // nil until then
+}
+
+func (s *shared[T]) get() (*T, error) {
+	if v := s.made.Load(); v != nil {
+		return v, nil
+	}
+	if inBubble() {
+		return s.create(true)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.made.Load(); v != nil {
+		return v, nil
+	}
+	v, err := s.create(false)
+	if err == nil {
+		s.made.Store(v)
+	}
+	return v, err
+}
+
+// inBubble reports whether the calling goroutine belongs to a bubble of testing/synctest. Only a stack trace says so: "goroutine 7 [running, synctest bubble 1]:".
+func inBubble() bool {
+	var b [96]byte
+	head, _, _ := bytes.Cut(b[:runtime.Stack(b[:], false)], []byte{'\n'})
+	return bytes.Contains(head, []byte("synctest bubble"))
+}

@@ -492,7 +492,9 @@ func (d *Dir) Stats() Stats {
 	}
 }
 
-func (d *Dir) count(belongs func(key string) bool) int { return d.x.count(belongs) }
+func (d *Dir) count(belongs func(key string) bool) int {
+	return d.x.count(belongs, time.Now().UnixMilli())
+}
 
 // Close implements [Store]. When ctx ends before the disk has done its part, a goroutine stays behind that gives up the directory as soon as
 // the disk lets it; until then nobody else can open it.

@@ -2,7 +2,6 @@ package fallback
 
 import (
 	"bytes"
-	"crypto/md5"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/redaside/aside/internal/sums"
 )
 
 // A record file is one JSON object, for people and programs:
@@ -68,9 +69,9 @@ var (
 )
 
 // digest is the MD5 of a key, after which its file is named.
-type digest [md5.Size]byte
+type digest [16]byte
 
-func digestOf(key string) digest { return md5.Sum([]byte(key)) }
+func digestOf(key string) digest { return sums.MD5(key) }
 
 // folder returns the directory of a digest's file below db/<n>, and path the file.
 func (d digest) folder(db int) string {

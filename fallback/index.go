@@ -305,17 +305,12 @@ func (x *index) each(op Op) iter.Seq[found] {
 	}
 }
 
-// count says of how many keys there are records, of those that belong.
-func (x *index) count(belongs func(key string) bool) int {
-	if belongs == nil {
-		x.mu.RLock()
-		defer x.mu.RUnlock()
-		return len(x.byKey)
-	}
+// count says how many records there are to replay, of those that belong: fills that have expired are none. now is this machine's clock, in ms since 1970.
+func (x *index) count(belongs func(key string) bool, now int64) int {
 	n := 0
 	for _, op := range []Op{OpDel, OpSet, OpFill} {
 		for r := range x.each(op) {
-			if belongs(r.Key) {
+			if (op != OpFill || r.Expires > now) && (belongs == nil || belongs(r.Key)) {
 				n++
 			}
 		}

@@ -171,7 +171,9 @@ func (m *Memory) Close(context.Context) error {
 	return m.lost
 }
 
-func (m *Memory) count(belongs func(key string) bool) int { return m.x.count(belongs) }
+func (m *Memory) count(belongs func(key string) bool) int {
+	return m.x.count(belongs, time.Now().UnixMilli())
+}
 
 // fillLimit is how much of max bytes may be in use for one more fill to be taken. The rest is for what matters: a Put should not have to wait
 // for room.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/fallback"
@@ -382,7 +383,7 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "fallback")
 	code, got := checks("--redis", "redis://"+server.Addr(), "--dir", dir)
 	require.Equal(t, 0, code, "%+v", got)
-	for _, name := range []string{"connection", "version", "maxmemory-policy", "clock", "probe", "scripts", "commands", "RESP3", "tracking", "folder"} {
+	for _, name := range []string{"connection", "version", "maxmemory-policy", "clock", "probe", "tracking-table", "pushes", "scripts", "commands", "RESP3", "tracking", "folder"} {
 		require.Equal(t, fine, got[name].Verdict, "%+v", got)
 	}
 	require.Contains(t, got["disk"].Detail, "synced in")
@@ -399,11 +400,23 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 		require.Equal(t, warning, got[name].Verdict, "%+v", got)
 	}
 
+	// A full tracking table costs hits.
+	reader, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, ClientTrackingOptions: []string{"OPTOUT"}})
+	require.NoError(t, err)
+	server.Do("CONFIG", "SET", "tracking-table-max-keys", 10)
+	for i := range 10 {
+		_ = reader.Do(t.Context(), reader.B().Get().Key(fmt.Sprint("k", i)).Build()).Error()
+	}
+	_, got = checks("--redis", "redis://"+server.Addr())
+	require.Equal(t, warning, got["tracking-table"].Verdict, "%+v", got)
+	reader.Close()
+
 	server.Do("ACL", "SETUSER", "app", "on", ">pw", "~app:*", "+@all")
 	code, got = checks("--redis", "redis://app:pw@"+server.Addr(), "--prefix", "app:")
 	require.Equal(t, 1, code)
 	require.Equal(t, failure, got["scripts"].Verdict, "%+v", got)
 	require.Equal(t, warning, got["probe"].Verdict)
+	require.Contains(t, got["probe"].Remedy, "+pexpire")
 	require.Equal(t, fine, got["tracking"].Verdict)
 	// What docs/OPERATIONS.md says is enough.
 	rules := strings.Fields(`ACL SETUSER enough on >pw resetchannels -@all ~app:* ~aside:stamp:{*}app:* ~aside:probe* +ping +time +info +client|tracking +cluster|slots ` +

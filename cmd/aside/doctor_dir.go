@@ -61,7 +61,7 @@ func (d *doctor) contents(dir string) {
 		d.note("contents", fine, "", "nothing of aside's is in it yet")
 		if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 			d.checks = d.checks[:len(d.checks)-1]
-			d.note("contents", warning, "give aside a folder of its own", "something else is in it, such as %s", entries[0].Name())
+			d.note("contents", warning, "give aside a folder of its own", "something else is in it, such as %s", plain(entries[0].Name()))
 		}
 	case err != nil:
 		d.note("contents", failure, "run this as the user of the proxy", "%v", err)

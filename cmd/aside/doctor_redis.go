@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,11 +69,8 @@ func (d *doctor) redis() {
 			d.eviction(at, about)
 		}
 		d.clock(at, nodes[addr])
-		if _, err := d.ask(nodes[addr], "DEL", "aside:probe"); err != nil && !strings.HasPrefix(err.Error(), "MOVED") {
-			d.note("probe"+at, warning, permissions+" (~aside:probe* +del): without it Redis's return is proved by reads only", "%v", err)
-		} else {
-			d.note("probe"+at, fine, "", "the key by which a return is noticed may be written")
-		}
+		d.probe(at, nodes[addr])
+		d.table(at, nodes[addr], about)
 	}
 	if primaries == 0 {
 		d.note("role", failure, "name the primary, or Sentinel with ?master_set=NAME", "no primary among %s", strings.Join(sortedKeys(nodes), ", "))
@@ -79,6 +79,44 @@ func (d *doctor) redis() {
 	d.work()
 	d.commands(plain)
 	d.tracking(plain)
+}
+
+// probe does what proves that changes are pushed, and that this is a primary.
+func (d *doctor) probe(at string, node rueidis.Client) {
+	key := "aside:probe:doctor:" + rand.Text()[:10]
+	for _, args := range [][]string{{"SET", key, "", "PX", "1000"}, {"EXISTS", key}, {"PEXPIRE", key, "1000"}} {
+		if _, err := d.ask(node, args[0], args[1:]...); err != nil && !strings.HasPrefix(err.Error(), "MOVED") {
+			d.note("probe"+at, warning, permissions+" (~aside:probe* +set +exists +pexpire): without it there is no local memory, and waiters poll", "%s: %v", args[0], err)
+			return
+		}
+	}
+	d.note("probe"+at, fine, "", "the key that proves pushes may be read and changed")
+}
+
+// table compares the keys that Redis tracks, for all of its clients, with how many it can.
+func (d *doctor) table(at string, node rueidis.Client, about map[string]string) {
+	limit := 1_000_000 // unless it is set
+	if answer, err := d.ask(node, "CONFIG", "GET", "tracking-table-max-keys"); err == nil {
+		if _, value, ok := strings.Cut(answer, " "); ok {
+			limit, _ = strconv.Atoi(value)
+		}
+	}
+	tracked, err := strconv.Atoi(about["tracking_total_keys"])
+	switch {
+	case err != nil:
+		d.note("tracking-table"+at, warning, permissions+" (+info): a full table costs hits from memory", "it does not say how many keys it tracks")
+	case limit > 0 && tracked >= limit/10*9:
+		d.note("tracking-table"+at, warning, "raise tracking-table-max-keys: what it has no place for is invalidated at once, and loaded from Redis again and again", "%d of %d keys", tracked, limit)
+	default:
+		d.note("tracking-table"+at, fine, "", "%d keys are tracked, of %s", tracked, limitText(limit))
+	}
+}
+
+func limitText(limit int) string {
+	if limit == 0 {
+		return "any number"
+	}
+	return strconv.Itoa(limit)
 }
 
 func connectionRemedy(err error) string {
@@ -98,6 +136,26 @@ func connectionRemedy(err error) string {
 		return "start Redis, or name another host and port; its bind and protected-mode must let this machine in"
 	default:
 		return "look at host, port and firewall; whether the server speaks TLS (rediss:// if so, redis:// if not); and whether it wants to see a certificate (--redis-tls-cert)"
+	}
+}
+
+// refusalRemedy says what to do when Redis takes no writes, from anybody; "" if it is not that.
+func refusalRemedy(err error) string {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	switch {
+	case strings.Contains(text, "OOM "):
+		return "make room in Redis: raise maxmemory, delete what is not needed, or choose a maxmemory-policy that evicts, such as allkeys-lru"
+	case strings.Contains(text, "READONLY"):
+		return "name the primary, or Sentinel with ?master_set=NAME: this is a replica"
+	case strings.Contains(text, "NOREPLICAS"):
+		return "bring the replicas back, or lower min-replicas-to-write: the primary takes no writes without them"
+	case strings.Contains(text, "MISCONF"):
+		return "look at Redis's log and at its disk: it cannot save, and takes no writes until it can"
+	default:
+		return ""
 	}
 }
 
@@ -236,24 +294,34 @@ func (d *doctor) work() {
 		return
 	}
 	defer client.Close()
+	switch err := client.Health().Err; {
+	case errors.Is(err, aside.ErrNoInvalidations):
+		d.note("pushes", warning, "see What may stand between in docs/OPERATIONS.md: without it there is no local memory, and waiters poll", "%v", err)
+	case err != nil:
+		d.note("health", warning, "see docs/OPERATIONS.md", "%v", err)
+	case !option.DisableCache:
+		d.note("pushes", fine, "", "a change is pushed before the next answer, on one connection")
+	}
 	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	defer cancel()
 	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
-	const remedy = permissions + `; with --prefix this uses keys that begin as yours do`
+	remedy := func(err error) string {
+		return cmp.Or(refusalRemedy(err), permissions+"; with --prefix this uses keys that begin as yours do")
+	}
 	if err := client.Set(ctx, time.Minute, key, "v"); err != nil {
-		d.note("scripts", failure, remedy, "set: %v", err)
+		d.note("scripts", failure, remedy(err), "set: %v", err)
 		return
 	}
 	if _, found, err := client.Peek(ctx, key); err != nil || !found {
-		d.note("scripts", failure, remedy, "get: found %v, %v", found, err)
+		d.note("scripts", failure, remedy(err), "get: found %v, %v", found, err)
 		return
 	}
 	if err := client.Touch(ctx, time.Minute, key); err != nil {
-		d.note("scripts", failure, remedy, "expire: %v", err)
+		d.note("scripts", failure, remedy(err), "expire: %v", err)
 		return
 	}
 	if err := client.Del(ctx, key); err != nil {
-		d.note("scripts", failure, remedy, "delete: %v", err)
+		d.note("scripts", failure, remedy(err), "delete: %v", err)
 		return
 	}
 	d.note("scripts", fine, "", "a key, and its aside:stamp:*, may be set, read and deleted")
@@ -329,7 +397,7 @@ func (d *doctor) tracking(plain rueidis.Client) {
 		err = set("2")
 	}
 	if err != nil {
-		d.note("tracking", warning, permissions+": "+without, "%v", err)
+		d.note("tracking", warning, cmp.Or(refusalRemedy(err), permissions+": "+without), "%v", err)
 		return
 	}
 	select {

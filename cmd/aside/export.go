@@ -21,7 +21,7 @@ type exportCmd struct {
 func (*exportCmd) Help() string {
 	return "The file is what Redis 6.2 or later writes with appendonly: SELECT, SET with PXAT, DEL. Give it to an empty Redis, or to other tools. " +
 		"Do not pipe it into a Redis that is in use: it would overwrite what is newer there; aside replay compares.\n\n" +
-		"Exit code 1: something could not be read, and is missing in the file."
+		"Exit code 1: something that was acknowledged may be missing in the file, as it could not be read or is in quarantine."
 }
 
 func (c *exportCmd) Run(e *env) (err error) {
@@ -53,17 +53,12 @@ func (c *exportCmd) Run(e *env) (err error) {
 	return missing(e.stderr, c.Dir, &found)
 }
 
-// missing says that not everything could be read, if so.
+// missing says that what was acknowledged may not all be there, if so.
 func missing(stderr io.Writer, dir string, found *ops.Findings) error {
-	lost := 0
-	for _, p := range found.Problems {
-		if p.Kind != ops.Foreign && p.Kind != ops.Torn && p.Kind != ops.Quarantined {
-			lost++
-		}
-	}
-	if lost == 0 {
+	n := found.Missing()
+	if n == 0 {
 		return nil
 	}
-	fmt.Fprintf(stderr, "aside: %s: what they held is not included: see aside verify %s\n", count(lost, "problem"), dir)
+	fmt.Fprintf(stderr, "aside: something that was acknowledged may be missing, because of %s: see aside verify %s\n", count(n, "problem"), dir)
 	return errFound
 }

@@ -258,11 +258,7 @@ func (c *inspectCmd) one(e *env, r *listed, now time.Time) {
 	e.printf("file        %s\n", r.File)
 	if r.Op != fallback.OpDel {
 		e.printf("value       %s\n", byteCount(int64(len(r.Value))))
-		if utf8.ValidString(r.Value) && strconv.CanBackquote(r.Value) {
-			e.printf("%s\n", r.Value)
-		} else {
-			e.printf("%s\n", strconv.Quote(r.Value))
-		}
+		e.printf("%s\n", plain(r.Value))
 	}
 }
 

@@ -82,21 +82,25 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 
 // run is main, for tests, too.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	out := &output{w: stdout}
 	defer func() {
 		if p := recover(); p != nil {
 			e, ok := p.(exited)
 			if !ok {
 				panic(p)
 			}
-			code = int(e)
+			code = max(int(e), exitCode(out.check(nil), stderr))
 		}
 	}()
 	var c cli
-	parser := newParser(&c, stdout, stderr)
+	parser := newParser(&c, out, stderr)
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
+	if out.failed != nil { // of --help
+		return exitCode(out.check(nil), stderr)
+	}
 	if err != nil {
 		command := "aside"
 		var p *kong.ParseError
@@ -106,11 +110,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		fmt.Fprintf(stderr, "aside: %v: see %s --help\n", err, command)
 		return exitUsage
 	}
-	err = parsed.Run(&env{ctx: ctx, stdout: stdout, stderr: stderr, model: parser.Model})
-	if parsed.Command() == "serve" {
-		stderr = lastWords{stderr}
+	if parsed.Command() == "serve" { // whose output is a log, and holds nothing up
+		return exitCode(parsed.Run(&env{ctx: ctx, stdout: stdout, stderr: stderr, model: parser.Model}), lastWords{stderr})
 	}
-	return exitCode(err, stderr)
+	err = parsed.Run(&env{ctx: ctx, stdout: out, stderr: stderr, model: parser.Model})
+	return exitCode(out.check(err), stderr)
 }
 
 func exitCode(err error, stderr io.Writer) int {
@@ -127,7 +131,7 @@ func exitCode(err error, stderr io.Writer) int {
 		}
 		return exitUsage
 	}
-	fmt.Fprintf(stderr, "aside: %s\n", strings.TrimPrefix(err.Error(), "aside: "))
+	fmt.Fprintf(stderr, "aside: %s\n", plainLines(strings.TrimPrefix(err.Error(), "aside: ")))
 	if _, usage := errors.AsType[usageError](err); usage {
 		return exitUsage
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,7 +42,8 @@ type replayCmd struct {
 // Help implements kong.HelpProvider.
 func (*replayCmd) Help() string {
 	return "What Redis has something newer of is not overwritten, and a set that has expired, or is older than what Redis remembers, becomes a delete. " +
-		"It may be interrupted and run again. Exit code 1: Redis cannot be reached, another process has the directory, or something is left."
+		"It may be interrupted and run again, and then nothing is left in the directory but its lock. " +
+		"Exit code 1: Redis cannot be reached, another process has the directory, something is left, or something that was acknowledged may be missing, as it could not be read or is in quarantine."
 }
 
 func (c *replayCmd) Run(e *env) error {
@@ -86,22 +89,48 @@ func (c *replayCmd) Run(e *env) error {
 	}
 	switch {
 	case c.DryRun:
-		return c.dryRun(ctx, e, option, &sum, old)
+		if err := c.dryRun(ctx, e, option, &sum, old); err != nil {
+			return err
+		}
+		return missing(e.stderr, c.Dir, &found)
 	case sum.Pending() == 0:
 		e.printf("nothing waits for database %d\n", option.SelectDB)
+		if found.Files+found.Unfinished+found.Parts > 0 {
+			if err := c.tidy(ctx, option.SelectDB); err != nil && !errors.Is(err, fallback.ErrLocked) { // who has it does it
+				return err
+			}
+		}
 	case old > 0 && c.StampTTL == nil:
 		return fmt.Errorf("%s set more than %v ago, which is how long services remember who wrote last; replayed now they would become deletes. "+
 			"Nothing was replayed. If all who write to this Redis remember it for longer (proxies: fallback.stamp_ttl), say so: --stamp-ttl 24h. "+
 			"Else say --stamp-ttl %v, and they are deleted", was(old, "record"), defaultStampTTL, defaultStampTTL)
 	default:
-		if err := c.replay(ctx, e, option, &sum); err != nil {
-			return err
+		replayed := c.replay(ctx, e, option, &sum)
+		if replayed != nil && !errors.Is(replayed, errFound) {
+			return replayed
 		}
+		return cmp.Or(missing(e.stderr, c.Dir, &found), replayed, elsewhereToo(&elsewhere))
 	}
+	return cmp.Or(missing(e.stderr, c.Dir, &found), elsewhereToo(&elsewhere))
+}
+
+// elsewhereToo is errFound if something waits for another database.
+func elsewhereToo(elsewhere *ops.Summary) error {
 	if elsewhere.Pending() > 0 {
 		return errFound
 	}
 	return nil
+}
+
+// tidy removes what is left of records for which Redis has answered, as an earlier run was killed, or had no time to; and loaded values, of which nobody
+// knows any more whether they hold.
+func (c *replayCmd) tidy(ctx context.Context, db int) error {
+	dir, err := fallback.Open(c.Dir, fallback.Options{DB: db, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	dir.Settle(slices.Collect(dir.Records(fallback.OpFill))...)
+	return dir.Close(ctx)
 }
 
 // defaultStampTTL is the library's, in the form in which one writes it: the proxy's is longer, but others may write there, too.
@@ -126,7 +155,7 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 	var mu sync.Mutex
 	var total fallback.ReplayReport // of all passes that have ended; guarded by mu
 	refused := map[string]int{}     // by the latest pass of each shard; likewise
-	log := &lastWarning{}
+	log := &warnings{}
 	client, err := aside.New(aside.Options{
 		Redis: option, StampTTL: c.stampTTL(), FallbackDir: c.Dir, RequireRedis: true, ConnectTimeout: c.Wait, ReplayRate: orNever(c.Rate), MemoryBytes: -1,
 		Logger: slog.New(log),
@@ -139,7 +168,9 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 			}
 		},
 	})
-	switch {
+	switch remedy := refusalRemedy(err); {
+	case remedy != "":
+		return fmt.Errorf("%s takes no writes, nothing was replayed: %s: %w", redisName(option), remedy, err)
 	case errors.Is(err, aside.ErrRedisAway):
 		return fmt.Errorf("%s does not answer within --wait (%v), nothing was replayed: %w", redisName(option), c.Wait, err)
 	case errors.Is(err, fallback.ErrLocked):
@@ -153,9 +184,11 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 	left := client.Stats().Pending
 	bar.end(all - client.Health().Fallback.Fills - left)
 	closed := client.Close() // waits for what OnReplay is told
-	if slowDisk(closed) {
-		fmt.Fprintf(e.stderr, "aside: what is said below holds, but the disk was slow, and the next process tidies up: %v\n", closed)
-		closed = nil
+	if outcome != nil {
+		return errors.Join(fmt.Errorf("%w. %s", outcome, c.broken(option.SelectDB, all)), closed)
+	}
+	if slowDisk(closed) { // after many records there are many files to remove, for which Close has no time
+		closed = c.tidy(ctx, option.SelectDB)
 	}
 	mu.Lock()
 	defer mu.Unlock()
@@ -163,11 +196,14 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 	if left > 0 {
 		e.printf("%s left in %s\n", count(left, "record"), c.Dir)
 	}
+	for _, lost := range log.losses() {
+		fmt.Fprintf(e.stderr, "aside: %s\n", lost)
+	}
 	switch {
-	case outcome != nil:
-		return errors.Join(outcome, closed)
 	case closed != nil:
-		return closed
+		return fmt.Errorf("all that is said above is done, but what is left of it on disk is not removed: run this again for that: %w", closed)
+	case left == 0 && len(log.losses()) > 0:
+		return errFound
 	case left > 0:
 		if total.Refusal == nil {
 			if last := log.last(); last != "" {
@@ -177,6 +213,21 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 		return errFound
 	}
 	return nil
+}
+
+// broken says how far a replay of all records came that did not come to its end. The directory knows.
+func (c *replayCmd) broken(db, all int) string {
+	left := 0
+	_, err := ops.Read(c.Dir, func(r ops.Record) error {
+		if r.DB == db {
+			left++
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Sprintf("how much is left cannot be read: %v", err)
+	}
+	return fmt.Sprintf("%d of %s were replayed, %d are left in %s: run this again to replay them", max(0, all-left), count(all, "record"), left, c.Dir)
 }
 
 // watch waits until the client has asked Redis for everything once; what is left then was refused, or cannot be read.
@@ -193,12 +244,12 @@ func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, ba
 		case health.Mode == aside.Recovering:
 			heard = time.Now()
 		case time.Since(heard) > c.Wait:
-			return fmt.Errorf("Redis went away, and was not back within --wait (%v): run this again when it is: %w", c.Wait, health.Err)
+			return fmt.Errorf("Redis went away, and was not back within --wait (%v): %w", c.Wait, health.Err)
 		}
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			return errors.New("interrupted: run this again to replay what is left")
+			return errors.New("interrupted")
 		}
 	}
 }
@@ -303,76 +354,110 @@ func later(there, record string) bool {
 	return there[:timeDigits] > record[:timeDigits]
 }
 
-// progress shows how far it has got: a bar on a terminal, elsewhere a line a second at most. Not safe for concurrent use.
+// progress shows how far it has got: a bar on a terminal, a number where that has no room for one, and where there is none a line a second at most. Not safe
+// for concurrent use.
 type progress struct {
 	w     io.Writer
 	all   int
-	bar   *progressbar.ProgressBar // nil: lines
+	width func() int               // of the terminal, which may change
+	bar   *progressbar.ProgressBar // nil: there is no terminal
 	shown int
 	at    time.Time
+	drawn bool // there is a number in the last line
 }
 
+// barWidth is how wide a terminal must be for the bar: what does not fit goes into the next line, and is not overwritten there.
+const barWidth = 80
+
 func newProgress(w io.Writer, all int) *progress {
-	p := &progress{w: w, all: all, at: time.Now()}
+	p := &progress{w: w, all: all, at: time.Now(), shown: -1}
 	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		p.width = func() int {
+			width, _, err := term.GetSize(int(file.Fd()))
+			if err != nil {
+				return 0
+			}
+			return width
+		}
 		p.bar = progressbar.NewOptions(all, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription("replaying"), progressbar.OptionShowCount(),
 			progressbar.OptionShowIts(), progressbar.OptionSetItsString("records"), progressbar.OptionFullWidth(), progressbar.OptionThrottle(50*time.Millisecond),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionSetRenderBlankState(true), progressbar.OptionOnCompletion(func() { fmt.Fprintln(w) }))
+			progressbar.OptionSetPredictTime(true), progressbar.OptionOnCompletion(func() { fmt.Fprintln(w) }))
 	}
 	return p
 }
 
 func (p *progress) set(done int) {
 	done = min(max(done, 0), p.all)
-	if p.bar != nil {
-		if done < p.all { // the bar ends when it is told to
-			_ = p.bar.Set(done) // it is only shown
+	text := "replayed " + strconv.Itoa(done) + " of " + strconv.Itoa(p.all)
+	switch since := time.Since(p.at); {
+	case p.bar == nil:
+		if done != max(p.shown, 0) && since >= time.Second {
+			p.shown, p.at = done, time.Now()
+			fmt.Fprintln(p.w, text)
 		}
-		return
-	}
-	if done != p.shown && time.Since(p.at) >= time.Second {
-		p.shown, p.at = done, time.Now()
-		fmt.Fprintln(p.w, "replayed "+strconv.Itoa(done)+" of "+strconv.Itoa(p.all))
+	case p.width() < barWidth:
+		if room := p.width() - 1; done != p.shown && since >= 100*time.Millisecond && room > 0 { // in the last column it would begin a new line
+			p.shown, p.at, p.drawn = done, time.Now(), true
+			fmt.Fprint(p.w, "\r\x1b[K"+text[:min(len(text), room)])
+		}
+	case done < p.all: // the bar ends when it is told to
+		p.drawn = false
+		_ = p.bar.Set(done) // it is only shown
 	}
 }
 
 func (p *progress) end(done int) {
-	if p.bar == nil {
-		return
-	}
-	if done >= p.all {
+	switch {
+	case p.bar == nil:
+	case p.drawn || p.width() < barWidth:
+		p.at = time.Time{}
+		p.set(done)
+		fmt.Fprintln(p.w)
+	case done >= p.all:
 		_ = p.bar.Finish() // it is only shown
-		return
+	default:
+		_ = p.bar.Exit()
+		fmt.Fprintln(p.w)
 	}
-	_ = p.bar.Exit()
-	fmt.Fprintln(p.w)
 }
 
-// lastWarning is a log of which only the latest warning matters. Safe for concurrent use.
-type lastWarning struct {
+// warnings is a log of which the latest warning matters, and all that say that something is lost. Safe for concurrent use.
+type warnings struct {
 	mu   sync.Mutex
-	text string // guarded by mu
+	text string   // guarded by mu, as is the next one
+	lost []string // what could not be read
 }
 
-func (*lastWarning) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (*warnings) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
 
-func (l *lastWarning) Handle(_ context.Context, r slog.Record) error {
+func (l *warnings) Handle(_ context.Context, r slog.Record) error {
 	text := strings.TrimPrefix(r.Message, "aside: ")
 	r.Attrs(func(a slog.Attr) bool {
-		text += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		text += " " + a.Key + "=" + plain(a.Value.String())
 		return true
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.text = text
+	switch r.Message {
+	case "aside: a fallback record is lost", "the journal: damaged", "the journal: records are missing":
+		l.lost = append(l.lost, text)
+	default:
+		l.text = text
+	}
 	return nil
 }
 
-func (l *lastWarning) WithAttrs([]slog.Attr) slog.Handler { return l }
-func (l *lastWarning) WithGroup(string) slog.Handler      { return l }
+func (l *warnings) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l *warnings) WithGroup(string) slog.Handler      { return l }
 
-func (l *lastWarning) last() string {
+func (l *warnings) last() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text
+}
+
+func (l *warnings) losses() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lost)
 }

@@ -13,7 +13,7 @@ type verifyCmd struct {
 
 // Help implements kong.HelpProvider.
 func (*verifyCmd) Help() string {
-	return "Every record's checksum is compared. Exit code 1: something is torn, corrupt, foreign, missing, unreadable, in quarantine or of a newer version."
+	return "Every record's checksum is compared. Exit code 1: something is torn, corrupt, empty, renamed, foreign, missing, unreadable, in quarantine or of a newer version."
 }
 
 // verified is the JSON of `aside verify`.
@@ -28,7 +28,8 @@ type verified struct {
 type problemJSON struct {
 	ops.Problem
 
-	Remedy string `json:"remedy"`
+	MayMiss bool   `json:"mayMiss"` // something that was acknowledged may be missing because of it
+	Remedy  string `json:"remedy"`
 }
 
 func (c *verifyCmd) Run(e *env) error {
@@ -42,7 +43,7 @@ func (c *verifyCmd) Run(e *env) error {
 			Files: filesJSON{found.Files, found.FileBytes, found.Unfinished}, Problems: []problemJSON{},
 		}
 		for _, p := range found.Problems {
-			out.Problems = append(out.Problems, problemJSON{p, p.Kind.Remedy()})
+			out.Problems = append(out.Problems, problemJSON{p, p.Kind.MayMiss(), p.Kind.Remedy()})
 		}
 		encoder := json.NewEncoder(e.stdout)
 		encoder.SetIndent("", "  ")
@@ -66,7 +67,7 @@ func (c *verifyCmd) print(e *env, found *ops.Findings) {
 		e.printf("unfinished  %s: being written, or left by a process that was killed; the journal has what they were to hold\n", count(found.Unfinished, "file"))
 	}
 	for _, p := range found.Problems {
-		e.printf("%-11s %s: %s\n", p.Kind, p.File, p.Detail)
+		e.printf("%-11s %s: %s\n", p.Kind, plain(p.File), plainLines(p.Detail))
 	}
 	if len(found.Problems) == 0 {
 		e.printf("ok          every record can be read\n")

@@ -31,7 +31,7 @@
 //
 // Open does this, and it can be interrupted anywhere and done again:
 //
-//  1. List the parts in the order of their numbers. Remove what an interrupted mending has left.
+//  1. List the parts, in the order of the numbers of their first records, which is that of their names unless somebody has renamed them. Remove what an interrupted mending has left.
 //  2. If the first record of a part is of a newer version, return a [*VersionError]. Nothing was changed or handed over. (One that
 //     turns up later, in step 3, is the same error: then nothing was changed.)
 //  3. Read each part. A record whose checksum is right is handed over, unless its number came before: what was to be covered

@@ -2,12 +2,14 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/redaside/aside/internal/vfs"
@@ -74,6 +76,7 @@ type recovery struct {
 // foundPart is a part that was there.
 type foundPart struct {
 	part
+	begins  uint64 // the number that its first record accounts for; 0: that cannot be read
 	first   uint64 // the least number in it; 0: none
 	damages []Damage
 	records bool // there are valid ones
@@ -110,7 +113,7 @@ func (r *recovery) list() error {
 	return nil
 }
 
-// checkVersions looks at the first record of each part.
+// checkVersions looks at the first record of each part, and puts the parts in order.
 func (r *recovery) checkVersions() error {
 	// 2. If a part is of a newer version, stop before anything was handed over or changed.
 	for _, p := range r.parts {
@@ -119,8 +122,12 @@ func (r *recovery) checkVersions() error {
 			if !s.fill(1) {
 				return s.err
 			}
-			if newer := s.record().newer; newer != 0 && s.err == nil {
-				return &VersionError{Part: p.name, Version: newer}
+			found := s.record()
+			if found.newer != 0 && s.err == nil {
+				return &VersionError{Part: p.name, Version: found.newer}
+			}
+			if found.bad == "" {
+				p.begins = found.record.from()
 			}
 			return s.err
 		})
@@ -130,6 +137,19 @@ func (r *recovery) checkVersions() error {
 		if err != nil {
 			return fmt.Errorf("journal: reading %s: %w", p.name, err)
 		}
+	}
+	// Parts that were renamed are read in the order of what they hold: a record that came too early would make all before it look like repetitions.
+	place := func(p *foundPart) uint64 { return cmp.Or(p.begins, p.number) }
+	inOrder := func(a, b *foundPart) int {
+		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(a.number, b.number))
+	}
+	if !slices.IsSortedFunc(r.parts, inOrder) {
+		for _, p := range r.parts {
+			if p.begins > p.number {
+				r.o.Logger.Warn("the journal: a part was renamed, and is read where it belongs", "part", p.name, "begins", p.begins)
+			}
+		}
+		slices.SortFunc(r.parts, inOrder)
 	}
 	return nil
 }

@@ -311,6 +311,20 @@ func TestAMissingPartIsAGap(t *testing.T) {
 	require.NoError(t, j.Close(t.Context()))
 }
 
+// Whoever swaps two parts, or gives one the number of another, takes nothing from us: numbers tell where a part belongs.
+func TestPartsThatWereRenamedAreReadInTheirOrder(t *testing.T) {
+	one, four := encode(testSalt, 1, numbered(3)...), encode(testSalt, 4, set("k4"), settle("k2"), set("k5"))
+	m := vfs.NewMem()
+	writeFile(t, m, part1, four)
+	writeFile(t, m, part4, one)
+	j := open(t, m, Options{})
+	assert.Equal(t, "k1 k2 k3 k4 x k5", j.keys())
+	assert.Empty(t, j.report.Gaps)
+	assert.Zero(t, j.report.Duplicates)
+	j.set("k6")
+	assert.Equal(t, "k1 k2 k3 k4 x k5 k6", j.again(Options{}).keys())
+}
+
 func TestNumbersGoOn(t *testing.T) {
 	m := vfs.NewMem()
 	j := open(t, m, Options{})

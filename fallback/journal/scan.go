@@ -126,10 +126,7 @@ type order struct{ first, last uint64 } // 0: none yet
 
 // next says whether r comes for the first time, and which numbers are missing before it.
 func (o *order) next(r *Record) (isNew bool, missing *Gap) {
-	from := r.Seq
-	if r.Op == skip {
-		from = uint64(r.Slack)
-	}
+	from := r.from()
 	if o.first == 0 {
 		o.first, o.last = from, r.Seq // what was before was dropped
 		return true, nil
@@ -142,6 +139,14 @@ func (o *order) next(r *Record) (isNew bool, missing *Gap) {
 	}
 	o.last = r.Seq
 	return true, missing
+}
+
+// from is the least number that a record accounts for.
+func (r *Record) from() uint64 {
+	if r.Op == skip {
+		return uint64(r.Slack)
+	}
+	return r.Seq
 }
 
 // minChunk is how much a scanner reads at a time, at least.

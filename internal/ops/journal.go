@@ -1,20 +1,24 @@
 package ops
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/vfs"
 )
 
 const (
-	journalDir = "journal"
 	partSuffix = ".aof"
 	partDigits = 16
 
@@ -28,8 +32,10 @@ const (
 
 // openPart is a part that stays there for us, whoever removes it.
 type openPart struct {
-	name string
-	file fs.File
+	name   string
+	number uint64
+	file   vfs.File
+	first  uint64 // the least number in it; 0: none, or not known
 }
 
 // journal reads all parts in order, and keeps what they say of each key.
@@ -44,14 +50,14 @@ func (r *reader) journal() error {
 	if err != nil {
 		return err
 	}
-	damaged := false
-	for i, p := range parts {
-		bad, err := r.part(p, i == len(parts)-1)
-		if err != nil {
-			return err
-		}
-		damaged = damaged || bad
+	if err := inOrder(parts); err != nil {
+		return err
 	}
+	damaged := false
+	for i := range parts {
+		damaged = r.part(&parts[i], i == len(parts)-1) || damaged
+	}
+	damaged = r.empties(parts) || damaged
 	if damaged { // what is missing then has been reported as damage
 		return nil
 	}
@@ -61,20 +67,23 @@ func (r *reader) journal() error {
 // openParts opens all parts of one moment.
 func (r *reader) openParts() (parts []openPart, err error) {
 	for range listTries {
-		entries, err := fs.ReadDir(r.fsys, journalDir)
+		if info, err := r.fsys.Lstat(journalDir); err == nil && !info.IsDir() {
+			return nil, nil // top has said so
+		}
+		entries, err := r.fsys.ReadDir(journalDir)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("the journal cannot be read: %w", err)
 		}
-		var foreign []Problem
+		var problems []Problem
 		unfinished, gone := 0, false
 		for _, e := range entries {
 			name := path.Join(journalDir, e.Name())
 			switch {
 			case isPartName(e.Name()) && e.Type().IsRegular():
-				file, err := r.fsys.Open(name)
+				file, err := r.fsys.OpenFile(name, os.O_RDONLY, 0)
 				if errors.Is(err, fs.ErrNotExist) {
 					gone = true
 					continue
@@ -82,16 +91,19 @@ func (r *reader) openParts() (parts []openPart, err error) {
 				if err != nil {
 					return parts, fmt.Errorf("the journal cannot be read: %w", err)
 				}
-				parts = append(parts, openPart{name, file})
+				number, _ := strconv.ParseUint(strings.TrimSuffix(e.Name(), partSuffix), 10, 64)
+				parts = append(parts, openPart{name: name, number: number, file: file})
+			case isPartName(e.Name()):
+				problems = append(problems, Problem{Corrupt, name, "something else stands where a part of the journal belongs: " + kindOf(e)})
 			case strings.HasSuffix(e.Name(), tempSuffix) && isPartName(strings.TrimSuffix(e.Name(), tempSuffix)):
 				unfinished++
 			default:
-				foreign = append(foreign, Problem{Foreign, name, fmt.Sprintf("aside puts nothing of that name there (%v)", kindOf(e))})
+				problems = append(problems, Problem{Foreign, name, fmt.Sprintf("aside puts nothing of that name there (%v)", kindOf(e))})
 			}
 		}
 		if !gone {
 			r.f.Unfinished += unfinished
-			r.f.Problems = append(r.f.Problems, foreign...)
+			r.f.Problems = append(r.f.Problems, problems...)
 			r.f.Parts = len(parts)
 			return parts, nil
 		}
@@ -108,10 +120,34 @@ func isPartName(name string) bool {
 	return ok && len(digits) == partDigits && strings.Trim(digits, "0123456789") == ""
 }
 
-// part reads one. damaged says that something in it, or all of it, could not be read.
-func (r *reader) part(p openPart, last bool) (damaged bool, err error) {
+// inOrder puts parts into the order of the numbers of their first records, as the next process would: somebody may have renamed them.
+func inOrder(parts []openPart) error {
+	enough := errors.New("enough")
+	place := func(p *openPart) uint64 { return cmp.Or(p.first, p.number) }
+	for i := range parts {
+		p := &parts[i]
+		if err := rewind(p.file); err != nil {
+			return fmt.Errorf("the journal cannot be read: %w", err)
+		}
+		_, err := journal.Scan(p.file, func(record journal.Record, offset int64) error {
+			if offset == 0 {
+				p.first = record.Seq
+			}
+			return enough
+		})
+		if !errors.Is(err, enough) {
+			p.first = 0 // it cannot be read, which will be said
+		}
+	}
+	slices.SortStableFunc(parts, func(a, b openPart) int { return cmp.Compare(place(&a), place(&b)) })
+	return nil
+}
+
+// part reads one, and reports whether something in it, or all of it, could not be read.
+func (r *reader) part(p *openPart, last bool) (damaged bool) {
 	var found journal.Findings
 	var records []journal.Record
+	var err error
 	for look := 0; ; look++ {
 		records = records[:0]
 		before := sizeOf(p.file)
@@ -122,7 +158,8 @@ func (r *reader) part(p openPart, last bool) (damaged bool, err error) {
 			})
 		}
 		n := len(found.Damages)
-		if err != nil || n == 0 || !found.Damages[n-1].Tail || look == tailLooks {
+		unfinished := n > 0 && found.Damages[n-1].Tail || found.Bytes == 0
+		if err != nil || !unfinished || look == tailLooks {
 			break
 		}
 		if look > 0 && sizeOf(p.file) == before && !last { // only the last is written to
@@ -133,14 +170,17 @@ func (r *reader) part(p openPart, last bool) (damaged bool, err error) {
 	for i := range records {
 		r.merge(&records[i], p.name)
 	}
+	p.first = found.First
 	r.f.Journaled += found.Records
 	r.f.JournalBytes += found.Bytes
 	for _, d := range found.Damages {
-		kind := Corrupt
-		if d.Tail && last {
+		kind, more := Corrupt, ""
+		if d.Begins > 0 {
+			more = fmt.Sprintf("; %d more records seem to begin in it", d.Begins)
+		} else if d.Tail && last {
 			kind = Torn
 		}
-		r.problem(kind, p.name, "%d bytes from byte %d: %s", d.Length, d.Offset, d.Reason)
+		r.problem(kind, p.name, "%d bytes from byte %d: %s%s", d.Length, d.Offset, d.Reason, more)
 	}
 	var version *journal.VersionError
 	switch {
@@ -149,7 +189,31 @@ func (r *reader) part(p openPart, last bool) (damaged bool, err error) {
 	case err != nil:
 		r.problem(Unreadable, p.name, "%v", cause(err))
 	}
-	return len(found.Damages) > 0 || err != nil, nil
+	return len(found.Damages) > 0 || err != nil
+}
+
+// empties looks for parts in which nothing is, though something should be: the next opening tells them from others by the same rule.
+func (r *reader) empties(parts []openPart) (damaged bool) {
+	for i, p := range parts {
+		if p.first != 0 || sizeOf(p.file) != 0 {
+			continue
+		}
+		next := uint64(0)
+		for _, later := range parts[i+1:] {
+			if next = later.first; next != 0 {
+				break
+			}
+		}
+		switch {
+		case next == 0 && p.number > r.last:
+			r.problem(Torn, p.name, "nothing is in it")
+			damaged = true
+		case next > p.number:
+			r.problem(Empty, p.name, "nothing is in it, and it was begun for record %d", p.number)
+			damaged = true
+		}
+	}
+	return damaged
 }
 
 // gaps looks for numbers that are missing in the journal as a whole.
@@ -203,7 +267,7 @@ func (r *reader) merge(j *journal.Record, part string) {
 	}
 }
 
-func sizeOf(f fs.File) int64 {
+func sizeOf(f vfs.File) int64 {
 	info, err := f.Stat()
 	if err != nil {
 		return -1
@@ -211,7 +275,7 @@ func sizeOf(f fs.File) int64 {
 	return info.Size()
 }
 
-func rewind(f fs.File) error {
-	_, err := f.(io.Seeker).Seek(0, io.SeekStart) // a file of the system is one
+func rewind(f vfs.File) error {
+	_, err := f.Seek(0, io.SeekStart)
 	return err
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package ops_test
 
 import (
@@ -16,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,9 +254,39 @@ func TestProblemsAreToldApart(t *testing.T) {
 			path := place(t, dir, "greeting", golden)
 			require.NoError(t, os.Remove(filepath.Join(dir, path)))
 			require.NoError(t, os.Symlink("/etc/passwd", filepath.Join(dir, path)))
-		}, ops.Foreign, "aside puts nothing", 3},
+		}, ops.Corrupt, "something else stands there", 3},
 		{"a record under the name of another key", func(t *testing.T, dir string) { place(t, dir, "other", golden) },
-			ops.Foreign, "the record of another key", 3},
+			ops.Renamed, "it belongs at " + fallback.FileOf(0, "greeting"), 3},
+		{"an emptied record", func(t *testing.T, dir string) { place(t, dir, "greeting", nil) }, ops.Empty, "nothing is left of it", 3},
+		{"a zeroed record", func(t *testing.T, dir string) { place(t, dir, "greeting", make([]byte, len(golden))) }, ops.Empty, "nothing is left of it", 3},
+		{"a journal whose line ends were converted", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(firstPart(t, dir), bytes.ReplaceAll(whole, []byte("\r\n"), []byte("\n")), 0o600))
+		}, ops.Corrupt, "2 more records seem to begin in it", 0},
+		{"an emptied journal", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(firstPart(t, dir), nil, 0o600))
+		}, ops.Torn, "nothing is in it", 0},
+		{"an emptied part that others follow", func(t *testing.T, dir string) {
+			require.NoError(t, os.Rename(firstPart(t, dir), filepath.Join(dir, "journal", "0000000000000002.aof")))
+			lines := bytes.SplitAfter(whole, []byte("#aside "))
+			require.NoError(t, os.WriteFile(firstPart(t, dir), append([]byte("#aside "), bytes.TrimSuffix(bytes.Join(lines[2:], nil), []byte("#aside "))...), 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "journal", "0000000000000001.aof"), nil, 0o600))
+		}, ops.Empty, "it was begun for record 1", 2},
+		{"a folder in the place of a part", func(t *testing.T, dir string) {
+			require.NoError(t, os.Mkdir(filepath.Join(dir, "journal", "0000000000000009.aof"), 0o700))
+		}, ops.Corrupt, "something else stands where a part of the journal belongs: a folder", 3},
+		{"a FIFO in the place of a part", func(t *testing.T, dir string) {
+			require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "journal", "0000000000000009.aof"), 0o600))
+		}, ops.Corrupt, "something else stands where a part of the journal belongs: a FIFO", 3},
+		{"a file in the place of a folder", func(t *testing.T, dir string) {
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, "db")))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "db"), golden, 0o600))
+		}, ops.Corrupt, "it should be a folder, and is a file", 3},
+		{"a record that is too large", func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, place(t, dir, "greeting", golden)), 900<<20))
+		}, ops.Corrupt, "a record has", 3},
+		{"a lock that is a link", func(t *testing.T, dir string) {
+			require.NoError(t, os.Link(filepath.Join(dir, "lock"), filepath.Join(t.TempDir(), "another")))
+		}, ops.Foreign, "no process can lock it", 3},
 		{"a changed value", func(t *testing.T, dir string) {
 			place(t, dir, "greeting", bytes.Replace(golden, []byte("Gott"), []byte("Gutt"), 1))
 		}, ops.Corrupt, "its checksum does not fit", 3},
@@ -264,16 +297,25 @@ func TestProblemsAreToldApart(t *testing.T) {
 			fill, err := os.ReadFile("../../fallback/testdata/v1-fill.json")
 			require.NoError(t, err)
 			place(t, dir, "user:43", fill[:60])
-		}, ops.Torn, "a loaded value that was not written to its end", 3},
+		}, ops.Partial, "a loaded value that was not written to its end", 3},
 		{"half a set", func(t *testing.T, dir string) { place(t, dir, "greeting", golden[:60]) }, ops.Corrupt, "it is not JSON", 3},
 		{"a database that is none", func(t *testing.T, dir string) {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "db", "01"), 0o700))
 		}, ops.Foreign, "not the number of a database", 3},
+		{"a part that has another's name", func(t *testing.T, dir string) {
+			// Its numbers tell where it belongs: only the file of notes is found.
+			lines := bytes.SplitAfter(whole, []byte("#aside "))
+			first := append(bytes.Clone(lines[0]), bytes.TrimSuffix(lines[1], []byte("#aside "))...)
+			rest := append([]byte("#aside "), bytes.Join(lines[2:], nil)...)
+			require.NoError(t, os.WriteFile(firstPart(t, dir), rest, 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "journal", "0000000000000002.aof"), first, 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("x"), 0o600))
+		}, ops.Foreign, "aside puts nothing of that name there", 3},
 		{"something in quarantine", func(t *testing.T, dir string) {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "quarantine"), 0o700))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "quarantine", "x.json"), nil, 0o600))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "quarantine", "x.json.reason"), []byte("because\nof that"), 0o600))
-		}, ops.Quarantined, "because", 3},
+		}, ops.Quarantined, "because; of that", 3},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := snapshot(t, dir)
@@ -286,6 +328,8 @@ func TestProblemsAreToldApart(t *testing.T) {
 			require.NotEmpty(t, row.kind.Remedy())
 			require.Len(t, records, row.records)
 			require.Equal(t, before, tree(t, dir), "reading changes nothing")
+			may := row.kind != ops.Foreign && row.kind != ops.Partial
+			require.Equal(t, may, found.Missing() == 1, "whether something that was acknowledged may be missing")
 		})
 	}
 }
@@ -297,6 +341,10 @@ func tree(t *testing.T, dir string) map[string]string {
 	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !d.Type().IsRegular() {
 			files[path] = ""
+			return err
+		}
+		if info, err := d.Info(); err != nil || info.Size() > 1<<20 {
+			files[path] = "large"
 			return err
 		}
 		content, err := os.ReadFile(path)

@@ -14,6 +14,14 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/vfs"
+)
+
+const (
+	journalDir    = "journal"
+	filesDir      = "db"
+	quarantineDir = "quarantine"
+	reasonSuffix  = ".reason"
 )
 
 // Record is what a directory has of a key.
@@ -54,8 +62,11 @@ type Kind string
 
 // What can be wrong.
 const (
-	Torn        Kind = "torn"        // its end is missing
-	Corrupt     Kind = "corrupt"     // its bytes have changed
+	Torn        Kind = "torn"        // the end of the journal is missing
+	Partial     Kind = "partial"     // so is that of a loaded value
+	Corrupt     Kind = "corrupt"     // its bytes have changed, or something else stands in its place
+	Empty       Kind = "empty"       // nothing is left of it
+	Renamed     Kind = "renamed"     // it is the record of another key than its name says
 	Foreign     Kind = "foreign"     // it does not belong there
 	Newer       Kind = "newer"       // a newer version of aside wrote it
 	Missing     Kind = "missing"     // records that should be there
@@ -67,11 +78,17 @@ const (
 func (k Kind) Remedy() string {
 	switch k {
 	case Torn:
-		return "nothing: it was not acknowledged, or its loss was allowed; the next opening cuts it off"
+		return "nothing, if a process or the machine ended while this was written: it was not acknowledged then. Else look at the disk, and delete through the proxy what was written last. The next opening cuts it off"
+	case Partial:
+		return "nothing: nobody was promised it, and the next opening removes it"
 	case Corrupt:
 		return "look at the disk; the next opening puts it into quarantine. Then delete the key through the proxy, so that no cache goes on serving it"
+	case Empty:
+		return "look at the disk: if it held an acknowledged write, that is lost, and so is its key (a record file's name is the MD5 of it). After a loss of power it may have held a loaded value, of which nothing was promised"
+	case Renamed:
+		return "the record is whole: while no process has the directory, move the file to where its detail says that it belongs; if a file is there already, keep that. What belongs under its present name is missing, unless it is under another one"
 	case Foreign:
-		return "move it out of the directory; aside leaves it alone, or puts it into quarantine where a record belongs"
+		return "move it out of the directory; aside leaves it alone"
 	case Newer:
 		return "run that version until nothing is pending; this one does not open the directory. To start this one at once: move the directory away, keep it, and replay it with that version later"
 	case Missing:
@@ -84,6 +101,9 @@ func (k Kind) Remedy() string {
 		return ""
 	}
 }
+
+// MayMiss reports whether something that was acknowledged may be missing in what can be read, because of a Problem of this kind.
+func (k Kind) MayMiss() bool { return k != Foreign && k != Partial }
 
 // Problem is something that should not be as it is.
 type Problem struct {
@@ -105,6 +125,17 @@ type Findings struct {
 	Problems     []Problem
 }
 
+// Missing counts the problems because of which something that was acknowledged may be missing.
+func (f *Findings) Missing() int {
+	n := 0
+	for _, p := range f.Problems {
+		if p.Kind.MayMiss() {
+			n++
+		}
+	}
+	return n
+}
+
 // ErrNotADirectory says that what was named is no fallback directory.
 var ErrNotADirectory = errors.New("no fallback directory of aside")
 
@@ -112,12 +143,12 @@ var ErrNotADirectory = errors.New("no fallback directory of aside")
 // journal and files as the next process would. It needs memory for what the journal holds, which is what has been written since the last flush;
 // files are read one by one. An error is each's, or says that the directory could not be read at all.
 func Read(dir string, each func(Record) error) (Findings, error) {
-	root, err := os.OpenRoot(dir)
+	fsys, err := vfs.OpenExisting(dir)
 	if err != nil {
 		return Findings{}, fmt.Errorf("the fallback directory cannot be read: %w", err)
 	}
-	defer func() { _ = root.Close() }() // was only read from
-	r := &reader{fsys: root.FS(), each: each}
+	defer func() { _ = fsys.Close() }() // was only read from
+	r := &reader{fsys: fsys, each: each}
 	if err := r.top(); err != nil {
 		return r.f, fmt.Errorf("%s: %w", dir, err)
 	}
@@ -139,7 +170,7 @@ func Read(dir string, each func(Record) error) (Findings, error) {
 }
 
 type reader struct {
-	fsys fs.FS
+	fsys vfs.FS
 	each func(Record) error
 	f    Findings
 
@@ -165,7 +196,7 @@ func (r *reader) problem(kind Kind, file, detail string, args ...any) {
 
 // readDir lists a folder. What is not there, or goes while we look, is empty.
 func (r *reader) readDir(name string) []fs.DirEntry {
-	entries, err := fs.ReadDir(r.fsys, name)
+	entries, err := r.fsys.ReadDir(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.problem(Unreadable, name, "%v", cause(err))
 	}
@@ -174,20 +205,23 @@ func (r *reader) readDir(name string) []fs.DirEntry {
 
 // top looks at the directory itself.
 func (r *reader) top() error {
-	entries, err := fs.ReadDir(r.fsys, ".")
+	entries, err := r.fsys.ReadDir(".")
 	if err != nil {
 		return err
 	}
 	ours := 0
 	var others []string
 	for _, e := range entries {
-		switch name := e.Name(); {
-		case name == "lock" && e.Type().IsRegular():
+		switch name := e.Name(); name {
+		case "lock":
 			ours++
 			r.lock()
-		case (name == "journal" || name == "db" || name == "quarantine") && e.IsDir():
+		case journalDir, filesDir, quarantineDir:
 			ours++
-			if name == "quarantine" {
+			switch {
+			case !e.IsDir():
+				r.problem(Corrupt, name, "it should be a folder, and is %s", kindOf(e))
+			case name == quarantineDir:
 				r.quarantine()
 			}
 		default:
@@ -203,8 +237,22 @@ func (r *reader) top() error {
 	return nil
 }
 
+// lock finds out which process has the directory.
 func (r *reader) lock() {
-	content, err := fs.ReadFile(r.fsys, "lock")
+	file, err := r.fsys.OpenFile("lock", os.O_RDONLY, 0)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			r.problem(Foreign, "lock", "no process can lock it: %v", cause(err))
+		}
+		return
+	}
+	defer func() { _ = file.Close() }() // was only read from
+	if again, err := r.fsys.OpenFile("lock", os.O_WRONLY, 0); err == nil {
+		_ = again.Close() // nothing was written
+	} else if errors.Is(err, vfs.ErrLinked) {
+		r.problem(Foreign, "lock", "no process can lock it: %v", cause(err))
+	}
+	content, err := io.ReadAll(io.LimitReader(file, 20))
 	if err != nil {
 		return // it says only who has it
 	}
@@ -213,35 +261,64 @@ func (r *reader) lock() {
 		return
 	}
 	r.f.Holder = pid
-	if process, err := os.FindProcess(pid); err == nil {
-		err = process.Signal(syscall.Signal(0))
-		r.f.Running = err == nil || errors.Is(err, os.ErrPermission)
+	if info, err := file.Stat(); err == nil {
+		r.f.Holder, r.f.Running = holder(pid, info)
 	}
 }
 
-func (r *reader) quarantine() {
-	for _, e := range r.readDir("quarantine") {
-		if name := e.Name(); !strings.HasSuffix(name, ".reason") {
-			reason, err := fs.ReadFile(r.fsys, path.Join("quarantine", strings.TrimSuffix(name, path.Ext(name))+".reason"))
-			if err != nil {
-				reason, err = fs.ReadFile(r.fsys, path.Join("quarantine", name+".reason"))
-			}
-			detail := "nothing says why"
-			if err == nil {
-				detail, _, _ = strings.Cut(strings.TrimSpace(string(reason)), "\n")
-			}
-			r.problem(Quarantined, path.Join("quarantine", name), "%s", detail)
-		}
+// runs reports whether there is a process with this id, which need not be the one that wrote it down.
+func runs(pid int) bool {
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		return false
 	}
+	err = process.Signal(syscall.Signal(0))
+	return err == nil || errors.Is(err, os.ErrPermission)
+}
+
+func (r *reader) quarantine() {
+	for _, e := range r.readDir(quarantineDir) {
+		name := path.Join(quarantineDir, e.Name())
+		if strings.HasSuffix(name, reasonSuffix) {
+			continue
+		}
+		reason, err := r.reason(strings.TrimSuffix(name, path.Ext(name)) + reasonSuffix)
+		if err != nil {
+			reason, err = r.reason(name + reasonSuffix)
+		}
+		if err != nil {
+			reason = "nothing says why"
+		}
+		r.problem(Quarantined, name, "%s", reason)
+	}
+}
+
+// reason reads the beginning of a file that says why another is in quarantine: the two lines that say where it was and why.
+func (r *reader) reason(name string) (string, error) {
+	file, err := r.fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = file.Close() }() // was only read from
+	content, err := io.ReadAll(io.LimitReader(file, 1<<10))
+	lines := strings.SplitN(strings.TrimSpace(string(content)), "\n", 3)
+	return strings.Join(lines[:min(2, len(lines))], "; "), err
 }
 
 // files reads the record files of all databases, and hands over what is known of their keys.
 func (r *reader) files() error {
-	for _, e := range r.readDir("db") {
-		name := path.Join("db", e.Name())
+	if info, err := r.fsys.Lstat(filesDir); err == nil && !info.IsDir() {
+		return nil // top has said so
+	}
+	for _, e := range r.readDir(filesDir) {
+		name := path.Join(filesDir, e.Name())
 		db, err := strconv.Atoi(e.Name())
-		if err != nil || db < 0 || strconv.Itoa(db) != e.Name() || !e.IsDir() {
+		if err != nil || db < 0 || strconv.Itoa(db) != e.Name() {
 			r.problem(Foreign, name, "it is not the number of a database")
+			continue
+		}
+		if !e.IsDir() {
+			r.problem(Corrupt, name, "it should be a folder, and is %s", kindOf(e))
 			continue
 		}
 		if err := r.folder(db, name, 3); err != nil {
@@ -266,6 +343,8 @@ func (r *reader) folder(db int, folder string, levels int) error {
 			}
 		case levels == 0 && strings.HasSuffix(e.Name(), tempSuffix) && isRecordName(strings.TrimSuffix(e.Name(), tempSuffix)):
 			r.f.Unfinished++
+		case levels == 0 && isRecordName(e.Name()), levels > 0 && isHex(e.Name(), 2):
+			r.problem(Corrupt, name, "something else stands there: %s", kindOf(e))
 		default:
 			r.problem(Foreign, name, "aside puts nothing of that name there (%v)", kindOf(e))
 		}
@@ -279,31 +358,33 @@ func kindOf(e fs.DirEntry) string {
 		return "a folder"
 	case e.Type().IsRegular():
 		return "a file"
+	case e.Type()&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case e.Type()&fs.ModeSymlink != 0:
+		return "a symbolic link"
 	default:
 		return "a " + e.Type().String()
 	}
 }
 
 func (r *reader) file(db int, name string) error {
-	file, err := r.fsys.Open(name)
-	var content []byte
-	if err == nil {
-		content, err = io.ReadAll(io.LimitReader(file, maxFile+1))
-		_ = file.Close() // was only read from
-	}
+	content, err := r.content(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // Redis has answered for it meanwhile
 		return nil
+	case errors.Is(err, fallback.ErrFileCorrupt):
+		r.problem(Corrupt, name, "%v", err)
+		return nil
 	case err != nil:
 		r.problem(Unreadable, name, "%v", cause(err))
-		return nil
-	case len(content) > maxFile:
-		r.problem(Corrupt, name, "it is larger than any record")
 		return nil
 	}
 	record, err := fallback.DecodeFile(path.Base(name), content)
 	if err != nil {
 		kind, detail := damageOf(err)
+		if kind == Renamed {
+			detail += "; it belongs at " + fallback.FileOf(db, record.Key)
+		}
 		r.problem(kind, name, "%s", detail)
 		return nil
 	}
@@ -325,6 +406,19 @@ func (r *reader) file(db int, name string) error {
 		delete(r.journaled, key)
 	}
 	return r.each(found)
+}
+
+func (r *reader) content(name string) ([]byte, error) {
+	file, err := r.fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // was only read from
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return fallback.ReadFile(file, info.Size())
 }
 
 // replaces says which of two explicit records of a key stays, as fallback.Store has it.

@@ -19,6 +19,11 @@ func Open(dir string) (FS, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
+	return OpenExisting(dir)
+}
+
+// OpenExisting is [Open] of a directory that is there, else an error.
+func OpenExisting(dir string) (FS, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err

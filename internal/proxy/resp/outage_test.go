@@ -132,7 +132,8 @@ func TestTheTimeForOneCommandIsBounded(t *testing.T) {
 	_, impatient := serve(t, sequential, Options{RequestTimeout: 50 * time.Millisecond})
 	_, beside := serve(t, proxy.NewStore(c, 0), Options{RequestTimeout: 50 * time.Millisecond})
 	first, second, third := dial(t, patient), dial(t, impatient), dial(t, beside)
-	require.Equal(t, "+OK", first.do("SET", "a", "1"))
+	require.Equal(t, ":1", first.do("INCR", "a"))
+	require.Equal(t, ":1", third.do("INCR", "c")) // its connection stands
 	server.Freeze()
 	first.send(encoded("INCR", "a"))
 	eventually(t, "it is not the second's turn", func() bool { return strings.HasPrefix(second.do("GET", "none"), "-ASIDEBUSY") })
@@ -216,7 +217,7 @@ func TestTheLibrarysOwnKeysAreNotListed(t *testing.T) {
 	_, addr := serve(t, store, Options{})
 	p := dial(t, addr)
 	require.Equal(t, "+OK", p.do("SET", "k", "v"))
-	require.EqualValues(t, 3, server.Do("DBSIZE"), "the key, its stamp, and that of the probes")
+	require.EqualValues(t, 4, server.Do("DBSIZE"), "the key, its stamp, that of the probes, and that which a flush takes along")
 	require.Equal(t, ":1", p.do("DBSIZE"))
 	require.Equal(t, "*1 $k", p.do("KEYS", "*"))
 	require.Equal(t, "*0", p.do("KEYS", "aside:*"))

@@ -1,0 +1,48 @@
+package aside
+
+import (
+	"sync"
+	"time"
+)
+
+// Redis can track so many keys, for all of its clients together (tracking-table-max-keys). When its table is full it invalidates some key for
+// each that it begins to track, whether it has changed or not. Then memory is of little use, and nothing else tells why.
+
+const (
+	earlyWithin = time.Second // after it was read, an invalidation is early
+	earlyWindow = time.Minute
+	earlyLeast  = 100 // in a window, or it is not worth a line
+)
+
+// early watches for keys that are invalidated right after they were read. Safe for concurrent use.
+type early struct {
+	mu    sync.Mutex // guards all below
+	since int64      // when the window began, in Client.now's time
+	gone  int64      // early ones in it
+	asked int64      // what was read from Redis or loaded when it began
+	told  bool       // in this window
+}
+
+// noteEarly counts an invalidation of e, and says once a minute when most of what is read goes at once.
+func (c *Client) noteEarly(e *entry) {
+	now := c.now()
+	if e.away || now-e.at >= int64(earlyWithin) {
+		return
+	}
+	c.counts.goneEarly.Add(1)
+	asked := c.counts.redisHits.Load() + c.counts.loads.Load()
+	w := &c.early
+	w.mu.Lock()
+	if now-w.since >= int64(earlyWindow) {
+		w.since, w.gone, w.asked, w.told = now, 0, asked, false
+	}
+	w.gone++
+	gone, read := w.gone, asked-w.asked
+	tell := !w.told && gone >= earlyLeast && gone >= read/4*3
+	w.told = w.told || tell
+	w.mu.Unlock()
+	if tell {
+		c.opt.Logger.Warn("aside: most keys are invalidated within a second after they were read, so that memory is of little use: they are written all the time, or Redis's tracking table is full (tracking_total_keys of INFO, tracking-table-max-keys); aside doctor compares them",
+			"invalidated", gone, "read", read)
+	}
+}

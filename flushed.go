@@ -1,0 +1,110 @@
+package aside
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/slot"
+)
+
+// FLUSHALL and FLUSHDB leave no trace of their own, and take stamps along. Whoever is cut off meanwhile would bring back, with a replay, what they
+// have deleted. So each database, in a cluster each shard, has a key that they take along, too, and that says when it was made:
+//
+//	key:    aside:probe{<tag of the shard's first slot>}:made    without the braces where there is one shard
+//	value:  <time, 16 digits of µs>
+//
+// Whoever does not find it makes it again. So if it was made, in this life of the server, after we have seen an earlier one, there was a flush in
+// between, no later than that. Then what was loaded before it is not replayed, and a Set from before it is replayed as a delete: its key may have been
+// flushed after it. That the key was evicted, or has expired, looks the same. A restart or a failover, which the run id shows, is no flush: what is
+// replayed then makes good what was lost.
+
+const flushKeySuffix = ":made"
+
+// flushKeyTTL is how long the key lives when nobody looks at it.
+func (c *Client) flushKeyTTL() time.Duration { return max(24*time.Hour, 2*c.opt.StampTTL) }
+
+// KEYS: k   ARGV: ttl in ms.   Answer: when k was made, in µs. A second run finds what the first has made.
+var scriptMade = newScript(luaLook + luaClock + `
+local made = look(KEYS[1])
+if made and tonumber(made) then
+  call('PEXPIRE', KEYS[1], ARGV[1])
+  return made
+end
+made = string.format('%016.0f', clock())
+call('SET', KEYS[1], made, 'PX', ARGV[1])
+return made`)
+
+// flushWatch is what is known of a shard's key. It belongs to the prober.
+type flushWatch struct {
+	key, run string // which key, in which life of the server
+	made     int64  // when it was made, as seen last
+	epoch    uint64 // the connection on which that was
+	at       int64  // when, in Client.now's time
+}
+
+const flushLookEvery = time.Minute // beside what gives reason to
+
+// mayBeFlushed reports whether it is time to look: on a new connection, which a flush is taken for, too, and before a shard comes back.
+func (c *Client) mayBeFlushed(sh *shard) bool {
+	w := &sh.watch
+	return w.epoch != sh.epoch.Load() || !sh.asks() || c.now()-w.at >= int64(flushLookEvery)
+}
+
+// lookForFlush finds out whether the database was flushed since the last look. Where that cannot be known it concludes nothing.
+func (c *Client) lookForFlush(sh *shard) {
+	w, epoch, run := &sh.watch, sh.epoch.Load(), sh.run.Load()
+	key, ok := c.flushKey(sh)
+	if !ok || run == nil || run.id == "" || run.epoch != epoch {
+		return
+	}
+	w.epoch, w.at = epoch, c.now()
+	ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
+	defer cancel()
+	q := newCall(scriptMade, key, milliseconds(c.flushKeyTTL()))
+	c.send(ctx, sh.client, []*call{q}, false)
+	if isNoScript(q.err) {
+		c.send(ctx, sh.client, []*call{q}, true)
+	}
+	text, err := q.reply.ToString()
+	made, notNumber := strconv.ParseInt(text, 10, 64)
+	if q.err != nil || err != nil || notNumber != nil {
+		if _, reply := rueidis.IsRedisErr(q.err); q.err != nil && !reply {
+			w.epoch = 0 // ask again
+		}
+		return
+	}
+	if w.key == key && w.run == run.id && made > w.made {
+		sh.flushedAt.Store(made)
+		if stats := c.store.Stats(); stats.Sets+stats.Fills > 0 {
+			c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.address(sh), "sets", stats.Sets, "loaded", stats.Fills)
+		}
+	}
+	w.key, w.run, w.made = key, run.id, made
+}
+
+// flushKey is sh's; false if it has no slot.
+func (c *Client) flushKey(sh *shard) (string, bool) {
+	if sh.addr == "" {
+		return probeKeyPrefix + flushKeySuffix, true
+	}
+	ranges := sh.slots.Load()
+	if ranges == nil || len(*ranges) == 0 {
+		return "", false
+	}
+	first := (*ranges)[0].from
+	for _, r := range *ranges {
+		first = min(first, r.from)
+	}
+	return probeKeyPrefix + "{" + slot.Tag(first) + "}" + flushKeySuffix, true
+}
+
+// wasFlushed reports whether a record, whose time may be off by margin, is of before a flush.
+func (sh *shard) wasFlushed(r *fallback.Record, margin time.Duration) bool {
+	at, ok := stampMicros(r.Stamp)
+	flushed := sh.flushedAt.Load()
+	return flushed > 0 && (!ok || at-margin.Microseconds() <= flushed)
+}
