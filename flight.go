@@ -708,7 +708,6 @@ func (l *load) store() {
 		case out.err != nil:
 			c.counts.encodeErrors.Add(1)
 			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: out.err})
-			c.warn(&c.seldomStore, "a loaded value cannot be encoded, so it is not stored", keyAttr(item.f.key), "error", out.err)
 			storable = false
 		case len(out.raw) > c.opt.MaxValueBytes:
 			c.counts.tooLarge.Add(1)

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redaside/aside/internal/shape"
 )
@@ -19,14 +20,49 @@ const (
 	maxRoundTripViews     = 1024    // of which a client remembers that they were checked
 )
 
-// roundTrips counts the values that are still to be looked at, for all views that are equal. Safe for concurrent use.
-type roundTrips struct{ left atomic.Int32 }
+// roundTrips counts the values that are still to be looked at, for all views that are equal, and bounds what is said about them. Safe for concurrent use.
+type roundTrips struct {
+	left atomic.Int32
+	last [codecTroubles]atomic.Int64 // when each was said last, in Client.now's time; 0: never
+	of   *roundTrips                 // those of the codec's type, whose last counts, where views cannot be compared
+}
+
+// codecTrouble is what is said of a view once a minute at most.
+type codecTrouble int
+
+const (
+	notEncoded codecTrouble = iota
+	notDecoded
+	notReadBack
+	codecTroubles
+)
+
+var codecTroubleSays = [codecTroubles]string{
+	notEncoded:  "a loaded value cannot be encoded, so it is not stored, and is loaded at every call",
+	notDecoded:  "a stored value cannot be decoded, so it is loaded again",
+	notReadBack: "a loaded value cannot be decoded from what it was encoded to, so it is loaded at every call",
+}
+
+// warn says what is wrong with a view's codec.
+func (t *TypedClient[T]) warn(trouble codecTrouble, key string, err error) {
+	r := t.roundTrips()
+	if r.of != nil {
+		r = r.of
+	}
+	now, last := t.c.now(), r.last[trouble].Load()
+	if last != 0 && now-last < int64(time.Minute) || !r.last[trouble].CompareAndSwap(last, now) {
+		return
+	}
+	t.c.opt.Logger.Warn("aside: "+codecTroubleSays[trouble], keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
+}
 
 // take reports whether one more value is to be looked at.
 func (r *roundTrips) take() bool { return r.left.Load() > 0 && r.left.Add(-1) >= 0 }
 
 // roundTripViews finds what equal views share.
 type roundTripViews struct {
+	others roundTrips // of those for which there is no room in all; looks at nothing
+
 	mu  sync.Mutex
 	all map[any]*roundTrips // guarded by mu; by a view's id or a codec's type
 }
@@ -36,10 +72,10 @@ func (v *roundTripViews) of(key any, loads int32) *roundTrips {
 	defer v.mu.Unlock()
 	r := v.all[key]
 	if r == nil {
-		r = new(roundTrips)
 		if len(v.all) == maxRoundTripViews {
-			return r // looks at nothing
+			return &v.others
 		}
+		r = new(roundTrips)
 		r.left.Store(loads)
 		if v.all == nil {
 			v.all = make(map[any]*roundTrips)
@@ -58,7 +94,7 @@ func (t *TypedClient[T]) roundTrips() *roundTrips {
 	var r *roundTrips
 	if t.id != any(t) {
 		r = t.c.roundTrips.of(t.id, roundTripLoads)
-	} else if r = new(roundTrips); t.c.roundTrips.of(reflect.TypeOf(t.codec), roundTripViewsOfAType).take() {
+	} else if r = (&roundTrips{of: t.c.roundTrips.of(reflect.TypeOf(t.codec), roundTripViewsOfAType)}); r.of.take() {
 		r.left.Store(roundTripLoads)
 	}
 	if !t.checks.CompareAndSwap(nil, r) {

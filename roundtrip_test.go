@@ -316,6 +316,60 @@ func TestTheCheckOfRoundTripsEnds(t *testing.T) {
 	require.EqualValues(t, 1000+63, decodes.Load())
 }
 
+// What is loaded for ever because of its codec is said once a minute, with view and type; however many calls, and views, there are.
+func TestACodecThatDoesNotWorkIsNamedInTheLog(t *testing.T) {
+	server := redistest.Start(t)
+	logs := new(syncBuffer)
+	c, ctx := newClient(t, server.Addr(), logs.to), testContext(t)
+	never := func(string) (int, error) { return 0, fmt.Errorf("no") }
+	for i := range 20 {
+		key := fmt.Sprint("k", i)
+		_, err := aside.Typed(c, codec.JSON[func()]()).Get(ctx, time.Minute, key, func(context.Context, string) (func(), error) { return func() {}, nil })
+		require.NoError(t, err)
+		_, err = aside.Typed(c, codec.Gob[chan int]()).GetMulti(ctx, time.Minute, []string{key + "m"}, func(_ context.Context, keys []string) (map[string]chan int, error) {
+			return map[string]chan int{keys[0]: nil}, nil
+		})
+		require.NoError(t, err)
+		n, err := aside.NewTypedClient(c, func(int) (string, error) { return "x", nil }, never).Get(ctx, time.Minute, key+"f", func(context.Context, string) (int, error) { return i, nil })
+		require.NoError(t, err)
+		require.Equal(t, i, n)
+		server.Do("SET", key+"b", "{")
+		_, _, err = aside.Typed(c, codec.JSON[user]()).Peek(ctx, key+"b")
+		require.NoError(t, err)
+		_, err = aside.Typed(c, codec.JSON[*user]()).Get(ctx, time.Minute, key+"b", func(context.Context, string) (*user, error) { return &user{}, nil })
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 40, c.Stats().EncodeErrors)
+	for line, times := range map[string]int{
+		`cannot be encoded, so it is not stored, and is loaded at every call" key="\"k0\"" view=JSON type=func()`: 1,
+		`view=Gob type="chan int"`: 1,
+		`cannot be decoded from what it was encoded to, so it is loaded at every call" key="\"k0f\"" view=Func type=int`: 1,
+		`cannot be decoded, so it is loaded again" key="\"k0b\"" view=JSON type=aside_test.user`:                         1,
+		`cannot be decoded, so it is loaded again" key="\"k0b\"" view=JSON type=*aside_test.user`:                        1,
+		"level=WARN": 5,
+	} {
+		require.Equal(t, times, strings.Count(logs.String(), line), "%s in\n%s", line, logs.String())
+	}
+}
+
+// A client that New did not return is the caller's mistake, which each call says.
+func TestAViewOfNoClientSaysSo(t *testing.T) {
+	ctx, view := testContext(t), aside.Typed[int](nil, codec.JSON[int]())
+	_, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (int, error) { return 1, nil })
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	require.ErrorContains(t, err, "the view's client is nil")
+	m, err := view.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]int, error) { return nil, nil })
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	require.NotNil(t, m)
+	_, ok, err := view.Peek(ctx, "k")
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	require.False(t, ok)
+	require.ErrorIs(t, view.Set(ctx, time.Minute, "k", 1), aside.ErrInvalidArgument)
+	require.ErrorIs(t, view.Del(ctx, "k"), aside.ErrInvalidArgument)
+	require.ErrorIs(t, view.Touch(ctx, time.Minute, "k"), aside.ErrInvalidArgument)
+	require.Nil(t, view.Client())
+}
+
 // syncBuffer is where a client under test logs to.
 type syncBuffer struct {
 	mu sync.Mutex

@@ -51,7 +51,8 @@ type viewOptions struct{ shared bool }
 // read, never the loader's own value. A codec that returns a small part of something large (Func may) has memory hold on to the whole of it.
 func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
 
-// Typed returns a view of client through a codec. A nil codec is reported by the view's calls, which all fail.
+// Typed returns a view of client through a codec. A nil client or codec is reported by the view's calls, which all fail with
+// [ErrInvalidArgument].
 func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedClient[T] {
 	var options viewOptions
 	for _, set := range opts {
@@ -81,10 +82,16 @@ func NewTypedClient[T any](client *Client, serialize func(T) (string, error), de
 // Client returns the client that t is a view of.
 func (t *TypedClient[T]) Client() *Client { return t.c }
 
+var errNilClient = fmt.Errorf("%w: the view's client is nil: pass the client that aside.New returned, and look at its error first", ErrInvalidArgument)
+
 var errNilCodec = fmt.Errorf("%w: the view's codec is nil: make it with aside.Typed(client, codec.JSON[T]())", ErrInvalidArgument)
 
 // Get is [Client.Get] over T.
 func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string, load Loader[T], opts ...CallOption) (T, error) {
+	if t.c == nil {
+		var none T
+		return none, errNilClient
+	}
 	if e := t.c.near.lookup(key); e != nil && ttl > 0 && load != nil {
 		if e.absent {
 			t.c.hit(key)
@@ -95,9 +102,13 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			t.c.hit(key)
 			return *kept, nil
 		}
-		if value, err := t.decode(key, e.raw, e); err == nil {
+		value, err := t.decode(key, e.raw, e)
+		if err == nil {
 			t.c.hit(key)
 			return value, nil
+		}
+		if t.codec != nil {
+			t.warn(notDecoded, key, err)
 		}
 	}
 	return t.get(ctx, ttl, key, load, opts)
@@ -129,8 +140,10 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 			return value, nil
 		}
 		if out.own(call) {
+			t.warn(notReadBack, key, err)
 			return *call.value, nil // nobody would read the next one either
 		}
+		t.warn(notDecoded, key, err)
 		bad = fingerprint(wire.Pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
@@ -193,6 +206,8 @@ func (t *TypedClient[T]) encode(key string, value T) loaded {
 	raw, err := t.codec.Encode(value)
 	if err == nil {
 		t.checkRoundTrip(key, value, raw)
+	} else {
+		t.warn(notEncoded, key, err)
 	}
 	return loaded{raw: raw, found: true, err: err}
 }
@@ -210,8 +225,7 @@ func (t *TypedClient[T]) copied(value T) T {
 	return back
 }
 
-// decode reads raw, which e holds where it is in memory, and keeps the result there if that is safe. An error is counted and
-// logged.
+// decode reads raw, which e holds where it is in memory, and keeps the result there if that is safe. An error is counted; the caller logs it.
 func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	if t.codec == nil {
 		var none T
@@ -253,7 +267,6 @@ func (t *TypedClient[T]) decodeAnew(key, raw string) (T, error) {
 	if err != nil {
 		t.c.counts.decodeErrors.Add(1)
 		t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
-		t.c.warn(&t.c.seldomDecode, "a stored value cannot be decoded, so it is loaded again", keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
 	}
 	return value, err
 }
@@ -301,6 +314,8 @@ func (t *TypedClient[T]) kept(e *entry) *T {
 func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[T], opts ...CallOption) (map[string]T, error) {
 	values := make(map[string]T, len(keys))
 	switch {
+	case t.c == nil:
+		return values, errNilClient
 	case load == nil:
 		return values, errNilLoader
 	case t.codec == nil:
@@ -315,10 +330,12 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			return true
 		}
 		value, err := t.decode(key, e.raw, e)
-		if err == nil {
-			values[key] = value
+		if err != nil {
+			t.warn(notDecoded, key, err)
+			return false
 		}
-		return err == nil
+		values[key] = value
+		return true
 	})
 	var failed map[string]error
 	bad := make(map[string]string)
@@ -350,10 +367,12 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 			}
 			value, err := t.decode(key, out.raw, out.entry)
 			if err != nil && out.own(call) { // as in get
+				t.warn(notReadBack, key, err)
 				values[key] = call.value(key)
 				return
 			}
 			if err != nil {
+				t.warn(notDecoded, key, err)
 				undecodable = append(undecodable, key)
 				bad[key] = fingerprint(wire.Pack(out.raw))
 				return
@@ -416,7 +435,10 @@ var errUndecodable = errors.New("aside: the stored value cannot be decoded, and 
 
 // Peek is [Client.Peek] over T. A value that cannot be decoded counts as none.
 func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, _ error) {
-	if t.codec == nil {
+	switch {
+	case t.c == nil:
+		return none, false, errNilClient
+	case t.codec == nil:
 		return none, false, errNilCodec
 	}
 	found, e, ok, err := t.c.look(ctx, key)
@@ -429,15 +451,20 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 		}
 	}
 	value, err := t.decode(key, found.Value, e)
+	if err != nil {
+		t.warn(notDecoded, key, err)
+	}
 	return value, err == nil, nil // decode has counted it: for Peek there is no value then
 }
 
 // Set is [Client.Set] over T. A value that cannot be encoded, or is a nil pointer or interface, is an error, and nothing is written.
 func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string, value T) error {
-	if t.codec == nil {
+	switch {
+	case t.c == nil:
+		return errNilClient
+	case t.codec == nil:
 		return errNilCodec
-	}
-	if t.isNil(&value) {
+	case t.isNil(&value):
 		return fmt.Errorf("%w: cannot set %s: the value is nil: use Del, or a T that is not a pointer", ErrInvalidArgument, quoted(key))
 	}
 	raw, err := t.codec.Encode(value)
@@ -448,9 +475,17 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 }
 
 // Del is [Client.Del].
-func (t *TypedClient[T]) Del(ctx context.Context, keys ...string) error { return t.c.Del(ctx, keys...) }
+func (t *TypedClient[T]) Del(ctx context.Context, keys ...string) error {
+	if t.c == nil {
+		return errNilClient
+	}
+	return t.c.Del(ctx, keys...)
+}
 
 // Touch is [Client.Touch].
 func (t *TypedClient[T]) Touch(ctx context.Context, ttl time.Duration, keys ...string) error {
+	if t.c == nil {
+		return errNilClient
+	}
 	return t.c.Touch(ctx, ttl, keys...)
 }

@@ -20,6 +20,9 @@
 //
 // msgpack and proto are packages of their own beneath this one, so that only those who import them link them.
 //
+// What a codec cannot say stands in its documentation. A view compares what the first loads return with what comes back, and logs where they differ. What is never
+// read back, or cannot be encoded, is loaded at every call: a line a minute in the log names the view and its type, and Stats counts EncodeErrors and DecodeErrors.
+//
 // # Changing a type
 //
 // Cached values outlive a deployment, so two versions of T read each other's bytes for a while. JSON, msgpack and Gob skip fields that

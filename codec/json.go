@@ -17,7 +17,8 @@ import (
 // those with a pointer receiver) work as they do there.
 //
 // What it cannot say: unexported fields; NaN, infinities, channels and functions, which Encode refuses; the monotonic clock reading of a
-// time; the Go type of what is in an interface (numbers come back as float64). A nil pointer, slice or map comes back nil, an empty
+// time; the Go type of what is in an interface (numbers come back as float64, which is exact up to 2⁵³; an interface with methods is never read; a map key comes back as text); a
+// field with the tag "-"; fields beside an embedded type with a MarshalJSON of its own, which speaks for the whole. A nil pointer, slice or map comes back nil, an empty
 // one empty. Bytes that are not UTF-8 come back as U+FFFD in strings; a []byte is kept as base64.
 //
 // Decode refuses anything after the value, and nesting deeper than 10,000. Unknown fields are skipped; but where T is a struct or a pointer to one, an

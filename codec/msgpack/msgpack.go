@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -22,7 +23,9 @@ import (
 // extensions of the library beneath it. Safe for concurrent use.
 //
 // What it cannot say: unexported fields; the location of a time, which comes back as local time (the same instant); the Go type of what is
-// in an interface (a struct comes back as map[string]any, integers in the smallest type that holds them). A nil pointer, slice or map
+// in an interface (a struct comes back as map[string]any, a map as that, or as map[any]any if a key is no text, integers perhaps in another type of integer); what is in an
+// interface with methods, which is never read; a map with other keys than text in a map[string]any, likewise; complex numbers, channels and functions, which Encode
+// refuses. A nil embedded pointer comes back as one to a zero struct. A nil pointer, slice or map
 // comes back nil. The encoding of a map is in no particular order.
 //
 // Decode refuses anything after the value, nesting deeper than 10,000, and lengths beyond the end of the input, before memory is taken
@@ -87,7 +90,9 @@ func (c msgpackCodec[T]) Decode(s string) (v T, err error) {
 	}
 	// Not msgpack.Unmarshal: it preallocates values, for each type in a goroutine that never ends. Nor a pooled decoder, whose buffer
 	// an extension's decoder could keep hold of.
-	if err := msgpack.NewDecoder(r).Decode(&v); err != nil {
+	d := msgpack.NewDecoder(r)
+	d.SetMapDecoder(untypedMap)
+	if err := d.Decode(&v); err != nil {
 		return v, err
 	}
 	if r.Len() > 0 {
@@ -97,6 +102,48 @@ func (c msgpackCodec[T]) Decode(s string) (v T, err error) {
 		return v, errForeign
 	}
 	return v, nil
+}
+
+// untypedMap reads a map into an interface: as map[string]any, and as map[any]any where a key is no text, which the library would refuse.
+func untypedMap(d *msgpack.Decoder) (any, error) {
+	n, err := d.DecodeMapLen()
+	if err != nil || n < 0 {
+		return nil, err
+	}
+	texts := make(map[string]any, min(n, 64)) // what n claims is not taken on trust
+	var all map[any]any
+	for range n {
+		key, err := d.DecodeInterface()
+		if err != nil {
+			return nil, err
+		}
+		value, err := d.DecodeInterface()
+		if err != nil {
+			return nil, err
+		}
+		if b, ok := key.([]byte); ok {
+			key = string(b)
+		}
+		text, ok := key.(string)
+		if !ok && all == nil {
+			all = make(map[any]any, len(texts)+1)
+			for k, v := range texts {
+				all[k] = v
+			}
+		}
+		switch {
+		case all == nil:
+			texts[text] = value
+		case key != nil && !reflect.TypeOf(key).Comparable():
+			return nil, fmt.Errorf("a map has a key of %T", key)
+		default:
+			all[key] = value
+		}
+	}
+	if all != nil {
+		return all, nil
+	}
+	return texts, nil
 }
 
 var errForeign = errors.New("none of the map's keys is a field: another type wrote it")

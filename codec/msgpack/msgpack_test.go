@@ -187,6 +187,38 @@ func BenchmarkMsgPack(b *testing.B) {
 	})
 }
 
+// The library refuses an interface that holds such a map, though it has written it.
+func TestAMapWithOtherKeysThanTextIsReadIntoAnInterface(t *testing.T) {
+	type holder struct{ Any any }
+	for _, c := range []struct{ v, want any }{
+		{map[int]string{1: "a"}, map[any]any{int8(1): "a"}},
+		{map[bool]int8{true: 1}, map[any]any{true: int8(1)}},
+		{map[any]any{"a": int8(1), int8(2): "b", nil: "c"}, map[any]any{"a": int8(1), int8(2): "b", nil: "c"}},
+		{map[string]any{"a": map[string]string{"b": "c"}}, map[string]any{"a": map[string]any{"b": "c"}}},
+		{map[string]any{"a": []any{map[int]any{1: map[string]any{}}}}, map[string]any{"a": []any{map[any]any{int8(1): map[string]any{}}}}},
+		{map[string]any(nil), nil},
+		{map[int]int{}, map[string]any{}},
+	} {
+		s, err := msgpack.New[any]().Encode(c.v)
+		require.NoError(t, err)
+		got, err := msgpack.New[any]().Decode(s)
+		require.NoError(t, err, "%v", c.v)
+		require.Equal(t, c.want, got)
+		s, err = msgpack.New[holder]().Encode(holder{c.v})
+		require.NoError(t, err)
+		held, err := msgpack.New[holder]().Decode(s)
+		require.NoError(t, err)
+		require.Equal(t, c.want, held.Any)
+	}
+	_, err := msgpack.New[any]().Decode("\x81\x91\x01\x01")
+	require.ErrorContains(t, err, "a map has a key of []interface {}")
+	got, err := msgpack.New[any]().Decode("\x81\xc4\x01a\x01")
+	require.NoError(t, err)
+	require.Equal(t, map[string]any{"a": int8(1)}, got)
+	_, err = msgpack.New[map[string]any]().Decode("\x81\x01\x01")
+	require.Error(t, err, "which only a map[any]any could hold")
+}
+
 type matryoshka struct {
 	*matryoshka
 	N int
