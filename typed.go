@@ -23,7 +23,8 @@ import (
 // All callers get equal values, whether they loaded them, waited for who did, or found them: what the codec makes of what it has written. So
 // what a loader returned stays its own, and a field that the codec does not keep (one with `json:"-"`) is missing from the first answer already. At the first loads
 // of a view the two are compared, and a difference is logged with view, type and field.
-// Only a value that cannot be encoded, or whose encoding cannot be read back, is returned to who loaded it as the loader gave it.
+// Only a value that cannot be encoded, or whose encoding cannot be read back, is returned to who loaded it as the loader gave it; who waited for it
+// gets an error, or loads for itself.
 //
 // A nil pointer or interface is no value: a loader that returns one with a nil error has said ErrNotFound. Neither is the null of JSON or MessagePack under a key, as other
 // programs leave for what is not there, unless the codec writes a T so (a nil slice or map): it is loaded and replaced, as what does not decode is.

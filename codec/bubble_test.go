@@ -16,7 +16,7 @@ import (
 func TestCompressWorksInABubbleAndAfterIt(t *testing.T) {
 	const child = "ASIDE_TEST_BUBBLE"
 	if os.Getenv(child) == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this test itself
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
 		cmd.Env = append(os.Environ(), child+"=1")
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)

@@ -16,8 +16,8 @@ type base struct {
 
 type derived struct {
 	base
-	Name string    `json:"name,omitempty"`
-	at   time.Time //nolint:unused // not a field to JSON
+	Name string `json:"name,omitempty"`
+	at   time.Time
 }
 
 // encoding/json and MessagePack make a zero struct of any object; we do only where one member at least is a field.

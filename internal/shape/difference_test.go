@@ -25,7 +25,7 @@ type outer struct {
 	P      *inner
 	F      float64
 	Fn     func()
-	mu     sync.Mutex //nolint:unused // part of many types
+	mu     sync.Mutex
 }
 
 func TestDifferencesNamesTheField(t *testing.T) {
