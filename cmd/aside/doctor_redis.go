@@ -86,7 +86,7 @@ func (d *doctor) probe(at string, node rueidis.Client) {
 	key := "aside:probe:doctor:" + rand.Text()[:10]
 	for _, args := range [][]string{{"SET", key, "", "PX", "1000"}, {"EXISTS", key}, {"PEXPIRE", key, "1000"}} {
 		if _, err := d.ask(node, args[0], args[1:]...); err != nil && !strings.HasPrefix(err.Error(), "MOVED") {
-			d.note("probe"+at, warning, permissions+" (~aside:probe* +set +exists +pexpire): without it there is no local memory, and waiters poll", "%s: %v", args[0], err)
+			d.note("probe"+at, warning, cmp.Or(refusalRemedy(err), permissions+" (~aside:probe* +set +exists +pexpire): without it there is no local memory, and waiters poll"), "%s: %v", args[0], err)
 			return
 		}
 	}
