@@ -261,12 +261,14 @@ func (c *Client) inBackground(fn func()) bool {
 // Get returns the value of key: from memory, from Redis, or from load, whose value is then stored for ttl. At most one
 // process loads a key at a time, and only once for all its callers.
 //
-// ttl must be positive. It is rounded up to whole milliseconds, and applies when this call's load is stored: what is already
-// stored keeps the ttl that it has. Any bytes are fine as key. The error is ErrNotFound if there is no such value, what
-// load returned, or ctx's. A value that was loaded is returned even if storing it failed, and before it is stored: Redis gets it meanwhile, and
+// ttl must be a millisecond at least. It is rounded up to whole milliseconds, and applies when this call's load is stored: what is already
+// stored keeps the ttl that it has. Any bytes are fine as key. The error is ErrNotFound if there is no such value (who called the loader, or waited for it, gets the error in
+// which the loader has wrapped it), what load returned, or ctx's. What load returned, also an error that wraps no ErrNotFound, is for all who wait for this
+// load, and for who asks within Options.ErrorTTL (50 ms) after it, so that a failing database is not asked by each of them in turn: WithErrorTTL(-1)
+// for a loop that tries again at once. A value that was loaded is returned even if storing it failed, and before it is stored: Redis gets it meanwhile, and
 // Close waits for that (Options.StoreFirst changes it).
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
-	if e := c.near.lookup(key); e != nil && ttl > 0 && load != nil {
+	if e := c.near.lookup(key); e != nil && ttl >= leastTTL && load != nil {
 		c.hit(key)
 		if e.absent {
 			return "", ErrNotFound
@@ -281,7 +283,7 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Lo
 		return "", err
 	}
 	if out.absent {
-		return "", ErrNotFound
+		return "", out.notFound()
 	}
 	return out.raw, nil
 }
@@ -554,10 +556,24 @@ func (c *Client) unanswered(err error) bool {
 }
 
 func (c *Client) check(ttl time.Duration, opts []CallOption) (callOptions, error) {
-	if ttl <= 0 {
-		return callOptions{}, fmt.Errorf("%w: ttl is %v: must be positive; what is to live very long may have a ttl of years", ErrInvalidArgument, ttl)
+	if err := tooShort("ttl", ttl, "must be positive; what is to live very long may have a ttl of years"); err != nil {
+		return callOptions{}, err
 	}
 	return c.callOptions(opts)
+}
+
+// leastTTL is the shortest that Redis knows. What is shorter is a number that was meant to be one of seconds.
+const leastTTL = time.Millisecond
+
+// tooShort is the error of a duration that a caller gave, nil if it is one that can be.
+func tooShort(what string, d time.Duration, remedy string) error {
+	switch {
+	case d <= 0:
+		return fmt.Errorf("%w: %s is %v: %s", ErrInvalidArgument, what, d, remedy)
+	case d < leastTTL:
+		return fmt.Errorf("%w: %s is %v: must be at least %v; a bare number counts nanoseconds, write %d*time.Second for seconds", ErrInvalidArgument, what, d, leastTTL, d)
+	}
+	return nil
 }
 
 func (c *Client) checkKey(key string) error {

@@ -75,6 +75,8 @@ type shard struct {
 	gone     atomic.Bool                 // it has left the cluster: its mode does not change any more
 	bulk     atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
 	traffic  *traffic                    // what passes on its connections
+	guessed  atomic.Int64                // likewise, by typical
+	typical  atomic.Int64                // bytes that a key of a batch has had lately
 	expected atomic.Int64                // bytes that it was asked for, as far as that is known
 	turns    turns                       // of what is large
 	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
@@ -487,6 +489,7 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 			}
 		}
 		c.near.wakeAll()
+		c.forgetErrors()
 		return nil
 	}
 	others = keys
@@ -503,6 +506,7 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 				c.noteEarly(e)
 			}
 			c.near.drop(key)
+			c.forgetError(key)
 		}
 		if len(others) < len(keys) {
 			others = append(others, keys[i])

@@ -12,6 +12,7 @@
 // calls the loader, and stores what that returned, in two. At most one process loads a key at a time, once for all who
 // ask: callers of one process share a flight, other processes wait and are woken by the invalidation that Redis pushes
 // when the key is filled. A holder that dies costs its waiters what is left of LockTTL.
+// The error of a loader answers this process's next callers too, for Options.ErrorTTL or [WithErrorTTL], unless the key is written meanwhile.
 //
 // [Client.GetMulti] does the same for many keys, with one question per shard and one call of the loader. [Client.Peek]
 // and [Client.Look] never load. [Client.Set], [Client.Del] and [Client.Touch] write; [Client.Update] is for commands of Redis's own.

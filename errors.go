@@ -12,7 +12,8 @@ import (
 // Answers that a caller branches on; test with [errors.Is].
 var (
 	// ErrNotFound says that there is no value for the key. A loader returns it (wrapped or not) to have the absence
-	// cached for Options.NegativeTTL; a reader gets it while the absence is cached, and from the loader itself.
+	// cached for Options.NegativeTTL; a reader gets it while the absence is cached. Who called the loader, or waited for it, gets what the
+	// loader has returned, so that an error of its own that it wraps can be told, too.
 	ErrNotFound = errors.New("aside: not found")
 
 	// ErrClosed says that the Client was closed before the call or while it waited.

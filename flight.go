@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -69,15 +70,16 @@ type flight struct {
 
 // outcome is what comes of a flight.
 type outcome struct {
-	raw    string
-	err    error      // of the loader
-	by     loadCaller // who loaded it; nil: it was found
-	gen    uint64     // see near; a caller that joined at a later one has heard of a change since
-	entry  *entry     // where it is in memory, or will be; nil: nowhere
-	absent bool
-	proven bool // nobody had changed the key when Redis was asked, at generation gen
-	free   bool // loaded while Redis was away: boardableLocked decided who may share it
-	again  bool // nothing: the leader left before it knew
+	raw     string
+	err     error      // of the loader
+	by      loadCaller // who loaded it; nil: it was found
+	gen     uint64     // see near; a caller that joined at a later one has heard of a change since
+	entry   *entry     // where it is in memory, or will be; nil: nowhere
+	absent  bool
+	missing error // with which the loader has said so, else nil
+	proven  bool  // nobody had changed the key when Redis was asked, at generation gen
+	free    bool  // loaded while Redis was away: boardableLocked decided who may share it
+	again   bool  // nothing: the leader left before it knew
 }
 
 // serves says whether a caller may have the outcome. leader: it led the flight. early: it joined before the loader was
@@ -117,12 +119,11 @@ func (f *flight) waitLocked(early bool) <-chan struct{} {
 	return *c
 }
 
+// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an error of the caller's domain.
+func (o *outcome) notFound() error { return cmp.Or(o.missing, ErrNotFound) }
+
 // own says that it was loaded by the loader of this very call, which has the value itself.
 func (o *outcome) own(call loadCaller) bool { return o.by != nil && o.by == call }
-
-// holdOff is how long the error of a loader answers new callers too, so that a failing database is not asked by a
-// hundred waiters one after another.
-const holdOff = 50 * time.Millisecond
 
 func (fs *flights) stripe(key string) *flightStripe {
 	return &fs.stripes[maphash.String(fs.seed, key)%uint64(len(fs.stripes))]
@@ -215,9 +216,9 @@ func (c *Client) complete(f *flight, out outcome) {
 		s.lent = slices.Delete(s.lent, i, i+1)
 	}
 	if s.byKey[f.key] == f {
-		if out.err != nil && !isEncodeError(out.err) && c.closing.Err() == nil {
-			f.heldUntil = c.now() + int64(holdOff)
-			time.AfterFunc(holdOff, func() {
+		if hold := c.holds(f, out.err); hold > 0 {
+			f.heldUntil = c.now() + int64(hold)
+			time.AfterFunc(hold, func() {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				if s.byKey[f.key] == f {
@@ -234,6 +235,34 @@ func (c *Client) complete(f *flight, out outcome) {
 	}
 	if f.done != nil {
 		close(f.done)
+	}
+}
+
+// holds returns how long the error of a loader answers new callers too (Options.ErrorTTL), so that a failing database is not asked by a hundred
+// waiters one after another.
+func (c *Client) holds(f *flight, err error) time.Duration {
+	if err == nil || f.load == nil || f.load.unheld || isEncodeError(err) || c.closing.Err() != nil {
+		return 0
+	}
+	return f.load.options.errorTTL
+}
+
+// forgetErrors ends the errors that are held for key, or for all: it has changed, or may have.
+func (c *Client) forgetError(key string) {
+	s := c.flights.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.byKey[key]; f != nil && f.finished {
+		delete(s.byKey, key)
+	}
+}
+
+func (c *Client) forgetErrors() {
+	for i := range c.flights.stripes {
+		s := &c.flights.stripes[i]
+		s.mu.Lock()
+		maps.DeleteFunc(s.byKey, func(_ string, f *flight) bool { return f.finished })
+		s.mu.Unlock()
 	}
 }
 
@@ -301,6 +330,8 @@ type load struct {
 	began   int64 // in Client.now's time
 	free    bool  // see loadItem
 	bare    bool  // one of items at least has no lock
+	missing error // with which the loader said that there is nothing, else nil
+	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
 	lent    int64 // its share of Client.lent
 	values  loadContext
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
@@ -495,10 +526,12 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 			l.observe(nil, time.Duration(c.now()-l.began))
 			l.store()
 		case isNotFound(err):
+			l.missing = err
 			l.observe(err, time.Duration(c.now()-l.began))
 			clear(l.out)
 			l.store()
 		default:
+			l.unheld = ofContext(err)
 			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
 			l.settled()
 		}
@@ -538,6 +571,11 @@ func (c *Client) worker(do func()) {
 func isNotFound(err error) bool {
 	_, panicked := errors.AsType[*PanicError](err)
 	return errors.Is(err, ErrNotFound) && !panicked
+}
+
+// ofContext reports whether an error of a loader says that a context has ended.
+func ofContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // run calls the loader. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
@@ -671,8 +709,11 @@ func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
 
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
 func (l *load) release(err error) {
-	c := l.c
-	c.overLocks(scriptRelease, scriptRelease, nil, pointers(l.items), 0, markerOnly, nil)
+	c, script := l.c, scriptRelease
+	if err != nil && !l.unheld && l.options.errorTTL > 0 {
+		script = scriptReleaseFailed
+	}
+	c.overLocks(script, script, nil, pointers(l.items), 0, markerOnly, nil)
 	for _, item := range l.items {
 		c.near.wake(item.f.key)
 		c.complete(item.f, outcome{err: err, again: err == nil})
@@ -830,6 +871,9 @@ func (l *load) give(i int, out outcome) {
 // outcome adds what was loaded for item i to out.
 func (l *load) outcome(i int, out outcome) outcome {
 	out.raw, out.absent, out.by = l.out[i].raw, !l.out[i].found, l.call
+	if out.absent {
+		out.missing = l.missing
+	}
 	if err := l.out[i].err; err != nil {
 		out.err = &encodeError{err}
 	}

@@ -47,7 +47,7 @@ func TestTheErrorOfALoaderAnswersNewCallersForFiftyMilliseconds(t *testing.T) {
 			return err
 		}
 		require.ErrorIs(t, get(), broken)
-		time.Sleep(holdOff - 1)
+		time.Sleep((50 * time.Millisecond) - 1)
 		require.ErrorIs(t, get(), broken)
 		require.EqualValues(t, 1, calls.Load())
 		require.Equal(t, 1, c.inFlight())
@@ -79,7 +79,7 @@ func TestALoadEndsAtItsDeadlineWhateverTheLoaderDoes(t *testing.T) {
 			})
 			require.ErrorIs(t, err, ErrLoadTimeout)
 			require.Equal(t, 7*time.Second, time.Since(began))
-			time.Sleep(holdOff)
+			time.Sleep((50 * time.Millisecond))
 		}
 		_, err := c.Get(t.Context(), time.Minute, "k", func(ctx context.Context, _ string) (string, error) {
 			<-ctx.Done()

@@ -208,7 +208,11 @@ func TestACallEndsWithItsContextWhileTheDiskHangs(t *testing.T) {
 	awaitMode(t, c, aside.Degraded)
 	_, err := c.Get(testContext(t), time.Hour, "k", newSource("v").load) // which the store has now
 	require.NoError(t, err)
-	require.ErrorIs(t, c.Set(testContext(t), time.Nanosecond, "k", "v"), aside.ErrNotDurable) // and memory has not
+	require.ErrorIs(t, c.Set(testContext(t), time.Millisecond, "k", "v"), aside.ErrNotDurable) // and memory has not
+	eventually(t, "it has expired", func() bool {
+		_, ok, err := c.Peek(testContext(t), "k")
+		return err == nil && !ok
+	})
 	on.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()

@@ -37,6 +37,9 @@ func (c *Client) hand(f *flight, out outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.handed, f.early = true, out
+	if out.absent && f.load.options.negativeTTL < 0 && s.byKey[f.key] == f {
+		delete(s.byKey, f.key) // who asks from now on is not to get it
+	}
 	s.lent = append(s.lent, f)
 	if f.loaded != nil {
 		close(f.loaded)

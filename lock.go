@@ -219,6 +219,15 @@ for i, key in ipairs(KEYS) do
 end
 return answer`)
 
+	// The same for a load that has failed: we want to be told when somebody sets the key, as the loader's error is remembered until then.
+	scriptReleaseFailed = newScript(luaLook + `
+local answer = {}
+for i, key in ipairs(KEYS) do
+  answer[i] = look(key) == ARGV[i] and redis.call('DEL', key) or 0
+end
+call('EXISTS', unpack(KEYS))
+return answer`)
+
 	// KEYS: k, its stamp   ARGV: window, stamp, StampTTL in ms, value, ttl in ms.   Answer: 1, or what
 	// untimely says. A second run, or one that this client has overtaken, finds the later operation's stamp and does nothing.
 	// (SETRANGE of nothing changes nothing. It is there to be refused by a full server before anything is looked at: see
@@ -529,8 +538,11 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 	}
 	asked, passed := c.now(), sh.traffic.passed.Load()
 	bytes, expected := sizes(calls)
+	guessed := sh.guess(calls)
 	patience += sh.sends(bytes, expected, asked)
 	defer sh.arrived(bytes, expected)
+	sh.guessed.Add(guessed)
+	defer sh.guessed.Add(-guessed)
 	ctx, limited, end := c.ask(ctx, sh, patience)
 	defer end()
 	if err := sh.gate.enter(ctx); err != nil {
@@ -575,6 +587,7 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 		}
 	}
 	c.conclude(sh, calls, limited, asked, passed)
+	sh.learn(calls, passed)
 }
 
 // sizes is about how many bytes calls take on their way, and back, as far as that is known.
@@ -759,7 +772,7 @@ type pieces struct {
 // one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
 //
 // A shard is asked in pieces, so that each has a RedisTimeout of its own and the questions of others get in between. The next one has twice as
-// many keys if it has answered fast, and half as many if it has not. When it does not answer at all it is not asked for the rest.
+// many keys if that took little beside the round trip, and half as many if it took long. When it does not answer at all it is not asked for the rest.
 func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, use func(*batch)) {
 	byShard := make(map[*shard][]*batch, 1)
 	for _, b := range all {
@@ -775,7 +788,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 			for _, b := range batches {
 				keys += len(b.keys)
 				bytes += b.size() + b.expects
-				if (keys > room || bytes > mostAhead) && len(calls) > 0 {
+				if (keys > room || bytes > mostPiece) && len(calls) > 0 {
 					break
 				}
 				calls = append(calls, &b.call)
@@ -795,11 +808,14 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 					c.runAll(ctx, sh, calls...)
 				})
 			}
-			switch took := time.Duration(c.now() - began); {
-			case took < c.opt.RedisTimeout/2:
+			switch took := time.Duration(c.now()-began) - sh.roundTrip(); {
+			case took < c.opt.RedisTimeout/8:
 				room = min(2*room, maxPieceKeys)
-			case took > c.opt.RedisTimeout*3/4:
+			case took > c.opt.RedisTimeout/4:
 				room = max(room/2, maxBatchKeys)
+			}
+			if of := sh.perKey(); of > 0 {
+				room = max(min(room, int(mostPiece/of)), maxBatchKeys)
 			}
 			for _, b := range batches[:len(calls)] {
 				if _, reply := rueidis.IsRedisErr(b.err); !reply {

@@ -52,7 +52,7 @@ func (l *stringBatchLoad) load(ctx context.Context, keys []string, out []loaded)
 // fromMemory hands what is in memory to use, and returns the keys that are not, each once. use says whether it could.
 func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key string, e *entry) bool) (missing []string) {
 	for i, key := range keys {
-		if e := c.near.lookup(key); e != nil && ttl > 0 && use(key, e) {
+		if e := c.near.lookup(key); e != nil && ttl >= leastTTL && use(key, e) {
 			c.hit(key)
 			continue
 		}

@@ -83,8 +83,13 @@ type Options struct {
 	MaxValueBytes int
 
 	// NegativeTTL is how long the answer ErrNotFound of a loader is remembered, or the call's ttl where that is
-	// shorter. -1 forgets it at once. Defaults to 30 seconds.
+	// shorter. -1 forgets it at once: who asks after a caller was told so calls the loader again. Defaults to 30 seconds.
 	NegativeTTL time.Duration
+
+	// ErrorTTL is how long the error of a loader answers those who ask for its key next, in this process, so that a failing database is not asked by
+	// each of a hundred waiters. It ends before that with a Set, Del or Update of the key, and with a push that the key has changed. An error
+	// that says that a context has ended is not remembered. -1 remembers none. Defaults to 50 milliseconds.
+	ErrorTTL time.Duration
 
 	// FallbackDir is the directory that keeps, while Redis is away, what is set, deleted and loaded, until it was replayed. It
 	// belongs to one Client at a time (ErrLocked) and should outlive the process. It is made if need be, with 0700.
@@ -176,6 +181,7 @@ const (
 	defaultWriteLimit  = 30 * time.Second // see watchedConn
 	defaultReconcile   = 5 * time.Second  // Sentinel and Cluster topology, beside their own events
 
+	longestTimeout = 24 * time.Hour
 	maxRingScale   = 18 // 40 MB for a connection
 	maxMemoryBytes = math.MaxInt64 / 2
 	maxValueBytes  = 512 << 20 // Redis's own limit for a string
@@ -197,6 +203,7 @@ func (o Options) withDefaults() Options {
 	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 1<<10)
 	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)
 	o.NegativeTTL = cmp.Or(o.NegativeTTL, 30*time.Second)
+	o.ErrorTTL = cmp.Or(o.ErrorTTL, 50*time.Millisecond)
 	o.DegradedTTL = cmp.Or(o.DegradedTTL, 30*time.Second)
 	o.MaxLoaders = cmp.Or(o.MaxLoaders, 256)
 	o.StampTTL = cmp.Or(o.StampTTL, time.Hour)
@@ -221,16 +228,28 @@ func (o Options) validate() error {
 	for _, d := range []struct {
 		field string
 		value time.Duration
+		most  time.Duration
+		none  string // what -1 means, if it may be
 	}{
-		{"ConnectTimeout", o.ConnectTimeout}, {"RedisTimeout", o.RedisTimeout},
-		{"LockTTL", o.LockTTL}, {"LoadTimeout", o.LoadTimeout}, {"StaleLease", o.StaleLease}, {"StampTTL", o.StampTTL},
+		{"ConnectTimeout", o.ConnectTimeout, longestTimeout, ""}, {"RedisTimeout", o.RedisTimeout, longestTimeout, ""},
+		{"LockTTL", o.LockTTL, longestTimeout, ""}, {"LoadTimeout", o.LoadTimeout, longestTimeout, ""}, {"StaleLease", o.StaleLease, longestTimeout, ""},
+		{"StampTTL", o.StampTTL, LongestTTL, ""}, {"MemoryTTL", o.MemoryTTL, LongestTTL, ""},
+		{"NegativeTTL", o.NegativeTTL, LongestTTL, "to remember no absence"}, {"ErrorTTL", o.ErrorTTL, longestTimeout, "to remember no error"},
+		{"DegradedTTL", o.DegradedTTL, LongestTTL, "to serve until a value expires"},
 	} {
-		if d.value < 0 {
+		switch {
+		case d.value == -1 && d.none != "":
+		case d.value < 0 && d.field == "MemoryTTL":
+			bad(d.field, d.value, "must be positive, or 0 for no bound; MemoryBytes: -1 switches the memory off")
+		case d.value < 0 && d.none != "":
+			bad(d.field, d.value, "must be positive, 0 for the default, or -1 "+d.none)
+		case d.value < 0:
 			bad(d.field, d.value, "must be positive, or 0 for the default")
+		case d.value > 0 && d.value < leastTTL && d.field != "DegradedTTL": // where the least of all is a way to say none
+			bad(d.field, d.value, fmt.Sprintf("must be at least %v; a bare number counts nanoseconds, write %d*time.Second for seconds", leastTTL, d.value))
+		case d.value > d.most:
+			bad(d.field, d.value, fmt.Sprintf("must be at most %v", d.most))
 		}
-	}
-	if o.RedisTimeout > 0 && o.RedisTimeout < time.Millisecond {
-		bad("RedisTimeout", o.RedisTimeout, "must be at least 1ms")
 	}
 	if o.LockTTL > 0 && o.LockTTL < 2*o.RedisTimeout {
 		bad("LockTTL", o.LockTTL, fmt.Sprintf("must be at least twice RedisTimeout (%v), or a renewal comes too late", o.RedisTimeout))
@@ -238,25 +257,16 @@ func (o Options) validate() error {
 	if o.StaleLease > 0 && o.StaleLease < 20*time.Millisecond {
 		bad("StaleLease", o.StaleLease, "must be at least 20ms; MemoryBytes: -1 serves nothing from memory")
 	}
-	if o.NegativeTTL < 0 && o.NegativeTTL != -1 {
-		bad("NegativeTTL", o.NegativeTTL, "must be positive, 0 for the default, or -1 to remember no absence")
-	}
 	if o.MemoryBytes != -1 && (o.MemoryBytes < 0 || o.MemoryBytes > maxMemoryBytes) {
 		bad("MemoryBytes", o.MemoryBytes, "must be positive, 0 for the default, or -1 for no memory")
 	}
-	if o.MemoryKeys < 0 {
+	if o.MemoryKeys < 0 || o.MemoryKeys > math.MaxInt32 {
 		bad("MemoryKeys", o.MemoryKeys, "must be positive, or 0 for no bound; MemoryBytes: -1 switches the memory off")
 	}
-	if o.MemoryTTL < 0 {
-		bad("MemoryTTL", o.MemoryTTL, "must be positive, or 0 for no bound; MemoryBytes: -1 switches the memory off")
-	}
-	if o.DegradedTTL < 0 && o.DegradedTTL != -1 {
-		bad("DegradedTTL", o.DegradedTTL, "must be positive, 0 for the default, or -1 to serve until a value expires")
-	}
 	if o.MaxLoaders < 0 || o.MaxLoaders > math.MaxInt32 {
-		bad("MaxLoaders", o.MaxLoaders, "must be positive, or 0 for the default")
+		bad("MaxLoaders", o.MaxLoaders, fmt.Sprintf("must be positive and at most %d, or 0 for the default", math.MaxInt32))
 	}
-	if o.ReplayRate < -1 {
+	if o.ReplayRate < -1 || o.ReplayRate > math.MaxInt32 {
 		bad("ReplayRate", o.ReplayRate, "must be positive, 0 for the default, or -1 for no limit")
 	}
 	if o.ReplayFills < ReplayFillsFenced || o.ReplayFills > ReplayFillsNever {
@@ -372,6 +382,7 @@ type CallOption func(*callOptions)
 type callOptions struct {
 	loadTimeout time.Duration
 	negativeTTL time.Duration
+	errorTTL    time.Duration
 }
 
 // WithLoadTimeout replaces Options.LoadTimeout for the load that this call starts. A call that finds a load under way waits
@@ -385,8 +396,13 @@ func WithNegativeTTL(d time.Duration) CallOption {
 	return func(o *callOptions) { o.negativeTTL = d }
 }
 
+// WithErrorTTL replaces Options.ErrorTTL for the load that this call starts; -1 forgets an error at once.
+func WithErrorTTL(d time.Duration) CallOption {
+	return func(o *callOptions) { o.errorTTL = d }
+}
+
 func (c *Client) callOptions(opts []CallOption) (callOptions, error) {
-	defaults := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL}
+	defaults := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL, errorTTL: c.opt.ErrorTTL}
 	if len(opts) == 0 { // else they would be on the heap for nothing
 		return defaults, nil
 	}
@@ -399,11 +415,12 @@ func (co callOptions) changed(opts []CallOption) (callOptions, error) {
 			set(&co)
 		}
 	}
-	if co.loadTimeout <= 0 {
-		return co, fmt.Errorf("%w: WithLoadTimeout(%v): must be positive", ErrInvalidArgument, co.loadTimeout)
+	err := tooShort("WithLoadTimeout", co.loadTimeout, "must be positive")
+	if co.negativeTTL != -1 {
+		err = cmp.Or(err, tooShort("WithNegativeTTL", co.negativeTTL, "must be positive, or -1 to remember no absence"))
 	}
-	if co.negativeTTL <= 0 && co.negativeTTL != -1 {
-		return co, fmt.Errorf("%w: WithNegativeTTL(%v): must be positive, or -1 to remember no absence", ErrInvalidArgument, co.negativeTTL)
+	if co.errorTTL != -1 {
+		err = cmp.Or(err, tooShort("WithErrorTTL", co.errorTTL, "must be positive, or -1 to remember no error"))
 	}
-	return co, nil
+	return co, err
 }

@@ -1,6 +1,8 @@
 package aside
 
 import (
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -68,5 +70,49 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 		_, err := New(o)
 		require.ErrorContains(t, err, "Options."+field+" is ")
 		require.NotContains(t, err.Error(), "\n", "one problem, one line")
+	}
+}
+
+// Every number among the options has an upper bound: one that is too large would overflow, or switch something off, silently.
+func TestEveryOptionHasAnUpperBound(t *testing.T) {
+	numbers := 0
+	var try func(path string, pick func(*Options) reflect.Value)
+	try = func(path string, pick func(*Options) reflect.Value) {
+		var o Options
+		switch field := pick(&o); {
+		case field.Kind() == reflect.Struct && (path == "" || path == "Fallback"):
+			for i := range field.NumField() {
+				if f := field.Type().Field(i); f.IsExported() {
+					try(strings.TrimPrefix(path+"."+f.Name, "."), func(o *Options) reflect.Value { return pick(o).Field(i) })
+				}
+			}
+		case field.CanInt():
+			numbers++
+			field.SetInt(math.MaxInt64)
+			_, name, nested := strings.Cut(path, ".")
+			if !nested {
+				name = path
+			}
+			err := o.withDefaults().validate()
+			if name == "DB" { // set by New
+				return
+			}
+			require.ErrorContains(t, err, "Options."+name+" is ", path)
+		}
+	}
+	try("", func(o *Options) reflect.Value { return reflect.ValueOf(o).Elem() })
+	require.Greater(t, numbers, 18)
+
+	for _, scale := range []int{-1, 19} {
+		o := Options{Redis: rueidis.ClientOption{RingScaleEachConn: scale}}
+		require.ErrorContains(t, o.withDefaults().validate(), "Options.Redis.RingScaleEachConn is ")
+	}
+}
+
+func TestADurationThatIsABareNumberIsRefused(t *testing.T) {
+	for _, field := range []string{"ConnectTimeout", "RedisTimeout", "LockTTL", "LoadTimeout", "StaleLease", "StampTTL", "MemoryTTL", "NegativeTTL", "ErrorTTL"} {
+		var o Options
+		reflect.ValueOf(&o).Elem().FieldByName(field).SetInt(60)
+		require.ErrorContains(t, o.withDefaults().validate(), "Options."+field+" is 60ns: must be at least 1ms; a bare number counts nanoseconds, write 60*time.Second for seconds")
 	}
 }

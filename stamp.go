@@ -160,6 +160,16 @@ func writeWindow(now, slack int64, patience time.Duration) (window string, notAf
 	return strconv.FormatInt(notBefore, 10) + "-" + strconv.FormatInt(notAfter, 10), notAfter
 }
 
+// roundTrip is how long the prober's latest question has taken.
+func (sh *shard) roundTrip() time.Duration {
+	if sh != nil {
+		if s := sh.clock.Load(); s != nil {
+			return time.Duration(2*s.error) * time.Microsecond
+		}
+	}
+	return 0
+}
+
 // serverTime estimates the clock of sh's server, in µs since 1970, and by how much it may be off. While that server has
 // never been reached it is this machine's clock, and nobody knows how far that is off (-1). Two clocks are asked: the
 // monotonic one stands still while the machine sleeps, the other may be set. Where they part, nobody knows which is right; the

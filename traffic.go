@@ -25,7 +25,10 @@ const (
 	linkRate    = 1 << 20  // bytes a second: what a link must carry at least, or large values look like an outage
 	largePiece  = 64 << 10 // what is written at once; what is smaller is taken by the system's buffers, however the server is
 	mostUnseen  = 4 << 20  // may be in buffers on the way to the server, so that nobody sees it move
+	mostPiece   = 4 << 20  // of a batch at once
 	mostAhead   = 8 << 20  // of others, that a write allows for before the server must not do it any more
+	prepareRate = 16       // times linkRate: how fast a busy server puts an answer together
+	keyWork     = 256      // bytes whose work is that of a key
 	quietToHang = 1500 * time.Millisecond
 	quietLook   = 250 * time.Millisecond
 )
@@ -201,7 +204,7 @@ func (q *question) look() {
 
 func (q *question) ends() int64 {
 	t := q.sh.traffic
-	all := q.asked + int64(q.patience+atLinkRate(t.passed.Load()-q.passed))
+	all := q.asked + int64(q.patience+q.sh.preparing()+atLinkRate(t.passed.Load()-q.passed))
 	quiet := max(q.asked, t.at.Load()) + int64(q.c.opt.RedisTimeout+q.sh.unseen())
 	return min(all, max(quiet, q.asked+int64(q.c.opt.RedisTimeout)))
 }
@@ -233,9 +236,46 @@ func (sh *shard) arrived(bytes, expected int64) {
 	sh.expected.Add(-expected)
 }
 
-// unseen is how long what is on its way to sh's server may take without anybody seeing it move, or the server to put together what it will send.
+// unseen is how long what is on its way to sh's server may take without anybody seeing it move.
 func (sh *shard) unseen() time.Duration {
-	return atLinkRate(min(sh.bulk.Load(), mostUnseen) + min(sh.expected.Load(), mostAhead)/16)
+	return atLinkRate(min(sh.bulk.Load(), mostUnseen)) + sh.preparing()
+}
+
+// preparing is how long the server may take to put together what it was asked for, before anything of it comes.
+func (sh *shard) preparing() time.Duration {
+	return atLinkRate(min(sh.expected.Load()+sh.guessed.Load(), mostAhead)) / prepareRate
+}
+
+// perKey is how many bytes the values of batches have had lately.
+func (sh *shard) perKey() int64 {
+	if sh == nil {
+		return 0
+	}
+	return sh.typical.Load()
+}
+
+// guess is how much the answers to batches may be, by what they were lately, where it is not known.
+func (sh *shard) guess(calls []*call) (bytes int64) {
+	for _, q := range calls {
+		if len(q.keys) > 1 && q.expects == 0 {
+			bytes += int64(len(q.keys)) * (sh.perKey() + keyWork)
+		}
+	}
+	return bytes
+}
+
+// learn takes note of how large the answers to batches were. Others' are among what has passed, so that it may be too much.
+func (sh *shard) learn(calls []*call, passed int64) {
+	keys := 0
+	for _, q := range calls {
+		if q.err != nil {
+			return
+		}
+		keys += len(q.keys)
+	}
+	if keys >= maxBatchKeys {
+		sh.typical.Store((sh.typical.Load() + (sh.traffic.passed.Load()-passed)/int64(keys)) / 2)
+	}
 }
 
 // renewedTTL is the ttl of a lock that is renewed now, as Redis takes it: LockTTL, and for how long its fill may be behind others.

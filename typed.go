@@ -93,7 +93,7 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 		var none T
 		return none, errNilClient
 	}
-	if e := t.c.near.lookup(key); e != nil && ttl > 0 && load != nil {
+	if e := t.c.near.lookup(key); e != nil && ttl >= leastTTL && load != nil {
 		if e.absent {
 			t.c.hit(key)
 			var none T
@@ -132,7 +132,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		case err != nil && !(out.own(call) && isEncodeError(err)):
 			return none, err
 		case out.absent:
-			return none, ErrNotFound
+			return none, out.notFound()
 		case err != nil:
 			return *call.value, nil
 		}

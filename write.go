@@ -23,7 +23,7 @@ import (
 // Set stores value under key for ttl. nil means that Redis has it, or that it is durably kept for replay (Options.FallbackDir). A
 // load of the key that is under way, here or in another process, will not overwrite it.
 //
-// ttl must be positive and is rounded up to whole milliseconds; with one of more than LongestTTL the key does not expire. Errors: ErrTooLarge; what Redis refused it with; ErrNotDurable
+// ttl must be a millisecond at least and is rounded up to whole milliseconds; with one of more than LongestTTL the key does not expire. Errors: ErrTooLarge; what Redis refused it with; ErrNotDurable
 // (kept for replay, in memory only); ErrFull or ErrDisk (not kept). With the last three comes ErrRedisAway (Redis was not asked) or
 // ErrUnknownOutcome (it may or may not have done it). ErrUnknownOutcome alone: it is durably kept, but Redis may still do it for a
 // moment, as the caller has left before its question was over. A disk that hangs is waited for as long as ctx allows.
@@ -358,7 +358,7 @@ func (c *Client) patienceFor(ctx context.Context, sh *shard, piece []*batch) tim
 	for _, b := range piece {
 		bytes += b.size()
 	}
-	patience := c.opt.RedisTimeout + atLinkRate(bytes)
+	patience := c.opt.RedisTimeout + atLinkRate(bytes) + sh.preparing()
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/redaside/aside/fallback/journal"
@@ -73,6 +74,11 @@ func (o Options) withDefaults() Options {
 // Validate reports every problem at once. A field that is zero is none.
 func (o Options) Validate() error { return o.withDefaults().validate() }
 
+const (
+	longestInterval = 24 * time.Hour
+	mostBytes       = math.MaxInt64 / 2
+)
+
 // validate expects the defaults to be in place.
 func (o Options) validate() error {
 	var errs []error
@@ -87,17 +93,17 @@ func (o Options) validate() error {
 	default:
 		bad("Sync", int(o.Sync), "must be fallback.Always, fallback.EverySecond or fallback.OS")
 	}
-	if o.FlushInterval < 0 {
-		bad("FlushInterval", o.FlushInterval, "must be positive, or 0 for the default")
+	if o.FlushInterval < 0 || o.FlushInterval > longestInterval {
+		bad("FlushInterval", o.FlushInterval, fmt.Sprintf("must be positive and at most %v, or 0 for the default", longestInterval))
 	}
-	if o.MaxQueue < 0 {
-		bad("MaxQueue", o.MaxQueue, "must be positive, or 0 for the default")
+	if o.MaxQueue < 0 || o.MaxQueue > math.MaxInt32 {
+		bad("MaxQueue", o.MaxQueue, fmt.Sprintf("must be positive and at most %d, or 0 for the default", math.MaxInt32))
 	}
-	if o.MaxBytes < 0 {
-		bad("MaxBytes", o.MaxBytes, "must be positive, or 0 for the default")
+	if o.MaxBytes < 0 || o.MaxBytes > mostBytes {
+		bad("MaxBytes", o.MaxBytes, fmt.Sprintf("must be positive and at most %d, or 0 for the default", int64(mostBytes)))
 	}
-	if o.MemoryBytes < 0 {
-		bad("MemoryBytes", o.MemoryBytes, "must be positive, or 0 for the default")
+	if o.MemoryBytes < 0 || o.MemoryBytes > mostBytes {
+		bad("MemoryBytes", o.MemoryBytes, fmt.Sprintf("must be positive and at most %d, or 0 for the default", int64(mostBytes)))
 	}
 	return errors.Join(errs...)
 }
