@@ -344,7 +344,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		if leader {
 			c.lead(who, f, bad, p, options)
 		} else {
-			c.counts.shared.Add(1)
+			c.shares(key)
 		}
 		out, err := c.await(who, f, early)
 		switch {
@@ -427,7 +427,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callO
 				bad = fingerprint(found.stored) // it is nobody's
 				continue
 			}
-			c.counts.lockWaits.Add(1)
+			c.waitsForLock(f.key)
 			if !c.awaitHolder(ctx, f.key, r, found.ttl, f.polls) {
 				return
 			}

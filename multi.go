@@ -122,7 +122,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			if leader {
 				led = append(led, f)
 			} else {
-				c.counts.shared.Add(1)
+				c.shares(key)
 			}
 			flights = append(flights, boarded{f, leader, early, joined})
 		}
@@ -233,7 +233,7 @@ func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
 		w.again = append(w.again, a.f)
 		return
 	}
-	c.counts.lockWaits.Add(1)
+	c.waitsForLock(a.f.key)
 	changed, leave, ok := c.near.wait(a.f.key, a.reserved, w.changed)
 	if !ok {
 		w.again = append(w.again, a.f)

@@ -49,10 +49,12 @@ const (
 	EventRedisBack                     // Redis, or the shard named by Key, answers again
 	EventJournaled                     // a Set or Del is kept for replay; Err says why Redis did not do it
 	EventFailover                      // another server answers for Redis, or the shard named by Key, than before; there need not have been an outage
+	EventShared                        // a call waits for another call of this process, or takes what that has just loaded, instead of asking itself
+	EventLockWait                      // a call waits for another process to fill a key
 )
 
 func (k EventKind) String() string {
-	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled", "failover"}
+	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled", "failover", "shared", "lock-wait"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -151,6 +153,18 @@ func (c *Client) observe(e Event) {
 		}
 	}()
 	c.opt.Observer.Observe(e)
+}
+
+// shares counts a call that does not ask itself.
+func (c *Client) shares(key string) {
+	c.counts.shared.Add(1)
+	c.observe(Event{Kind: EventShared, Key: key})
+}
+
+// waitsForLock counts a wait for somebody else's lock.
+func (c *Client) waitsForLock(key string) {
+	c.counts.lockWaits.Add(1)
+	c.observe(Event{Kind: EventLockWait, Key: key})
 }
 
 // seldom lets one call a second through, so that a broken codec cannot drown the log.
