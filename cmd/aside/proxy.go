@@ -204,6 +204,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	p.web = web.New(store, web.Options{
 		Token: s.Token, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxKeys: s.MaxKeys,
 		RequestTimeout: s.RequestTimeout, Concurrent: s.MaxRequests, MaxConnections: s.MaxHTTPConnections, Pprof: s.Pprof, Version: version(), Logger: p.log,
+		Redis: p.redis, FallbackDir: p.options.FallbackDir, FallbackMaxBytes: p.c.Fallback.MaxBytes,
 		RESP: func() (connections, commands int64) {
 			server := respStats.Load()
 			if server == nil {

@@ -60,6 +60,7 @@ type Store struct {
 	client      *aside.Client
 	turns       chan struct{} // nil: no limit
 	misses      atomic.Int64
+	refused     atomic.Int64
 	receiving   *Budget
 	connections *Budget
 }
@@ -99,6 +100,23 @@ func connectionsOf(files int64) int64 { return files - min(reserved, files/2) }
 // Misses is how many keys Get and GetMulti were asked for that held nothing.
 func (s *Store) Misses() int64 { return s.misses.Load() }
 
+// Refused is how many calls had an error because Redis is away, or because the fallback directory is full or fails.
+func (s *Store) Refused() int64 { return s.refused.Load() }
+
+// noted counts err, if it is one that Refused is about, and returns it.
+func (s *Store) noted(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, outage := range []error{ErrDegraded, aside.ErrRedisAway, aside.ErrNotDurable, aside.ErrFull, aside.ErrDisk} {
+		if errors.Is(err, outage) {
+			s.refused.Add(1)
+			break
+		}
+	}
+	return err
+}
+
 // turn waits until one more may be served.
 func (s *Store) turn(ctx context.Context) (end func(), err error) {
 	if s.turns == nil {
@@ -133,7 +151,7 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 		s.misses.Add(1)
 	}
 	if err != nil {
-		return Value{}, degraded(err)
+		return Value{}, s.noted(degraded(err))
 	}
 	return valueOf(found), nil
 }
@@ -156,7 +174,7 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 	defer end()
 	found, err := s.client.LookMulti(ctx, keys)
 	if err != nil {
-		return nil, degraded(err)
+		return nil, s.noted(degraded(err))
 	}
 	values := make(map[string]Value, len(found))
 	for key, f := range found {
@@ -185,7 +203,7 @@ func (s *Store) Set(ctx context.Context, key string, v Value) error {
 	if ttl == NoExpiry {
 		ttl = wire.Endless
 	}
-	return s.client.Set(ctx, ttl, key, seal(v.Data, v.ContentType))
+	return s.noted(s.client.Set(ctx, ttl, key, seal(v.Data, v.ContentType)))
 }
 
 // Del removes keys. nil means the same as for Set.
@@ -198,7 +216,7 @@ func (s *Store) Del(ctx context.Context, keys ...string) error {
 		return err
 	}
 	defer end()
-	return s.client.Del(ctx, keys...)
+	return s.noted(s.client.Del(ctx, keys...))
 }
 
 // Command is one of Redis's own: Name, then Key, then Args.
@@ -256,7 +274,7 @@ func (s *Store) run(ctx context.Context, keys []string, do func(ctx context.Cont
 	if rueidis.IsRedisNil(err) {
 		err = nil
 	}
-	return reply, degraded(err)
+	return reply, s.noted(degraded(err))
 }
 
 // Open reads a value that a command of Redis's own has returned; false if it is none, but a lock or a remembered absence.

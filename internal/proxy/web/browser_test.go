@@ -176,7 +176,10 @@ func TestThePageShowsAnOutageFromBeginningToEnd(t *testing.T) {
 	const records, rate = 4000, 500 // so that the replay takes 8 seconds, of which inspect takes some
 	f := newFront(t, setup{
 		client: []func(*aside.Options){durable(t), func(o *aside.Options) { o.ReplayRate = rate }},
-		web:    Options{Version: "v0.9.1", RESP: func() (int64, int64) { return 12, 34567 }},
+		web: Options{
+			Version: "v0.9.1", RESP: func() (int64, int64) { return 12, 34567 },
+			Redis: "redis.example.internal:6379", FallbackDir: "/var/lib/aside/redis.example.internal_6379-1c7c3c3d", FallbackMaxBytes: 1 << 30,
+		},
 	})
 	for i := range 30 {
 		f.put(fmt.Sprint("before", i), "v")
@@ -191,6 +194,11 @@ func TestThePageShowsAnOutageFromBeginningToEnd(t *testing.T) {
 	require.Equal(t, "0", b.text("pending"))
 	require.Equal(t, "Nothing to replay.", b.text("replay-text"))
 	require.Equal(t, "v0.9.1", b.text("version"))
+	require.Equal(t, "redis.example.internal:6379", b.text("redis"))
+	require.Equal(t, "Nothing.", b.text("todo-text"))
+	require.Equal(t, "0", b.text("refused"))
+	require.Equal(t, "kept in /var/lib/aside/redis.example.internal_6379-1c7c3c3d", b.text("dir"))
+	require.Equal(t, "0 % of 1.0 GiB", b.text("full"))
 	require.True(t, js[bool](b, "document.getElementById('mode').closest('[aria-live=polite]') !== null"))
 	b.await("latencies are there", `/^\d/.test(document.querySelector('#latency tr').cells[3].innerText)`)
 	stats := f.client.Stats()
@@ -198,6 +206,7 @@ func TestThePageShowsAnOutageFromBeginningToEnd(t *testing.T) {
 	b.await("hits are there", fmt.Sprintf("document.getElementById('tiers').rows[0].cells[1].innerText === '%d'", stats.MemoryHits))
 	require.Equal(t, fmt.Sprintf("%.1f %%", 100*float64(stats.MemoryHits)/float64(stats.MemoryHits+stats.RedisHits+1)),
 		js[string](b, "document.getElementById('tiers').rows[0].cells[2].innerText"))
+	b.await("so is the last minute", "document.getElementById('tiers').rows[0].cells[3].innerText === document.getElementById('tiers').rows[0].cells[2].innerText")
 	b.inspect("healthy")
 
 	f.redis.Kill()
@@ -219,6 +228,9 @@ func TestThePageShowsAnOutageFromBeginningToEnd(t *testing.T) {
 	writers.Wait()
 	b.await("the backlog is shown", "document.getElementById('pending').innerText === '4,000'")
 	require.Equal(t, "Replay begins when Redis is back.", b.text("replay-text"))
+	require.Equal(t, http.StatusServiceUnavailable, f.send("GET", "/get?key=nobody-knows", "").StatusCode)
+	b.await("what was refused is shown", "document.getElementById('refused').innerText === '1 (1 in 60 s)'")
+	require.Equal(t, "Bring back Redis at redis.example.internal:6379. The rest is done here: writes are kept, and replayed then.", b.text("todo-text"))
 	b.inspect("degraded")
 
 	f.redis.RestartKeepingData()
@@ -228,6 +240,7 @@ func TestThePageShowsAnOutageFromBeginningToEnd(t *testing.T) {
 	seen := js[float64](b, bar+".value")
 	require.Contains(t, b.text("replay-text"), "of 4,000 records")
 	require.Contains(t, b.text("replay-rate"), "left")
+	require.Equal(t, "Nothing: the replay ends by itself.", b.text("todo-text"))
 	b.inspect("recovering")
 	b.await("the bar has moved on", fmt.Sprintf("%s.value > %v || document.getElementById('mode').innerText === 'healthy'", bar, seen))
 	b.await("it is healthy again", "document.getElementById('mode').innerText === 'healthy'")
@@ -280,6 +293,8 @@ func TestThePageShowsTheShardsOfACluster(t *testing.T) {
 	js[any](b, `source.close(); show({...last, mode: "degraded", error: "dial tcp 10.0.0.2:6379: connect: connection refused", shards: [
 		{addr: "10.0.0.1:6379", mode: "healthy", since: last.since}, {addr: "10.0.0.3:6379", mode: "recovering", since: last.since},
 		{addr: "redis-0002.with-a-long-name.example.internal:6379", mode: "degraded", since: last.since, error: "dial tcp 10.0.0.2:6379: connection refused"}],
+		todo: "See to the disk, or the rights, of /var/lib/aside: writes are refused while it fails.", refused: {all: 1234567, minute: 2345},
+		redis: "redis-0001.with-a-long-name.example.internal:6379",
 		replay: {...last.replay, running: true, shard: "10.0.0.3:6379", began: last.now, done: 1234, total: 5000,
 			verdicts: {applied: 1200, superseded: 34}},
 		backlog: {...last.backlog, sets: 12345, deletes: 678, bytes: 123456789, quarantined: 2,

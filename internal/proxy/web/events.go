@@ -19,6 +19,7 @@ const (
 // taken the event before the last is dropped; its browser connects again when it can. Safe for concurrent use.
 type hub struct {
 	snapshot func() status // immutable, as are the next ones
+	tick     func()        // each second, whoever looks
 	most     int           // viewers
 	hurried  chan struct{} // has room for one: tell them now
 	stop     chan struct{} // closed by close
@@ -29,8 +30,8 @@ type hub struct {
 	over bool                     // close was called
 }
 
-func newHub(snapshot func() status, connections int) *hub {
-	return &hub{snapshot: snapshot, most: min(maxViewers, (connections+1)/2), hurried: make(chan struct{}, 1), stop: make(chan struct{}), all: make(map[chan []byte]struct{})}
+func newHub(snapshot func() status, tick func(), connections int) *hub {
+	return &hub{snapshot: snapshot, tick: tick, most: min(maxViewers, (connections+1)/2), hurried: make(chan struct{}, 1), stop: make(chan struct{}), all: make(map[chan []byte]struct{})}
 }
 
 func (h *hub) start() {
@@ -46,6 +47,7 @@ func (h *hub) run() {
 		case <-h.stop:
 			return
 		case <-ticker.C:
+			h.tick()
 		case <-h.hurried:
 		}
 		if h.viewers() > 0 {

@@ -201,7 +201,7 @@ func TestThereIsAnEndToViewers(t *testing.T) {
 }
 
 func TestASlowViewerIsDroppedAndNotWaitedFor(t *testing.T) {
-	h := newHub(nil, 2*maxViewers)
+	h := newHub(nil, func() {}, 2*maxViewers)
 	slow, ok := h.join()
 	require.True(t, ok)
 	quick, ok := h.join()

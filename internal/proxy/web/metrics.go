@@ -106,7 +106,7 @@ type clientCollector struct {
 	descs []*prometheus.Desc // all of them
 
 	stats                                                                []statsMetric
-	hits, missed                                                         *prometheus.Desc
+	hits, missed, refusedRequests                                        *prometheus.Desc
 	mode, since                                                          *prometheus.Desc
 	backlog, backlogBytes, backlogDirty, quarantined                     *prometheus.Desc
 	durable, diskOK, streams                                             *prometheus.Desc
@@ -130,9 +130,11 @@ func newClientCollector(s *Server) *clientCollector {
 		return d
 	}
 	c := &clientCollector{
-		s:       s,
-		hits:    desc("hits_total", "Keys answered, by the tier that had them.", "tier"),
-		missed:  desc("misses_total", "Keys asked for that held nothing."),
+		s:               s,
+		hits:            desc("hits_total", "Keys answered, by the tier that had them.", "tier"),
+		missed:          desc("misses_total", "Keys asked for that held nothing."),
+		refusedRequests: desc("refused_requests_total", "Requests, HTTP and RESP, answered with an error as Redis is away, or the fallback directory full or failing."),
+
 		mode:    desc("mode", "1 for the mode that the shard is in, 0 for the others; the shard is empty where there is one only.", "shard", "mode"),
 		since:   desc("mode_since_timestamp_seconds", "When the shard came into its mode.", "shard"),
 		backlog: desc("backlog_records", "Records that wait to be replayed, by what they do.", "kind"),
@@ -220,6 +222,7 @@ func (c *clientCollector) Collect(ch chan<- prometheus.Metric) {
 	count(c.hits, stats.RedisHits, "redis")
 	count(c.hits, stats.DiskHits, "disk")
 	count(c.missed, c.s.store.Misses())
+	count(c.refusedRequests, c.s.store.Refused())
 
 	shards := health.Shards
 	if len(shards) == 0 { // Redis was never reached

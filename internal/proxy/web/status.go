@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -20,7 +21,12 @@ type status struct {
 	Durable bool          `json:"durable"`
 	Shards  []shardStatus `json:"shards"`
 
-	Tiers   tiers                `json:"tiers"` // since the process began
+	Redis string `json:"redis"` // its address
+	Todo  string `json:"todo"`  // for the operator
+
+	Tiers   tiers                `json:"tiers"`  // since the process began
+	Minute  tiers                `json:"minute"` // in the last 60 s
+	Refused refused              `json:"refused"`
 	Memory  memoryStatus         `json:"memory"`
 	Latency map[string]latencies `json:"latency"` // by front end, of the last 60 whole seconds
 	RESP    *respStatus          `json:"resp,omitempty"`
@@ -45,6 +51,12 @@ type tiers struct {
 	Missed int64 `json:"missed"` // there was nothing
 }
 
+// refused are requests, by HTTP and RESP, that were answered with an error because Redis is away, or the fallback directory full or failing.
+type refused struct {
+	All    int64 `json:"all"`    // since the process began
+	Minute int64 `json:"minute"` // in the last 60 s
+}
+
 type memoryStatus struct {
 	Entries int   `json:"entries"`
 	Bytes   int64 `json:"bytes"`
@@ -61,6 +73,8 @@ type backlogStatus struct {
 	Fills       int    `json:"fills"`
 	Bytes       int64  `json:"bytes"`
 	Quarantined int    `json:"quarantined"`
+	Dir         string `json:"dir,omitempty"` // where they are; "": in memory
+	MaxBytes    int64  `json:"max_bytes"`     // 0: not known
 	Error       string `json:"error,omitempty"`
 }
 
@@ -116,13 +130,16 @@ func (s *Server) snapshot() status {
 	st := status{
 		Now: now.UTC(), Started: s.started.UTC(), Version: s.o.Version,
 		Mode: health.Mode, Since: health.Since.UTC(), Error: textOf(health.Err), Durable: health.Durable, Shards: []shardStatus{},
-		Tiers:  tiers{stats.MemoryHits, stats.RedisHits, stats.DiskHits, s.store.Misses()},
+		Redis:  s.o.Redis,
 		Memory: memoryStatus{stats.MemoryEntries, stats.MemoryBytes},
 		Latency: map[string]latencies{
 			"http": s.metrics.http.latencies(now),
 			"resp": s.metrics.resp.latencies(now),
 		},
-		Backlog: backlogStatus{f.Sets, f.Deletes, f.Fills, f.Bytes, f.Quarantined, textOf(f.Err)},
+		Backlog: backlogStatus{
+			Sets: f.Sets, Deletes: f.Deletes, Fills: f.Fills, Bytes: f.Bytes, Quarantined: f.Quarantined, Dir: s.o.FallbackDir, MaxBytes: s.o.FallbackMaxBytes,
+			Error: textOf(f.Err),
+		},
 		Replay: replayStatus{
 			Shard: replay.Shard, Running: replay.Running, Restarted: replay.Restarted, Done: replay.Done, Total: replay.Report.Total,
 			TookMS: replay.Report.Took.Milliseconds(), Verdicts: map[string]int{}, Error: textOf(replay.Report.Err),
@@ -132,6 +149,8 @@ func (s *Server) snapshot() status {
 	if health.Mode == aside.Healthy {
 		st.Error = ""
 	}
+	total, minute := s.minute.since(s.tally(stats))
+	st.Tiers, st.Minute, st.Refused = total.tiers, minute.tiers, refused{total.refused, minute.refused}
 	for _, shard := range health.Shards {
 		st.Shards = append(st.Shards, shardStatus{shard.Addr, shard.Mode, shard.Since.UTC(), textOf(shard.Err)})
 	}
@@ -146,7 +165,69 @@ func (s *Server) snapshot() status {
 		st.RESP = new(respStatus)
 		st.RESP.Connections, st.RESP.Commands = s.o.RESP()
 	}
+	st.Todo = st.todo()
 	return st
+}
+
+// todo is what an operator has to do, the most urgent of it, in one sentence.
+func (s status) todo() string {
+	at, b := "Redis", s.Backlog
+	if s.Redis != "" {
+		at += " at " + s.Redis
+	}
+	full := b.MaxBytes > 0 && b.Bytes >= b.MaxBytes/5*4
+	switch {
+	case b.Error != "":
+		return "See to the disk, or the rights, of " + cmp.Or(b.Dir, "the fallback directory") + ": writes are refused while it fails."
+	case s.Mode != aside.Healthy && full && s.Durable:
+		return "Bring back " + at + ", or raise fallback.max_bytes and restart: when the fallback directory is full, writes are refused."
+	case s.Mode == aside.Degraded && !s.Durable:
+		return "Bring back " + at + " before this process ends: without fallback.dir what is written meanwhile ends with it."
+	case s.Mode == aside.Degraded:
+		return "Bring back " + at + ". The rest is done here: writes are kept, and replayed then."
+	case s.Replay.Verdicts["refused"] > 0 && b.Sets+b.Deletes > 0:
+		return "See why Redis refuses writes (aside doctor --redis URL): they are tried again every 5 seconds."
+	case b.Quarantined > 0:
+		return "Look at what could not be read: aside verify " + cmp.Or(b.Dir, "DIR") + "."
+	case s.Mode == aside.Recovering:
+		return "Nothing: the replay ends by itself."
+	}
+	return "Nothing."
+}
+
+// totals are counts since the process began.
+type totals struct {
+	tiers
+	refused int64
+}
+
+func (s *Server) tally(stats aside.Stats) totals {
+	return totals{tiers{stats.MemoryHits, stats.RedisHits, stats.DiskHits, s.store.Misses()}, s.store.Refused()}
+}
+
+// lastMinute remembers the totals of each of the last 60 seconds. Safe for concurrent use.
+type lastMinute struct {
+	mu     sync.Mutex
+	sample [windowSeconds]totals // guarded by mu, as is the next one
+	next   int                   // that is overwritten: the oldest; at first all are zero, as the totals were
+}
+
+// tick is called every second.
+func (m *lastMinute) tick(now totals) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sample[m.next] = now
+	m.next = (m.next + 1) % len(m.sample)
+}
+
+// since returns what has come to now in the last minute.
+func (m *lastMinute) since(now totals) (total, minute totals) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.sample[m.next]
+	return now, totals{
+		tiers{now.Memory - was.Memory, now.Redis - was.Redis, now.Disk - was.Disk, now.Missed - was.Missed}, now.refused - was.refused,
+	}
 }
 
 // changes are the last changes of mode. Safe for concurrent use.

@@ -47,6 +47,10 @@ type Options struct {
 	// Pprof serves /debug/pprof/. Defaults to false.
 	Pprof bool
 
+	// Redis names the server, FallbackDir the directory, and FallbackMaxBytes says how large that may become, all for the page. Default to not known.
+	Redis, FallbackDir string
+	FallbackMaxBytes   int64
+
 	// Version is shown on the page and in aside_build_info. Defaults to "unknown".
 	Version string
 
@@ -90,6 +94,7 @@ type Server struct {
 	page    *page
 	mode    modeNow
 	journal changes
+	minute  lastMinute
 	hub     *hub
 
 	draining atomic.Bool
@@ -107,7 +112,7 @@ func New(store *proxy.Store, o Options) *Server {
 		conns: newConns(store.Connections(), o.MaxConnections),
 	}
 	s.SetToken(o.Token)
-	s.hub = newHub(s.snapshot, s.conns.max)
+	s.hub = newHub(s.snapshot, func() { s.minute.tick(s.tally(s.client.Stats())) }, s.conns.max)
 	s.metrics = newMetrics(s)
 	s.mode.refresh(s.client)
 	s.unwatch = s.client.OnModeChange(func(change aside.ModeChange) {
