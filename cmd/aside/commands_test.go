@@ -318,6 +318,8 @@ func TestTheExitCodeSaysWhoseMistakeItIs(t *testing.T) {
 		{"", 0, ""},
 		{"--help", 0, ""},
 		{"version", 0, ""},
+		{"--version", 0, ""},
+		{"serve --version", 0, ""},
 		{"serve --help", 0, ""},
 		{"frobnicate", 2, "unexpected argument frobnicate: see aside --help"},
 		{"inspect", 2, `expected "<dir>": see aside inspect --help`},
@@ -466,13 +468,18 @@ func TestBashCompletesCommandsFlagsAndValues(t *testing.T) {
 	for _, row := range []struct{ line, want string }{
 		{"aside ", "serve inspect verify replay export doctor healthcheck completion version"},
 		{"aside ver", "verify version"},
-		{"aside -", "--help"},
+		{"aside -", "--help --version"},
 		{"aside serve --cache-", "--cache-capacity --cache-expiry --cache-max-bytes --cache-degraded-ttl --cache-keep-written"},
 		{"aside serve --ins", "--insecure"},
 		{"aside serve --no-ins", "--no-insecure"},
 		{"aside serve --config co", "conf.yaml"},
 		{"aside serve --port ", ""},
 		{"aside completion ", "bash zsh fish"},
+		{"aside serve --log-level ", "debug info warn error"},
+		{"aside serve --log-level = ", "debug info warn error"},
+		{"aside serve --log-level =", "debug info warn error"},
+		{"aside serve --fallback-sync = e", "everysec"},
+		{"aside serve --config = co", "conf.yaml"},
 		{"aside inspect con", "conf.yaml"},
 		{"aside replay x --d", "--dry-run"},
 	} {
@@ -514,6 +521,9 @@ var completions = []struct {
 	{"aside serve --no-ins", []string{"--no-insecure"}},
 	{"aside serve --config co", []string{"conf.yaml"}},
 	{"aside completion ", []string{"bash", "fish", "zsh"}},
+	{"aside serve --log-level ", []string{"debug", "error", "info", "warn"}},
+	{"aside serve --log-format j", []string{"json"}},
+	{"aside serve --port off --fallback-sync e", []string{"everysec"}},
 	{"aside replay x --d", []string{"--dry-run"}},
 	{"aside inspect fold", []string{"folder/"}},
 }
@@ -606,5 +616,14 @@ func TestDoctorSaysThatNothingCanBeCached(t *testing.T) {
 		require.Equal(t, 1, got.code)
 		require.Contains(t, got.stdout, "nothing can be cached", hidden)
 		require.Contains(t, got.stdout, "+evalsha", hidden)
+	}
+}
+
+func TestTheVersionIsPrintedByFlagAndCommand(t *testing.T) {
+	want := runAside(t, "version")
+	require.Equal(t, 0, want.code, want.stderr)
+	require.Regexp(t, `^aside \S+ \(go\S+, \w+/\w+\)\n$`, want.stdout)
+	for _, args := range [][]string{{"--version"}, {"serve", "--version"}, {"inspect", "--version"}} {
+		require.Equal(t, want, runAside(t, args...), args)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/redaside/aside/internal/proxy/config"
 )
 
 type completionCmd struct {
@@ -57,12 +59,20 @@ func commandNames(app *kong.Application) []string {
 	return names
 }
 
-// enumOf is what an argument may be, if the command line says so.
+// enumOf is what an argument or a flag may be, where these are few words.
 func enumOf(v *kong.Value) []string {
-	if v.Enum == "" {
+	if v.Enum != "" {
+		return strings.Split(v.Enum, ",")
+	}
+	if v.Flag == nil {
 		return nil
 	}
-	return strings.Split(v.Enum, ",")
+	for _, s := range config.Settings() {
+		if s.Flag() == v.Flag.Name {
+			return s.Choices
+		}
+	}
+	return nil
 }
 
 func bashCompletion(app *kong.Application) string {
@@ -70,6 +80,12 @@ func bashCompletion(app *kong.Application) string {
 	b.WriteString(`# bash completion of aside. Use: source <(aside completion bash)
 _aside() {
   local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command= flags= values= files= i
+  # --flag=word is three words here
+  if [[ $word == = ]]; then
+    word=
+  elif [[ $previous == = ]]; then
+    previous=${COMP_WORDS[COMP_CWORD-2]}
+  fi
   for ((i = 1; i < COMP_CWORD; i++)); do
     case ${COMP_WORDS[i]} in
       -*) ;;
@@ -88,18 +104,20 @@ _aside() {
 				b.WriteString("      files=1\n")
 			}
 		}
-		var files, others []string
+		var files, others, choices []string
 		for _, f := range flagsOf(command) {
 			switch {
 			case f.IsBool():
+			case len(enumOf(f.Value)) > 0:
+				choices = append(choices, fmt.Sprintf("        --%s) COMPREPLY=($(compgen -W %q -- \"$word\")); return ;;\n", f.Name, strings.Join(enumOf(f.Value), " ")))
 			case takesFiles(f.Value):
 				files = append(files, "--"+f.Name)
 			default:
 				others = append(others, "--"+f.Name)
 			}
 		}
-		if len(files)+len(others) > 0 {
-			b.WriteString("      case $previous in\n")
+		if len(files)+len(others)+len(choices) > 0 {
+			b.WriteString("      case $previous in\n" + strings.Join(choices, ""))
 			if len(files) > 0 {
 				fmt.Fprintf(&b, "        %s) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n", strings.Join(files, "|"))
 			}
@@ -110,7 +128,7 @@ _aside() {
 		}
 		b.WriteString("      ;;\n")
 	}
-	fmt.Fprintf(&b, "    *) values=%q; flags=--help ;;\n", strings.Join(commandNames(app), " "))
+	fmt.Fprintf(&b, "    *) values=%q; flags='--help --version' ;;\n", strings.Join(commandNames(app), " "))
 	b.WriteString(`  esac
   if [[ $word == -* ]]; then
     COMPREPLY=($(compgen -W "$flags" -- "$word"))
@@ -141,13 +159,15 @@ func zshCompletion(app *kong.Application) string {
 	for _, command := range app.Children {
 		fmt.Fprintf(&b, "    '%s:%s'\n", command.Name, quote(oneLine(command.Help)))
 	}
-	b.WriteString("  )\n  _arguments -C '1: :->command' '*:: :->arguments'\n  case $state in\n    command) _describe command commands ;;\n    arguments)\n      case $line[1] in\n")
+	b.WriteString("  )\n  _arguments -C '--help[Show help.]' '--version[Print the version.]' '1: :->command' '*:: :->arguments'\n  case $state in\n    command) _describe command commands ;;\n    arguments)\n      case $line[1] in\n")
 	for _, command := range app.Children {
 		fmt.Fprintf(&b, "        %s)\n          _arguments \\\n", command.Name)
 		for _, f := range flagsOf(command) {
 			value := ""
 			switch {
 			case f.IsBool():
+			case len(enumOf(f.Value)) > 0:
+				value = ":value:(" + strings.Join(enumOf(f.Value), " ") + ")"
 			case takesFiles(f.Value):
 				value = ":file:_files"
 			default:
@@ -180,7 +200,8 @@ func zshCompletion(app *kong.Application) string {
 func fishCompletion(app *kong.Application) string {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
 	var b strings.Builder
-	b.WriteString("# fish completion of aside. Use: aside completion fish > ~/.config/fish/completions/aside.fish\ncomplete -c aside -f\n")
+	b.WriteString("# fish completion of aside. Use: aside completion fish > ~/.config/fish/completions/aside.fish\ncomplete -c aside -f\n" +
+		"complete -c aside -n __fish_use_subcommand -l help -d 'Show help'\ncomplete -c aside -n __fish_use_subcommand -l version -d 'Print the version'\n")
 	for _, command := range app.Children {
 		fmt.Fprintf(&b, "complete -c aside -n __fish_use_subcommand -a %s -d '%s'\n", command.Name, quote(oneLine(command.Help)))
 	}
@@ -191,6 +212,8 @@ func fishCompletion(app *kong.Application) string {
 			switch {
 			case f.IsBool():
 				value = ""
+			case len(enumOf(f.Value)) > 0:
+				value = " -x -a '" + strings.Join(enumOf(f.Value), " ") + "'"
 			case takesFiles(f.Value):
 				value = " -r -F"
 			}

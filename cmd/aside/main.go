@@ -61,6 +61,8 @@ type cli struct {
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running proxy for its health; for containers, which have no curl."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 const description = "A caching proxy in front of Redis that keeps working when Redis does not, and the tools to look after it.\n\n" +
@@ -71,7 +73,7 @@ type exited int
 
 func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 	c.Serve.Settings = kong.Plugins{c.Serve.flags.target()}
-	return kong.Must(c, kong.Name("aside"), kong.Description(description), kong.Writers(stdout, stderr),
+	return kong.Must(c, kong.Name("aside"), kong.Description(description), kong.Writers(stdout, stderr), kong.Vars{"version": versionLine()},
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ExplicitGroups([]kong.Group{
@@ -141,8 +143,12 @@ func exitCode(err error, stderr io.Writer) int {
 type versionCmd struct{}
 
 func (versionCmd) Run(e *env) error {
-	e.printf("aside %s (%s, %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	e.printf("%s\n", versionLine())
 	return nil
+}
+
+func versionLine() string {
+	return fmt.Sprintf("aside %s (%s, %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // stamped is set by the linker where a release is built: -X main.stamped=v1.2.3.

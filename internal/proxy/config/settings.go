@@ -14,7 +14,8 @@ type Setting struct {
 	Secret bool   // its value is never shown, and there is no flag for it
 	Bool   bool
 
-	Default string // as one would write it; "" for none
+	Choices []string // what it may be, where these are few words; nil: something else
+	Default string   // as one would write it; "" for none
 	Type    string
 
 	value value
@@ -168,6 +169,9 @@ func (c *Config) settings() []Setting {
 		s := &all[i]
 		s.Group, _, _ = strings.Cut(s.Name, ".")
 		s.Type = s.value.Type()
+		if of, ok := s.value.(choice); ok {
+			s.Choices = of.of
+		}
 		if of, ok := strings.CutSuffix(s.Name, "_file"); ok && fileOf[of] != nil {
 			s.file, s.Type = &secretFile{of: of}, "file"
 		}
