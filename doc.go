@@ -20,7 +20,7 @@
 // # Typed
 //
 // [Typed] puts a codec in front of a [Client]; such a view costs nothing and owns nothing. What it returns is the caller's
-// to change. Package codec has JSON, Gob, String, Bytes, Func and Compress; codec/msgpack and codec/proto stand beside it.
+// to change. Package codec has JSON, Gob, String, Bytes and Func; codec/msgpack, codec/proto and codec/zstd, which compresses, stand beside it.
 //
 // # Lock
 //

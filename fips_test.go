@@ -13,6 +13,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/zstd"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -36,7 +37,7 @@ func TestAllWorksWhereOnlyFIPS140IsAllowed(t *testing.T) {
 	_, err = c.GetMulti(ctx, time.Minute, []string{"a", "b"}, newSource("v").loadMany)
 	require.NoError(t, err)
 	server.Do("SET", "bad", "{")
-	u, err := aside.Typed(c, codec.Compress(codec.JSON[user](), 0)).Get(ctx, time.Minute, "bad", func(context.Context, string) (user, error) { return user{1, "Ada"}, nil })
+	u, err := aside.Typed(c, zstd.New(codec.JSON[user](), 0)).Get(ctx, time.Minute, "bad", func(context.Context, string) (user, error) { return user{1, "Ada"}, nil })
 	require.NoError(t, err)
 	require.Equal(t, user{1, "Ada"}, u)
 	require.NoError(t, c.Set(ctx, time.Minute, "deleted", "v"))

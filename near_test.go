@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/zstd"
 )
 
 // clock is a near's idea of time in these tests.
@@ -165,9 +166,9 @@ func TestMemoryStaysWithinItsBytesWhateverIsDecoded(t *testing.T) {
 	text := func(i int) string { return strings.Repeat(fmt.Sprintf("%08d ", i), 30_000) }
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	for name, decodeAll := range map[string]func(t *testing.T, c *Client, sh *shard){
-		"compressed":         keeps(codec.Compress(codec.JSON[page](), 0), func(i int) page { return page{fmt.Sprint(i), text(i)} }),
-		"compressed strings": keeps(codec.Compress(codec.String(), 0), text),
-		"shared": keeps(codec.Compress(codec.JSON[*deep](), 0), func(i int) *deep {
+		"compressed":         keeps(zstd.New(codec.JSON[page](), 0), func(i int) page { return page{fmt.Sprint(i), text(i)} }),
+		"compressed strings": keeps(zstd.New(codec.String(), 0), text),
+		"shared": keeps(zstd.New(codec.JSON[*deep](), 0), func(i int) *deep {
 			d := &deep{By: make(map[string]any), At: &at}
 			for n := range 1000 {
 				d.Tags = append(d.Tags, "tag")
@@ -184,7 +185,7 @@ func TestMemoryStaysWithinItsBytesWhateverIsDecoded(t *testing.T) {
 			const bound = 8 << 20
 			n, sh, _ := newTestNear(bound)
 			c := &Client{near: n}
-			zstd := codec.Compress(codec.String(), 0) // its working memory is not ours
+			zstd := zstd.New(codec.String(), 0) // its working memory is not ours
 			for range 4 {
 				s, err := zstd.Encode(text(0))
 				require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/codec/msgpack"
+	"github.com/redaside/aside/codec/zstd"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -69,7 +70,7 @@ func TestNullAndForeignBytesAreNoValue(t *testing.T) {
 		"null and a string":        replaces(codec.JSON[string](), "null", "x"),
 		"null and a time":          replaces(codec.JSON[time.Time](), "null", time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)),
 		"null and any":             replaces[any](codec.JSON[any](), "null", "x"),
-		"null, uncompressed":       replaces(codec.Compress(codec.JSON[user](), 0), "null", ada),
+		"null, uncompressed":       replaces(zstd.New(codec.JSON[user](), 0), "null", ada),
 		"null through functions":   replaces(codec.Func(codec.JSON[user]().Encode, unmarshal), "null", ada),
 		"nil in MessagePack":       replaces(msgpack.New[user](), "\xc0", ada),
 		"nil, MessagePack pointer": replaces(msgpack.New[*user](), "\xc0", &ada),
@@ -77,7 +78,7 @@ func TestNullAndForeignBytesAreNoValue(t *testing.T) {
 
 		"another type's object":      replaces(codec.JSON[user](), `{"Price":1,"Currency":"EUR"}`, ada),
 		"for a pointer":              replaces(codec.JSON[*user](), `{"Price":1}`, &ada),
-		"compressed":                 replaces(codec.Compress(codec.JSON[user](), 0), encoded(codec.Compress(codec.JSON[map[string]string](), 0), map[string]string{"Price": fmt.Sprintf("%0500d", 1)}), ada),
+		"compressed":                 replaces(zstd.New(codec.JSON[user](), 0), encoded(zstd.New(codec.JSON[map[string]string](), 0), map[string]string{"Price": fmt.Sprintf("%0500d", 1)}), ada),
 		"another type's MessagePack": replaces(msgpack.New[user](), encoded(msgpack.New[map[string]int](), map[string]int{"Price": 1}), ada),
 		"another type's gob":         replaces(codec.Gob[user](), encoded(codec.Gob[price](), price{Price: 1}), ada),
 
@@ -142,7 +143,7 @@ func TestANilPointerIsAnAbsence(t *testing.T) {
 			absent(t, c, "JSON", codec.JSON[*user](), nil)
 			absent(t, c, "MessagePack", msgpack.New[*user](), nil)
 			absent(t, c, "Gob", codec.Gob[*user](), nil)
-			absent(t, c, "Compress", codec.Compress(codec.JSON[*user](), 0), nil)
+			absent(t, c, "Compress", zstd.New(codec.JSON[*user](), 0), nil)
 			absent(t, c, "Func", codec.Func(codec.JSON[*user]().Encode, codec.JSON[*user]().Decode), nil)
 			absent(t, c, "any", codec.JSON[any](), nil)
 			absent(t, c, "Shared", codec.JSON[*user](), nil, aside.Shared())

@@ -16,6 +16,7 @@ import (
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/codec/msgpack"
+	"github.com/redaside/aside/codec/zstd"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -210,7 +211,7 @@ func TestAValueThatChangesOnItsWayIsLoggedOnce(t *testing.T) {
 		"a nil embedded pointer":                 warns(msgpack.New[withExported](), withExported{Name: "a"}, "view=MessagePack", "field=Base", "was=nil"),
 		"an unexported field":                    warns(codec.Gob[outerHidden](), outerHidden{Name: "a", hidden: 1}, "view=Gob", "field=hidden"),
 		"a way back":                             warns(codec.JSON[*cyclic](), loop, "field=Up"),
-		"compressed":                             warns(codec.Compress(codec.JSON[record](), 0), record{Secret: "s"}, `view=Compress(JSON)`, "field=Secret"),
+		"compressed":                             warns(zstd.New(codec.JSON[record](), 0), record{Secret: "s"}, `view=Zstd(JSON)`, "field=Secret"),
 		"through functions":                      warns(codec.Func(codec.JSON[record]().Encode, codec.JSON[record]().Decode), record{Secret: "s"}, "field=Secret"),
 		"several":                                warns(codec.JSON[record](), theRecord(), "field=Secret", "also="),
 		"nothing":                                warns(codec.JSON[record](), theRecordAsJSON),
@@ -273,7 +274,7 @@ func TestAValueThatRefersToItselfCannotBeEncoded(t *testing.T) {
 	loop.Next = loop
 	for i, view := range []*aside.TypedClient[*ring]{
 		aside.Typed(c, codec.Gob[*ring]()), aside.Typed(c, msgpack.New[*ring]()), aside.Typed(c, codec.JSON[*ring]()),
-		aside.Typed(c, codec.Compress(codec.Gob[*ring](), 0)),
+		aside.Typed(c, zstd.New(codec.Gob[*ring](), 0)),
 		aside.NewTypedClient(c, codec.Gob[*ring]().Encode, codec.Gob[*ring]().Decode),
 	} {
 		got, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (*ring, error) { return loop, nil })

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/zstd"
 )
 
 // user is 188 bytes as JSON.
@@ -85,7 +86,7 @@ func BenchmarkGob(b *testing.B) {
 	})
 }
 
-func BenchmarkCompress(b *testing.B) {
+func BenchmarkZstd(b *testing.B) {
 	one, err := codec.JSON[user]().Encode(aUser())
 	if err != nil {
 		b.Fatal(err)
@@ -99,7 +100,7 @@ func BenchmarkCompress(b *testing.B) {
 			plain = append(plain, one...)
 			plain[len(plain)-1-i%len(one)] = byte(i) // so that it is not the same line over and over
 		}
-		c, v := codec.Compress(codec.String(), 0), string(plain)
+		c, v := zstd.New(codec.String(), 0), string(plain)
 		s, err := c.Encode(v)
 		if err != nil {
 			b.Fatal(err)

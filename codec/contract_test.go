@@ -11,6 +11,7 @@ import (
 
 	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/codec/codectest"
+	"github.com/redaside/aside/codec/zstd"
 )
 
 // record has every kind of field that the formats treat in a way of their own.
@@ -94,16 +95,16 @@ func TestFuncWithPanickingFunctionsKeepsTheContract(t *testing.T) {
 	), []byte{0, 255})
 }
 
-func TestCompressKeepsTheContract(t *testing.T) {
+func TestZstdKeepsTheContract(t *testing.T) {
 	large := records()[1]
 	large.Tags = strings.Split(strings.Repeat("again and again ", 200), " ")
 	for name, minSize := range map[string]int{"everything": 0, "above 1 KiB": 1024, "nothing": math.MaxInt} {
 		t.Run(name, func(t *testing.T) {
-			codectest.Run(t, codec.Compress(codec.JSON[record](), minSize), append(records(), large))
+			codectest.Run(t, zstd.New(codec.JSON[record](), minSize), append(records(), large))
 		})
 	}
 	t.Run("twice", func(t *testing.T) {
-		codectest.Run(t, codec.Compress(codec.Compress(codec.String(), 0), 0),
+		codectest.Run(t, zstd.New(zstd.New(codec.String(), 0), 0),
 			[]string{"", "a", strings.Repeat("a", 5000), "\x00zstd:", "\x00zstd:1", strings.Repeat("\x00zstd:1", 1000)})
 	})
 }

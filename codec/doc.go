@@ -15,10 +15,10 @@
 //	                numbers, map keys that are structs)                                      each carries its type
 //	String, Bytes   the value is bytes already                         the bytes themselves  nil becomes empty
 //	Func            you have two functions for it                      what they write       keep the rules of Codec
-//	Compress        values are some hundred bytes and repetitive; it   marker and zstd,      switch it on in two steps:
+//	zstd.New        values are some hundred bytes and repetitive; it   marker and zstd,      switch it on in two steps:
 //	                wraps any of the above                             or the inner bytes    see there
 //
-// msgpack and proto are packages of their own beneath this one, so that only those who import them link them.
+// msgpack, proto and zstd are packages of their own beneath this one, so that only those who import them link them.
 //
 // What a codec cannot say stands in its documentation. A view compares what the first loads return with what comes back, and logs where they differ. What is never
 // read back, or cannot be encoded, is loaded at every call: a line a minute in the log names the view and its type, and Stats counts EncodeErrors and DecodeErrors.

@@ -1,4 +1,6 @@
-package codec
+// Package zstd compresses what another codec wrote. It is a package of its own so that only those who compress link a
+// compression library.
+package zstd
 
 import (
 	"bytes"
@@ -13,39 +15,40 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
-// MaxDecompressed is the largest value, in bytes as the inner codec wrote it, that [Compress] compresses, and the largest that it
+// MaxDecompressed is the largest value, in bytes as the inner codec wrote it, that [New] compresses, and the largest that it
 // expands when reading: 64 MiB. A stored value that claims more is an error before memory is taken for it. Larger values are stored
 // uncompressed, and are then limited by the client's own MaxValueBytes only.
 const MaxDecompressed = 64 << 20
 
-// Compress stores what the inner codec wrote compressed with zstd (level 3, checksummed), where that makes it smaller.
+// New stores what the inner codec wrote compressed with zstd (level 3, checksummed), where that makes it smaller.
 //
 // Values of less than minSize bytes are not tried; minSize ≤ 0 means that every value is. Below some hundred bytes there is
 // little to gain: marker, frame and checksum cost about 20 bytes. Values that would not get smaller are stored as the inner codec wrote them.
 //
-// Switching it on: readers with Compress also read what was written without it. Readers without it do not understand compressed values: JSON,
+// Switching it on: readers with this codec also read what was written without it. Readers without it do not understand compressed values: JSON,
 // Gob, msgpack and proto return an error, so they load and overwrite; String, Bytes and some Funcs accept any bytes and
 // would return the compressed ones as the value. So, where processes are replaced one after another, first deploy
-// Compress(inner, math.MaxInt), which reads both forms and compresses nothing, then lower minSize. Switching it off, or rolling back, is the
-// same in reverse: first math.MaxInt, and drop Compress once the longest TTL has passed. Changing minSize alone needs no care.
+// zstd.New(inner, math.MaxInt), which reads both forms and compresses nothing, then lower minSize. Switching it off, or rolling back, is the
+// same in reverse: first math.MaxInt, and drop it once the longest TTL has passed. Changing minSize alone needs no care.
 //
-// One exception: a value that was written without Compress and happens to begin with the six bytes "\x00zstd:" is taken for one of
+// One exception: a value that was written without it and happens to begin with the six bytes "\x00zstd:" is taken for one of
 // ours. It does not decode, and is loaded again, unless the seventh byte is '0': then the value comes back without those seven.
 //
 // A nil inner codec makes a codec whose calls return an error.
 //
-// Memory, once for all Compress codecs of the process: when the first value is compressed, up to 3 MB for each of at most four encoders;
+// Memory, once for all zstd codecs of the process: when the first value is compressed, up to 3 MB for each of at most four encoders;
 // when the first is expanded, for each of GOMAXPROCS decoders 0.15 MB, and the value that it expanded last. More calls than that at one
 // time wait for their turn. No goroutine is started. In a bubble of testing/synctest too; the first call of a process, if it comes from one, makes memory
 // for itself.
-func Compress[T any](inner Codec[T], minSize int) Codec[T] {
-	return compressCodec[T]{inner: inner, minSize: minSize}
+func New[T any](inner codec.Codec[T], minSize int) codec.Codec[T] {
+	return zstdCodec[T]{inner: inner, minSize: minSize}
 }
 
-// What Compress writes is the inner codec's bytes, or
+// What it writes is the inner codec's bytes, or
 //
 //	+----------------+------+---------...
 //	| \x00 z s t d : | form | body, to the end
@@ -69,7 +72,7 @@ const (
 )
 
 var (
-	errNilInner     = errors.New("aside: the inner codec given to codec.Compress is nil")
+	errNilInner     = errors.New("aside: the inner codec given to zstd.New is nil")
 	errUnknownForm  = errors.New("unknown form: written by a later version, or damaged")
 	errIncomplete   = errors.New("the frame does not say its size, or has no checksum")
 	errTooLarge     = fmt.Errorf("expands to more than %d bytes", MaxDecompressed)
@@ -77,20 +80,20 @@ var (
 	errSizeMismatch = errors.New("the frame holds less or more than it says")
 )
 
-type compressCodec[T any] struct {
-	inner   Codec[T]
+type zstdCodec[T any] struct {
+	inner   codec.Codec[T]
 	minSize int
 }
 
 // String names the codec in logs, and the one that it wraps.
-func (c compressCodec[T]) String() string {
+func (c zstdCodec[T]) String() string {
 	if named, ok := c.inner.(fmt.Stringer); ok {
-		return "Compress(" + named.String() + ")"
+		return "Zstd(" + named.String() + ")"
 	}
-	return fmt.Sprintf("Compress(%T)", c.inner)
+	return fmt.Sprintf("Zstd(%T)", c.inner)
 }
 
-func (c compressCodec[T]) Encode(v T) (string, error) {
+func (c zstdCodec[T]) Encode(v T) (string, error) {
 	if c.inner == nil {
 		return "", errNilInner
 	}
@@ -101,7 +104,7 @@ func (c compressCodec[T]) Encode(v T) (string, error) {
 	return compress(plain, c.minSize)
 }
 
-func (c compressCodec[T]) Decode(s string) (T, error) {
+func (c zstdCodec[T]) Decode(s string) (T, error) {
 	if c.inner == nil {
 		return *new(T), errNilInner
 	}
@@ -155,7 +158,7 @@ func expand(s string) (plain string, err error) {
 	if !ok {
 		return "", errUnknownForm
 	}
-	frame := []byte(body) // a copy: the decoder is assembly in part, and s is not ours to lose; it costs less than 4 % (BenchmarkCompress)
+	frame := []byte(body) // a copy: the decoder is assembly in part, and s is not ours to lose; it costs less than 4 % (BenchmarkZstd in package codec)
 	var header zstd.Header
 	switch err := header.Decode(frame); {
 	case err != nil:
@@ -179,7 +182,7 @@ func expand(s string) (plain string, err error) {
 		return "", errSizeMismatch
 	}
 	// Nobody writes to out again: the decoder holds on to it until its next call, and then lets go of it before it decodes
-	// (TestCompressLeavesAloneWhatItExpanded).
+	// (TestItLeavesAloneWhatItExpanded).
 	return unsafe.String(unsafe.SliceData(out), len(out)), nil
 }
 

@@ -1,4 +1,4 @@
-package codec_test
+package zstd_test
 
 import (
 	"os"
@@ -10,10 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/zstd"
 )
 
 // What a bubble of testing/synctest makes, others must not use: it would end the process. So it is in a process of its own, whose first use is in one.
-func TestCompressWorksInABubbleAndAfterIt(t *testing.T) {
+func TestItWorksInABubbleAndAfterIt(t *testing.T) {
 	const child = "ASIDE_TEST_BUBBLE"
 	if os.Getenv(child) == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
@@ -24,7 +25,7 @@ func TestCompressWorksInABubbleAndAfterIt(t *testing.T) {
 	}
 	text := strings.Repeat("compressible ", 1000)
 	use := func(t *testing.T) {
-		c := codec.Compress(codec.String(), 0)
+		c := zstd.New(codec.String(), 0)
 		s, err := c.Encode(text)
 		require.NoError(t, err)
 		require.Less(t, len(s), len(text)/10)

@@ -1,15 +1,16 @@
-package codec_test
+package zstd_test
 
 import (
 	"fmt"
 	"strings"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/zstd"
 )
 
 // Values of 1 KiB and more are compressed, where that makes them smaller.
-func ExampleCompress() {
-	c := codec.Compress(codec.JSON[[]string](), 1024)
+func ExampleNew() {
+	c := zstd.New(codec.JSON[[]string](), 1024)
 
 	small, _ := c.Encode([]string{"a", "b"})
 	fmt.Println(small)
@@ -19,7 +20,7 @@ func ExampleCompress() {
 	plain, _ := codec.JSON[[]string]().Encode(many)
 	fmt.Printf("%d bytes, less than a tenth of that stored: %t\n", len(plain), len(large) < len(plain)/10)
 
-	// What was written before Compress was switched on is read too.
+	// What was written before it was switched on is read too.
 	words, err := c.Decode(plain)
 	fmt.Println(len(words), err)
 	// Output:

@@ -1,4 +1,4 @@
-package codec_test
+package zstd_test
 
 import (
 	"encoding/binary"
@@ -7,12 +7,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	other "github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/codec/zstd"
 )
 
 const marker = "\x00zstd:"
@@ -28,7 +29,7 @@ func noise(n int) string {
 	return string(b)
 }
 
-func TestCompressStores(t *testing.T) {
+func TestItStores(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		plain   string
@@ -47,11 +48,11 @@ func TestCompressStores(t *testing.T) {
 		{"begins with the marker, less than minSize: escaped", marker + repetitive, math.MaxInt, marker + "0" + marker},
 		{"begins with the marker, repetitive: compressed", marker + repetitive, 0, marker + "1"},
 		{"part of the marker: as it is", "\x00zst", 0, ""},
-		{"larger than readers expand: as it is", strings.Repeat("a", codec.MaxDecompressed+1), 0, ""},
-		{"as large as readers expand: compressed", strings.Repeat("a", codec.MaxDecompressed), 0, marker + "1"},
+		{"larger than readers expand: as it is", strings.Repeat("a", zstd.MaxDecompressed+1), 0, ""},
+		{"as large as readers expand: compressed", strings.Repeat("a", zstd.MaxDecompressed), 0, marker + "1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			z := codec.Compress(codec.String(), c.minSize)
+			z := zstd.New(codec.String(), c.minSize)
 			stored, err := z.Encode(c.plain)
 			require.NoError(t, err)
 			if c.begins == "" {
@@ -66,20 +67,19 @@ func TestCompressStores(t *testing.T) {
 	}
 }
 
-// What Compress stores is never mistaken for the client's header, and shrinks what it is for.
-func TestCompressShrinksJSON(t *testing.T) {
-	r := records()[1]
-	r.Tags = strings.Split(repetitive, " ")
-	plain, err := codec.JSON[record]().Encode(r)
+// What it stores is never mistaken for the client's header, and it shrinks what it is for.
+func TestItShrinksJSON(t *testing.T) {
+	tags := strings.Split(repetitive, " ")
+	plain, err := codec.JSON[[]string]().Encode(tags)
 	require.NoError(t, err)
-	stored, err := codec.Compress(codec.JSON[record](), 0).Encode(r)
+	stored, err := zstd.New(codec.JSON[[]string](), 0).Encode(tags)
 	require.NoError(t, err)
 	assert.Less(t, len(stored), len(plain)/3)
 	assert.False(t, strings.HasPrefix(stored, "\x00aside:"))
 }
 
-func TestCompressAcrossASwitch(t *testing.T) {
-	off, ready, on := codec.String(), codec.Compress(codec.String(), math.MaxInt), codec.Compress(codec.String(), 0)
+func TestItIsSwitchedOnAndOff(t *testing.T) {
+	off, ready, on := codec.String(), zstd.New(codec.String(), math.MaxInt), zstd.New(codec.String(), 0)
 	was, err := off.Encode(repetitive)
 	require.NoError(t, err)
 	is, err := on.Encode(repetitive)
@@ -104,11 +104,11 @@ func TestCompressAcrossASwitch(t *testing.T) {
 	assert.Error(t, err, "others refuse, and so load")
 }
 
-func TestCompressDecodeRefuses(t *testing.T) {
-	stored, err := codec.Compress(codec.String(), 0).Encode(repetitive)
+func TestDecodeRefuses(t *testing.T) {
+	stored, err := zstd.New(codec.String(), 0).Encode(repetitive)
 	require.NoError(t, err)
-	frame := func(payload string, opts ...zstd.EOption) string {
-		enc, err := zstd.NewWriter(nil, append(opts, zstd.WithEncoderConcurrency(1))...)
+	frame := func(payload string, opts ...other.EOption) string {
+		enc, err := other.NewWriter(nil, append(opts, other.WithEncoderConcurrency(1))...)
 		require.NoError(t, err)
 		return marker + "1" + string(enc.EncodeAll([]byte(payload), nil))
 	}
@@ -128,14 +128,14 @@ func TestCompressDecodeRefuses(t *testing.T) {
 		{"a bit flipped in the checksum", string(flipped), "CRC"},
 		{"bytes behind", stored + "x", "EOF"},
 		{"a second frame behind", stored + stored[7:], "the frame holds less or more than it says"},
-		{"a frame without a checksum", frame(repetitive, zstd.WithEncoderCRC(false)), "no checksum"},
-		{"a frame without its size", frame("short", zstd.WithSingleSegment(false)), "does not say its size"},
-		{"a bomb", frame(strings.Repeat("a", codec.MaxDecompressed+1)), "expands to more than 67108864 bytes"},
-		{"a claim beyond the limit", lying(codec.MaxDecompressed + 1), "expands to more than 67108864 bytes"},
-		{"a claim within the limit that its bytes cannot hold", lying(codec.MaxDecompressed), "more than its bytes can hold"},
+		{"a frame without a checksum", frame(repetitive, other.WithEncoderCRC(false)), "no checksum"},
+		{"a frame without its size", frame("short", other.WithSingleSegment(false)), "does not say its size"},
+		{"a bomb", frame(strings.Repeat("a", zstd.MaxDecompressed+1)), "expands to more than 67108864 bytes"},
+		{"a claim beyond the limit", lying(zstd.MaxDecompressed + 1), "expands to more than 67108864 bytes"},
+		{"a claim within the limit that its bytes cannot hold", lying(zstd.MaxDecompressed), "more than its bytes can hold"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := codec.Compress(codec.String(), 0).Decode(c.s)
+			got, err := zstd.New(codec.String(), 0).Decode(c.s)
 			require.ErrorContains(t, err, "aside: decompress: ")
 			require.ErrorContains(t, err, c.says)
 			assert.Zero(t, got)
@@ -143,17 +143,17 @@ func TestCompressDecodeRefuses(t *testing.T) {
 	}
 }
 
-func TestCompressWithoutAnInnerCodecIsAnError(t *testing.T) {
-	c := codec.Compress[int](nil, 0)
-	const says = "aside: the inner codec given to codec.Compress is nil"
+func TestNoInnerCodecIsAnError(t *testing.T) {
+	c := zstd.New[int](nil, 0)
+	const says = "aside: the inner codec given to zstd.New is nil"
 	_, err := c.Encode(1)
 	require.EqualError(t, err, says)
 	_, err = c.Decode("1")
 	require.EqualError(t, err, says)
 }
 
-func TestCompressPassesOnTheInnerCodecsErrors(t *testing.T) {
-	c := codec.Compress(codec.JSON[float64](), 0)
+func TestTheInnerCodecsErrorsArePassedOn(t *testing.T) {
+	c := zstd.New(codec.JSON[float64](), 0)
 	_, err := c.Encode(math.Inf(1))
 	require.ErrorContains(t, err, "aside: encode JSON: ")
 	_, err = c.Decode("x")
@@ -162,14 +162,14 @@ func TestCompressPassesOnTheInnerCodecsErrors(t *testing.T) {
 
 // Whatever is wrapped in whatever, with values that look like what any of the layers writes: it comes back, and never grows by more
 // than one escape a layer.
-func TestCompressNestsWithoutAmbiguity(t *testing.T) {
+func TestItNestsWithoutAmbiguity(t *testing.T) {
 	piece := rapid.SampledFrom([]string{marker, marker + "0", marker + "1", "\x00aside:", "\x28\xb5\x2f\xfd", "\x00", repetitive, "x"})
 	rapid.Check(t, func(t *rapid.T) {
 		v := strings.Join(rapid.SliceOfN(piece, 0, 6).Draw(t, "pieces"), "") + string(rapid.SliceOf(rapid.Byte()).Draw(t, "tail"))
 		c := codec.String()
 		layers := rapid.SliceOfN(rapid.IntRange(-1, 4000), 1, 4).Draw(t, "minSizes")
 		for _, minSize := range layers {
-			c = codec.Compress(c, minSize)
+			c = zstd.New(c, minSize)
 		}
 		s, err := c.Encode(v)
 		require.NoError(t, err)
@@ -182,8 +182,8 @@ func TestCompressNestsWithoutAmbiguity(t *testing.T) {
 
 // Expanded values are strings over memory that the decoder was given to write to. A relapse (it writes there once more) would show as
 // strings that change.
-func TestCompressLeavesAloneWhatItExpanded(t *testing.T) {
-	c := codec.Compress(codec.String(), 0)
+func TestItLeavesAloneWhatItExpanded(t *testing.T) {
+	c := zstd.New(codec.String(), 0)
 	r := rand.New(rand.NewPCG(3, 4))
 	var got, want []string
 	for range 300 {
@@ -206,9 +206,9 @@ func TestCompressLeavesAloneWhatItExpanded(t *testing.T) {
 }
 
 // The encoder reads a string through a slice. Were it to write to it, this would crash: constants are in memory that cannot be written to.
-func TestCompressDoesNotWriteToTheInnerCodecsString(t *testing.T) {
+func TestItDoesNotWriteToTheInnerCodecsString(t *testing.T) {
 	const plain = "0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789"
-	stored, err := codec.Compress(codec.String(), 0).Encode(plain)
+	stored, err := zstd.New(codec.String(), 0).Encode(plain)
 	require.NoError(t, err)
 	assert.True(t, strings.HasPrefix(stored, marker+"1"))
 }
