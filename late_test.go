@@ -22,7 +22,8 @@ type lateClient struct {
 }
 
 func (c *lateClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	if slices.Contains(cmd.Commands(), c.key) && slices.ContainsFunc(cmd.Commands(), isMarker) && c.late.Add(-1) >= 0 {
+	ask := cmd.Commands() // with a marker, and more behind it than to give it back
+	if len(ask) > 6 && slices.Contains(ask, c.key) && slices.ContainsFunc(ask, isMarker) && c.late.Add(-1) >= 0 {
 		<-ctx.Done() // then it is not even sent
 	}
 	return c.Client.Do(ctx, cmd)
@@ -67,12 +68,12 @@ func TestOneLateAnswerIsNoSecondLoad(t *testing.T) {
 				if test.loads == 0 {
 					eventually(t, "it waits for the holder", func() bool { return c.Stats().LockWaits > 0 })
 				} else {
-					require.Equal(t, "another", await(t, got).value)
+					require.Equal(t, result{value: "another"}, await(t, got))
 				}
 				letGo()
-				require.Equal(t, "the holder's", await(t, held).value)
+				require.Equal(t, result{value: "the holder's"}, await(t, held))
 				if test.loads == 0 {
-					require.Equal(t, "the holder's", await(t, got).value)
+					require.Equal(t, result{value: "the holder's"}, await(t, got))
 				}
 				require.Equal(t, test.loads, other.calls.Load())
 			})
