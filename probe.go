@@ -141,11 +141,12 @@ func (c *Client) heardProbe(key string) bool {
 	if !strings.HasPrefix(key, probeKeyPrefix) {
 		return false
 	}
-	sh, ok := c.ears.Load(key)
-	if ok {
+	if sh, ok := c.ears.Load(key); ok {
 		sh.(*shard).heard.Add(1)
+		return true
 	}
-	return ok || strings.Contains(key, c.stamps.client) // a late one
+	c.near.drop(key)                                                                        // it may be somebody's all the same
+	return strings.Contains(key, c.stamps.client) || strings.HasSuffix(key, flushKeySuffix) // a late one, or what tells of a flush
 }
 
 // mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
