@@ -17,6 +17,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/logqueue"
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -171,7 +172,7 @@ func New(options Options) (*Client, error) {
 		if err == nil {
 			err = cmp.Or(c.Health().Err, errors.New("it accepts connections but does not answer"))
 		}
-		err = fmt.Errorf("%w and Options.RequireRedis is set: %v within Options.ConnectTimeout (%v): %w", ErrRedisAway, options.Redis.InitAddress, options.ConnectTimeout, err)
+		err = fmt.Errorf("%w and Options.RequireRedis is set: %v within Options.ConnectTimeout (%v): %w", ErrRedisAway, options.Redis.InitAddress, options.ConnectTimeout, reason.Of(err))
 		return nil, errors.Join(err, c.Close())
 	}
 	if options.FallbackDir != "" || options.Store != nil {
@@ -227,7 +228,7 @@ func (c *Client) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
 		defer cancel()
 		if err := c.store.Close(ctx); err != nil {
-			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", err))
+			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", reason.Of(err)))
 		}
 		if err := c.flushLog(); err != nil {
 			c.closeErr = errors.Join(c.closeErr, err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -1047,7 +1048,7 @@ func replyKind(reply string) string {
 // explained adds to a reply what it means, where it does not say so itself.
 func explained(err error) error {
 	if reply, ok := replyOf(err); ok && !errors.Is(err, errNoScripts) && forbids(reply.Error(), "evalsha", "eval") {
-		return fmt.Errorf("%w: %w", errNoScripts, err)
+		return fmt.Errorf("%w: %w", errNoScripts, reason.Of(err))
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/reason"
 )
 
 // Answers that a caller branches on; test with [errors.Is].
@@ -68,7 +69,13 @@ type PanicError struct {
 	Stack []byte // the loader's stack at that moment
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("aside: the loader panicked: %v", e.Value) }
+func (e *PanicError) Error() string {
+	value := e.Value
+	if err, ok := value.(error); ok {
+		value = reason.Of(err)
+	}
+	return fmt.Sprintf("aside: the loader panicked: %v", value)
+}
 
 // Unwrap returns the panic's value where it is an error.
 func (e *PanicError) Unwrap() error {
@@ -97,7 +104,7 @@ func (e *BatchError) Error() string {
 		if i > 0 {
 			b.WriteString("; ")
 		}
-		fmt.Fprintf(&b, "%s: %v", quoted(key), e.Failed[key])
+		fmt.Fprintf(&b, "%s: %v", quoted(key), reason.Of(e.Failed[key]))
 	}
 	return b.String()
 }
@@ -115,7 +122,7 @@ func (e *BatchError) Unwrap() []error {
 type encodeError struct{ err error }
 
 func (e *encodeError) Error() string {
-	return "aside: the loaded value cannot be encoded: " + e.err.Error()
+	return "aside: the loaded value cannot be encoded: " + reason.Of(e.err).Error()
 }
 func (e *encodeError) Unwrap() error { return e.err }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/slot"
 	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
@@ -546,7 +547,7 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 	ctx, limited, end := c.ask(ctx, sh, patience)
 	defer end()
 	if err := sh.gate.enter(ctx); err != nil {
-		fail(fmt.Errorf("%w: %w", errGateFull, err))
+		fail(fmt.Errorf("%w: %w", errGateFull, reason.Of(err)))
 		return
 	}
 	defer func() {
@@ -797,7 +798,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 			switch {
 			case failed != nil && !pieces.insist:
 				for _, q := range calls {
-					q.err = fmt.Errorf("%w: %w", errLeftOut, failed)
+					q.err = fmt.Errorf("%w: %w", errLeftOut, reason.Of(failed))
 				}
 			default:
 				c.inTurn(ctx, sh, calls, func() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -88,7 +89,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		}
 		found, _, ok, err := c.lookAway(who, key)
 		if err != nil {
-			return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(key), err)
+			return nil, cannotRead(key, err)
 		}
 		if ok {
 			all[key] = found
@@ -116,13 +117,13 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	asking.Wait()
 	if g := failed.Load(); g != nil {
 		_, _, _, err := c.seen(who, g)
-		return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
+		return nil, cannotRead(g.key, err)
 	}
 	for _, glances := range byShard {
 		for _, g := range glances {
 			found, _, ok, err := c.seen(who, g)
 			if err != nil {
-				return nil, fmt.Errorf("aside: cannot read %s: %w", quoted(g.key), err)
+				return nil, cannotRead(g.key, err)
 			}
 			if ok {
 				all[g.key] = found
@@ -130,6 +131,10 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		}
 	}
 	return all, nil
+}
+
+func cannotRead(key string, err error) error {
+	return fmt.Errorf("aside: cannot read %s: %w", quoted(key), reason.Of(err))
 }
 
 // look also returns where the value is in memory.
@@ -188,9 +193,9 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, erro
 		case ctx.Err() != nil:
 			err = ctx.Err()
 		case reply && judge(err, true) == answered: // WRONGTYPE, NOPERM
-			err = fmt.Errorf("refused by Redis: %w", err)
+			err = fmt.Errorf("aside: refused by Redis: %w", err)
 		case !errors.Is(err, ErrRedisAway):
-			err = fmt.Errorf("%w: %w", ErrRedisAway, err)
+			err = fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
 		}
 		return Found{}, nil, false, err
 	}
@@ -255,7 +260,7 @@ func (c *Client) lookAway(ctx context.Context, key string) (Found, *entry, bool,
 	case ctx.Err() != nil: // perhaps before the disk has answered
 		return Found{}, nil, false, ctx.Err()
 	case m.err != nil:
-		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", errNotAsked, m.err)
+		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", errNotAsked, reason.Of(m.err))
 	case m.nothing && !c.shardOf(key).asks():
 		return Found{}, nil, false, nil
 	}

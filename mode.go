@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/reason"
 )
 
 // Mode says how far a shard, a primary of a cluster or the one server, can be relied upon.
@@ -459,7 +460,7 @@ func (c *Client) Health() Health {
 // notReached says why there is no connection yet.
 func (c *Client) notReached() error {
 	if why := c.unreached.Load(); why != nil {
-		return fmt.Errorf("%w: %w", errNeverReached, *why)
+		return fmt.Errorf("%w: %w", errNeverReached, reason.Of(*why))
 	}
 	return errNeverReached
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -347,7 +348,7 @@ func (o Options) openStore() (fallback.Store, error) {
 	f.DB, f.Logger = o.Redis.SelectDB, o.Logger
 	store, err := fallback.Open(o.FallbackDir, f)
 	if err != nil {
-		return nil, fmt.Errorf("aside: Options.FallbackDir: %w", err)
+		return nil, fmt.Errorf("aside: Options.FallbackDir: %w", reason.Of(err))
 	}
 	return store, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -218,7 +219,7 @@ func (c *Client) remember(ctx context.Context, records []fallback.Record, cause 
 	ctx, cancel := withGrace(ctx)
 	defer cancel()
 	if err := c.store.Put(ctx, records...); err != nil {
-		return fmt.Errorf("%w, and it cannot be kept for later: %w", cause, err)
+		return fmt.Errorf("%w, and it cannot be kept for later: %w", cause, reason.Of(err))
 	}
 	c.counts.journaled.Add(int64(len(records)))
 	for i := range records {
@@ -229,7 +230,7 @@ func (c *Client) remember(ctx context.Context, records []fallback.Record, cause 
 		}
 	}
 	if !c.store.Durable() {
-		return fmt.Errorf("%w (Options.FallbackDir is not set): %w", ErrNotDurable, cause)
+		return fmt.Errorf("%w (Options.FallbackDir is not set): %w", ErrNotDurable, reason.Of(cause))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -407,7 +408,7 @@ func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, li
 	}
 	clock, err := clockTime(answer)
 	if _, reply := replyOf(err); reply && judge(err, true) == answered {
-		err = fmt.Errorf("%w: %w", errNoScripts, err)
+		err = fmt.Errorf("%w: %w", errNoScripts, reason.Of(err))
 	}
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/shape"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -470,7 +471,7 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 	}
 	raw, err := t.codec.Encode(value)
 	if err != nil {
-		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), err)
+		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), reason.Of(err))
 	}
 	return t.c.Set(ctx, ttl, key, raw)
 }

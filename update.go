@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -35,7 +36,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	who := enterCall(ctx)
 	defer who.leave()
 	if _, later := c.settleFirst(who, keys); len(later) > 0 {
-		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), errPending)
+		return fmt.Errorf("aside: cannot update %s: %w", quotedKeys(later), reason.Of(errPending))
 	}
 	if err := c.awaitStored(who, keys...); err != nil {
 		return err
@@ -50,7 +51,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return errNotAsked
 	}
 	if err := c.lateClient.connect(ctx); err != nil {
-		return fmt.Errorf("%w: %w", errNotAsked, err)
+		return fmt.Errorf("%w: %w", errNotAsked, reason.Of(err))
 	}
 	c.forget(keys)
 	var done error
@@ -103,7 +104,7 @@ func (c *Client) doUpdate(ctx context.Context, shards []*shard, do func(ctx cont
 			return errNotAsked
 		}
 		if err := sh.gate.enter(limit); err != nil {
-			return fmt.Errorf("%w: %w", errGateFull, err)
+			return fmt.Errorf("%w: %w", errGateFull, reason.Of(err))
 		}
 		entered++
 	}
@@ -135,9 +136,9 @@ func (c *Client) doUpdate(ctx context.Context, shards []*shard, do func(ctx cont
 	case judge(from, limited) == answered:
 		return err
 	case reply, neverSent(from):
-		return fmt.Errorf("%w: %w", ErrRedisAway, err)
+		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
 	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
 }
 
 // elsewhere says that an error is of a connection to another address: of a cluster's node that do has asked by mistake, or was sent to.

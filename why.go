@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/redaside/aside/internal/reason"
 )
 
 const hintEvery = 10 * time.Second // between looks at a server that cannot be reached
@@ -29,14 +31,14 @@ func (c *Client) unreachable(err error, hint string) error {
 		return err
 	}
 	if _, reply := replyOf(err); hint != "" && !reply {
-		return fmt.Errorf("%s: %w: %s", where, err, hint)
+		return fmt.Errorf("%s: %w: %s", where, reason.Of(err), hint)
 	}
 	for _, addr := range c.opt.Redis.InitAddress {
 		if strings.Contains(err.Error(), addr) {
 			return err
 		}
 	}
-	return fmt.Errorf("%s: %w", where, err)
+	return fmt.Errorf("%s: %w", where, reason.Of(err))
 }
 
 // hint looks at the first address; "" if the error says it all, or nothing is to be seen there.

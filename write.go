@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -123,7 +124,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	if len(errs) == 0 && w.op != fallback.OpDel {
 		c.readBack(who, w.keys)
 	}
-	return errors.Join(errs...)
+	return reason.Join(errs...)
 }
 
 // forget drops what this process knows of keys, and returns the generation that begins for the last.
@@ -147,7 +148,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 			cause = fmt.Errorf("%w: %w", errPending, ctx.Err())
 		}
 		if w.op == "" {
-			return []error{fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(later), cause)}, false
+			return []error{fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(later), reason.Of(cause))}, false
 		}
 	}
 	s := w.bare
@@ -200,7 +201,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 				unknown = append(unknown, b)
 			}
 		default:
-			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(b.keys), err))
+			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(b.keys), reason.Of(err)))
 		}
 	}
 	for _, key := range later {
@@ -217,11 +218,11 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	err := c.remember(ctx, records, cause)
 	c.kept(records)
 	if err != nil {
-		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), err)), errors.Is(err, ErrNotDurable)
+		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(err))), errors.Is(err, ErrNotDurable)
 	}
 	for _, b := range unknown {
 		if !c.awaitTooLate(ctx, b) {
-			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.keys), cause)), true
+			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.keys), reason.Of(cause))), true
 		}
 	}
 	return errs, true
@@ -407,7 +408,7 @@ func (c *Client) writeError(q *call) error {
 	err := q.err
 	if err == nil {
 		if q.untimely() {
-			return fmt.Errorf("%w: %w", ErrRedisAway, errClocks)
+			return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(errClocks))
 		}
 		_, err := q.reply.AsInt64()
 		return err
@@ -416,13 +417,13 @@ func (c *Client) writeError(q *call) error {
 		if judge(err, true) == answered && !reply.IsTryAgain() {
 			return fmt.Errorf("refused by Redis: %w", err)
 		}
-		return fmt.Errorf("%w: %w", ErrRedisAway, err)
+		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
 	}
 	if neverSent(err) {
 		if errors.Is(err, ErrRedisAway) {
 			return err
 		}
-		return fmt.Errorf("%w: %w", ErrRedisAway, err)
+		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
 	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
 }

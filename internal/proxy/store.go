@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -255,7 +256,7 @@ func (s *Store) Ask(ctx context.Context, name string, keys []string, args ...str
 		return redis.Do(ctx, redis.B().Arbitrary(name).Keys(keys...).Args(args...).Build()).ToMessage()
 	})
 	if errors.Is(err, aside.ErrUnknownOutcome) {
-		err = fmt.Errorf("%w: %w", ErrDegraded, err)
+		err = fmt.Errorf("%w: %w", ErrDegraded, reason.Of(err))
 	}
 	return reply, err
 }
@@ -288,7 +289,7 @@ func (s *Store) Pack(data string) string { return wire.Pack(seal(data, "")) }
 
 func degraded(err error) error {
 	if errors.Is(err, aside.ErrRedisAway) && !errors.Is(err, aside.ErrNotDurable) && !errors.Is(err, aside.ErrFull) && !errors.Is(err, aside.ErrDisk) {
-		return fmt.Errorf("%w: %w", ErrDegraded, err)
+		return fmt.Errorf("%w: %w", ErrDegraded, reason.Of(err))
 	}
 	return err
 }

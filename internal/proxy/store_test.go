@@ -87,6 +87,8 @@ func TestWhatIsNotKnownIsNotAnswered(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Client().Health().Mode == aside.Degraded }, time.Minute, time.Millisecond)
 	_, err := s.Get(ctx, "k")
 	require.ErrorIs(t, err, ErrDegraded)
+	require.ErrorIs(t, err, aside.ErrRedisAway)
+	require.NotContains(t, err.Error(), "aside: ", "one sentence")
 	_, err = s.GetMulti(ctx, []string{"k"})
 	require.ErrorIs(t, err, ErrDegraded)
 	_, err = s.Do(ctx, Command{Name: []string{"INCR"}, Key: "k"})
