@@ -316,8 +316,9 @@ func TestOneDestinationOfTheLogDoesNotHoldUpAnother(t *testing.T) {
 	log := handlerOf("text", everyone{stuck, failing, l.stdout}, &l.level)
 	for i := range logLines + 100 {
 		require.NoError(t, log.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelInfo, fmt.Sprint("line ", i), 0)))
-		if i%1000 == 0 {
+		if i%1000 == 0 { // so that neither has more waiting than it may
 			require.Zero(t, l.stdout.queue.Flush(patience))
+			require.Zero(t, failing.queue.Flush(patience))
 		}
 	}
 	l.reopen()
