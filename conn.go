@@ -53,7 +53,8 @@ type shard struct {
 	tracked bool           // invalidations were asked for
 	stop    chan struct{}  // closed when the node has left the cluster
 
-	proof    proof                       // the prober's
+	probing  chan struct{}               // has a token while a probe runs
+	proof    proof                       // the running probe's
 	probeKey atomic.Pointer[string]      // what probes ask for; changed by the prober
 	heard    atomic.Uint64               // pushes of that key
 	deaf     atomic.Bool                 // no invalidations arrive, or that cannot be proven; changed by the prober
@@ -92,6 +93,9 @@ type shard struct {
 	primary     atomic.Pointer[string] // the run id of the latest primary
 	doubts      doubts                 // what its server may lack
 	watch       flushWatch             // the prober's
+	histories   map[string]string      // of the primaries so far, by run id; guarded by state.mu
+	spread      atomic.Bool            // scripts go to several servers; changed by the prober
+	turned      atomic.Int64           // when the address last led back to another primary, in Client.now's time; 0: never, or long ago
 	flushedAt   atomic.Int64           // when the database was flushed, at the latest, in the server's µs; 0: never, as far as is known
 	runIDBefore string                 // what it was when the outage began; guarded by state.mu
 }
@@ -102,6 +106,7 @@ type runID struct {
 	epoch uint64 // the connection on which it was read
 
 	replica bool
+	history string // the id of its replication
 }
 
 // slotRange is some slots of a cluster, both ends included.
@@ -110,13 +115,13 @@ type slotRange struct{ from, to uint16 }
 // pushes reports whether changes are pushed to us, as far as is known.
 func (sh *shard) pushes() bool { return sh.tracked && !sh.deaf.Load() }
 
-// joins says whether questions of different keys may go together: not in a cluster, where their slots differ. nil, where a slot has no
+// joins says whether questions of different keys may go together: not in a cluster, where their slots differ, nor where they go to several servers. nil, where a slot has no
 // home just now, joins nothing.
-func (sh *shard) joins() bool { return sh != nil && sh.addr == "" }
+func (sh *shard) joins() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
 
 func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
-		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}),
+		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}), probing: make(chan struct{}, 1),
 		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: c.inFlightRoom()}, traffic: c.roads.to(addr),
 	}
 	sh.mode.Store(int32(Degraded)) // until the first probe is answered
@@ -765,7 +770,7 @@ func (c *Client) refresh(l *link) error {
 	for _, sh := range started {
 		look.Go(func() {
 			if ok := c.probe(sh); ok && sh.fresh.Load() {
-				c.lookForFlush(sh)
+				c.lookAround(sh)
 				c.returned(sh)
 			}
 		})

@@ -43,10 +43,24 @@ type flushWatch struct {
 	key, run string // which key, in which life of the server
 	made     int64  // when it was made, as seen last
 	epoch    uint64 // the connection on which that was
+	servers  uint64 // that on which it was looked whether it leads to several servers
 	at       int64  // when, in Client.now's time
 }
 
 const flushLookEvery = time.Minute // beside what gives reason to
+
+// lookAround follows a good probe: it looks whether this is one server, and whether it was flushed.
+func (c *Client) lookAround(sh *shard) {
+	if !c.mayBeFlushed(sh) {
+		return
+	}
+	if run, epoch := sh.run.Load(), sh.epoch.Load(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch {
+		sh.watch.servers = epoch
+		c.lookForSpread(sh)
+	}
+	c.judgeServers(sh)
+	c.lookForFlush(sh)
+}
 
 // mayBeFlushed reports whether it is time to look: on a new connection, which a flush is taken for, too, and before a shard comes back.
 func (c *Client) mayBeFlushed(sh *shard) bool {

@@ -741,7 +741,7 @@ func (c *Client) batchesOf(s *script, head []string, n int, key func(i int) (str
 			bytes += int(expects)
 		}
 		f := open[at]
-		if f == nil || len(f.keys) == maxBatchKeys || f.bytes+bytes > maxBatchBytes {
+		if f == nil || len(f.keys) == maxBatchKeys || sh != nil && sh.spread.Load() || f.bytes+bytes > maxBatchBytes {
 			f = &filling{batch: &batch{call: call{script: s}, shard: sh, head: len(head)}}
 			room := 1
 			if at.slot == 0 { // else there may be many batches of few keys

@@ -24,10 +24,11 @@ type Options struct {
 	// Redis says how to connect: addresses, TLS, credentials, Sentinel, database. The fields on which the protocol
 	// rests are set by New and must be left alone (New says so): ClientTrackingOptions, PipelineMultiplex, RetryDelay,
 	// DisableRetry, DisableAutoPipelining, BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout, Dialer.KeepAlive and ConnWriteTimeout
-	// default to 250 and 500 milliseconds, and 30 seconds: a connection that is silent for 1.5 seconds is closed by New's own dialer, which knows
+	// default to 250 (with TLS 1,000) and 500 milliseconds, and 30 seconds: a connection that is silent for 1.5 seconds is closed by New's own dialer, which knows
 	// silence from a large answer; a shorter ConnWriteTimeout takes one for the other. RingScaleEachConn may be from 1 to 18 (or 0, for 10): half of
 	// the ring's 2^RingScaleEachConn questions may be out to a node at once, 512 at most. With
-	// DisableCache (or AlwaysRESP2, which needs it) there is no local memory and waiters poll. InitAddress defaults to 127.0.0.1:6379.
+	// DisableCache (or AlwaysRESP2, which needs it) there is no local memory and waiters poll. InitAddress defaults to 127.0.0.1:6379; each
+	// address is a host:port, and for a url there is rueidis.ParseURL.
 	Redis rueidis.ClientOption
 
 	// ClientBuilder makes the rueidis client from the option that New has completed; wrap it to add tracing or

@@ -103,8 +103,8 @@ func (c *Client) prober(sh *shard) {
 			c.remind(sh)
 		}
 		ok := c.probe(sh)
-		if ok && c.mayBeFlushed(sh) {
-			c.lookForFlush(sh)
+		if ok {
+			c.lookAround(sh)
 		}
 		switch {
 		case !away:
@@ -153,11 +153,17 @@ func (c *Client) heardProbe(key string) bool {
 // mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
 // for each connection, for those who wait for a push.
 func (c *Client) mustProve(sh *shard, epoch uint64) bool {
-	return sh.tracked && (c.near.cache != nil || sh.proof.epoch != epoch) && c.now() >= sh.proof.notBefore
+	return sh.tracked && !sh.several() && (c.near.cache != nil || sh.proof.epoch != epoch) && c.now() >= sh.proof.notBefore
 }
 
 // probe finds out whether sh can be used.
 func (c *Client) probe(sh *shard) (ok bool) {
+	select { // a write that doubts the clock asks for a probe, too
+	case sh.probing <- struct{}{}:
+		defer func() { <-sh.probing }()
+	case <-time.After(c.opt.RedisTimeout): // the other may wait for us: an Observer that it has told something, and that writes
+		return false
+	}
 	for range probeTries {
 		again := false
 		if ok, again = c.probeOnce(sh); !again {
@@ -224,7 +230,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	if asksRun && err == nil {
 		server, _ := answers[keyed+3].ToString()
 		replication, _ := answers[keyed+4].ToString()
-		run = &runID{id: infoField(server, "run_id"), epoch: epoch, replica: infoField(replication, "role") == "slave"}
+		run = &runID{id: infoField(server, "run_id"), epoch: epoch, replica: infoField(replication, "role") == "slave", history: infoField(replication, "master_replid")}
 		if run.replica {
 			err = errReplica
 		}

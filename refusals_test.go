@@ -155,10 +155,10 @@ func TestAWriteIsKeptThatOnlyMetAWrongPassword(t *testing.T) {
 			user := "default"
 			if password = func(*aside.Options) {}; kind == "WRONGPASS" {
 				user = "app"
-				server.Do("ACL", "SETUSER", user, "on", ">old", "~*", "&*", "+@all")
+				server.Do("ACL", "SETUSER", user, "on", ">old", "~*", "+@all")
 				password = func(o *aside.Options) { o.Redis.Username, o.Redis.Password = user, "old" }
 			}
-			server.Do("ACL", "SETUSER", "admin", "on", ">secret", "~*", "&*", "+@all")
+			server.Do("ACL", "SETUSER", "admin", "on", ">secret", "~*", "+@all")
 			c, ctx := newClient(t, server.Addr(), hasty, option, password), testContext(t)
 			other, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, Username: "admin", Password: "secret", DisableCache: true})
 			require.NoError(t, err)
@@ -187,8 +187,8 @@ func TestAServerThatRunsNoScriptsIsOfNoUseAndItIsSaid(t *testing.T) {
 		"EVALSHA renamed": {"--rename-command", "EVALSHA", "HIDDEN"},
 		"EVAL renamed":    {"--rename-command", "EVAL", "HIDDEN"},
 		"TIME renamed":    {"--rename-command", "TIME", "HIDDEN"},
-		"no scripting":    {"--user", "default", "on", "nopass", "~*", "&*", "+@all", "-@scripting"},
-		"no TIME":         {"--user", "default", "on", "nopass", "~*", "&*", "+@all", "-time"},
+		"no scripting":    {"--user", "default", "on", "nopass", "~*", "+@all", "-@scripting"},
+		"no TIME":         {"--user", "default", "on", "nopass", "~*", "+@all", "-time"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := redistest.Start(t, redistest.WithArgs(args...))

@@ -97,7 +97,11 @@ func (c *Client) ran(sh *shard, run *runID) {
 	if run.id == "" || run.replica {
 		return
 	}
-	if before := sh.primary.Swap(&run.id); before != nil && *before != run.id {
+	if before := sh.primary.Swap(&run.id); before == nil || *before != run.id {
+		sh.inTurns(run, c.now())
+		if before == nil {
+			return
+		}
 		c.tookOver(sh, func(string) bool { return true }, "runBefore", *before, "run", run.id)
 	}
 }

@@ -76,7 +76,7 @@ func (d *doctor) redis() {
 		d.note("role", failure, "name the primary, or Sentinel with ?master_set=NAME", "no primary among %s", strings.Join(sortedKeys(nodes), ", "))
 		return
 	}
-	d.work()
+	d.leavingNothing(plain, d.work)
 	d.commands(plain)
 	d.tracking(plain)
 }
@@ -278,6 +278,23 @@ func (d *doctor) offset(question func(rueidis.Builder) rueidis.Completed, client
 		}
 	}
 	return off, doubt, nil
+}
+
+// flushKey is what a client leaves in a database so that a flush takes it along (flushed.go in the library).
+const flushKey = "aside:probe:made"
+
+// leavingNothing has a client at work, and removes what it leaves behind where nobody else has left it before.
+func (d *doctor) leavingNothing(plain rueidis.Client, work func()) {
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	there, err := plain.Do(ctx, plain.B().Exists().Key(flushKey).Build()).AsInt64()
+	cancel()
+	work()
+	if err != nil || there != 0 {
+		return
+	}
+	ctx, cancel = context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	_ = plain.Do(ctx, plain.B().Del().Key(flushKey).Build()).Error() // it would end by itself, in a day
 }
 
 // work does what a proxy does: connect as it does, set, read and delete a key, by scripts that also write its stamp.
