@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,7 +58,7 @@ type Client struct {
 	overtaking overtakings
 	recent     recents
 	replays    replays
-	loaders    chan struct{} // has a token for each loader that runs without a lock
+	places     places        // of the loaders that run without a lock
 	readers    chan struct{} // has one for each reader of the store
 	writing    atomic.Int64  // writes under way
 	lent       atomic.Int64  // what callers have been given and Redis has not answered for, see load.lend
@@ -66,7 +67,9 @@ type Client struct {
 	close      context.CancelFunc // of closing
 	closedAt   atomic.Int64       // when Close was called, in now's time; set before closing ends
 	closeOnce  sync.Once
-	closeErr   error          // set within closeOnce
+	closed     chan struct{}  // closed when that has ended
+	closeErr   error          // set before closed is
+	callbacks  sync.Map       // the numbers of the goroutines that run callbacks, see contain.go
 	background sync.WaitGroup // every goroutine of ours
 
 	idle    chan func() // to a worker that waits for one
@@ -92,7 +95,8 @@ type Client struct {
 // was there any more, its result is given to nobody.
 type Loader[T any] func(ctx context.Context, key string) (T, error)
 
-// BatchLoader loads many keys at once. Goroutine, context and values are as for [Loader]. A key that it leaves out is not found; keys that were not asked for are ignored.
+// BatchLoader loads many keys at once. Goroutine, context and values are as for [Loader]. A key that it leaves out is not found; keys that were not asked for are
+// ignored, but where it returns such keys only, which is an error.
 // When it returns an error the map is ignored, and nothing is concluded about any key; ErrNotFound means that all are absent.
 type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
 
@@ -117,9 +121,9 @@ func New(options Options) (*Client, error) {
 	}
 	log := options.queueLog()
 	c := &Client{
-		opt: options, log: log, began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
+		opt: options, log: log, closed: make(chan struct{}), began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
 		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),
-		loaders: make(chan struct{}, options.MaxLoaders), readers: make(chan struct{}, maxReaders),
+		places: places{free: options.MaxLoaders}, readers: make(chan struct{}, maxReaders),
 	}
 	c.started = c.began
 	c.lateClient.c = c
@@ -138,6 +142,9 @@ func New(options Options) (*Client, error) {
 	if c.store, err = options.openStore(); err != nil {
 		log.Flush(logGrace) // it may say why
 		return nil, err
+	}
+	if options.Store != nil {
+		c.store = guardedStore{options.Store, c}
 	}
 	c.stamps.after(c.store.Latest())
 	opened := c.now()
@@ -193,48 +200,62 @@ func (c *Client) now() int64 { return int64(time.Since(c.began)) + 1 }
 // (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
 // has left its cluster.)
 // Closing again does nothing and returns the same.
+//
+// A loader, an Observer or another callback that calls it gets an error at once, as it would wait for itself: the client then closes without it, and
+// a Close elsewhere waits until it has.
 func (c *Client) Close() error {
-	c.closeOnce.Do(func() {
-		c.topoMu.Lock()  // no prober
-		c.loadsMu.Lock() // and no load is started after this
-		c.closedAt.Store(c.now())
-		c.close()
-		running := maps.Clone(c.loads)
-		c.loadsMu.Unlock()
-		c.topoMu.Unlock()
-		for l := range running {
-			l.cancel()
-		}
-		ended := make(chan struct{})
-		go func() { // ends when the last loader returns
-			c.background.Wait()
-			close(ended)
-		}()
-		timer := time.NewTimer(closeGrace)
-		defer timer.Stop()
-		select {
-		case <-ended:
-		case <-timer.C:
-			c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
-		}
-		c.lateClient.end()
-		if t := c.topo.Load(); t != nil {
-			t.link.close(t.redis)
-			for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
-				t.link.close(sh.client)
-			}
-		}
-		c.near.forget()
-		ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
-		defer cancel()
-		if err := c.store.Close(ctx); err != nil {
-			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", reason.Of(err)))
-		}
-		if err := c.flushLog(); err != nil {
-			c.closeErr = errors.Join(c.closeErr, err)
-		}
-	})
+	inside := c.inCallback()
+	c.closeOnce.Do(func() { go c.shutDown() }) // ends as told above
+	if inside {
+		return errCloseInside
+	}
+	<-c.closed
 	return c.closeErr
+}
+
+var errCloseInside = errors.New("aside: Close was called by a callback that it would wait for (a loader, Observer, OnModeChange, ...): the client closes without waiting for it, call Close elsewhere to wait until it has")
+
+// shutDown does what Close waits for, once.
+func (c *Client) shutDown() {
+	defer close(c.closed)
+	c.topoMu.Lock()  // no prober
+	c.loadsMu.Lock() // and no load is started after this
+	c.closedAt.Store(c.now())
+	c.close()
+	running := maps.Clone(c.loads)
+	c.loadsMu.Unlock()
+	c.topoMu.Unlock()
+	for l := range running {
+		l.cancel()
+	}
+	ended := make(chan struct{})
+	go func() { // ends when the last loader returns
+		c.background.Wait()
+		close(ended)
+	}()
+	timer := time.NewTimer(closeGrace)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
+	}
+	c.lateClient.end()
+	if t := c.topo.Load(); t != nil {
+		t.link.close(t.redis)
+		for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
+			t.link.close(sh.client)
+		}
+	}
+	c.near.forget()
+	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
+	defer cancel()
+	if err := c.store.Close(ctx); err != nil {
+		c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", reason.Of(err)))
+	}
+	if err := c.flushLog(); err != nil {
+		c.closeErr = errors.Join(c.closeErr, err)
+	}
 }
 
 // enter begins work that Close waits for; the caller ends it with c.background.Done. false: the client is closed.
@@ -260,7 +281,7 @@ func (c *Client) inBackground(fn func()) bool {
 }
 
 // Get returns the value of key: from memory, from Redis, or from load, whose value is then stored for ttl. At most one
-// process loads a key at a time, and only once for all its callers.
+// process loads a key at a time, and only once for all its callers. load runs in another goroutine and may outlive the call: see [Loader].
 //
 // ttl must be a millisecond at least. It is rounded up to whole milliseconds, and applies when this call's load is stored: what is already
 // stored keeps the ttl that it has. Any bytes are fine as key. The error is ErrNotFound if there is no such value (who called the loader, or waited for it, gets the error in
@@ -294,7 +315,7 @@ type stringLoad struct{ user Loader[string] }
 
 func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) error {
 	value, err := l.user(ctx, keys[0])
-	out[0] = loaded{raw: value, found: true}
+	out[0] = loaded{raw: strings.Clone(value), found: true}
 	return err
 }
 
@@ -302,7 +323,7 @@ func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) erro
 func (c *Client) hit(key string) {
 	c.counts.memoryHits.add()
 	if c.opt.Observer != nil {
-		c.observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
+		c.observeHit(key)
 	}
 }
 
@@ -328,6 +349,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 	if err != nil {
 		return outcome{}, err
 	}
+	key = strings.Clone(key) // flights, loads and what rueidis has still to send outlive the call, whose key may be a buffer's that is written again
 	who := enterCall(ctx)
 	defer who.leave()
 	for {

@@ -290,12 +290,10 @@ func (c *Client) redisOption(l *link) rueidis.ClientOption {
 		o.OnInvalidations = func(keys []rueidis.RedisMessage) {
 			keys = c.invalidated(keys)
 			if theirs != nil && (keys == nil || len(keys) > 0) {
-				defer func() { // in rueidis's reader: a panic would be the end of the process
-					if p := recover(); p != nil {
-						c.warn(&c.seldomObserver, "Options.Redis.OnInvalidations panicked", "panic", p)
-					}
-				}()
-				theirs(keys)
+				// In rueidis's reader, on which everything waits.
+				if err := c.contained("Options.Redis.OnInvalidations", func() { theirs(keys) }); err != nil {
+					c.warn(&c.seldomObserver, "Options.Redis.OnInvalidations did not return", "error", err)
+				}
 			}
 		}
 	} else {
@@ -440,6 +438,17 @@ func (c *Client) plainDialer(o rueidis.ClientOption) func(context.Context, strin
 	if dial == nil && o.DialFn != nil {
 		dial = func(_ context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
 			return o.DialFn(dst, d, t)
+		}
+	}
+	if user := dial; user != nil { // rueidis has others wait for a dial that does not return
+		dial = func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (conn net.Conn, err error) {
+			if failed := c.contained("the dialer of Options.Redis", func() {
+				conn, err = user(ctx, dst, d, t)
+				err = examined(err)
+			}); failed != nil {
+				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: failed}
+			}
+			return conn, err
 		}
 	}
 	if dial == nil {
@@ -664,16 +673,16 @@ func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Clie
 	done := make(chan built, 1)
 	go func() { // ends when ClientBuilder returns: rueidis's does within its dial timeouts, which Close cancels
 		var b built
-		defer func() {
-			if p := recover(); p != nil {
-				b = built{err: fmt.Errorf("aside: Options.ClientBuilder panicked: %v", p)}
-			}
-			done <- b
-		}()
-		b.redis, b.err = c.opt.ClientBuilder(option)
+		if err := c.contained("Options.ClientBuilder", func() {
+			b.redis, b.err = c.opt.ClientBuilder(option)
+			b.err = examined(b.err)
+		}); err != nil {
+			b = built{err: fmt.Errorf("aside: Options.ClientBuilder did not return: %w", err)}
+		}
 		if b.err == nil && b.redis == nil {
 			b.err = errors.New("aside: Options.ClientBuilder returned neither a client nor an error")
 		}
+		done <- b
 	}()
 	select {
 	case b := <-done:

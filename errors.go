@@ -3,6 +3,7 @@ package aside
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -63,15 +64,31 @@ var (
 	ErrRecursiveLoad = errors.New("aside: a loader asked for the key that it is loading")
 )
 
-// PanicError is what every waiter gets when the loader panicked. The lock is released and the process lives.
+// PanicError is what every waiter gets when the loader panicked, or the methods of the error that it returned did (those of a nil pointer may). The lock is released and the process
+// lives. Other code of yours that we call, a codec or the function of an Update, is treated likewise.
 type PanicError struct {
 	Value any    // what was passed to panic
-	Stack []byte // the loader's stack at that moment
+	Stack []byte // the stack at that moment
+
+	opaque bool // Value is an error that must not be looked into: its methods panic
+}
+
+func newPanicError(p any) (e *PanicError) {
+	e = &PanicError{Value: p, Stack: debug.Stack()}
+	if err, ok := p.(error); ok {
+		defer func() {
+			if recover() != nil {
+				e.opaque = true
+			}
+		}()
+		examine(err)
+	}
+	return e
 }
 
 func (e *PanicError) Error() string {
 	value := e.Value
-	if err, ok := value.(error); ok {
+	if err, ok := value.(error); ok && !e.opaque { // fmt catches the panics of the others
 		value = reason.Of(err)
 	}
 	return fmt.Sprintf("aside: the loader panicked: %v", value)
@@ -79,6 +96,9 @@ func (e *PanicError) Error() string {
 
 // Unwrap returns the panic's value where it is an error.
 func (e *PanicError) Unwrap() error {
+	if e.opaque {
+		return nil
+	}
 	err, _ := e.Value.(error)
 	return err
 }

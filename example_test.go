@@ -54,6 +54,25 @@ func ExampleClient_Get() {
 	// true
 }
 
+// A loader may outlive the call that began it: it gets copies of what it needs, and returns what it finds, a reason for refusing too.
+func ExampleLoader() {
+	client := exampleClient()
+	defer client.Close()
+
+	// What a request has: its bytes are another request's when the handler has returned.
+	path := []byte("/orders/42")
+
+	id := string(path[len("/orders/"):]) // a copy, made before the call
+	status, err := client.Get(context.Background(), time.Minute, "order:"+id, func(ctx context.Context, key string) (string, error) {
+		if id == "" { // not: refused = true, in a variable of the caller
+			return "", errors.New("no order")
+		}
+		return "order " + id + " is shipped", nil
+	})
+	fmt.Println(status, err)
+	// Output: order 42 is shipped <nil>
+}
+
 func ExampleClient_GetMulti() {
 	client := exampleClient()
 	defer client.Close()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -334,6 +333,7 @@ type load struct {
 	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
 	lent    int64 // its share of Client.lent
 	values  loadContext
+	seating seating
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
 
 	valueTTL, absentTTL string // as Redis takes them, once needed
@@ -512,7 +512,7 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
 	c.work(func() { // ends when the loader returns
 		defer c.background.Done()
-		err := l.run(ctx)
+		notFound, err := l.run(ctx)
 		stop()
 		mine, deserted := l.end()
 		if !mine {
@@ -525,7 +525,7 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 		case err == nil:
 			l.observe(nil, time.Duration(c.now()-l.began))
 			l.store()
-		case isNotFound(err):
+		case notFound:
 			l.missing = err
 			l.observe(err, time.Duration(c.now()-l.began))
 			clear(l.out)
@@ -552,6 +552,7 @@ func (c *Client) work(do func()) {
 // worker ends when it has been idle for a second, with Close, or with a loader that ends its goroutine.
 func (c *Client) worker(do func()) {
 	defer c.background.Done()
+	defer c.callback()()
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	for {
@@ -567,24 +568,18 @@ func (c *Client) worker(do func()) {
 	}
 }
 
-// isNotFound says that a loader said that there is nothing. One that panics with ErrNotFound does not say so.
-func isNotFound(err error) bool {
-	_, panicked := errors.AsType[*PanicError](err)
-	return errors.Is(err, ErrNotFound) && !panicked
-}
-
 // ofContext reports whether an error of a loader says that a context has ended.
 func ofContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// run calls the loader. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
-func (l *load) run(ctx context.Context) (err error) {
+// run calls the loader, and examines its errors. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
+func (l *load) run(ctx context.Context) (notFound bool, err error) {
 	if l.bare { // nobody else spares the database this
-		if err := l.c.loaderTurn(ctx); err != nil {
-			return err
+		if err := l.c.places.enter(ctx, l); err != nil {
+			return false, err
 		}
-		defer func() { <-l.c.loaders }()
+		defer l.c.places.leave(l)
 	}
 	returned := false
 	defer func() {
@@ -592,18 +587,22 @@ func (l *load) run(ctx context.Context) (err error) {
 			return
 		}
 		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
+			notFound, err = false, newPanicError(p)
 			return
 		}
 		// Goexit cannot be stopped: this goroutine ends after its deferred calls, so settle here.
 		if mine, deserted := l.end(); mine {
-			l.fail(ctx, errors.New("aside: the loader ended its goroutine instead of returning"), deserted, 0)
+			l.fail(ctx, goexited("the loader"), deserted, 0)
 			l.settled()
 		}
 	}()
 	err = l.call.load(ctx, l.keys, l.out)
+	notFound = examine(err)
+	for i := range l.out {
+		examine(l.out[i].err)
+	}
 	returned = true
-	return err
+	return notFound, err
 }
 
 // expire ends a load that has not returned though its context has ended: its deadline has passed, nobody waits for it any
@@ -642,7 +641,7 @@ func (l *load) settled() {
 func (l *load) observe(err error, took time.Duration) {
 	c := l.c
 	c.counts.loads.Add(1)
-	if err != nil && !isNotFound(err) {
+	if err != nil && !isNotFound(err) { // examined, or ours
 		c.counts.loadErrors.Add(1)
 	}
 	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})

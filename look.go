@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 			}
 			continue
 		}
+		key = strings.Clone(key)
 		left = append(left, key)
 		if c.store.Pending(key) {
 			pending = append(pending, key)
@@ -155,6 +157,7 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *entry, o
 	if err := ctx.Err(); err != nil {
 		return Found{}, nil, false, err
 	}
+	key = strings.Clone(key) // see obtain
 	who := enterCall(ctx)
 	defer who.leave()
 	sh := c.shardOf(key)

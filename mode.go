@@ -367,7 +367,7 @@ type announcer[E any] struct {
 }
 
 // OnModeChange has f called after each change of a shard's mode, one after the other and in order, and perhaps for one that has
-// just been. f may take its time and call the Client, but for Close. remove ends that: once it has returned, f is not called
+// just been. f may take its time and call the Client. remove ends that: once it has returned, f is not called
 // for changes to come.
 func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.modes.watch(f) }
 
@@ -420,14 +420,9 @@ func (a *announcer[E]) tell(c *Client) {
 		}
 		a.mu.Unlock()
 		for _, f := range told {
-			func() {
-				defer func() {
-					if p := recover(); p != nil {
-						c.warn(&c.seldomObserver, a.what+" panicked", "panic", p)
-					}
-				}()
-				f(event)
-			}()
+			if err := c.contained(a.what, func() { f(event) }); err != nil {
+				c.warn(&c.seldomObserver, a.what+" did not return", "error", err)
+			}
 		}
 	}
 }

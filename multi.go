@@ -3,15 +3,18 @@ package aside
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redaside/aside/internal/wire"
 )
 
 // GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all that this process has
-// to load. Keys that are not found are absent from the map, which is never nil. Keys may repeat.
+// to load. Keys that are not found are absent from the map, which is never nil. Keys may repeat. load runs in another goroutine and may outlive
+// the call: see [Loader].
 //
 // The locks are those of Get, so that a key is loaded once for all its callers, single or batched. Keys that others load
 // are waited for. Where some keys fail the error is a *BatchError, and the map has the others; ttl, options and errors
@@ -41,12 +44,39 @@ type stringBatchLoad struct{ user BatchLoader[string] }
 
 func (l *stringBatchLoad) load(ctx context.Context, keys []string, out []loaded) error {
 	found, err := l.user(ctx, slices.Clone(keys))
+	if err != nil {
+		return err
+	}
 	for i, key := range keys {
 		if value, ok := found[key]; ok {
-			out[i] = loaded{raw: value, found: true}
+			out[i] = loaded{raw: strings.Clone(value), found: true}
 		}
 	}
-	return err
+	return strangers(keys, found)
+}
+
+// strangers returns an error if a batch loader has answered for other keys only than it was asked for: that says nothing of those.
+func strangers[T any](keys []string, found map[string]T) error {
+	asked := func(key string) bool {
+		_, ok := found[key]
+		return ok
+	}
+	if len(found) == 0 || slices.ContainsFunc(keys, asked) {
+		return nil
+	}
+	other := slices.Min(slices.Collect(maps.Keys(found)))
+	return fmt.Errorf("%w: it returned %s and not %s: the map's keys must be those that it was given", errStrangers, quoted(other), quotedKeys(keys))
+}
+
+var errStrangers = errors.New("aside: the batch loader answered for keys that it was not asked for, and for none that it was")
+
+// cloned returns keys that own their bytes.
+func cloned(keys []string) []string {
+	own := make([]string, len(keys))
+	for i, key := range keys {
+		own[i] = strings.Clone(key)
+	}
+	return own
 }
 
 // fromMemory hands what is in memory to use, and returns the keys that are not, each once. use says whether it could.
@@ -90,7 +120,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		return err
 	}
 	failed := make(map[string]error)
-	keys = slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+	keys = slices.DeleteFunc(cloned(keys), func(key string) bool {
 		err := c.checkKey(key)
 		if err != nil {
 			failed[key] = err
@@ -151,8 +181,8 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 }
 
 func isEncodeError(err error) bool {
-	var e *encodeError
-	return errors.As(err, &e)
+	_, is := err.(*encodeError) //nolint:errorlint // ours, never wrapped; and no method of the user's is called
+	return is
 }
 
 // leadMulti is lead for many flights. It returns when each is done or its loader has been started.

@@ -46,7 +46,11 @@ func (c *Client) joinNested(who *caller, key string) (f *flight, leader, early b
 			continue
 		}
 		f, leader, early = c.joinLocked(s, who, key)
+		its := f.load
 		s.mu.Unlock()
+		if its != nil && its.bare {
+			c.places.joined(its, who)
+		}
 		break
 	}
 	if who.load.nested == nil {

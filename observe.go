@@ -70,7 +70,8 @@ type Event struct {
 	Err      error
 }
 
-// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path. It may ask the Client, but not
+// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path; in the caller's goroutine for a hit
+// from memory, else in another, so that one that panics or ends its goroutine is logged and harms nobody. It may ask the Client, but not
 // Get the key that it is told of with a context without an end: it may be what that Get waits for.
 type Observer interface {
 	Observe(Event)
@@ -142,17 +143,24 @@ func (s *striped) sum() (n int64) {
 	return n
 }
 
-// observe tells the observer. It runs in goroutines of ours too, so a panic in it is logged rather than the end of the process.
+// observe tells the observer. What keeps it from returning is logged.
 func (c *Client) observe(e Event) {
 	if c.opt.Observer == nil {
 		return
 	}
+	if err := c.contained("Options.Observer", func() { c.opt.Observer.Observe(e) }); err != nil {
+		c.warn(&c.seldomObserver, "Options.Observer did not return", "error", err, "event", e.Kind.String())
+	}
+}
+
+// observeHit is observe for a hit from memory, which no goroutine is made for: where the observer ends its goroutine that is its caller's own.
+func (c *Client) observeHit(key string) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.warn(&c.seldomObserver, "Options.Observer panicked", "panic", p, "event", e.Kind.String())
+			c.warn(&c.seldomObserver, "Options.Observer did not return", "error", newPanicError(p), "event", EventHit.String())
 		}
 	}()
-	c.opt.Observer.Observe(e)
+	c.opt.Observer.Observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
 }
 
 // shares counts a call that does not ask itself.

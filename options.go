@@ -117,7 +117,8 @@ type Options struct {
 	ReadBack bool
 
 	// MaxLoaders is how many loaders may run at once while they have no lock to spare the database, because Redis is
-	// away or does not answer; more wait, and after a second return ErrOverloaded. Defaults to 256.
+	// away or does not answer; more wait, and after a second return ErrOverloaded. What a loader Gets itself is loaded on its place, one load
+	// at a time. Defaults to 256.
 	MaxLoaders int
 
 	// StampTTL is how long Redis remembers who has set or deleted a key last, in a key of some 150 bytes beside it. A
@@ -135,7 +136,7 @@ type Options struct {
 	ReplayFills ReplayFills
 
 	// OnReplay is told of the progress of replays, at most every 100 ms, and of their end; one call after the other, and not of what
-	// has been overtaken while it was busy. It must not call Close. Defaults to none.
+	// has been overtaken while it was busy. Defaults to none.
 	OnReplay func(Replay)
 
 	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a second, for values that

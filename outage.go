@@ -194,26 +194,6 @@ func expiresAt(now int64, ttl time.Duration) int64 {
 	return max(now/1000+ms, 1)
 }
 
-// loaderTurn waits for one of MaxLoaders places.
-func (c *Client) loaderTurn(ctx context.Context) error {
-	select {
-	case c.loaders <- struct{}{}:
-		return nil
-	default:
-	}
-	timer := time.NewTimer(overloadWait)
-	defer timer.Stop()
-	select {
-	case c.loaders <- struct{}{}:
-		return nil
-	case <-timer.C:
-		c.counts.overloaded.Add(1)
-		return fmt.Errorf("%w: Options.MaxLoaders (%d) run, and none has returned within %v", ErrOverloaded, c.opt.MaxLoaders, overloadWait)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // remember puts writes that Redis has not answered for into the store. cause is why. nil: they are as good as written.
 func (c *Client) remember(ctx context.Context, records []fallback.Record, cause error) error {
 	ctx, cancel := withGrace(ctx)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +36,7 @@ type TypedClient[T any] struct {
 	codec codec.Codec[T]
 	id    any     // equal for views whose decoded values are interchangeable
 	keep  bool    // decoded values stay in memory
+	text  bool    // T is a string
 	flat  bool    // copies of a T share nothing that can be changed
 	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
@@ -64,6 +64,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	}
 	t := &TypedClient[T]{c: client, codec: c}
 	kind := reflect.TypeFor[T]()
+	t.text = kind.Kind() == reflect.String
 	t.flat, t.nils = shape.Flat(kind), kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Interface
 	if t.keep = options.shared || t.flat; t.keep {
 		t.room = uintptr(max(shape.Size(kind), 1))
@@ -171,12 +172,13 @@ func alone[R any](ctx context.Context, c *Client, opts []CallOption, load func(c
 	defer who.leave()
 	ctx, cancel := context.WithTimeout(who, options.loadTimeout)
 	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
-		}
-	}()
-	return load(ctx)
+	if failed := c.contained("the loader", func() {
+		value, err = load(ctx)
+		examine(err)
+	}); failed != nil {
+		return value, failed
+	}
+	return value, err
 }
 
 // typedLoad is a loader of T as loadCaller.
@@ -205,18 +207,21 @@ const undecodableRounds = 3
 
 // encode is for what a loader has returned.
 func (t *TypedClient[T]) encode(key string, value T) loaded {
-	raw, err := t.codec.Encode(value)
+	raw, err := t.tryEncode(value)
 	if err == nil {
 		t.checkRoundTrip(key, value, raw)
 	} else {
 		t.warn(notEncoded, key, err)
+	}
+	if t.text {
+		raw = strings.Clone(raw) // the codec may have returned the value itself, whose bytes may be a buffer's
 	}
 	return loaded{raw: raw, found: true, err: err}
 }
 
 // copied is what others would get for a value that was loaded for one caller alone: the value itself only where there is no such thing.
 func (t *TypedClient[T]) copied(value T) T {
-	raw, err := t.codec.Encode(value)
+	raw, err := t.tryEncode(value)
 	if err != nil {
 		return value
 	}
@@ -298,10 +303,23 @@ func (t *TypedClient[T]) isForeignNull(value T, raw string) (foreign bool) {
 func (t *TypedClient[T]) tryDecode(raw string) (value T, err error) {
 	defer func() { // a codec of the user's own
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the codec panicked: %v", p)
+			err = fmt.Errorf("the codec panicked: %w", newPanicError(p))
 		}
 	}()
-	return t.codec.Decode(raw)
+	value, err = t.codec.Decode(raw)
+	examine(err)
+	return value, err
+}
+
+func (t *TypedClient[T]) tryEncode(value T) (raw string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the codec panicked: %w", newPanicError(p))
+		}
+	}()
+	raw, err = t.codec.Encode(value)
+	examine(err)
+	return raw, err
 }
 
 // kept returns what is decoded in e already, if this view may use it.
@@ -424,7 +442,7 @@ func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loade
 			l.loaded[key] = value
 		}
 	}
-	return nil
+	return strangers(keys, found)
 }
 
 func (l *typedBatchLoad[T]) value(key string) T {
@@ -469,7 +487,7 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 	case t.isNil(&value):
 		return fmt.Errorf("%w: cannot set %s: the value is nil: use Del, or a T that is not a pointer", ErrInvalidArgument, quoted(key))
 	}
-	raw, err := t.codec.Encode(value)
+	raw, err := t.tryEncode(value)
 	if err != nil {
 		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), reason.Of(err))
 	}

@@ -29,6 +29,7 @@ import (
 // If this process ends, or loses Redis, between do and the stamps, then a replay of an older write, by a process that was cut off, may
 // take it for a loaded value, and delete it or write over it.
 func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) error) error {
+	keys = cloned(keys)
 	if err := c.beginWrite(ctx, keys); err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
 		return errNotAsked
 	}
-	if err := c.lateClient.connect(ctx); err != nil {
+	if err := c.lateClient.connect(who); err != nil {
 		return fmt.Errorf("%w: %w", errNotAsked, reason.Of(err))
 	}
 	c.forget(keys)
@@ -110,7 +111,13 @@ func (c *Client) doUpdate(ctx context.Context, shards []*shard, do func(ctx cont
 	}
 	asked := c.now()
 	said := &answers{}
-	err := do(limit, &guardedClient{&askedClient{&c.lateClient, said}})
+	var err error
+	if failed := c.contained("the function given to Update", func() {
+		err = do(limit, &guardedClient{&askedClient{&c.lateClient, said}})
+		err = examined(err)
+	}); failed != nil {
+		err = failed
+	}
 	errs, ok := said.all()
 	if len(shards) == 1 {
 		var calls []*call

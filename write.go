@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 	if len(value) > c.opt.MaxValueBytes {
 		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
 	}
+	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
 	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: scriptSet, bare: scriptSetBare,
 		args: []string{wire.Pack(value), milliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
 }
@@ -103,6 +105,7 @@ func (c *Client) endWrite(keys []string) {
 }
 
 func (c *Client) write(ctx context.Context, w *write) error {
+	w.keys = cloned(w.keys) // the call's may be a buffer's that is written again
 	if err := c.beginWrite(ctx, w.keys); err != nil {
 		return err
 	}
