@@ -81,6 +81,7 @@ type shard struct {
 	typical  atomic.Int64                // bytes that a key of a batch has had lately
 	expected atomic.Int64                // bytes that it was asked for, as far as that is known
 	turns    turns                       // of what is large
+	longest  longest                     // argument that the server reads
 	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
 	fresh    atomic.Bool                 // it has never been away
 	kick     chan struct{}               // asks the prober to look at once; buffered, never blocks

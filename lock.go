@@ -298,6 +298,10 @@ return 1`)
 	// probe asks for it, and shows at the same time that scripts may be run. ARGV: says that it is a probe's.
 	scriptTime = newScript(`return redis.call('TIME')`)
 
+	// Stands in for a call that the server would not read, see longest.
+	// KEYS: k   ARGV: the error.   Answer: that error.
+	scriptWithheld = newScript(`return redis.error_reply(ARGV[1])`)
+
 	// Stands in for scriptMark where a slot is moving and scriptStamp has done its work.
 	scriptNothing = newScript(`return 1`)
 
@@ -494,6 +498,8 @@ type call struct {
 
 	expects int64 // bytes of the answer, where they are known to be many
 
+	withheld string // the error that is to be answered, where the server would not read the arguments, see longest
+
 	found []finding // of a joint question, read from reply once for all its seats
 	ours  []int64
 }
@@ -562,7 +568,9 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 		return
 	}
 
+	sh.longest.withhold(calls, asked)
 	c.send(ctx, sh.client, calls, false)
+	sh.longest.learn(calls, asked)
 	var again, elsewhere []*call
 	for _, q := range calls {
 		switch {
@@ -676,6 +684,9 @@ func (c *Client) send(ctx context.Context, to rueidis.Client, calls []*call, who
 }
 
 func (q *call) command(b rueidis.Builder, whole bool) rueidis.Completed {
+	if q.withheld != "" {
+		return b.Eval().Script(scriptWithheld.text).Numkeys(1).Key(q.keys[0]).Arg(q.withheld).Build()
+	}
 	keys := q.keys
 	if q.stamped {
 		keys = slices.Grow(slices.Clone(keys), len(keys))

@@ -205,7 +205,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	run := sh.run.Load()
 	asksRun := run == nil || run.epoch != epoch || run.replica
 	if asksRun {
-		questions = append(questions, b.Info().Section("server").Build(), b.Info().Section("replication").Build())
+		questions = append(questions, b.Info().Section("server").Build(), b.Info().Section("replication").Build(), b.ConfigGet().Parameter("proto-max-bulk-len").Build())
 	}
 	heard, passed, sent := sh.heard.Load(), sh.traffic.passed.Load(), c.now()
 	answers := sh.client.DoMulti(ctx, questions...)
@@ -230,6 +230,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	if asksRun && err == nil {
 		server, _ := answers[keyed+3].ToString()
 		replication, _ := answers[keyed+4].ToString()
+		sh.longest.heed(answers[keyed+5])
 		run = &runID{id: infoField(server, "run_id"), epoch: epoch, replica: infoField(replication, "role") == "slave", history: infoField(replication, "master_replid")}
 		if run.replica {
 			err = errReplica

@@ -1,0 +1,88 @@
+package aside
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// A server closes the connection on which an argument is longer than its proto-max-bulk-len (512 MB, if nobody has changed it). All that is out on it
+// is lost, and so is the memory of this process; a kept write would do that again at each attempt to replay it.
+//
+// So a new connection asks for the bound (CONFIG GET), and what exceeds it is not sent: a script answers in its place, with an error that says why. It is judged
+// like any other refusal of one write. Where CONFIG is not permitted, the first attempt tells; what is as long is then not sent for a while.
+
+// longest is how long an argument may be. Safe for concurrent use.
+type longest struct {
+	said    atomic.Int64 // by the server; 0: it does not tell
+	failed  atomic.Int64 // the shortest that was refused; 0: none
+	retryAt atomic.Int64 // when to try such a one again, in Client.now's time
+}
+
+const longestRetry = 10 * time.Minute // somebody may have raised it
+
+// most returns the longest argument that may be sent.
+func (l *longest) most(now int64) int64 {
+	if said := l.said.Load(); said > 0 {
+		return said
+	}
+	if failed := l.failed.Load(); failed > 0 && now < l.retryAt.Load() {
+		return failed - 1
+	}
+	return math.MaxInt64
+}
+
+// refused notes that the server has refused an argument of that length.
+func (l *longest) refused(bytes, now int64) {
+	if was := l.failed.Load(); was == 0 || bytes < was || now >= l.retryAt.Load() {
+		l.failed.Store(bytes)
+		l.retryAt.Store(now + int64(longestRetry))
+	}
+}
+
+// heed takes the answer to CONFIG GET proto-max-bulk-len. An error says nothing: many do not permit it.
+func (l *longest) heed(answer rueidis.RedisResult) {
+	fields, err := answer.AsStrMap()
+	if err != nil {
+		l.said.Store(0)
+		return
+	}
+	said, err := strconv.ParseInt(fields["proto-max-bulk-len"], 10, 64)
+	if err != nil || said < 0 {
+		said = 0
+	}
+	l.said.Store(said)
+}
+
+// longestArg is the length of the longest argument of q.
+func (q *call) longestArg() (bytes int64) {
+	for _, arg := range q.args {
+		bytes = max(bytes, int64(len(arg)))
+	}
+	return bytes
+}
+
+// withhold has those calls that the server would not read answered by an error.
+func (l *longest) withhold(calls []*call, now int64) {
+	most := l.most(now)
+	for _, q := range calls {
+		q.withheld = ""
+		if bytes := q.longestArg(); bytes > most {
+			q.withheld = fmt.Sprintf("TOOLONG %d bytes are more than Redis reads, %d by its proto-max-bulk-len: raise that, or lower Options.MaxValueBytes", bytes, most)
+		}
+	}
+}
+
+// learn looks for refusals that withhold could not foresee.
+func (l *longest) learn(calls []*call, now int64) {
+	for _, q := range calls {
+		if reply, ok := replyOf(q.err); ok && strings.Contains(reply.Error(), "invalid bulk length") {
+			l.refused(q.longestArg(), now)
+		}
+	}
+}
