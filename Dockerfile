@@ -7,12 +7,13 @@ FROM --platform=$BUILDPLATFORM golang:1.26-alpine AS build
 WORKDIR /src
 # Modules first: they change less often than the code.
 COPY go.mod go.sum ./
-RUN go mod download
+COPY cmd/aside/go.mod cmd/aside/go.sum cmd/aside/
+RUN GOWORK=off go -C cmd/aside mod download
 COPY . .
 ARG TARGETOS TARGETARCH VERSION=""
-# GOWORK=off: the other modules of the workspace (examples, benchmarks) are not needed here.
+# GOWORK=off: the other modules of the workspace (examples, integration) are not needed here.
 RUN GOWORK=off CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.stamped=$VERSION" -o /out/aside ./cmd/aside
+    go build -C cmd/aside -trimpath -buildvcs=false -ldflags "-s -w -X main.stamped=$VERSION" -o /out/aside .
 # An empty folder to copy: an image without a shell cannot make one, and a new volume takes over its owner and mode.
 RUN mkdir -m 0700 /out/data
 

@@ -12,14 +12,14 @@ VERSIONS  ?=
 
 # Each module is built with the versions in its own go.mod, as its users get it. go.work is for people and editors.
 export GOWORK := off
-MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/*/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod */*/*/go.mod))
 # One external server for all packages, so one at a time.
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
 PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\)')
 # The packages of the library whose tests want a server.
-INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | grep -v '/cmd/\|/internal/proxy\|/internal/ops' | sort -u)
+INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | sort -u)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -54,8 +54,8 @@ else
 	[ -z "$$failed" ]
 endif
 
-test-race: ## all tests of the library, under the race detector
-	@scripts/with-redis $(TEST) -race $(PACKAGES)
+test-race: ## all tests of the library and of the commands, under the race detector
+	@for m in . cmd/aside; do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
@@ -96,7 +96,7 @@ examples: ## the tests of the examples, which run each of them
 	@cd examples && ../scripts/with-redis $(TEST) ./...
 
 fuzz: ## all fuzz targets, FUZZTIME in total (FUZZTIME=60s)
-	@scripts/fuzz $(FUZZTIME)
+	@scripts/fuzz $(FUZZTIME) . cmd/aside
 
 bench: ## the benchmarks, compared with other libraries
 	@benchmarks/run.sh

@@ -26,7 +26,7 @@ clean() {
   rm -rf "$work"
 }
 trap clean EXIT
-GOWORK=off go build -o "$work/aside" ./cmd/aside
+GOWORK=off go build -C cmd/aside -o "$work/aside" .
 redis=29960
 redis-server --port $redis --bind 127.0.0.1 --save '' --appendonly no --dir "$work" >/dev/null & pids+=($!)
 # Ours, and not one that has the port already.

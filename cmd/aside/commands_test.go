@@ -18,8 +18,8 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/proxy/config"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -582,7 +582,7 @@ func TestZshCompletes(t *testing.T) {
 }
 
 func TestTheReferenceInTheDocumentationIsThatOfTheTable(t *testing.T) {
-	const path, begin, end = "../../docs/PROXY.md", "<!-- settings: made by go test ./cmd/aside -update -->\n", "<!-- end of settings -->"
+	const path, begin, end = "../../docs/PROXY.md", "<!-- settings: made by go test -C cmd/aside . -update -->\n", "<!-- end of settings -->"
 	content, err := os.ReadFile(path)
 	require.NoError(t, err)
 	before, rest, ok := strings.Cut(string(content), begin)
@@ -600,7 +600,7 @@ func TestTheReferenceInTheDocumentationIsThatOfTheTable(t *testing.T) {
 func TestEachProblemOfHTTPHasItsLineInTheDocumentation(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/PROXY.md")
 	require.NoError(t, err)
-	source, err := os.ReadFile("../../internal/proxy/web/problem.go")
+	source, err := os.ReadFile("internal/proxy/web/problem.go")
 	require.NoError(t, err)
 	kinds := regexp.MustCompile(`problemKind\{"([a-z-]+)"`).FindAllSubmatch(source, -1)
 	require.Greater(t, len(kinds), 10)

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/redaside/aside/internal/ops"
+	"github.com/redaside/aside/cmd/aside/internal/ops"
 )
 
 // directory looks at a fallback directory, or at where one is to be made.

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/redaside/aside/internal/ops"
+	"github.com/redaside/aside/cmd/aside/internal/ops"
 )
 
 type exportCmd struct {

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
 type healthcheckCmd struct {

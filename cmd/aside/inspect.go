@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/ops"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/ops"
 )
 
 type inspectCmd struct {

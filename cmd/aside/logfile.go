@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
 // logFile is a file to which lines are appended. It begins anew when it is full, or when somebody has moved it away and says so; what was in it is then

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/internal/logqueue"
-	"github.com/redaside/aside/internal/proxy/config"
 )
 
 // logs are where the log goes. Nothing that is logged waits for a disk or for who reads a pipe: each destination has a queue of its own, which drops

@@ -21,7 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/internal/redistest"
 )
 

@@ -22,7 +22,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
 // The exit codes.

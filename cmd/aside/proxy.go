@@ -19,11 +19,11 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/resp"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/web"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/proxy"
-	"github.com/redaside/aside/internal/proxy/config"
-	"github.com/redaside/aside/internal/proxy/resp"
-	"github.com/redaside/aside/internal/proxy/web"
 )
 
 // proxyServer is what `aside serve` runs: a client, and the front ends that serve it. Its methods are called one after the other.

@@ -16,10 +16,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/web"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/proxy"
-	"github.com/redaside/aside/internal/proxy/config"
-	"github.com/redaside/aside/internal/proxy/web"
 	"github.com/redaside/aside/internal/redistest"
 )
 

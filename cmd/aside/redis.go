@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
 // redisFlags say where Redis is, for the operator's commands.

@@ -21,9 +21,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/ops"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/ops"
-	"github.com/redaside/aside/internal/proxy/config"
 	"github.com/redaside/aside/internal/slot"
 )
 

@@ -16,9 +16,9 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/redaside/aside/cmd/aside/internal/ops"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/ops"
-	"github.com/redaside/aside/internal/proxy/config"
 )
 
 type serveCmd struct {

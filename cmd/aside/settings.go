@@ -5,7 +5,7 @@ import (
 	"reflect"
 	"strconv"
 
-	"github.com/redaside/aside/internal/proxy/config"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
 // settingFlags are the flags of all settings. kong wants a struct with a field for each; it is made from the table of settings, so that

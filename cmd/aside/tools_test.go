@@ -19,9 +19,9 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redaside/aside/cmd/aside/internal/ops"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
-	"github.com/redaside/aside/internal/ops"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/vfs"
 )

@@ -3,7 +3,7 @@ package main
 import (
 	"encoding/json"
 
-	"github.com/redaside/aside/internal/ops"
+	"github.com/redaside/aside/cmd/aside/internal/ops"
 )
 
 type verifyCmd struct {

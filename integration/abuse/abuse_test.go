@@ -48,8 +48,8 @@ func start(t *testing.T) *served {
 	server := redistest.Start(t)
 	dir := t.TempDir()
 	program := filepath.Join(dir, "aside")
-	build := exec.Command("go", "build", "-o", program, "./cmd/aside")
-	build.Dir = "../.." // with the versions in that module's go.mod
+	build := exec.Command("go", "build", "-o", program, ".")
+	build.Dir = "../../cmd/aside" // with the versions in that module's go.mod
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	s := &served{t: t, exited: make(chan struct{})}

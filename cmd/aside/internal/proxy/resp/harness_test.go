@@ -1,0 +1,180 @@
+package resp
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// newStore makes a Store that may start without Redis, and that waits for it as long as a machine may need that has much else to do.
+func newStore(t testing.TB, addr, dir string) (*proxy.Store, *aside.Client) {
+	t.Helper()
+	return newHastyStore(t, addr, dir, func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 5*time.Second, time.Minute })
+}
+
+// newHastyStore waits for Redis no longer than the library does by default, for tests in which it does not answer.
+func newHastyStore(t testing.TB, addr, dir string, change ...func(*aside.Options)) (*proxy.Store, *aside.Client) {
+	t.Helper()
+	o := aside.Options{
+		Redis: rueidis.ClientOption{InitAddress: []string{addr}}, FallbackDir: dir, Logger: quiet, ConnectTimeout: 300 * time.Millisecond,
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	c, err := aside.New(o)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	return proxy.NewStore(c, 0), c
+}
+
+// serve serves store until the test ends.
+func serve(t testing.TB, store *proxy.Store, o Options) (s *Server, addr string) {
+	t.Helper()
+	if o.Logger == nil {
+		o.Logger = quiet
+	}
+	s = New(store, o)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }() // ends with Close
+	t.Cleanup(func() {
+		require.NoError(t, s.Close())
+		require.NoError(t, <-served)
+	})
+	return s, ln.Addr().String()
+}
+
+// unreachable is an address at which nobody listens.
+const unreachable = "127.0.0.1:1"
+
+// peer is a client that shows replies as they are.
+type peer struct {
+	t testing.TB
+	net.Conn
+	r *bufio.Reader
+}
+
+func dial(t testing.TB, addr string) *peer {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close() })
+	require.NoError(t, nc.SetDeadline(time.Now().Add(patience)))
+	return &peer{t, nc, bufio.NewReader(nc)}
+}
+
+func (p *peer) send(text string) {
+	p.t.Helper()
+	_, err := io.WriteString(p, text)
+	require.NoError(p.t, err)
+}
+
+// do sends a command and returns its reply, spelled out.
+func (p *peer) do(args ...string) string {
+	p.t.Helper()
+	p.send(encoded(args...))
+	return p.reply()
+}
+
+// encoded is a command as clients send it.
+func encoded(args ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(args))
+	for _, arg := range args {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(arg), arg)
+	}
+	return b.String()
+}
+
+func (p *peer) reply() string {
+	p.t.Helper()
+	s, err := readReply(p.r)
+	require.NoError(p.t, err)
+	return s
+}
+
+// readReply reads one reply and spells it out: its lines, with spaces between.
+func readReply(r *bufio.Reader) (string, error) {
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line, ok := strings.CutSuffix(line, "\r\n")
+	if !ok || line == "" {
+		return "", fmt.Errorf("no line of a reply: %q", line)
+	}
+	n, _ := strconv.Atoi(line[1:])
+	switch line[0] {
+	case '+', '-', ':', '_', ',', '#':
+		return line, nil
+	case '$', '=':
+		if n < 0 {
+			return line, nil
+		}
+		data := make([]byte, n+2)
+		if _, err := io.ReadFull(r, data); err != nil {
+			return "", err
+		}
+		return line[:1] + string(data[:n]), nil
+	case '*', '~', '>', '%':
+		if line[0] == '%' {
+			n *= 2
+		}
+		var b strings.Builder
+		b.WriteString(line)
+		for range n {
+			s, err := readReply(r)
+			if err != nil {
+				return "", err
+			}
+			b.WriteString(" " + s)
+		}
+		return b.String(), nil
+	}
+	return "", fmt.Errorf("no reply begins like that: %q", line)
+}
+
+// closed waits until the server has closed the connection, and returns what it has sent before.
+func (p *peer) closed() string {
+	p.t.Helper()
+	rest, err := io.ReadAll(p.r)
+	if err != nil { // a reset says the same
+		var network net.Error
+		require.False(p.t, errors.As(err, &network) && network.Timeout(), "the connection is still open")
+	}
+	return string(rest)
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	require.Eventually(t, ok, patience, 5*time.Millisecond, what)
+}
+
+func testContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	t.Cleanup(cancel)
+	return ctx
+}
