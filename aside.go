@@ -119,7 +119,7 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := options.queueLog()
+	log := queueLog(&options)
 	c := &Client{
 		opt: options, log: log, closed: make(chan struct{}), began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
 		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),

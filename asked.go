@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func (a *answers) noteAll(results []rueidis.RedisResult) []rueidis.RedisResult {
 func (a *answers) all() (errs []error, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.errs[:len(a.errs):len(a.errs)], a.ok
+	return slices.Clip(a.errs), a.ok
 }
 
 // origin returns the one of errs that err is or wraps, or nil. rueidis makes a reply's error anew each time it is asked for it.

@@ -1,7 +1,6 @@
 package aside_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -120,7 +119,7 @@ func TestAnOddTimeIsNoTime(t *testing.T) {
 			c := newClient(t, front, hasty, func(o *aside.Options) { o.RequireRedis = false })
 			require.Equal(t, aside.Degraded, c.Health().Mode)
 			require.Error(t, c.Health().Err)
-			require.False(t, errors.Is(c.Health().Err, aside.ErrClosed))
+			require.NotErrorIs(t, c.Health().Err, aside.ErrClosed)
 		})
 	}
 }

@@ -15,7 +15,7 @@ import (
 const logGrace = 500 * time.Millisecond
 
 // queueLog puts a queue in front of o.Logger, and returns it.
-func (o *Options) queueLog() *logqueue.Handler {
+func queueLog(o *Options) *logqueue.Handler {
 	queue := logqueue.NewHandler(o.Logger.Handler())
 	o.Logger = slog.New(queue)
 	return queue

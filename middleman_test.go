@@ -63,12 +63,6 @@ func (b *middleman) set(change func()) {
 	change()
 }
 
-func (b *middleman) connections() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.dials
-}
-
 func (b *middleman) serve(client net.Conn) {
 	b.mu.Lock()
 	b.dials++

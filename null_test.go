@@ -61,7 +61,10 @@ func finds[T any](c codec.Codec[T], stored string, value T) func(t *testing.T, c
 func TestNullAndForeignBytesAreNoValue(t *testing.T) {
 	server := redistest.Start(t)
 	ada := user{1, "Ada"}
-	unmarshal := func(s string) (u user, err error) { return u, json.Unmarshal([]byte(s), &u) }
+	unmarshal := func(s string) (u user, err error) {
+		err = json.Unmarshal([]byte(s), &u)
+		return u, err
+	}
 	for name, check := range map[string]func(t *testing.T, client *aside.Client, server *redistest.Server){
 		"null":                     replaces(codec.JSON[user](), "null", ada),
 		"null with space":          replaces(codec.JSON[user](), " null\n", ada),

@@ -165,7 +165,7 @@ func (c *Client) probe(sh *shard) (ok bool) {
 		return false
 	}
 	for range probeTries {
-		again := false
+		var again bool
 		if ok, again = c.probeOnce(sh); !again {
 			break
 		}

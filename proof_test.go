@@ -86,6 +86,7 @@ func TestAClientThatTheServiceHasAlready(t *testing.T) {
 // Pushes that are dropped, or late, from the first or after a while: within the lease memory is not used any more, and it is said. Once they
 // arrive again it is used again.
 func TestPushesThatDoNotArrive(t *testing.T) {
+	t.Parallel()
 	for name, broken := range map[string]func(*middleman){
 		"dropped":                       func(b *middleman) { b.drop = true },
 		"late":                          func(b *middleman) { b.late = 5 * time.Second },

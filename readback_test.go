@@ -112,7 +112,7 @@ func TestReadingBackIsNotCountedAsAHit(t *testing.T) {
 	c, ctx := newClient(t, redistest.Start(t).Addr(), readingBack), testContext(t)
 	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
 	stats := c.Stats()
-	require.EqualValues(t, 1, stats.MemoryEntries)
+	require.Equal(t, 1, stats.MemoryEntries)
 	require.Zero(t, stats.MemoryHits+stats.RedisHits+stats.DiskHits)
 }
 

@@ -55,8 +55,9 @@ func (l *lateClient) get(ctx context.Context) (rueidis.Client, error) {
 			return l.link.redis, nil
 		}
 		if !first && l.making == nil && l.err != nil {
-			defer l.mu.Unlock()
-			return nil, l.err
+			err := l.err
+			l.mu.Unlock()
+			return nil, err
 		}
 		if l.making == nil {
 			l.making, l.err = make(chan struct{}), nil

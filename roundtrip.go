@@ -53,7 +53,7 @@ func (t *TypedClient[T]) warn(trouble codecTrouble, key string, err error) {
 	if last != 0 && now-last < int64(time.Minute) || !r.last[trouble].CompareAndSwap(last, now) {
 		return
 	}
-	t.c.opt.Logger.Warn("aside: "+codecTroubleSays[trouble], keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
+	t.c.opt.Logger.Warn("aside: "+codecTroubleSays[trouble], "key", quoted(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
 }
 
 // take reports whether one more value is to be looked at.

@@ -93,8 +93,7 @@ func TestErrorsAreOneSentenceWithOnePrefix(t *testing.T) {
 		return nil, fmt.Errorf("%w: the database of the loader", aside.ErrRedisAway)
 	})
 	check("many", err, aside.ErrRedisAway)
-	var batch *aside.BatchError
-	if errors.As(err, &batch) {
+	if batch, ok := errors.AsType[*aside.BatchError](err); ok {
 		for key, err := range batch.Failed {
 			check(key, err)
 		}

@@ -83,7 +83,7 @@ type watchedConn struct {
 
 // watch returns nil for a connection that is watched already.
 func (c *Client) watch(conn net.Conn, roads *roads, addr string) *watchedConn {
-	if comparable := reflect.TypeOf(conn).Comparable(); comparable {
+	if reflect.TypeOf(conn).Comparable() {
 		if _, twice := c.conns.LoadOrStore(conn, true); twice {
 			return nil
 		}

@@ -136,7 +136,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		case out.absent:
 			return none, out.notFound()
 		case err != nil:
-			return *call.value, nil
+			return *call.value, nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
 		}
 		value, err := t.decode(key, out.raw, out.entry)
 		if err == nil {

@@ -166,8 +166,7 @@ func TestAFreezeIsNoticedBehindLargeValues(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c, db := newClient(t, proxy.Addr(), defaults, func(o *aside.Options) { o.FallbackDir = t.TempDir() }), newSource("loaded")
 	proxy.Throttle(50e6 / 8)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx := t.Context()
 	var gets sync.WaitGroup
 	for _, key := range keys {
 		gets.Go(func() { _, _ = c.Get(ctx, time.Minute, key, db.load) })

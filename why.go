@@ -93,7 +93,7 @@ func firstWords(conn net.Conn, question string) string {
 
 // speaksTLS reports whether the other end answers a handshake, be it by refusing it.
 func speaksTLS(ctx context.Context, conn net.Conn) bool {
-	err := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx) //nolint:gosec // nothing is sent: it is to be known whether it is TLS
+	err := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx) // nothing is sent: it is to be known whether it is TLS
 	_, alert := errors.AsType[tls.AlertError](err)
 	var remote *net.OpError
 	return err == nil || alert || errors.As(err, &remote) && remote.Op == "remote error"

@@ -102,7 +102,7 @@ func TestAServerThatIsFarAwayIsReached(t *testing.T) {
 		c, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: []string{proxy.Addr()}, TLSConfig: tlsOf(server, secure)}, Logger: quiet,
 			ConnectTimeout: patience, RedisTimeout: 500 * time.Millisecond}) // a script that is not known yet takes two round trips
 		require.NoError(t, err)
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		awaitMode(t, c, aside.Healthy)
 		require.NoError(t, c.Set(testContext(t), time.Minute, "k", "v"))
 		for range 2 {

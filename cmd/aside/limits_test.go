@@ -32,7 +32,7 @@ func TestIdleClientsDoNotTakeTheFilesOfRedisAndTheDirectory(t *testing.T) {
 		for range 300 {
 			conn, err := net.Dial("tcp", addr)
 			require.NoError(t, err)
-			defer conn.Close()
+			t.Cleanup(func() { _ = conn.Close() })
 		}
 	}
 	put := func(key string) bool {

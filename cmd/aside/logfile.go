@@ -40,7 +40,10 @@ func openLogFile(c config.Log) (*logFile, error) {
 		return nil, errors.New("it is not a regular file; log.stdout writes to standard output")
 	}
 	f := &logFile{c: c}
-	return f, f.open()
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (f *logFile) open() (err error) {

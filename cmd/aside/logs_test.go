@@ -166,11 +166,11 @@ func TestAProcessEndsThoughNobodyReadsWhy(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // ends with the process
 	select {
-	case <-ended:
+	case err := <-ended:
+		require.Error(t, err)
 		require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
 	case <-time.After(patience):
 		_ = cmd.Process.Kill()
-		<-ended
 		t.Fatal("it does not end")
 	}
 }

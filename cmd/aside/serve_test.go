@@ -213,7 +213,7 @@ func TestSIGHUPReopensTheLogAndReadsItsLevel(t *testing.T) {
 }
 
 func TestTheStartWarnsOfWhatAllMayReadOrWrite(t *testing.T) {
-	home, err := os.MkdirTemp("", "rights")
+	home, err := os.MkdirTemp("", "rights") //nolint:usetesting // others may not enter what is above t.TempDir
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(home)) })
 	require.NoError(t, os.Chmod(home, 0o755))

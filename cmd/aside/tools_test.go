@@ -66,7 +66,7 @@ func TestNoToolEndsWellWhereSomethingMayBeMissing(t *testing.T) {
 		}, true, "3 more records seem to begin in it", false},
 		"an emptied journal": {func(dir string) { write(partOf(dir), nil) }, true, "torn        journal/", true},
 		"a torn journal":     {func(dir string) { write(partOf(dir), content(partOf(dir))[:100]) }, true, "torn        journal/", true},
-		"a name that is not just shown": {func(dir string) { write(filepath.Join(dir, "x\x1b]0;title\a\x1b[31m"), nil) }, false,
+		"a name that is not just shown": {func(dir string) { write(dir+"/x\x1b]0;title\a\x1b[31m", nil) }, false,
 			`foreign     "x\x1b]0;title\a\x1b[31m": aside puts nothing of that name there`, false},
 	} {
 		t.Run(name, func(t *testing.T) {

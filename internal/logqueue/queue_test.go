@@ -138,7 +138,7 @@ type picky struct {
 
 func (p picky) check() {
 	p.mu.Lock()
-	p.mu.Unlock() //nolint:staticcheck // it is there to be waited for
+	defer p.mu.Unlock() // it is there to be waited for
 }
 
 func (p picky) Enabled(ctx context.Context, l slog.Level) bool {

@@ -25,7 +25,7 @@ func (b bare) Unwrap() error { return b.error }
 // Join is errors.Join in one sentence: the errors are separated by semicolons, and only the first has the prefix.
 func Join(errs ...error) error {
 	joined := errors.Join(errs...)
-	several, ok := joined.(interface{ Unwrap() []error }) //nolint:errorlint // it is Join's own
+	several, ok := joined.(interface{ Unwrap() []error })
 	switch {
 	case !ok:
 		return joined

@@ -61,7 +61,7 @@ func (c *comparison) compare(at string, was, now reflect.Value, depth int) {
 		}
 		return
 	}
-	same := true
+	var same bool
 	switch was.Kind() {
 	case reflect.Bool:
 		same = was.Bool() == now.Bool()

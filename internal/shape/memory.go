@@ -59,9 +59,9 @@ func (w *weighing) beyond(v reflect.Value) int {
 		return Rounded(Size(t.Elem())) + w.beyond(v.Elem())
 	case reflect.Struct:
 		sum := 0
-		for i := range v.NumField() {
-			if !bare(v.Field(i).Kind()) {
-				sum += w.beyond(v.Field(i))
+		for _, f := range v.Fields() {
+			if !bare(f.Kind()) {
+				sum += w.beyond(f)
 			}
 		}
 		return sum
@@ -186,8 +186,8 @@ func eachString(v reflect.Value, do func(*string)) {
 	case reflect.String:
 		do((*string)(unsafe.Pointer(v.UnsafeAddr()))) // also where the field is not exported
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if f := v.Field(i); !bare(f.Kind()) && f.Type() != timeType {
+		for _, f := range v.Fields() {
+			if !bare(f.Kind()) && f.Type() != timeType {
 				eachString(f, do)
 			}
 		}

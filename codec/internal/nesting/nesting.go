@@ -155,8 +155,8 @@ func (r *Rules) endless(t reflect.Type, in []reflect.Type) bool {
 	case reflect.Pointer:
 		return r.endless(t.Elem(), in)
 	case reflect.Struct:
-		for i := range t.NumField() {
-			if f := t.Field(i); f.Anonymous && !r.Skip(f) && r.Inlines(f) && r.endless(f.Type, in) {
+		for f := range t.Fields() {
+			if f.Anonymous && !r.Skip(f) && r.Inlines(f) && r.endless(f.Type, in) {
 				return true
 			}
 		}

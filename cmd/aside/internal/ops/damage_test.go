@@ -14,8 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/cmd/aside/internal/ops"
+	"github.com/redaside/aside/fallback"
 )
 
 // damaged makes a directory with acknowledged records in files of their own and in the journal, as a kill leaves it.
@@ -96,7 +96,7 @@ func TestWhatDamageHasTakenIsMissedAndTheFileIsNamed(t *testing.T) {
 			write(dir, file, nil)
 			require.NoError(t, os.Truncate(filepath.Join(dir, file), 900<<20))
 		})
-		for kind, make := range map[string]func(at string) error{
+		for kind, put := range map[string]func(at string) error{
 			"a folder for":  func(at string) error { return os.Mkdir(at, 0o700) },
 			"a FIFO for":    func(at string) error { return syscall.Mkfifo(at, 0o600) },
 			"a link for":    func(at string) error { return os.Symlink(filepath.Base(at), at) },
@@ -104,7 +104,7 @@ func TestWhatDamageHasTakenIsMissedAndTheFileIsNamed(t *testing.T) {
 		} {
 			add(file, kind, func(dir string) {
 				require.NoError(t, os.Remove(filepath.Join(dir, file)))
-				require.NoError(t, make(filepath.Join(dir, file)))
+				require.NoError(t, put(filepath.Join(dir, file)))
 			})
 		}
 	}

@@ -25,8 +25,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/cmd/aside/internal/ops"
+	"github.com/redaside/aside/fallback"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

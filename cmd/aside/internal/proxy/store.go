@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,10 +40,8 @@ func Reserved(key string) bool { return strings.HasPrefix(key, ownPrefix) }
 
 // allowed returns ErrReserved if one of keys is.
 func allowed(keys ...string) error {
-	for _, key := range keys {
-		if Reserved(key) {
-			return ErrReserved
-		}
+	if slices.ContainsFunc(keys, Reserved) {
+		return ErrReserved
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 // public is a directory that everybody may enter, as far as it is the test's.
 func public(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "rights")
+	dir, err := os.MkdirTemp("", "rights") //nolint:usetesting // others may not enter what is above t.TempDir
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	dir, err = filepath.EvalSymlinks(dir)

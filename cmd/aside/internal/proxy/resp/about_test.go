@@ -75,7 +75,7 @@ func TestINFOHasWhatExportersRead(t *testing.T) {
 		return all
 	}
 	redis, ours := sections(w.direct), sections(w.proxy)
-	for _, name := range strings.Fields(`redis_version redis_build_id redis_mode os run_id tcp_port uptime_in_seconds uptime_in_days process_id connected_clients maxclients blocked_clients
+	for name := range strings.FieldsSeq(`redis_version redis_build_id redis_mode os run_id tcp_port uptime_in_seconds uptime_in_days process_id connected_clients maxclients blocked_clients
 		tracking_clients used_memory used_memory_rss maxmemory mem_fragmentation_ratio loading rdb_changes_since_last_save rdb_bgsave_in_progress rdb_last_save_time
 		rdb_last_bgsave_status aof_enabled aof_rewrite_in_progress total_connections_received total_commands_processed instantaneous_ops_per_sec rejected_connections
 		expired_keys evicted_keys keyspace_hits keyspace_misses pubsub_channels pubsub_patterns latest_fork_usec role connected_slaves master_repl_offset cluster_enabled`) {

@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/faultproxy"
-	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/internal/redistest"
 )
 

@@ -106,7 +106,7 @@ func TestTransactionsOfGoRedisFailAsAWhole(t *testing.T) {
 	_, addr := serve(t, store, Options{})
 	for _, protocol := range []int{2, 3} {
 		c, ctx := goredis.NewClient(&goredis.Options{Addr: addr, Protocol: protocol, PoolSize: 1, MaxRetries: -1}), testContext(t)
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		require.NoError(t, c.Set(ctx, "balance", 100, 0).Err())
 		for range 3 { // each leaves the connection as it was
 			_, err := c.TxPipelined(ctx, func(p goredis.Pipeliner) error {
@@ -145,7 +145,7 @@ func TestNothingIsDoneWithTheDataAfterARefusedSELECT(t *testing.T) {
 	}
 	for _, protocol := range []int{2, 3} {
 		c, ctx := goredis.NewClient(&goredis.Options{Addr: addr, DB: 1, Protocol: protocol, MaxRetries: -1}), testContext(t)
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		require.ErrorContains(t, c.Set(ctx, "a", "2", 0).Err(), "DB index is out of range")
 		require.ErrorContains(t, c.Get(ctx, "a").Err(), "DB index is out of range")
 		_, err := c.Pipelined(ctx, func(p goredis.Pipeliner) error {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ func ask(t testing.TB, conn net.Conn, request string) int {
 	require.NoError(t, err)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
+	defer response.Body.Close()
 	_, err = io.Copy(io.Discard, response.Body)
 	require.NoError(t, err)
 	return response.StatusCode
@@ -32,7 +34,7 @@ const health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 func awaitClosed(t testing.TB, conn net.Conn) {
 	t.Helper()
 	_, err := io.Copy(io.Discard, conn)
-	if timeout, ok := err.(net.Error); ok {
+	if timeout, ok := errors.AsType[net.Error](err); ok {
 		require.False(t, timeout.Timeout(), "it is not closed")
 	}
 }
@@ -89,7 +91,11 @@ func TestSilentConnectionsGiveWay(t *testing.T) {
 			return false // refused, and closed already
 		}
 		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		return err == nil && response.StatusCode == http.StatusOK
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		return response.StatusCode == http.StatusOK
 	})
 	awaitClosed(t, silent[0])
 }

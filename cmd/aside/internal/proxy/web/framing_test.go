@@ -33,6 +33,7 @@ func (f *front) answers(text string, over bool) (all []reply) {
 		require.NoError(f.t, err)
 		body, err := io.ReadAll(response.Body)
 		require.NoError(f.t, err)
+		require.NoError(f.t, response.Body.Close())
 		all = append(all, reply{response, string(body)})
 	}
 }
@@ -168,7 +169,7 @@ func TestALengthThatHTTP2DoesNotKeepIsNotStored(t *testing.T) {
 		return "\x00" + string(rune(len(name))) + name + string(rune(len(value))) + value
 	}
 	put := func(length, body string) (stored bool) {
-		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // a test's own certificate
+		conn, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // a test's own certificate
 		require.NoError(t, err)
 		defer conn.Close()
 		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))

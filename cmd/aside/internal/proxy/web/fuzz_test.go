@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
-	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/fallback"
 )
 
 // Whatever net/http takes for a request is answered: what a PUT has stored is what the next GET returns, an error is a problem with its type, and
