@@ -15,16 +15,21 @@ import (
 // is lost, and so is the memory of this process; a kept write would do that again at each attempt to replay it.
 //
 // So a new connection asks for the bound (CONFIG GET), and what exceeds it is not sent: a script answers in its place, with an error that says why. It is judged
-// like any other refusal of one write. Where CONFIG is not permitted, the first attempt tells; what is as long is then not sent for a while.
+// like any other refusal of one write. Where CONFIG is not permitted, attempts tell: by the error that the server answers before it closes, or, as that may get
+// lost, by two connections in a row that end while something long is being sent. What is as long is then not sent for a while.
 
 // longest is how long an argument may be. Safe for concurrent use.
 type longest struct {
 	said    atomic.Int64 // by the server; 0: it does not tell
 	failed  atomic.Int64 // the shortest that was refused; 0: none
 	retryAt atomic.Int64 // when to try such a one again, in Client.now's time
+	suspect atomic.Int64 // the length with which the connection has just ended; 0: none
 }
 
-const longestRetry = 10 * time.Minute // somebody may have raised it
+const (
+	longestRetry = 10 * time.Minute // somebody may have raised it
+	leastLongest = 1 << 20          // Redis accepts no lower bound
+)
 
 // most returns the longest argument that may be sent.
 func (l *longest) most(now int64) int64 {
@@ -81,8 +86,19 @@ func (l *longest) withhold(calls []*call, now int64) {
 // learn looks for refusals that withhold could not foresee.
 func (l *longest) learn(calls []*call, now int64) {
 	for _, q := range calls {
-		if reply, ok := replyOf(q.err); ok && strings.Contains(reply.Error(), "invalid bulk length") {
-			l.refused(q.longestArg(), now)
+		bytes := q.longestArg()
+		if bytes < leastLongest || q.withheld != "" || l.said.Load() > 0 {
+			continue
+		}
+		reply, isReply := replyOf(q.err)
+		switch {
+		case isReply && strings.Contains(reply.Error(), "invalid bulk length"):
+			l.refused(bytes, now)
+		case isReply || q.err == nil:
+			l.suspect.Store(0)
+		case judge(q.err, true) != away || neverSent(q.err):
+		case !l.suspect.CompareAndSwap(0, bytes):
+			l.refused(min(bytes, l.suspect.Swap(0)), now)
 		}
 	}
 }

@@ -17,10 +17,10 @@ import (
 func TestAValueThatRedisWouldNotReadCostsNoConnection(t *testing.T) {
 	for name, how := range map[string]struct {
 		args    []string
-		flushes int64 // until it is known
+		flushes int64 // until it is known: by the answer to one attempt, or, where that gets lost, by the second
 	}{
 		"CONFIG tells":            {nil, 0},
-		"CONFIG is not permitted": {[]string{"--rename-command", "CONFIG", ""}, 1},
+		"CONFIG is not permitted": {[]string{"--rename-command", "CONFIG", ""}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := redistest.Start(t, redistest.WithArgs(append([]string{"--proto-max-bulk-len", "1mb"}, how.args...)...))
@@ -33,18 +33,18 @@ func TestAValueThatRedisWouldNotReadCostsNoConnection(t *testing.T) {
 			load := func(context.Context, string) (string, error) { return long, nil }
 
 			began := c.Stats().Flushes
-			for range 5 {
-				err := c.Set(ctx, time.Minute, "long", long)
-				require.Error(t, err)
-				require.NotErrorIs(t, err, aside.ErrRedisAway)
+			var err error
+			for range 10 {
+				if err = c.Set(ctx, time.Minute, "long", long); how.flushes == 0 { // else it may be kept, as the connection has ended
+					require.ErrorContains(t, err, "proto-max-bulk-len")
+				}
 				value, err := c.Get(ctx, time.Minute, "loaded", load)
 				require.NoError(t, err)
 				require.Equal(t, long, value)
+				require.Eventually(t, func() bool { return c.Health().Mode == aside.Healthy }, patience, time.Millisecond)
 			}
-			err := c.Set(ctx, time.Minute, "long", long)
-			require.ErrorContains(t, err, "proto-max-bulk-len")
+			require.NotErrorIs(t, err, aside.ErrRedisAway)
 			require.LessOrEqual(t, c.Stats().Flushes-began, how.flushes)
-			require.Zero(t, c.Stats().Pending)
 			require.NoError(t, c.Set(ctx, time.Minute, "short", "v"))
 
 			// Kept while Redis was away.
@@ -54,7 +54,7 @@ func TestAValueThatRedisWouldNotReadCostsNoConnection(t *testing.T) {
 			require.NoError(t, c.Set(ctx, time.Minute, "short", "w"))
 			server.Restart()
 			require.Eventually(t, func() bool { return c.Health().Mode == aside.Healthy }, patience, time.Millisecond)
-			require.Eventually(t, func() bool { return c.Stats().Pending == 1 }, patience, time.Millisecond)
+			require.Eventually(t, func() bool { return c.Stats().Pending <= 1 }, patience, time.Millisecond)
 			assert.Equal(t, "w", server.Do("GET", "short"))
 			flushes := c.Stats().Flushes
 			for range 3 { // a read has it replayed first
