@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,10 @@ func awaitMode(t testing.TB, c *aside.Client, mode aside.Mode) {
 func files(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && d.Name() != "lock" {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it is removed while we look
+			return nil
+		case err == nil && !d.IsDir() && d.Name() != "lock":
 			names = append(names, path)
 		}
 		return err
