@@ -78,7 +78,7 @@ type Client struct {
 
 	roundTrips roundTripViews
 
-	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay seldom
+	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay, seldomRead seldom
 }
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
@@ -422,6 +422,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callO
 		case err != nil && c.askAgain(f, sh, err):
 			continue
 		case err != nil:
+			c.refusedRead(f.key, err)
 			if !c.recall(ctx, f, p.room) && ctx.Err() == nil {
 				item.free = errors.Is(err, errNotAsked)
 				c.start(ctx, p, options, []loadItem{item})

@@ -220,6 +220,7 @@ func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string
 			case a.err != nil && c.askAgain(a.f, a.shard, a.err):
 				waits.again = append(waits.again, a.f)
 			case a.err != nil:
+				c.refusedRead(a.f.key, a.err)
 				if !c.recall(ctx, a.f, p.room) {
 					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
 				}

@@ -178,9 +178,19 @@ func (c *Client) waitsForLock(key string) {
 // seldom lets one call a second through, so that a broken codec cannot drown the log.
 type seldom struct{ last atomic.Int64 }
 
-func (s *seldom) ok(now int64) bool {
+func (s *seldom) ok(now int64) bool { return s.after(now, time.Second) }
+
+// after lets one call through in each pause.
+func (s *seldom) after(now int64, pause time.Duration) bool {
 	last := s.last.Load()
-	return (last == 0 || now-last >= int64(time.Second)) && s.last.CompareAndSwap(last, max(now, 1))
+	return (last == 0 || now-last >= int64(pause)) && s.last.CompareAndSwap(last, max(now, 1))
+}
+
+// refusedRead says, once a minute, that Redis refuses to read a key (WRONGTYPE, NOPERM): nothing is remembered of it, so that each call loads.
+func (c *Client) refusedRead(key string, err error) {
+	if _, reply := replyOf(err); reply && judge(err, true) == answered && c.seldomRead.after(c.now(), time.Minute) {
+		c.opt.Logger.Warn("aside: Redis refuses to read a key, so it is loaded at each call; another program may keep another type under it", keyAttr(key), "error", err)
+	}
 }
 
 func (c *Client) warn(s *seldom, msg string, args ...any) {

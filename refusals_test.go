@@ -228,3 +228,40 @@ func TestAServerThatRunsNoScriptsIsOfNoUseAndItIsSaid(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+func TestAKeyThatRedisRefusesToReadIsSaidOnceAMinute(t *testing.T) {
+	server := redistest.Start(t)
+	for name, get := range map[string]func(ctx context.Context, c *aside.Client, db *source) error{
+		"Get": func(ctx context.Context, c *aside.Client, db *source) error {
+			value, err := c.Get(ctx, time.Minute, "a list", db.load)
+			if err == nil && value != "v" {
+				err = fmt.Errorf("it is %q", value)
+			}
+			return err
+		},
+		"GetMulti": func(ctx context.Context, c *aside.Client, db *source) error {
+			values, err := c.GetMulti(ctx, time.Minute, []string{"a list", "another"}, func(ctx context.Context, keys []string) (map[string]string, error) {
+				db.calls.Add(1)
+				return map[string]string{"a list": "v", "another": "v"}, nil
+			})
+			if err == nil && values["a list"] != "v" {
+				err = fmt.Errorf("it is %q", values)
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server.Do("DEL", "a list", "another")
+			server.Do("LPUSH", "a list", "x")
+			var log logged
+			c, db := newClient(t, server.Addr(), log.option), newSource("v")
+			for range 20 {
+				require.NoError(t, get(testContext(t), c, db))
+			}
+			require.EqualValues(t, 20, db.calls.Load())
+			log.await(t, 1, "level=WARN", "Redis refuses to read a key", `key="\"a list\""`, "WRONGTYPE")
+			require.NoError(t, c.Close())
+			require.Len(t, log.lines("Redis refuses to read a key"), 1)
+		})
+	}
+}
