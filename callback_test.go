@@ -80,7 +80,7 @@ func TestAnErrorWhoseMethodsPanicIsAPanicError(t *testing.T) {
 				for _, panics := range []bool{false, true} {
 					require.NoError(t, c.Del(ctx, key, key+"2")) // no error is remembered
 					var panicked *aside.PanicError
-					require.True(t, errors.As(get(panics), &panicked), "%s, panics: %v", verb, panics)
+					require.ErrorAs(t, get(panics), &panicked, "%s, panics: %v", verb, panics)
 					require.NotPanics(t, func() { _, _ = panicked.Error(), errors.Is(panicked, aside.ErrNotFound) })
 					require.Nil(t, server.Do("GET", key), "the lock is released")
 				}

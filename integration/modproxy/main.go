@@ -10,6 +10,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -48,7 +49,7 @@ func write(repo, dir, version, revision, to string) error {
 		return err
 	}
 	folder := filepath.Join(to, filepath.FromSlash(escaped), "@v")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
 	mod, err := exec.Command("git", "-C", repo, "show", revision+":"+path.Join(dir, "go.mod")).Output()
@@ -66,14 +67,13 @@ func write(repo, dir, version, revision, to string) error {
 	if err != nil {
 		return err
 	}
-	defer archive.Close()
-	if err := zip.CreateFromVCS(archive, m, repo, revision, dir); err != nil {
+	if err := errors.Join(zip.CreateFromVCS(archive, m, repo, revision, dir), archive.Close()); err != nil {
 		return err
 	}
 	for name, content := range map[string][]byte{version + ".mod": mod, version + ".info": info, "list": []byte(version + "\n")} {
-		if err := os.WriteFile(filepath.Join(folder, name), content, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
 			return err
 		}
 	}
-	return archive.Close()
+	return nil
 }
