@@ -16,6 +16,7 @@ import (
 
 // What stands in between may answer TIME itself, by another clock or in other units. What is written goes by the clock of the scripts.
 func TestAnotherClockThanThatOfTheScriptsIsNotBelieved(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for name, answer := range map[string]func() string{
 		"behind":       func() string { return timeReply(time.Now().Add(-time.Hour)) },
 		"ahead":        func() string { return timeReply(time.Now().Add(time.Hour)) },
@@ -25,6 +26,7 @@ func TestAnotherClockThanThatOfTheScriptsIsNotBelieved(t *testing.T) {
 		"refused":      func() string { return "-ERR unknown command 'TIME'\r\n" },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			front := between(t, func(args []string) (int, string) {
 				if verb(args) == "TIME" {

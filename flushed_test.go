@@ -17,9 +17,11 @@ import (
 // Who is cut off while the database is flushed must not bring back what was flushed: neither a Set of before nor what it has loaded. What it has
 // set after the flush is as good as ever.
 func TestWhatWasFlushedDoesNotComeBack(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for _, flush := range []string{"FLUSHALL", "FLUSHDB", "evicted"} {
 		for _, others := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, others %v", flush, others), func(t *testing.T) {
+				t.Parallel()
 				server := redistest.Start(t)
 				proxy := faultproxy.New(t, server.Addr())
 				_, option := durable(t)
@@ -75,6 +77,7 @@ func TestWhatWasFlushedDoesNotComeBack(t *testing.T) {
 
 // A restart without data is none: what is replayed makes good what was lost. Nor is a short look away.
 func TestARestartIsNoFlush(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -94,6 +97,7 @@ func TestARestartIsNoFlush(t *testing.T) {
 
 // A flush while the process is connected: what Redis had refused before, and is replayed later, does not come back either.
 func TestWhatWaitsWhileItIsConnectedDoesNotComeBackAfterAFlush(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -115,6 +119,7 @@ func TestWhatWaitsWhileItIsConnectedDoesNotComeBackAfterAFlush(t *testing.T) {
 
 // In a cluster each shard has a key of its own, and each flush is the affair of its shard.
 func TestAFlushOfOneShardIsItsOwn(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t)
 	addrs := make([]string, 3)
 	proxies := make(map[string]*faultproxy.Proxy)

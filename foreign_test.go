@@ -98,6 +98,7 @@ func TestALockThatNobodyRenewsIsWaitedForLockTTL(t *testing.T) {
 
 // A client may have a longer LockTTL than those who wait for it, and takes longer than theirs between two renewals.
 func TestALongerLockTTLOfAnotherClientIsRespected(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	holder := newClient(t, server.Addr(), func(o *aside.Options) { o.LockTTL = 4 * time.Second })
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 200*time.Millisecond })

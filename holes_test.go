@@ -135,6 +135,7 @@ func TestAWriteThatIsKeptWhileRedisComesBackIsReplayed(t *testing.T) {
 }
 
 func TestWhatCouldNotBeReadJustNowIsReplayedLater(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	h := &hookedStore{Store: fallback.NewMemory(0)}

@@ -441,6 +441,7 @@ func TestAFullServerDoesNotEndTheReplay(t *testing.T) {
 
 // In a cluster a dead node costs its own slots only.
 func TestADeadNodeCostsItsOwnSlotsOnly(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t)
 	if !cluster.Node(1).CanSignal() {
 		t.Skip("the nodes cannot be frozen")

@@ -60,6 +60,7 @@ func slogTo(l *logged) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil
 func (l *logged) option(o *aside.Options) { o.Logger = slogTo(l) }
 
 func TestAServerThatRefusesItsServiceIsAway(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for _, reply := range []string{
 		"NOREPLICAS Not enough good replicas to write.",
 		"MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
@@ -79,6 +80,7 @@ func TestAServerThatRefusesItsServiceIsAway(t *testing.T) {
 		"ERR Error running script (call to f_1): @user_script:5: @user_script: 5: -NOREPLICAS Not enough good replicas to write.",
 	} {
 		t.Run(strings.Fields(reply)[0], func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			var refuses atomic.Bool
 			front := between(t, func(args []string) (int, string) {

@@ -111,6 +111,7 @@ func optionsOf(change func(*aside.Options)) (o aside.Options) {
 }
 
 func TestAFailoverBySentinelIsSaid(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	sentinel := redistest.StartSentinel(t)
 	var log logged
 	c, ctx := newClient(t, "", hasty, log.option, func(o *aside.Options) {
@@ -124,6 +125,7 @@ func TestAFailoverBySentinelIsSaid(t *testing.T) {
 }
 
 func TestAFailoverInAClusterIsSaid(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	var log logged
 	c, ctx := newClient(t, "", hasty, log.option, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)

@@ -182,6 +182,7 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 }
 
 func TestAReplicaTakesOverInACluster(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	c, ctx := newClient(t, "", hasty, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	key := "k"
@@ -199,6 +200,7 @@ func TestAReplicaTakesOverInACluster(t *testing.T) {
 }
 
 func TestSentinelFailsOver(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	sentinel := redistest.StartSentinel(t)
 	c, ctx := newClient(t, "", hasty, func(o *aside.Options) {
 		o.Redis.InitAddress = sentinel.Addrs()
@@ -233,6 +235,7 @@ func TestSentinelFailsOver(t *testing.T) {
 
 // The slot of a key may lose its home while the key is being loaded.
 func TestALoadWhoseSlotNobodyHasAnyMore(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t)
 	c, db, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), newSource("v"), testContext(t)
 	letGo := db.holdUp()

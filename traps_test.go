@@ -164,6 +164,7 @@ func TestRequireRedisWaitsForAServerThatIsStarting(t *testing.T) {
 
 // A node that rueidis has given up, and that comes back, is asked through rueidis's new connection, and nothing outlives Close.
 func TestANodeThatComesBackAfterALongTimeIsUsedAgain(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t)
 	c, ctx := newClient(t, "", hasty, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs()[:1] }), testContext(t)
 	key := ""
