@@ -20,6 +20,9 @@ import (
 // Where only what FIPS 140-3 approves of may be used, SHA-1 and MD5 panic: Redis names scripts by the one, and record files are named by the other. The
 // test runs itself again in a process where that is so.
 func TestAllWorksWhereOnlyFIPS140IsAllowed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: this test needs a server")
+	}
 	if !fips140.Enforced() {
 		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		child.Env = append(os.Environ(), "GODEBUG=fips140=only")

@@ -84,8 +84,10 @@ func (r *report) take(line string) {
 	switch e.Action {
 	case "build-output":
 		fmt.Print(e.Output)
-	case "run":
+	case "run", "cont":
 		r.since[t] = time.Now()
+	case "pause": // until others that run beside it have ended
+		delete(r.since, t)
 	case "output":
 		if r.output[t] == nil {
 			r.output[t] = &strings.Builder{}
