@@ -81,6 +81,7 @@ type shard struct {
 	typical  atomic.Int64                // bytes that a key of a batch has had lately
 	expected atomic.Int64                // bytes that it was asked for, as far as that is known
 	turns    turns                       // of what is large
+	seen     atomic.Int64                // when it was last well, in Client.now's time
 	longest  longest                     // argument that the server reads
 	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
 	fresh    atomic.Bool                 // it has never been away

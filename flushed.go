@@ -51,12 +51,11 @@ const flushLookEvery = time.Minute // beside what gives reason to
 
 // lookAround follows a good probe: it looks whether this is one server, and whether it was flushed.
 func (c *Client) lookAround(sh *shard) {
+	if run, epoch := sh.run.Load(), sh.epoch.Load(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch && c.lookForSpread(sh) {
+		sh.watch.servers = epoch
+	}
 	if !c.mayBeFlushed(sh) {
 		return
-	}
-	if run, epoch := sh.run.Load(), sh.epoch.Load(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch {
-		sh.watch.servers = epoch
-		c.lookForSpread(sh)
 	}
 	c.judgeServers(sh)
 	c.lookForFlush(sh)

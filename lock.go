@@ -569,8 +569,9 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 	}
 
 	sh.longest.withhold(calls, asked)
+	epoch := sh.epoch.Load()
 	c.send(ctx, sh.client, calls, false)
-	sh.longest.learn(calls, asked)
+	sh.longest.learn(calls, epoch, asked)
 	var again, elsewhere []*call
 	for _, q := range calls {
 		switch {

@@ -23,10 +23,18 @@ type longest struct {
 	said    atomic.Int64 // by the server; 0: it does not tell
 	failed  atomic.Int64 // the shortest that was refused; 0: none
 	retryAt atomic.Int64 // when to try such a one again, in Client.now's time
-	suspect atomic.Int64 // the length with which the connection has just ended; 0: none
+	suspect atomic.Pointer[suspicion]
+}
+
+// suspicion is that a connection has ended because of a long argument.
+type suspicion struct {
+	bytes int64
+	epoch uint64 // the connection
+	at    int64  // in Client.now's time
 }
 
 const (
+	suspectFor   = time.Minute      // beyond, two ends have nothing to do with each other
 	longestRetry = 10 * time.Minute // somebody may have raised it
 	leastLongest = 1 << 20          // Redis accepts no lower bound
 )
@@ -83,8 +91,8 @@ func (l *longest) withhold(calls []*call, now int64) {
 	}
 }
 
-// learn looks for refusals that withhold could not foresee.
-func (l *longest) learn(calls []*call, now int64) {
+// learn looks for refusals that withhold could not foresee. epoch is the connection on which calls were sent.
+func (l *longest) learn(calls []*call, epoch uint64, now int64) {
 	for _, q := range calls {
 		bytes := q.longestArg()
 		if bytes < leastLongest || q.withheld != "" || l.said.Load() > 0 {
@@ -95,10 +103,17 @@ func (l *longest) learn(calls []*call, now int64) {
 		case isReply && strings.Contains(reply.Error(), "invalid bulk length"):
 			l.refused(bytes, now)
 		case isReply || q.err == nil:
-			l.suspect.Store(0)
+			l.suspect.Store(nil)
 		case judge(q.err, true) != away || neverSent(q.err):
-		case !l.suspect.CompareAndSwap(0, bytes):
-			l.refused(min(bytes, l.suspect.Swap(0)), now)
+		default:
+			was := l.suspect.Load()
+			switch {
+			case was == nil || now-was.at > int64(suspectFor):
+				l.suspect.Store(&suspicion{bytes, epoch, now})
+			case was.epoch != epoch: // not the same end once more
+				l.suspect.Store(nil)
+				l.refused(min(bytes, was.bytes), now)
+			}
 		}
 	}
 }

@@ -72,7 +72,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		}
 		key = strings.Clone(key)
 		left = append(left, key)
-		if c.store.Pending(key) {
+		if c.mayBeUnsettled(key) {
 			pending = append(pending, key)
 		}
 	}

@@ -243,8 +243,8 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 		// What memory holds may be used for a while yet: what was proven when the connection was last known to be well.
 		sh.outage.Add(1)
 		sh.unverifiedUntil.Store(c.until(c.opt.DegradedTTL))
-		if run := sh.run.Load(); from == Healthy && run != nil {
-			sh.runIDBefore = run.id
+		if primary := sh.primary.Load(); from == Healthy && primary != nil { // not what a connection that has just led elsewhere has told
+			sh.runIDBefore = *primary
 		}
 	}
 	if from == Degraded {
@@ -322,7 +322,7 @@ func (c *Client) until(d time.Duration) int64 {
 
 // returned is called by whoever has found a shard to be well while it is degraded.
 func (c *Client) returned(sh *shard) {
-	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills > 0 {
+	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills > 0 || sh.doubts.some.Load() {
 		c.happened(sh, back, nil)
 		return
 	}

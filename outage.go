@@ -267,7 +267,21 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 
 // unsettled says that key has a record that could not be replayed just now.
 func (c *Client) unsettled(ctx context.Context, key string) bool {
-	return c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0
+	if c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0 {
+		return true
+	}
+	return c.doubtful(ctx, key)
+}
+
+// mayBeUnsettled reports whether it is worth asking.
+func (c *Client) mayBeUnsettled(key string) bool {
+	return c.store.Pending(key) || c.home(key).doubts.some.Load()
+}
+
+// doubtful reports whether key's server may still lack what it was told by its predecessor's client, see takeover.go.
+func (c *Client) doubtful(ctx context.Context, key string) bool {
+	sh := c.home(key)
+	return sh.doubts.some.Load() && sh.asks() && !c.makeSure(ctx, sh, key)
 }
 
 // overtakings know, of the keys that are being written, which write Redis has acknowledged last. A write without an answer, which is
@@ -429,7 +443,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 		outcomes[of[n]] = outcome
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
-			if outcome.Verdict == fallback.Applied && !c.opt.DisableStamps {
+			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !c.opt.DisableStamps {
 				c.recent.add([]string{due[n].Key}, stamp{due[n].Stamp, due[n].Slack}, c.now())
 			}
 		}
@@ -593,7 +607,7 @@ func (c *Client) replayer(sh *shard) {
 		if !sh.asks() {
 			continue
 		}
-		if sure, report := c.makeSure(sh), c.replayPass(sh); !sure || report.Failed > 0 {
+		if sure, report := c.makeSure(c.closing, sh), c.replayPass(sh); !sure || report.Failed > 0 {
 			retry.Reset(unansweredRetry)
 			continue
 		}

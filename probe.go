@@ -78,7 +78,7 @@ return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])`)
 
 func (c *Client) prober(sh *shard) {
 	defer c.background.Done()
-	defer c.ears.Delete(sh.ear())
+	defer func() { c.ears.Delete(sh.ear()) }() // which may be another by then
 	every := min(probeEvery, c.opt.StaleLease/4)
 	var back comeback
 	for {
@@ -257,6 +257,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		return true, false
 	}
 	sh.alive.Store(sent + int64(c.opt.StaleLease))
+	sh.seen.Store(sent)
 	if elsewhere { // its slot is moving: that is a sign of life, but none of pushes
 		c.newProbeKey(sh)
 		return true, true
@@ -283,8 +284,11 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		c.deafened(sh, fmt.Errorf("%w: a key that was read and then changed on this connection was not pushed before the next answer: %s", ErrNoInvalidations, noPushesRemedy))
 	default:
 		p.made, p.full, p.epoch, p.pause, p.notBefore = true, false, epoch, 0, 0
-		sh.deaf.Store(false)
 		c.flawed(sh, flawPushes, nil)
+		if sh.deaf.Swap(false) { // what was asked for meanwhile was not tracked, and must not be kept
+			sh.epoch.Add(1)
+			return true, true
+		}
 		sh.proven.Store(epoch)
 		sh.lease.Store(sent + int64(c.opt.StaleLease))
 		if c.near.cache == nil {

@@ -31,8 +31,9 @@ var (
 // KEYS: k, for the way it takes.   Answer: the server's INFO.
 var scriptWho = newScript(`return redis.call('INFO', 'server')`)
 
-// lookForSpread finds out, on a new connection, whether scripts go to several servers. Where it cannot be known it concludes nothing.
-func (c *Client) lookForSpread(sh *shard) {
+// lookForSpread finds out, on a new connection, whether scripts go to several servers. Where it cannot be known it concludes nothing. false: there was
+// no answer, so it is to be asked again.
+func (c *Client) lookForSpread(sh *shard) (done bool) {
 	ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
 	defer cancel()
 	questions := make([]rueidis.Completed, spreadKeys)
@@ -44,11 +45,13 @@ func (c *Client) lookForSpread(sh *shard) {
 		info, err := answer.ToString()
 		id := infoField(info, "run_id")
 		if err != nil || id == "" {
-			return
+			_, reply := replyOf(err)
+			return err == nil || reply
 		}
 		seen[id] = true
 	}
 	sh.spread.Store(len(seen) > 1)
+	return true
 }
 
 // judgeServers says what has been found, or takes it back.

@@ -2,10 +2,12 @@ package aside
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redaside/aside/fallback"
@@ -65,8 +67,10 @@ func (r *recents) since(then int64) map[string]fallback.Record {
 	return records
 }
 
-// doubts are writes that the server may lack. Safe for concurrent use.
+// doubts are writes that the server may lack: until it has answered for them, their keys are not read from it. Safe for concurrent use.
 type doubts struct {
+	some atomic.Bool // whether there are any; for the many callers that ask when there are none
+
 	mu    sync.Mutex
 	byKey map[string]fallback.Record // guarded by mu
 }
@@ -77,18 +81,42 @@ func (d *doubts) add(records map[string]fallback.Record) {
 	if d.byKey == nil {
 		d.byKey = make(map[string]fallback.Record, len(records))
 	}
-	maps.Copy(d.byKey, records)
+	for key, record := range records {
+		if record.Stamp > d.byKey[key].Stamp {
+			d.byKey[key] = record
+		}
+	}
+	d.some.Store(len(d.byKey) > 0)
 }
 
-func (d *doubts) take() []*fallback.Record {
+// of returns the doubts about keys; about all for none.
+func (d *doubts) of(keys ...string) (records []*fallback.Record) {
+	if !d.some.Load() {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	records := make([]*fallback.Record, 0, len(d.byKey))
-	for _, record := range d.byKey {
-		records = append(records, &record)
+	if len(keys) == 0 {
+		for _, record := range d.byKey {
+			records = append(records, &record)
+		}
 	}
-	d.byKey = nil
+	for _, key := range keys {
+		if record, ok := d.byKey[key]; ok {
+			records = append(records, &record)
+		}
+	}
 	return records
+}
+
+// settled ends a doubt that has been answered, unless there is a newer one.
+func (d *doubts) settled(record *fallback.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.byKey[record.Key].Stamp == record.Stamp {
+		delete(d.byKey, record.Key)
+	}
+	d.some.Store(len(d.byKey) > 0)
 }
 
 // ran notes which server answers for sh, on which connection.
@@ -102,7 +130,7 @@ func (c *Client) ran(sh *shard, run *runID) {
 		if before == nil {
 			return
 		}
-		c.tookOver(sh, func(string) bool { return true }, "runBefore", *before, "run", run.id)
+		c.tookOver(sh, sh, func(string) bool { return true }, "runBefore", *before, "run", run.id)
 	}
 }
 
@@ -135,44 +163,46 @@ func (c *Client) rehomed(old, next *topology, started []*shard) {
 				sh.state.mu.Lock()
 				sh.runIDBefore = "of another node"
 				sh.state.mu.Unlock()
-				c.tookOver(sh, func(key string) bool { return old.shardOf(key) != sh }, "nodeBefore", before.addr)
+				c.tookOver(sh, before, func(key string) bool { return old.shardOf(key) != sh }, "nodeBefore", before.addr)
 				break
 			}
 		}
 	}
 }
 
-// tookOver says that another server answers for sh, and has it look at what it may lack of the keys that were elsewhere before.
-func (c *Client) tookOver(sh *shard, elsewhere func(key string) bool, attrs ...any) {
+// tookOver says that another server answers for sh than did for before, and has it look at what it may lack of the keys that were elsewhere. What counts
+// is when the other was well last: how long it took until somebody took over says nothing of what was replicated.
+func (c *Client) tookOver(sh, before *shard, elsewhere func(key string) bool, attrs ...any) {
 	c.counts.failovers.Add(1)
-	lacking := c.recent.since(c.now() - int64(recentFor))
+	last := c.now()
+	if seen := before.seen.Load(); seen > 0 {
+		last = min(last, seen)
+	}
+	lacking := c.recent.since(last - int64(recentFor))
 	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.shardOf(key) != sh || !elsewhere(key) })
 	sh.doubts.add(lacking)
 	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.address(sh), "recentWrites", len(lacking)}, attrs...)...)
-	c.observe(Event{Kind: EventFailover, Key: sh.addr})
+	c.inBackground(func() { c.observe(Event{Kind: EventFailover, Key: sh.addr}) }) // ends with the Observer; the caller may hold topoMu
 	sh.replayNow()
 }
 
-// makeSure replays, as deletes, what sh may lack. false: not all of it was answered.
-func (c *Client) makeSure(sh *shard) bool {
-	records := sh.doubts.take()
-	unanswered := make(map[string]fallback.Record)
-	deleted := 0
-	for some := range slices.Chunk(records, maxBatchKeys) {
-		for i, outcome := range c.askReplay(c.closing, sh, some, c.opt.RedisTimeout) {
-			switch outcome.Verdict {
-			case fallback.NoAnswer:
-				unanswered[some[i].Key] = *some[i]
-			case fallback.Applied:
+// makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was answered.
+func (c *Client) makeSure(ctx context.Context, sh *shard, keys ...string) bool {
+	answered, deleted := true, 0
+	for some := range slices.Chunk(sh.doubts.of(keys...), maxBatchKeys) {
+		for i, outcome := range c.askReplay(ctx, sh, some, c.opt.RedisTimeout) {
+			if outcome.Verdict == fallback.NoAnswer {
+				answered = false
+				continue
+			}
+			sh.doubts.settled(some[i])
+			if outcome.Verdict == fallback.Applied {
 				deleted++
 			}
 		}
 	}
-	if len(unanswered) > 0 {
-		sh.doubts.add(unanswered)
-	}
 	if deleted > 0 {
 		c.opt.Logger.Warn("aside: the server that took over lacked what was acknowledged before: deleted there", "address", c.address(sh), "keys", deleted)
 	}
-	return len(unanswered) == 0
+	return answered
 }

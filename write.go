@@ -386,7 +386,7 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 		q := newCall(w.bare, key, b.args[0])
 		q.args = append(q.args, w.args...)
 		c.run(ctx, b.shard, q)
-		if b.reply, b.err = q.reply, q.err; q.err != nil {
+		if b.reply, b.err = q.reply, q.err; q.err != nil || q.untimely() {
 			return
 		}
 	}
