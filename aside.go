@@ -373,6 +373,8 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		switch {
 		case err != nil:
 			return outcome{}, err
+		case out.again && !who.inside():
+			return outcome{}, errNoValues
 		case out.again:
 		case out.err != nil:
 			return out, out.err

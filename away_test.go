@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,20 +13,45 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// logText is what was logged; its writer is a goroutine of the client's.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logText) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
 // While Redis is away the log says once a minute how it goes.
 func TestOneLineAMinuteWhileRedisIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		c := newAway(t)
-		c.opt.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		var log logText
+		c := newAway(t, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		sh := newShardOf(c)
 		c.happened(sh, lost, errors.New("gone"))
-		log.Reset()
+		synctest.Wait()
+		log.reset()
 		c.counts.loads.Add(7)
 		for range 5 * 60 * 10 {
 			time.Sleep(100 * time.Millisecond)
 			c.remind(sh)
 		}
+		synctest.Wait() // for the log's queue
 		var lines, never []string
 		for line := range strings.Lines(log.String()) {
 			if strings.Contains(line, "error=gone") {
@@ -41,9 +67,11 @@ func TestOneLineAMinuteWhileRedisIsAway(t *testing.T) {
 			require.Contains(t, lines[4], part)
 		}
 		c.happened(sh, backEmpty, nil)
-		log.Reset()
+		synctest.Wait()
+		log.reset()
 		time.Sleep(5 * time.Minute)
 		c.remind(sh)
+		synctest.Wait()
 		require.NotContains(t, log.String(), "error=gone")
 	})
 }

@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -61,6 +62,10 @@ func (c *caller) present() bool {
 
 // inside reports whether the call still lasts and its context has values: where a loader makes it, one of that load's callers must be inside.
 func (c *caller) inside() bool { return c.present() && (c.load == nil || c.load.caller() != nil) }
+
+// errNoValues is what a call gets that goes on after the load that made it, as a goroutine of a loader may with context.WithoutCancel: what its own
+// loader asks of the context nobody can answer any more, however often it is called.
+var errNoValues = fmt.Errorf("aside: the load whose context this call has is over, so nobody gives its loader values: give what outlives a loader a context of its own: %w", context.Canceled)
 
 // use returns the context, or nil once the call is over; release must follow if it does not.
 func (c *caller) use() context.Context {

@@ -65,6 +65,10 @@ type flight struct {
 	large int64 // bytes that were found, and are to be asked for in turn
 
 	first [1]*caller
+
+	// Of its lock, when its load has failed; set before complete.
+	told    bool // it was released, and changes since are pushed
+	written bool // somebody else had written the key
 }
 
 // outcome is what comes of a flight.
@@ -240,8 +244,11 @@ func (c *Client) complete(f *flight, out outcome) {
 // holds returns how long the error of a loader answers new callers too (Options.ErrorTTL), so that a failing database is not asked by a hundred
 // waiters one after another.
 func (c *Client) holds(f *flight, err error) time.Duration {
-	if err == nil || f.load == nil || f.load.unheld || isEncodeError(err) || c.closing.Err() != nil {
+	if err == nil || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || c.closing.Err() != nil {
 		return 0
+	}
+	if !f.told { // somebody may have written it already, of which no push will tell
+		return min(f.load.options.errorTTL, defaultErrorTTL)
 	}
 	return f.load.options.errorTTL
 }
@@ -712,10 +719,23 @@ func (l *load) release(err error) {
 	if err != nil && !l.unheld && l.options.errorTTL > 0 {
 		script = scriptReleaseFailed
 	}
-	c.overLocks(script, script, nil, pointers(l.items), 0, markerOnly, nil)
-	for _, item := range l.items {
+	generations := make([]uint64, len(l.items))
+	for i := range l.items {
+		l.items[i].n, generations[i] = i, c.near.generation(l.items[i].f.key)
+	}
+	type fate struct{ told, written bool }
+	fates := make([]fate, len(l.items))
+	c.overLocks(script, script, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
+		fates[item.n] = fate{ours && err == nil, !ours && err == nil}
+	})
+	for i := range l.items {
+		item := &l.items[i]
 		c.near.wake(item.f.key)
+		item.f.told, item.f.written = fates[i].told, fates[i].written
 		c.complete(item.f, outcome{err: err, again: err == nil})
+		if c.near.generation(item.f.key) != generations[i] { // a push came before there was an error that it could end
+			c.forgetError(item.f.key)
+		}
 	}
 }
 
@@ -761,6 +781,12 @@ func (l *load) store() {
 		}
 		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
 			item.reserved = c.near.reserve(item.f.key, item.shard)
+			if most := item.shard.longest.most(c.now()); storable && int64(len(wire.Pack(out.raw))) > most {
+				c.counts.tooLarge.Add(1)
+				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
+				c.warn(&c.seldomStore, "a loaded value is too large for Redis, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "proto-max-bulk-len", most)
+				storable = false // and its lock is given back
+			}
 		}
 		l.lent += lentItem
 		if !storable {

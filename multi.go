@@ -151,18 +151,23 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 			if leader {
 				led = append(led, f)
-			} else {
-				c.shares(key)
 			}
 			flights = append(flights, boarded{f, leader, early, joined})
 		}
 		c.leadMulti(who, led, bad, p, options)
+		for _, b := range flights { // not before: an Observer may ask for what we lead
+			if !b.leader {
+				c.shares(b.f.key)
+			}
+		}
 		keys = keys[:0]
 		for _, b := range flights {
 			out, err := c.await(who, b.f, b.early)
 			switch {
 			case err != nil:
 				failed[b.f.key] = err
+			case out.again && !who.inside():
+				failed[b.f.key] = errNoValues
 			case out.again:
 				keys = append(keys, b.f.key)
 			case out.err != nil && !(out.own(p.call) && isEncodeError(out.err)):
@@ -336,7 +341,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	var replace []int
 	var pending []string
 	for _, f := range flights {
-		if c.store.Pending(f.key) {
+		if c.mayBeUnsettled(f.key) {
 			pending = append(pending, f.key)
 		}
 	}
@@ -407,6 +412,11 @@ func (c *Client) unsettledOf(ctx context.Context, pending []string) map[string]b
 	unsettled := make(map[string]bool)
 	for _, key := range c.settle(ctx, pending) {
 		unsettled[key] = true
+	}
+	for _, key := range pending {
+		if c.doubtful(ctx, key) {
+			unsettled[key] = true
+		}
 	}
 	return unsettled
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,4 +117,48 @@ func TestLoadersThatShareANestedLoadAreNoCircle(t *testing.T) {
 	letGo()
 	require.Equal(t, result{value: "b(v)"}, await(t, b))
 	require.Equal(t, result{value: "a(b(v)v)"}, await(t, a))
+}
+
+// A goroutine that a loader starts with context.WithoutCancel has the loader's context, and asks with it after that load is over: nobody can give its
+// own loader values then, however often it is called.
+func TestADetachedCallEndsWhereNobodyGivesItsLoaderValues(t *testing.T) {
+	c := newClient(t, redistest.Start(t).Addr())
+	for name, ask := range map[string]func(ctx context.Context, load aside.Loader[string]) error{
+		"Get": func(ctx context.Context, load aside.Loader[string]) error {
+			_, err := c.Get(ctx, time.Minute, "detached", load)
+			return err
+		},
+		"GetMulti": func(ctx context.Context, load aside.Loader[string]) error {
+			_, err := c.GetMulti(ctx, time.Minute, []string{"detached", "another"}, func(ctx context.Context, keys []string) (map[string]string, error) {
+				value, err := load(ctx, keys[0])
+				return map[string]string{"detached": value, "another": value}, err
+			})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			over, ended := make(chan struct{}), make(chan error, 1)
+			var loads atomic.Int64
+			_, err := c.Get(testContext(t), time.Minute, "outer "+name, func(ctx context.Context, _ string) (string, error) {
+				go func() { // ends with the call that it makes
+					<-over
+					ended <- ask(context.WithoutCancel(ctx), func(ctx context.Context, _ string) (string, error) {
+						loads.Add(1)
+						_ = ctx.Value(tenantKey{})
+						return "v", nil
+					})
+				}()
+				return "v", nil
+			})
+			require.NoError(t, err)
+			close(over)
+			select {
+			case err := <-ended:
+				require.ErrorIs(t, err, context.Canceled)
+			case <-time.After(patience):
+				t.Fatal("it goes on for ever")
+			}
+			require.EqualValues(t, 1, loads.Load())
+		})
+	}
 }

@@ -177,6 +177,7 @@ func (r ReplayFills) String() string {
 }
 
 const (
+	defaultErrorTTL    = 50 * time.Millisecond
 	defaultAddress     = "127.0.0.1:6379"
 	defaultDialTimeout = 250 * time.Millisecond
 	defaultTLSTimeout  = time.Second // a handshake takes several round trips, and some time to reckon
@@ -206,7 +207,7 @@ func (o Options) withDefaults() Options {
 	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 1<<10)
 	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)
 	o.NegativeTTL = cmp.Or(o.NegativeTTL, 30*time.Second)
-	o.ErrorTTL = cmp.Or(o.ErrorTTL, 50*time.Millisecond)
+	o.ErrorTTL = cmp.Or(o.ErrorTTL, defaultErrorTTL)
 	o.DegradedTTL = cmp.Or(o.DegradedTTL, 30*time.Second)
 	o.MaxLoaders = cmp.Or(o.MaxLoaders, 256)
 	o.StampTTL = cmp.Or(o.StampTTL, time.Hour)

@@ -26,11 +26,11 @@ type place struct{ loads int }
 
 // seating is where a load runs.
 type seating struct {
-	place  *place    // nil: it has none
-	lent   bool      // another load runs on it
-	lender *load     // whose place it is; nil: its own
-	asking []*caller // the nested calls that wait for the load, those that have left among them
-	turn   chan struct{}
+	place    *place    // nil: it has none
+	borrower *load     // that runs on its place; nil: none
+	lender   *load     // whose place it is; nil: its own
+	asking   []*caller // the nested calls that wait for the load, those that have left among them
+	turn     chan struct{}
 }
 
 // enter waits for a place for l. leave must follow if there is one.
@@ -84,8 +84,8 @@ func (p *places) seatLocked(l *load) bool {
 			continue
 		}
 		for outer := who.load; outer != nil; outer = outer.parent {
-			if outer.c == l.c && outer.seating.place != nil && !outer.seating.lent {
-				outer.seating.lent = true
+			if outer.c == l.c && outer.seating.place != nil && outer.seating.borrower == nil {
+				outer.seating.borrower = l
 				s.lender, s.place = outer, outer.seating.place
 				s.place.loads++
 				return true
@@ -105,13 +105,16 @@ func (p *places) leave(l *load) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &l.seating
-	if s.lender != nil {
-		s.lender.seating.lent = false
+	if s.lender != nil { // it has lent its place until the last borrower has left
+		s.lender.seating.borrower = s.borrower
+	}
+	if s.borrower != nil {
+		s.borrower.seating.lender = s.lender
 	}
 	if s.place.loads--; s.place.loads == 0 {
 		p.free++
 	}
-	s.place, s.lender = nil, nil
+	s.place, s.lender, s.borrower = nil, nil, nil
 	p.waiting = slices.DeleteFunc(p.waiting, p.calledLocked)
 }
 

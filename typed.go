@@ -244,12 +244,21 @@ func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	if kept := t.kept(e); kept != nil {
 		return *kept, nil
 	}
+	value, err := t.decodeOnce(key, raw, e)
+	if err != nil {
+		t.undecodable(key, err) // not with e.decoding held: an Observer may ask for this very key
+	}
+	return value, err
+}
+
+// decodeOnce decodes raw and keeps the result in e.
+func (t *TypedClient[T]) decodeOnce(key, raw string, e *entry) (T, error) {
 	e.decoding.Lock() // two hundred waiters of one key decode it once
 	defer e.decoding.Unlock()
 	if kept := t.kept(e); kept != nil {
 		return *kept, nil
 	}
-	value, err := t.decodeAnew(key, raw)
+	value, err := t.read(raw)
 	if err == nil {
 		copied := value
 		t.c.near.keep(key, e, &decoded{by: t.id, value: &copied}, t.own(&copied, e.raw))
@@ -267,15 +276,25 @@ func (t *TypedClient[T]) own(value *T, raw string) int {
 }
 
 func (t *TypedClient[T]) decodeAnew(key, raw string) (T, error) {
+	value, err := t.read(raw)
+	if err != nil {
+		t.undecodable(key, err)
+	}
+	return value, err
+}
+
+// read decodes raw; what is no value is an error.
+func (t *TypedClient[T]) read(raw string) (T, error) {
 	value, err := t.tryDecode(raw)
 	if err == nil && (t.isNil(&value) || isNull(raw) && t.isForeignNull(value, raw)) {
 		err = errNull
 	}
-	if err != nil {
-		t.c.counts.decodeErrors.Add(1)
-		t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
-	}
 	return value, err
+}
+
+func (t *TypedClient[T]) undecodable(key string, err error) {
+	t.c.counts.decodeErrors.Add(1)
+	t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
 }
 
 var errNull = errors.New("it is null, which is no value")

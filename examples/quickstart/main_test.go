@@ -30,6 +30,9 @@ func TestWithRedisEachStepIsAnsweredByTheNearestTier(t *testing.T) {
 		step("A gets 5 users: 42, 7, 1, 2, 3", "5 profiles", "memory (2×), redis, loader", "1"),
 		`calls asked the database 6 times`)
 	for _, key := range server.Do("KEYS", "*").([]any) { // stamps of the last deletes, and keys of probes
+		if key == "aside:probe:made" { // one for each database, by which a flush is noticed
+			continue
+		}
 		if left, _ := server.Do("PTTL", key.(string)).(int64); left <= 0 || left > ttl.Milliseconds() {
 			t.Errorf("it left %s in Redis for %d ms", key, left)
 		}

@@ -45,7 +45,7 @@ func (c *comparison) differ(at, was, now string) {
 }
 
 func (c *comparison) compare(at string, was, now reflect.Value, depth int) {
-	if c.left--; c.left < 0 || depth > maxDepth || len(c.found) == maxNamed {
+	if c.left--; c.left < 0 || depth > maxDepth || len(c.found) >= maxNamed {
 		return
 	}
 	if !was.IsValid() || !now.IsValid() || was.Type() != now.Type() {
@@ -82,10 +82,15 @@ func (c *comparison) compare(at string, was, now reflect.Value, depth int) {
 		}
 		return
 	case reflect.Struct:
+		own := encodesItself(was.Type())
 		for i := range was.NumField() {
-			name := was.Type().Field(i).Name
-			if name != "_" {
-				c.compare(join(at, name), was.Field(i), now.Field(i), depth+1)
+			f := was.Type().Field(i)
+			switch {
+			case f.Name == "_":
+			case own || !f.IsExported() && !f.Anonymous || leftOut(f.Tag):
+				c.lost(join(at, f.Name), was.Field(i), now.Field(i))
+			default:
+				c.compare(join(at, f.Name), was.Field(i), now.Field(i), depth+1)
 			}
 		}
 		return
@@ -111,7 +116,7 @@ func (c *comparison) compare(at string, was, now reflect.Value, depth int) {
 }
 
 func (c *comparison) maps(at string, was, now reflect.Value, depth int) {
-	for each := was.MapRange(); each.Next() && c.left > 0; {
+	for each := was.MapRange(); each.Next() && c.left > 0 && len(c.found) < maxNamed; c.left-- {
 		key := each.Key()
 		at := at + "[" + keyName(key) + "]"
 		if !key.Comparable() {
@@ -130,6 +135,32 @@ func (c *comparison) maps(at string, was, now reflect.Value, depth int) {
 		c.differ(at, fmt.Sprintf("%d entries", was.Len()), fmt.Sprintf("%d entries", now.Len()))
 	}
 }
+
+// lost is compare for what the codec has not read: it may be guarded by a lock of the value's own, while others change it, so that only whether it is
+// set is looked at.
+func (c *comparison) lost(at string, was, now reflect.Value) {
+	if len(c.found) < maxNamed && !was.IsZero() && now.IsZero() && !isLock(was.Type()) {
+		c.differ(at, contentName(was), "nothing")
+	}
+}
+
+// encodesItself reports whether a codec asks t for its bytes, and so need not read its fields.
+func encodesItself(t reflect.Type) bool {
+	for _, name := range []string{"MarshalJSON", "MarshalText", "MarshalBinary", "GobEncode", "EncodeMsgpack", "MarshalMsgpack"} {
+		if _, ok := reflect.PointerTo(t).MethodByName(name); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// leftOut reports whether a field's tag keeps it from one of the formats.
+func leftOut(tag reflect.StructTag) bool {
+	return tag.Get("json") == "-" || tag.Get("msgpack") == "-"
+}
+
+// isLock reports whether t is of package sync: its state says nothing of the value.
+func isLock(t reflect.Type) bool { return t.PkgPath() == "sync" || t.PkgPath() == "sync/atomic" }
 
 // bothThere reports whether both are not nil, and notes a difference where one is.
 func (c *comparison) bothThere(at string, was, now reflect.Value) bool {

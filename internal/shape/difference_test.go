@@ -38,7 +38,7 @@ func TestDifferencesNamesTheField(t *testing.T) {
 		"nil and empty":       {&outer{Tags: []string{}, By: map[string]any{}}, &outer{}, nil},
 		"a hidden time":       {&outer{at: now}, &outer{at: now.Round(0)}, nil},
 		"a string":            {&outer{Name: "a"}, &outer{}, []shape.Difference{{"Name", "string", "another value"}}},
-		"an unexported field": {&outer{hidden: "a"}, &outer{}, []shape.Difference{{"hidden", "string", "another value"}}},
+		"an unexported field": {&outer{hidden: "a"}, &outer{}, []shape.Difference{{"hidden", "string", "nothing"}}},
 		"a time":              {&outer{At: now}, &outer{At: now.Add(1)}, []shape.Difference{{"At", "time.Time", "another value"}}},
 		"a number's type": {
 			&outer{By: map[string]any{"id": int64(1), "same": "x"}},
