@@ -19,18 +19,19 @@ type early struct {
 	mu    sync.Mutex // guards all below
 	since int64      // when the window began, in Client.now's time
 	gone  int64      // early ones in it
-	asked int64      // what was read from Redis or loaded when it began
+	asked int64      // what was read from Redis when it began
 	told  bool       // in this window
 }
 
-// noteEarly counts an invalidation of e, and says once a minute when most of what is read goes at once.
+// noteEarly counts an invalidation of e, and says once a minute when most of what is read goes at once. What this process has stored itself does not
+// count: Redis before 6.2 pushes that back in any case.
 func (c *Client) noteEarly(e *entry) {
 	now := c.now()
-	if e.away || now-e.at >= int64(earlyWithin) {
+	if e.away || e.filled || now-e.at >= int64(earlyWithin) {
 		return
 	}
 	c.counts.goneEarly.Add(1)
-	asked := c.counts.redisHits.Load() + c.counts.loads.Load()
+	asked := c.counts.redisHits.Load()
 	w := &c.early
 	w.mu.Lock()
 	if now-w.since >= int64(earlyWindow) {

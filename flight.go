@@ -796,6 +796,9 @@ func (l *load) store() {
 		l.lent += int64(len(out.raw))
 		if item.shard != nil {
 			item.entry = c.near.newEntry(item.f.key, item.reserved, c.near.own(out.raw), !out.found, l.ttlOf(i), l.room)
+			if item.entry != nil {
+				item.entry.filled = true
+			}
 		}
 		fill = append(fill, item)
 	}

@@ -84,6 +84,7 @@ type entry struct {
 	weight  atomic.Uint32
 	absent  bool
 	away    bool
+	filled  bool // by a load of this process, not read
 }
 
 // decoded is the value of an entry in the form that one codec gave it.
