@@ -1,11 +1,13 @@
 package resp
 
 import (
+	"errors"
 	"math"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
@@ -13,8 +15,8 @@ import (
 
 // scriptSet sets a value under conditions.
 //
-//	ARGV  three for scriptClean; the value; NX, XX or nothing; 1 if the old value is asked for; KEEPTTL, a ttl in ms (0: it has passed)
-//	      or nothing
+//	ARGV  three for scriptClean; the value; NX, XX or nothing; 1 if the old value is asked for; KEEPTTL, a ttl in ms (0: it has passed),
+//	      "@" and an end in ms since 1970, or nothing
 //
 // It returns the old value if that is asked for, else OK; nil if there is none, or the condition is not met.
 const scriptSet = scriptClean + `
@@ -34,6 +36,11 @@ if ARGV[7] == '' or ARGV[7] == '0' then
 	done = redis.pcall('SET', KEYS[1], ARGV[4])
 elseif ARGV[7] == 'KEEPTTL' then
 	done = redis.pcall('SET', KEYS[1], ARGV[4], 'KEEPTTL')
+elseif string.sub(ARGV[7], 1, 1) == '@' then
+	done = redis.pcall('SET', KEYS[1], ARGV[4])
+	if not done.err then
+		redis.call('PEXPIREAT', KEYS[1], string.sub(ARGV[7], 2))
+	end
 else
 	done = redis.pcall('SET', KEYS[1], ARGV[4], 'PX', ARGV[7])
 end
@@ -48,8 +55,8 @@ if ARGV[6] == '1' then
 end
 return done`
 
-// scriptGetAnd returns the value, or nil, and gives it the end that ARGV[4] says: 0 deletes it, PERSIST takes its end away, anything else is
-// a ttl in ms.
+// scriptGetAnd returns the value, or nil, and gives it the end that ARGV[4] says: 0 deletes it, PERSIST takes its end away, "@" and a number
+// is an end in ms since 1970, anything else a ttl in ms.
 const scriptGetAnd = scriptClean + `
 local value = redis.pcall('GET', KEYS[1])
 if type(value) ~= 'string' then
@@ -59,6 +66,8 @@ if ARGV[4] == '0' then
 	redis.call('DEL', KEYS[1])
 elseif ARGV[4] == 'PERSIST' then
 	redis.call('PERSIST', KEYS[1])
+elseif string.sub(ARGV[4], 1, 1) == '@' then
+	redis.call('PEXPIREAT', KEYS[1], string.sub(ARGV[4], 2))
 else
 	redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
@@ -93,7 +102,7 @@ func (c *conn) setIf(key, value string, o setOptions, ttl time.Duration) {
 	case o.keepTTL:
 		end = "KEEPTTL"
 	case ttl != proxy.NoExpiry:
-		end = inMillis(ttl)
+		end = endArg(o.unit, o.amount, ttl)
 	}
 	changed := ifAnything
 	switch {
@@ -110,6 +119,32 @@ func (c *conn) setIf(key, value string, o setOptions, ttl time.Duration) {
 		c.opened(reply)
 	case reply.IsNil():
 		c.null()
+	default:
+		c.ok()
+	}
+}
+
+// endArg is an end as the scripts take it: an absolute one as it is, so that it does not move by how long Redis takes.
+func endArg(unit, amount string, ttl time.Duration) string {
+	n, _ := number(amount) // endOf has read it
+	switch {
+	case ttl <= 0:
+	case unit == "EXAT":
+		return "@" + strconv.FormatInt(n*1000, 10)
+	case unit == "PXAT":
+		return "@" + strconv.FormatInt(n, 10)
+	}
+	return inMillis(ttl)
+}
+
+// putAt sets a value with an absolute end. Where Redis cannot be asked now, put keeps it, with that end.
+func (c *conn) putAt(key, value string, o setOptions, ttl time.Duration) {
+	_, err := c.cleaning(scriptSet, key, ifAnything, c.server.store.Pack(value), "", "0", endArg(o.unit, o.amount, ttl))
+	switch {
+	case errors.Is(err, aside.ErrRedisAway), errors.Is(err, aside.ErrUnknownOutcome): // doing it twice does no harm
+		c.put(key, value, ttl)
+	case err != nil:
+		c.failWrite(err)
 	default:
 		c.ok()
 	}
@@ -154,7 +189,7 @@ func getex(c *conn, args []string) {
 	case ttl == proxy.NoExpiry:
 		c.getAnd(args[0], "PERSIST")
 	default:
-		c.getAnd(args[0], inMillis(ttl))
+		c.getAnd(args[0], endArg(unit, amount, ttl))
 	}
 }
 

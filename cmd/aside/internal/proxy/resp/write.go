@@ -76,6 +76,10 @@ func set(c *conn, args []string) {
 		c.setIf(args[0], args[1], o, ttl)
 		return
 	}
+	if strings.HasSuffix(o.unit, "AT") && ttl > 0 && ttl != proxy.NoExpiry {
+		c.putAt(args[0], args[1], o, ttl)
+		return
+	}
 	c.put(args[0], args[1], ttl)
 }
 
