@@ -2,6 +2,7 @@
 package wire
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -53,6 +54,11 @@ func PeerLock(stored string) bool {
 	return false
 }
 
+// beginsAsPeerLock reports whether value may have been escaped because it was such a mark: it may have grown since, by APPEND.
+func beginsAsPeerLock(value string) bool {
+	return slices.ContainsFunc(peers[:], func(prefix string) bool { return strings.HasPrefix(value, prefix) })
+}
+
 func notInID(r rune) bool {
 	return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("-_:{}", r))
 }
@@ -88,7 +94,7 @@ func Unpack(stored string) (value string, c Content) {
 		return "", Lock
 	case stored == Absent:
 		return "", Absence
-	case strings.HasPrefix(stored, Escape+Prefix), strings.HasPrefix(stored, Escape) && PeerLock(stored[len(Escape):]):
+	case strings.HasPrefix(stored, Escape+Prefix), strings.HasPrefix(stored, Escape) && beginsAsPeerLock(stored[len(Escape):]):
 		return stored[len(Escape):], Value
 	default:
 		return "", Unreadable

@@ -30,11 +30,28 @@ if ARGV[4] == 'number' and type(reply) ~= 'table' then
 end
 return reply`
 
-// scriptClean makes the key what it is taken for: no key where it holds no value, without end where that is too far to be one.
+// scriptClean makes the key what it is taken for: no key where it holds no value, without end where that is too far to be one. What other libraries leave
+// in a key while they load it is told as package wire tells it.
 const scriptClean = `
-local head = redis.pcall('GETRANGE', KEYS[1], 0, #ARGV[2] - 1)
-if type(head) == 'string' and string.sub(head, 1, #ARGV[1]) == ARGV[1] and head ~= ARGV[2] then
-	redis.call('DEL', KEYS[1])
+local function idOf(s)
+	for _, prefix in ipairs({'rueidisid:', 'valkeyid:', '__redcache:lock:'}) do
+		if string.sub(s, 1, #prefix) == prefix then
+			return string.sub(s, #prefix + 1)
+		end
+	end
+end
+local function mark(s)
+	local id = idOf(s)
+	return id and #id > 0 and #id <= 64 and not string.find(id, '[^%w_:{}%-]')
+end
+local head = redis.pcall('GETRANGE', KEYS[1], 0, 127) -- longer than any mark, escaped or not
+if type(head) == 'string' then
+	local escape = string.sub(ARGV[2], 1, #ARGV[2] - #ARGV[1])
+	local own = string.sub(head, 1, #ARGV[1]) == ARGV[1]
+	local escaped = string.sub(head, 1, #ARGV[2]) == ARGV[2] or string.sub(head, 1, #escape) == escape and idOf(string.sub(head, #escape + 1))
+	if own and not escaped or mark(head) then
+		redis.call('DEL', KEYS[1])
+	end
 end
 if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[3]) then
 	redis.call('PERSIST', KEYS[1])
