@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	userCount  = 500
-	orderCount = 250_000
+	userCount  = 2_000
+	orderCount = 1_000_000
 )
 
 // Profile is what the page of a user shows. It has no pointer, slice or map, so the cache keeps it decoded.

@@ -160,9 +160,14 @@ func (s *show) steps(ctx context.Context, a, b *node) {
 	s.step(a, "200 callers of A get user 7 at once", func() (string, error) {
 		values := make([]Profile, callers)
 		errs := make([]error, callers)
-		var all sync.WaitGroup
+		var ready, all sync.WaitGroup
+		ready.Add(callers)
 		for i := range callers {
-			all.Go(func() { values[i], errs[i] = a.get(ctx, s.prefix, cold) })
+			all.Go(func() {
+				ready.Done()
+				ready.Wait() // for the others
+				values[i], errs[i] = a.get(ctx, s.prefix, cold)
+			})
 		}
 		all.Wait()
 		for _, v := range values {
