@@ -43,7 +43,7 @@ func single(behindProxy bool, args ...string) func(*world) {
 		if behindProxy {
 			w.proxy = faultproxy.New(w.t, w.server.Addr())
 			// What no caller sends: handshakes, and the prober's questions (its DEL is of a key that there is not; ours are scripts).
-			w.proxy.Ignore("PING", "TIME", "HELLO", "CLIENT", "INFO", "DEL")
+			w.proxy.Ignore("PING", "TIME", "HELLO", "CLIENT", "INFO", "CONFIG", "DEL")
 		}
 	}
 }

@@ -56,7 +56,7 @@ func startSentinel(t testing.TB, program, host, port string) *Server {
 	b := &binary{program: program, dir: t.TempDir(), settings: settings{args: []string{"--sentinel"}}}
 	b.config = filepath.Join(b.dir, "sentinel.conf") // it rewrites the file
 	config := fmt.Sprintf(`sentinel monitor %[1]s %[2]s %[3]s 2
-sentinel down-after-milliseconds %[1]s 500
+sentinel down-after-milliseconds %[1]s 1000
 sentinel failover-timeout %[1]s 3000
 `, masterSet, host, port)
 	if err := os.WriteFile(b.config, []byte(config), 0o600); err != nil {
