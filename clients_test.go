@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"path/filepath"
 	"testing"
 
 	"github.com/redis/rueidis"
@@ -16,8 +15,7 @@ import (
 
 // What docs/OPERATIONS.md recommends works: a wrapped client, and a dialer of one's own. Memory is used, and Close closes what is ours.
 func TestTheRecipesForClients(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "redis.sock")
-	server := redistest.Start(t, redistest.WithArgs("--unixsocket", socket))
+	server := redistest.Start(t)
 	var built rueidis.Client
 	for name, change := range map[string]func(*aside.Options){
 		"wrapped": func(o *aside.Options) {
@@ -28,8 +26,9 @@ func TestTheRecipesForClients(t *testing.T) {
 			}
 		},
 		"dialed": func(o *aside.Options) {
+			o.Redis.InitAddress = []string{"no.such.host:6379"} // as it is with a socket or a tunnel
 			o.Redis.DialCtxFn = func(ctx context.Context, _ string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
-				return dialer.DialContext(ctx, "unix", socket)
+				return dialer.DialContext(ctx, "tcp", server.Addr())
 			}
 		},
 		"empty tracking options": func(o *aside.Options) { o.Redis.ClientTrackingOptions = []string{} },
