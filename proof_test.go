@@ -184,7 +184,7 @@ func TestAProxyThatAnswersForADeadRedis(t *testing.T) {
 // startReplica starts a server that follows primary and is in step.
 func startReplica(t testing.TB, primary *redistest.Server) *redistest.Server {
 	t.Helper()
-	replica := redistest.Start(t)
+	replica := redistest.Start(t, redistest.WithReplication())
 	host, port, err := net.SplitHostPort(primary.Addr())
 	require.NoError(t, err)
 	replica.Do("REPLICAOF", host, port)
@@ -199,7 +199,7 @@ func startReplica(t testing.TB, primary *redistest.Server) *redistest.Server {
 func TestAConnectionToAReplicaIsGivenUp(t *testing.T) {
 	for name, change := range map[string]func(*aside.Options){"with memory": func(*aside.Options) {}, "DisableCache": untracked} {
 		t.Run(name, func(t *testing.T) {
-			primary := redistest.Start(t)
+			primary := redistest.Start(t, redistest.WithReplication())
 			replica := startReplica(t, primary)
 			proxy := faultproxy.New(t, primary.Addr())
 			c, ctx := newClient(t, proxy.Addr(), hasty, change), testContext(t)
@@ -220,7 +220,7 @@ func TestAConnectionToAReplicaIsGivenUp(t *testing.T) {
 
 // A balancer leads to a primary and a replica in turn: whoever begins at the replica goes on to the primary.
 func TestAStartBehindABalancer(t *testing.T) {
-	primary := redistest.Start(t)
+	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
 	for first := range 2 {
 		var mu sync.Mutex
@@ -241,7 +241,7 @@ func TestAStartBehindABalancer(t *testing.T) {
 
 // A replica that takes writes is none that may be believed.
 func TestAReplicaThatTakesWritesIsNotUsed(t *testing.T) {
-	primary := redistest.Start(t)
+	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
 	replica.Do("CONFIG", "SET", "replica-read-only", "no")
 	c, err := aside.New(aside.Options{Redis: plain(replica.Addr()), Logger: quiet})
@@ -255,7 +255,7 @@ func TestAReplicaThatTakesWritesIsNotUsed(t *testing.T) {
 
 // An old primary that is cut off from its replicas goes on. With min-replicas-to-write it says so to who writes, and probes write.
 func TestALonelyPrimaryIsNotBelieved(t *testing.T) {
-	primary := redistest.Start(t)
+	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
 	c, ctx := newClient(t, primary.Addr(), hasty, forgetful), testContext(t)
 	primary.Do("SET", "k", "v")

@@ -89,8 +89,8 @@ func TestAProxyThatPartitionsIsNoticed(t *testing.T) {
 func TestTwoPrimariesInTurnAreNoticed(t *testing.T) {
 	for _, related := range []bool{false, true} {
 		t.Run(fmt.Sprint("a failover ", related), func(t *testing.T) {
-			first := redistest.Start(t)
-			second := redistest.Start(t)
+			first := redistest.Start(t, redistest.WithReplication())
+			second := redistest.Start(t, redistest.WithReplication())
 			follow := func(server, of *redistest.Server) {
 				if !related {
 					return

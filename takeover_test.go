@@ -18,7 +18,7 @@ import (
 // replicaOf makes a replica of server that has all of it.
 func replicaOf(t *testing.T, server *redistest.Server) *redistest.Server {
 	t.Helper()
-	replica := redistest.Start(t)
+	replica := redistest.Start(t, redistest.WithReplication())
 	host, port, err := net.SplitHostPort(server.Addr())
 	require.NoError(t, err)
 	replica.Do("REPLICAOF", host, port)
@@ -32,7 +32,7 @@ func replicaOf(t *testing.T, server *redistest.Server) *redistest.Server {
 // The address leads to another server, which lacks what the first has acknowledged last. No outage comes between: it is said all the same, and what
 // was acknowledged and is lost is not answered with what was before it.
 func TestAServerThatTakesOverIsNoticedAndAnswersNothingOlder(t *testing.T) {
-	first := redistest.Start(t)
+	first := redistest.Start(t, redistest.WithReplication())
 	proxy := faultproxy.New(t, first.Addr())
 	var log logged
 	var events atomic.Int64

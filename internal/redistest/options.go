@@ -14,6 +14,7 @@ type settings struct {
 	tls       bool
 	clientTLS *tls.Config // nil: plain TCP
 	replicas  int         // of each primary in a Cluster
+	related   bool        // other servers connect to it, at Addr
 }
 
 func newSettings(options []Option) (s settings) {
@@ -40,6 +41,11 @@ func WithPassword(password string) Option {
 // WithTLS makes the server speak TLS only, with a certificate that TLSConfig trusts. It needs a binary.
 func WithTLS() Option {
 	return func(s *settings) { s.tls = true }
+}
+
+// WithReplication is for servers that the test makes replicas of each other: they must reach each other at Addr. It needs a binary.
+func WithReplication() Option {
+	return func(s *settings) { s.related = true }
 }
 
 // WithReplicas gives each primary of a Cluster n replicas. The default is none.

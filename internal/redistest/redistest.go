@@ -38,7 +38,7 @@
 //
 // # More than one server
 //
-// Cluster and Sentinel start several processes and need a binary; WithTLS does too.
+// Cluster and Sentinel start several processes and need a binary; WithTLS and WithReplication do, too.
 //
 // A test that cannot run somewhere calls Skip, which fails instead if ASIDE_NO_SKIP=1, so that a CI job that has
 // everything notices when it silently loses something.
@@ -105,9 +105,9 @@ func Start(t testing.TB, options ...Option) *Server {
 		t.Fatal("redistest: WithReplicas is for Cluster")
 	}
 	kind := Backend()
-	if set.tls {
+	if set.tls || set.related {
 		kind = "binary"
-		needBinary(t, "WithTLS")
+		needBinary(t, "WithTLS or WithReplication")
 	}
 	switch kind {
 	case "external":
