@@ -61,7 +61,7 @@ test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
 
 test-docker: ## the same with servers in containers (REDIS_IMAGE, by default redis:7-alpine)
-	@ASIDE_BACKEND=docker $(TEST) $(INTEGRATION)
+	@ASIDE_BACKEND=docker $(TEST) -timeout 20m $(INTEGRATION)
 	@cd internal/redistest/docker && $(TEST) -tags docker ./...
 
 test-versions: ## the same with each of several servers: VERSIONS="path/to/redis-server path/to/valkey-server"

@@ -109,6 +109,8 @@ type runID struct {
 
 	replica bool
 	history string // the id of its replication
+
+	echoes bool // before Redis 6.2: what a script of ours has read and then deleted is pushed to us
 }
 
 // slotRange is some slots of a cluster, both ends included.

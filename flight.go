@@ -730,6 +730,11 @@ func (l *load) release(err error) {
 	})
 	for i := range l.items {
 		item := &l.items[i]
+		if item.shard != nil {
+			if run := item.shard.run.Load(); run != nil && run.echoes { // the push was our own
+				generations[i] = c.near.generation(item.f.key)
+			}
+		}
 		c.near.wake(item.f.key)
 		item.f.told, item.f.written = fates[i].told, fates[i].written
 		c.complete(item.f, outcome{err: err, again: err == nil})

@@ -231,7 +231,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		server, _ := answers[keyed+3].ToString()
 		replication, _ := answers[keyed+4].ToString()
 		sh.longest.heed(answers[keyed+5])
-		run = &runID{id: infoField(server, "run_id"), epoch: epoch, replica: infoField(replication, "role") == "slave", history: infoField(replication, "master_replid")}
+		run = &runID{id: infoField(server, "run_id"), echoes: strings.HasPrefix(infoField(server, "redis_version"), "6.0."), epoch: epoch, replica: infoField(replication, "role") == "slave", history: infoField(replication, "master_replid")}
 		if run.replica {
 			err = errReplica
 		}

@@ -47,7 +47,9 @@ func TestShortPiecesDoNotHoldOnToWhatIsLong(t *testing.T) {
 			awaitNobody(t, c)
 			grown := heapInUse() - before
 			require.Less(t, grown, int64(10<<20), "of a hundred documents of 1 MiB")
-			require.Positive(t, c.Stats().MemoryEntries)
+			if away || !strings.HasPrefix(server.Version(), "6.0.") { // which pushes back what we have stored ourselves
+				require.Positive(t, c.Stats().MemoryEntries)
+			}
 		})
 	}
 }
