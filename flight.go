@@ -369,7 +369,7 @@ type loadItem struct {
 	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
 	locked int64  // before the lock was asked for, in Client.now's time, if others were asked for since
 
-	gen      uint64      // of its key when the load began, see near
+	gen      uint64      // of its key when the load began, or, if it has failed, when its lock was to be released; see near
 	outage   uint64      // of its key's shard then
 	n        int         // its place in load.items, for store
 	reserved reservation // for store
@@ -719,26 +719,22 @@ func (l *load) release(err error) {
 	if err != nil && !l.unheld && l.options.errorTTL > 0 {
 		script = scriptReleaseFailed
 	}
-	generations := make([]uint64, len(l.items))
 	for i := range l.items {
-		l.items[i].n, generations[i] = i, c.near.generation(l.items[i].f.key)
+		l.items[i].gen = c.near.generation(l.items[i].f.key)
 	}
-	type fate struct{ told, written bool }
-	fates := make([]fate, len(l.items))
 	c.overLocks(script, script, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
-		fates[item.n] = fate{ours && err == nil, !ours && err == nil}
+		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
 	})
 	for i := range l.items {
 		item := &l.items[i]
 		if item.shard != nil {
 			if run := item.shard.run.Load(); run != nil && run.echoes { // the push was our own
-				generations[i] = c.near.generation(item.f.key)
+				item.gen = c.near.generation(item.f.key)
 			}
 		}
 		c.near.wake(item.f.key)
-		item.f.told, item.f.written = fates[i].told, fates[i].written
 		c.complete(item.f, outcome{err: err, again: err == nil})
-		if c.near.generation(item.f.key) != generations[i] { // a push came before there was an error that it could end
+		if c.near.generation(item.f.key) != item.gen { // a push came before there was an error that it could end
 			c.forgetError(item.f.key)
 		}
 	}

@@ -202,7 +202,7 @@ func (c *Client) makeSure(ctx context.Context, sh *shard, keys ...string) bool {
 		}
 	}
 	if deleted > 0 {
-		c.opt.Logger.Warn("aside: the server that took over lacked what was acknowledged before: deleted there", "address", c.address(sh), "keys", deleted)
+		c.warn(&c.seldomReplay, "the server that took over lacked what was acknowledged before: deleted there", "address", c.address(sh), "keys", deleted)
 	}
 	return answered
 }
