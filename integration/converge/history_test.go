@@ -101,7 +101,7 @@ type violation struct {
 	what string
 }
 
-// contestedWithin is how close two writes of different processes must be for nobody to know which was later: u of the design, 2 × 50 ms,
+// contestedWithin is how close two writes of different processes must be for nobody to know which was later: u of docs/adr/0005, 2 × 50 ms,
 // and by what this machine's clocks, read through a socket, really err.
 const (
 	clockError      = 15 * time.Millisecond
