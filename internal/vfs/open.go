@@ -115,16 +115,22 @@ func (d *disk) open(path string, flag int, perm fs.FileMode) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := check(file, before, flag); err != nil {
-			_ = file.Close() // nothing was done to it
+		err = check(file, before, flag)
+		if err == nil {
+			return file, nil
+		}
+		_ = file.Close() // nothing was done to it
+		if !errors.Is(err, errReplaced) || try == openTries {
 			return nil, err
 		}
-		return file, nil
 	}
 }
 
-// openTries bounds how often others may make and remove a file while we open it.
+// openTries bounds how often others may make, remove or replace a file while we open it.
 const openTries = 100
+
+// errReplaced reports that a name stands for another file than a moment before. A writer that renames a new file over the old one does that.
+var errReplaced = errors.New("the name came to stand for another file just now")
 
 // check looks again at a file that is open, as its name may have come to stand for another one, and empties it if flag says so.
 func check(file *os.File, before fs.FileInfo, flag int) error {
@@ -135,7 +141,7 @@ func check(file *os.File, before fs.FileInfo, flag int) error {
 	case !info.Mode().IsRegular():
 		return notRegular(info)
 	case !os.SameFile(before, info):
-		return errors.New("the name came to stand for another file just now")
+		return errReplaced
 	case flag&(os.O_WRONLY|os.O_RDWR) == 0:
 		return nil
 	}

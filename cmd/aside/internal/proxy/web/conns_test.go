@@ -118,6 +118,8 @@ func TestWhereNoneRestsTheNextIsRefused(t *testing.T) {
 	require.Contains(t, string(text), "service.max_http_connections")
 	require.Zero(t, f.server.conns.displaced.Load())
 	require.Equal(t, http.StatusNoContent, ask(t, sending[0], "v"))
+	// The answer arrives before the server notes that the connection rests. Until then another client is refused.
+	eventually(t, "its connection rests", func() bool { return f.server.conns.resting() == 1 })
 	f.put("k", "w")
 }
 
