@@ -127,3 +127,71 @@ func (c *caller) Value(key any) any {
 	value, _ := c.lookUp(key)
 	return value
 }
+
+// loadContext has the values of a caller that waits for the load, see Loader, and nobody's end.
+type loadContext struct{ l *load }
+
+type loadContextKey struct{}
+
+func (*loadContext) Deadline() (deadline time.Time, ok bool) { return deadline, false }
+func (*loadContext) Done() <-chan struct{}                   { return nil }
+func (*loadContext) Err() error                              { return nil }
+
+func (c *loadContext) Value(key any) any {
+	if key == (loadContextKey{}) {
+		return c.l
+	}
+	for who := c.l.caller(); who != nil; who = c.l.caller() {
+		if value, inside := who.lookUp(key); inside && (value != nil || who.inside()) {
+			return value
+		}
+	}
+	c.l.mu.Lock()
+	c.l.blind = true
+	c.l.mu.Unlock()
+	return nil
+}
+
+// caller returns one that waits for the load and is inside its call: always the same for as long as that stays. nil: nobody is, or the load is over.
+func (l *load) caller() *caller {
+	for range 3 { // callers may come and go while we look
+		l.mu.Lock()
+		who, over := l.first, l.ended || l.live == 0
+		l.mu.Unlock()
+		switch {
+		case over:
+			return nil
+		case who.inside():
+			return who
+		}
+		for i := range l.items {
+			for _, next := range l.c.callersOf(l.items[i].f) {
+				if next.inside() {
+					l.mu.Lock()
+					l.first = next
+					l.mu.Unlock()
+					return next
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// callersOf returns those who have joined f and are present.
+func (c *Client) callersOf(f *flight) (callers []*caller) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, who := range f.callers {
+		if who.present() {
+			callers = append(callers, who)
+		}
+	}
+	return callers
+}
+
+func loadOf(ctx context.Context) *load {
+	l, _ := ctx.Value(loadContextKey{}).(*load)
+	return l
+}

@@ -1,0 +1,245 @@
+package aside
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/redaside/aside/internal/wire"
+)
+
+// What callers have been given and Redis has not answered for is lent. A load lends when its loader has returned, to those who joined before it was
+// called; what else this process asks about the key, or does to it, waits until the fill is answered; but for Set and Del, after which it is refused. See docs/adr/0007.
+
+// maxLent bounds what callers have and Redis does not, in bytes; but for what a single load has, which is lent if nothing else is. Callers that ask
+// for keys faster than Redis can take their values would else fill our memory with them, and see their locks run out.
+const (
+	maxLent  = 1 << 20
+	lentItem = 1 << 10 // what an item counts beside its value
+)
+
+// lend gives those who wait since before the loader was called what it has returned, without having them wait until it is stored.
+// The others have to: nothing else says that nobody has changed the key since the load began.
+func (l *load) lend() {
+	c := l.c
+	if all := c.lent.Add(l.lent); c.opt.StoreFirst || all > maxLent && all > l.lent {
+		c.lent.Add(-l.lent)
+		l.lent = 0
+		return
+	}
+	for i, item := range l.items {
+		if item.marker != "" {
+			c.hand(item.f, l.outcome(i, outcome{entry: item.entry}))
+		}
+	}
+}
+
+// hand gives what was loaded to those who joined before the loader was called. complete follows, for the others.
+func (c *Client) hand(f *flight, out outcome) {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.handed, f.early = true, out
+	if out.absent && f.load.options.negativeTTL < 0 && s.byKey[f.key] == f {
+		delete(s.byKey, f.key) // who asks from now on is not to get it
+	}
+	s.lent = append(s.lent, f)
+	if f.loaded != nil {
+		close(f.loaded)
+	}
+}
+
+// awaitStored waits until what was loaded for keys, and lent, is stored or cannot be: who has something from Get must find it in Redis, too. It
+// waits for RedisTimeout at most, and not for a shard that is away.
+func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
+	if c.lent.Load() == 0 {
+		return nil
+	}
+	var all []<-chan struct{}
+	for _, key := range keys {
+		s := c.flights.stripe(key)
+		s.mu.Lock()
+		for _, f := range s.lent {
+			if f.key == key && c.shardOf(key).asks() {
+				all = append(all, f.waitLocked(false))
+			}
+		}
+		s.mu.Unlock()
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	enough := time.NewTimer(c.opt.RedisTimeout)
+	defer enough.Stop()
+	for _, stored := range all {
+		select {
+		case <-stored:
+		case <-enough.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.closing.Done():
+			return ErrClosed
+		}
+	}
+	return nil
+}
+
+// store hands out what was loaded, puts it into Redis and memory, and settles the load; perhaps after it has returned.
+func (l *load) store() {
+	c := l.c
+	fill := l.one.fill[:0]   // to store
+	var giveBack []*loadItem // to be unlocked only
+	if len(l.items) > 1 {
+		fill = make([]*loadItem, 0, len(l.items))
+	}
+	for i := range l.items {
+		item, out := &l.items[i], &l.out[i]
+		item.n = i
+		storable := true
+		switch {
+		case !out.found:
+			c.counts.notFound.Add(1)
+			storable = l.options.negativeTTL > 0
+		case out.err != nil:
+			c.counts.encodeErrors.Add(1)
+			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: out.err})
+			storable = false
+		case len(out.raw) > c.opt.MaxValueBytes:
+			c.counts.tooLarge.Add(1)
+			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
+			c.warn(&c.seldomStore, "a loaded value is too large, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "MaxValueBytes", c.opt.MaxValueBytes)
+			storable = false
+		}
+		if item.marker == "" {
+			l.give(i, outcome{free: item.free, entry: l.retain(i)})
+			continue
+		}
+		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
+			item.reserved = c.near.reserve(item.f.key, item.shard)
+			if most := item.shard.longest.most(c.now()); storable && int64(len(wire.Pack(out.raw))) > most {
+				c.counts.tooLarge.Add(1)
+				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
+				c.warn(&c.seldomStore, "a loaded value is too large for Redis, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "proto-max-bulk-len", most)
+				storable = false // and its lock is given back
+			}
+		}
+		l.lent += lentItem
+		if !storable {
+			giveBack = append(giveBack, item)
+			continue
+		}
+		l.lent += int64(len(out.raw))
+		if item.shard != nil {
+			item.entry = c.near.newEntry(item.f.key, item.reserved, c.near.own(out.raw), !out.found, l.ttlOf(i), l.room)
+			if item.entry != nil {
+				item.entry.filled = true
+			}
+		}
+		fill = append(fill, item)
+	}
+	l.mu.Lock()
+	l.storing = true // which may take longer than LockTTL, where much is on the way
+	renewed := l.renewed
+	l.mu.Unlock()
+	l.lend()
+	if ttl := c.renewedTTL(); ttl != c.lockTTL && len(fill) > 0 {
+		locks := pointers(slices.Clone(l.items))
+		c.inBackground(func() { // ends with the answer: now rather than in a third of LockTTL, when it may come too late
+			c.overLocks(scriptRenew, scriptRenew, []string{ttl}, locks, 0, markerOnly, nil)
+		})
+	}
+	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
+		l.fillOne()
+		return
+	}
+	pieces := int64(0)
+	if l.lent > 0 {
+		pieces = renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
+	}
+	c.overLocks(scriptFill, scriptFillMany, nil, fill, pieces, l.fillArgs, l.filled)
+	if len(giveBack) > 0 {
+		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, 0, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
+			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
+		})
+	}
+	l.settled()
+}
+
+// fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
+func (l *load) fillOne() {
+	item, seat := &l.items[0], &l.one.seat
+	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
+	joins := item.shard.joins()
+	if joins && !item.shard.fills.enter(seat) {
+		return
+	}
+	moved, accepted, err := l.c.overLock(scriptFill, item, seat.args)
+	if joins {
+		item.shard.fills.leave(l.c)
+	}
+	l.filledOne(moved, accepted, err)
+}
+
+func (l *load) filledOne(moved, accepted bool, err error) {
+	l.filled(moved, &l.items[0], accepted, err)
+	l.settled()
+}
+
+// fillArgs appends what an item takes of scriptFill's ARGV.
+func (l *load) fillArgs(to []string, item *loadItem) []string {
+	stored, ttl := wire.Absent, &l.absentTTL
+	if l.out[item.n].found {
+		stored, ttl = wire.Pack(l.out[item.n].raw), &l.valueTTL
+	}
+	if *ttl == "" {
+		*ttl = milliseconds(l.ttlOf(item.n))
+	}
+	return append(to, item.marker, stored, *ttl)
+}
+
+// filled hands out an item whose fill was answered.
+func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
+	c := l.c
+	out := outcome{proven: accepted, gen: item.reserved.gen}
+	switch {
+	case err != nil:
+		out.entry = l.retain(item.n)
+	case !accepted:
+		c.counts.fillsRefused.Add(1)
+	case !moved:
+		out.entry = c.near.put(item.f.key, item.reserved, item.entry)
+	}
+	l.give(item.n, out)
+	switch { // an Observer may ask for this very key
+	case err != nil:
+		c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
+	case !accepted:
+		c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
+	}
+}
+
+func (l *load) ttlOf(i int) time.Duration {
+	if l.out[i].found {
+		return l.ttl
+	}
+	return min(l.ttl, l.options.negativeTTL)
+}
+
+// give completes the flight of item i with what was loaded.
+func (l *load) give(i int, out outcome) {
+	l.c.near.wake(l.items[i].f.key)
+	l.c.complete(l.items[i].f, l.outcome(i, out))
+}
+
+// outcome adds what was loaded for item i to out.
+func (l *load) outcome(i int, out outcome) outcome {
+	out.raw, out.absent, out.by = l.out[i].raw, !l.out[i].found, l.call
+	if out.absent {
+		out.missing = l.missing
+	}
+	if err := l.out[i].err; err != nil {
+		out.err = &encodeError{err}
+	}
+	return out
+}

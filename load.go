@@ -1,0 +1,394 @@
+package aside
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// loadCaller is a user's loader in the form that serves one key and many, strings and types: a pointer, made anew for each
+// call. load fills out, which is as long as keys and preset to "not found"; keys stay as they are.
+type loadCaller interface {
+	load(ctx context.Context, keys []string, out []loaded) error
+}
+
+// plan is what a call wants done with keys that memory could not answer.
+type plan struct {
+	ttl  time.Duration
+	opts []CallOption
+	call loadCaller
+	room uintptr // see near.commit
+}
+
+// loaded is what a loader gave for one key.
+type loaded struct {
+	raw   string
+	found bool
+	err   error // found, but it cannot be encoded
+}
+
+// load is one call of a loader, for the keys of one or many flights.
+type load struct {
+	c       *Client
+	parent  *load // the load whose loader asked for this one
+	ttl     time.Duration
+	options callOptions
+	call    loadCaller
+	room    uintptr  // see near.commit
+	keys    []string // of items, in order
+	items   []loadItem
+	out     []loaded
+	cancel  context.CancelFunc
+	began   int64 // in Client.now's time
+	free    bool  // see loadItem
+	bare    bool  // one of items at least has no lock
+	missing error // with which the loader said that there is nothing, else nil
+	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
+	lent    int64 // its share of Client.lent
+	values  loadContext
+	seating seating
+	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
+
+	valueTTL, absentTTL string // as Redis takes them, once needed
+
+	one struct { // what a load of one needs, in one piece of memory
+		keys  [1]string
+		out   [1]loaded
+		items [1]loadItem
+		fill  [1]*loadItem
+		seat  seat
+	}
+
+	mu      sync.Mutex
+	first   *caller // whose context has its values; replaced when it has left
+	live    int     // flights that somebody waits for
+	ended   bool    // it returned, or it is no longer waited for
+	blind   bool    // the loader asked for a value when nobody was there to give it: what it returns is nobody's
+	storing bool    // its items stay as they are, and their locks are kept until they are stored
+	renewed int64   // when its locks were taken or last renewed, in Client.now's time
+}
+
+type loadItem struct {
+	f      *flight
+	shard  *shard // nil without a lock
+	marker string // "" without a lock
+	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
+	locked int64  // before the lock was asked for, in Client.now's time, if others were asked for since
+
+	gen      uint64      // of its key when the load began, or, if it has failed, when its lock was to be released; see near
+	outage   uint64      // of its key's shard then
+	n        int         // its place in load.items, for store
+	reserved reservation // for store
+	entry    *entry      // for store: what memory will have if the fill is accepted
+}
+
+// revive says that somebody waits again for a flight that nobody waited for; false: too late, the load is cancelled.
+func (l *load) revive() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live == 0 {
+		return false
+	}
+	l.live++
+	return true
+}
+
+// desert says that nobody waits for one of the flights any more.
+func (l *load) desert() {
+	l.mu.Lock()
+	l.live--
+	last := l.live == 0
+	l.mu.Unlock()
+	if last {
+		l.cancel()
+	}
+}
+
+// end says mine to the one that may settle the load: its goroutine or expire. deserted: nobody waits for it any more, or it is blind.
+func (l *load) end() (mine, deserted bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return false, false
+	}
+	l.ended = true
+	return true, l.live == 0 || l.blind
+}
+
+// start calls the loader for items, whose flights who leads, and returns at once. It keeps items.
+func (c *Client) start(who *caller, p *plan, options callOptions, items []loadItem) {
+	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: options, call: p.call, room: p.room, live: len(items), began: c.now()}
+	if len(items) > 1 {
+		l.keys, l.out, l.items = make([]string, len(items)), make([]loaded, len(items)), items
+	} else {
+		l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
+		items = l.items
+	}
+	l.renewed, l.values = l.began, loadContext{l}
+	for i, item := range items {
+		l.keys[i] = item.f.key
+		l.free = l.free || item.free
+		l.bare = l.bare || item.marker == ""
+		if item.locked > 0 {
+			l.renewed = min(l.renewed, item.locked)
+		}
+		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).outage.Load()
+	}
+	ctx, cancel := context.WithTimeout(&l.values, options.loadTimeout)
+	l.cancel = cancel
+
+	c.loadsMu.Lock()
+	if c.closing.Err() != nil {
+		c.loadsMu.Unlock()
+		l.cancel()
+		l.release(ErrClosed)
+		return
+	}
+	c.loads[l] = struct{}{}
+	c.background.Add(2) // the loader's goroutine, and whoever settles the load
+	c.loadsMu.Unlock()
+
+	for _, item := range items {
+		s := c.flights.stripe(item.f.key)
+		s.mu.Lock()
+		item.f.load = l
+		s.mu.Unlock()
+	}
+	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
+	c.work(func() { // ends when the loader returns
+		defer c.background.Done()
+		notFound, err := l.run(ctx)
+		stop()
+		mine, deserted := l.end()
+		if !mine {
+			return
+		}
+		switch {
+		case deserted: // what it returned may have been made without values
+			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
+			l.settled()
+		case err == nil:
+			l.observe(nil, time.Duration(c.now()-l.began))
+			l.store()
+		case notFound:
+			l.missing = err
+			l.observe(err, time.Duration(c.now()-l.began))
+			clear(l.out)
+			l.store()
+		default:
+			l.unheld = ofContext(err)
+			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
+			l.settled()
+		}
+	})
+}
+
+// work runs a load in a goroutine: one that has just finished another, if there is one, because it has the stack that a load
+// needs; growing a new one was a fifteenth of what a miss costs us.
+func (c *Client) work(do func()) {
+	select {
+	case c.idle <- do:
+	default:
+		c.background.Add(1) // not from zero: the load counts until it has ended
+		go c.worker(do)
+	}
+}
+
+// worker ends when it has been idle for a second, with Close, or with a loader that ends its goroutine.
+func (c *Client) worker(do func()) {
+	defer c.background.Done()
+	defer c.callback()()
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	for {
+		do()
+		timer.Reset(time.Second)
+		select {
+		case do = <-c.idle:
+		case <-timer.C:
+			return
+		case <-c.closing.Done():
+			return
+		}
+	}
+}
+
+// ofContext reports whether an error of a loader says that a context has ended.
+func ofContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// run calls the loader, and examines its errors. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
+func (l *load) run(ctx context.Context) (notFound bool, err error) {
+	if l.bare { // nobody else spares the database this
+		if err := l.c.places.enter(ctx, l); err != nil {
+			return false, err
+		}
+		defer l.c.places.leave(l)
+	}
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if p := recover(); p != nil {
+			notFound, err = false, newPanicError(p)
+			return
+		}
+		// Goexit cannot be stopped: this goroutine ends after its deferred calls, so settle here.
+		if mine, deserted := l.end(); mine {
+			l.fail(ctx, goexited("the loader"), deserted, 0)
+			l.settled()
+		}
+	}()
+	err = l.call.load(ctx, l.keys, l.out)
+	notFound = examine(err)
+	for i := range l.out {
+		examine(l.out[i].err)
+	}
+	returned = true
+	return notFound, err
+}
+
+// expire ends a load that has not returned though its context has ended: its deadline has passed, nobody waits for it any
+// more, or the client is being closed.
+func (l *load) expire(ctx context.Context) {
+	if mine, deserted := l.end(); mine {
+		l.fail(ctx, ctx.Err(), deserted, l.options.loadTimeout)
+		l.settled()
+	}
+}
+
+// fail gives up the locks and hands out the error.
+func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Duration) {
+	switch {
+	case l.c.closing.Err() != nil:
+		err = ErrClosed
+	case deserted:
+		err = nil // its last waiter left: nothing to say, who joins meanwhile starts over
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = fmt.Errorf("%w (%v)", ErrLoadTimeout, l.options.loadTimeout)
+	}
+	l.observe(cmp.Or(err, context.Canceled), took)
+	l.release(err)
+}
+
+// settled is the end of a load: all who waited for it know.
+func (l *load) settled() {
+	l.cancel()
+	l.c.lent.Add(-l.lent)
+	l.c.loadsMu.Lock()
+	delete(l.c.loads, l)
+	l.c.loadsMu.Unlock()
+	l.c.background.Done()
+}
+
+func (l *load) observe(err error, took time.Duration) {
+	c := l.c
+	c.counts.loads.Add(1)
+	if err != nil && !isNotFound(err) { // examined, or ours
+		c.counts.loadErrors.Add(1)
+	}
+	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})
+}
+
+// renewer keeps the locks of loaders that are slow: all that are due, in one question per shard. A lock that is lost stays
+// lost: its fill will be refused. It ends with Close.
+func (c *Client) renewer() {
+	defer c.background.Done()
+	tick := time.NewTicker(c.opt.LockTTL / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-c.closing.Done():
+			return
+		}
+		// Due after a third of LockTTL, found within half of it at the latest.
+		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
+			c.overLocks(scriptRenew, scriptRenew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
+		}
+	}
+}
+
+// orphaned says that a marker is one of ours, of a load that has ended for this key: Redis went away, or refused, before it could be filled or given back.
+func (c *Client) orphaned(key, marker string) bool {
+	if !strings.HasPrefix(marker, c.tokenPrefix) {
+		return false
+	}
+	c.loadsMu.Lock()
+	defer c.loadsMu.Unlock()
+	for l := range c.loads {
+		for i := range l.items {
+			if item := &l.items[i]; item.marker == marker && item.f.key == key { // store may be writing the rest of it
+				return c.isFinished(item.f)
+			}
+		}
+	}
+	return true
+}
+
+func (c *Client) isFinished(f *flight) bool {
+	s := c.flights.stripe(f.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.finished
+}
+
+// dueForRenewal returns the locks that are older than age, and counts them as renewed.
+func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
+	c.loadsMu.Lock()
+	defer c.loadsMu.Unlock()
+	now := c.now()
+	for l := range c.loads {
+		l.mu.Lock()
+		if (!l.ended || l.storing) && now-l.renewed >= age {
+			l.renewed = now
+			items = append(items, pointers(slices.Clone(l.items))...) // the load goes on with its own
+		}
+		l.mu.Unlock()
+	}
+	return items
+}
+
+// release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
+func (l *load) release(err error) {
+	c, script := l.c, scriptRelease
+	if err != nil && !l.unheld && l.options.errorTTL > 0 {
+		script = scriptReleaseFailed
+	}
+	for i := range l.items {
+		l.items[i].gen = c.near.generation(l.items[i].f.key)
+	}
+	c.overLocks(script, script, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
+		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
+	})
+	for i := range l.items {
+		item := &l.items[i]
+		if item.shard != nil {
+			if run := item.shard.run.Load(); run != nil && run.echoes { // the push was our own
+				item.gen = c.near.generation(item.f.key)
+			}
+		}
+		c.near.wake(item.f.key)
+		c.complete(item.f, outcome{err: err, again: err == nil})
+		if c.near.generation(item.f.key) != item.gen { // a push came before there was an error that it could end
+			c.forgetError(item.f.key)
+		}
+	}
+}
+
+func pointers(items []loadItem) []*loadItem {
+	all := make([]*loadItem, len(items))
+	for i := range items {
+		all[i] = &items[i]
+	}
+	return all
+}
+
+func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }

@@ -1,0 +1,395 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/wire"
+)
+
+// What a Client makes good when Redis is back. Each shard's replayer hands the store's records to Redis: deletes, then sets, then fills (fallback.Syncer). A record
+// leaves the store only when Redis has answered for it. Until then its key is pending, and whoever reads or writes the key
+// has the record replayed first:
+//
+//	app: Del k, while away       app: Set k, now that Redis is back    replayer: delete k     <- would undo the Set
+//
+// The script that replays knows a later operation of the same client, but the record may be of an earlier process.
+// One record is in one replay at a time (claims), and just before it is sent it must still be the one in the store.
+
+// replayVerdicts are the answers of scriptReplay, from 1.
+var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded, fallback.Deleted, fallback.Dropped}
+
+// settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
+// pending all the same.
+func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
+	byShard := make(map[*shard][]fallback.Record, 1)
+	for _, key := range keys {
+		sh := c.shardOf(key)
+		if !sh.asks() {
+			continue
+		}
+		if record, ok, _ := c.known(ctx, key); ok && record.Op != fallback.OpFill {
+			byShard[sh] = append(byShard[sh], record)
+		}
+	}
+	var shards sync.WaitGroup
+	for sh, records := range byShard {
+		shards.Go(func() { c.replayRecords(ctx, sh, records) }) // ends within the time of a replay
+	}
+	shards.Wait()
+	for _, key := range keys {
+		if c.store.Pending(key) {
+			pending = append(pending, key)
+		}
+	}
+	return pending
+}
+
+// unsettled says that key has a record that could not be replayed just now.
+func (c *Client) unsettled(ctx context.Context, key string) bool {
+	if c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0 {
+		return true
+	}
+	return c.doubtful(ctx, key)
+}
+
+// mayBeUnsettled reports whether it is worth asking.
+func (c *Client) mayBeUnsettled(key string) bool {
+	return c.store.Pending(key) || c.home(key).doubts.some.Load()
+}
+
+// doubtful reports whether key's server may still lack what it was told by its predecessor's client, see takeover.go.
+func (c *Client) doubtful(ctx context.Context, key string) bool {
+	sh := c.home(key)
+	return sh.doubts.some.Load() && sh.asks() && !c.makeSure(ctx, sh, key)
+}
+
+// claims are the keys whose records are being replayed. Safe for concurrent use.
+type claims struct {
+	mu    sync.Mutex
+	byKey map[string]chan struct{} // closed when the key is free again; guarded by mu
+}
+
+// take claims key; otherwise it returns what is closed when it is free again.
+func (cl *claims) take(key string) <-chan struct{} {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if taken := cl.byKey[key]; taken != nil {
+		return taken
+	}
+	if cl.byKey == nil {
+		cl.byKey = make(map[string]chan struct{})
+	}
+	cl.byKey[key] = make(chan struct{})
+	return nil
+}
+
+func (cl *claims) release(key string) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	close(cl.byKey[key])
+	delete(cl.byKey, key)
+}
+
+// replayRecords replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
+// of each.
+func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallback.Record) []fallback.Outcome {
+	outcomes := make([]fallback.Outcome, len(records))
+	left := make([]int, len(records))
+	for i := range left {
+		left[i] = i
+	}
+	for len(left) > 0 {
+		var mine, others []int
+		var busy <-chan struct{}
+		for _, i := range left {
+			if taken := c.claims.take(records[i].Key); taken != nil {
+				others, busy = append(others, i), taken
+			} else {
+				mine = append(mine, i)
+			}
+		}
+		c.replayClaimed(ctx, sh, records, mine, outcomes)
+		if left = others; len(left) == 0 {
+			break
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			for _, i := range left {
+				outcomes[i] = fallback.Outcome{Verdict: fallback.NoAnswer, Err: ctx.Err()}
+			}
+			return outcomes
+		}
+	}
+	return outcomes
+}
+
+func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
+	defer func() {
+		for _, i := range mine {
+			c.claims.release(records[i].Key)
+		}
+	}()
+	var due []*fallback.Record
+	var of []int
+	bytes := int64(0)
+	for _, i := range mine {
+		bytes += int64(len(records[i].Value))
+	}
+	patience := c.opt.RedisTimeout + atLinkRate(bytes+min(sh.bulk.Load(), mostAhead)) // as runFor has, for notAfter
+	for _, i := range mine {
+		if stamp, ok := c.store.Stamp(records[i].Key); !ok || stamp != records[i].Stamp {
+			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
+			continue
+		}
+		due, of = append(due, &records[i]), append(of, i)
+	}
+	var settled []fallback.Record
+	for n, outcome := range c.askReplay(ctx, sh, due, patience) {
+		outcomes[of[n]] = outcome
+		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
+			settled = append(settled, *due[n])
+			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !c.opt.DisableStamps {
+				c.recent.add([]string{due[n].Key}, stamp{due[n].Stamp, due[n].Slack}, c.now())
+			}
+		}
+	}
+	c.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
+}
+
+// askReplay runs the replay script over records. One that is refused, for a key that we may not write, say, must not keep those in
+// its batch from being replayed, so they are then asked for one by one.
+func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
+	outcomes := make([]fallback.Outcome, len(records))
+	if len(records) == 0 {
+		return outcomes
+	}
+	ask := func(batches []*batch) (refused []*batch) {
+		calls := make([]*call, len(batches))
+		for i, b := range batches {
+			b.stamped = !c.opt.DisableStamps
+			calls[i] = &b.call
+		}
+		c.runAll(ctx, sh, calls...)
+		for _, b := range batches {
+			if early, err := b.reply.AsInt64(); !b.untimely() || err == nil && early < 0 { // too late may be what is large
+				c.judgeClock(sh, &b.call)
+			}
+			for n, i := range b.of {
+				outcomes[i] = replayOutcome(&b.call, n)
+			}
+			if _, reply := rueidis.IsRedisErr(b.err); reply && len(b.of) > 1 && outcomes[b.of[0]].Verdict == fallback.Refused {
+				refused = append(refused, b)
+			}
+		}
+		return refused
+	}
+	if refused := ask(c.replayBatches(sh, records, patience)); len(refused) > 0 {
+		var singly []*batch
+		for _, b := range refused {
+			for _, i := range b.of {
+				one := c.replayBatches(sh, records[i:i+1], patience)[0]
+				one.of[0] = i
+				singly = append(singly, one)
+			}
+		}
+		ask(singly)
+	}
+	return outcomes
+}
+
+func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience time.Duration) []*batch {
+	now, off := c.serverTime(sh)
+	window, _ := writeWindow(now, off, patience)
+	place := func(i int) (string, *shard) { return records[i].Key, sh }
+	if c.opt.DisableStamps {
+		return c.batches(scriptReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
+	}
+	return c.batches(scriptReplay, []string{window, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+		r := records[i]
+		slack := time.Duration(r.Slack) * time.Microsecond
+		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
+			wall, since := time.Now().UnixMicro(), c.started.UnixMicro()+c.now()/int64(time.Microsecond)
+			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
+		}
+		doubt := "0"
+		if slack > mostRecordError {
+			doubt = "1"
+		}
+		margin := 2 * max(slack, leastClockError)
+		expires := r.Expires
+		if sh.wasFlushed(r, margin) {
+			expires = 0 // it has ended with the flush
+		}
+		return append(to, string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(expires, 10), doubt)
+	})
+}
+
+// replayOutcome is what q has answered for its nth record.
+func replayOutcome(q *call, n int) fallback.Outcome {
+	if q.err != nil {
+		return replayFailure(q.err)
+	}
+	if q.untimely() {
+		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate}
+	}
+	answers, err := q.reply.ToArray()
+	if err != nil || len(answers) != len(q.keys) {
+		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script gave %d answers for %d records", len(answers), len(q.keys)))}
+	}
+	verdict, err := answers[n].AsInt64()
+	switch {
+	case err != nil:
+		return replayFailure(err)
+	case verdict < 1 || verdict > int64(len(replayVerdicts)):
+		return fallback.Outcome{Verdict: fallback.Refused, Err: fmt.Errorf("aside: the replay script answered %d", verdict)}
+	}
+	return fallback.Outcome{Verdict: replayVerdicts[verdict-1]}
+}
+
+func replayFailure(err error) fallback.Outcome {
+	if _, reply := rueidis.IsRedisErr(err); reply && judge(err, true) == answered {
+		return fallback.Outcome{Verdict: fallback.Refused, Err: err}
+	}
+	return fallback.Outcome{Verdict: fallback.NoAnswer, Err: err}
+}
+
+var errReplayLate = errors.New("aside: the replay came too late to be done, or too early by the server's clock, and will be tried again")
+
+// replayTarget is a shard as fallback.Syncer sees it.
+type replayTarget struct {
+	c  *Client
+	sh *shard
+}
+
+func (t replayTarget) Replay(ctx context.Context, records []fallback.Record) []fallback.Outcome {
+	return t.c.replayRecords(ctx, t.sh, records)
+}
+
+// Replay is one pass of replaying what a shard has missed.
+type Replay struct {
+	Shard     string // its address in a cluster, else ""
+	Running   bool
+	Done      int  // records handled so far, of Report.Total
+	Restarted bool // the server is not the one that was lost: it may lack what that had acknowledged. false: it is, or nobody knows
+	Report    fallback.ReplayReport
+}
+
+// replays keeps the latest, and tells.
+type replays struct {
+	announcer[Replay]
+
+	mu   sync.Mutex
+	last Replay // guarded by mu
+}
+
+func (r *replays) latest() Replay {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+func (c *Client) replaying(r Replay) {
+	c.replays.mu.Lock()
+	defer c.replays.mu.Unlock()
+	c.replays.last = r
+	c.replays.announce(c, r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
+}
+
+// replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
+func (c *Client) replayer(sh *shard) {
+	defer c.background.Done()
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	for {
+		select {
+		case <-sh.replay:
+		case <-retry.C:
+		case <-sh.stop:
+			return
+		case <-c.closing.Done():
+			return
+		}
+		if !sh.asks() {
+			continue
+		}
+		if sure, report := c.makeSure(c.closing, sh), c.replayPass(sh); !sure || report.Failed > 0 {
+			retry.Reset(unansweredRetry)
+			continue
+		}
+		// What was refused, or could not be read just now, must not keep all others waiting. It may also be another shard's.
+		if kept := c.store.Stats(); kept.Sets+kept.Deletes > 0 {
+			retry.Reset(replayRetry)
+		}
+		c.happened(sh, replayed, nil)
+	}
+}
+
+func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
+	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills == 0 {
+		return fallback.ReplayReport{}
+	}
+	ctx, cancel := context.WithCancel(c.closing)
+	defer cancel()
+	same, restarted := c.sameServer(sh)
+	var over atomic.Bool // what is told after that is old
+	syncer := fallback.NewSyncer(c.store, replayTarget{c, sh}, fallback.SyncerOptions{
+		Rate:      c.opt.ReplayRate,
+		Belongs:   func(key string) bool { return c.shardOf(key) == sh },
+		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,
+		Progress: func(p fallback.Progress) {
+			if !over.Load() {
+				c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: restarted, Report: p.Report})
+			}
+		},
+	})
+	report, err := syncer.Run(ctx)
+	over.Store(true)
+	if report.Total == 0 {
+		return report
+	}
+	c.replaying(Replay{Shard: sh.addr, Done: report.Done(), Restarted: restarted, Report: report})
+	if err != nil && c.closing.Err() == nil {
+		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", append(c.replayAttrs(sh, report, restarted), "error", err)...)
+	} else if err == nil {
+		level := slog.LevelInfo
+		if report.Refused > 0 {
+			level = slog.LevelWarn
+		}
+		c.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", c.replayAttrs(sh, report, restarted)...)
+	}
+	return report
+}
+
+func (c *Client) replayAttrs(sh *shard, r fallback.ReplayReport, restarted bool) []any {
+	attrs := []any{
+		"address", c.address(sh), "after", asText(r.Took), "records", r.Total, "applied", r.Applied, "superseded", r.Superseded, "deleted", r.Deleted,
+		"dropped", r.Dropped, "refused", r.Refused, "unanswered", r.Failed, "restarted", restarted,
+	}
+	if r.Refusal != nil {
+		attrs = append(attrs, "refusal", r.Refusal)
+	}
+	return attrs
+}
+
+// sameServer reports whether sh's server is, for certain, the one that was lost: missing stamps then prove that nothing was written. restarted: it is,
+// for certain, another one, or another life of it.
+func (c *Client) sameServer(sh *shard) (same, restarted bool) {
+	run := sh.run.Load()
+	sh.state.mu.Lock()
+	defer sh.state.mu.Unlock()
+	if run == nil || run.id == "" || sh.runIDBefore == "" {
+		return false, false
+	}
+	return run.id == sh.runIDBefore, run.id != sh.runIDBefore
+}
