@@ -49,7 +49,7 @@ type Client struct {
 
 	conns   sync.Map // net.Conns that are open
 	roads   roads    // what passes on the connections
-	nowhere *shard   // stands in where no shard is known; degraded while there is such a place
+	noShard *shard   // stands in where no shard is known; degraded while there is such a place
 
 	unreached atomic.Pointer[error] // why there was no connection yet, at the last attempt
 
@@ -129,7 +129,7 @@ func New(options Options) (*Client, error) {
 	c.lateClient.c = c
 	c.dialLimit = c.baseOption().Dialer.Timeout
 	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
-	c.nowhere = c.newShard("", nil, false)
+	c.noShard = c.newShard("", nil, false)
 	c.near.early = c.noteEarly
 	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
 	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
@@ -242,9 +242,9 @@ func (c *Client) shutDown() {
 	}
 	c.lateClient.end()
 	if t := c.topo.Load(); t != nil {
-		t.link.close(t.redis)
+		t.session.close(t.redis)
 		for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
-			t.link.close(sh.client)
+			t.session.close(sh.client)
 		}
 	}
 	c.near.forget()
@@ -526,12 +526,12 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 		return reservation{}, finding{}, errNotAsked
 	}
 	r := c.near.reserve(key, sh)
-	if bad == "" && large == 0 && sh.joins() {
-		place := &seat{key: key, done: make(chan struct{})}
-		if !sh.locks.enter(place) {
+	if bad == "" && large == 0 && sh.canBatch() {
+		place := &request{key: key, done: make(chan struct{})}
+		if !sh.lockBatch.enter(place) {
 			return c.awaitSeat(ctx, place, r)
 		}
-		defer sh.locks.leave(c)
+		defer sh.lockBatch.leave(c)
 	}
 	marker := c.newMarker(sh)
 	q := newCall(scriptReadOrLock, key, marker, c.lockTTL, mostAnswered)
@@ -560,7 +560,7 @@ var (
 )
 
 // awaitSeat is readOrLock for a caller whose question goes with others'.
-func (c *Client) awaitSeat(ctx context.Context, place *seat, r reservation) (reservation, finding, error) {
+func (c *Client) awaitSeat(ctx context.Context, place *request, r reservation) (reservation, finding, error) {
 	if !place.wait(ctx, c.closing) {
 		return r, finding{}, cmp.Or(ctx.Err(), ErrClosed)
 	}

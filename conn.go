@@ -49,7 +49,7 @@ const (
 type shard struct {
 	addr    string         // "" where there is one shard only
 	client  rueidis.Client // speaks to this node and no other in a cluster
-	link    *link          // how client came about; nil in some tests
+	session *session       // how client came about; nil in some tests
 	tracked bool           // invalidations were asked for
 	stop    chan struct{}  // closed when the node has left the cluster
 
@@ -68,28 +68,28 @@ type shard struct {
 	state           modeState
 	flaws           atomic.Int32 // how many state has
 
-	epoch    atomic.Uint64               // the connection; entries read on an earlier one are not used
-	lease    atomic.Int64                // until when entries may be used, in Client.now's time
-	alive    atomic.Int64                // until when the latest probe counts as a sign of life, likewise
-	clock    atomic.Pointer[clockSample] // nil until it has answered
-	failing  atomic.Int32                // weight of the questions without an answer, in a row
-	broken   atomic.Bool                 // the last probe found its connection broken
-	gone     atomic.Bool                 // it has left the cluster: its mode does not change any more
-	bulk     atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
-	traffic  *traffic                    // what passes on its connections
-	guessed  atomic.Int64                // likewise, by typical
-	typical  atomic.Int64                // bytes that a key of a batch has had lately
-	expected atomic.Int64                // bytes that it was asked for, as far as that is known
-	turns    turns                       // of what is large
-	seen     atomic.Int64                // when it was last well, in Client.now's time
-	longest  longest                     // argument that the server reads
-	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
-	fresh    atomic.Bool                 // it has never been away
-	kick     chan struct{}               // asks the prober to look at once; buffered, never blocks
-	replay   chan struct{}               // asks the replayer to look at once; buffered, never blocks
-	gate     gate                        // bounds the questions that are out
-	locks    joint                       // questions that go together under load
-	fills    joint
+	epoch     atomic.Uint64               // the connection; entries read on an earlier one are not used
+	lease     atomic.Int64                // until when entries may be used, in Client.now's time
+	alive     atomic.Int64                // until when the latest probe counts as a sign of life, likewise
+	clock     atomic.Pointer[clockSample] // nil until it has answered
+	failing   atomic.Int32                // weight of the questions without an answer, in a row
+	broken    atomic.Bool                 // the last probe found its connection broken
+	gone      atomic.Bool                 // it has left the cluster: its mode does not change any more
+	bulk      atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
+	traffic   *traffic                    // what passes on its connections
+	guessed   atomic.Int64                // likewise, by typical
+	typical   atomic.Int64                // bytes that a key of a batch has had lately
+	expected  atomic.Int64                // bytes that it was asked for, as far as that is known
+	turns     turns                       // of what is large
+	seen      atomic.Int64                // when it was last well, in Client.now's time
+	longest   longest                     // argument that the server reads
+	backAt    atomic.Int64                // the server's time, in µs, when it was last degraded
+	fresh     atomic.Bool                 // it has never been away
+	kick      chan struct{}               // asks the prober to look at once; buffered, never blocks
+	replay    chan struct{}               // asks the replayer to look at once; buffered, never blocks
+	gate      gate                        // bounds the questions that are out
+	lockBatch batcher                     // questions that go together under load
+	fillBatch batcher
 
 	run         atomic.Pointer[runID]
 	primary     atomic.Pointer[string] // the run id of the latest primary
@@ -121,7 +121,7 @@ func (sh *shard) pushes() bool { return sh.tracked && !sh.deaf.Load() }
 
 // joins says whether questions of different keys may go together: not in a cluster, where their slots differ, nor where they go to several servers. nil, where a slot has no
 // home just now, joins nothing.
-func (sh *shard) joins() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
+func (sh *shard) canBatch() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
 
 func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
@@ -133,8 +133,8 @@ func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *sha
 	sh.state.since = time.Now()
 	sh.state.away.begin(c, sh.state.since)
 	sh.fresh.Store(true)
-	sh.locks.send = func(seats []*seat) { c.sendLocks(sh, seats) }
-	sh.fills.send = func(seats []*seat) { c.sendFills(sh, seats) }
+	sh.lockBatch.send = func(seats []*request) { c.sendLocks(sh, seats) }
+	sh.fillBatch.send = func(seats []*request) { c.sendFills(sh, seats) }
 	sh.epoch.Store(1)
 	return sh
 }
@@ -159,13 +159,13 @@ func (sh *shard) retire() {
 	sh.gone.Store(true)
 	sh.mode.Store(int32(Degraded))
 	sh.state.mu.Unlock()
-	sh.void()
+	sh.invalidateAll()
 	sh.proven.Store(never)
 	close(sh.stop)
 }
 
 // void gives up all that was read from sh or remembered for it, also for an outage: some of its keys have another home.
-func (sh *shard) void() {
+func (sh *shard) invalidateAll() {
 	sh.newEpoch()
 	sh.proven.Store(sh.epoch.Load())
 	sh.outage.Add(1)
@@ -253,13 +253,13 @@ func (g *gate) hint() {
 
 // topology says which shard has which key. Immutable.
 type topology struct {
-	link   *link
-	redis  rueidis.Client // link's
-	shards []*shard
-	bySlot *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
-	holes  bool                // there are such slots
-	last   map[int]*shard      // who had them last, by slot
-	since  time.Time
+	session *session
+	redis   rueidis.Client // link's
+	shards  []*shard
+	bySlot  *[slot.Count]*shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
+	holes   bool                // there are such slots
+	last    map[int]*shard      // who had them last, by slot
+	since   time.Time
 }
 
 func (t *topology) shardOf(key string) *shard {
@@ -282,11 +282,11 @@ func (c *Client) home(key string) *shard {
 	if sh := c.shardOf(key); sh != nil {
 		return sh
 	}
-	return c.nowhere
+	return c.noShard
 }
 
 // redisOption completes the user's option; see the table in docs/ARCHITECTURE.md for the reasons.
-func (c *Client) redisOption(l *link) rueidis.ClientOption {
+func (c *Client) redisOption(l *session) rueidis.ClientOption {
 	o := c.baseOption()
 	if l.tracked {
 		o.ClientTrackingOptions = []string{"OPTOUT"}
@@ -331,7 +331,7 @@ func (c *Client) baseOption() rueidis.ClientOption {
 }
 
 // link is a rueidis client and what is known of its connections. Safe for concurrent use.
-type link struct {
+type session struct {
 	tracked bool           // our tracking was asked for; immutable
 	roads   *roads         // what passes is counted there; immutable
 	redis   rueidis.Client // immutable once ClientBuilder has returned it
@@ -342,14 +342,14 @@ type link struct {
 }
 
 // ours reports whether redis dialed through the option that its builder was given. Any other client belongs to somebody else.
-func (l *link) ours() bool {
+func (l *session) ours() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.used
 }
 
 // close closes the client and what it says of its nodes, unless they are somebody else's.
-func (l *link) close(clients ...rueidis.Client) {
+func (l *session) close(clients ...rueidis.Client) {
 	if l == nil || !l.ours() {
 		return
 	}
@@ -359,7 +359,7 @@ func (l *link) close(clients ...rueidis.Client) {
 }
 
 // dialed notes a new connection.
-func (l *link) dialed(addr string, conn *watchedConn) {
+func (l *session) dialed(addr string, conn *watchedConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.used = true
@@ -373,7 +373,7 @@ func (l *link) dialed(addr string, conn *watchedConn) {
 }
 
 // open returns how many connections there are to addr, "" for any address but those of sentinels: to that with the most.
-func (l *link) open(addr string, sentinels []string) (most int) {
+func (l *session) open(addr string, sentinels []string) (most int) {
 	if l == nil {
 		return 0
 	}
@@ -395,7 +395,7 @@ func (l *link) open(addr string, sentinels []string) (most int) {
 }
 
 // hangUp closes the connections to addr, "" for all but those to sentinels. rueidis dials again when it is asked next.
-func (l *link) hangUp(addr string, sentinels []string) {
+func (l *session) hangUp(addr string, sentinels []string) {
 	if l == nil {
 		return
 	}
@@ -416,7 +416,7 @@ func (l *link) hangUp(addr string, sentinels []string) {
 // rueidis reports a lost connection too, but it may use the next one before it does:
 //
 //	old connection fails   caller dials anew   prober: PONG on the new one  <- would vouch for what was read on the old
-func (c *Client) dialer(o rueidis.ClientOption, l *link) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+func (c *Client) dialer(o rueidis.ClientOption, l *session) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 	dial := c.plainDialer(o)
 	return func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
 		conn, err := dial(ctx, dst, d, t)
@@ -485,9 +485,9 @@ func disableNoDelay(conn net.Conn) {
 }
 
 // dialed begins a new epoch for the shard at addr. With one shard the address says nothing: Sentinel may have moved it.
-func (c *Client) dialed(l *link, addr string) {
+func (c *Client) dialed(l *session, addr string) {
 	t := c.topo.Load()
-	if t == nil || t.link != l {
+	if t == nil || t.session != l {
 		return
 	}
 	for _, sh := range t.shards {
@@ -661,8 +661,8 @@ func (s *spares) end() {
 }
 
 // build calls the user's ClientBuilder, which may neither panic through us nor keep Close waiting.
-func (c *Client) build(tracked bool) (*link, error) {
-	l := &link{tracked: tracked, roads: &c.roads}
+func (c *Client) build(tracked bool) (*session, error) {
+	l := &session{tracked: tracked, roads: &c.roads}
 	redis, err := c.callBuilder(c.redisOption(l), func(late rueidis.Client) { l.close(late) })
 	l.redis = redis
 	return l, err
@@ -703,7 +703,7 @@ func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Clie
 
 // follow keeps the shards in step with a cluster's topology: every few seconds, and when an answer says that a slot has moved. Where
 // tracking was refused it asks for it again now and then.
-func (c *Client) follow(l *link) {
+func (c *Client) follow(l *session) {
 	cluster, retrack := l.redis.Mode() == rueidis.ClientModeCluster, !l.tracked && !c.opt.Redis.DisableCache
 	wait := time.Second
 	for again := c.now() + int64(wait); cluster || retrack; {
@@ -744,7 +744,7 @@ func (c *Client) follow(l *link) {
 }
 
 // retracked goes over to a client with tracking, if that is permitted by now.
-func (c *Client) retracked() (l *link, ok bool) {
+func (c *Client) retracked() (l *session, ok bool) {
 	l, err := c.build(true)
 	if err != nil {
 		return nil, false
@@ -757,19 +757,19 @@ func (c *Client) retracked() (l *link, ok bool) {
 	c.opt.Logger.Info("aside: the server pushes invalidations now, so the local memory is used", "addresses", c.opt.Redis.InitAddress)
 	c.inBackground(func() { // ends with that
 		c.sleep(2 * c.opt.RedisTimeout) // for the questions that are out
-		old.link.close(old.redis)
+		old.session.close(old.redis)
 	})
 	return l, true
 }
 
 // refresh reads the topology and starts and stops probers accordingly. A shard whose slots have changed begins a new
 // epoch, so that nothing is served that another node may have changed.
-func (c *Client) refresh(l *link) error {
+func (c *Client) refresh(l *session) error {
 	redis, old := l.redis, c.topo.Load()
-	next := &topology{link: l, redis: redis, since: time.Now()}
+	next := &topology{session: l, redis: redis, since: time.Now()}
 	if redis.Mode() != rueidis.ClientModeCluster {
 		sh := c.newShard("", redis, l.tracked)
-		sh.link, next.shards = l, []*shard{sh}
+		sh.session, next.shards = l, []*shard{sh}
 	} else {
 		var err error
 		if next, err = c.readCluster(l, old); err != nil {
@@ -795,12 +795,12 @@ func (c *Client) refresh(l *link) error {
 		return ErrClosed
 	}
 	if next.holes && (old == nil || !old.holes) {
-		c.nowhere.outage.Add(1)
+		c.noShard.outage.Add(1)
 	}
 	if next.holes {
-		c.nowhere.mode.Store(int32(Degraded))
+		c.noShard.mode.Store(int32(Degraded))
 	} else {
-		c.nowhere.mode.Store(int32(Healthy))
+		c.noShard.mode.Store(int32(Healthy))
 	}
 	next.remember(old)
 	c.topo.Store(next)
@@ -808,15 +808,15 @@ func (c *Client) refresh(l *link) error {
 	nodes := redis.Nodes()
 	for _, sh := range gone {
 		sh.retire()
-		if sh.link == l && (nodes[sh.addr] == nil || sh.dead.Load()) { // nobody else will close it
+		if sh.session == l && (nodes[sh.addr] == nil || sh.dead.Load()) { // nobody else will close it
 			l.close(sh.client)
 		}
 	}
 	for _, sh := range lost {
-		sh.void()
+		sh.invalidateAll()
 	}
 	if filled {
-		c.nowhere.outage.Add(1)
+		c.noShard.outage.Add(1)
 	}
 	for _, sh := range started {
 		c.background.Add(2)
@@ -870,7 +870,7 @@ func (t *topology) changes(old *topology) (started, gone, lost []*shard, filled 
 }
 
 // readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it with rueidis's nodes.
-func (c *Client) readCluster(l *link, old *topology) (*topology, error) {
+func (c *Client) readCluster(l *session, old *topology) (*topology, error) {
 	nodes := l.redis.Nodes()
 	var answer []rueidis.RedisMessage
 	var asked string
@@ -888,12 +888,12 @@ func (c *Client) readCluster(l *link, old *topology) (*topology, error) {
 		return nil, fmt.Errorf("aside: CLUSTER SLOTS: %w", err)
 	}
 	byAddr := make(map[string]*shard)
-	if old != nil && old.link == l {
+	if old != nil && old.session == l {
 		for _, sh := range old.shards {
 			byAddr[sh.addr] = sh
 		}
 	}
-	t := &topology{link: l, redis: l.redis, bySlot: new([slot.Count]*shard), since: time.Now()}
+	t := &topology{session: l, redis: l.redis, bySlot: new([slot.Count]*shard), since: time.Now()}
 	ranges := make(map[*shard][]slotRange)
 	for _, row := range answer {
 		parts, err := row.ToArray()
@@ -919,7 +919,7 @@ func (c *Client) readCluster(l *link, old *topology) (*topology, error) {
 		sh := byAddr[addr]
 		if sh == nil || sh.dead.Load() {
 			sh = c.newShard(addr, node, l.tracked)
-			sh.link = l
+			sh.session = l
 			byAddr[addr] = sh
 		}
 		if ranges[sh] == nil {

@@ -170,13 +170,13 @@ func (l *load) store() {
 func (l *load) fillOne() {
 	item, seat := &l.items[0], &l.one.seat
 	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
-	joins := item.shard.joins()
-	if joins && !item.shard.fills.enter(seat) {
+	joins := item.shard.canBatch()
+	if joins && !item.shard.fillBatch.enter(seat) {
 		return
 	}
 	moved, accepted, err := l.c.overLock(scriptFill, item, seat.args)
 	if joins {
-		item.shard.fills.leave(l.c)
+		item.shard.fillBatch.leave(l.c)
 	}
 	l.filledOne(moved, accepted, err)
 }

@@ -10,21 +10,21 @@ import (
 // out, those who come wait for the first answer, and then go as one script call: under load that costs the server, the
 // connection and us a fraction of what as many calls would. (What group commit does for a log.) There is one for locks and
 // one for fills per shard; not in a cluster, where a call must keep to one slot.
-type joint struct {
-	send func([]*seat) // answers each seat; returns when it has
+type batcher struct {
+	send func([]*request) // answers each seat; returns when it has
 
 	mu   sync.Mutex
-	out  int     // questions under way; guarded by mu
-	next []*seat // who waits to be sent; guarded by mu
+	out  int        // questions under way; guarded by mu
+	next []*request // who waits to be sent; guarded by mu
 }
 
 const (
-	maxAlone = 4  // questions out before the next ones are joined
-	maxSeats = 12 // questions in one: the cost of tracking grows with their square up to Redis 7.0
+	maxAlone    = 4  // questions out before the next ones are joined
+	maxRequests = 12 // questions in one: the cost of tracking grows with their square up to Redis 7.0
 )
 
 // seat is a caller's place in a joint question.
-type seat struct {
+type request struct {
 	key string
 
 	// Of a fill: nobody waits, the sender tells the load.
@@ -42,7 +42,7 @@ type seat struct {
 }
 
 // enter reports true if the caller may ask by itself, and must call leave after. Else s waits to be sent.
-func (j *joint) enter(s *seat) bool {
+func (j *batcher) enter(s *request) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.out < maxAlone {
@@ -54,7 +54,7 @@ func (j *joint) enter(s *seat) bool {
 }
 
 // leave lets those go who have come meanwhile. It does not wait for them.
-func (j *joint) leave(c *Client) {
+func (j *batcher) leave(c *Client) {
 	seats := j.take()
 	if seats == nil {
 		return
@@ -76,11 +76,11 @@ func (j *joint) leave(c *Client) {
 }
 
 // take returns who is to be sent next, a key only once. If there is nobody it gives back the place of the one who asks.
-func (j *joint) take() (seats []*seat) {
+func (j *batcher) take() (seats []*request) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	bytes := 0
-	j.next = slices.DeleteFunc(j.next, func(s *seat) bool {
+	j.next = slices.DeleteFunc(j.next, func(s *request) bool {
 		if s.hasLeft() {
 			return true
 		}
@@ -90,7 +90,7 @@ func (j *joint) take() (seats []*seat) {
 		if bytes > maxBatchBytes && len(seats) > 0 {
 			return false
 		}
-		if len(seats) == maxSeats || slices.ContainsFunc(seats, func(other *seat) bool { return other.key == s.key }) {
+		if len(seats) == maxRequests || slices.ContainsFunc(seats, func(other *request) bool { return other.key == s.key }) {
 			return false
 		}
 		seats = append(seats, s)
@@ -103,7 +103,7 @@ func (j *joint) take() (seats []*seat) {
 }
 
 // wait returns true when s is answered, false when the caller leaves first: then nobody reads the answer.
-func (s *seat) wait(ctx, closing context.Context) bool {
+func (s *request) wait(ctx, closing context.Context) bool {
 	select {
 	case <-s.done:
 		return true
@@ -116,14 +116,14 @@ func (s *seat) wait(ctx, closing context.Context) bool {
 	return s.answered
 }
 
-func (s *seat) hasLeft() bool {
+func (s *request) hasLeft() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.left
 }
 
 // answer hands q to the caller of s; false: it has left.
-func (s *seat) answer(q *call, at int) bool {
+func (s *request) answer(q *call, at int) bool {
 	if l := s.load; l != nil {
 		accepted := q.err == nil && q.ours[at] == 1
 		if l.c.opt.Observer == nil {
@@ -144,7 +144,7 @@ func (s *seat) answer(q *call, at int) bool {
 }
 
 // sendLocks asks read-or-lock for the keys of seats.
-func (c *Client) sendLocks(sh *shard, seats []*seat) {
+func (c *Client) sendLocks(sh *shard, seats []*request) {
 	marker := c.newMarker(sh)
 	q := &call{script: scriptReadOrLockMany, keys: make([]string, len(seats)), args: []string{marker, c.lockTTL, mostAnswered}}
 	for i, s := range seats {
@@ -163,7 +163,7 @@ func (c *Client) sendLocks(sh *shard, seats []*seat) {
 }
 
 // sendFills fills the keys of seats.
-func (c *Client) sendFills(sh *shard, seats []*seat) {
+func (c *Client) sendFills(sh *shard, seats []*request) {
 	q := &call{script: scriptFillMany, keys: make([]string, len(seats)), args: make([]string, 0, 3*len(seats))}
 	for i, s := range seats {
 		q.keys[i] = s.key

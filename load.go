@@ -61,7 +61,7 @@ type load struct {
 		out   [1]loaded
 		items [1]loadItem
 		fill  [1]*loadItem
-		seat  seat
+		seat  request
 	}
 
 	mu      sync.Mutex

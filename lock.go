@@ -661,7 +661,7 @@ func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked, passed 
 }
 
 // questionContext bounds a question. limited says that the bound comes before the caller's own deadline.
-func questionContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
+func boundedContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}
 	}

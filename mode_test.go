@@ -264,7 +264,7 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 		if leaves {
 			old.retire()
 		} else {
-			old.void()
+			old.invalidateAll()
 		}
 		old.lease.Store(never) // a node that is cut off from the others may go on answering us
 		require.Nil(t, n.lookup("k"), "stored before the topology changed")

@@ -201,7 +201,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		questions = append(questions, b.Set().Key(p.key).Value("").PxMilliseconds(ttl).Build())
 	}
 	keyed := len(questions)
-	questions = append(questions, b.Exists().Key(p.key).Build(), b.Pexpire().Key(p.key).Milliseconds(ttl).Build(), timeQuestion(b, false))
+	questions = append(questions, b.Exists().Key(p.key).Build(), b.Pexpire().Key(p.key).Milliseconds(ttl).Build(), timeCommand(b, false))
 	run := sh.run.Load()
 	asksRun := run == nil || run.epoch != epoch || run.replica
 	if asksRun {
@@ -303,7 +303,7 @@ const crowdedProbes = 3
 
 // crowded reports whether there are several connections to sh's server.
 func (c *Client) crowded(sh *shard) bool {
-	if sh.link.open(sh.addr, c.sentinels()) < 2 {
+	if sh.session.open(sh.addr, c.sentinels()) < 2 {
 		sh.proof.crowded = 0
 		return false
 	}
@@ -404,7 +404,7 @@ func (sh *shard) hasSlotOf(key string) bool {
 }
 
 // timeQuestion asks for the time of the scripts.
-func timeQuestion(b rueidis.Builder, whole bool) rueidis.Completed {
+func timeCommand(b rueidis.Builder, whole bool) rueidis.Completed {
 	q := call{script: scriptTime, args: []string{probeKeyPrefix}}
 	return q.command(b, whole)
 }
@@ -415,7 +415,7 @@ func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, li
 		ctx, cancel := context.WithTimeout(c.closing, limit)
 		defer cancel()
 		sent = c.now()
-		answer = sh.client.Do(ctx, timeQuestion(sh.client.B(), true))
+		answer = sh.client.Do(ctx, timeCommand(sh.client.B(), true))
 	}
 	clock, err := clockTime(answer)
 	if _, reply := replyOf(err); reply && judge(err, true) == answered {
@@ -467,7 +467,7 @@ func (c *Client) redial(sh *shard, err error) {
 		return
 	}
 	p.redialed, p.pausing = now, jitter(min(max(2*p.pausing, redialPause), maxRedial))
-	sh.link.hangUp(sh.addr, c.sentinels())
+	sh.session.hangUp(sh.addr, c.sentinels())
 }
 
 // infoField returns a field of an answer to INFO, or "".

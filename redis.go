@@ -40,19 +40,19 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 type lateClient struct {
 	c *Client // immutable
 
-	mu     sync.Mutex    // guards all below; never held while calling out
-	link   *link         // nil until it is there
-	making chan struct{} // closed at the end of an attempt; nil if there is none
-	err    error         // of the latest attempt
+	mu      sync.Mutex    // guards all below; never held while calling out
+	session *session      // nil until it is there
+	making  chan struct{} // closed at the end of an attempt; nil if there is none
+	err     error         // of the latest attempt
 }
 
 // get returns the client.
 func (l *lateClient) get(ctx context.Context) (rueidis.Client, error) {
 	for first := true; ; first = false {
 		l.mu.Lock()
-		if l.link != nil {
+		if l.session != nil {
 			l.mu.Unlock()
-			return l.link.redis, nil
+			return l.session.redis, nil
 		}
 		if !first && l.making == nil && l.err != nil {
 			err := l.err
@@ -78,9 +78,9 @@ func (l *lateClient) get(ctx context.Context) (rueidis.Client, error) {
 }
 
 func (l *lateClient) make() {
-	made := &link{roads: new(roads)} // what passes there says nothing of ours
+	made := &session{roads: new(roads)} // what passes there says nothing of ours
 	option := l.c.baseOption()
-	if t := l.c.topo.Load(); t != nil && !t.link.tracked {
+	if t := l.c.topo.Load(); t != nil && !t.session.tracked {
 		option.DisableCache, option.OnInvalidations = true, nil
 	}
 	option.DialCtxFn = l.c.dialer(option, made)
@@ -89,7 +89,7 @@ func (l *lateClient) make() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err = err; err == nil {
-		l.link = made
+		l.session = made
 	}
 	close(l.making)
 	l.making = nil
@@ -98,7 +98,7 @@ func (l *lateClient) make() {
 // end closes it for good; nobody makes it any more.
 func (l *lateClient) end() {
 	l.mu.Lock()
-	made := l.link
+	made := l.session
 	l.mu.Unlock()
 	if made != nil {
 		made.close(made.redis)

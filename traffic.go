@@ -163,7 +163,7 @@ func (w *watchedConn) Close() error {
 }
 
 // question is the context of a question. It has no deadline that rueidis could see, which would take the connection down with it.
-type question struct {
+type commandContext struct {
 	context.Context // ends with the caller's
 
 	c        *Client
@@ -181,7 +181,7 @@ func (c *Client) ask(ctx context.Context, sh *shard, patience time.Duration) (_ 
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}
 	}
-	q := &question{c: c, sh: sh, asked: c.now(), passed: sh.traffic.passed.Load(), patience: patience}
+	q := &commandContext{c: c, sh: sh, asked: c.now(), passed: sh.traffic.passed.Load(), patience: patience}
 	q.Context, q.cancel = context.WithCancel(ctx)
 	q.timer = time.AfterFunc(time.Hour, q.look) // so that the field is set before it runs
 	q.timer.Reset(patience)
@@ -192,7 +192,7 @@ func (c *Client) ask(ctx context.Context, sh *shard, patience time.Duration) (_ 
 }
 
 // look ends the question if it has been waited for long enough.
-func (q *question) look() {
+func (q *commandContext) look() {
 	left := q.ends() - q.c.now()
 	if left <= 0 {
 		q.late.Store(true)
@@ -202,7 +202,7 @@ func (q *question) look() {
 	q.timer.Reset(time.Duration(left))
 }
 
-func (q *question) ends() int64 {
+func (q *commandContext) ends() int64 {
 	t := q.sh.traffic
 	all := q.asked + int64(q.patience+q.sh.preparing()+atLinkRate(t.passed.Load()-q.passed))
 	quiet := max(q.asked, t.at.Load()) + int64(q.c.opt.RedisTimeout+q.sh.unseen())
@@ -210,9 +210,9 @@ func (q *question) ends() int64 {
 }
 
 // Deadline hides the caller's.
-func (q *question) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (q *commandContext) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-func (q *question) Err() error {
+func (q *commandContext) Err() error {
 	err := q.Context.Err()
 	if err != nil && q.late.Load() {
 		return context.DeadlineExceeded

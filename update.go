@@ -91,7 +91,7 @@ func (t *topology) shardsOf(keys []string) (shards []*shard) {
 }
 
 func (c *Client) doUpdate(ctx context.Context, shards []*shard, do func(ctx context.Context, redis rueidis.Client) error) error {
-	limit, limited, cancel := questionContext(ctx, c.opt.RedisTimeout)
+	limit, limited, cancel := boundedContext(ctx, c.opt.RedisTimeout)
 	defer cancel()
 	passed := shards[0].traffic.passed.Load()
 	entered := 0
