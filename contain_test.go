@@ -332,3 +332,12 @@ func TestCloseInACallbackReturnsAtOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestAPanicWithErrNotFoundIsAPanic(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) { panic(fmt.Errorf("must: %w", aside.ErrNotFound)) })
+	_, ok := errors.AsType[*aside.PanicError](err)
+	require.True(t, ok, "%v", err)
+	require.Nil(t, server.Do("GET", "k"), "not an absence")
+}

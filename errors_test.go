@@ -109,3 +109,41 @@ func TestErrorsAreOneSentenceWithOnePrefix(t *testing.T) {
 	require.NoError(t, first.Close())
 	check("closed", first.Set(ctx, time.Minute, "k", "v"), aside.ErrClosed)
 }
+
+func TestNilArgumentsAreErrors(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	_, err := c.Get(ctx, time.Minute, "k", nil)
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	require.ErrorContains(t, err, "loader is nil")
+	_, err = c.GetMulti(ctx, time.Minute, []string{"k"}, nil)
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	_, err = c.Get(ctx, time.Minute, "k", newSource("v").load, nil, aside.WithLoadTimeout(-1))
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+	_, err = c.Get(ctx, time.Minute, "k", newSource("v").load, aside.WithNegativeTTL(-2))
+	require.ErrorIs(t, err, aside.ErrInvalidArgument)
+
+	none := aside.Typed[user](c, nil)
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
+	for range 2 { // from Redis, from memory
+		_, err = none.Get(ctx, time.Minute, "k", func(context.Context, string) (user, error) { return user{}, nil })
+		require.ErrorIs(t, err, aside.ErrInvalidArgument)
+		require.ErrorContains(t, err, "codec is nil")
+	}
+	_, err = none.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]user, error) { return nil, nil })
+	require.ErrorContains(t, err, "codec is nil")
+	_, _, err = none.Peek(ctx, "k")
+	require.ErrorContains(t, err, "codec is nil")
+	require.ErrorContains(t, none.Set(ctx, time.Minute, "k", user{}), "codec is nil")
+
+	half := aside.NewTypedClient[user](c, nil, nil)
+	require.ErrorContains(t, half.Set(ctx, time.Minute, "k", user{}), "nil")
+	_, err = half.Get(ctx, time.Minute, "fresh", func(context.Context, string) (user, error) { return user{ID: 1}, nil })
+	require.NoError(t, err, "what was loaded is returned though it cannot be encoded")
+
+	m, err := c.GetMulti(ctx, time.Minute, nil, newSource("v").loadMany)
+	require.NoError(t, err)
+	require.NotNil(t, m)
+	require.NoError(t, c.Del(ctx))
+	require.NoError(t, c.Touch(ctx, time.Minute))
+}

@@ -125,26 +125,6 @@ func TestOtherCallsWaitForTheFill(t *testing.T) {
 	}
 }
 
-func TestCloseStoresWhatIsLent(t *testing.T) {
-	server := redistest.Start(t)
-	proxy := counted(t, server)
-	c := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour })
-	var keys []string
-	for i := range 20 {
-		keys = append(keys, fmt.Sprint("k", i))
-	}
-	lent(t, c, proxy, keys...)
-	closed := make(chan error, 1)
-	go func() { closed <- c.Close() }()
-	_, _, err := c.Peek(testContext(t), keys[0]) // which waits, until it is being closed
-	require.ErrorIs(t, err, aside.ErrClosed)
-	proxy.Heal()
-	require.NoError(t, await(t, closed))
-	for _, key := range keys {
-		require.Equal(t, "v", server.Do("GET", key))
-	}
-}
-
 // Callers who ask faster than Redis can store wait for it, as else what they have loaded would pile up.
 func TestOnlySoMuchIsLent(t *testing.T) {
 	server := redistest.Start(t)
@@ -250,30 +230,6 @@ func TestRedisDiesBeforeTheFill(t *testing.T) {
 	require.NoError(t, err, "it is remembered here")
 	proxy.Heal()
 	awaitMode(t, c, aside.Healthy)
-}
-
-// An Observer that is told of a fill may ask for its key.
-func TestAnObserverMayAskForTheKey(t *testing.T) {
-	server := redistest.Start(t)
-	proxy := counted(t, server)
-	ctx := testContext(t)
-	var c *aside.Client
-	told := make(chan result, 1)
-	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
-		o.Observer = aside.ObserverFunc(func(e aside.Event) {
-			if e.Kind == aside.EventFillRefused {
-				_, _, err := c.Peek(ctx, e.Key)
-				if err == nil {
-					_, err = c.Get(ctx, time.Minute, e.Key, newSource("new").load)
-				}
-				told <- result{err: err}
-			}
-		})
-	})
-	lent(t, c, proxy, "k")
-	server.Do("DEL", "k")
-	proxy.Heal()
-	require.NoError(t, await(t, told).err)
 }
 
 // Where a fill is refused with an error, its lock is nobody's: who asks next need not wait until it ends.

@@ -1,14 +1,17 @@
 package aside_test
 
 import (
+	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -82,4 +85,113 @@ func TestWaitsAreObserved(t *testing.T) {
 	require.EqualValues(t, other.Stats().LockWaits, others.count(aside.EventLockWait))
 	require.Equal(t, "shared", aside.EventShared.String())
 	require.Equal(t, "lock-wait", aside.EventLockWait.String())
+}
+
+// An Observer that asks for other keys waits for fills, and must not be what they wait for.
+func TestAnObserverMayAsk(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	ctx := testContext(t)
+	var c *aside.Client
+	var refused atomic.Int64
+	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventFillRefused {
+				_, err := c.Get(ctx, time.Minute, "again-"+e.Key, newSource("v").load)
+				require.NoError(t, err)
+				refused.Add(1)
+			}
+		})
+	})
+	db := newSource("v")
+	letGo := db.holdUp()
+	const n = 100
+	var loading []<-chan result
+	for i := range n {
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) }))
+	}
+	for i := range n {
+		db.awaitBegin(t)
+		server.Do("DEL", fmt.Sprint("k", i))
+	}
+	for i := range n { // those that had not begun then
+		server.Do("DEL", fmt.Sprint("k", i))
+	}
+	proxy.Delay(5 * time.Millisecond)
+	letGo()
+	for _, l := range loading {
+		require.Equal(t, result{value: "v"}, await(t, l))
+	}
+	eventually(t, "all fills are refused", func() bool { return refused.Load() == n })
+}
+
+// An Observer that is told of a fill may ask for its key.
+func TestAnObserverMayAskForTheKey(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	ctx := testContext(t)
+	var c *aside.Client
+	told := make(chan result, 1)
+	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventFillRefused {
+				_, _, err := c.Peek(ctx, e.Key)
+				if err == nil {
+					_, err = c.Get(ctx, time.Minute, e.Key, newSource("new").load)
+				}
+				told <- result{err: err}
+			}
+		})
+	})
+	lent(t, c, proxy, "k")
+	server.Do("DEL", "k")
+	proxy.Heal()
+	require.NoError(t, await(t, told).err)
+}
+
+func TestTheObserverAndTheStatisticsSeeWhatHappens(t *testing.T) {
+	server := redistest.Start(t)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	c := newClient(t, server.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[e.Kind.String()+" "+e.Source.String()]++
+		})
+	})
+	ctx := testContext(t)
+	server.Do("SET", "redis", "r")
+	for range 2 {
+		_, err := c.Get(ctx, time.Minute, "redis", mustNotLoad)
+		require.NoError(t, err)
+	}
+	_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	require.NoError(t, err)
+	mu.Lock()
+	require.Equal(t, 1, seen["hit redis"])
+	require.Equal(t, 1, seen["hit memory"])
+	require.Equal(t, 1, seen["load loader"])
+	require.Equal(t, 1, seen["redis-back none"])
+	mu.Unlock()
+	s := c.Stats()
+	require.EqualValues(t, 1, s.MemoryHits)
+	require.EqualValues(t, 1, s.RedisHits)
+	require.EqualValues(t, 1, s.Loads)
+	require.True(t, s.RedisConnected)
+	if !oldRedis(server) {
+		stored(t, c, "k")
+		require.Equal(t, 2, c.Stats().MemoryEntries)
+	}
+}
+
+func TestAnObserverThatPanicsHarmsNobody(t *testing.T) {
+	server := redistest.Start(t)
+	c := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = aside.ObserverFunc(func(aside.Event) { panic("boom") }) })
+	ctx := testContext(t)
+	for range 3 {
+		value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+		require.NoError(t, err)
+		require.Equal(t, "v", value)
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -489,44 +488,6 @@ func TestADeadNodeCostsItsOwnSlotsOnly(t *testing.T) {
 	n := 0
 	changes.Range(func(shard, _ any) bool { n++; require.Equal(t, cluster.Node(1).Addr(), shard); return true })
 	require.Equal(t, 1, n)
-}
-
-// Every key's stamp lives in the key's own slot, and a person can see whose it is.
-func TestStampsLiveInTheKeysSlot(t *testing.T) {
-	cluster := redistest.StartCluster(t)
-	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
-	keys := []string{"k", "", "{}", "{}x", "}{", "}", "{", "a{b", "{a}b", "{a}{b}", "\x00\xff", "aside:stamp:{0}k"}
-	for _, key := range keys {
-		require.NoError(t, c.Set(ctx, time.Hour, key, "v"), "%q", key)
-		require.NoError(t, c.Del(ctx, key), "%q", key)
-	}
-	require.NoError(t, c.Del(ctx, keys...))
-	stamps := 0
-	for i := range 3 {
-		all, _ := cluster.Node(i).Do("KEYS", "aside:stamp:*").([]any)
-		stamps += len(all)
-	}
-	require.Equal(t, len(keys), stamps)
-}
-
-// Close with a Redis that hangs, and again.
-func TestCloseInAnOutage(t *testing.T) {
-	server := redistest.Start(t)
-	dir, _ := durable(t)
-	c, ctx := newDurable(t, server.Addr(), dir), testContext(t)
-	server.Freeze()
-	defer server.Thaw()
-	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
-	require.NoError(t, c.Close())
-	require.NoError(t, c.Close())
-	require.ErrorIs(t, c.Set(ctx, time.Hour, "k", "v"), aside.ErrClosed)
-	found := false
-	for _, name := range files(t, dir) {
-		content, err := os.ReadFile(name)
-		require.NoError(t, err)
-		found = found || strings.Contains(string(content), "v")
-	}
-	require.True(t, found)
 }
 
 // Starting without Redis is starting degraded.

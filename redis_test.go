@@ -186,3 +186,14 @@ func TestTheServicesClientOfACluster(t *testing.T) {
 	}
 	require.Len(t, redis.Nodes(), 3)
 }
+
+func TestRedisGivesTheClientUnderneath(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	redis, ok := c.Redis()
+	require.True(t, ok)
+	require.NoError(t, redis.Do(ctx, redis.B().Set().Key("k").Value("v").Build()).Error())
+	value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+}

@@ -15,32 +15,6 @@ import (
 
 // TLS, credentials, Sentinel and Cluster: by rueidis's own options.
 
-func TestTLSAndCredentialsPassThrough(t *testing.T) {
-	server := redistest.Start(t, redistest.WithTLS(), redistest.WithPassword("secret"))
-	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
-		o.Redis.TLSConfig = server.TLSConfig()
-		o.Redis.Password = "secret"
-	}), testContext(t)
-	for range 2 {
-		value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
-		require.NoError(t, err)
-		require.Equal(t, "v", value)
-	}
-	require.EqualValues(t, 1, c.Stats().Loads)
-
-	_, err := aside.New(aside.Options{RequireRedis: true, Logger: quiet, Redis: plain(server.Addr())})
-	require.ErrorIs(t, err, aside.ErrRedisAway, "without TLS")
-}
-
-func TestAWrongPasswordIsSaid(t *testing.T) {
-	server := redistest.Start(t, redistest.WithPassword("secret"))
-	option := plain(server.Addr())
-	option.Password = "wrong"
-	_, err := aside.New(aside.Options{RequireRedis: true, Logger: quiet, Redis: option})
-	require.ErrorIs(t, err, aside.ErrRedisAway)
-	require.ErrorContains(t, err, "WRONGPASS")
-}
-
 func TestTheMainJobOnACluster(t *testing.T) {
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }

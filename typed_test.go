@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -178,4 +179,168 @@ func absent[T any](t *testing.T, client *aside.Client, key string, c codec.Codec
 	}
 	require.Equal(t, 2, loads, key)
 	require.ErrorIs(t, view.Set(ctx, time.Minute, key, none), aside.ErrInvalidArgument, key)
+}
+
+type user struct {
+	ID   int
+	Name string
+}
+
+func TestTypedValuesAreTheCallersToChange(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	type deep struct {
+		Tags []string
+		By   map[string]int
+	}
+	view := aside.Typed(c, codec.JSON[deep]())
+	load := func(context.Context, string) (deep, error) {
+		return deep{Tags: []string{"a"}, By: map[string]int{"x": 1}}, nil
+	}
+	for range 4 {
+		v, err := view.Get(ctx, time.Minute, "k", load)
+		require.NoError(t, err)
+		require.Equal(t, deep{Tags: []string{"a"}, By: map[string]int{"x": 1}}, v)
+		v.Tags[0], v.By["x"] = "spoiled", 2
+		m, err := view.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]deep, error) { return nil, nil })
+		require.NoError(t, err)
+		require.Equal(t, "a", m["k"].Tags[0])
+		m["k"].Tags[0] = "spoiled"
+	}
+	shared := aside.Typed(c, codec.JSON[deep](), aside.Shared())
+	one, err := shared.Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	two, err := shared.Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	require.Same(t, &one.Tags[0], &two.Tags[0], "Shared decodes once")
+	again, err := view.Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	require.NotSame(t, &one.Tags[0], &again.Tags[0], "and only for views that are Shared")
+}
+
+func TestAFlatValueFromMemoryIsNotDecodedAgain(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	decodes := 0
+	view := aside.NewTypedClient(c, codec.JSON[user]().Encode, func(s string) (user, error) {
+		decodes++
+		return codec.JSON[user]().Decode(s)
+	})
+	load := func(context.Context, string) (user, error) { return user{1, "Ada"}, nil }
+	for range 5 {
+		u, err := view.Get(ctx, time.Minute, "k", load)
+		require.NoError(t, err)
+		require.Equal(t, user{1, "Ada"}, u)
+		awaitNobody(t, c)
+	}
+	if oldRedis(server) {
+		require.LessOrEqual(t, decodes, 3, "once more if the first was faster than the push of the fill")
+	} else {
+		require.Equal(t, 2, decodes, "by who loaded it, and by the check of a view's first loads")
+	}
+	allocs := testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) })
+	require.Zero(t, allocs)
+	// A view made anew for each request shares what was decoded.
+	_, err := aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load)
+	require.NoError(t, err)
+	making := testing.AllocsPerRun(100, func() { aside.Typed(c, codec.JSON[user]()) })
+	allocs = testing.AllocsPerRun(100, func() { _, _ = aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load) })
+	require.LessOrEqual(t, allocs, making)
+}
+
+func TestWhatDoesNotDecodeIsLoadedAgain(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	view := aside.Typed(c, codec.JSON[user]())
+	load := func(context.Context, string) (user, error) { return user{1, "Ada"}, nil }
+	for i, bad := range []string{"{", "", "[1]", "\x00aside:9?", "\x00aside:1?", "\x00aside:1e?"} {
+		overwrite(t, c, server, "k", bad)
+		u, err := view.Get(ctx, time.Minute, "k", load)
+		require.NoError(t, err, "%q", bad)
+		require.Equal(t, user{1, "Ada"}, u)
+		stored(t, c, "k")
+		require.Equal(t, `{"ID":1,"Name":"Ada"}`, server.Do("GET", "k"), "%q is replaced", bad)
+		require.GreaterOrEqual(t, c.Stats().DecodeErrors, int64(i+1))
+
+		overwrite(t, c, server, "m", bad)
+		m, err := view.GetMulti(ctx, time.Minute, []string{"m", "k"}, func(_ context.Context, keys []string) (map[string]user, error) {
+			require.Equal(t, []string{"m"}, keys)
+			return map[string]user{"m": {2, "Bob"}}, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, map[string]user{"m": {2, "Bob"}, "k": {1, "Ada"}}, m)
+		_, ok, err := view.Peek(ctx, "m")
+		require.NoError(t, err)
+		require.True(t, ok)
+	}
+}
+
+// overwrite sets a key behind the back of c and waits until c has been told.
+func overwrite(t *testing.T, c *aside.Client, server *redistest.Server, key, value string) {
+	t.Helper()
+	ctx := testContext(t)
+	_, tracked, err := c.Peek(ctx, key) // if there is something, there will be a push
+	require.NoError(t, err)
+	before := c.Stats().Invalidations
+	server.Do("SET", key, value)
+	if !tracked {
+		return
+	}
+	eventually(t, "the push has come", func() bool { return c.Stats().Invalidations > before })
+}
+
+// Two types share a key: each finds what it cannot read. Nobody loops, everybody gets what its own loader says.
+func TestTwoTypesOnOneKeyDoNotLoop(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	numbers := aside.Typed(c, codec.JSON[int]())
+	names := aside.Typed(c, codec.JSON[map[string]string]())
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 50 {
+				n, err := numbers.Get(ctx, time.Minute, "k", func(context.Context, string) (int, error) { return 7, nil })
+				if err != nil || n != 7 {
+					t.Errorf("%v, %v", n, err)
+				}
+			}
+		})
+		callers.Go(func() {
+			for range 50 {
+				m, err := names.GetMulti(ctx, time.Minute, []string{"k"}, func(context.Context, []string) (map[string]map[string]string, error) {
+					return map[string]map[string]string{"k": {"a": "b"}}, nil
+				})
+				if err != nil || m["k"]["a"] != "b" {
+					t.Errorf("%v, %v", m, err)
+				}
+			}
+		})
+	}
+	callers.Wait()
+}
+
+func TestWhatCannotBeEncodedIsReturnedToWhoLoadedIt(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	view := aside.Typed(c, codec.JSON[func()]()) // JSON cannot
+	called := 0
+	f, err := view.Get(ctx, time.Minute, "k", func(context.Context, string) (func(), error) { return func() { called++ }, nil })
+	require.NoError(t, err)
+	f()
+	require.Equal(t, 1, called)
+	require.EqualValues(t, 1, c.Stats().EncodeErrors)
+	stored(t, c, "k")
+	require.Nil(t, server.Do("GET", "k"))
+	f, err = view.Get(ctx, time.Minute, "k", func(context.Context, string) (func(), error) { return func() { called += 10 }, nil })
+	require.NoError(t, err, "the next caller loads for itself")
+	f()
+	require.Equal(t, 11, called)
+	called = 1
+	m, err := view.GetMulti(ctx, time.Minute, []string{"m"}, func(context.Context, []string) (map[string]func(), error) {
+		return map[string]func(){"m": func() { called++ }}, nil
+	})
+	require.NoError(t, err)
+	m["m"]()
+	require.Equal(t, 2, called)
+	require.Error(t, view.Set(ctx, time.Minute, "k", func() {}))
 }

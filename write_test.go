@@ -2,13 +2,17 @@ package aside_test
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 )
@@ -64,4 +68,126 @@ func TestAKeyThatDoesNotExpireHasNoTTLInRedis(t *testing.T) {
 			require.InDelta(t, 100*year, server.Do("TTL", "a hundred"), 60)
 		})
 	}
+}
+
+// 60 is 60 nanoseconds: nothing would ever be a hit, and nobody be told.
+func TestATTLBelowAMillisecondIsRefused(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	view := aside.Typed(c, codec.JSON[int]())
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "1"))
+	_, err := c.Get(ctx, time.Minute, "k", mustNotLoad) // it is in memory, too
+	require.NoError(t, err)
+	one := func(context.Context, string) (int, error) { return 1, nil }
+	many := func(context.Context, []string) (map[string]int, error) { return nil, nil }
+	strings := newSource("")
+	for name, call := range map[string]func() error{
+		"Get":            func() error { _, err := c.Get(ctx, 60, "k", strings.load); return err },
+		"GetMulti":       func() error { _, err := c.GetMulti(ctx, 60, []string{"k"}, strings.loadMany); return err },
+		"Set":            func() error { return c.Set(ctx, 60, "k", "2") },
+		"Touch":          func() error { return c.Touch(ctx, 60, "k") },
+		"typed Get":      func() error { _, err := view.Get(ctx, 60, "k", one); return err },
+		"typed GetMulti": func() error { _, err := view.GetMulti(ctx, 60, []string{"k"}, many); return err },
+		"typed Set":      func() error { return view.Set(ctx, 60, "k", 2) },
+		"typed Touch":    func() error { return view.Touch(ctx, 60, "k") },
+		"WithNegativeTTL": func() error {
+			_, err := c.Get(ctx, time.Minute, "o", strings.load, aside.WithNegativeTTL(60))
+			return err
+		},
+		"WithLoadTimeout": func() error {
+			_, err := c.Get(ctx, time.Minute, "o", strings.load, aside.WithLoadTimeout(60))
+			return err
+		},
+		"WithErrorTTL": func() error { _, err := c.Get(ctx, time.Minute, "o", strings.load, aside.WithErrorTTL(60)); return err },
+	} {
+		err := call()
+		require.ErrorIs(t, err, aside.ErrInvalidArgument, name)
+		require.ErrorContains(t, err, "60*time.Second", name)
+	}
+	require.Zero(t, strings.calls.Load())
+	value, err := c.Get(ctx, time.Millisecond, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "1", value)
+}
+
+// A write that was not answered may have been done, and says so.
+func TestAnUnansweredWriteIsOfUnknownOutcome(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, ctx := newClient(t, proxy.Addr(), hasty), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "before"))
+	_, _, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	proxy.CutReplies()
+	require.ErrorIs(t, c.Set(ctx, time.Minute, "k", "after"), aside.ErrUnknownOutcome)
+	require.Equal(t, "after", server.Do("GET", "k"), "here it was done")
+	proxy.Heal()
+	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })
+	value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "after", value, "memory does not hold what the write replaced")
+}
+
+// A command that its caller has given up on may reach the server much later. Then it must not be done.
+func TestALateWriteIsNotDone(t *testing.T) {
+	for _, verb := range []string{"Set", "Del", "Touch"} {
+		t.Run(verb, func(t *testing.T) {
+			server := redistest.Start(t)
+			proxy := faultproxy.New(t, server.Addr())
+			c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 50 * time.Millisecond }), testContext(t)
+			require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
+			scripts := scriptCalls(server)
+			proxy.CutRequests()
+			var err error
+			switch verb {
+			case "Set":
+				err = c.Set(ctx, time.Hour, "k", "late")
+			case "Del":
+				err = c.Del(ctx, "k")
+			case "Touch":
+				err = c.Touch(ctx, time.Hour, "k")
+			}
+			require.ErrorIs(t, err, aside.ErrUnknownOutcome)
+			late := time.Now().Add(400 * time.Millisecond) // past the deadline and its margin
+			eventually(t, "it is late", func() bool { return time.Now().After(late) })
+			if verb != "Touch" { // which is not replayed
+				require.NoError(t, newClient(t, server.Addr()).Set(ctx, time.Minute, "k", "v")) // newer than its replay, too
+			}
+			proxy.Heal()
+			eventually(t, "the command has arrived", func() bool { return scriptCalls(server) > scripts })
+			eventually(t, "it is back", func() bool { return c.Stats().RedisConnected && c.Stats().Pending == 0 })
+			require.Equal(t, "v", server.Do("GET", "k"))
+			require.LessOrEqual(t, server.Do("PTTL", "k"), int64(60_000))
+		})
+	}
+}
+
+// scriptCalls is how many scripts the server has run.
+func scriptCalls(server *redistest.Server) (n int) {
+	for line := range strings.SplitSeq(fmt.Sprint(server.Do("INFO", "commandstats")), "\r\n") {
+		if strings.HasPrefix(line, "cmdstat_eval") {
+			calls, _, _ := strings.Cut(line[strings.Index(line, "calls=")+6:], ",")
+			more, _ := strconv.Atoi(calls)
+			n += more
+		}
+	}
+	return n
+}
+
+// Every key's stamp lives in the key's own slot, and a person can see whose it is.
+func TestStampsLiveInTheKeysSlot(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	keys := []string{"k", "", "{}", "{}x", "}{", "}", "{", "a{b", "{a}b", "{a}{b}", "\x00\xff", "aside:stamp:{0}k"}
+	for _, key := range keys {
+		require.NoError(t, c.Set(ctx, time.Hour, key, "v"), "%q", key)
+		require.NoError(t, c.Del(ctx, key), "%q", key)
+	}
+	require.NoError(t, c.Del(ctx, keys...))
+	stamps := 0
+	for i := range 3 {
+		all, _ := cluster.Node(i).Do("KEYS", "aside:stamp:*").([]any)
+		stamps += len(all)
+	}
+	require.Equal(t, len(keys), stamps)
 }
