@@ -19,6 +19,7 @@ import (
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/logqueue"
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -534,9 +535,9 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 		defer sh.lockBatch.leave(c)
 	}
 	marker := c.newMarker(sh)
-	q := newCall(scriptReadOrLock, key, marker, c.lockTTL, mostAnswered)
+	q := newCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
 	if bad != "" {
-		q.script, q.args[2] = scriptReplaceOrLock, bad
+		q.script, q.args[2] = script.ReplaceOrLock, bad
 	}
 	q.expects = large
 	if large > 0 {

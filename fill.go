@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -146,7 +147,7 @@ func (l *load) store() {
 	if ttl := c.renewedTTL(); ttl != c.lockTTL && len(fill) > 0 {
 		locks := pointers(slices.Clone(l.items))
 		c.inBackground(func() { // ends with the answer: now rather than in a third of LockTTL, when it may come too late
-			c.overLocks(scriptRenew, scriptRenew, []string{ttl}, locks, 0, markerOnly, nil)
+			c.overLocks(script.Renew, script.Renew, []string{ttl}, locks, 0, markerOnly, nil)
 		})
 	}
 	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
@@ -157,9 +158,9 @@ func (l *load) store() {
 	if l.lent > 0 {
 		pieces = renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
 	}
-	c.overLocks(scriptFill, scriptFillMany, nil, fill, pieces, l.fillArgs, l.filled)
+	c.overLocks(script.Fill, script.FillMany, nil, fill, pieces, l.fillArgs, l.filled)
 	if len(giveBack) > 0 {
-		c.overLocks(scriptRelease, scriptRelease, nil, giveBack, 0, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
+		c.overLocks(script.Release, script.Release, nil, giveBack, 0, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
 			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
 		})
 	}
@@ -174,7 +175,7 @@ func (l *load) fillOne() {
 	if joins && !item.shard.fillBatch.enter(seat) {
 		return
 	}
-	moved, accepted, err := l.c.overLock(scriptFill, item, seat.args)
+	moved, accepted, err := l.c.overLock(script.Fill, item, seat.args)
 	if joins {
 		item.shard.fillBatch.leave(l.c)
 	}
@@ -186,7 +187,7 @@ func (l *load) filledOne(moved, accepted bool, err error) {
 	l.settled()
 }
 
-// fillArgs appends what an item takes of scriptFill's ARGV.
+// fillArgs appends what an item takes of script.Fill's ARGV.
 func (l *load) fillArgs(to []string, item *loadItem) []string {
 	stored, ttl := wire.Absent, &l.absentTTL
 	if l.out[item.n].found {

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -26,17 +27,6 @@ const flushKeySuffix = ":made"
 
 // flushKeyTTL is how long the key lives when nobody looks at it.
 func (c *Client) flushKeyTTL() time.Duration { return max(24*time.Hour, 2*c.opt.StampTTL) }
-
-// KEYS: k   ARGV: ttl in ms.   Answer: when k was made, in µs. A second run finds what the first has made.
-var scriptMade = newScript(luaLook + luaClock + `
-local made = look(KEYS[1])
-if made and tonumber(made) then
-  call('PEXPIRE', KEYS[1], ARGV[1])
-  return made
-end
-made = string.format('%016.0f', clock())
-call('SET', KEYS[1], made, 'PX', ARGV[1])
-return made`)
 
 // flushWatch is what is known of a shard's key. It belongs to the prober.
 type flushWatch struct {
@@ -77,7 +67,7 @@ func (c *Client) lookForFlush(sh *shard) {
 	w.epoch, w.at = epoch, c.now()
 	ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
 	defer cancel()
-	q := newCall(scriptMade, key, milliseconds(c.flushKeyTTL()))
+	q := newCall(script.Made, key, milliseconds(c.flushKeyTTL()))
 	c.send(ctx, sh.client, []*call{q}, false)
 	if isNoScript(q.err) {
 		c.send(ctx, sh.client, []*call{q}, true)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"sync"
+
+	"github.com/redaside/aside/internal/script"
 )
 
 // joint sends the questions of many callers together. While few are out each goes by itself, at once. When maxAlone are
@@ -146,7 +148,7 @@ func (s *request) answer(q *call, at int) bool {
 // sendLocks asks read-or-lock for the keys of seats.
 func (c *Client) sendLocks(sh *shard, seats []*request) {
 	marker := c.newMarker(sh)
-	q := &call{script: scriptReadOrLockMany, keys: make([]string, len(seats)), args: []string{marker, c.lockTTL, mostAnswered}}
+	q := &call{script: script.ReadOrLockMany, keys: make([]string, len(seats)), args: []string{marker, c.lockTTL, mostAnswered}}
 	for i, s := range seats {
 		q.keys[i] = s.key
 	}
@@ -164,7 +166,7 @@ func (c *Client) sendLocks(sh *shard, seats []*request) {
 
 // sendFills fills the keys of seats.
 func (c *Client) sendFills(sh *shard, seats []*request) {
-	q := &call{script: scriptFillMany, keys: make([]string, len(seats)), args: make([]string, 0, 3*len(seats))}
+	q := &call{script: script.FillMany, keys: make([]string, len(seats)), args: make([]string, 0, 3*len(seats))}
 	for i, s := range seats {
 		q.keys[i] = s.key
 		q.args = append(q.args, s.args...)

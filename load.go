@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/script"
 )
 
 // loadCaller is a user's loader in the form that serves one key and many, strings and types: a pointer, made anew for each
@@ -311,7 +313,7 @@ func (c *Client) renewer() {
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
 		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
-			c.overLocks(scriptRenew, scriptRenew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
+			c.overLocks(script.Renew, script.Renew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
 		}
 	}
 }
@@ -358,14 +360,14 @@ func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
 
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
 func (l *load) release(err error) {
-	c, script := l.c, scriptRelease
+	c, release := l.c, script.Release
 	if err != nil && !l.unheld && l.options.errorTTL > 0 {
-		script = scriptReleaseFailed
+		release = script.ReleaseFailed
 	}
 	for i := range l.items {
 		l.items[i].gen = c.near.generation(l.items[i].f.key)
 	}
-	c.overLocks(script, script, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
+	c.overLocks(release, release, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
 		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
 	})
 	for i := range l.items {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -79,20 +80,20 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, second.mine)
 	require.NotEqual(t, first.stored, second.stored)
-	run := func(s *script, args ...string) int64 {
+	run := func(s *script.Script, args ...string) int64 {
 		q := newCall(s, "k", args...)
 		c.run(ctx, sh, q)
 		flags, err := q.flags()
 		require.NoError(t, err)
 		return flags[0]
 	}
-	require.Zero(t, run(scriptFill, first.stored, "stale", "60000"), "the first load was overtaken")
-	require.Zero(t, run(scriptRenew, "60000", first.stored))
-	require.Zero(t, run(scriptRelease, first.stored))
-	require.EqualValues(t, 1, run(scriptRenew, "60000", second.stored))
+	require.Zero(t, run(script.Fill, first.stored, "stale", "60000"), "the first load was overtaken")
+	require.Zero(t, run(script.Renew, "60000", first.stored))
+	require.Zero(t, run(script.Release, first.stored))
+	require.EqualValues(t, 1, run(script.Renew, "60000", second.stored))
 	require.Greater(t, server.Do("PTTL", "k"), int64(20_000))
-	require.EqualValues(t, 1, run(scriptFill, second.stored, "v", "60000"))
-	require.Zero(t, run(scriptFill, second.stored, "twice", "60000"), "a fill that is sent twice is refused")
+	require.EqualValues(t, 1, run(script.Fill, second.stored, "v", "60000"))
+	require.Zero(t, run(script.Fill, second.stored, "twice", "60000"), "a fill that is sent twice is refused")
 	require.Equal(t, "v", server.Do("GET", "k"))
 }
 

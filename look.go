@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -177,7 +178,7 @@ type glance struct {
 }
 
 func (c *Client) newGlance(key string, sh *shard) *glance {
-	return &glance{key, c.near.reserve(key, sh), newCall(scriptRead, key, wire.LockPrefix, mostAnswered)}
+	return &glance{key, c.near.reserve(key, sh), newCall(script.Read, key, wire.LockPrefix, mostAnswered)}
 }
 
 // seen says what came of a glance.
@@ -185,7 +186,7 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, erro
 	found, err := g.q.finding("")
 	if sh := g.r.shard; err == nil && found.large > 0 { // to be asked for in turn
 		g.r = c.near.reserve(g.key, sh)
-		g.q = newCall(scriptRead, g.key, wire.LockPrefix, anyLength)
+		g.q = newCall(script.Read, g.key, wire.LockPrefix, anyLength)
 		g.q.expects = found.large
 		c.inTurn(ctx, sh, []*call{g.q}, func() { c.run(ctx, sh, g.q) })
 		found, err = g.q.finding("")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -360,7 +361,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			plain = append(plain, i)
 		}
 	}
-	all := c.batchesOf(scriptReadOrLockMany, nil, len(plain),
+	all := c.batchesOf(script.ReadOrLockMany, nil, len(plain),
 		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil,
 		func(i int) int64 { return asked[plain[i]].f.large })
 	for _, b := range all {
@@ -371,7 +372,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	for _, i := range replace {
 		key := asked[i].f.key
 		all = append(all, &batch{shard: asked[i].shard, of: []int{i},
-			call: call{script: scriptReplaceOrLock, keys: []string{key}, args: []string{bad[key]}}})
+			call: call{script: script.ReplaceOrLock, keys: []string{key}, args: []string{bad[key]}}})
 	}
 	for _, b := range all {
 		last := mostAnswered

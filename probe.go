@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -33,7 +34,7 @@ import (
 //
 // A late push must not pass for that of a later probe, so a key whose push was missing is given up for one with another name.
 //
-// PEXPIRE, unlike SET, is done by a server that is full. Where even k cannot be made a script does it, see scriptProbe.
+// PEXPIRE, unlike SET, is done by a server that is full. Where even k cannot be made a script does it, see script.Probe.
 
 // probeKeyPrefix begins the keys that probes ask for and change.
 const probeKeyPrefix = "aside:probe"
@@ -69,12 +70,6 @@ type proof struct {
 	pausing  time.Duration
 	badSince int64 // when probes began to be refused; 0: they are not
 }
-
-// scriptProbe makes a probe key on a server that is full: what has begun with a write may go on to write.
-// KEYS: k   ARGV: ttl in ms.   Answer: OK
-var scriptProbe = newScript(`
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])`)
 
 func (c *Client) prober(sh *shard) {
 	defer c.background.Done()
@@ -196,7 +191,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	create := prove && !p.made
 	switch {
 	case create && p.full:
-		questions = append(questions, b.Eval().Script(scriptProbe.text).Numkeys(1).Key(p.key).Arg(milliseconds(probeTTL)).Build())
+		questions = append(questions, b.Eval().Script(script.Probe.Text()).Numkeys(1).Key(p.key).Arg(milliseconds(probeTTL)).Build())
 	case create:
 		questions = append(questions, b.Set().Key(p.key).Value("").PxMilliseconds(ttl).Build())
 	}
@@ -405,7 +400,7 @@ func (sh *shard) hasSlotOf(key string) bool {
 
 // timeQuestion asks for the time of the scripts.
 func timeCommand(b rueidis.Builder, whole bool) rueidis.Completed {
-	q := call{script: scriptTime, args: []string{probeKeyPrefix}}
+	q := call{script: script.Time, args: []string{probeKeyPrefix}}
 	return q.command(b, whole)
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -25,7 +26,7 @@ import (
 // The script that replays knows a later operation of the same client, but the record may be of an earlier process.
 // One record is in one replay at a time (claims), and just before it is sent it must still be the one in the store.
 
-// replayVerdicts are the answers of scriptReplay, from 1.
+// replayVerdicts are the answers of script.Replay, from 1.
 var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded, fallback.Deleted, fallback.Dropped}
 
 // settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
@@ -213,9 +214,9 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 	window, _ := writeWindow(now, off, patience)
 	place := func(i int) (string, *shard) { return records[i].Key, sh }
 	if c.opt.DisableStamps {
-		return c.batches(scriptReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
+		return c.batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
 	}
-	return c.batches(scriptReplay, []string{window, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+	return c.batches(script.Replay, []string{window, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began

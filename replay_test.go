@@ -12,6 +12,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/sim"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -259,9 +260,9 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			switch what := random.IntN(12); what {
 			case 0, 1: // a healthy Set or Del
 				w := sim.Write{Op: sim.OpSet, Stamp: stamp(), Value: value, TTL: ttl, NotAfter: base * 2}
-				s, args := scriptSet, []string{fmt.Sprint(w.NotAfter), stampText(w.Stamp), "3600000", value, fmt.Sprint(ttl)}
+				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), stampText(w.Stamp), "3600000", value, fmt.Sprint(ttl)}
 				if what == 1 {
-					w.Op, s, args = sim.OpDel, scriptDel, args[:3]
+					w.Op, s, args = sim.OpDel, script.Del, args[:3]
 				}
 				q := &call{script: s, keys: []string{b.key}, args: args, stamped: true}
 				b.c.run(t.Context(), b.sh, q)
@@ -282,7 +283,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				if model.Content == sim.Lock {
 					m := model.Marker
 					model, _ = sim.Fill(model, m, value, ttl, env)
-					q := newCall(scriptFill, b.key, fmt.Sprintf("%sx:%d:%016d", wire.LockPrefix, m.ID, m.Time), value, fmt.Sprint(ttl))
+					q := newCall(script.Fill, b.key, fmt.Sprintf("%sx:%d:%016d", wire.LockPrefix, m.ID, m.Time), value, fmt.Sprint(ttl))
 					b.c.run(t.Context(), b.sh, q)
 					require.NoError(t, q.err)
 					story = append(story, "fill "+value)

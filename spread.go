@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/script"
 )
 
 // What stands between may lead to several servers at once. Two kinds can be noticed by the run ids:
@@ -28,9 +30,6 @@ var (
 	errTurns  = errors.New("the address leads to two primaries in turn that know nothing of each other: the local memory is not used, and what is written to one is missing at the other; lead it to one of them (docs/OPERATIONS.md, What may stand between)")
 )
 
-// KEYS: k, for the way it takes.   Answer: the server's INFO.
-var scriptWho = newScript(`return redis.call('INFO', 'server')`)
-
 // lookForSpread finds out, on a new connection, whether scripts go to several servers. Where it cannot be known it concludes nothing. false: there was
 // no answer, so it is to be asked again.
 func (c *Client) lookForSpread(sh *shard) (done bool) {
@@ -38,7 +37,7 @@ func (c *Client) lookForSpread(sh *shard) (done bool) {
 	defer cancel()
 	questions := make([]rueidis.Completed, spreadKeys)
 	for i := range questions {
-		questions[i] = newCall(scriptWho, probeKeyPrefix+":"+strconv.Itoa(i)).command(sh.client.B(), true)
+		questions[i] = newCall(script.Who, probeKeyPrefix+":"+strconv.Itoa(i)).command(sh.client.B(), true)
 	}
 	seen := make(map[string]bool)
 	for _, answer := range sh.client.DoMulti(ctx, questions...) {

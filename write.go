@@ -13,6 +13,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -37,7 +38,7 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
 	}
 	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
-	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: scriptSet, bare: scriptSetBare,
+	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: script.Set, bare: script.SetBare,
 		args: []string{wire.Pack(value), milliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
 }
 
@@ -45,7 +46,7 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 // reached it, and never longer than StaleLease (while Redis is away: not before it is back and the Del was replayed). Loads that are under way will not bring it back.
 // Keys that do not exist are no error. Errors are those of Set; with many keys they say which failed, the others are removed.
 func (c *Client) Del(ctx context.Context, keys ...string) error {
-	return c.write(ctx, &write{verb: "delete", keys: keys, script: scriptDel, bare: scriptDelBare, op: fallback.OpDel})
+	return c.write(ctx, &write{verb: "delete", keys: keys, script: script.Del, bare: script.DelBare, op: fallback.OpDel})
 }
 
 // Touch gives those of keys that hold a value a new ttl, counted from now. Keys that do not exist stay so, remembered
@@ -58,16 +59,16 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if err := c.awaitStored(ctx, keys...); err != nil {
 		return err
 	}
-	return c.write(ctx, &write{verb: "touch", keys: keys, bare: scriptTouch, args: append(append([]string{milliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)})
+	return c.write(ctx, &write{verb: "touch", keys: keys, bare: script.Touch, args: append(append([]string{milliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)})
 }
 
 // write is one Set, Del or Touch.
 type write struct {
 	verb   string
 	keys   []string
-	script *script  // with stamps; nil: it leaves none
-	bare   *script  // without
-	args   []string // behind the window and what is about stamps
+	script *script.Script // with stamps; nil: it leaves none
+	bare   *script.Script // without
+	args   []string       // behind the window and what is about stamps
 
 	op    fallback.Op // as which it is replayed; "" if not
 	ttl   time.Duration
@@ -369,11 +370,11 @@ func (c *Client) patienceFor(ctx context.Context, sh *shard, piece []*batch) tim
 	return patience
 }
 
-// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see scriptStamp.
+// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see script.Stamp.
 func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 	for _, key := range b.keys {
 		if b.stamped {
-			q := newCall(scriptStamp, stampKey(key), b.args[:3]...)
+			q := newCall(script.Stamp, stampKey(key), b.args[:3]...)
 			q.args = append(q.args, milliseconds(w.ttl))
 			c.run(ctx, b.shard, q)
 			b.reply, b.err = q.reply, q.err
