@@ -32,7 +32,7 @@ type Client struct {
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
 	dialLimit   time.Duration
-	near        *near
+	near        *memoryNear
 	stamps      *stamper
 	store       fallback.Store // what outages leave behind
 	flights     flights
@@ -514,7 +514,7 @@ func (c *Client) patience(sh *shard, ttl time.Duration, polls int) time.Duration
 	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
 		end = c.opt.LockTTL
 	}
-	if sh == nil || !sh.pushes() {
+	if sh == nil || !sh.valid.Pushes() {
 		return min(end, jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
 	}
 	return end

@@ -17,6 +17,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/slot"
 )
@@ -50,27 +51,21 @@ type shard struct {
 	addr    string         // "" where there is one shard only
 	client  rueidis.Client // speaks to this node and no other in a cluster
 	session *session       // how client came about; nil in some tests
-	tracked bool           // invalidations were asked for
+	valid   *near.Validity // whether what was read from it may be served; see there who changes it; immutable
 	stop    chan struct{}  // closed when the node has left the cluster
 
 	probing  chan struct{}               // has a token while a probe runs
 	proof    proof                       // the running probe's
 	probeKey atomic.Pointer[string]      // what probes ask for; changed by the prober
 	heard    atomic.Uint64               // pushes of that key
-	deaf     atomic.Bool                 // no invalidations arrive, or that cannot be proven; changed by the prober
 	slots    atomic.Pointer[[]slotRange] // in a cluster: that it has
 	dead     atomic.Bool                 // rueidis has closed it
 
-	mode            atomic.Int32  // a Mode; changed by Client.happened only
-	outage          atomic.Uint64 // how many outages it has had, this one included
-	proven          atomic.Uint64 // the epoch that the latest proof of life was about
-	unverifiedUntil atomic.Int64  // while it is degraded: how long entries of that epoch may be used
-	state           modeState
-	flaws           atomic.Int32 // how many state has
+	mode  atomic.Int32 // a Mode; valid is degraded when it is
+	state modeState
+	flaws atomic.Int32 // how many state has
 
-	epoch     atomic.Uint64               // the connection; entries read on an earlier one are not used
-	lease     atomic.Int64                // until when entries may be used, in Client.now's time
-	alive     atomic.Int64                // until when the latest probe counts as a sign of life, likewise
+	alive     atomic.Int64                // until when the latest probe counts as a sign of life, in Client.now's time
 	clock     atomic.Pointer[clockSample] // nil until it has answered
 	failing   atomic.Int32                // weight of the questions without an answer, in a row
 	broken    atomic.Bool                 // the last probe found its connection broken
@@ -116,26 +111,21 @@ type runID struct {
 // slotRange is some slots of a cluster, both ends included.
 type slotRange struct{ from, to uint16 }
 
-// pushes reports whether changes are pushed to us, as far as is known.
-func (sh *shard) pushes() bool { return sh.tracked && !sh.deaf.Load() }
-
 // joins says whether questions of different keys may go together: not in a cluster, where their slots differ, nor where they go to several servers. nil, where a slot has no
 // home just now, joins nothing.
 func (sh *shard) canBatch() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
 
 func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
-		addr: addr, client: client, tracked: tracked, stop: make(chan struct{}), probing: make(chan struct{}, 1),
+		addr: addr, client: client, valid: near.NewValidity(tracked), stop: make(chan struct{}), probing: make(chan struct{}, 1),
 		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: c.inFlightRoom()}, traffic: c.roads.to(addr),
 	}
 	sh.mode.Store(int32(Degraded)) // until the first probe is answered
-	sh.outage.Store(1)
 	sh.state.since = time.Now()
 	sh.state.away.begin(c, sh.state.since)
 	sh.fresh.Store(true)
 	sh.lockBatch.send = func(seats []*request) { c.sendLocks(sh, seats) }
 	sh.fillBatch.send = func(seats []*request) { c.sendFills(sh, seats) }
-	sh.epoch.Store(1)
 	return sh
 }
 
@@ -158,23 +148,26 @@ func (sh *shard) retire() {
 	sh.state.mu.Lock()
 	sh.gone.Store(true)
 	sh.mode.Store(int32(Degraded))
+	sh.valid.Retire()
 	sh.state.mu.Unlock()
-	sh.invalidateAll()
-	sh.proven.Store(never)
+	sh.beginEpoch()
 	close(sh.stop)
 }
 
-// void gives up all that was read from sh or remembered for it, also for an outage: some of its keys have another home.
+// invalidateAll gives up all that was read from sh or remembered for it, also for an outage: some of its keys have another home.
 func (sh *shard) invalidateAll() {
-	sh.newEpoch()
-	sh.proven.Store(sh.epoch.Load())
-	sh.outage.Add(1)
+	sh.valid.InvalidateAll()
+	sh.beginEpoch()
 }
 
 // newEpoch gives up what was read so far, until the prober has proved the next connection.
 func (sh *shard) newEpoch() {
-	sh.epoch.Add(1)
-	sh.lease.Store(0)
+	sh.valid.NewEpoch()
+	sh.beginEpoch()
+}
+
+// beginEpoch forgets what the prober has learned of the connection that is given up.
+func (sh *shard) beginEpoch() {
 	sh.alive.Store(0)
 	sh.gate.settled(never) // the connection is gone, and what was out on it
 	sh.probeNow()
@@ -794,13 +787,13 @@ func (c *Client) refresh(l *session) error {
 	if c.closing.Err() != nil {
 		return ErrClosed
 	}
-	if next.holes && (old == nil || !old.holes) {
-		c.noShard.outage.Add(1)
-	}
-	if next.holes {
-		c.noShard.mode.Store(int32(Degraded))
-	} else {
+	switch {
+	case !next.holes:
 		c.noShard.mode.Store(int32(Healthy))
+		c.noShard.valid.Restore()
+	case old == nil || !old.holes:
+		c.noShard.valid.Degrade(0)
+		c.noShard.mode.Store(int32(Degraded))
 	}
 	next.remember(old)
 	c.topo.Store(next)
@@ -816,7 +809,7 @@ func (c *Client) refresh(l *session) error {
 		sh.invalidateAll()
 	}
 	if filled {
-		c.noShard.outage.Add(1)
+		c.noShard.valid.InvalidateAll()
 	}
 	for _, sh := range started {
 		c.background.Add(2)
@@ -971,7 +964,7 @@ func (c *Client) failed(sh *shard, err error, weight int32) {
 		c.topologyMoved()
 	}
 	if weight < decisive {
-		lapsed := weight > brokenOnly && sh.tracked && c.now() >= max(sh.lease.Load(), sh.alive.Load())
+		lapsed := weight > brokenOnly && sh.valid.Tracked() && c.now() >= max(sh.valid.Lease(), sh.alive.Load())
 		if sh.failing.Add(weight) < failuresToLose && !lapsed {
 			sh.probeNow()
 			return

@@ -41,7 +41,7 @@ const flushLookEvery = time.Minute // beside what gives reason to
 
 // lookAround follows a good probe: it looks whether this is one server, and whether it was flushed.
 func (c *Client) lookAround(sh *shard) {
-	if run, epoch := sh.run.Load(), sh.epoch.Load(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch && c.lookForSpread(sh) {
+	if run, epoch := sh.run.Load(), sh.valid.Epoch(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch && c.lookForSpread(sh) {
 		sh.watch.servers = epoch
 	}
 	if !c.mayBeFlushed(sh) {
@@ -54,12 +54,12 @@ func (c *Client) lookAround(sh *shard) {
 // mayBeFlushed reports whether it is time to look: on a new connection, which a flush is taken for, too, and before a shard comes back.
 func (c *Client) mayBeFlushed(sh *shard) bool {
 	w := &sh.watch
-	return w.epoch != sh.epoch.Load() || !sh.asks() || c.now()-w.at >= int64(flushLookEvery)
+	return w.epoch != sh.valid.Epoch() || !sh.asks() || c.now()-w.at >= int64(flushLookEvery)
 }
 
 // lookForFlush finds out whether the database was flushed since the last look. Where that cannot be known it concludes nothing.
 func (c *Client) lookForFlush(sh *shard) {
-	w, epoch, run := &sh.watch, sh.epoch.Load(), sh.run.Load()
+	w, epoch, run := &sh.watch, sh.valid.Epoch(), sh.run.Load()
 	key, ok := c.flushKey(sh)
 	if !ok || run == nil || run.id == "" || run.epoch != epoch {
 		return

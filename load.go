@@ -139,7 +139,7 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 		if item.locked > 0 {
 			l.renewed = min(l.renewed, item.locked)
 		}
-		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).outage.Load()
+		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).valid.Outage()
 	}
 	ctx, cancel := context.WithTimeout(&l.values, options.loadTimeout)
 	l.cancel = cancel

@@ -184,7 +184,7 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 	}
 
 	sh.longest.withhold(calls, asked)
-	epoch := sh.epoch.Load()
+	epoch := sh.valid.Epoch()
 	c.send(ctx, sh.client, calls, false)
 	sh.longest.learn(calls, epoch, asked)
 	var again, elsewhere []*call

@@ -229,7 +229,7 @@ func (c *Client) readBack(ctx context.Context, keys []string) {
 	for range readBacks {
 		byShard := make(map[*shard][]*glance, 1)
 		for _, key := range keys {
-			if sh := c.shardOf(key); sh.asks() && sh.tracked && !c.store.Pending(key) {
+			if sh := c.shardOf(key); sh.asks() && sh.valid.Tracked() && !c.store.Pending(key) {
 				byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			}
 		}

@@ -241,8 +241,7 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 	if to == Degraded {
 		sh.state.away.begin(c, now)
 		// What memory holds may be used for a while yet: what was proven when the connection was last known to be well.
-		sh.outage.Add(1)
-		sh.unverifiedUntil.Store(c.until(c.opt.DegradedTTL))
+		sh.valid.Degrade(c.until(c.opt.DegradedTTL))
 		if primary := sh.primary.Load(); from == Healthy && primary != nil { // not what a connection that has just led elsewhere has told
 			sh.runIDBefore = *primary
 		}
@@ -252,6 +251,9 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 		sh.backAt.Store(server)
 	}
 	sh.mode.Store(int32(to))
+	if from == Degraded {
+		sh.valid.Restore()
+	}
 	c.modes.announce(c, ModeChange{Shard: sh.addr, From: from, To: to, At: now, Err: why}, nil)
 	sh.state.mu.Unlock()
 

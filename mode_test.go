@@ -107,7 +107,7 @@ func TestTheBreakersRules(t *testing.T) {
 		"two of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout); c.failed(sh, silence, probesTimeout) }, Degraded},
 		"a broken connection": {func(c *Client, sh *shard) { c.failed(sh, silence, brokenOnly) }, Healthy},
 		"one timeout, the lease has lapsed": {func(c *Client, sh *shard) {
-			sh.lease.Store(c.now())
+			sh.valid.Prove(sh.valid.Epoch(), c.now())
 			c.failed(sh, silence, callersTimeout)
 		}, Degraded},
 		"a broken connection, the lease has lapsed with it": {func(c *Client, sh *shard) {
@@ -120,7 +120,7 @@ func TestTheBreakersRules(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newAway(t)
 				sh := newShardOf(c)
-				sh.lease.Store(never)
+				sh.valid.Prove(sh.valid.Epoch(), never)
 				row.happens(c, sh)
 				require.Equal(t, row.want, Mode(sh.mode.Load()))
 			})
@@ -164,27 +164,23 @@ func TestModeChangesAreToldInOrder(t *testing.T) {
 func TestMemoryInAnOutage(t *testing.T) {
 	n, sh, c := newTestNear(1 << 20)
 	n.awayTTL = 100
-	sh.proven.Store(sh.epoch.Load())
+	sh.valid.Prove(sh.valid.Epoch(), never)
 	require.NotNil(t, n.commit("old epoch", n.reserve("old epoch", sh), "v", false, -1, 0))
 	sh.newEpoch()
-	sh.proven.Store(sh.epoch.Load())
+	sh.valid.Prove(sh.valid.Epoch(), never)
 	require.NotNil(t, n.commit("k", n.reserve("k", sh), "v", false, -1, 0))
 	require.NotNil(t, n.commit("short", n.reserve("short", sh), "v", false, 50, 0))
 	require.NotNil(t, n.commit("gone", n.reserve("gone", sh), "v", false, -1, 0))
 
-	away := func() { // as happened does
-		sh.outage.Add(1)
-		sh.unverifiedUntil.Store(c.now() + 100)
-		sh.mode.Store(int32(Degraded))
-	}
-	sh.mode.Store(int32(Healthy))
-	sh.lease.Store(0)
+	away := func() { sh.valid.Degrade(c.now() + 100) }
+	sh.valid.Restore()
+	sh.valid.Prove(sh.valid.Epoch(), 0)
 	require.Nil(t, n.lookup("k"), "healthy, without a lease")
 	away()
 	n.drop("gone")
 	require.Nil(t, n.lookup("gone"))
 	require.Nil(t, n.lookup("old epoch"), "it was unverified before")
-	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.outage.Load(), "v", false, time.Hour, 0, nil))
+	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.valid.Outage(), "v", false, time.Hour, 0, nil))
 	c.Add(49)
 	require.Equal(t, "v", n.lookup("k").raw)
 	require.NotNil(t, n.lookup("short"))
@@ -197,19 +193,19 @@ func TestMemoryInAnOutage(t *testing.T) {
 	require.Nil(t, n.lookup("k"))
 	require.Nil(t, n.lookup("loaded"))
 
-	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.outage.Load(), "v", false, time.Hour, 0, nil))
-	sh.mode.Store(int32(Healthy))
-	sh.lease.Store(never)
+	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.valid.Outage(), "v", false, time.Hour, 0, nil))
+	sh.valid.Restore()
+	sh.valid.Prove(sh.valid.Epoch(), never)
 	require.NotNil(t, n.lookup("k"), "same connection: its pushes were not lost but late")
 	require.Nil(t, n.lookup("loaded"), "nobody has told Redis that we have it")
-	sh.lease.Store(0)
+	sh.valid.Prove(sh.valid.Epoch(), 0)
 	away()
 	require.Nil(t, n.lookup("loaded"), "of an earlier outage: anybody may have deleted it in between")
 
-	require.Nil(t, n.commitAway("late", n.generation("late"), sh, sh.outage.Load()-1, "stale", false, time.Hour, 0, nil), "of the outage before")
+	require.Nil(t, n.commitAway("late", n.generation("late"), sh, sh.valid.Outage()-1, "stale", false, time.Hour, 0, nil), "of the outage before")
 	gen := n.generation("late")
 	n.drop("late")
-	require.Nil(t, n.commitAway("late", gen, sh, sh.outage.Load(), "stale", false, time.Hour, 0, func() { t.Error("recorded") }), "deleted during its load")
+	require.Nil(t, n.commitAway("late", gen, sh, sh.valid.Outage(), "stale", false, time.Hour, 0, func() { t.Error("recorded") }), "deleted during its load")
 }
 
 // The stamps of one client grow, whatever its clock does, and those of the next client of the same directory are greater.
@@ -252,9 +248,8 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 		n, old, _ := newTestNear(1 << 20)
 		home := old
 		n.home = func(string) *shard { return home }
-		old.mode.Store(int32(Degraded))
 		store := func() *entry { // with what it has looked at last
-			return n.commitAway("k", n.generation("k"), old, old.outage.Load(), "old", false, time.Hour, 0, nil)
+			return n.commitAway("k", n.generation("k"), old, old.valid.Outage(), "old", false, time.Hour, 0, nil)
 		}
 		read := func() *entry { return n.commit("k", n.reserve("k", old), "old", false, time.Hour, 0) }
 
@@ -266,7 +261,7 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 		} else {
 			old.invalidateAll()
 		}
-		old.lease.Store(never) // a node that is cut off from the others may go on answering us
+		old.valid.Prove(old.valid.Epoch(), never) // a node that is cut off from the others may go on answering us
 		require.Nil(t, n.lookup("k"), "stored before the topology changed")
 		require.Nil(t, store(), "after")
 		require.Nil(t, read(), "after")

@@ -12,7 +12,7 @@ import (
 	"github.com/redaside/aside/internal/shape"
 )
 
-// near is the memory of this process: what Redis said, for as long as Redis keeps us told of changes. Safe for
+// memoryNear is the memory of this process: what Redis said, for as long as Redis keeps us told of changes. Safe for
 // concurrent use.
 //
 // An entry is used only while three things hold:
@@ -31,7 +31,7 @@ import (
 //
 // So a reader reserves before it asks, and commits after; a push, an own write or a new epoch in between voids the
 // reservation. The unit of that is a stripe, not a key: what is voided in vain costs one more read.
-type near struct {
+type memoryNear struct {
 	now     func() int64
 	awayTTL time.Duration           // Options.DegradedTTL
 	home    func(key string) *shard // by the present topology; nil if there is never another
@@ -100,12 +100,12 @@ const (
 	never         = math.MaxInt64
 )
 
-func newNear(cache *memory, awayTTL time.Duration, now func() int64) *near {
-	return &near{now: now, awayTTL: awayTTL, cache: cache, seed: maphash.MakeSeed()}
+func newNear(cache *memory, awayTTL time.Duration, now func() int64) *memoryNear {
+	return &memoryNear{now: now, awayTTL: awayTTL, cache: cache, seed: maphash.MakeSeed()}
 }
 
 // lookup returns the entry of key if it may be used, else nil. It takes no lock and allocates nothing.
-func (n *near) lookup(key string) *entry {
+func (n *memoryNear) lookup(key string) *entry {
 	if n.cache == nil {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (n *near) lookup(key string) *entry {
 }
 
 // peek returns the entry of key, usable or not; nil if there is none.
-func (n *near) peek(key string) *entry {
+func (n *memoryNear) peek(key string) *entry {
 	if n.cache == nil {
 		return nil
 	}
@@ -125,19 +125,15 @@ func (n *near) peek(key string) *entry {
 	return e
 }
 
-func (n *near) usable(e *entry) bool {
-	now, sh := n.now(), e.shard
+func (n *memoryNear) usable(e *entry) bool {
+	now, valid := n.now(), e.shard.valid
 	switch {
 	case now >= e.expires:
 		return false
-	case !e.away && now < sh.lease.Load() && e.span == sh.epoch.Load():
-		return true
-	case Mode(sh.mode.Load()) != Degraded:
-		return false
 	case e.away:
-		return e.span == sh.outage.Load()
+		return valid.ServesAway(e.span)
 	default:
-		return e.span >= sh.proven.Load() && now < sh.unverifiedUntil.Load()
+		return valid.ServesRead(e.span, now)
 	}
 }
 
@@ -149,12 +145,12 @@ type reservation struct {
 	at    int64 // when it was made: ttls count from here
 }
 
-func (n *near) stripe(key string) *nearStripe {
+func (n *memoryNear) stripe(key string) *nearStripe {
 	return &n.stripes[maphash.String(n.seed, key)%uint64(len(n.stripes))]
 }
 
 // generation is what a reservation for key would have now.
-func (n *near) generation(key string) uint64 {
+func (n *memoryNear) generation(key string) uint64 {
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,24 +158,24 @@ func (n *near) generation(key string) uint64 {
 }
 
 // reserve must be called before the question is sent.
-func (n *near) reserve(key string, sh *shard) reservation {
+func (n *memoryNear) reserve(key string, sh *shard) reservation {
 	s := n.stripe(key)
 	s.mu.Lock()
 	gen := s.gen
 	s.mu.Unlock()
-	return reservation{gen: gen, shard: sh, epoch: sh.epoch.Load(), at: n.now()}
+	return reservation{gen: gen, shard: sh, epoch: sh.valid.Epoch(), at: n.now()}
 }
 
 // commit stores an answer and returns where; nil if the reservation is void. ttl < 0 means that the key does not expire.
 // room is the size of a T whose decoded form will be kept beside, else 0.
-func (n *near) commit(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
+func (n *memoryNear) commit(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
 	return n.put(key, r, n.newEntry(key, r, raw, absent, ttl, room))
 }
 
 // newEntry is the first half of commit: it makes what put stores, or nil where nothing can be. The entry holds on to raw as it is: what rueidis has read is a
 // string of its own, what a user returned may be a short piece of a long one (see own).
-func (n *near) newEntry(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
-	if n.cache == nil || !r.shard.pushes() {
+func (n *memoryNear) newEntry(key string, r reservation, raw string, absent bool, ttl time.Duration, room uintptr) *entry {
+	if n.cache == nil || !r.shard.valid.Pushes() {
 		return nil
 	}
 	e := &entry{raw: raw, absent: absent, ends: never, shard: r.shard, span: r.epoch, at: r.at}
@@ -192,17 +188,17 @@ func (n *near) newEntry(key string, r reservation, raw string, absent bool, ttl 
 }
 
 // put is the second half: it stores what newEntry has made, and returns it; nil if the reservation is void.
-func (n *near) put(key string, r reservation, e *entry) *entry {
+func (n *memoryNear) put(key string, r reservation, e *entry) *entry {
 	if e == nil {
 		return nil
 	}
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != r.gen && r.epoch == r.shard.epoch.Load() && n.early != nil {
+	if s.gen != r.gen && r.epoch == r.shard.valid.Epoch() && n.early != nil {
 		n.early(e) // it is changed before it was stored
 	}
-	if s.gen != r.gen || r.epoch != r.shard.epoch.Load() || !n.livesAt(key, r.shard) {
+	if s.gen != r.gen || r.epoch != r.shard.valid.Epoch() || !n.livesAt(key, r.shard) {
 		return nil
 	}
 	n.cache.set(strings.Clone(key), e) // it may be a piece of a whole request
@@ -210,7 +206,7 @@ func (n *near) put(key string, r reservation, e *entry) *entry {
 }
 
 // own returns what memory may hold on to for as long as it likes.
-func (n *near) own(raw string) string {
+func (n *memoryNear) own(raw string) string {
 	if n.cache == nil {
 		return raw
 	}
@@ -219,7 +215,7 @@ func (n *near) own(raw string) string {
 
 // commitAway stores what was loaded or set in an outage of sh; nil if that is over, or key has changed since it had generation gen.
 // and, if not nil, is called if it has not, with the stripe held.
-func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
+func (n *memoryNear) commitAway(key string, gen uint64, sh *shard, outage uint64, raw string, absent bool, ttl time.Duration, room uintptr, and func()) *entry {
 	now := n.now()
 	e := &entry{raw: raw, absent: absent, ends: never, shard: sh, away: true, span: outage, at: now}
 	if int64(ttl) < never-now {
@@ -234,7 +230,7 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw 
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != gen || outage != sh.outage.Load() || !n.livesAt(key, sh) {
+	if s.gen != gen || outage != sh.valid.Outage() || !n.livesAt(key, sh) {
 		return nil
 	}
 	if and != nil {
@@ -249,10 +245,10 @@ func (n *near) commitAway(key string, gen uint64, sh *shard, outage uint64, raw 
 
 // livesAt says whether sh is the home of key. Who has chosen sh by a topology that is replaced since, and has looked at its epoch and
 // outage after they were given up for that, must not store anything.
-func (n *near) livesAt(key string, sh *shard) bool { return n.home == nil || n.home(key) == sh }
+func (n *memoryNear) livesAt(key string, sh *shard) bool { return n.home == nil || n.home(key) == sh }
 
 // bounded is when an entry is used last: when its key ends, or MemoryTTL is over.
-func (n *near) bounded(e *entry) int64 {
+func (n *memoryNear) bounded(e *entry) int64 {
 	if n.maxTTL > 0 && n.maxTTL < never-e.at {
 		return min(e.ends, e.at+n.maxTTL)
 	}
@@ -278,7 +274,7 @@ func weighKept(key, raw string, kept int) uint32 {
 
 // keep attaches a decoded value of so many bytes to an entry, and has it weighed again if that was not foreseen. Whether the entry is
 // still in memory does not matter.
-func (n *near) keep(key string, e *entry, d *decoded, bytes int) {
+func (n *memoryNear) keep(key string, e *entry, d *decoded, bytes int) {
 	e.decoded.Store(d)
 	weight := weighKept(key, e.raw, bytes)
 	if e.weight.Load() >= weight {
@@ -289,7 +285,7 @@ func (n *near) keep(key string, e *entry, d *decoded, bytes int) {
 
 // drop forgets a key because it has changed, voids the reservations for it and wakes who waits for it. It returns the
 // generation that begins.
-func (n *near) drop(key string) (gen uint64) {
+func (n *memoryNear) drop(key string) (gen uint64) {
 	s := n.stripe(key)
 	s.mu.Lock()
 	s.gen++
@@ -306,7 +302,7 @@ func (n *near) drop(key string) (gen uint64) {
 
 // wake wakes who waits for a key that this process has filled or released itself, without waiting for the push. (Who has
 // asked and does not wait yet gets the push, so reservations stay good.)
-func (n *near) wake(key string) {
+func (n *memoryNear) wake(key string) {
 	s := n.stripe(key)
 	s.mu.Lock()
 	w := s.waiters[key]
@@ -317,7 +313,7 @@ func (n *near) wake(key string) {
 
 // wakeAll wakes everybody: a connection is lost, so no push can be relied upon. Entries and reservations are voided by
 // the epoch, which the caller has raised.
-func (n *near) wakeAll() {
+func (n *memoryNear) wakeAll() {
 	for i := range n.stripes {
 		s := &n.stripes[i]
 		s.mu.Lock()
@@ -333,7 +329,7 @@ func (n *near) wakeAll() {
 
 // wait returns a channel that is closed when key changes, and a function to call when one no longer waits; hint, if not
 // nil, gets a token then. ok is false if it may have changed since the reservation: ask again.
-func (n *near) wait(key string, r reservation, hint chan struct{}) (changed <-chan struct{}, leave func(), ok bool) {
+func (n *memoryNear) wait(key string, r reservation, hint chan struct{}) (changed <-chan struct{}, leave func(), ok bool) {
 	s := n.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -362,13 +358,13 @@ func (n *near) wait(key string, r reservation, hint chan struct{}) (changed <-ch
 }
 
 // forget drops every entry, for Close.
-func (n *near) forget() {
+func (n *memoryNear) forget() {
 	if n.cache != nil {
 		n.cache.close()
 	}
 }
 
-func (n *near) size() (entries int, bytes int64) {
+func (n *memoryNear) size() (entries int, bytes int64) {
 	if n.cache == nil {
 		return 0, 0
 	}

@@ -20,11 +20,11 @@ type clock struct{ atomic.Int64 }
 
 func (c *clock) now() int64 { return c.Load() }
 
-func newTestNear(bytes int64) (*near, *shard, *clock) {
+func newTestNear(bytes int64) (*memoryNear, *shard, *clock) {
 	c := new(clock)
 	c.Store(1)
 	sh := new(Client).newShard("", nil, true)
-	sh.lease.Store(never)
+	sh.valid.Prove(sh.valid.Epoch(), never)
 	return newNear(newMemory(bytes, 0), 30*time.Second, c.now), sh, c
 }
 
@@ -64,18 +64,18 @@ func TestAPushThatOvertakesTheAnswerVoidsIt(t *testing.T) {
 func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 	n, sh, c := newTestNear(1 << 20)
 	other := new(Client).newShard("other", nil, true)
-	other.lease.Store(never)
+	other.valid.Prove(other.valid.Epoch(), never)
 	n.commit("k", n.reserve("k", sh), "v", false, time.Hour, 0)
 	n.commit("o", n.reserve("o", other), "v", false, time.Hour, 0)
-	sh.lease.Store(50)
+	sh.valid.Prove(sh.valid.Epoch(), 50)
 	c.Store(49)
 	require.NotNil(t, n.lookup("k"))
 	c.Store(50)
 	require.Nil(t, n.lookup("k"))
-	sh.lease.Store(100) // the connection was slow, not lost: what it said still holds
+	sh.valid.Prove(sh.valid.Epoch(), 100) // the connection was slow, not lost: what it said still holds
 	require.NotNil(t, n.lookup("k"))
 	sh.newEpoch()
-	sh.lease.Store(100)
+	sh.valid.Prove(sh.valid.Epoch(), 100)
 	require.Nil(t, n.lookup("k"))
 	require.NotNil(t, n.lookup("o"), "another shard is not concerned")
 }
@@ -236,7 +236,7 @@ func TestALookupTakesNoAllocation(t *testing.T) {
 }
 
 // waiting counts the keys that somebody waits for.
-func (n *near) waiting() (keys int) {
+func (n *memoryNear) waiting() (keys int) {
 	for i := range n.stripes {
 		s := &n.stripes[i]
 		s.mu.Lock()

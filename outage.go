@@ -58,7 +58,7 @@ type recollection struct {
 func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m recollection, ok bool) {
 	sh := c.home(key)
 	m.gen = c.near.generation(key)
-	outage := sh.outage.Load()
+	outage := sh.valid.Outage()
 	record, ok, err := c.known(ctx, key)
 	if m.err = err; !ok {
 		return m, false

@@ -148,7 +148,7 @@ func (c *Client) heardProbe(key string) bool {
 // mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
 // for each connection, for those who wait for a push.
 func (c *Client) mustProve(sh *shard, epoch uint64) bool {
-	return sh.tracked && !sh.several() && (c.near.cache != nil || sh.proof.epoch != epoch) && c.now() >= sh.proof.notBefore
+	return sh.valid.Tracked() && !sh.several() && (c.near.cache != nil || sh.proof.epoch != epoch) && c.now() >= sh.proof.notBefore
 }
 
 // probe finds out whether sh can be used.
@@ -180,7 +180,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	}
 	ctx, cancel := context.WithTimeout(c.closing, limit)
 	defer cancel()
-	epoch := sh.epoch.Load()
+	epoch := sh.valid.Epoch()
 	prove := c.mustProve(sh, epoch)
 	if p.key == "" || prove && !p.made && p.used || !sh.hasSlotOf(p.key) {
 		c.newProbeKey(sh)
@@ -248,7 +248,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		c.topologyMoved()
 		return false, true
 	}
-	if epoch != sh.epoch.Load() { // the answer came on another connection than the entries
+	if epoch != sh.valid.Epoch() { // the answer came on another connection than the entries
 		return true, false
 	}
 	sh.alive.Store(sent + int64(c.opt.StaleLease))
@@ -280,12 +280,10 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	default:
 		p.made, p.full, p.epoch, p.pause, p.notBefore = true, false, epoch, 0, 0
 		c.flawed(sh, flawPushes, nil)
-		if sh.deaf.Swap(false) { // what was asked for meanwhile was not tracked, and must not be kept
-			sh.epoch.Add(1)
+		if sh.valid.Hear() { // which begins an epoch
 			return true, true
 		}
-		sh.proven.Store(epoch)
-		sh.lease.Store(sent + int64(c.opt.StaleLease))
+		sh.valid.Prove(epoch, sent+int64(c.opt.StaleLease))
 		if c.near.cache == nil {
 			c.newProbeKey(sh) // which is not made: nothing is written until the next connection
 		}
@@ -320,9 +318,8 @@ func (c *Client) deafened(sh *shard, why error) {
 	p := &sh.proof
 	p.pause = min(max(2*p.pause, proofPause), maxProofPause)
 	p.notBefore = c.now() + int64(jitter(p.pause))
-	if !sh.deaf.Swap(true) {
-		sh.newEpoch()
-		sh.proven.Store(sh.epoch.Load())
+	if sh.valid.Deafen() {
+		sh.beginEpoch()
 		c.near.wakeAll()
 	}
 	c.flawed(sh, flawPushes, why)

@@ -65,9 +65,8 @@ func (c *Client) judgeServers(sh *shard) {
 		sh.turned.Store(0)
 		c.flawed(sh, flawServers, nil)
 	}
-	if sh.several() && !sh.deaf.Swap(true) { // what was read is given up, and who waits for a push asks again
-		sh.newEpoch()
-		sh.proven.Store(sh.epoch.Load())
+	if sh.several() && sh.valid.Deafen() { // what was read is given up, and who waits for a push asks again
+		sh.beginEpoch()
 		c.near.wakeAll()
 	}
 }

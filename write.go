@@ -118,7 +118,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	var outage uint64
 	if w.op == fallback.OpSet {
 		sh = c.home(w.keys[0])
-		outage = sh.outage.Load()
+		outage = sh.valid.Outage()
 	}
 	errs, kept := c.perform(who, w)
 	after := c.forget(w.keys)
