@@ -22,12 +22,12 @@ func TestAMissCostsTwoRoundTripsAndTheNextReadNone(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)
-	_, err := c.Get(ctx, time.Minute, "warm", db.load) // the server has the scripts now
+	_, err := c.Get(ctx, time.Minute, "warm", db.Load) // the server has the scripts now
 	require.NoError(t, err)
 	stored(t, c, "warm")
 	proxy.ResetCounts()
 
-	value, err := c.Get(ctx, time.Minute, "k", db.load)
+	value, err := c.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 	awaitNobody(t, c)
@@ -62,7 +62,7 @@ func TestTheFirstReadOfAPresentValueCostsOneRoundTripAndTheNextNone(t *testing.T
 func TestManyCallersOfManyClientsShareOneLoad(t *testing.T) {
 	server := redistest.Start(t)
 	db, ctx := newSource("v"), testContext(t)
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	var clients []*aside.Client
 	for range 4 {
 		clients = append(clients, newClient(t, server.Addr()))
@@ -70,18 +70,18 @@ func TestManyCallersOfManyClientsShareOneLoad(t *testing.T) {
 	var results []<-chan result
 	for _, c := range clients {
 		for range 100 {
-			results = append(results, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) }))
+			results = append(results, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) }))
 		}
 	}
-	db.awaitBegin(t)
+	db.AwaitBegin(t)
 	for _, c := range clients {
 		awaitShared(t, c, 99)
 	}
 	letGo()
 	for _, r := range results {
-		require.Equal(t, result{value: "v"}, await(t, r))
+		require.Equal(t, result{Value: "v"}, await(t, r))
 	}
-	require.EqualValues(t, 1, db.calls.Load())
+	require.EqualValues(t, 1, db.Calls.Load())
 	for _, c := range clients {
 		require.Zero(t, c.Stats().Waiting, "no entry remains after the last waiter")
 	}
@@ -92,14 +92,14 @@ func TestAWaiterIsWokenByThePushNotByTheEndOfTheLock(t *testing.T) {
 	long := func(o *aside.Options) { o.LockTTL = time.Hour } // nobody would live to see it end
 	holder, waiter := newClient(t, server.Addr(), long), newClient(t, server.Addr(), long)
 	db, ctx := newSource("v"), testContext(t)
-	letGo := db.holdUp()
-	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	second := inBackground(func() (string, error) { return waiter.Get(ctx, time.Minute, "k", mustNotLoad) })
 	eventually(t, "the second waits", func() bool { return waiter.Stats().LockWaits == 1 })
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, first))
-	require.Equal(t, result{value: "v"}, await(t, second))
+	require.Equal(t, result{Value: "v"}, await(t, first))
+	require.Equal(t, result{Value: "v"}, await(t, second))
 }
 
 func TestASlowLoaderKeepsItsLock(t *testing.T) {
@@ -107,24 +107,24 @@ func TestASlowLoaderKeepsItsLock(t *testing.T) {
 	short := func(o *aside.Options) { o.LockTTL, o.RedisTimeout = 300*time.Millisecond, 150*time.Millisecond }
 	holder, waiter := newClient(t, server.Addr(), short), newClient(t, server.Addr(), short)
 	db, ctx := newSource("v"), testContext(t)
-	letGo := db.holdUp()
-	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	second := inBackground(func() (string, error) { return waiter.Get(ctx, time.Minute, "k", mustNotLoad) })
 	marker := server.Do("GET", "k")
 	for began := time.Now(); time.Since(began) < 4*300*time.Millisecond; time.Sleep(20 * time.Millisecond) {
 		require.Equal(t, marker, server.Do("GET", "k"), "the lock was lost after %v", time.Since(began))
 	}
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, first))
-	require.Equal(t, result{value: "v"}, await(t, second))
+	require.Equal(t, result{Value: "v"}, await(t, first))
+	require.Equal(t, result{Value: "v"}, await(t, second))
 }
 
 func TestALockWhoseHolderDiedIsTakenOver(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
 	server.Do("SET", "k", "\x00aside:lock:0190-dead:1:0000000000000000", "PX", 300)
-	value, err := c.Get(ctx, time.Minute, "k", db.load)
+	value, err := c.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 	stored(t, c, "k")
@@ -142,10 +142,10 @@ func TestAWriteDuringALoadIsNotUndone(t *testing.T) {
 				if from == "another client" {
 					writer = newClient(t, server.Addr())
 				}
-				letGo := db.holdUp()
-				loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
-				db.awaitBegin(t)
-				db.set("new")
+				letGo := db.HoldUp()
+				loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
+				db.AwaitBegin(t)
+				db.Set("new")
 				if verb == "Set" {
 					require.NoError(t, writer.Set(ctx, time.Minute, "k", "new"))
 				} else {
@@ -155,7 +155,7 @@ func TestAWriteDuringALoadIsNotUndone(t *testing.T) {
 				// flight starts; in another the caller joins the old one, whose fill will be refused.
 				var late <-chan result
 				if from == "another client" {
-					late = inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+					late = inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
 					awaitShared(t, c, 1)
 					letGo()
 				} else {
@@ -167,8 +167,8 @@ func TestAWriteDuringALoadIsNotUndone(t *testing.T) {
 					await(t, done) // it does not wait for the old load
 					letGo()
 				}
-				require.Equal(t, result{value: "old"}, await(t, loading), "who asked before the write may have either")
-				require.Equal(t, result{value: "new"}, await(t, late))
+				require.Equal(t, result{Value: "old"}, await(t, loading), "who asked before the write may have either")
+				require.Equal(t, result{Value: "new"}, await(t, late))
 				stored(t, c, "k")
 				require.Equal(t, "new", server.Do("GET", "k"))
 				value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
@@ -186,28 +186,28 @@ func TestARefusedFillAnswersWhoeverAskedBeforeTheLoad(t *testing.T) {
 	server := redistest.Start(t)
 	holder, c := newClient(t, server.Addr()), newClient(t, server.Addr())
 	db, ctx := newSource("theirs"), testContext(t)
-	db.fail(errors.New("no"))
-	letGo := db.holdUp()
-	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	db.Fail(errors.New("no"))
+	letGo := db.HoldUp()
+	first := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 
 	// Three callers of c wait for the holder's lock. Its load fails, so that one of them gets to load.
 	own := newSource("mine")
-	letOwnGo := own.holdUp()
+	letOwnGo := own.HoldUp()
 	var waiting []<-chan result
 	for range 3 {
-		waiting = append(waiting, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", own.load) }))
+		waiting = append(waiting, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", own.Load) }))
 	}
 	awaitShared(t, c, 2)
 	letGo()
-	require.Error(t, await(t, first).err)
-	own.awaitBegin(t)
+	require.Error(t, await(t, first).Err)
+	own.AwaitBegin(t)
 	require.NoError(t, holder.Del(ctx, "k")) // voids c's load
 	letOwnGo()
 	for _, w := range waiting {
-		require.Equal(t, result{value: "mine"}, await(t, w))
+		require.Equal(t, result{Value: "mine"}, await(t, w))
 	}
-	require.EqualValues(t, 1, own.calls.Load())
+	require.EqualValues(t, 1, own.Calls.Load())
 	require.Nil(t, server.Do("GET", "k"), "it was refused")
 }
 
@@ -246,14 +246,14 @@ func TestAnotherProcessSeesAWriteByThePush(t *testing.T) {
 func TestAnAbsenceIsRemembered(t *testing.T) {
 	server := redistest.Start(t)
 	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource(""), testContext(t)
-	db.fail(fmt.Errorf("user 7: %w", aside.ErrNotFound))
+	db.Fail(fmt.Errorf("user 7: %w", aside.ErrNotFound))
 	for range 3 {
-		_, err := c.Get(ctx, time.Minute, "k", db.load)
+		_, err := c.Get(ctx, time.Minute, "k", db.Load)
 		require.ErrorIs(t, err, aside.ErrNotFound)
-		_, err = other.Get(ctx, time.Minute, "k", db.load)
+		_, err = other.Get(ctx, time.Minute, "k", db.Load)
 		require.ErrorIs(t, err, aside.ErrNotFound)
 	}
-	require.EqualValues(t, 1, db.calls.Load())
+	require.EqualValues(t, 1, db.Calls.Load())
 	ttl := server.Do("PTTL", "k").(int64)
 	require.LessOrEqual(t, ttl, int64(30_000), "NegativeTTL, not the value's")
 	require.Greater(t, ttl, int64(0))
@@ -261,8 +261,8 @@ func TestAnAbsenceIsRemembered(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, ok)
 
-	db.fail(nil)
-	db.set("born")
+	db.Fail(nil)
+	db.Set("born")
 	require.NoError(t, c.Set(ctx, time.Minute, "k", "born"))
 	value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
 	require.NoError(t, err)
@@ -291,12 +291,12 @@ func TestALoadersErrorReleasesTheLock(t *testing.T) {
 	server := redistest.Start(t)
 	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource("v"), testContext(t)
 	broken := errors.New("database is down")
-	db.fail(broken)
-	_, err := c.Get(ctx, time.Minute, "k", db.load)
+	db.Fail(broken)
+	_, err := c.Get(ctx, time.Minute, "k", db.Load)
 	require.ErrorIs(t, err, broken)
 	require.Nil(t, server.Do("GET", "k"))
-	db.fail(nil)
-	value, err := other.Get(ctx, time.Minute, "k", db.load)
+	db.Fail(nil)
+	value, err := other.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 }
@@ -309,7 +309,7 @@ func TestAPanicFreesTheKey(t *testing.T) {
 	require.ErrorAs(t, err, &p)
 	require.ErrorContains(t, p.Unwrap(), "boom")
 	require.Contains(t, string(p.Stack), "TestAPanicFreesTheKey")
-	value, err := other.Get(ctx, time.Minute, "k", db.load)
+	value, err := other.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 
@@ -321,17 +321,17 @@ func TestAPanicFreesTheKey(t *testing.T) {
 func TestTheLeadersCancelledContextDoesNotFailItsFollowers(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	leaderCtx, cancel := context.WithCancel(context.WithValue(ctx, ctxKey{}, "the leader's"))
-	leader := inBackground(func() (string, error) { return c.Get(leaderCtx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	leader := inBackground(func() (string, error) { return c.Get(leaderCtx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	follower := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", mustNotLoad) })
 	awaitShared(t, c, 1)
 	cancel()
-	require.ErrorIs(t, await(t, leader).err, context.Canceled)
+	require.ErrorIs(t, await(t, leader).Err, context.Canceled)
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, follower))
-	require.EqualValues(t, 1, db.calls.Load())
+	require.Equal(t, result{Value: "v"}, await(t, follower))
+	require.EqualValues(t, 1, db.Calls.Load())
 }
 
 type ctxKey struct{}
@@ -368,14 +368,14 @@ func TestALoadIsCancelledWhenItsLastWaiterHasLeft(t *testing.T) {
 	follower := inBackground(func() (string, error) { return c.Get(followerCtx, time.Minute, "k", mustNotLoad) })
 	awaitShared(t, c, 1)
 	cancelLeader()
-	require.ErrorIs(t, await(t, leader).err, context.Canceled)
+	require.ErrorIs(t, await(t, leader).Err, context.Canceled)
 	require.Empty(t, ended, "cancelled though somebody waits")
 	cancelFollower()
-	require.ErrorIs(t, await(t, follower).err, context.Canceled)
+	require.ErrorIs(t, await(t, follower).Err, context.Canceled)
 	require.ErrorIs(t, await(t, ended), context.Canceled)
 	eventually(t, "the lock is released", func() bool { return server.Do("GET", "k") == nil })
 	// The cancellation is not an answer to those who come now.
-	value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	value, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 }
@@ -408,7 +408,7 @@ func TestALoaderThatAsksForItsOwnKeyGetsAnError(t *testing.T) {
 	// Through another key, and through a batch.
 	_, err = c.Get(ctx, time.Minute, "a", func(ctx context.Context, _ string) (string, error) {
 		return c.Get(ctx, time.Minute, "b", func(ctx context.Context, _ string) (string, error) {
-			m, err := c.GetMulti(ctx, time.Minute, []string{"c", "a"}, newSource("v").loadMany)
+			m, err := c.GetMulti(ctx, time.Minute, []string{"c", "a"}, newSource("v").LoadMany)
 			require.Equal(t, map[string]string{"c": "v"}, m)
 			return "", err
 		})
@@ -416,7 +416,7 @@ func TestALoaderThatAsksForItsOwnKeyGetsAnError(t *testing.T) {
 	require.ErrorIs(t, err, aside.ErrRecursiveLoad)
 	// Other keys are fine.
 	value, err := c.Get(ctx, time.Minute, "x", func(ctx context.Context, _ string) (string, error) {
-		return c.Get(ctx, time.Minute, "y", newSource("v").load)
+		return c.Get(ctx, time.Minute, "y", newSource("v").Load)
 	})
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
@@ -445,7 +445,7 @@ func TestKeysMayBeAnyBytes(t *testing.T) {
 		require.NoError(t, c.Del(ctx, key))
 		require.Nil(t, server.Do("GET", key))
 	}
-	many, err := c.GetMulti(ctx, time.Minute, keys, newSource("m").loadMany)
+	many, err := c.GetMulti(ctx, time.Minute, keys, newSource("m").LoadMany)
 	require.NoError(t, err)
 	require.Len(t, many, len(keys))
 
@@ -459,7 +459,7 @@ func TestKeysMayBeAnyBytes(t *testing.T) {
 	require.ErrorIs(t, c.Touch(ctx, time.Minute, tooLong), aside.ErrTooLarge)
 	_, _, err = c.Peek(ctx, tooLong)
 	require.ErrorIs(t, err, aside.ErrTooLarge)
-	m, err := c.GetMulti(ctx, time.Minute, []string{"ok", tooLong}, newSource("v").loadMany)
+	m, err := c.GetMulti(ctx, time.Minute, []string{"ok", tooLong}, newSource("v").LoadMany)
 	require.ErrorIs(t, err, aside.ErrTooLarge)
 	require.Equal(t, map[string]string{"ok": "v"}, m)
 }
@@ -486,7 +486,7 @@ func TestValuesMayBeAnyBytes(t *testing.T) {
 			require.True(t, ok)
 			return got == want
 		})
-		many, err := other.GetMulti(ctx, time.Minute, []string{key}, newSource("never").loadMany)
+		many, err := other.GetMulti(ctx, time.Minute, []string{key}, newSource("never").LoadMany)
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{key: want}, many)
 	}
@@ -499,7 +499,7 @@ func TestAValueThatIsTooLargeIsReturnedAndNotStored(t *testing.T) {
 	for size, kept := range map[int]bool{999: true, 1000: true, 1001: false} {
 		key := fmt.Sprint(size)
 		want := strings.Repeat("x", size)
-		value, err := c.Get(ctx, time.Minute, key, newSource(want).load)
+		value, err := c.Get(ctx, time.Minute, key, newSource(want).Load)
 		require.NoError(t, err)
 		require.Equal(t, want, value)
 		stored(t, c, key)
@@ -517,26 +517,26 @@ func TestWhatATTLMeans(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
 	for _, ttl := range []time.Duration{0, -1, -time.Hour, math.MinInt64} {
-		_, err := c.Get(ctx, ttl, "k", db.load)
+		_, err := c.Get(ctx, ttl, "k", db.Load)
 		require.ErrorIs(t, err, aside.ErrInvalidArgument)
 		require.ErrorContains(t, err, ttl.String())
 		require.ErrorIs(t, c.Set(ctx, ttl, "k", "v"), aside.ErrInvalidArgument)
 		require.ErrorIs(t, c.Touch(ctx, ttl, "k"), aside.ErrInvalidArgument)
-		_, err = c.GetMulti(ctx, ttl, []string{"k"}, db.loadMany)
+		_, err = c.GetMulti(ctx, ttl, []string{"k"}, db.LoadMany)
 		require.ErrorIs(t, err, aside.ErrInvalidArgument)
 	}
-	require.Zero(t, db.calls.Load())
+	require.Zero(t, db.Calls.Load())
 	// A ttl is checked even where memory could answer.
 	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
 	_, _, err := c.Peek(ctx, "k")
 	require.NoError(t, err)
-	_, err = c.Get(ctx, 0, "k", db.load)
+	_, err = c.Get(ctx, 0, "k", db.Load)
 	require.ErrorIs(t, err, aside.ErrInvalidArgument)
 
 	for _, ttl := range []time.Duration{time.Millisecond, time.Millisecond + 1} { // part of a millisecond is a whole one
 		require.NoError(t, c.Set(ctx, ttl, "short", "v"))
 		eventually(t, "it expires", func() bool { return server.Do("EXISTS", "short") == int64(0) })
-		_, err := c.Get(ctx, ttl, "short", db.load)
+		_, err := c.Get(ctx, ttl, "short", db.Load)
 		require.NoError(t, err)
 		eventually(t, "it expires in memory as well", func() bool {
 			_, ok, err := c.Peek(ctx, "short")
@@ -546,7 +546,7 @@ func TestWhatATTLMeans(t *testing.T) {
 	}
 	require.NoError(t, c.Set(ctx, math.MaxInt64, "long", "v"))
 	require.EqualValues(t, -1, server.Do("PTTL", "long"), "longer than LongestTTL is none")
-	value, err := c.Get(ctx, math.MaxInt64, "longer", db.load)
+	value, err := c.Get(ctx, math.MaxInt64, "longer", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 	_, err = c.Get(ctx, time.Minute, "longer", mustNotLoad)
@@ -568,7 +568,7 @@ func TestGetMultiAnswersFromEverywhereAtOnce(t *testing.T) {
 	require.NoError(t, c.Set(ctx, time.Minute, "memory", "m"))
 	_, err := c.Get(ctx, time.Minute, "memory", mustNotLoad)
 	require.NoError(t, err)
-	_, err = c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, newSource("w").loadMany)
+	_, err = c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, newSource("w").LoadMany)
 	require.NoError(t, err)
 	stored(t, c, "warm", "up")
 	proxy.ResetCounts()
@@ -597,7 +597,7 @@ func TestGetMultiOfAHundredColdKeysCostsThreeRoundTrips(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, db, ctx := newClient(t, proxy.Addr()), newSource("v"), testContext(t)
-	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, db.loadMany)
+	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, db.LoadMany)
 	require.NoError(t, err)
 	stored(t, c, "warm", "up")
 	proxy.ResetCounts()
@@ -606,11 +606,11 @@ func TestGetMultiOfAHundredColdKeysCostsThreeRoundTrips(t *testing.T) {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
 	for range 2 {
-		got, err := c.GetMulti(ctx, time.Minute, keys, db.loadMany)
+		got, err := c.GetMulti(ctx, time.Minute, keys, db.LoadMany)
 		require.NoError(t, err)
 		require.Len(t, got, 100)
 	}
-	require.EqualValues(t, 2, db.calls.Load(), "one batch, beside the warm-up")
+	require.EqualValues(t, 2, db.Calls.Load(), "one batch, beside the warm-up")
 	require.LessOrEqual(t, proxy.RoundTrips(), 3)
 }
 
@@ -622,9 +622,9 @@ func TestPeekNeverLoadsAndNeverLocks(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, ok)
 	require.Nil(t, server.Do("GET", "k"))
-	letGo := db.holdUp()
-	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	_, ok, err = c.Peek(ctx, "k")
 	require.NoError(t, err)
 	require.False(t, ok, "a lock is not a value")
@@ -661,9 +661,9 @@ func TestTouchMovesTheEndOfValuesOnly(t *testing.T) {
 	require.NoError(t, err)
 	_, err = c.Get(ctx, time.Minute, "absent", func(context.Context, string) (string, error) { return "", aside.ErrNotFound })
 	require.ErrorIs(t, err, aside.ErrNotFound)
-	letGo := db.holdUp()
-	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "locked", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "locked", db.Load) })
+	db.AwaitBegin(t)
 	require.NoError(t, c.Set(ctx, time.Minute, "like an absence", "\x00aside:1n"))
 	require.NoError(t, c.Touch(ctx, time.Hour, "value", "absent", "locked", "nothing", "like an absence"))
 	require.Greater(t, server.Do("PTTL", "value"), int64(60_000))
@@ -672,7 +672,7 @@ func TestTouchMovesTheEndOfValuesOnly(t *testing.T) {
 	require.LessOrEqual(t, server.Do("PTTL", "locked"), int64(10_000))
 	require.Equal(t, int64(0), server.Do("EXISTS", "nothing"))
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, loading), "the lock was not lost")
+	require.Equal(t, result{Value: "v"}, await(t, loading), "the lock was not lost")
 	require.NoError(t, c.Touch(ctx, 50*time.Millisecond, "value"))
 	eventually(t, "memory follows", func() bool { _, ok, err := c.Peek(ctx, "value"); require.NoError(t, err); return !ok })
 }
@@ -680,26 +680,26 @@ func TestTouchMovesTheEndOfValuesOnly(t *testing.T) {
 func TestCloseWakesEverybodyAndGivesUpItsLocks(t *testing.T) {
 	server := redistest.Start(t)
 	c, other, db, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), newSource("v"), testContext(t)
-	db.holdUp()
-	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	db.HoldUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	foreign := newSource("v")
-	letGo := foreign.holdUp()
-	holder := inBackground(func() (string, error) { return other.Get(ctx, time.Minute, "theirs", foreign.load) })
-	foreign.awaitBegin(t)
+	letGo := foreign.HoldUp()
+	holder := inBackground(func() (string, error) { return other.Get(ctx, time.Minute, "theirs", foreign.Load) })
+	foreign.AwaitBegin(t)
 	waiting := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "theirs", mustNotLoad) })
 	eventually(t, "it waits", func() bool { return c.Stats().LockWaits == 1 })
 	require.NoError(t, c.Close())
-	require.ErrorIs(t, await(t, loading).err, aside.ErrClosed)
-	require.ErrorIs(t, await(t, waiting).err, aside.ErrClosed)
+	require.ErrorIs(t, await(t, loading).Err, aside.ErrClosed)
+	require.ErrorIs(t, await(t, waiting).Err, aside.ErrClosed)
 	require.Nil(t, server.Do("GET", "k"), "the lock was given up")
 	require.NoError(t, c.Close(), "twice is fine")
 	letGo()
-	require.NoError(t, await(t, holder).err)
+	require.NoError(t, await(t, holder).Err)
 
 	_, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
 	require.ErrorIs(t, err, aside.ErrClosed)
-	_, err = c.GetMulti(ctx, time.Minute, []string{"k"}, db.loadMany)
+	_, err = c.GetMulti(ctx, time.Minute, []string{"k"}, db.LoadMany)
 	require.ErrorIs(t, err, aside.ErrClosed)
 	_, _, err = c.Peek(ctx, "k")
 	require.ErrorIs(t, err, aside.ErrClosed)
@@ -718,18 +718,18 @@ func TestWithoutTrackingEverythingWorksByAsking(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := redistest.Start(t)
 			a, b, db, ctx := newClient(t, server.Addr(), mode), newClient(t, server.Addr(), mode), newSource("v"), testContext(t)
-			letGo := db.holdUp()
-			first := inBackground(func() (string, error) { return a.Get(ctx, time.Minute, "k", db.load) })
-			db.awaitBegin(t)
+			letGo := db.HoldUp()
+			first := inBackground(func() (string, error) { return a.Get(ctx, time.Minute, "k", db.Load) })
+			db.AwaitBegin(t)
 			second := inBackground(func() (string, error) { return b.Get(ctx, time.Minute, "k", mustNotLoad) })
 			batch := inBackground(func() (string, error) {
-				m, err := b.GetMulti(ctx, time.Minute, []string{"k", "l"}, newSource("v").loadMany)
+				m, err := b.GetMulti(ctx, time.Minute, []string{"k", "l"}, newSource("v").LoadMany)
 				return m["k"], err
 			})
 			eventually(t, "they poll", func() bool { return b.Stats().LockWaits >= 3 })
 			letGo()
 			for _, r := range []<-chan result{first, second, batch} {
-				require.Equal(t, result{value: "v"}, await(t, r))
+				require.Equal(t, result{Value: "v"}, await(t, r))
 			}
 			require.NoError(t, a.Set(ctx, time.Minute, "k", "w"))
 			value, err := b.Get(ctx, time.Minute, "k", mustNotLoad)

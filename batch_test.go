@@ -62,15 +62,15 @@ func TestLeavingAJointQuestion(t *testing.T) {
 	short, cancel := context.WithCancel(ctx)
 	var stay, leave []<-chan result
 	for i := range 100 {
-		stay = append(stay, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("stay", i), newSource("v").load) }))
-		leave = append(leave, inBackground(func() (string, error) { return c.Get(short, time.Minute, fmt.Sprint("leave", i), newSource("v").load) }))
+		stay = append(stay, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("stay", i), newSource("v").Load) }))
+		leave = append(leave, inBackground(func() (string, error) { return c.Get(short, time.Minute, fmt.Sprint("leave", i), newSource("v").Load) }))
 	}
 	eventually(t, "all are on their way", func() bool { return c.Stats().Waiting >= 150 })
 	cancel()
 	for i := range 100 {
-		require.Equal(t, result{value: "v"}, await(t, stay[i]))
-		if r := await(t, leave[i]); r.err != nil {
-			require.ErrorIs(t, r.err, context.Canceled)
+		require.Equal(t, result{Value: "v"}, await(t, stay[i]))
+		if r := await(t, leave[i]); r.Err != nil {
+			require.ErrorIs(t, r.Err, context.Canceled)
 		}
 	}
 	eventually(t, "no lock is left", func() bool {
@@ -84,12 +84,12 @@ func TestLeavingAJointQuestion(t *testing.T) {
 	// And Close while many are on their way answers them all.
 	stay = nil
 	for i := range 100 {
-		stay = append(stay, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("late", i), newSource("v").load) }))
+		stay = append(stay, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("late", i), newSource("v").Load) }))
 	}
 	require.NoError(t, c.Close())
 	for _, s := range stay {
-		if r := await(t, s); r.err != nil {
-			require.ErrorIs(t, r.err, aside.ErrClosed)
+		if r := await(t, s); r.Err != nil {
+			require.ErrorIs(t, r.Err, aside.ErrClosed)
 		}
 	}
 }

@@ -19,14 +19,14 @@ import (
 func TestCloseEndsWhileRedisHangs(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr(), hasty), newSource("v"), testContext(t)
-	db.holdUp()
-	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	db.HoldUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	server.Freeze()
 	defer server.Thaw()
 	closed := make(chan error, 1)
 	go func() { closed <- c.Close() }()
-	require.ErrorIs(t, await(t, loading).err, aside.ErrClosed)
+	require.ErrorIs(t, await(t, loading).Err, aside.ErrClosed)
 	require.NoError(t, await(t, closed))
 }
 
@@ -35,13 +35,13 @@ func TestCloseStoresWhatWasLoaded(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, db, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), newSource("v"), testContext(t)
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	const n = 40 // few enough for a slow machine to store them in time
 	for i := range n {
-		inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) })
+		inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load) })
 	}
 	for range n {
-		db.awaitBegin(t)
+		db.AwaitBegin(t)
 	}
 	proxy.Delay(20 * time.Millisecond)
 	letGo()
@@ -56,14 +56,14 @@ func TestCloseStoresWhatWasLoaded(t *testing.T) {
 func TestCloseEndsFillsThatWaitForOthers(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout = time.Second }), newSource("v"), testContext(t)
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	const n = 50
 	var loading []<-chan result
 	for i := range n {
-		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) }))
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load) }))
 	}
 	for range n {
-		db.awaitBegin(t)
+		db.AwaitBegin(t)
 	}
 	server.Freeze()
 	defer server.Thaw()
@@ -71,8 +71,8 @@ func TestCloseEndsFillsThatWaitForOthers(t *testing.T) {
 	eventually(t, "all have been loaded", func() bool { return c.Stats().Loads == n })
 	require.NoError(t, c.Close(), "nothing is left behind")
 	for _, l := range loading {
-		if r := await(t, l); r.err != nil {
-			require.ErrorIs(t, r.err, aside.ErrClosed)
+		if r := await(t, l); r.Err != nil {
+			require.ErrorIs(t, r.Err, aside.ErrClosed)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func TestCloseSaysWhatItLeftBehind(t *testing.T) {
 	err = c.Close()
 	require.ErrorContains(t, err, "left behind")
 	require.Equal(t, err, c.Close(), "twice says the same")
-	require.ErrorIs(t, await(t, loading).err, aside.ErrClosed)
+	require.ErrorIs(t, await(t, loading).Err, aside.ErrClosed)
 	close(release)
 	await(t, returned)
 }

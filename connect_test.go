@@ -94,7 +94,7 @@ func TestAClientOfSeveralConnections(t *testing.T) {
 		}
 	}), testContext(t)
 	eventually(t, "it is noticed", func() bool {
-		_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+		_, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 		require.NoError(t, err)
 		require.NoError(t, c.Del(ctx, "k"))
 		return c.Health().Err != nil
@@ -158,13 +158,13 @@ func TestTheUsersOwnRueidisOptionsAreKept(t *testing.T) {
 	})
 	ctx := testContext(t)
 	require.Equal(t, 1, built)
-	_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	_, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 	require.NoError(t, err)
 	require.Nil(t, server.Do("GET", "k"), "it is in another database")
 	require.Contains(t, fmt.Sprint(server.Do("CLIENT", "LIST")), "the-users-name")
 	server.Do("FLUSHALL")
 	other := newClient(t, server.Addr(), func(o *aside.Options) { o.Redis.SelectDB = 3 })
-	_, err = c.Get(ctx, time.Minute, "told", newSource("v").load)
+	_, err = c.Get(ctx, time.Minute, "told", newSource("v").Load)
 	require.NoError(t, err)
 	stored(t, c, "told")
 	require.NoError(t, other.Del(ctx, "told"))
@@ -178,7 +178,7 @@ func TestTLSAndCredentialsPassThrough(t *testing.T) {
 		o.Redis.Password = "secret"
 	}), testContext(t)
 	for range 2 {
-		value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+		value, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 		require.NoError(t, err)
 		require.Equal(t, "v", value)
 	}

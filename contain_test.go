@@ -137,22 +137,22 @@ func TestNoCallbackEndsOrHangsAnythingElse(t *testing.T) {
 				changes.Add(1)
 				strike()
 			})
-			_, err := c.Get(ctx, time.Minute, "warm "+how, newSource("v").load)
+			_, err := c.Get(ctx, time.Minute, "warm "+how, newSource("v").Load)
 			require.NoError(t, err)
 			armed.Store(true)
-			got := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k "+how, newSource("v").load) })
-			require.Equal(t, result{value: "v"}, await(t, got))
+			got := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k "+how, newSource("v").Load) })
+			require.Equal(t, result{Value: "v"}, await(t, got))
 			got = inBackground(func() (string, error) {
 				return c.Get(ctx, time.Minute, "loader "+how, func(context.Context, string) (string, error) {
 					spite()
 					return "", nil
 				})
 			})
-			require.Error(t, await(t, got).err)
+			require.Error(t, await(t, got).Err)
 			server.Kill()
 			eventually(t, "degraded", func() bool { return c.Health().Mode == aside.Degraded })
 			set := inBackground(func() (string, error) { return "", c.Set(ctx, time.Minute, "set "+how, "v") })
-			require.NoError(t, await(t, set).err)
+			require.NoError(t, await(t, set).Err)
 			server.RestartKeepingData()
 			eventually(t, "healthy", func() bool { return c.Health().Mode == aside.Healthy })
 			require.Equal(t, "v", server.Do("GET", "set "+how))
@@ -198,15 +198,15 @@ func TestABuilderADialerAndAStoreThatDoNotReturnCostOneAttempt(t *testing.T) {
 				}
 				o.Store = store
 			}), testContext(t)
-			_, err := c.Get(ctx, time.Minute, "k "+how, newSource("v").load)
+			_, err := c.Get(ctx, time.Minute, "k "+how, newSource("v").Load)
 			require.NoError(t, err)
 			server.Kill()
 			eventually(t, "degraded", func() bool { return c.Health().Mode == aside.Degraded })
 			store.armed.Store(true)
 			set := inBackground(func() (string, error) { return "", c.Set(ctx, time.Minute, "set "+how, "v") })
-			require.ErrorIs(t, await(t, set).err, aside.ErrRedisAway)
-			got := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "get "+how, newSource("v").load) })
-			require.Equal(t, result{value: "v"}, await(t, got))
+			require.ErrorIs(t, await(t, set).Err, aside.ErrRedisAway)
+			got := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "get "+how, newSource("v").Load) })
+			require.Equal(t, result{Value: "v"}, await(t, got))
 			store.armed.Store(false)
 			server.RestartKeepingData()
 			eventually(t, "healthy", func() bool { return c.Health().Mode == aside.Healthy })
@@ -286,7 +286,7 @@ func TestCloseInACallbackReturnsAtOnce(t *testing.T) {
 				}
 			})
 			return func(c *aside.Client, _ *redistest.Server) {
-				_, _ = c.Get(testContext(t), time.Minute, "k", newSource("v").load)
+				_, _ = c.Get(testContext(t), time.Minute, "k", newSource("v").Load)
 			}
 		},
 		"Observer of an outage": func(o *aside.Options, do func()) func(*aside.Client, *redistest.Server) {

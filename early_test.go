@@ -21,7 +21,7 @@ func TestAFullTrackingTableIsNoticed(t *testing.T) {
 		server.Do("SET", keys[i], "v")
 	}
 	for range 5 {
-		values, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").loadMany)
+		values, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").LoadMany)
 		require.NoError(t, err)
 		require.Len(t, values, len(keys))
 	}
@@ -37,7 +37,7 @@ func TestOrdinaryChangesAreNotSaid(t *testing.T) {
 	c, ctx := newClient(t, server.Addr(), log.option), testContext(t)
 	for i := range 150 {
 		for j := range 3 {
-			_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i, j), newSource("v").load)
+			_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i, j), newSource("v").Load)
 			require.NoError(t, err)
 		}
 		server.Do("SET", fmt.Sprint("k", i, 0), "w")

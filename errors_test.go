@@ -118,9 +118,9 @@ func TestNilArgumentsAreErrors(t *testing.T) {
 	require.ErrorContains(t, err, "loader is nil")
 	_, err = c.GetMulti(ctx, time.Minute, []string{"k"}, nil)
 	require.ErrorIs(t, err, aside.ErrInvalidArgument)
-	_, err = c.Get(ctx, time.Minute, "k", newSource("v").load, nil, aside.WithLoadTimeout(-1))
+	_, err = c.Get(ctx, time.Minute, "k", newSource("v").Load, nil, aside.WithLoadTimeout(-1))
 	require.ErrorIs(t, err, aside.ErrInvalidArgument)
-	_, err = c.Get(ctx, time.Minute, "k", newSource("v").load, aside.WithNegativeTTL(-2))
+	_, err = c.Get(ctx, time.Minute, "k", newSource("v").Load, aside.WithNegativeTTL(-2))
 	require.ErrorIs(t, err, aside.ErrInvalidArgument)
 
 	none := aside.Typed[user](c, nil)
@@ -141,7 +141,7 @@ func TestNilArgumentsAreErrors(t *testing.T) {
 	_, err = half.Get(ctx, time.Minute, "fresh", func(context.Context, string) (user, error) { return user{ID: 1}, nil })
 	require.NoError(t, err, "what was loaded is returned though it cannot be encoded")
 
-	m, err := c.GetMulti(ctx, time.Minute, nil, newSource("v").loadMany)
+	m, err := c.GetMulti(ctx, time.Minute, nil, newSource("v").LoadMany)
 	require.NoError(t, err)
 	require.NotNil(t, m)
 	require.NoError(t, c.Del(ctx))

@@ -34,7 +34,7 @@ func TestWhatWasFlushedDoesNotComeBack(t *testing.T) {
 				awaitMode(t, c, aside.Degraded)
 				require.NoError(t, c.Set(ctx, time.Hour, "old", "1"))
 				require.NoError(t, c.Set(ctx, time.Hour, "only here", "1"))
-				_, err := c.Get(ctx, time.Hour, "loaded", newSource("1").load)
+				_, err := c.Get(ctx, time.Hour, "loaded", newSource("1").Load)
 				require.NoError(t, err)
 				apart(t)
 				switch flush {

@@ -45,26 +45,26 @@ func TestARememberedErrorEndsWithAWrite(t *testing.T) {
 			t.Run(name+map[bool]string{true: ", GetMulti"}[many], func(t *testing.T) {
 				server.Empty()
 				c, ctx, db := newClient(t, server.Addr(), heldLong), testContext(t), newSource("new")
-				db.fail(errDown)
+				db.Fail(errDown)
 				get := func() (string, error) {
 					if !many {
-						return c.Get(ctx, time.Minute, "k", db.load)
+						return c.Get(ctx, time.Minute, "k", db.Load)
 					}
-					values, err := c.GetMulti(ctx, time.Minute, []string{"k"}, db.loadMany)
+					values, err := c.GetMulti(ctx, time.Minute, []string{"k"}, db.LoadMany)
 					return values["k"], err
 				}
 				for range 3 {
 					_, err := get()
 					require.ErrorIs(t, err, errDown)
 				}
-				require.EqualValues(t, 1, db.calls.Load())
-				db.fail(nil)
+				require.EqualValues(t, 1, db.Calls.Load())
+				db.Fail(nil)
 				require.NoError(t, test.write(ctx, c))
 				eventually(t, "it is over", func() bool {
 					value, err := get()
 					return err == nil && value == "new"
 				})
-				require.Equal(t, test.loads, db.calls.Load() > 1)
+				require.Equal(t, test.loads, db.Calls.Load() > 1)
 			})
 		}
 	}
@@ -76,12 +76,12 @@ func TestErrorTTL(t *testing.T) {
 	none := newClient(t, server.Addr(), func(o *aside.Options) { o.ErrorTTL = -1 })
 	loads := func(c *aside.Client, key string, err error, opts ...aside.CallOption) int64 {
 		db := newSource("")
-		db.fail(err)
+		db.Fail(err)
 		for range 3 {
-			_, got := c.Get(ctx, time.Minute, key, db.load, opts...)
+			_, got := c.Get(ctx, time.Minute, key, db.Load, opts...)
 			require.ErrorIs(t, got, err)
 		}
-		return db.calls.Load()
+		return db.Calls.Load()
 	}
 	require.EqualValues(t, 1, loads(c, "a", errDown))
 	require.EqualValues(t, 3, loads(c, "b", errDown, aside.WithErrorTTL(-1)))
@@ -143,8 +143,8 @@ func TestTheLoadersOwnNotFoundReachesWhoWaited(t *testing.T) {
 	awaitShared(t, c, 1)
 	close(letGo)
 	for _, r := range []result{await(t, first), await(t, shared)} {
-		require.ErrorIs(t, r.err, aside.ErrNotFound)
-		require.ErrorIs(t, r.err, sql.ErrNoRows)
+		require.ErrorIs(t, r.Err, aside.ErrNotFound)
+		require.ErrorIs(t, r.Err, sql.ErrNoRows)
 	}
 	stored(t, c, "k")
 	_, err := c.Get(ctx, time.Minute, "k", mustNotLoad)

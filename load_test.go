@@ -25,18 +25,18 @@ import (
 func lent(t testing.TB, c *aside.Client, proxy *faultproxy.Proxy, keys ...string) {
 	t.Helper()
 	ctx, db := testContext(t), newSource("v")
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	var loading []<-chan result
 	for _, key := range keys {
-		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, key, db.load) }))
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, key, db.Load) }))
 	}
 	for range keys {
-		db.awaitBegin(t)
+		db.AwaitBegin(t)
 	}
 	proxy.CutRequests()
 	letGo()
 	for _, l := range loading {
-		require.Equal(t, result{value: "v"}, await(t, l))
+		require.Equal(t, result{Value: "v"}, await(t, l))
 	}
 }
 
@@ -50,7 +50,7 @@ func TestWhatIsLoadedIsAnsweredBeforeItIsStored(t *testing.T) {
 	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", mustNotLoad) })
 	awaitShared(t, c, 1)
 	proxy.Heal()
-	require.Equal(t, result{value: "v"}, await(t, later))
+	require.Equal(t, result{Value: "v"}, await(t, later))
 	require.Equal(t, "v", server.Do("GET", "k"))
 }
 
@@ -60,10 +60,10 @@ func TestWhoAsksBeforeARefusedFillIsAnsweredLoadsAnew(t *testing.T) {
 	c, other, ctx := newClient(t, proxy.Addr()), newClient(t, server.Addr()), testContext(t)
 	lent(t, c, proxy, "k")
 	require.NoError(t, other.Del(ctx, "k"))
-	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("new").load) })
+	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("new").Load) })
 	awaitShared(t, c, 1)
 	proxy.Heal()
-	require.Equal(t, result{value: "new"}, await(t, later))
+	require.Equal(t, result{Value: "new"}, await(t, later))
 	require.EqualValues(t, 1, c.Stats().FillsRefused)
 }
 
@@ -96,7 +96,7 @@ func TestOtherCallsWaitForTheFill(t *testing.T) {
 			server := redistest.Start(t)
 			proxy := counted(t, server)
 			c, ctx := newClient(t, proxy.Addr()), testContext(t)
-			_, err := c.Get(ctx, time.Minute, "warm", newSource("").load) // the server knows the scripts
+			_, err := c.Get(ctx, time.Minute, "warm", newSource("").Load) // the server knows the scripts
 			require.NoError(t, err)
 			stored(t, c, "warm")
 			proxy.ResetCounts()
@@ -130,18 +130,18 @@ func TestOnlySoMuchIsLent(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, db, ctx := newClient(t, proxy.Addr()), newSource(strings.Repeat("x", 600<<10)), testContext(t)
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	var answered atomic.Int64
 	const n = 4
 	var loading []<-chan result
 	for i := range n {
 		loading = append(loading, inBackground(func() (string, error) {
 			defer answered.Add(1)
-			return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load)
+			return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load)
 		}))
 	}
 	for range n {
-		db.awaitBegin(t)
+		db.AwaitBegin(t)
 	}
 	proxy.CutRequests()
 	before := proxy.Commands()
@@ -151,7 +151,7 @@ func TestOnlySoMuchIsLent(t *testing.T) {
 	require.EqualValues(t, 1, answered.Load())
 	proxy.Heal()
 	for _, l := range loading {
-		require.NoError(t, await(t, l).err)
+		require.NoError(t, await(t, l).Err)
 	}
 }
 
@@ -160,7 +160,7 @@ func TestManyAreStoredInPieces(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr()), testContext(t)
-	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, newSource("").loadMany) // the server knows the scripts
+	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, newSource("").LoadMany) // the server knows the scripts
 	require.NoError(t, err)
 	stored(t, c, "warm", "up")
 	var keys []string
@@ -170,7 +170,7 @@ func TestManyAreStoredInPieces(t *testing.T) {
 	proxy.ResetCounts()
 	got, err := c.GetMulti(ctx, time.Minute, keys, func(ctx context.Context, keys []string) (map[string]string, error) {
 		proxy.CutReplies()
-		return newSource("v").loadMany(ctx, keys)
+		return newSource("v").LoadMany(ctx, keys)
 	})
 	require.NoError(t, err)
 	require.Len(t, got, len(keys))
@@ -209,7 +209,7 @@ func TestWhatIsNotStoredIsLentToo(t *testing.T) {
 	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "large", mustNotLoad) })
 	awaitShared(t, c, 1)
 	proxy.Heal()
-	require.Equal(t, result{value: "eleven bytes"}, await(t, later), "the lock was ours to the end")
+	require.Equal(t, result{Value: "eleven bytes"}, await(t, later), "the lock was ours to the end")
 	require.Nil(t, server.Do("GET", "large"))
 }
 
@@ -219,12 +219,12 @@ func TestRedisDiesBeforeTheFill(t *testing.T) {
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr(), hasty), testContext(t)
 	lent(t, c, proxy, "k")
-	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("again").load) })
+	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("again").Load) })
 	awaitShared(t, c, 1)
 	proxy.Refuse()
 	r := await(t, later)
-	require.NoError(t, r.err)
-	require.Contains(t, []string{"v", "again"}, r.value)
+	require.NoError(t, r.Err)
+	require.Contains(t, []string{"v", "again"}, r.Value)
 	eventually(t, "it is noticed", func() bool { return c.Health().Mode == aside.Degraded })
 	_, _, err := c.Peek(ctx, "k")
 	require.NoError(t, err, "it is remembered here")
@@ -242,12 +242,12 @@ func TestAFillThatFailsLeavesNoLockBehind(t *testing.T) {
 	}
 	_, err := c.GetMulti(ctx, time.Minute, keys, func(ctx context.Context, keys []string) (map[string]string, error) {
 		server.Do("ACL", "SETUSER", "default", "-set")
-		return newSource("v").loadMany(ctx, keys)
+		return newSource("v").LoadMany(ctx, keys)
 	})
 	require.NoError(t, err)
 	stored(t, c, keys...)
 	server.Do("ACL", "SETUSER", "default", "+set")
-	value, err := c.Get(ctx, time.Minute, keys[0], newSource("again").load)
+	value, err := c.Get(ctx, time.Minute, keys[0], newSource("again").Load)
 	require.NoError(t, err)
 	require.Equal(t, "again", value)
 }
@@ -262,7 +262,7 @@ func TestPiecesDoNotOutliveTheirLocks(t *testing.T) {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
 	proxy.Delay(150 * time.Millisecond)
-	_, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").loadMany)
+	_, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").LoadMany)
 	require.NoError(t, err)
 	awaitNobody(t, c)
 	require.Zero(t, c.Stats().FillsRefused)
@@ -274,10 +274,10 @@ func TestStoreFirst(t *testing.T) {
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.StoreFirst = true }), testContext(t)
 	for i := range 200 {
 		key := fmt.Sprint("k", i)
-		_, err := c.Get(ctx, time.Minute, key, newSource("v").load)
+		_, err := c.Get(ctx, time.Minute, key, newSource("v").Load)
 		require.NoError(t, err)
 		require.Equal(t, "v", server.Do("GET", key))
-		_, err = c.GetMulti(ctx, time.Minute, []string{"m" + key, "n" + key}, newSource("v").loadMany)
+		_, err = c.GetMulti(ctx, time.Minute, []string{"m" + key, "n" + key}, newSource("v").LoadMany)
 		require.NoError(t, err)
 		require.Equal(t, "v", server.Do("GET", "n"+key))
 	}

@@ -42,10 +42,10 @@ func TestAPeersMarkIsNeverAValue(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, found)
 
-		value, err := c.Get(ctx, time.Minute, key("get"), newSource("loaded").load)
+		value, err := c.Get(ctx, time.Minute, key("get"), newSource("loaded").Load)
 		require.NoError(t, err)
 		require.Equal(t, "loaded", value)
-		values, err := c.GetMulti(ctx, time.Minute, []string{key("multi")}, newSource("loaded").loadMany)
+		values, err := c.GetMulti(ctx, time.Minute, []string{key("multi")}, newSource("loaded").LoadMany)
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{fmt.Sprint("multi", i): "loaded"}, values)
 
@@ -68,8 +68,8 @@ func TestAPeerThatLoadsIsWaitedFor(t *testing.T) {
 	eventually(t, "it waits", func() bool { return c.Stats().LockWaits > 0 })
 	server.Do("SET", "k", "the peer's", "PX", time.Hour.Milliseconds())
 	r := await(t, got)
-	require.NoError(t, r.err)
-	require.Equal(t, "the peer's", r.value)
+	require.NoError(t, r.Err)
+	require.Equal(t, "the peer's", r.Value)
 }
 
 // A lock of another client that was made an hour long, by a clock that was set back, would be waited for that long.
@@ -81,16 +81,16 @@ func TestALockThatNobodyRenewsIsWaitedForLockTTL(t *testing.T) {
 			o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 300*time.Millisecond
 		})
 		db := newSource("the holder's")
-		letGo := db.holdUp()
-		held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.load) })
-		db.awaitBegin(t)
+		letGo := db.HoldUp()
+		held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.Load) })
+		db.AwaitBegin(t)
 		server.Do("PEXPIRE", "k", time.Hour.Milliseconds()) // the holder's LockTTL is 10 s, so that its next renewal is late
 		if many {
-			values, err := c.GetMulti(testContext(t), time.Minute, []string{"k"}, newSource("loaded").loadMany)
+			values, err := c.GetMulti(testContext(t), time.Minute, []string{"k"}, newSource("loaded").LoadMany)
 			require.NoError(t, err)
 			require.Equal(t, "loaded", values["k"])
 		} else {
-			value, err := c.Get(testContext(t), time.Minute, "k", newSource("loaded").load)
+			value, err := c.Get(testContext(t), time.Minute, "k", newSource("loaded").Load)
 			require.NoError(t, err)
 			require.Equal(t, "loaded", value)
 		}
@@ -108,14 +108,14 @@ func TestALongerLockTTLOfAnotherClientIsRespected(t *testing.T) {
 	holder := newClient(t, server.Addr(), func(o *aside.Options) { o.LockTTL = 4 * time.Second })
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 200*time.Millisecond })
 	db := newSource("the holder's")
-	letGo := db.holdUp()
-	held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	got := inBackground(func() (string, error) { return c.Get(testContext(t), time.Minute, "k", mustNotLoad) })
 	eventually(t, "it has waited for many times its own LockTTL, and through renewals", func() bool { return c.Stats().LockWaits > 20 })
 	letGo()
-	require.Equal(t, result{value: "the holder's"}, await(t, held))
-	require.Equal(t, result{value: "the holder's"}, await(t, got))
+	require.Equal(t, result{Value: "the holder's"}, await(t, held))
+	require.Equal(t, result{Value: "the holder's"}, await(t, got))
 }
 
 // lateClient does not answer some questions for a key in time.
@@ -147,9 +147,9 @@ func TestOneLateAnswerIsNoSecondLoad(t *testing.T) {
 			t.Run(test.name+map[bool]string{true: ", GetMulti"}[many], func(t *testing.T) {
 				server.Empty()
 				holder, db := newClient(t, server.Addr()), newSource("the holder's")
-				letGo := db.holdUp()
-				held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.load) })
-				db.awaitBegin(t)
+				letGo := db.HoldUp()
+				held := inBackground(func() (string, error) { return holder.Get(testContext(t), time.Minute, "k", db.Load) })
+				db.AwaitBegin(t)
 
 				late := &lateClient{key: "k"}
 				c := newClient(t, server.Addr(), func(o *aside.Options) {
@@ -164,22 +164,22 @@ func TestOneLateAnswerIsNoSecondLoad(t *testing.T) {
 				other := newSource("another")
 				got := inBackground(func() (string, error) {
 					if many {
-						values, err := c.GetMulti(testContext(t), time.Minute, []string{"k"}, other.loadMany)
+						values, err := c.GetMulti(testContext(t), time.Minute, []string{"k"}, other.LoadMany)
 						return values["k"], err
 					}
-					return c.Get(testContext(t), time.Minute, "k", other.load)
+					return c.Get(testContext(t), time.Minute, "k", other.Load)
 				})
 				if test.loads == 0 {
 					eventually(t, "it waits for the holder", func() bool { return c.Stats().LockWaits > 0 })
 				} else {
-					require.Equal(t, result{value: "another"}, await(t, got))
+					require.Equal(t, result{Value: "another"}, await(t, got))
 				}
 				letGo()
-				require.Equal(t, result{value: "the holder's"}, await(t, held))
+				require.Equal(t, result{Value: "the holder's"}, await(t, held))
 				if test.loads == 0 {
-					require.Equal(t, result{value: "the holder's"}, await(t, got))
+					require.Equal(t, result{Value: "the holder's"}, await(t, got))
 				}
-				require.Equal(t, test.loads, other.calls.Load())
+				require.Equal(t, test.loads, other.Calls.Load())
 			})
 		}
 	}
@@ -191,11 +191,11 @@ func TestALockThatDoesNotEndIsTakenOver(t *testing.T) {
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 200*time.Millisecond })
 	ctx := testContext(t)
 	server.Do("SET", "k", "\x00aside:lock:someone")
-	value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	value, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 	server.Do("SET", "m", "\x00aside:lock:someone")
-	values, err := c.GetMulti(ctx, time.Minute, []string{"m", "n"}, newSource("v").loadMany)
+	values, err := c.GetMulti(ctx, time.Minute, []string{"m", "n"}, newSource("v").LoadMany)
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"m": "v", "n": "v"}, values)
 }
@@ -205,7 +205,7 @@ func TestALockThatNobodyHeardOfIsGivenBack(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)
-	_, err := c.Get(ctx, time.Minute, "warm", newSource("v").load)
+	_, err := c.Get(ctx, time.Minute, "warm", newSource("v").Load)
 	require.NoError(t, err)
 	proxy.Delay(50 * time.Millisecond)
 	for i := range 5 {
@@ -214,7 +214,7 @@ func TestALockThatNobodyHeardOfIsGivenBack(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		short, cancel = context.WithTimeout(ctx, 60*time.Millisecond)
-		_, err = c.GetMulti(short, time.Minute, []string{fmt.Sprint("m", i), fmt.Sprint("n", i)}, newSource("v").loadMany)
+		_, err = c.GetMulti(short, time.Minute, []string{fmt.Sprint("m", i), fmt.Sprint("n", i)}, newSource("v").LoadMany)
 		cancel()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}

@@ -62,7 +62,7 @@ func TestALogHandlerHoldsNothingUp(t *testing.T) {
 				}
 				require.Equal(t, aside.Degraded, await(t, told))
 				require.NoError(t, c.Set(ctx, time.Hour, "k", "while away"))
-				value, err := c.Get(ctx, time.Hour, "loaded", newSource("value").load)
+				value, err := c.Get(ctx, time.Hour, "loaded", newSource("value").Load)
 				require.NoError(t, err)
 				require.Equal(t, "value", value)
 				server.Restart()

@@ -28,7 +28,7 @@ func TestABatchThatWaitsHoldsNobodyElse(t *testing.T) {
 	waiting, cancel := context.WithCancel(ctx)
 	batch := make(chan map[string]string, 1)
 	go func() {
-		values, _ := c.GetMulti(waiting, time.Minute, []string{"dead0", "dead1", "live", "dead2", "dead3", "dead4"}, newSource("v").loadMany)
+		values, _ := c.GetMulti(waiting, time.Minute, []string{"dead0", "dead1", "live", "dead2", "dead3", "dead4"}, newSource("v").LoadMany)
 		batch <- values
 	}()
 	eventually(t, "it waits", func() bool { return c.Stats().LockWaits == 6 })
@@ -51,18 +51,18 @@ func TestAPollingBatchLooksAtAllItsKeysAtOnce(t *testing.T) {
 		keys[i] = fmt.Sprint("k", i)
 	}
 	db := newSource("v")
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	first := make(chan error, 1)
-	go func() { _, err := a.GetMulti(ctx, time.Minute, keys, db.loadMany); first <- err }()
-	db.awaitBegin(t)
+	go func() { _, err := a.GetMulti(ctx, time.Minute, keys, db.LoadMany); first <- err }()
+	db.AwaitBegin(t)
 	second := make(chan error, 1)
-	go func() { _, err := b.GetMulti(ctx, time.Minute, keys, db.loadMany); second <- err }()
+	go func() { _, err := b.GetMulti(ctx, time.Minute, keys, db.LoadMany); second <- err }()
 	eventually(t, "it polls", func() bool { return b.Stats().LockWaits >= 1500 })
 	require.Less(t, proxy.RoundTrips(), 150, "of the 1,500 that it takes one by one")
 	letGo()
 	require.NoError(t, await(t, first))
 	require.NoError(t, await(t, second))
-	require.EqualValues(t, 1, db.calls.Load())
+	require.EqualValues(t, 1, db.Calls.Load())
 }
 
 // A batch loader that answers for other keys only says nothing about those it was asked for.
@@ -88,7 +88,7 @@ func TestABatchLoaderThatAnswersForOtherKeysIsAnError(t *testing.T) {
 	}
 	awaitNobody(t, c)
 	require.EqualValues(t, 0, server.Do("EXISTS", "u:1", "u:2", "u:3", "u:4"))
-	value, err := c.Get(ctx, time.Minute, "u:1", newSource("v").load)
+	value, err := c.Get(ctx, time.Minute, "u:1", newSource("v").Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 }
@@ -131,11 +131,11 @@ func TestBatchesWithCrossedKeysDoNotBlockEachOther(t *testing.T) {
 		dbA, dbB := newSource("v"), newSource("v")
 		var callers sync.WaitGroup
 		for _, f := range []func() (map[string]string, error){
-			func() (map[string]string, error) { return a.GetMulti(ctx, time.Minute, keys, dbA.loadMany) },
-			func() (map[string]string, error) { return a.GetMulti(ctx, time.Minute, backwards, dbA.loadMany) },
-			func() (map[string]string, error) { return b.GetMulti(ctx, time.Minute, backwards, dbB.loadMany) },
+			func() (map[string]string, error) { return a.GetMulti(ctx, time.Minute, keys, dbA.LoadMany) },
+			func() (map[string]string, error) { return a.GetMulti(ctx, time.Minute, backwards, dbA.LoadMany) },
+			func() (map[string]string, error) { return b.GetMulti(ctx, time.Minute, backwards, dbB.LoadMany) },
 			func() (map[string]string, error) {
-				v, err := b.Get(ctx, time.Minute, keys[3], dbB.load)
+				v, err := b.Get(ctx, time.Minute, keys[3], dbB.Load)
 				return map[string]string{keys[3]: v}, err
 			},
 		} {
@@ -153,14 +153,14 @@ func TestBatchesWithCrossedKeysDoNotBlockEachOther(t *testing.T) {
 func TestABatchLoadGoesOnWhileOneOfItsKeysIsWaitedFor(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	batchCtx, cancel := context.WithCancel(ctx)
 	batch := make(chan error, 1)
 	go func() {
-		_, err := c.GetMulti(batchCtx, time.Minute, []string{"a", "b", "c"}, db.loadMany)
+		_, err := c.GetMulti(batchCtx, time.Minute, []string{"a", "b", "c"}, db.LoadMany)
 		batch <- err
 	}()
-	db.awaitBegin(t)
+	db.AwaitBegin(t)
 	single := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "b", mustNotLoad) })
 	awaitShared(t, c, 1)
 	cancel()
@@ -168,7 +168,7 @@ func TestABatchLoadGoesOnWhileOneOfItsKeysIsWaitedFor(t *testing.T) {
 	again := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "a", mustNotLoad) }) // revived
 	awaitShared(t, c, 2)
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, single))
-	require.Equal(t, result{value: "v"}, await(t, again))
-	require.EqualValues(t, 1, db.calls.Load())
+	require.Equal(t, result{Value: "v"}, await(t, single))
+	require.Equal(t, result{Value: "v"}, await(t, again))
+	require.EqualValues(t, 1, db.Calls.Load())
 }

@@ -40,7 +40,7 @@ func TestASilentPartitionDoesNotMakeReadsStaleBeyondTheLease(t *testing.T) {
 			stale, lastStale := 0, time.Duration(0)
 			for time.Since(began) < 3*lease {
 				asked := time.Since(began)
-				value, err := cut.Get(ctx, time.Hour, "k", db.load)
+				value, err := cut.Get(ctx, time.Hour, "k", db.Load)
 				require.NoError(t, err)
 				if value == "old" {
 					stale, lastStale = stale+1, asked
@@ -51,7 +51,7 @@ func TestASilentPartitionDoesNotMakeReadsStaleBeyondTheLease(t *testing.T) {
 			t.Logf("the last stale read began %v after the cut, of a lease of %v", lastStale, lease)
 			proxy.Heal()
 			eventually(t, "it is back", func() bool { return cut.Stats().RedisConnected })
-			value, err := cut.Get(ctx, time.Hour, "k", db.load)
+			value, err := cut.Get(ctx, time.Hour, "k", db.Load)
 			require.NoError(t, err)
 			require.Equal(t, "new", value)
 		})
@@ -105,23 +105,23 @@ func TestFlushAllAndFullTrackingTables(t *testing.T) {
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
 	for range 5 {
 		for i := range 100 { // ten times what the table can hold: most are invalidated again at once
-			_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load)
+			_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load)
 			require.NoError(t, err)
 		}
 	}
-	require.EqualValues(t, 100, db.calls.Load())
+	require.EqualValues(t, 100, db.Calls.Load())
 	eventually(t, "the server has given up keys", func() bool {
-		_, err := c.Get(ctx, time.Minute, "k0", db.load)
+		_, err := c.Get(ctx, time.Minute, "k0", db.Load)
 		require.NoError(t, err)
 		return c.Stats().Invalidations > 50
 	})
-	_, err := c.Get(ctx, time.Minute, "k1", db.load)
+	_, err := c.Get(ctx, time.Minute, "k1", db.Load)
 	require.NoError(t, err)
 	flushes := c.Stats().Flushes
-	db.set("new")
+	db.Set("new")
 	server.Do("FLUSHALL")
 	eventually(t, "the flush is heard of", func() bool { return c.Stats().Flushes > flushes })
-	value, err := c.Get(ctx, time.Minute, "k1", db.load)
+	value, err := c.Get(ctx, time.Minute, "k1", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "new", value)
 }

@@ -78,7 +78,7 @@ func TestLoadersThatAskInACircleGetErrRecursiveLoad(t *testing.T) {
 				got = append(got, inBackground(func() (string, error) { return ask(ctx, i) }))
 			}
 			for _, g := range got {
-				require.ErrorIs(t, await(t, g).err, aside.ErrRecursiveLoad)
+				require.ErrorIs(t, await(t, g).Err, aside.ErrRecursiveLoad)
 			}
 			for _, client := range clients {
 				awaitNobody(t, client)
@@ -92,7 +92,7 @@ func TestLoadersThatShareANestedLoadAreNoCircle(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)
 	shared, began := newSource("v"), make(chan struct{}, 2)
-	letGo := shared.holdUp()
+	letGo := shared.HoldUp()
 	ask := func(next func(ctx context.Context) (string, error)) aside.Loader[string] {
 		return func(ctx context.Context, key string) (string, error) {
 			began <- struct{}{}
@@ -100,9 +100,9 @@ func TestLoadersThatShareANestedLoadAreNoCircle(t *testing.T) {
 			return fmt.Sprintf("%s(%s)", key, value), err
 		}
 	}
-	third := func(ctx context.Context) (string, error) { return c.Get(ctx, time.Minute, "third", shared.load) }
+	third := func(ctx context.Context) (string, error) { return c.Get(ctx, time.Minute, "third", shared.Load) }
 	b := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "b", ask(third)) })
-	shared.awaitBegin(t)
+	shared.AwaitBegin(t)
 	a := inBackground(func() (string, error) {
 		return c.Get(ctx, time.Minute, "a", ask(func(ctx context.Context) (string, error) {
 			first, err := c.Get(ctx, time.Minute, "b", mustNotLoad)
@@ -115,8 +115,8 @@ func TestLoadersThatShareANestedLoadAreNoCircle(t *testing.T) {
 	})
 	awaitShared(t, c, 1)
 	letGo()
-	require.Equal(t, result{value: "b(v)"}, await(t, b))
-	require.Equal(t, result{value: "a(b(v)v)"}, await(t, a))
+	require.Equal(t, result{Value: "b(v)"}, await(t, b))
+	require.Equal(t, result{Value: "a(b(v)v)"}, await(t, a))
 }
 
 // A goroutine that a loader starts with context.WithoutCancel has the loader's context, and asks with it after that load is over: nobody can give its

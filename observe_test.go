@@ -49,10 +49,10 @@ func TestEachGetIsAHitALoadOrShared(t *testing.T) {
 	for i := range 100 {
 		before := events.count(aside.EventHit, aside.EventShared, aside.EventLoad)
 		if i%2 == 0 {
-			_, err := c.Get(ctx, time.Minute, "k", s.load)
+			_, err := c.Get(ctx, time.Minute, "k", s.Load)
 			require.NoError(t, err)
 		} else {
-			_, err := c.GetMulti(ctx, time.Minute, []string{"k"}, s.loadMany)
+			_, err := c.GetMulti(ctx, time.Minute, []string{"k"}, s.LoadMany)
 			require.NoError(t, err)
 		}
 		require.Greater(t, events.count(aside.EventHit, aside.EventShared, aside.EventLoad), before, "call %d", i)
@@ -68,10 +68,10 @@ func TestWaitsAreObserved(t *testing.T) {
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = events }), testContext(t)
 	other := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = others })
 	s := newSource("v")
-	letGo := s.holdUp()
+	letGo := s.HoldUp()
 	defer letGo()
-	first := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", s.load) })
-	s.awaitBegin(t)
+	first := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", s.Load) })
+	s.AwaitBegin(t)
 	second := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", mustNotLoad) })
 	elsewhere := inBackground(func() (string, error) { return other.Get(ctx, time.Minute, "k", mustNotLoad) })
 	eventually(t, "one shares, and one waits for the lock", func() bool {
@@ -79,7 +79,7 @@ func TestWaitsAreObserved(t *testing.T) {
 	})
 	letGo()
 	for _, done := range []<-chan result{first, second, elsewhere} {
-		require.Equal(t, result{"v", nil}, await(t, done))
+		require.Equal(t, result{Value: "v", Err: nil}, await(t, done))
 	}
 	require.EqualValues(t, c.Stats().Shared, events.count(aside.EventShared))
 	require.EqualValues(t, other.Stats().LockWaits, others.count(aside.EventLockWait))
@@ -97,21 +97,21 @@ func TestAnObserverMayAsk(t *testing.T) {
 	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
 		o.Observer = aside.ObserverFunc(func(e aside.Event) {
 			if e.Kind == aside.EventFillRefused {
-				_, err := c.Get(ctx, time.Minute, "again-"+e.Key, newSource("v").load)
+				_, err := c.Get(ctx, time.Minute, "again-"+e.Key, newSource("v").Load)
 				require.NoError(t, err)
 				refused.Add(1)
 			}
 		})
 	})
 	db := newSource("v")
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	const n = 100
 	var loading []<-chan result
 	for i := range n {
-		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) }))
+		loading = append(loading, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load) }))
 	}
 	for i := range n {
-		db.awaitBegin(t)
+		db.AwaitBegin(t)
 		server.Do("DEL", fmt.Sprint("k", i))
 	}
 	for i := range n { // those that had not begun then
@@ -120,7 +120,7 @@ func TestAnObserverMayAsk(t *testing.T) {
 	proxy.Delay(5 * time.Millisecond)
 	letGo()
 	for _, l := range loading {
-		require.Equal(t, result{value: "v"}, await(t, l))
+		require.Equal(t, result{Value: "v"}, await(t, l))
 	}
 	eventually(t, "all fills are refused", func() bool { return refused.Load() == n })
 }
@@ -137,16 +137,16 @@ func TestAnObserverMayAskForTheKey(t *testing.T) {
 			if e.Kind == aside.EventFillRefused {
 				_, _, err := c.Peek(ctx, e.Key)
 				if err == nil {
-					_, err = c.Get(ctx, time.Minute, e.Key, newSource("new").load)
+					_, err = c.Get(ctx, time.Minute, e.Key, newSource("new").Load)
 				}
-				told <- result{err: err}
+				told <- result{Err: err}
 			}
 		})
 	})
 	lent(t, c, proxy, "k")
 	server.Do("DEL", "k")
 	proxy.Heal()
-	require.NoError(t, await(t, told).err)
+	require.NoError(t, await(t, told).Err)
 }
 
 func TestTheObserverAndTheStatisticsSeeWhatHappens(t *testing.T) {
@@ -166,7 +166,7 @@ func TestTheObserverAndTheStatisticsSeeWhatHappens(t *testing.T) {
 		_, err := c.Get(ctx, time.Minute, "redis", mustNotLoad)
 		require.NoError(t, err)
 	}
-	_, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+	_, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 	require.NoError(t, err)
 	mu.Lock()
 	require.Equal(t, 1, seen["hit redis"])
@@ -190,7 +190,7 @@ func TestAnObserverThatPanicsHarmsNobody(t *testing.T) {
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = aside.ObserverFunc(func(aside.Event) { panic("boom") }) })
 	ctx := testContext(t)
 	for range 3 {
-		value, err := c.Get(ctx, time.Minute, "k", newSource("v").load)
+		value, err := c.Get(ctx, time.Minute, "k", newSource("v").Load)
 		require.NoError(t, err)
 		require.Equal(t, "v", value)
 	}

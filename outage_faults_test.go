@@ -19,14 +19,6 @@ import (
 
 // What happens to the healthy half when Redis is not.
 
-// hasty are the options of a client that is to notice an outage while a test runs.
-func hasty(o *aside.Options) {
-	o.RedisTimeout, o.LockTTL, o.StaleLease = 250*time.Millisecond, 2*time.Second, time.Second
-}
-
-// forgetful clients serve nothing unverified.
-func forgetful(o *aside.Options) { o.DegradedTTL = 1 }
-
 func TestWithoutRedisTheLoaderAnswers(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()
@@ -38,18 +30,18 @@ func TestWithoutRedisTheLoaderAnswers(t *testing.T) {
 	require.False(t, ok)
 	require.False(t, c.Stats().RedisConnected)
 
-	letGo := db.holdUp()
+	letGo := db.HoldUp()
 	var callers []<-chan result
 	for range 50 {
-		callers = append(callers, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) }))
+		callers = append(callers, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) }))
 	}
 	awaitShared(t, c, 49)
 	letGo()
 	for _, caller := range callers {
-		require.Equal(t, result{value: "v"}, await(t, caller))
+		require.Equal(t, result{Value: "v"}, await(t, caller))
 	}
-	require.EqualValues(t, 1, db.calls.Load(), "one flight in this process")
-	m, err := c.GetMulti(ctx, time.Minute, []string{"a", "b"}, db.loadMany)
+	require.EqualValues(t, 1, db.Calls.Load(), "one flight in this process")
+	m, err := c.GetMulti(ctx, time.Minute, []string{"a", "b"}, db.LoadMany)
 	require.NoError(t, err)
 	require.Len(t, m, 2)
 	_, _, err = c.Peek(ctx, "unheard of")
@@ -64,7 +56,7 @@ func TestWithoutRedisTheLoaderAnswers(t *testing.T) {
 
 	server.Restart() // and it connects by itself
 	eventually(t, "it is connected", func() bool { return c.Stats().RedisConnected })
-	_, err = c.Get(ctx, time.Minute, "k", db.load)
+	_, err = c.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	stored(t, c, "k")
 	require.Equal(t, "v", server.Do("GET", "k"))
@@ -73,19 +65,19 @@ func TestWithoutRedisTheLoaderAnswers(t *testing.T) {
 func TestRedisDiesInTheMiddleOfALoad(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr(), hasty), newSource("v"), testContext(t)
-	letGo := db.holdUp()
-	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	server.Kill()
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, loading), "what was loaded is returned though it cannot be stored")
+	require.Equal(t, result{Value: "v"}, await(t, loading), "what was loaded is returned though it cannot be stored")
 	eventually(t, "it is noticed", func() bool { return !c.Stats().RedisConnected })
-	value, err := c.Get(ctx, time.Minute, "k", db.load)
+	value, err := c.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 	server.Restart()
 	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })
-	_, err = c.Get(ctx, time.Minute, "k", db.load)
+	_, err = c.Get(ctx, time.Minute, "k", db.Load)
 	require.NoError(t, err)
 	stored(t, c, "k")
 	require.Equal(t, "v", server.Do("GET", "k"))
@@ -95,14 +87,14 @@ func TestRedisDiesWhileSomebodyWaitsForALock(t *testing.T) {
 	server := redistest.Start(t)
 	holder, c, ctx := newClient(t, server.Addr(), hasty), newClient(t, server.Addr(), hasty), testContext(t)
 	theirs, ours := newSource("v"), newSource("v")
-	letGo := theirs.holdUp()
+	letGo := theirs.HoldUp()
 	defer letGo()
-	inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", theirs.load) })
-	theirs.awaitBegin(t)
-	waiting := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", ours.load) })
+	inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", theirs.Load) })
+	theirs.AwaitBegin(t)
+	waiting := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", ours.Load) })
 	eventually(t, "it waits", func() bool { return c.Stats().LockWaits == 1 })
 	server.Kill()
-	require.Equal(t, result{value: "v"}, await(t, waiting), "it loads for itself")
+	require.Equal(t, result{Value: "v"}, await(t, waiting), "it loads for itself")
 }
 
 // Promise 4: no call waits longer than RedisTimeout for a server that hangs, and after the trip none waits at all. Whether
@@ -142,7 +134,7 @@ func TestAfterTheTripNoCallAsksAFrozenRedis(t *testing.T) {
 	t.Logf("the longest of 4,000 calls on a frozen Redis took %v", time.Duration(longest.Load()))
 	server.Thaw()
 	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })
-	_, err := c.Get(ctx, time.Minute, "again", newSource("v").load)
+	_, err := c.Get(ctx, time.Minute, "again", newSource("v").Load)
 	require.NoError(t, err)
 	stored(t, c, "again")
 	require.Equal(t, "v", server.Do("GET", "again"))
@@ -159,7 +151,7 @@ func TestACallEndsWithItsOwnContextWhileRedisHangs(t *testing.T) {
 	for _, call := range []func(ctx context.Context) error{
 		func(ctx context.Context) error { _, err := c.Get(ctx, time.Minute, "k", mustNotLoad); return err },
 		func(ctx context.Context) error {
-			_, err := c.GetMulti(ctx, time.Minute, []string{"a", "b"}, newSource("").loadMany)
+			_, err := c.GetMulti(ctx, time.Minute, []string{"a", "b"}, newSource("").LoadMany)
 			return err
 		},
 		func(ctx context.Context) error { _, _, err := c.Peek(ctx, "k"); return err },
@@ -179,16 +171,16 @@ func TestScriptFlushCostsARoundTripAndNothingElse(t *testing.T) {
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
 	for i := range 10 {
 		server.Do("SCRIPT", "FLUSH")
-		letGo := db.holdUp()
-		loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load) })
-		db.awaitBegin(t)
+		letGo := db.HoldUp()
+		loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load) })
+		db.AwaitBegin(t)
 		server.Do("SCRIPT", "FLUSH")
 		letGo()
-		require.Equal(t, result{value: "v"}, await(t, loading))
+		require.Equal(t, result{Value: "v"}, await(t, loading))
 		stored(t, c, fmt.Sprint("k", i))
 		require.Equal(t, "v", server.Do("GET", fmt.Sprint("k", i)))
 		server.Do("SCRIPT", "FLUSH")
-		_, err := c.GetMulti(ctx, time.Minute, []string{fmt.Sprint("k", i), fmt.Sprint("m", i)}, db.loadMany)
+		_, err := c.GetMulti(ctx, time.Minute, []string{fmt.Sprint("k", i), fmt.Sprint("m", i)}, db.LoadMany)
 		require.NoError(t, err)
 		server.Do("SCRIPT", "FLUSH")
 		require.NoError(t, c.Set(ctx, time.Minute, "s", "v"))
@@ -218,18 +210,18 @@ func TestHitsWorkOnAFullOrReadOnlyServer(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "v", value)
 			for range 2 {
-				value, err = c.Get(ctx, time.Hour, "missing", db.load)
+				value, err = c.Get(ctx, time.Hour, "missing", db.Load)
 				require.NoError(t, err)
 				require.Equal(t, "loaded", value)
 				if kind == "read-only" { // nothing can be locked, filled or set: that is an outage, and memory answers
 					eventually(t, "that is noticed", func() bool { return !c.Stats().RedisConnected })
 				}
-				m, err := c.GetMulti(ctx, time.Hour, []string{"present", "missing too"}, db.loadMany)
+				m, err := c.GetMulti(ctx, time.Hour, []string{"present", "missing too"}, db.LoadMany)
 				require.NoError(t, err)
 				require.Equal(t, map[string]string{"present": "v", "missing too": "loaded"}, m)
 			}
 			if kind == "full" {
-				require.EqualValues(t, 4, db.calls.Load())
+				require.EqualValues(t, 4, db.Calls.Load())
 			}
 			err = c.Set(ctx, time.Hour, "k", "v")
 			require.Error(t, err)
@@ -248,7 +240,7 @@ func TestAKeyOfAnotherTypeIsLoadedAndLeftAlone(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr()), newSource("v"), testContext(t)
 	server.Do("RPUSH", "list", "x")
-	value, err := c.Get(ctx, time.Minute, "list", db.load)
+	value, err := c.Get(ctx, time.Minute, "list", db.Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 	require.Equal(t, int64(1), server.Do("LLEN", "list"))
@@ -263,7 +255,7 @@ func TestManyOutagesLeaveNothingBehind(t *testing.T) {
 	c, db, ctx := newClient(t, proxy.Addr(), hasty), newSource("v"), testContext(t)
 	for i := range 100 {
 		proxy.Reset()
-		_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.load)
+		_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load)
 		require.NoError(t, err)
 	}
 	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })

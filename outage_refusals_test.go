@@ -103,7 +103,7 @@ func TestAServerThatRefusesItsServiceIsAway(t *testing.T) {
 			require.ErrorIs(t, c.Touch(ctx, time.Minute, "k"), aside.ErrRedisAway)
 			_, _, err := c.Peek(ctx, "unknown")
 			require.ErrorIs(t, err, aside.ErrRedisAway)
-			value, err := c.Get(ctx, time.Minute, "loaded", newSource("w").load)
+			value, err := c.Get(ctx, time.Minute, "loaded", newSource("w").Load)
 			require.NoError(t, err)
 			require.Equal(t, "w", value)
 			require.Equal(t, 2, c.Stats().Pending)
@@ -202,11 +202,11 @@ func TestAServerThatRunsNoScriptsIsOfNoUseAndItIsSaid(t *testing.T) {
 			log.await(t, 1, "level=WARN", "nothing can be cached")
 			db := newSource("v")
 			for range 20 {
-				value, err := c.Get(ctx, time.Minute, "k", db.load)
+				value, err := c.Get(ctx, time.Minute, "k", db.Load)
 				require.NoError(t, err)
 				require.Equal(t, "v", value)
 			}
-			require.EqualValues(t, 1, db.calls.Load(), "this process remembers it")
+			require.EqualValues(t, 1, db.Calls.Load(), "this process remembers it")
 
 			_, err := aside.New(aside.Options{Redis: plain(server.Addr()), RequireRedis: true, ConnectTimeout: 100 * time.Millisecond, Logger: quiet})
 			require.ErrorIs(t, err, aside.ErrRedisAway)
@@ -235,7 +235,7 @@ func TestAKeyThatRedisRefusesToReadIsSaidOnceAMinute(t *testing.T) {
 	server := redistest.Start(t)
 	for name, get := range map[string]func(ctx context.Context, c *aside.Client, db *source) error{
 		"Get": func(ctx context.Context, c *aside.Client, db *source) error {
-			value, err := c.Get(ctx, time.Minute, "a list", db.load)
+			value, err := c.Get(ctx, time.Minute, "a list", db.Load)
 			if err == nil && value != "v" {
 				err = fmt.Errorf("it is %q", value)
 			}
@@ -243,7 +243,7 @@ func TestAKeyThatRedisRefusesToReadIsSaidOnceAMinute(t *testing.T) {
 		},
 		"GetMulti": func(ctx context.Context, c *aside.Client, db *source) error {
 			values, err := c.GetMulti(ctx, time.Minute, []string{"a list", "another"}, func(ctx context.Context, keys []string) (map[string]string, error) {
-				db.calls.Add(1)
+				db.Calls.Add(1)
 				return map[string]string{"a list": "v", "another": "v"}, nil
 			})
 			if err == nil && values["a list"] != "v" {
@@ -260,7 +260,7 @@ func TestAKeyThatRedisRefusesToReadIsSaidOnceAMinute(t *testing.T) {
 			for range 20 {
 				require.NoError(t, get(testContext(t), c, db))
 			}
-			require.EqualValues(t, 20, db.calls.Load())
+			require.EqualValues(t, 20, db.Calls.Load())
 			log.await(t, 1, "level=WARN", "Redis refuses to read a key", `key="\"a list\""`, "WRONGTYPE")
 			require.NoError(t, c.Close())
 			require.Len(t, log.lines("Redis refuses to read a key"), 1)

@@ -30,7 +30,7 @@ func TestWhatWasLoadedInAnEarlierOutageIsNotServed(t *testing.T) {
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	for _, key := range []string{"k", "theirs"} {
-		v, err := c.Get(ctx, time.Hour, key, newSource("old").load)
+		v, err := c.Get(ctx, time.Hour, key, newSource("old").Load)
 		require.NoError(t, err)
 		require.Equal(t, "old", v)
 	}
@@ -45,7 +45,7 @@ func TestWhatWasLoadedInAnEarlierOutageIsNotServed(t *testing.T) {
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	for _, key := range []string{"k", "theirs"} {
-		v, err := c.Get(ctx, time.Hour, key, newSource("new").load)
+		v, err := c.Get(ctx, time.Hour, key, newSource("new").Load)
 		require.NoError(t, err)
 		require.Equal(t, "new", v, key)
 	}
@@ -207,7 +207,7 @@ func TestACallEndsWithItsContextWhileTheDiskHangs(t *testing.T) {
 	c := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.Store = h })
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
-	_, err := c.Get(testContext(t), time.Hour, "k", newSource("v").load) // which the store has now
+	_, err := c.Get(testContext(t), time.Hour, "k", newSource("v").Load) // which the store has now
 	require.NoError(t, err)
 	require.ErrorIs(t, c.Set(testContext(t), time.Millisecond, "k", "v"), aside.ErrNotDurable) // and memory has not
 	eventually(t, "it has expired", func() bool {
@@ -217,8 +217,8 @@ func TestACallEndsWithItsContextWhileTheDiskHangs(t *testing.T) {
 	on.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	got := inBackground(func() (string, error) { return c.Get(ctx, time.Hour, "k", newSource("v").load) })
-	require.ErrorIs(t, await(t, got).err, context.DeadlineExceeded)
+	got := inBackground(func() (string, error) { return c.Get(ctx, time.Hour, "k", newSource("v").Load) })
+	require.ErrorIs(t, await(t, got).Err, context.DeadlineExceeded)
 	close(letGo)
 }
 
@@ -375,11 +375,11 @@ func TestARecordThatIsOlderThanWhatWasDoneIsNotBelieved(t *testing.T) {
 	proxy.HealDropping()
 	eventually(t, "it is deleted", func() bool { return c.Del(ctx, "k") == nil })
 	close(goOn)
-	require.ErrorIs(t, await(t, setting).err, aside.ErrNotDurable)
+	require.ErrorIs(t, await(t, setting).Err, aside.ErrNotDurable)
 	require.Zero(t, c.Stats().Pending)
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
-	value, err := c.Get(ctx, time.Hour, "k", newSource("new").load)
+	value, err := c.Get(ctx, time.Hour, "k", newSource("new").Load)
 	require.NoError(t, err)
 	require.Equal(t, "new", value)
 }

@@ -36,11 +36,6 @@ func newDurable(t testing.TB, addr, dir string, change ...func(*aside.Options)) 
 	}}, change...)...)
 }
 
-func awaitMode(t testing.TB, c *aside.Client, mode aside.Mode) {
-	t.Helper()
-	eventually(t, "it is "+mode.String(), func() bool { return c.Health().Mode == mode })
-}
-
 // files are the names of the files below dir, but for the lock.
 func files(t testing.TB, dir string) (names []string) {
 	t.Helper()
@@ -75,7 +70,7 @@ func TestWhatWasSetAndDeletedWhileAwayIsReplayed(t *testing.T) {
 		value, err := c.Get(ctx, time.Hour, fmt.Sprint("new", i), mustNotLoad)
 		require.NoError(t, err)
 		require.Equal(t, "while away", value)
-		value, err = c.Get(ctx, time.Hour, fmt.Sprint("old", i), newSource("loaded").load)
+		value, err = c.Get(ctx, time.Hour, fmt.Sprint("old", i), newSource("loaded").Load)
 		require.NoError(t, err)
 		require.Equal(t, "loaded", value, "what was deleted is not served")
 	}
@@ -116,7 +111,7 @@ func TestTheNextProcessReplaysWhatThisOneCouldNot(t *testing.T) {
 	value, err := second.Get(ctx, time.Hour, "replaced", mustNotLoad)
 	require.NoError(t, err)
 	require.Equal(t, "w", value)
-	value, err = second.Get(ctx, time.Hour, "deleted", newSource("loaded").load)
+	value, err = second.Get(ctx, time.Hour, "deleted", newSource("loaded").Load)
 	require.NoError(t, err)
 	require.Equal(t, "loaded", value)
 	server.Thaw()
@@ -179,16 +174,16 @@ func TestReplayVoidsALoadThatBeganBefore(t *testing.T) {
 	_, option := durable(t)
 	cut, other, ctx := newClient(t, proxy.Addr(), hasty, option), newClient(t, server.Addr(), hasty), testContext(t)
 	db := newSource("old")
-	letGo := db.holdUp()
-	loading := inBackground(func() (string, error) { return other.Get(ctx, time.Hour, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	loading := inBackground(func() (string, error) { return other.Get(ctx, time.Hour, "k", db.Load) })
+	db.AwaitBegin(t)
 	proxy.Refuse()
 	eventually(t, "it is noticed", func() bool { return cut.Health().Mode == aside.Degraded })
 	require.NoError(t, cut.Del(ctx, "k"))
 	proxy.Heal()
 	awaitMode(t, cut, aside.Healthy)
 	letGo()
-	require.Equal(t, result{value: "old"}, await(t, loading), "who asked before may have it")
+	require.Equal(t, result{Value: "old"}, await(t, loading), "who asked before may have it")
 	require.Nil(t, server.Do("GET", "k"), "but nobody else")
 }
 
@@ -215,7 +210,7 @@ func TestAKeyThatIsPendingIsReplayedBeforeItIsRead(t *testing.T) {
 	eventually(t, "it is being replayed", func() bool { return c.Health().Mode == aside.Recovering })
 	require.Positive(t, c.Stats().Pending)
 	for i := 200; i < 202; i++ {
-		_, err := c.Get(ctx, time.Hour, keys[i], newSource("loaded").load)
+		_, err := c.Get(ctx, time.Hour, keys[i], newSource("loaded").Load)
 		require.NoError(t, err)
 		want := any("after")
 		if i%2 == 1 {
@@ -224,7 +219,7 @@ func TestAKeyThatIsPendingIsReplayedBeforeItIsRead(t *testing.T) {
 		stored(t, c, keys[i])
 		require.Equal(t, want, server.Do("GET", keys[i]))
 	}
-	m, err := c.GetMulti(ctx, time.Hour, keys[210:230], newSource("loaded").loadMany)
+	m, err := c.GetMulti(ctx, time.Hour, keys[210:230], newSource("loaded").LoadMany)
 	require.NoError(t, err)
 	for i := 210; i < 230; i++ {
 		require.Equal(t, [...]string{"after", "loaded"}[i%2], m[keys[i]])
@@ -506,11 +501,11 @@ func TestStartingWithoutRedisIsStartingDegraded(t *testing.T) {
 	require.Equal(t, "v", value)
 	loads := newSource("loaded")
 	for range 3 {
-		value, err = c.Get(ctx, time.Hour, "other", loads.load)
+		value, err = c.Get(ctx, time.Hour, "other", loads.Load)
 		require.NoError(t, err)
 		require.Equal(t, "loaded", value)
 	}
-	require.EqualValues(t, 1, loads.calls.Load(), "memory has it")
+	require.EqualValues(t, 1, loads.Calls.Load(), "memory has it")
 	server.Restart()
 	awaitMode(t, c, aside.Healthy)
 	require.Equal(t, "v", server.Do("GET", "k"))

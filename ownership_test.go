@@ -64,21 +64,21 @@ func TestALoadOwnsTheKeysOfACallThatHasReturned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, db := newClient(t, server.Addr()), newSource("v")
-			letGo := db.holdUp()
+			letGo := db.HoldUp()
 			ctx, leave := context.WithCancel(testContext(t))
 			key := "key of " + name
 			returned := make(chan error, 1)
 			var waiting <-chan result
 			with(func(s ...string) {
-				go func() { returned <- begin(ctx, c, db.load, s...) }()
-				db.awaitBegin(t)
+				go func() { returned <- begin(ctx, c, db.Load, s...) }()
+				db.AwaitBegin(t)
 				waiting = inBackground(func() (string, error) { return c.Get(testContext(t), time.Minute, key, mustNotLoad) })
 				awaitShared(t, c, 1)
 				leave()
 				require.ErrorIs(t, await(t, returned), context.Canceled)
 			}, key, key+"2")
 			letGo()
-			require.Equal(t, result{value: "v"}, await(t, waiting))
+			require.Equal(t, result{Value: "v"}, await(t, waiting))
 			awaitNobody(t, c)
 			require.Equal(t, "v", server.Do("GET", key))
 			value, err := c.Get(testContext(t), time.Minute, key, mustNotLoad)
@@ -106,7 +106,7 @@ func TestAWriteWithoutAnAnswerOwnsItsBytes(t *testing.T) {
 	with(func(s ...string) { _ = c.Touch(ctx, time.Hour, s[0]) }, "touched")
 	with(func(s ...string) { _, _, _ = c.Peek(ctx, s[0]) }, "peeked")
 	with(func(s ...string) { _, _ = c.LookMulti(ctx, s) }, "looked", "looked too")
-	with(func(s ...string) { _, _ = c.Get(ctx, time.Minute, s[0], newSource("loaded").load) }, "loaded")
+	with(func(s ...string) { _, _ = c.Get(ctx, time.Minute, s[0], newSource("loaded").Load) }, "loaded")
 	with(func(s ...string) {
 		_ = c.Update(ctx, s, func(context.Context, rueidis.Client) error { return nil })
 	}, "updated")
@@ -147,7 +147,7 @@ func TestShortPiecesDoNotHoldOnToWhatIsLong(t *testing.T) {
 				require.NoError(t, err)
 				_, err = view.GetMulti(ctx, time.Hour, []string{"v" + document[:8]}, loadMany)
 				require.NoError(t, err)
-				_, err = c.Get(ctx, time.Hour, document[16:32], newSource("v").load) // the key is a piece, too
+				_, err = c.Get(ctx, time.Hour, document[16:32], newSource("v").Load) // the key is a piece, too
 				require.NoError(t, err)
 			}
 			awaitNobody(t, c)

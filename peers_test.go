@@ -158,26 +158,26 @@ func TestTraps(t *testing.T) {
 			short := func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 50*time.Millisecond, 100*time.Millisecond }
 			a, b, ctx := newClient(t, server.Addr(), short), newClient(t, server.Addr(), short), testContext(t)
 			db := newSource("v")
-			letGo := db.holdUp()
+			letGo := db.HoldUp()
 			var callers []<-chan result
 			for _, c := range []*aside.Client{a, b} {
-				callers = append(callers, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "slow", db.load) }))
+				callers = append(callers, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "slow", db.Load) }))
 			}
-			db.awaitBegin(t)
+			db.AwaitBegin(t)
 			end := time.Now().Add(500 * time.Millisecond) // five times the lock's ttl
 			eventually(t, "the lock would have run out", func() bool { return time.Now().After(end) })
 			letGo()
 			for _, caller := range callers {
-				require.Equal(t, result{value: "v"}, await(t, caller))
+				require.Equal(t, result{Value: "v"}, await(t, caller))
 			}
-			require.EqualValues(t, 1, db.calls.Load())
+			require.EqualValues(t, 1, db.Calls.Load())
 		}},
 		{"a load overwrites a newer value", func(t *testing.T, server *redistest.Server) {
 			c, ctx := newClient(t, server.Addr()), testContext(t)
 			db := newSource("old")
-			letGo := db.holdUp()
-			loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "newer", db.load) })
-			db.awaitBegin(t)
+			letGo := db.HoldUp()
+			loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "newer", db.Load) })
+			db.AwaitBegin(t)
 			require.NoError(t, c.Set(ctx, time.Minute, "newer", "new"))
 			letGo()
 			await(t, loading)
@@ -186,7 +186,7 @@ func TestTraps(t *testing.T) {
 		{"a value that looks like a lock loops", func(t *testing.T, server *redistest.Server) {
 			c, ctx := newClient(t, server.Addr()), testContext(t)
 			lock := "\x00aside:lock:00000000-0000-7000-8000-000000000000:1:0000000000000000"
-			value, err := c.Get(ctx, time.Minute, "lock-like", newSource(lock).load)
+			value, err := c.Get(ctx, time.Minute, "lock-like", newSource(lock).Load)
 			require.NoError(t, err)
 			require.Equal(t, lock, value)
 			value, err = newClient(t, server.Addr()).Get(ctx, time.Minute, "lock-like", mustNotLoad)
@@ -198,60 +198,60 @@ func TestTraps(t *testing.T) {
 			_, err := c.Get(ctx, time.Minute, "panic", func(context.Context, string) (string, error) { panic("a bug") })
 			var p *aside.PanicError
 			require.ErrorAs(t, err, &p)
-			value, err := newClient(t, server.Addr()).Get(ctx, time.Minute, "panic", newSource("v").load)
+			value, err := newClient(t, server.Addr()).Get(ctx, time.Minute, "panic", newSource("v").Load)
 			require.NoError(t, err)
 			require.Equal(t, "v", value)
 		}},
 		{"a failing loader is called by its waiters one after another", func(t *testing.T, server *redistest.Server) {
 			c, ctx := newClient(t, server.Addr()), testContext(t)
 			db := newSource("")
-			db.fail(errors.New("broken"))
-			letGo := db.holdUp()
+			db.Fail(errors.New("broken"))
+			letGo := db.HoldUp()
 			var callers sync.WaitGroup
 			for range 100 {
-				callers.Go(func() { _, _ = c.Get(ctx, time.Minute, "failing", db.load) })
+				callers.Go(func() { _, _ = c.Get(ctx, time.Minute, "failing", db.Load) })
 			}
 			awaitShared(t, c, 99)
 			letGo()
 			callers.Wait()
-			require.EqualValues(t, 1, db.calls.Load())
+			require.EqualValues(t, 1, db.Calls.Load())
 		}},
 		{"the leader's cancelled context fails its followers", func(t *testing.T, server *redistest.Server) {
 			c, ctx := newClient(t, server.Addr()), testContext(t)
 			db := newSource("v")
-			letGo := db.holdUp()
+			letGo := db.HoldUp()
 			leader, cancel := context.WithCancel(ctx)
-			leading := inBackground(func() (string, error) { return c.Get(leader, time.Minute, "led", db.load) })
-			db.awaitBegin(t)
-			following := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "led", db.load) })
+			leading := inBackground(func() (string, error) { return c.Get(leader, time.Minute, "led", db.Load) })
+			db.AwaitBegin(t)
+			following := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "led", db.Load) })
 			awaitShared(t, c, 1)
 			cancel()
-			require.ErrorIs(t, await(t, leading).err, context.Canceled)
+			require.ErrorIs(t, await(t, leading).Err, context.Canceled)
 			letGo()
-			require.Equal(t, result{value: "v"}, await(t, following))
-			require.EqualValues(t, 1, db.calls.Load())
+			require.Equal(t, result{Value: "v"}, await(t, following))
+			require.EqualValues(t, 1, db.Calls.Load())
 		}},
 		{"the first Get after an outage waits for a whole lock", func(t *testing.T, server *redistest.Server) {
 			proxy := faultproxy.New(t, server.Addr())
 			c, ctx := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)
 			db := newSource("v")
-			letGo := db.holdUp()
-			loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "after", db.load) })
-			db.awaitBegin(t)
+			letGo := db.HoldUp()
+			loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "after", db.Load) })
+			db.AwaitBegin(t)
 			proxy.Refuse()
 			awaitMode(t, c, aside.Degraded)
 			letGo()
-			require.Equal(t, result{value: "v"}, await(t, loading)) // and its lock, for an hour, stays behind
+			require.Equal(t, result{Value: "v"}, await(t, loading)) // and its lock, for an hour, stays behind
 			proxy.Heal()
 			awaitMode(t, c, aside.Healthy)
-			value, err := c.Get(ctx, time.Minute, "after", newSource("v").load)
+			value, err := c.Get(ctx, time.Minute, "after", newSource("v").Load)
 			require.NoError(t, err, "it does not wait for %v", time.Hour)
 			require.Equal(t, "v", value)
 		}},
 		{"the wait table grows with every key ever read", func(t *testing.T, server *redistest.Server) {
 			c, ctx := newClient(t, server.Addr()), testContext(t)
 			for i := range 1000 {
-				_, err := c.Get(ctx, time.Minute, fmt.Sprint("grow", i), newSource("v").load)
+				_, err := c.Get(ctx, time.Minute, fmt.Sprint("grow", i), newSource("v").Load)
 				require.NoError(t, err)
 			}
 			awaitNobody(t, c)

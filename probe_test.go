@@ -61,7 +61,7 @@ func TestAClientThatTheServiceHasAlready(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, fmt.Sprint(i), value)
 		require.NoError(t, c.Set(ctx, time.Minute, "own", fmt.Sprint(i)))
-		m, err := c.GetMulti(ctx, time.Minute, []string{"k", "own"}, newSource("v").loadMany)
+		m, err := c.GetMulti(ctx, time.Minute, []string{"k", "own"}, newSource("v").LoadMany)
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"k": fmt.Sprint(i), "own": fmt.Sprint(i)}, m)
 	}
@@ -69,14 +69,14 @@ func TestAClientThatTheServiceHasAlready(t *testing.T) {
 
 	// Who waits for another's load must not wait for a push either.
 	other, db := newClient(t, server.Addr()), newSource("v")
-	letGo := db.holdUp()
-	loading := inBackground(func() (string, error) { return other.Get(ctx, time.Minute, "slow", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	loading := inBackground(func() (string, error) { return other.Get(ctx, time.Minute, "slow", db.Load) })
+	db.AwaitBegin(t)
 	waiting := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "slow", mustNotLoad) })
 	eventually(t, "it waits", func() bool { return c.Stats().LockWaits > 0 })
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, loading))
-	require.Equal(t, result{value: "v"}, await(t, waiting))
+	require.Equal(t, result{Value: "v"}, await(t, loading))
+	require.Equal(t, result{Value: "v"}, await(t, waiting))
 
 	require.NoError(t, c.Close())
 	require.NoError(t, existing.Do(ctx, existing.B().Ping().Build()).Error(), "it is the service's")
@@ -156,7 +156,7 @@ func TestWhatNobodyToldUsOfIsNotServedInAnOutage(t *testing.T) {
 	eventually(t, "it is noticed", func() bool { return c.Health().Err != nil })
 	server.Kill()
 	eventually(t, "it is away", func() bool { return c.Health().Mode == aside.Degraded })
-	value, err := c.Get(ctx, time.Minute, "k", newSource("loaded").load)
+	value, err := c.Get(ctx, time.Minute, "k", newSource("loaded").Load)
 	require.NoError(t, err)
 	require.Equal(t, "loaded", value)
 }

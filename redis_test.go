@@ -128,7 +128,7 @@ func TestOwnReadsAreNotTracked(t *testing.T) {
 	}
 	read := func() (fromMemory int64) {
 		before := c.Stats().MemoryHits
-		values, err := c.GetMulti(ctx, time.Minute, hot, newSource("v").loadMany)
+		values, err := c.GetMulti(ctx, time.Minute, hot, newSource("v").LoadMany)
 		require.NoError(t, err)
 		require.Len(t, values, len(hot))
 		return c.Stats().MemoryHits - before

@@ -55,7 +55,7 @@ func TestAProxyThatPartitionsIsNoticed(t *testing.T) {
 	require.NotEmpty(t, keysOf(a))
 	require.NotEmpty(t, keysOf(b))
 	for range 2 {
-		values, err := c.GetMulti(ctx, time.Hour, keys, newSource("loaded").loadMany)
+		values, err := c.GetMulti(ctx, time.Hour, keys, newSource("loaded").LoadMany)
 		require.NoError(t, err)
 		for _, key := range keys {
 			require.Equal(t, "old", values[key])
@@ -69,12 +69,12 @@ func TestAProxyThatPartitionsIsNoticed(t *testing.T) {
 	}
 	db := newSource("new")
 	for range 2 {
-		values, err := c.GetMulti(ctx, time.Hour, keys, db.loadMany)
+		values, err := c.GetMulti(ctx, time.Hour, keys, db.LoadMany)
 		require.NoError(t, err)
 		require.Len(t, values, len(keys))
 		stored(t, c, keys...)
 	}
-	require.EqualValues(t, 1, db.calls.Load())
+	require.EqualValues(t, 1, db.Calls.Load())
 	require.NoError(t, c.Touch(ctx, time.Minute, keys...))
 	for _, key := range keys {
 		value, err := other.Get(ctx, time.Hour, key, mustNotLoad)
@@ -120,7 +120,7 @@ func TestTwoPrimariesInTurnAreNoticed(t *testing.T) {
 			awaitMode(t, c, aside.Healthy)
 			if related {
 				eventually(t, "memory is used", func() bool {
-					_, err := c.Get(ctx, time.Hour, "k", newSource("v").load)
+					_, err := c.Get(ctx, time.Hour, "k", newSource("v").Load)
 					require.NoError(t, err)
 					return c.Stats().MemoryHits > 0
 				})
@@ -131,7 +131,7 @@ func TestTwoPrimariesInTurnAreNoticed(t *testing.T) {
 			require.ErrorContains(t, c.Health().Err, "two primaries in turn")
 			hits := c.Stats().MemoryHits
 			for range 20 {
-				_, err := c.Get(ctx, time.Hour, "k", newSource("v").load)
+				_, err := c.Get(ctx, time.Hour, "k", newSource("v").Load)
 				require.NoError(t, err)
 			}
 			require.Equal(t, hits, c.Stats().MemoryHits)

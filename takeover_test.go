@@ -76,13 +76,13 @@ func TestAServerThatTakesOverIsNoticedAndAnswersNothingOlder(t *testing.T) {
 	require.Equal(t, "3", second.Do("GET", "newer"), "and what is newer")
 	log.await(t, 1, "level=WARN", "another server answers")
 	log.await(t, 1, "lacked what was acknowledged", "keys=")
-	value, err := c.Get(ctx, time.Hour, "set", newSource("2").load)
+	value, err := c.Get(ctx, time.Hour, "set", newSource("2").Load)
 	require.NoError(t, err)
 	require.Equal(t, "2", value)
 
 	proxy.Reset() // the same server again
 	for range 20 {
-		_, err := c.Get(ctx, time.Hour, "kept", newSource("2").load)
+		_, err := c.Get(ctx, time.Hour, "kept", newSource("2").Load)
 		require.NoError(t, err)
 	}
 	require.NoError(t, c.Set(ctx, time.Hour, "kept", "4"))

@@ -48,19 +48,19 @@ func TestAReshardThatStopsHalfWayCostsNothingElse(t *testing.T) {
 	migrate(t, cluster, 1, 2, tag+"moved", tag+"moved too")
 
 	// Other keys of the shard: from memory.
-	_, err := c.GetMulti(ctx, time.Hour, others, db.loadMany)
+	_, err := c.GetMulti(ctx, time.Hour, others, db.LoadMany)
 	require.NoError(t, err)
 	stored(t, c, others...)
-	hits, loads := c.Stats().MemoryHits, db.calls.Load()
+	hits, loads := c.Stats().MemoryHits, db.Calls.Load()
 	if !oldRedis(cluster.Node(1)) {
 		for range 10 {
 			for _, key := range others {
-				_, err := c.Get(ctx, time.Hour, key, db.load)
+				_, err := c.Get(ctx, time.Hour, key, db.Load)
 				require.NoError(t, err)
 			}
 		}
 		require.EqualValues(t, 300, c.Stats().MemoryHits-hits)
-		require.Equal(t, loads, db.calls.Load())
+		require.Equal(t, loads, db.Calls.Load())
 	}
 
 	// The slot's own.
@@ -72,22 +72,22 @@ func TestAReshardThatStopsHalfWayCostsNothingElse(t *testing.T) {
 	}
 	read("here", "1")
 	read("moved", "1")
-	loads = db.calls.Load()
+	loads = db.Calls.Load()
 	for range 3 {
-		value, err := c.Get(ctx, time.Hour, tag+"new", db.load)
+		value, err := c.Get(ctx, time.Hour, tag+"new", db.Load)
 		require.NoError(t, err)
 		require.Equal(t, "v", value)
 	}
 	stored(t, c, tag+"new")
-	require.Equal(t, loads+1, db.calls.Load(), "it is loaded once")
+	require.Equal(t, loads+1, db.Calls.Load(), "it is loaded once")
 	all := []string{tag + "here", tag + "moved", tag + "new", tag + "batch 1", tag + "batch 2"}
 	for range 3 {
-		values, err := c.GetMulti(ctx, time.Hour, all, db.loadMany)
+		values, err := c.GetMulti(ctx, time.Hour, all, db.LoadMany)
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{all[0]: "1", all[1]: "1", all[2]: "v", all[3]: "v", all[4]: "v"}, values)
 		stored(t, c, all...)
 	}
-	require.Equal(t, loads+2, db.calls.Load(), "the batch is loaded once")
+	require.Equal(t, loads+2, db.Calls.Load(), "the batch is loaded once")
 	for _, key := range []string{"here", "moved", "new", "brand new"} {
 		require.NoError(t, c.Set(ctx, time.Hour, tag+key, "2"), key)
 		read(key, "2")

@@ -26,30 +26,30 @@ func TestTheMainJobOnACluster(t *testing.T) {
 	}
 	keys = append(keys, "{}", "{}a", "}{", "}", "{tag}1", "{tag}2", "", "\x00")
 	for _, key := range keys[:100] {
-		value, err := a.Get(ctx, time.Minute, key, db.load)
+		value, err := a.Get(ctx, time.Minute, key, db.Load)
 		require.NoError(t, err)
 		require.Equal(t, "v", value)
 	}
-	got, err := a.GetMulti(ctx, time.Minute, keys, db.loadMany)
+	got, err := a.GetMulti(ctx, time.Minute, keys, db.LoadMany)
 	require.NoError(t, err)
 	require.Len(t, got, len(keys))
-	require.EqualValues(t, 101, db.calls.Load(), "the batch is one load")
+	require.EqualValues(t, 101, db.Calls.Load(), "the batch is one load")
 	stored(t, a, keys...)
-	loads, hits := db.calls.Load(), a.Stats().MemoryHits
+	loads, hits := db.Calls.Load(), a.Stats().MemoryHits
 	for _, c := range []*aside.Client{a, b} {
-		got, err = c.GetMulti(ctx, time.Minute, keys, db.loadMany)
+		got, err = c.GetMulti(ctx, time.Minute, keys, db.LoadMany)
 		require.NoError(t, err)
 		require.Len(t, got, len(keys))
 	}
-	require.Equal(t, loads, db.calls.Load())
+	require.Equal(t, loads, db.Calls.Load())
 	if !oldRedis(cluster.Node(0)) {
 		require.EqualValues(t, len(keys), a.Stats().MemoryHits-hits, "what was filled is in memory")
 	}
 
 	require.NoError(t, a.Touch(ctx, time.Hour, keys...))
-	db.set("new")
+	db.Set("new")
 	require.NoError(t, a.Del(ctx, keys...))
-	got, err = a.GetMulti(ctx, time.Minute, keys, db.loadMany)
+	got, err = a.GetMulti(ctx, time.Minute, keys, db.LoadMany)
 	require.NoError(t, err)
 	for _, key := range keys {
 		require.Equal(t, "new", got[key])
@@ -76,7 +76,7 @@ func TestOneFrozenNodeCostsItsOwnKeysOnly(t *testing.T) {
 			others = append(others, key)
 		}
 	}
-	_, err := c.GetMulti(ctx, time.Minute, append(theirs, others...), newSource("v").loadMany)
+	_, err := c.GetMulti(ctx, time.Minute, append(theirs, others...), newSource("v").LoadMany)
 	require.NoError(t, err)
 	cluster.Node(1).Freeze()
 	eventually(t, "it is noticed", func() bool {
@@ -103,7 +103,7 @@ func TestOneFrozenNodeCostsItsOwnKeysOnly(t *testing.T) {
 		require.Equal(t, "v", value)
 		require.ErrorIs(t, c.Set(ctx, time.Minute, key, "w"), aside.ErrRedisAway)
 	}
-	m, err := c.GetMulti(ctx, time.Minute, append(theirs, others...), newSource("v").loadMany)
+	m, err := c.GetMulti(ctx, time.Minute, append(theirs, others...), newSource("v").LoadMany)
 	require.NoError(t, err)
 	require.Len(t, m, len(theirs)+len(others))
 	cluster.Node(1).Thaw()
@@ -133,7 +133,7 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 			require.NoError(t, err)
 			return value == want
 		})
-		m, err := b.GetMulti(ctx, time.Minute, []string{key, other + want}, newSource("v").loadMany)
+		m, err := b.GetMulti(ctx, time.Minute, []string{key, other + want}, newSource("v").LoadMany)
 		require.NoError(t, err)
 		require.Len(t, m, 2)
 		require.NoError(t, b.Del(ctx, other+want))
@@ -212,13 +212,13 @@ func TestALoadWhoseSlotNobodyHasAnyMore(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t)
 	c, db, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), newSource("v"), testContext(t)
-	letGo := db.holdUp()
-	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
-	db.awaitBegin(t)
+	letGo := db.HoldUp()
+	loading := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
 	for i := range 3 {
 		cluster.Node(i).Do("CLUSTER", "DELSLOTS", redistest.Slot("k"))
 	}
 	eventually(t, "it is known", func() bool { return c.Health().Mode == aside.Degraded })
 	letGo()
-	require.Equal(t, result{value: "v"}, await(t, loading))
+	require.Equal(t, result{Value: "v"}, await(t, loading))
 }

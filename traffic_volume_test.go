@@ -79,11 +79,11 @@ func TestManyKeysAtOnceAreNoOutage(t *testing.T) {
 			keys := fillDirectly(t, server, test.keys, test.bytes)
 			c, db := newClient(t, server.Addr(), defaults), newSource("loaded")
 			end := besides(t, c)
-			values, err := c.GetMulti(testContext(t), time.Minute, keys, db.loadMany)
+			values, err := c.GetMulti(testContext(t), time.Minute, keys, db.LoadMany)
 			end()
 			require.NoError(t, err)
 			require.Len(t, values, len(keys))
-			require.Zero(t, db.calls.Load())
+			require.Zero(t, db.Calls.Load())
 			requireNeverAway(t, c)
 		})
 	}
@@ -101,7 +101,7 @@ func TestLargeValuesOnASlowLinkAreNoOutage(t *testing.T) {
 			var gets sync.WaitGroup
 			for _, key := range keys {
 				gets.Go(func() {
-					value, err := c.Get(testContext(t), time.Minute, key, db.load)
+					value, err := c.Get(testContext(t), time.Minute, key, db.Load)
 					if err != nil || len(value) != test.bytes {
 						t.Errorf("%s: %d bytes, %v", key, len(value), err)
 					}
@@ -109,7 +109,7 @@ func TestLargeValuesOnASlowLinkAreNoOutage(t *testing.T) {
 			}
 			gets.Wait()
 			end()
-			require.Zero(t, db.calls.Load())
+			require.Zero(t, db.Calls.Load())
 			requireNeverAway(t, c)
 		})
 	}
@@ -131,7 +131,7 @@ func TestLargeValuesAreStoredThroughASlowLink(t *testing.T) {
 			}
 		})
 	}
-	_, err := c.Get(ctx, time.Minute, "loaded", db.load)
+	_, err := c.Get(ctx, time.Minute, "loaded", db.Load)
 	require.NoError(t, err)
 	writes.Wait()
 	awaitNobody(t, c)
@@ -169,13 +169,13 @@ func TestAFreezeIsNoticedBehindLargeValues(t *testing.T) {
 	ctx := t.Context()
 	var gets sync.WaitGroup
 	for _, key := range keys {
-		gets.Go(func() { _, _ = c.Get(ctx, time.Minute, key, db.load) })
+		gets.Go(func() { _, _ = c.Get(ctx, time.Minute, key, db.Load) })
 	}
 	gets.Go(func() { _ = c.Set(ctx, time.Minute, "large", strings.Repeat("v", 8<<20)) })
 	proxy.BlackHole()
 	eventually(t, "the freeze is noticed", func() bool { return c.Health().Mode == aside.Degraded })
 	gets.Wait()
-	require.EqualValues(t, len(keys), db.calls.Load())
+	require.EqualValues(t, len(keys), db.Calls.Load())
 }
 
 // What callers have given up stays in rueidis's ring until it is answered. If it were full, others would wait in it whatever their context says.
@@ -200,7 +200,7 @@ func TestASmallRingIsNeverFull(t *testing.T) {
 	_, err := c.Get(next, time.Minute, "next", mustNotLoad)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	proxy.Heal()
-	value, err := c.Get(testContext(t), time.Minute, "next", newSource("v").load)
+	value, err := c.Get(testContext(t), time.Minute, "next", newSource("v").Load)
 	require.NoError(t, err)
 	require.Equal(t, "v", value)
 }

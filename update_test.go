@@ -59,7 +59,7 @@ func TestAnUpdateVoidsLoadsThatBeganBefore(t *testing.T) {
 	<-loading
 	require.NoError(t, command(c, ctx, "k", "SET", "new"))
 	close(goOn)
-	require.NoError(t, await(t, got).err)
+	require.NoError(t, await(t, got).Err)
 	require.Equal(t, "new", server.Do("GET", "k"))
 	value, _, err := c.Peek(ctx, "k")
 	require.NoError(t, err)

@@ -82,8 +82,8 @@ func TestATTLBelowAMillisecondIsRefused(t *testing.T) {
 	many := func(context.Context, []string) (map[string]int, error) { return nil, nil }
 	strings := newSource("")
 	for name, call := range map[string]func() error{
-		"Get":            func() error { _, err := c.Get(ctx, 60, "k", strings.load); return err },
-		"GetMulti":       func() error { _, err := c.GetMulti(ctx, 60, []string{"k"}, strings.loadMany); return err },
+		"Get":            func() error { _, err := c.Get(ctx, 60, "k", strings.Load); return err },
+		"GetMulti":       func() error { _, err := c.GetMulti(ctx, 60, []string{"k"}, strings.LoadMany); return err },
 		"Set":            func() error { return c.Set(ctx, 60, "k", "2") },
 		"Touch":          func() error { return c.Touch(ctx, 60, "k") },
 		"typed Get":      func() error { _, err := view.Get(ctx, 60, "k", one); return err },
@@ -91,20 +91,20 @@ func TestATTLBelowAMillisecondIsRefused(t *testing.T) {
 		"typed Set":      func() error { return view.Set(ctx, 60, "k", 2) },
 		"typed Touch":    func() error { return view.Touch(ctx, 60, "k") },
 		"WithNegativeTTL": func() error {
-			_, err := c.Get(ctx, time.Minute, "o", strings.load, aside.WithNegativeTTL(60))
+			_, err := c.Get(ctx, time.Minute, "o", strings.Load, aside.WithNegativeTTL(60))
 			return err
 		},
 		"WithLoadTimeout": func() error {
-			_, err := c.Get(ctx, time.Minute, "o", strings.load, aside.WithLoadTimeout(60))
+			_, err := c.Get(ctx, time.Minute, "o", strings.Load, aside.WithLoadTimeout(60))
 			return err
 		},
-		"WithErrorTTL": func() error { _, err := c.Get(ctx, time.Minute, "o", strings.load, aside.WithErrorTTL(60)); return err },
+		"WithErrorTTL": func() error { _, err := c.Get(ctx, time.Minute, "o", strings.Load, aside.WithErrorTTL(60)); return err },
 	} {
 		err := call()
 		require.ErrorIs(t, err, aside.ErrInvalidArgument, name)
 		require.ErrorContains(t, err, "60*time.Second", name)
 	}
-	require.Zero(t, strings.calls.Load())
+	require.Zero(t, strings.Calls.Load())
 	value, err := c.Get(ctx, time.Millisecond, "k", mustNotLoad)
 	require.NoError(t, err)
 	require.Equal(t, "1", value)
