@@ -62,7 +62,7 @@ type Client struct {
 	places     places        // of the loaders that run without a lock
 	readers    chan struct{} // has one for each reader of the store
 	writing    atomic.Int64  // writes under way
-	lent       atomic.Int64  // what callers have been given and Redis has not answered for, see load.lend
+	earlyBytes atomic.Int64  // loaded values that callers have and Redis has not acknowledged, see fill.go
 
 	closing    context.Context    // ends with Close
 	close      context.CancelFunc // of closing
@@ -149,8 +149,9 @@ func New(options Options) (*Client, error) {
 	}
 	c.stamps.after(c.store.Latest())
 	opened := c.now()
-	c.flights.seed = maphash.MakeSeed()
 	c.closing, c.close = context.WithCancel(context.Background())
+	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.now, options.StaleLease, c.closing
+	c.flights.asks = func(key string) bool { return c.shardOf(key).asks() }
 
 	first := make(chan error, 1)
 	c.background.Add(2)
@@ -360,17 +361,16 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		if err := who.Err(); err != nil {
 			return outcome{}, err
 		}
-		joined := c.near.generation(key)
-		f, leader, early, err := c.join(who, key)
+		t, err := c.flights.join(who, key, c.near.generation(key))
 		if err != nil {
 			return outcome{}, err
 		}
-		if leader {
-			c.lead(who, f, bad, p, options)
+		if t.leader {
+			c.lead(who, t.f, bad, p, options)
 		} else {
 			c.shares(key)
 		}
-		out, err := c.await(who, f, early)
+		out, err := t.wait(who)
 		switch {
 		case err != nil:
 			return outcome{}, err
@@ -379,37 +379,15 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		case out.again:
 		case out.err != nil:
 			return out, out.err
-		case out.serves(leader, early, joined):
+		case t.serves(&out):
 			return out, nil
 		}
 	}
 }
 
-// await waits for the outcome of a flight. early: the caller joined before the loader was called.
-func (c *Client) await(ctx context.Context, f *flight, early bool) (outcome, error) {
-	s := c.flights.stripe(f.key)
-	s.mu.Lock()
-	if out := f.answer(early); out != nil {
-		s.mu.Unlock()
-		return *out, nil
-	}
-	there := f.waitLocked(early)
-	s.mu.Unlock()
-	select {
-	case <-there:
-		return *f.answer(early), nil
-	case <-ctx.Done():
-		c.leave(f)
-		return outcome{}, ctx.Err()
-	case <-c.closing.Done():
-		c.leave(f)
-		return outcome{}, ErrClosed
-	}
-}
-
 // lead asks Redis for the key of a flight until it is done or its loader has been started.
 func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callOptions) {
-	defer c.abandon(f)
+	defer c.flights.abandon(f)
 	for ; ; f.polls++ {
 		sh := c.shardOf(f.key)
 		item := loadItem{f: f, shard: sh}
@@ -482,11 +460,11 @@ func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
 	if r.shard != nil {
 		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl, room)
 	}
-	c.complete(f, out)
+	c.flights.complete(f, out)
 }
 
 // awaitHolder waits until somebody else's lock on key has changed hands; false: ctx or the client has ended first.
-func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl time.Duration, polls int) bool {
+func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl time.Duration, polls int32) bool {
 	changed, leave, ok := c.near.wait(key, r, nil)
 	if !ok {
 		return ctx.Err() == nil // it has changed while the answer was on its way
@@ -508,7 +486,7 @@ func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl
 
 // patience is how long to wait for a push about a lock with that much of its ttl left. Where nothing is pushed, it is the
 // time until the next look.
-func (c *Client) patience(sh *shard, ttl time.Duration, polls int) time.Duration {
+func (c *Client) patience(sh *shard, ttl time.Duration, polls int32) time.Duration {
 	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
 	end := min(max(ttl, 0), c.opt.LockTTL) + slack
 	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
@@ -619,7 +597,7 @@ func (c *Client) Stats() Stats {
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
 		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), GoneEarly: n.goneEarly.Load(), Flushes: n.flushes.Load(),
 		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: n.failovers.Load(),
-		RedisConnected: c.connected(), Waiting: c.inFlight(),
+		RedisConnected: c.connected(), Waiting: c.flights.count(),
 	}
 	fallen := c.store.Stats()
 	s.Pending = fallen.Sets + fallen.Deletes

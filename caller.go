@@ -27,7 +27,7 @@ type caller struct {
 	using int             // calls of ctx's methods under way; guarded by mu
 	idle  chan struct{}   // made by the leaver if there are any, closed by the last; guarded by mu
 
-	waits []awaited // of a nested call, see nested.go; guarded by nesting
+	waits []*flight // of a nested call, see nested.go; guarded by nesting
 }
 
 // enterCall begins a call with ctx. It must be followed by leave, before the call returns.
@@ -165,7 +165,7 @@ func (l *load) caller() *caller {
 			return who
 		}
 		for i := range l.items {
-			for _, next := range l.c.callersOf(l.items[i].f) {
+			for _, next := range l.items[i].f.present() {
 				if next.inside() {
 					l.mu.Lock()
 					l.first = next
@@ -176,19 +176,6 @@ func (l *load) caller() *caller {
 		}
 	}
 	return nil
-}
-
-// callersOf returns those who have joined f and are present.
-func (c *Client) callersOf(f *flight) (callers []*caller) {
-	s := c.flights.stripe(f.key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, who := range f.callers {
-		if who.present() {
-			callers = append(callers, who)
-		}
-	}
-	return callers
 }
 
 func loadOf(ctx context.Context) *load {

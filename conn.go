@@ -501,7 +501,7 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 			}
 		}
 		c.near.wakeAll()
-		c.forgetErrors()
+		c.flights.dropErrors()
 		return nil
 	}
 	others = keys
@@ -518,7 +518,7 @@ func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.Redi
 				c.noteEarly(e)
 			}
 			c.near.drop(key)
-			c.forgetError(key)
+			c.flights.dropError(key)
 		}
 		if len(others) < len(keys) {
 			others = append(others, keys[i])

@@ -9,63 +9,44 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// What callers have been given and Redis has not answered for is lent. A load lends when its loader has returned, to those who joined before it was
-// called; what else this process asks about the key, or does to it, waits until the fill is answered; but for Set and Del, after which it is refused. See docs/adr/0007.
+// A loaded value is early while callers already have it but Redis has not acknowledged it. A load answers early when its loader has
+// returned, to the callers that joined before it was called. Everything else that this process asks about the key, or does to it, waits
+// until the fill is answered; but for Set and Del, after which the fill is refused. See docs/adr/0007.
 
-// maxLent bounds what callers have and Redis does not, in bytes; but for what a single load has, which is lent if nothing else is. Callers that ask
-// for keys faster than Redis can take their values would else fill our memory with them, and see their locks run out.
+// maxEarly bounds what is early, in bytes. A single load may exceed it if nothing else is early. Without it, callers that ask for
+// keys faster than Redis can store their values would fill our memory with them, and their locks would run out.
 const (
-	maxLent  = 1 << 20
-	lentItem = 1 << 10 // what an item counts beside its value
+	maxEarly  = 1 << 20
+	earlyItem = 1 << 10 // what an item counts beside its value
 )
 
-// lend gives those who wait since before the loader was called what it has returned, without having them wait until it is stored.
-// The others have to: nothing else says that nobody has changed the key since the load began.
-func (l *load) lend() {
+// answerEarly gives what the loader has returned to the callers that joined before it was called, without having them wait until it is
+// stored. The others must wait: nothing else tells whether somebody has changed the key since the load began.
+func (l *load) answerEarly() {
 	c := l.c
-	if all := c.lent.Add(l.lent); c.opt.StoreFirst || all > maxLent && all > l.lent {
-		c.lent.Add(-l.lent)
-		l.lent = 0
+	if all := c.earlyBytes.Add(l.early); c.opt.StoreFirst || all > maxEarly && all > l.early {
+		c.earlyBytes.Add(-l.early)
+		l.early = 0
 		return
 	}
 	for i, item := range l.items {
 		if item.marker != "" {
-			c.hand(item.f, l.outcome(i, outcome{entry: item.entry}))
+			item.f.answerEarly(l.outcome(i, outcome{entry: item.entry}))
 		}
 	}
 }
 
-// hand gives what was loaded to those who joined before the loader was called. complete follows, for the others.
-func (c *Client) hand(f *flight, out outcome) {
-	s := c.flights.stripe(f.key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.handed, f.early = true, out
-	if out.absent && f.load.options.negativeTTL < 0 && s.byKey[f.key] == f {
-		delete(s.byKey, f.key) // who asks from now on is not to get it
-	}
-	s.lent = append(s.lent, f)
-	if f.loaded != nil {
-		close(f.loaded)
-	}
-}
-
-// awaitStored waits until what was loaded for keys, and lent, is stored or cannot be: who has something from Get must find it in Redis, too. It
+// awaitStored waits until what was loaded for keys, and is early, is stored or cannot be: who has something from Get must find it in Redis, too. It
 // waits for RedisTimeout at most, and not for a shard that is away.
 func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
-	if c.lent.Load() == 0 {
+	if c.earlyBytes.Load() == 0 {
 		return nil
 	}
 	var all []<-chan struct{}
 	for _, key := range keys {
-		s := c.flights.stripe(key)
-		s.mu.Lock()
-		for _, f := range s.lent {
-			if f.key == key && c.shardOf(key).asks() {
-				all = append(all, f.waitLocked(false))
-			}
+		if c.shardOf(key).asks() {
+			all = c.flights.storing(all, key)
 		}
-		s.mu.Unlock()
 	}
 	if len(all) == 0 {
 		return nil
@@ -125,12 +106,12 @@ func (l *load) store() {
 				storable = false // and its lock is given back
 			}
 		}
-		l.lent += lentItem
+		l.early += earlyItem
 		if !storable {
 			giveBack = append(giveBack, item)
 			continue
 		}
-		l.lent += int64(len(out.raw))
+		l.early += int64(len(out.raw))
 		if item.shard != nil {
 			item.entry = c.near.newEntry(item.f.key, item.reserved, c.near.own(out.raw), !out.found, l.ttlOf(i), l.room)
 			if item.entry != nil {
@@ -143,7 +124,7 @@ func (l *load) store() {
 	l.storing = true // which may take longer than LockTTL, where much is on the way
 	renewed := l.renewed
 	l.mu.Unlock()
-	l.lend()
+	l.answerEarly()
 	if ttl := c.renewedTTL(); ttl != c.lockTTL && len(fill) > 0 {
 		locks := pointers(slices.Clone(l.items))
 		c.inBackground(func() { // ends with the answer: now rather than in a third of LockTTL, when it may come too late
@@ -155,7 +136,7 @@ func (l *load) store() {
 		return
 	}
 	pieces := int64(0)
-	if l.lent > 0 {
+	if l.early > 0 {
 		pieces = renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
 	}
 	c.overLocks(script.Fill, script.FillMany, nil, fill, pieces, l.fillArgs, l.filled)
@@ -230,7 +211,7 @@ func (l *load) ttlOf(i int) time.Duration {
 // give completes the flight of item i with what was loaded.
 func (l *load) give(i int, out outcome) {
 	l.c.near.wake(l.items[i].f.key)
-	l.c.complete(l.items[i].f, l.outcome(i, out))
+	l.c.flights.complete(l.items[i].f, l.outcome(i, out))
 }
 
 // outcome adds what was loaded for item i to out.

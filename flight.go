@@ -2,67 +2,82 @@ package aside
 
 import (
 	"cmp"
+	"context"
 	"hash/maphash"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 )
 
-// Callers of one key in this process share a flight: one of them, the leader, asks Redis; the others wait for what
-// comes of it. Each waits on its own context.
+// Callers of one key in this process share a flight. One of them, the leader, asks Redis; the others
+// wait for the outcome, each on its own context.
 //
-//	asking    the leader asks on its own context and returns as soon as that ends; the others then start over
+//	asking    the leader asks on its own context and returns when that ends; the others then start over
 //	loading   the loader runs in its own goroutine, on a context that ends when its last waiter has left
-//	handed    the loader has returned: who joined before it was called has what it gave. The others wait until it is stored
+//	early     the loader has returned: callers that joined before it was called have its value, the others
+//	          wait until that is stored
 //	done      everybody has the outcome
 //
-// A Set or Del of this process takes the flight of its key off the table: who comes later starts a new one, so that it
-// cannot be given what was read before. What another process deletes meanwhile is noticed by the fill:
+// A Set or Del of this process detaches the flight from its key: later callers start a new one, so that they
+// cannot get what was read before. The fill notices what other processes delete meanwhile:
 //
 //	accepted   nobody deleted between lock and fill: every waiter may have the value
-//	refused    who was there before the loader was called may have it, for the load began after they asked; others start over
+//	refused    callers that joined before the loader was called may have it, because the load began after
+//	           they asked; the others start over
 //
-// And a push that has reached this process before a caller joined is heeded: an outcome from before it is not for that caller.
+// An invalidation counts as well that has reached this process before a caller joined: that caller does not get
+// an outcome from before it.
+
+// flights are the flights of a client. Safe for concurrent use.
 type flights struct {
-	seed    maphash.Seed
+	now     func() int64          // Client.now; immutable
+	asks    func(key string) bool // reports whether Redis can be asked for key; immutable
+	lease   time.Duration         // Options.StaleLease; immutable
+	closing context.Context       //nolint:containedctx // ends with Close; immutable
+	seed    maphash.Seed          // immutable
 	stripes [256]flightStripe
 }
 
 type flightStripe struct {
 	mu    sync.Mutex
-	byKey map[string]*flight // guarded by mu; one per key, removed when done, or after the hold-off of an error
-	lent  []*flight          // guarded by mu; those that are handed and not done, on the table or not
-	_     [24]byte           // a cache line each
+	byKey map[string]*flight // guarded by mu; one per key, removed when done, or when its error is no longer held
+	early []*flight          // guarded by mu; those that are early and not done, attached to their key or not
+	held  int                // guarded by mu; how many in byKey are there for their error only
+	_     [16]byte           // a cache line each
 }
 
+// maxHeld bounds the errors of loaders that a stripe holds for longer than defaultErrorTTL: 16,384 in all.
+const maxHeld = 64
+
 type flight struct {
-	key string
+	key    string        // immutable
+	stripe *flightStripe // immutable
 
 	// Guarded by the stripe's mu.
 	callers   []*caller     // who has joined, those that have left among them; in first as long as there is one
-	loaded    chan struct{} // closed once early or out is set, for who joined before the loader was called; made by the first that waits
+	loaded    chan struct{} // closed once early or out is set, for early tickets; made by the first that waits
 	done      chan struct{} // closed once out is set, for the others; made by the first that waits
 	load      *load         // once the loader has been started
 	heldUntil int64         // how long a failed flight answers new callers, in Client.now's time
+	release   *time.Timer   // ends that
 	waiting   int32
-	handed    bool
+	isEarly   bool
 	finished  bool
 
-	early outcome // set with handed, not changed after
+	early outcome // set with isEarly, not changed after
 	out   outcome // set with finished, not changed after
 
 	// The leader's own, while it asks.
 	stuck stuck // the lock that it waits for
-	polls int   // how often one was found
-	again bool  // it has been asked for a second time, see askAgain
 	large int64 // bytes that were found, and are to be asked for in turn
-
-	first [1]*caller
+	polls int32 // how often a lock was found
+	again bool  // it has been asked for a second time, see askAgain
 
 	// Of its lock, when its load has failed; set before complete.
 	told    bool // it was released, and changes since are pushed
 	written bool // somebody else had written the key
+
+	first [1]*caller
 }
 
 // outcome is what comes of a flight.
@@ -71,32 +86,68 @@ type outcome struct {
 	err     error      // of the loader
 	by      loadCaller // who loaded it; nil: it was found
 	gen     uint64     // see near; a caller that joined at a later one has heard of a change since
-	entry   *entry     // where it is in memory, or will be; nil: nowhere
+	entry   *entry     // where it is in memory, or will be; nil: it is not
 	absent  bool
 	missing error // with which the loader has said so, else nil
 	proven  bool  // nobody had changed the key when Redis was asked, at generation gen
-	free    bool  // loaded while Redis was away: boardableLocked decided who may share it
+	free    bool  // loaded while Redis was away: canShareLocked decided who may share it
 	again   bool  // nothing: the leader left before it knew
 }
 
-// serves says whether a caller may have the outcome. leader: it led the flight. early: it joined before the loader was
-// called. joined: the generation of its key then.
-func (o *outcome) serves(leader, early bool, joined uint64) bool {
-	switch {
-	case leader, o.free:
-		return true
-	case o.by != nil && early:
-		return true // what the loader read, it read after this caller had asked
-	default:
-		return o.proven && joined <= o.gen
+// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an error of the caller's domain.
+func (o *outcome) notFound() error { return cmp.Or(o.missing, ErrNotFound) }
+
+// own reports whether it was loaded by the loader of this very call, which has the value itself.
+func (o *outcome) own(call loadCaller) bool { return o.by != nil && o.by == call }
+
+// ticket is a caller's right to the outcome of a flight. Immutable.
+type ticket struct {
+	f      *flight
+	of     *flights
+	leader bool   // the caller must lead the flight
+	early  bool   // it has joined before the loader was called
+	gen    uint64 // of the key, before it has joined
+}
+
+// wait waits for the outcome of the flight.
+func (t *ticket) wait(ctx context.Context) (outcome, error) {
+	s := t.f.stripe
+	s.mu.Lock()
+	if out := t.f.answer(t.early); out != nil {
+		s.mu.Unlock()
+		return *out, nil
+	}
+	there := t.f.waitLocked(t.early)
+	s.mu.Unlock()
+	select {
+	case <-there:
+		return *t.f.answer(t.early), nil
+	case <-ctx.Done():
+		t.f.leave()
+		return outcome{}, ctx.Err()
+	case <-t.of.closing.Done():
+		t.f.leave()
+		return outcome{}, ErrClosed
 	}
 }
 
-// answer is what a caller may look at: who joined before the loader was called, as soon as it has returned. nil: not yet.
-// To be called with the stripe's mu held, or when the channel of waitLocked is closed.
+// serves reports whether the caller may have the outcome. If not, it starts over.
+func (t *ticket) serves(o *outcome) bool {
+	switch {
+	case t.leader, o.free:
+		return true
+	case o.by != nil && t.early:
+		return true // what the loader read, it read after this caller had asked
+	default:
+		return o.proven && t.gen <= o.gen
+	}
+}
+
+// answer returns what a caller may look at, nil if there is nothing yet. early: it has joined before the loader was called.
+// The stripe's mu must be held, or the channel of waitLocked closed.
 func (f *flight) answer(early bool) *outcome {
 	switch {
-	case early && f.handed:
+	case early && f.isEarly:
 		return &f.early
 	case f.finished:
 		return &f.out
@@ -104,7 +155,7 @@ func (f *flight) answer(early bool) *outcome {
 	return nil
 }
 
-// waitLocked returns what is closed when there will be an outcome. There must be none yet.
+// waitLocked returns a channel that is closed when there is an outcome. There must be none yet.
 func (f *flight) waitLocked(early bool) <-chan struct{} {
 	c := &f.done
 	if early {
@@ -116,56 +167,33 @@ func (f *flight) waitLocked(early bool) <-chan struct{} {
 	return *c
 }
 
-// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an error of the caller's domain.
-func (o *outcome) notFound() error { return cmp.Or(o.missing, ErrNotFound) }
-
-// own says that it was loaded by the loader of this very call, which has the value itself.
-func (o *outcome) own(call loadCaller) bool { return o.by != nil && o.by == call }
-
-func (fs *flights) stripe(key string) *flightStripe {
-	return &fs.stripes[maphash.String(fs.seed, key)%uint64(len(fs.stripes))]
+// present returns the callers that have joined and are still inside their calls.
+func (f *flight) present() (callers []*caller) {
+	f.stripe.mu.Lock()
+	defer f.stripe.mu.Unlock()
+	for _, who := range f.callers {
+		if who.present() {
+			callers = append(callers, who)
+		}
+	}
+	return callers
 }
 
-// join returns the flight of key. leader: the caller has to lead it. early: the loader has not been called yet.
-func (c *Client) join(who *caller, key string) (f *flight, leader, early bool, err error) {
-	if who.load != nil {
-		return c.joinNested(who, key)
-	}
-	s := c.flights.stripe(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f, leader, early = c.joinLocked(s, who, key)
-	return f, leader, early, nil
+func (f *flight) isFinished() bool {
+	f.stripe.mu.Lock()
+	defer f.stripe.mu.Unlock()
+	return f.finished
 }
 
-func (c *Client) joinLocked(s *flightStripe, who *caller, key string) (f *flight, leader, early bool) {
-	if f = s.byKey[key]; f != nil && c.boardableLocked(f) {
-		f.waiting++
-		f.joinedLocked(who)
-		return f, false, f.load == nil || f.finished
+// leave is called by a waiter whose context has ended.
+func (f *flight) leave() {
+	f.stripe.mu.Lock()
+	f.waiting--
+	deserted := f.waiting == 0 && f.load != nil && !f.finished
+	f.stripe.mu.Unlock()
+	if deserted {
+		f.load.desert()
 	}
-	f = &flight{key: key, waiting: 1}
-	f.callers = append(f.first[:0], who)
-	if s.byKey == nil {
-		s.byKey = make(map[string]*flight)
-	}
-	s.byKey[key] = f
-	return f, true, true
-}
-
-// boardableLocked says whether one more may join. A load that was started without Redis is open only while Redis is away, and
-// for StaleLease: nobody will say whether the key has changed since it began.
-func (c *Client) boardableLocked(f *flight) bool {
-	now := c.now()
-	switch {
-	case f.finished:
-		return now < f.heldUntil
-	case f.load == nil:
-		return true
-	case f.load.free && (now-f.load.began >= int64(c.opt.StaleLease) || c.shardOf(f.key).asks()):
-		return false
-	}
-	return f.waiting > 0 || f.load.revive()
 }
 
 // joinedLocked notes that who waits for f, and forgets, now and then, those that have left.
@@ -179,55 +207,103 @@ func (f *flight) joinedLocked(who *caller) {
 	f.callers = append(f.callers, who)
 }
 
-// leave is called by a waiter whose context has ended.
-func (c *Client) leave(f *flight) {
-	s := c.flights.stripe(f.key)
+func (fs *flights) stripe(key string) *flightStripe {
+	return &fs.stripes[maphash.String(fs.seed, key)%uint64(len(fs.stripes))]
+}
+
+// join returns a ticket for the flight of key, whose generation was gen before.
+func (fs *flights) join(who *caller, key string, gen uint64) (ticket, error) {
+	if who.load != nil {
+		return fs.joinNested(who, key, gen)
+	}
+	s := fs.stripe(key)
 	s.mu.Lock()
-	f.waiting--
-	deserted := f.waiting == 0 && f.load != nil && !f.finished
-	s.mu.Unlock()
-	if deserted {
-		f.load.desert()
+	defer s.mu.Unlock()
+	return fs.joinLocked(s, who, key, gen), nil
+}
+
+func (fs *flights) joinLocked(s *flightStripe, who *caller, key string, gen uint64) ticket {
+	f := s.byKey[key]
+	if f != nil && fs.canShareLocked(f) {
+		f.waiting++
+		f.joinedLocked(who)
+		return ticket{f: f, of: fs, early: f.load == nil || f.finished, gen: gen}
+	}
+	if f != nil {
+		s.removeLocked(f)
+	}
+	f = &flight{key: key, stripe: s, waiting: 1}
+	f.callers = append(f.first[:0], who)
+	if s.byKey == nil {
+		s.byKey = make(map[string]*flight)
+	}
+	s.byKey[key] = f
+	return ticket{f: f, of: fs, leader: true, early: true, gen: gen}
+}
+
+// canShareLocked reports whether another caller may wait for f. A load that was started without Redis is open only while Redis
+// is away, and for StaleLease: nobody will tell whether the key has changed since it began.
+func (fs *flights) canShareLocked(f *flight) bool {
+	now := fs.now()
+	switch {
+	case f.finished:
+		return now < f.heldUntil
+	case f.load == nil:
+		return true
+	case f.load.free && (now-f.load.began >= int64(fs.lease) || fs.asks(f.key)):
+		return false
+	}
+	return f.waiting > 0 || f.load.revive()
+}
+
+// removeLocked detaches f from its key, if it is attached.
+func (s *flightStripe) removeLocked(f *flight) {
+	if s.byKey[f.key] != f {
+		return
+	}
+	delete(s.byKey, f.key)
+	if f.release != nil {
+		f.release.Stop()
+		s.held--
 	}
 }
 
-// bump makes later callers start a new flight: the key was set or deleted by this process.
-func (c *Client) bump(key string) {
-	s := c.flights.stripe(key)
+// detach makes later callers of key start a new flight: this process has set or deleted it.
+func (fs *flights) detach(key string) {
+	s := fs.stripe(key)
 	s.mu.Lock()
-	delete(s.byKey, key)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if f := s.byKey[key]; f != nil {
+		s.removeLocked(f)
+	}
 }
 
-// complete hands the outcome to all waiters. Only the first call for a flight counts.
-func (c *Client) complete(f *flight, out outcome) {
-	s := c.flights.stripe(f.key)
+// complete gives the outcome to all waiters. Only the first call for a flight counts.
+func (fs *flights) complete(f *flight, out outcome) {
+	s := f.stripe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f.finished {
 		return
 	}
 	f.finished, f.out = true, out
-	if f.handed {
-		i := slices.Index(s.lent, f)
-		s.lent = slices.Delete(s.lent, i, i+1)
+	if f.isEarly {
+		i := slices.Index(s.early, f)
+		s.early = slices.Delete(s.early, i, i+1)
 	}
-	if s.byKey[f.key] == f {
-		if hold := c.holds(f, out.err); hold > 0 {
-			f.heldUntil = c.now() + int64(hold)
-			time.AfterFunc(hold, func() {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				if s.byKey[f.key] == f {
-					delete(s.byKey, f.key)
-				}
-			})
-		} else {
-			delete(s.byKey, f.key)
-		}
+	if hold := fs.holdsLocked(f); hold > 0 {
+		f.heldUntil = fs.now() + int64(hold)
+		s.held++
+		f.release = time.AfterFunc(hold, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.removeLocked(f)
+		})
+	} else {
+		s.removeLocked(f)
 	}
 	f.callers, f.first[0] = nil, nil
-	if f.loaded != nil && !f.handed {
+	if f.loaded != nil && !f.isEarly {
 		close(f.loaded)
 	}
 	if f.done != nil {
@@ -235,56 +311,89 @@ func (c *Client) complete(f *flight, out outcome) {
 	}
 }
 
-// holds returns how long the error of a loader answers new callers too (Options.ErrorTTL), so that a failing database is not asked by a hundred
-// waiters one after another.
-func (c *Client) holds(f *flight, err error) time.Duration {
-	if err == nil || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || c.closing.Err() != nil {
-		return 0
+// answerEarly gives what was loaded to the callers that joined before the loader was called. complete follows, for the others.
+func (f *flight) answerEarly(out outcome) {
+	s := f.stripe
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.isEarly, f.early = true, out
+	if out.absent && f.load.options.negativeTTL < 0 {
+		s.removeLocked(f) // who asks from now on is not to get it
 	}
-	if !f.told { // somebody may have written it already, of which no push will tell
-		return min(f.load.options.errorTTL, defaultErrorTTL)
+	s.early = append(s.early, f)
+	if f.loaded != nil {
+		close(f.loaded)
 	}
-	return f.load.options.errorTTL
 }
 
-// forgetErrors ends the errors that are held for key, or for all: it has changed, or may have.
-func (c *Client) forgetError(key string) {
-	s := c.flights.stripe(key)
+// storing appends, for each early value of key, a channel that is closed when it is stored or cannot be.
+func (fs *flights) storing(to []<-chan struct{}, key string) []<-chan struct{} {
+	s := fs.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.early {
+		if f.key == key {
+			to = append(to, f.waitLocked(false))
+		}
+	}
+	return to
+}
+
+// holdsLocked returns how long the error of f's loader answers new callers too (Options.ErrorTTL), so that a failing database is not asked by a
+// hundred waiters one after another.
+func (fs *flights) holdsLocked(f *flight) time.Duration {
+	err := f.out.err
+	if err == nil || f.stripe.byKey[f.key] != f || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || fs.closing.Err() != nil {
+		return 0
+	}
+	hold := f.load.options.errorTTL
+	if !f.told || f.stripe.held >= maxHeld { // somebody may have written it already, of which no push will tell; or there are many
+		return min(hold, defaultErrorTTL)
+	}
+	return hold
+}
+
+// dropError ends the holding of an error of key, dropErrors of all: the key has changed, or may have.
+func (fs *flights) dropError(key string) {
+	s := fs.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.byKey[key]; f != nil && f.finished {
-		delete(s.byKey, key)
+		s.removeLocked(f)
 	}
 }
 
-func (c *Client) forgetErrors() {
-	for i := range c.flights.stripes {
-		s := &c.flights.stripes[i]
+func (fs *flights) dropErrors() {
+	for i := range fs.stripes {
+		s := &fs.stripes[i]
 		s.mu.Lock()
-		maps.DeleteFunc(s.byKey, func(_ string, f *flight) bool { return f.finished })
+		for _, f := range s.byKey {
+			if f.finished {
+				s.removeLocked(f)
+			}
+		}
 		s.mu.Unlock()
 	}
 }
 
 // abandon lets the others start over where the leader of f has left it with neither an outcome nor a load: its context has
 // ended, or something on its way panicked.
-func (c *Client) abandon(f *flight) {
-	s := c.flights.stripe(f.key)
-	s.mu.Lock()
+func (fs *flights) abandon(f *flight) {
+	f.stripe.mu.Lock()
 	left := !f.finished && f.load == nil
-	s.mu.Unlock()
+	f.stripe.mu.Unlock()
 	if left {
-		c.complete(f, outcome{again: true})
+		fs.complete(f, outcome{again: true})
 	}
 }
 
-// inFlight counts the keys for which a flight is under way.
-func (c *Client) inFlight() (keys int) {
-	for i := range c.flights.stripes {
-		s := &c.flights.stripes[i]
+// count returns for how many keys a flight is under way.
+func (fs *flights) count() (keys int) {
+	for i := range fs.stripes {
+		s := &fs.stripes[i]
 		s.mu.Lock()
 		keys += len(s.byKey)
-		for _, f := range s.lent {
+		for _, f := range s.early {
 			if s.byKey[f.key] != f {
 				keys++
 			}

@@ -3,8 +3,10 @@ package aside
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"io"
 	"log/slog"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -50,10 +52,10 @@ func TestTheErrorOfALoaderAnswersNewCallersForFiftyMilliseconds(t *testing.T) {
 		time.Sleep((50 * time.Millisecond) - 1)
 		require.ErrorIs(t, get(), broken)
 		require.EqualValues(t, 1, calls.Load())
-		require.Equal(t, 1, c.inFlight())
+		require.Equal(t, 1, c.flights.count())
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		require.Zero(t, c.inFlight(), "no entry remains after the hold-off")
+		require.Zero(t, c.flights.count(), "no entry remains after the hold-off")
 		require.ErrorIs(t, get(), broken)
 		require.EqualValues(t, 2, calls.Load())
 		// A write of this process ends the hold-off: the reason may be gone.
@@ -120,7 +122,7 @@ func TestAWaiterLeavesWithItsOwnContextAndTheOthersStay(t *testing.T) {
 		require.Equal(t, end{time.Second, "", context.DeadlineExceeded}, <-ended)
 		require.Equal(t, end{3 * time.Second, "", context.DeadlineExceeded}, <-ended)
 		require.Equal(t, end{10 * time.Second, "v", nil}, <-ended)
-		require.Zero(t, c.inFlight())
+		require.Zero(t, c.flights.count())
 	})
 }
 
@@ -177,4 +179,42 @@ func TestEveryErrorIsJudgedInOnePlace(t *testing.T) {
 	} {
 		require.Equal(t, row.want, judge(row.err, row.limited), name)
 	}
+}
+
+// A long ErrorTTL would else have as many errors in memory as there are keys that fail.
+func TestErrorsThatAreHeldForLongAreBoundedInNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		fs := &flights{
+			now:  func() int64 { return int64(time.Since(began)) + 1 },
+			asks: func(string) bool { return true }, closing: t.Context(), seed: maphash.MakeSeed(),
+		}
+		fail := func(key string) {
+			who := enterCall(t.Context())
+			defer who.leave()
+			ticket, err := fs.join(who, key, 0)
+			require.NoError(t, err)
+			require.True(t, ticket.leader)
+			ticket.f.load = &load{options: callOptions{errorTTL: time.Hour}}
+			ticket.f.told = true
+			fs.complete(ticket.f, outcome{err: errors.New("broken")})
+		}
+		for i := range 3 * maxHeld * len(fs.stripes) {
+			fail(strconv.Itoa(i))
+		}
+		require.Equal(t, 3*maxHeld*len(fs.stripes), fs.count(), "each is held for a moment")
+		time.Sleep(2 * defaultErrorTTL)
+		synctest.Wait()
+		require.LessOrEqual(t, fs.count(), maxHeld*len(fs.stripes))
+		require.Greater(t, fs.count(), maxHeld*len(fs.stripes)/2, "up to the bound they are held as long as was asked for")
+		fs.dropErrors()
+		require.Zero(t, fs.count())
+		fail("k")
+		time.Sleep(time.Minute)
+		require.Equal(t, 1, fs.count(), "what was dropped makes room")
+		fs.detach("k")
+		for i := range fs.stripes {
+			require.Zero(t, fs.stripes[i].held)
+		}
+	})
 }

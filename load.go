@@ -51,7 +51,7 @@ type load struct {
 	bare    bool  // one of items at least has no lock
 	missing error // with which the loader said that there is nothing, else nil
 	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
-	lent    int64 // its share of Client.lent
+	early   int64 // its share of Client.earlyBytes
 	values  loadContext
 	seating seating
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
@@ -156,10 +156,9 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 	c.loadsMu.Unlock()
 
 	for _, item := range items {
-		s := c.flights.stripe(item.f.key)
-		s.mu.Lock()
+		item.f.stripe.mu.Lock()
 		item.f.load = l
-		s.mu.Unlock()
+		item.f.stripe.mu.Unlock()
 	}
 	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
 	c.work(func() { // ends when the loader returns
@@ -283,7 +282,7 @@ func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Dur
 // settled is the end of a load: all who waited for it know.
 func (l *load) settled() {
 	l.cancel()
-	l.c.lent.Add(-l.lent)
+	l.c.earlyBytes.Add(-l.early)
 	l.c.loadsMu.Lock()
 	delete(l.c.loads, l)
 	l.c.loadsMu.Unlock()
@@ -328,18 +327,11 @@ func (c *Client) orphaned(key, marker string) bool {
 	for l := range c.loads {
 		for i := range l.items {
 			if item := &l.items[i]; item.marker == marker && item.f.key == key { // store may be writing the rest of it
-				return c.isFinished(item.f)
+				return item.f.isFinished()
 			}
 		}
 	}
 	return true
-}
-
-func (c *Client) isFinished(f *flight) bool {
-	s := c.flights.stripe(f.key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return f.finished
 }
 
 // dueForRenewal returns the locks that are older than age, and counts them as renewed.
@@ -378,9 +370,9 @@ func (l *load) release(err error) {
 			}
 		}
 		c.near.wake(item.f.key)
-		c.complete(item.f, outcome{err: err, again: err == nil})
+		c.flights.complete(item.f, outcome{err: err, again: err == nil})
 		if c.near.generation(item.f.key) != item.gen { // a push came before there was an error that it could end
-			c.forgetError(item.f.key)
+			c.flights.dropError(item.f.key)
 		}
 	}
 }

@@ -151,17 +151,17 @@ func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, "v", value)
 	for i := range c.flights.stripes {
-		require.Empty(t, c.flights.stripes[i].lent)
+		require.Empty(t, c.flights.stripes[i].early)
 	}
 	requireNothingLent(t, c)
 }
 
 func requireNothingLent(t *testing.T, c *Client) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); c.lent.Load() != 0 && time.Now().Before(end); {
+	for end := time.Now().Add(20 * time.Second); c.earlyBytes.Load() != 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	require.Zero(t, c.lent.Load())
+	require.Zero(t, c.earlyBytes.Load())
 }
 
 func TestNothingIsLentInTheEnd(t *testing.T) {

@@ -103,13 +103,6 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 	})
 }
 
-// boarded is a flight that a GetMulti waits for.
-type boarded struct {
-	f             *flight
-	leader, early bool
-	joined        uint64
-}
-
 // obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one question per shard, and calls
 // the loader once for what it has locked, before it waits for anybody else: two GetMulti with crossed keys cannot block each
 // other. use is called for each key that has an outcome.
@@ -141,42 +134,43 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 			break
 		}
-		flights := make([]boarded, 0, len(keys))
+		tickets := make([]ticket, 0, len(keys))
 		var led []*flight
 		for _, key := range keys {
-			joined := c.near.generation(key)
-			f, leader, early, err := c.join(who, key)
+			t, err := c.flights.join(who, key, c.near.generation(key))
 			if err != nil {
 				failed[key] = err
 				continue
 			}
-			if leader {
-				led = append(led, f)
+			if t.leader {
+				led = append(led, t.f)
 			}
-			flights = append(flights, boarded{f, leader, early, joined})
+			tickets = append(tickets, t)
 		}
 		c.leadMulti(who, led, bad, p, options)
-		for _, b := range flights { // not before: an Observer may ask for what we lead
-			if !b.leader {
-				c.shares(b.f.key)
+		for i := range tickets { // not before: an Observer may ask for what we lead
+			if !tickets[i].leader {
+				c.shares(tickets[i].f.key)
 			}
 		}
 		keys = keys[:0]
-		for _, b := range flights {
-			out, err := c.await(who, b.f, b.early)
+		for i := range tickets {
+			t := &tickets[i]
+			key := t.f.key
+			out, err := t.wait(who)
 			switch {
 			case err != nil:
-				failed[b.f.key] = err
+				failed[key] = err
 			case out.again && !who.inside():
-				failed[b.f.key] = errNoValues
+				failed[key] = errNoValues
 			case out.again:
-				keys = append(keys, b.f.key)
+				keys = append(keys, key)
 			case out.err != nil && !(out.own(p.call) && isEncodeError(out.err)):
-				failed[b.f.key] = out.err
-			case out.serves(b.leader, b.early, b.joined):
-				use(b.f.key, out)
+				failed[key] = out.err
+			case t.serves(&out):
+				use(key, out)
 			default:
-				keys = append(keys, b.f.key)
+				keys = append(keys, key)
 			}
 		}
 	}
@@ -195,7 +189,7 @@ func isEncodeError(err error) bool {
 func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string, p *plan, options callOptions) {
 	defer func() {
 		for _, f := range flights {
-			c.abandon(f)
+			c.flights.abandon(f)
 		}
 	}()
 	bad = maps.Clone(bad)

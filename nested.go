@@ -17,39 +17,33 @@ import (
 // nesting guards what nested calls wait for, in all clients: a circle may lead through several. It is taken before the mu of a stripe or a load.
 var nesting sync.Mutex
 
-// awaited is a flight that a nested call waits for.
-type awaited struct {
-	c *Client
-	f *flight
-}
-
 // joinNested is join for a call that a loader makes.
-func (c *Client) joinNested(who *caller, key string) (f *flight, leader, early bool, err error) {
+func (fs *flights) joinNested(who *caller, key string, gen uint64) (t ticket, _ error) {
 	nesting.Lock()
 	defer nesting.Unlock()
 	for outer := who.load; outer != nil; outer = outer.parent {
-		if outer.c == c && outer.isLoading(key) {
-			return nil, false, false, fmt.Errorf("%w: %s", ErrRecursiveLoad, quoted(key))
+		if &outer.c.flights == fs && outer.isLoading(key) {
+			return ticket{}, fmt.Errorf("%w: %s", ErrRecursiveLoad, quoted(key))
 		}
 	}
-	s := c.flights.stripe(key)
+	s := fs.stripe(key)
 	for {
 		s.mu.Lock()
-		f = s.byKey[key]
+		f := s.byKey[key]
 		s.mu.Unlock()
-		if f != nil && leadsTo(awaited{c, f}, who.load, make(map[*flight]bool)) {
-			return nil, false, false, fmt.Errorf("%w: %s, whose loader waits for this one", ErrRecursiveLoad, quoted(key))
+		if f != nil && f.leadsTo(who.load, make(map[*flight]bool)) {
+			return ticket{}, fmt.Errorf("%w: %s, whose loader waits for this one", ErrRecursiveLoad, quoted(key))
 		}
 		s.mu.Lock()
 		if s.byKey[key] != f {
 			s.mu.Unlock()
 			continue
 		}
-		f, leader, early = c.joinLocked(s, who, key)
-		its := f.load
+		t = fs.joinLocked(s, who, key, gen)
+		its := t.f.load
 		s.mu.Unlock()
 		if its != nil && its.bare {
-			c.places.joined(its, who)
+			its.c.places.joined(its, who)
 		}
 		break
 	}
@@ -57,20 +51,19 @@ func (c *Client) joinNested(who *caller, key string) (f *flight, leader, early b
 		who.load.nested = make(map[*caller]struct{})
 	}
 	who.load.nested[who] = struct{}{}
-	who.waits = append(who.waits, awaited{c, f})
-	return f, leader, early, nil
+	who.waits = append(who.waits, t.f)
+	return t, nil
 }
 
-// leadsTo reports whether a flight waits, by its load and what that waits for, for l. nesting is held.
-func leadsTo(a awaited, l *load, seen map[*flight]bool) bool {
-	if seen[a.f] {
+// leadsTo reports whether f waits, by its load and what that waits for, for l. nesting is held.
+func (f *flight) leadsTo(l *load, seen map[*flight]bool) bool {
+	if seen[f] {
 		return false
 	}
-	seen[a.f] = true
-	s := a.c.flights.stripe(a.f.key)
-	s.mu.Lock()
-	its := a.f.load
-	s.mu.Unlock()
+	seen[f] = true
+	f.stripe.mu.Lock()
+	its := f.load
+	f.stripe.mu.Unlock()
 	if its == nil || its.over() {
 		return false
 	}
@@ -78,7 +71,7 @@ func leadsTo(a awaited, l *load, seen map[*flight]bool) bool {
 		return true
 	}
 	for who := range its.nested {
-		if slices.ContainsFunc(who.waits, func(next awaited) bool { return leadsTo(next, l, seen) }) {
+		if slices.ContainsFunc(who.waits, func(next *flight) bool { return next.leadsTo(l, seen) }) {
 			return true
 		}
 	}

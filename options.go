@@ -90,7 +90,8 @@ type Options struct {
 
 	// ErrorTTL is how long the error of a loader answers those who ask for its key next, in this process, so that a failing database is not asked by
 	// each of a hundred waiters. It ends before that with a Set, Del or Update of the key, and with a push that the key has changed. An error
-	// that says that a context has ended is not remembered. -1 remembers none. Defaults to 50 milliseconds.
+	// that says that a context has ended is not remembered. Some 16,000 errors (at most 16,384) are held for longer than 50 milliseconds; more
+	// are held for that long. -1 remembers none. Defaults to 50 milliseconds.
 	ErrorTTL time.Duration
 
 	// FallbackDir is the directory that keeps, while Redis is away, what is set, deleted and loaded, until it was replayed. It

@@ -34,7 +34,7 @@ const (
 func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
 	m, ok := c.recollect(ctx, f.key, room)
 	if ok {
-		c.complete(f, outcome{raw: m.raw, absent: m.absent, proven: true, gen: m.gen, entry: m.entry})
+		c.flights.complete(f, outcome{raw: m.raw, absent: m.absent, proven: true, gen: m.gen, entry: m.entry})
 	}
 	return ok
 }

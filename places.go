@@ -37,7 +37,7 @@ type seating struct {
 func (p *places) enter(ctx context.Context, l *load) error {
 	p.mu.Lock()
 	for i := range l.items {
-		for _, who := range l.c.callersOf(l.items[i].f) {
+		for _, who := range l.items[i].f.present() {
 			if who.load != nil {
 				l.seating.asking = append(l.seating.asking, who)
 			}

@@ -136,7 +136,7 @@ func (c *Client) forget(keys []string) (gen uint64) {
 	for _, key := range keys {
 		c.forgetFill(key)
 		gen = c.near.drop(key)
-		c.bump(key)
+		c.flights.detach(key)
 	}
 	return gen
 }
