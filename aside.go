@@ -26,12 +26,11 @@ import (
 // Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
 // one process at a time runs for a key. It speaks strings; [Typed] puts a codec in front. Safe for concurrent use.
 type Client struct {
+	*link                 // the floor that asks Redis
 	opt         Options   // complete; immutable
-	began       time.Time // for now
 	started     time.Time // for people
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
-	dialLimit   time.Duration
 	near        *memoryNear
 	stamps      *stamper
 	store       fallback.Store // what outages leave behind
@@ -39,20 +38,8 @@ type Client struct {
 	counts      counters
 	log         *logqueue.Handler // in front of the caller's, see log.go
 
-	tokens     atomic.Uint64            // acquisitions so far
-	probeKeys  atomic.Uint64            // made so far
-	topo       atomic.Pointer[topology] // nil until Redis has been reached
-	topoMu     sync.Mutex               // held while topo is replaced and its probers are started
-	early      early
-	lateClient lateClient    // for the user's own commands
-	ears       sync.Map      // the shards whose probes have a key, by that key
-	moved      chan struct{} // asks follow to look at once; buffered, never blocks
-
-	conns   sync.Map // net.Conns that are open
-	roads   roads    // what passes on the connections
-	noShard *shard   // stands in where no shard is known; degraded while there is such a place
-
-	unreached atomic.Pointer[error] // why there was no connection yet, at the last attempt
+	tokens atomic.Uint64 // acquisitions so far
+	early  early
 
 	modes      announcer[ModeChange]
 	claims     claims // keys whose records are being replayed
@@ -122,23 +109,22 @@ func New(options Options) (*Client, error) {
 	}
 	log := queueLog(&options)
 	c := &Client{
-		opt: options, log: log, closed: make(chan struct{}), began: time.Now(), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
-		moved: make(chan struct{}, 1), idle: make(chan func()), loads: make(map[*load]struct{}),
+		opt: options, log: log, closed: make(chan struct{}), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
+		idle: make(chan func()), loads: make(map[*load]struct{}),
 		places: places{free: options.MaxLoaders}, readers: make(chan struct{}, maxReaders),
 	}
+	c.closing, c.close = context.WithCancel(context.Background())
+	if c.stamps, err = newStamper(); err != nil {
+		return nil, err
+	}
+	c.link = c.newLink()
 	c.started = c.began
-	c.lateClient.c = c
-	c.dialLimit = c.baseOption().Dialer.Timeout
 	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
-	c.noShard = c.newShard("", nil, false)
 	c.near.early = c.noteEarly
 	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
 	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
 	if options.OnReplay != nil {
 		c.replays.watch(options.OnReplay)
-	}
-	if c.stamps, err = newStamper(); err != nil {
-		return nil, err
 	}
 	if c.store, err = options.openStore(); err != nil {
 		log.Flush(logGrace) // it may say why
@@ -149,14 +135,12 @@ func New(options Options) (*Client, error) {
 	}
 	c.stamps.after(c.store.Latest())
 	opened := c.now()
-	c.closing, c.close = context.WithCancel(context.Background())
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.now, options.StaleLease, c.closing
 	c.flights.asks = func(key string) bool { return c.shardOf(key).asks() }
 
 	first := make(chan error, 1)
-	c.background.Add(2)
-	go c.connect(first) // ends with Close
-	go c.renewer()      // so does this
+	c.inBackground(func() { c.connect(first) }) // ends with Close
+	c.inBackground(c.renewer)                   // so does this
 	timer := time.NewTimer(options.ConnectTimeout)
 	defer timer.Stop()
 	err = errors.New("no answer")
@@ -192,9 +176,6 @@ func New(options Options) (*Client, error) {
 	return c, nil
 }
 
-// now is the time since New, in nanoseconds of the monotonic clock; never 0.
-func (c *Client) now() int64 { return int64(time.Since(c.began)) + 1 }
-
 // Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
 // client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
 // loaded already is stored, if Redis answers within half a second, or RedisTimeout if that is longer. Then it has the fallback store put on disk what it has accepted, for
@@ -220,13 +201,14 @@ var errCloseInside = errors.New("aside: Close was called by a callback that it w
 // shutDown does what Close waits for, once.
 func (c *Client) shutDown() {
 	defer close(c.closed)
-	c.topoMu.Lock()  // no prober
-	c.loadsMu.Lock() // and no load is started after this
-	c.closedAt.Store(c.now())
-	c.close()
-	running := maps.Clone(c.loads)
-	c.loadsMu.Unlock()
-	c.topoMu.Unlock()
+	var running map[*load]struct{}
+	c.freeze(func() { // no prober
+		c.loadsMu.Lock() // and no load is started after this
+		defer c.loadsMu.Unlock()
+		c.closedAt.Store(c.now())
+		c.close()
+		running = maps.Clone(c.loads)
+	})
 	for l := range running {
 		l.cancel()
 	}
@@ -242,13 +224,7 @@ func (c *Client) shutDown() {
 	case <-timer.C:
 		c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
 	}
-	c.lateClient.end()
-	if t := c.topo.Load(); t != nil {
-		t.session.close(t.redis)
-		for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
-			t.session.close(sh.client)
-		}
-	}
+	c.end()
 	c.near.forget()
 	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
 	defer cancel()
@@ -510,7 +486,7 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 		if !sh.lockBatch.enter(place) {
 			return c.awaitSeat(ctx, place, r)
 		}
-		defer sh.lockBatch.leave(c)
+		defer sh.lockBatch.leave(c.link)
 	}
 	marker := c.newMarker(sh)
 	q := newCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
@@ -543,14 +519,14 @@ func (c *Client) awaitSeat(ctx context.Context, place *request, r reservation) (
 	if !place.wait(ctx, c.closing) {
 		return r, finding{}, cmp.Or(ctx.Err(), ErrClosed)
 	}
-	q := place.call
-	if q.moved {
+	answers, _ := place.result.(*lockAnswers)
+	if answers != nil && answers.q.moved {
 		r.shard = nil
 	}
-	if q.err != nil {
-		return r, finding{}, q.err
+	if place.err != nil {
+		return r, finding{}, place.err
 	}
-	found := q.found[place.at]
+	found := answers.found[place.at]
 	return r, found, found.err
 }
 
@@ -590,13 +566,13 @@ func (c *Client) checkKey(key string) error {
 
 // Stats returns what the client has done since New.
 func (c *Client) Stats() Stats {
-	n := &c.counts
+	n, of := &c.counts, &c.link.counts
 	s := Stats{
 		MemoryHits: n.memoryHits.sum(), RedisHits: n.redisHits.Load(), Loads: n.loads.Load(), LoadErrors: n.loadErrors.Load(),
 		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
-		RedisErrors: n.redisErrors.Load(), Invalidations: n.invalidations.Load(), GoneEarly: n.goneEarly.Load(), Flushes: n.flushes.Load(),
-		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: n.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: n.failovers.Load(),
+		RedisErrors: of.redisErrors.Load(), Invalidations: of.invalidations.Load(), GoneEarly: n.goneEarly.Load(), Flushes: of.flushes.Load(),
+		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: of.failovers.Load(),
 		RedisConnected: c.connected(), Waiting: c.flights.count(),
 	}
 	fallen := c.store.Stats()

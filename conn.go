@@ -115,17 +115,17 @@ type slotRange struct{ from, to uint16 }
 // home just now, joins nothing.
 func (sh *shard) canBatch() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
 
-func (c *Client) newShard(addr string, client rueidis.Client, tracked bool) *shard {
+func (l *link) newShard(addr string, client rueidis.Client, tracked bool) *shard {
 	sh := &shard{
 		addr: addr, client: client, valid: near.NewValidity(tracked), stop: make(chan struct{}), probing: make(chan struct{}, 1),
-		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: c.inFlightRoom()}, traffic: c.roads.to(addr),
+		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: l.inFlightRoom()}, traffic: l.roads.to(addr),
 	}
 	sh.mode.Store(int32(Degraded)) // until the first probe is answered
 	sh.state.since = time.Now()
-	sh.state.away.begin(c, sh.state.since)
+	sh.state.away.begin(l, sh.state.since)
 	sh.fresh.Store(true)
-	sh.lockBatch.send = func(seats []*request) { c.sendLocks(sh, seats) }
-	sh.fillBatch.send = func(seats []*request) { c.sendFills(sh, seats) }
+	sh.lockBatch.send = func(requests []*request) { l.up.SendLocks(sh, requests) }
+	sh.fillBatch.send = func(requests []*request) { l.up.SendFills(sh, requests) }
 	return sh
 }
 
@@ -175,8 +175,8 @@ func (sh *shard) beginEpoch() {
 
 // inFlightRoom is how many questions may be out to a node: half of the ring in which rueidis keeps them, if that is small. The other
 // half is for the prober's and rueidis's own.
-func (c *Client) inFlightRoom() int64 {
-	if scale := c.opt.Redis.RingScaleEachConn; scale > 0 && scale < 10 {
+func (l *link) inFlightRoom() int64 {
+	if scale := l.opt.Redis.RingScaleEachConn; scale > 0 && scale < 10 {
 		return 1 << (scale - 1)
 	}
 	return maxInFlight
@@ -263,46 +263,44 @@ func (t *topology) shardOf(key string) *shard {
 }
 
 // shardOf returns the shard that has key, or nil if Redis is not known yet.
-func (c *Client) shardOf(key string) *shard {
-	if t := c.topo.Load(); t != nil {
+func (l *link) shardOf(key string) *shard {
+	if t := l.topo.Load(); t != nil {
 		return t.shardOf(key)
 	}
 	return nil
 }
 
 // home is shardOf for what must have a shard: where none is known it is one that nobody can ask.
-func (c *Client) home(key string) *shard {
-	if sh := c.shardOf(key); sh != nil {
+func (l *link) home(key string) *shard {
+	if sh := l.shardOf(key); sh != nil {
 		return sh
 	}
-	return c.noShard
+	return l.noShard
 }
 
 // redisOption completes the user's option; see the table in docs/ARCHITECTURE.md for the reasons.
-func (c *Client) redisOption(l *session) rueidis.ClientOption {
-	o := c.baseOption()
-	if l.tracked {
+func (l *link) redisOption(s *session) rueidis.ClientOption {
+	o := l.baseOption()
+	if s.tracked {
 		o.ClientTrackingOptions = []string{"OPTOUT"}
 		theirs := o.OnInvalidations
 		o.OnInvalidations = func(keys []rueidis.RedisMessage) {
-			keys = c.invalidated(keys)
+			keys = l.invalidated(keys)
 			if theirs != nil && (keys == nil || len(keys) > 0) {
 				// In rueidis's reader, on which everything waits.
-				if err := c.contained("Options.Redis.OnInvalidations", func() { theirs(keys) }); err != nil {
-					c.warn(&c.seldomObserver, "Options.Redis.OnInvalidations did not return", "error", err)
-				}
+				l.up.Told("Options.Redis.OnInvalidations", func() { theirs(keys) })
 			}
 		}
 	} else {
 		o.DisableCache, o.OnInvalidations = true, nil
 	}
-	o.DialCtxFn = c.dialer(o, l)
+	o.DialCtxFn = l.dialer(o, s)
 	return o
 }
 
 // baseOption is what all of our connections have in common.
-func (c *Client) baseOption() rueidis.ClientOption {
-	o := c.opt.Redis
+func (l *link) baseOption() rueidis.ClientOption {
+	o := l.opt.Redis
 	o.ClientTrackingOptions = nil
 	o.PipelineMultiplex, o.BlockingPipeline = -1, -1
 	o.RetryDelay = func(_ int, _ rueidis.Completed, err error) time.Duration {
@@ -409,8 +407,8 @@ func (l *session) hangUp(addr string, sentinels []string) {
 // rueidis reports a lost connection too, but it may use the next one before it does:
 //
 //	old connection fails   caller dials anew   prober: PONG on the new one  <- would vouch for what was read on the old
-func (c *Client) dialer(o rueidis.ClientOption, l *session) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
-	dial := c.plainDialer(o)
+func (l *link) dialer(o rueidis.ClientOption, s *session) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+	dial := l.plainDialer(o)
 	return func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
 		conn, err := dial(ctx, dst, d, t)
 		if err != nil {
@@ -419,18 +417,18 @@ func (c *Client) dialer(o rueidis.ClientOption, l *session) func(context.Context
 		if o.DisableTCPNoDelay { // rueidis would look for the connection itself
 			disableNoDelay(conn)
 		}
-		watched := c.watch(conn, l.roads, dst)
+		watched := l.watch(conn, s.roads, dst)
 		if watched == nil { // rueidis's two readers would take each other's answers
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("aside: Options.Redis.DialCtxFn returned a connection to %s that it had returned before: each call must make one of its own", dst)}
 		}
-		l.dialed(dst, watched)
-		c.dialed(l, dst)
+		s.dialed(dst, watched)
+		l.dialed(s, dst)
 		return watched, nil
 	}
 }
 
 // plainDialer dials as the user wants it, until Close.
-func (c *Client) plainDialer(o rueidis.ClientOption) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+func (l *link) plainDialer(o rueidis.ClientOption) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 	dial := o.DialCtxFn
 	if dial == nil && o.DialFn != nil {
 		dial = func(_ context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
@@ -439,9 +437,9 @@ func (c *Client) plainDialer(o rueidis.ClientOption) func(context.Context, strin
 	}
 	if user := dial; user != nil { // rueidis has others wait for a dial that does not return
 		dial = func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (conn net.Conn, err error) {
-			if failed := c.contained("the dialer of Options.Redis", func() {
+			if failed := l.up.Contain("the dialer of Options.Redis", func() {
 				conn, err = user(ctx, dst, d, t)
-				err = examined(err)
+				err = l.up.Examine(err)
 			}); failed != nil {
 				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: failed}
 			}
@@ -459,7 +457,7 @@ func (c *Client) plainDialer(o rueidis.ClientOption) func(context.Context, strin
 	return func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(c.closing, cancel)()
+		defer context.AfterFunc(l.closing, cancel)()
 		conn, err := dial(ctx, dst, d, t)
 		if err == nil && conn == nil {
 			err = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("aside: Options.Redis.DialCtxFn returned neither a connection nor an error")}
@@ -478,9 +476,9 @@ func disableNoDelay(conn net.Conn) {
 }
 
 // dialed begins a new epoch for the shard at addr. With one shard the address says nothing: Sentinel may have moved it.
-func (c *Client) dialed(l *session, addr string) {
-	t := c.topo.Load()
-	if t == nil || t.session != l {
+func (l *link) dialed(s *session, addr string) {
+	t := l.topo.Load()
+	if t == nil || t.session != s {
 		return
 	}
 	for _, sh := range t.shards {
@@ -492,89 +490,83 @@ func (c *Client) dialed(l *session, addr string) {
 
 // invalidated is called by rueidis, in order with the replies of the connection. It must not block: rueidis fails the
 // calls that are pending on a lost connection only after it returns. It returns those keys that are not of probes.
-func (c *Client) invalidated(keys []rueidis.RedisMessage) (others []rueidis.RedisMessage) {
+func (l *link) invalidated(keys []rueidis.RedisMessage) (others []rueidis.RedisMessage) {
 	if keys == nil { // a connection is lost (it is not said which), or everything was flushed
-		c.counts.flushes.Add(1)
-		if t := c.topo.Load(); t != nil {
+		l.counts.flushes.Add(1)
+		if t := l.topo.Load(); t != nil {
 			for _, sh := range t.shards {
 				sh.newEpoch()
 			}
 		}
-		c.near.wakeAll()
-		c.flights.dropErrors()
+		l.up.Lost()
 		return nil
 	}
 	others = keys
 	for i := range keys {
 		key, err := keys[i].ToString()
 		switch {
-		case err == nil && c.heardProbe(key):
+		case err == nil && l.heardProbe(key):
 			if len(others) == len(keys) {
 				others = slices.Clone(keys[:i])
 			}
 			continue
 		case err == nil:
-			if e := c.near.peek(key); e != nil {
-				c.noteEarly(e)
-			}
-			c.near.drop(key)
-			c.flights.dropError(key)
+			l.up.Invalidated(key)
 		}
 		if len(others) < len(keys) {
 			others = append(others, keys[i])
 		}
 	}
-	c.counts.invalidations.Add(int64(len(others)))
+	l.counts.invalidations.Add(int64(len(others)))
 	return others
 }
 
 // connect runs until the first connection stands, then keeps the topology of a cluster up to date. It ends with Close.
-func (c *Client) connect(first chan error) {
-	defer c.background.Done()
-	tracked := !c.opt.Redis.DisableCache
+func (l *link) connect(first chan error) {
+	tracked := !l.opt.Redis.DisableCache
 	var away outageLog
 	var hint struct {
 		text string
 		at   int64 // in Client.now's time; 0: there is none
 	}
 	for backoff := 10 * time.Millisecond; ; backoff = min(2*backoff, maxBackoff) {
-		l, err := c.build(tracked)
+		s, err := l.build(tracked)
 		if errors.Is(err, rueidis.ErrNoCache) && tracked {
-			c.opt.Logger.Warn("aside: the server pushes no invalidations: no local memory, waiters poll; trying again", "error", err)
+			l.opt.Logger.Warn("aside: the server pushes no invalidations: no local memory, waiters poll; trying again", "error", err)
 			tracked = false
 			continue
 		}
 		if err == nil {
-			if err = c.refresh(l); err == nil {
+			if err = l.refresh(s); err == nil {
 				select {
 				case old := <-first:
 					_ = old // New has not read the last error, and need not
 				default:
 				}
 				first <- nil
-				c.follow(l)
+				l.follow(s)
 				return
 			}
-			l.close(l.redis)
+			s.close(s.redis)
 		}
-		if hint.at == 0 || c.now()-hint.at >= int64(hintEvery) {
-			hint.text, hint.at = c.hint(err), c.now()
+		if hint.at == 0 || l.now()-hint.at >= int64(hintEvery) {
+			hint.text, hint.at = l.hint(err), l.now()
 		}
-		err = c.unreachable(err, hint.text)
-		c.unreached.Store(&err)
+		err = l.unreachable(err, hint.text)
+		l.unreached.Store(&err)
 		select {
 		case first <- err:
 		default:
 		}
 		switch now := time.Now(); {
-		case c.closing.Err() != nil:
+		case l.closing.Err() != nil:
 		case away.since.IsZero():
-			away.begin(c, now)
-			c.opt.Logger.Warn("aside: cannot reach Redis, going on without it and trying again", "address", strings.Join(c.opt.Redis.InitAddress, ","), "error", err)
+			away.begin(l, now)
+			l.opt.Logger.Warn("aside: cannot reach Redis, going on without it and trying again", "address", strings.Join(l.opt.Redis.InitAddress, ","), "error", err)
 		case away.due(now):
-			c.opt.Logger.Warn("aside: Redis is still away", append(append([]any{"address", strings.Join(c.opt.Redis.InitAddress, ",")}, away.attrs(c, now)...), "error", err)...)
+			l.opt.Logger.Warn("aside: Redis is still away", append(append([]any{"address", strings.Join(l.opt.Redis.InitAddress, ",")}, away.line(now)...), "error", err)...)
 		}
-		if !c.sleep(jitter(backoff)) {
+		if !l.sleep(jitter(backoff)) {
 			return
 		}
 	}
@@ -654,15 +646,15 @@ func (s *spares) end() {
 }
 
 // build calls the user's ClientBuilder, which may neither panic through us nor keep Close waiting.
-func (c *Client) build(tracked bool) (*session, error) {
-	l := &session{tracked: tracked, roads: &c.roads}
-	redis, err := c.callBuilder(c.redisOption(l), func(late rueidis.Client) { l.close(late) })
-	l.redis = redis
-	return l, err
+func (l *link) build(tracked bool) (*session, error) {
+	s := &session{tracked: tracked, roads: &l.roads}
+	redis, err := l.callBuilder(l.redisOption(s), func(late rueidis.Client) { s.close(late) })
+	s.redis = redis
+	return s, err
 }
 
 // callBuilder is build for any option. late gets what is returned after Close.
-func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Client)) (redis rueidis.Client, err error) {
+func (l *link) callBuilder(option rueidis.ClientOption, late func(rueidis.Client)) (redis rueidis.Client, err error) {
 	type built struct {
 		redis rueidis.Client
 		err   error
@@ -670,9 +662,9 @@ func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Clie
 	done := make(chan built, 1)
 	go func() { // ends when ClientBuilder returns: rueidis's does within its dial timeouts, which Close cancels
 		var b built
-		if err := c.contained("Options.ClientBuilder", func() {
-			b.redis, b.err = c.opt.ClientBuilder(option)
-			b.err = examined(b.err)
+		if err := l.up.Contain("Options.ClientBuilder", func() {
+			b.redis, b.err = l.opt.ClientBuilder(option)
+			b.err = l.up.Examine(b.err)
 		}); err != nil {
 			b = built{err: fmt.Errorf("aside: Options.ClientBuilder did not return: %w", err)}
 		}
@@ -684,7 +676,7 @@ func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Clie
 	select {
 	case b := <-done:
 		return b.redis, b.err
-	case <-c.closing.Done():
+	case <-l.closing.Done():
 		go func() { // ends as above
 			if b := <-done; b.redis != nil {
 				late(b.redis)
@@ -696,13 +688,13 @@ func (c *Client) callBuilder(option rueidis.ClientOption, late func(rueidis.Clie
 
 // follow keeps the shards in step with a cluster's topology: every few seconds, and when an answer says that a slot has moved. Where
 // tracking was refused it asks for it again now and then.
-func (c *Client) follow(l *session) {
-	cluster, retrack := l.redis.Mode() == rueidis.ClientModeCluster, !l.tracked && !c.opt.Redis.DisableCache
+func (l *link) follow(s *session) {
+	cluster, retrack := s.redis.Mode() == rueidis.ClientModeCluster, !s.tracked && !l.opt.Redis.DisableCache
 	wait := time.Second
-	for again := c.now() + int64(wait); cluster || retrack; {
+	for again := l.now() + int64(wait); cluster || retrack; {
 		pause := defaultReconcile
 		switch {
-		case cluster && !c.connected():
+		case cluster && !l.connected():
 			pause = reconcileDown
 		case retrack:
 			pause = min(pause, wait)
@@ -710,62 +702,62 @@ func (c *Client) follow(l *session) {
 		timer := time.NewTimer(jitter(pause))
 		select {
 		case <-timer.C:
-		case <-c.moved:
+		case <-l.moved:
 			timer.Stop()
-		case <-c.closing.Done():
+		case <-l.closing.Done():
 			timer.Stop()
 			return
 		}
-		if retrack && c.now() >= again {
+		if retrack && l.now() >= again {
 			wait = min(2*wait, maxRetrack)
-			again = c.now() + int64(wait)
-			if next, ok := c.retracked(); ok {
-				l, retrack = next, false
+			again = l.now() + int64(wait)
+			if next, ok := l.retracked(); ok {
+				s, retrack = next, false
 				continue
 			}
 		}
 		if !cluster {
 			continue
 		}
-		if err := c.refresh(l); err != nil && c.closing.Err() == nil {
-			c.warn(&c.seldomRedis, "cannot read the cluster's topology", "error", err)
+		if err := l.refresh(s); err != nil && l.closing.Err() == nil {
+			l.up.Warn("cannot read the cluster's topology", "error", err)
 		}
-		if !c.sleep(20 * time.Millisecond) { // a burst of redirections is one refresh
+		if !l.sleep(20 * time.Millisecond) { // a burst of redirections is one refresh
 			return
 		}
 	}
 }
 
 // retracked goes over to a client with tracking, if that is permitted by now.
-func (c *Client) retracked() (l *session, ok bool) {
-	l, err := c.build(true)
+func (l *link) retracked() (s *session, ok bool) {
+	s, err := l.build(true)
 	if err != nil {
 		return nil, false
 	}
-	old := c.topo.Load()
-	if err := c.refresh(l); err != nil {
-		l.close(l.redis)
+	old := l.topo.Load()
+	if err := l.refresh(s); err != nil {
+		s.close(s.redis)
 		return nil, false
 	}
-	c.opt.Logger.Info("aside: the server pushes invalidations now, so the local memory is used", "addresses", c.opt.Redis.InitAddress)
-	c.inBackground(func() { // ends with that
-		c.sleep(2 * c.opt.RedisTimeout) // for the questions that are out
+	l.opt.Logger.Info("aside: the server pushes invalidations now, so the local memory is used", "addresses", l.opt.Redis.InitAddress)
+	l.up.InBackground(func() { // ends with that
+		l.sleep(2 * l.opt.RedisTimeout) // for the questions that are out
 		old.session.close(old.redis)
 	})
-	return l, true
+	return s, true
 }
 
 // refresh reads the topology and starts and stops probers accordingly. A shard whose slots have changed begins a new
 // epoch, so that nothing is served that another node may have changed.
-func (c *Client) refresh(l *session) error {
-	redis, old := l.redis, c.topo.Load()
-	next := &topology{session: l, redis: redis, since: time.Now()}
+func (l *link) refresh(s *session) error {
+	redis, old := s.redis, l.topo.Load()
+	next := &topology{session: s, redis: redis, since: time.Now()}
 	if redis.Mode() != rueidis.ClientModeCluster {
-		sh := c.newShard("", redis, l.tracked)
-		sh.session, next.shards = l, []*shard{sh}
+		sh := l.newShard("", redis, s.tracked)
+		sh.session, next.shards = s, []*shard{sh}
 	} else {
 		var err error
-		if next, err = c.readCluster(l, old); err != nil {
+		if next, err = l.readCluster(s, old); err != nil {
 			return err
 		}
 	}
@@ -775,48 +767,47 @@ func (c *Client) refresh(l *session) error {
 	var look sync.WaitGroup
 	for _, sh := range started {
 		look.Go(func() {
-			if ok := c.probe(sh); ok && sh.fresh.Load() {
-				c.lookAround(sh)
-				c.returned(sh)
+			if ok := l.probe(sh); ok && sh.fresh.Load() {
+				l.lookAround(sh)
+				l.returned(sh)
 			}
 		})
 	}
 	look.Wait()
-	c.topoMu.Lock()
-	defer c.topoMu.Unlock()
-	if c.closing.Err() != nil {
+	l.topoMu.Lock()
+	defer l.topoMu.Unlock()
+	if l.closing.Err() != nil {
 		return ErrClosed
 	}
 	switch {
 	case !next.holes:
-		c.noShard.mode.Store(int32(Healthy))
-		c.noShard.valid.Restore()
+		l.noShard.mode.Store(int32(Healthy))
+		l.noShard.valid.Restore()
 	case old == nil || !old.holes:
-		c.noShard.valid.Degrade(0)
-		c.noShard.mode.Store(int32(Degraded))
+		l.noShard.valid.Degrade(0)
+		l.noShard.mode.Store(int32(Degraded))
 	}
 	next.remember(old)
-	c.topo.Store(next)
+	l.topo.Store(next)
 	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.home.
 	nodes := redis.Nodes()
 	for _, sh := range gone {
 		sh.retire()
-		if sh.session == l && (nodes[sh.addr] == nil || sh.dead.Load()) { // nobody else will close it
-			l.close(sh.client)
+		if sh.session == s && (nodes[sh.addr] == nil || sh.dead.Load()) { // nobody else will close it
+			s.close(sh.client)
 		}
 	}
 	for _, sh := range lost {
 		sh.invalidateAll()
 	}
 	if filled {
-		c.noShard.valid.InvalidateAll()
+		l.noShard.valid.InvalidateAll()
 	}
 	for _, sh := range started {
-		c.background.Add(2)
-		go c.prober(sh)   // ends with sh.stop or Close
-		go c.replayer(sh) // so does this
+		l.up.InBackground(func() { l.prober(sh) }) // ends with sh.stop or Close
+		l.up.Started(sh)
 	}
-	c.rehomed(old, next, started)
+	l.rehomed(old, next, started)
 	for _, sh := range next.shards { // which may have got keys with records of another
 		sh.replayNow()
 	}
@@ -826,7 +817,7 @@ func (c *Client) refresh(l *session) error {
 				return nil
 			}
 		}
-		c.opt.Logger.Warn("aside: Redis accepts connections but cannot be used", "addresses", c.opt.Redis.InitAddress, "error", c.Health().Err)
+		l.opt.Logger.Warn("aside: Redis accepts connections but cannot be used", "addresses", l.opt.Redis.InitAddress, "error", l.health().err)
 	}
 	return nil
 }
@@ -863,17 +854,17 @@ func (t *topology) changes(old *topology) (started, gone, lost []*shard, filled 
 }
 
 // readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it with rueidis's nodes.
-func (c *Client) readCluster(l *session, old *topology) (*topology, error) {
-	nodes := l.redis.Nodes()
+func (l *link) readCluster(s *session, old *topology) (*topology, error) {
+	nodes := s.redis.Nodes()
 	var answer []rueidis.RedisMessage
 	var asked string
 	err := errors.New("no node is known")
 	for addr, node := range nodes { // in map order, which is random: the first that answers
 		asked = addr
-		ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
+		ctx, cancel := context.WithTimeout(l.closing, l.opt.RedisTimeout)
 		answer, err = node.Do(ctx, node.B().ClusterSlots().Build()).ToArray()
 		cancel()
-		if err == nil || c.closing.Err() != nil {
+		if err == nil || l.closing.Err() != nil {
 			break
 		}
 	}
@@ -881,12 +872,12 @@ func (c *Client) readCluster(l *session, old *topology) (*topology, error) {
 		return nil, fmt.Errorf("aside: CLUSTER SLOTS: %w", err)
 	}
 	byAddr := make(map[string]*shard)
-	if old != nil && old.session == l {
+	if old != nil && old.session == s {
 		for _, sh := range old.shards {
 			byAddr[sh.addr] = sh
 		}
 	}
-	t := &topology{session: l, redis: l.redis, bySlot: new([slot.Count]*shard), since: time.Now()}
+	t := &topology{session: s, redis: s.redis, bySlot: new([slot.Count]*shard), since: time.Now()}
 	ranges := make(map[*shard][]slotRange)
 	for _, row := range answer {
 		parts, err := row.ToArray()
@@ -911,8 +902,8 @@ func (c *Client) readCluster(l *session, old *topology) (*topology, error) {
 		}
 		sh := byAddr[addr]
 		if sh == nil || sh.dead.Load() {
-			sh = c.newShard(addr, node, l.tracked)
-			sh.session = l
+			sh = l.newShard(addr, node, s.tracked)
+			sh.session = s
 			byAddr[addr] = sh
 		}
 		if ranges[sh] == nil {
@@ -936,16 +927,16 @@ func (c *Client) readCluster(l *session, old *topology) (*topology, error) {
 }
 
 // topologyMoved asks for a look at the cluster's topology. It never blocks.
-func (c *Client) topologyMoved() {
+func (l *link) topologyMoved() {
 	select {
-	case c.moved <- struct{}{}:
+	case l.moved <- struct{}{}:
 	default:
 	}
 }
 
 // connected says whether every shard answers.
-func (c *Client) connected() bool {
-	t := c.topo.Load()
+func (l *link) connected() bool {
+	t := l.topo.Load()
 	if t == nil || t.holes {
 		return false
 	}
@@ -958,20 +949,20 @@ func (c *Client) connected() bool {
 }
 
 // failed notes that a question to sh was not answered and decides whether the shard is lost.
-func (c *Client) failed(sh *shard, err error, weight int32) {
-	if errors.Is(err, rueidis.ErrClosing) && c.closing.Err() == nil {
+func (l *link) failed(sh *shard, err error, weight int32) {
+	if errors.Is(err, rueidis.ErrClosing) && l.closing.Err() == nil {
 		sh.dead.Store(true)
-		c.topologyMoved()
+		l.topologyMoved()
 	}
 	if weight < decisive {
-		lapsed := weight > brokenOnly && sh.valid.Tracked() && c.now() >= max(sh.valid.Lease(), sh.alive.Load())
+		lapsed := weight > brokenOnly && sh.valid.Tracked() && l.now() >= max(sh.valid.Lease(), sh.alive.Load())
 		if sh.failing.Add(weight) < failuresToLose && !lapsed {
 			sh.probeNow()
 			return
 		}
 	}
 	sh.fresh.Store(false)
-	c.happened(sh, lost, explained(err))
+	l.happened(sh, lost, explained(err))
 }
 
 // verdict says what the error of a question means. judge is the one place that decides.
@@ -1074,13 +1065,13 @@ func isDial(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-func (c *Client) sleep(d time.Duration) bool {
+func (l *link) sleep(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-c.closing.Done():
+	case <-l.closing.Done():
 		return false
 	}
 }

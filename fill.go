@@ -150,15 +150,15 @@ func (l *load) store() {
 
 // fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
 func (l *load) fillOne() {
-	item, seat := &l.items[0], &l.one.seat
-	seat.key, seat.args, seat.load = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
+	item, request := &l.items[0], &l.one.request
+	request.key, request.args, request.owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
 	joins := item.shard.canBatch()
-	if joins && !item.shard.fillBatch.enter(seat) {
+	if joins && !item.shard.fillBatch.enter(request) {
 		return
 	}
-	moved, accepted, err := l.c.overLock(script.Fill, item, seat.args)
+	moved, accepted, err := l.c.overLock(script.Fill, item, request.args)
 	if joins {
-		item.shard.fillBatch.leave(l.c)
+		item.shard.fillBatch.leave(l.c.link)
 	}
 	l.filledOne(moved, accepted, err)
 }

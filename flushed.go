@@ -25,9 +25,6 @@ import (
 
 const flushKeySuffix = ":made"
 
-// flushKeyTTL is how long the key lives when nobody looks at it.
-func (c *Client) flushKeyTTL() time.Duration { return max(24*time.Hour, 2*c.opt.StampTTL) }
-
 // flushWatch is what is known of a shard's key. It belongs to the prober.
 type flushWatch struct {
 	key, run string // which key, in which life of the server
@@ -40,37 +37,37 @@ type flushWatch struct {
 const flushLookEvery = time.Minute // beside what gives reason to
 
 // lookAround follows a good probe: it looks whether this is one server, and whether it was flushed.
-func (c *Client) lookAround(sh *shard) {
-	if run, epoch := sh.run.Load(), sh.valid.Epoch(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch && c.lookForSpread(sh) {
+func (l *link) lookAround(sh *shard) {
+	if run, epoch := sh.run.Load(), sh.valid.Epoch(); sh.addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch && l.lookForSpread(sh) {
 		sh.watch.servers = epoch
 	}
-	if !c.mayBeFlushed(sh) {
+	if !l.mayBeFlushed(sh) {
 		return
 	}
-	c.judgeServers(sh)
-	c.lookForFlush(sh)
+	l.judgeServers(sh)
+	l.lookForFlush(sh)
 }
 
 // mayBeFlushed reports whether it is time to look: on a new connection, which a flush is taken for, too, and before a shard comes back.
-func (c *Client) mayBeFlushed(sh *shard) bool {
+func (l *link) mayBeFlushed(sh *shard) bool {
 	w := &sh.watch
-	return w.epoch != sh.valid.Epoch() || !sh.asks() || c.now()-w.at >= int64(flushLookEvery)
+	return w.epoch != sh.valid.Epoch() || !sh.asks() || l.now()-w.at >= int64(flushLookEvery)
 }
 
 // lookForFlush finds out whether the database was flushed since the last look. Where that cannot be known it concludes nothing.
-func (c *Client) lookForFlush(sh *shard) {
+func (l *link) lookForFlush(sh *shard) {
 	w, epoch, run := &sh.watch, sh.valid.Epoch(), sh.run.Load()
-	key, ok := c.flushKey(sh)
+	key, ok := l.flushKey(sh)
 	if !ok || run == nil || run.id == "" || run.epoch != epoch {
 		return
 	}
-	w.epoch, w.at = epoch, c.now()
-	ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
+	w.epoch, w.at = epoch, l.now()
+	ctx, cancel := context.WithTimeout(l.closing, l.opt.RedisTimeout)
 	defer cancel()
-	q := newCall(script.Made, key, milliseconds(c.flushKeyTTL()))
-	c.send(ctx, sh.client, []*call{q}, false)
+	q := newCall(script.Made, key, milliseconds(l.opt.FlushKeyTTL))
+	l.send(ctx, sh.client, []*call{q}, false)
 	if isNoScript(q.err) {
-		c.send(ctx, sh.client, []*call{q}, true)
+		l.send(ctx, sh.client, []*call{q}, true)
 	}
 	text, err := q.reply.ToString()
 	made, notNumber := strconv.ParseInt(text, 10, 64)
@@ -82,15 +79,13 @@ func (c *Client) lookForFlush(sh *shard) {
 	}
 	if w.key == key && w.run == run.id && made > w.made {
 		sh.flushedAt.Store(made)
-		if stats := c.store.Stats(); stats.Sets+stats.Fills > 0 {
-			c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.address(sh), "sets", stats.Sets, "loaded", stats.Fills)
-		}
+		l.up.Flushed(sh)
 	}
 	w.key, w.run, w.made = key, run.id, made
 }
 
 // flushKey is sh's; false if it has no slot.
-func (c *Client) flushKey(sh *shard) (string, bool) {
+func (l *link) flushKey(sh *shard) (string, bool) {
 	if sh.addr == "" {
 		return probeKeyPrefix + flushKeySuffix, true
 	}

@@ -59,11 +59,11 @@ type load struct {
 	valueTTL, absentTTL string // as Redis takes them, once needed
 
 	one struct { // what a load of one needs, in one piece of memory
-		keys  [1]string
-		out   [1]loaded
-		items [1]loadItem
-		fill  [1]*loadItem
-		seat  request
+		keys    [1]string
+		out     [1]loaded
+		items   [1]loadItem
+		fill    [1]*loadItem
+		request request
 	}
 
 	mu      sync.Mutex
@@ -301,7 +301,6 @@ func (l *load) observe(err error, took time.Duration) {
 // renewer keeps the locks of loaders that are slow: all that are due, in one question per shard. A lock that is lost stays
 // lost: its fill will be refused. It ends with Close.
 func (c *Client) renewer() {
-	defer c.background.Done()
 	tick := time.NewTicker(c.opt.LockTTL / 6)
 	defer tick.Stop()
 	for {

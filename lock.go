@@ -114,9 +114,6 @@ type call struct {
 	expects int64 // bytes of the answer, where they are known to be many
 
 	withheld string // the error that is to be answered, where the server would not read the arguments, see longest
-
-	found []finding // of a joint question, read from reply once for all its seats
-	ours  []int64
 }
 
 // untimely reports whether the server has refused q for the time, see lib/clock.lua in internal/script.
@@ -138,17 +135,17 @@ func newCall(s *script.Script, key string, args ...string) *call {
 }
 
 // run asks one question. It returns at the latest when ctx or RedisTimeout ends.
-func (c *Client) run(ctx context.Context, sh *shard, q *call) {
-	c.runAll(ctx, sh, q)
+func (l *link) run(ctx context.Context, sh *shard, q *call) {
+	l.runAll(ctx, sh, q)
 }
 
 // runAll asks several questions of one shard in one round trip.
-func (c *Client) runAll(ctx context.Context, sh *shard, calls ...*call) {
-	c.runFor(ctx, sh, c.opt.RedisTimeout, calls...)
+func (l *link) runAll(ctx context.Context, sh *shard, calls ...*call) {
+	l.runFor(ctx, sh, l.opt.RedisTimeout, calls...)
 }
 
 // runFor is runAll with another bound than RedisTimeout. Whatever the bound, what is on the way lengthens it, see traffic.go.
-func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, calls ...*call) {
+func (l *link) runFor(ctx context.Context, sh *shard, patience time.Duration, calls ...*call) {
 	fail := func(err error) {
 		for _, q := range calls {
 			q.err = err
@@ -158,14 +155,14 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 		fail(errNotAsked)
 		return
 	}
-	asked, passed := c.now(), sh.traffic.passed.Load()
+	asked, passed := l.now(), sh.traffic.passed.Load()
 	bytes, expected := sizes(calls)
 	guessed := sh.guess(calls)
 	patience += sh.sends(bytes, expected, asked)
 	defer sh.arrived(bytes, expected)
 	sh.guessed.Add(guessed)
 	defer sh.guessed.Add(-guessed)
-	ctx, limited, end := c.ask(ctx, sh, patience)
+	ctx, limited, end := l.ask(ctx, sh, patience)
 	defer end()
 	if err := sh.gate.enter(ctx); err != nil {
 		fail(fmt.Errorf("%w: %w", errGateFull, reason.Of(err)))
@@ -185,7 +182,7 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 
 	sh.longest.withhold(calls, asked)
 	epoch := sh.valid.Epoch()
-	c.send(ctx, sh.client, calls, false)
+	l.send(ctx, sh.client, calls, false)
 	sh.longest.learn(calls, epoch, asked)
 	var again, elsewhere []*call
 	for _, q := range calls {
@@ -197,21 +194,21 @@ func (c *Client) runFor(ctx context.Context, sh *shard, patience time.Duration, 
 		}
 	}
 	if len(again) > 0 {
-		c.send(ctx, sh.client, again, true)
+		l.send(ctx, sh.client, again, true)
 	}
 	for _, q := range elsewhere {
 		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
 		q.moved = true
 		if reply, ok := replyOf(q.err); ok {
 			if _, isAsk := reply.IsAsk(); !isAsk { // else it stays where it is, for the time being
-				c.topologyMoved()
+				l.topologyMoved()
 			}
 		}
-		if t := c.topo.Load(); t != nil {
+		if t := l.topo.Load(); t != nil {
 			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
 		}
 	}
-	c.conclude(sh, calls, limited, asked, passed)
+	l.conclude(sh, calls, limited, asked, passed)
 	sh.learn(calls, passed)
 }
 
@@ -237,7 +234,7 @@ func (q *call) size() (bytes int64) {
 
 // conclude draws the consequences of the answers for the shard and the statistics. passed is what had passed on the connection when
 // the question was asked.
-func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked, passed int64) {
+func (l *link) conclude(sh *shard, calls []*call, limited bool, asked, passed int64) {
 	var worst error
 	for _, q := range calls {
 		switch {
@@ -254,23 +251,23 @@ func (c *Client) conclude(sh *shard, calls []*call, limited bool, asked, passed 
 		}
 		return
 	}
-	c.counts.redisErrors.Add(1)
-	took := c.now() - asked
-	c.observe(Event{Kind: EventRedisError, Key: sh.addr, Duration: time.Duration(took), Err: worst})
+	l.counts.redisErrors.Add(1)
+	took := l.now() - asked
+	l.up.Observed(linkEvent{Kind: linkFailed, Addr: sh.addr, Duration: time.Duration(took), Err: worst})
 	switch what := judge(worst, limited); {
-	case (what == timedOut || what == gaveUp) && sh.flows(asked, passed, c.now(), c.opt.RedisTimeout):
+	case (what == timedOut || what == gaveUp) && sh.flows(asked, passed, l.now(), l.opt.RedisTimeout):
 	case what == timedOut:
-		c.failed(sh, worst, callersTimeout)
+		l.failed(sh, worst, callersTimeout)
 	case what == gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something
-		if errors.Is(worst, context.DeadlineExceeded) && took >= int64(c.opt.RedisTimeout)*2/5 {
-			c.failed(sh, worst, callersTimeout)
+		if errors.Is(worst, context.DeadlineExceeded) && took >= int64(l.opt.RedisTimeout)*2/5 {
+			l.failed(sh, worst, callersTimeout)
 		}
 	case what == away:
 		_, reply := rueidis.IsRedisErr(worst)
 		if reply || isDial(worst) || errors.Is(worst, rueidis.ErrClosing) {
-			c.failed(sh, worst, decisive)
+			l.failed(sh, worst, decisive)
 		} else {
-			c.failed(sh, worst, brokenOnly)
+			l.failed(sh, worst, brokenOnly)
 		}
 	}
 }
@@ -284,7 +281,7 @@ func boundedContext(ctx context.Context, patience time.Duration) (_ context.Cont
 	return ctx, true, cancel
 }
 
-func (c *Client) send(ctx context.Context, to rueidis.Client, calls []*call, whole bool) {
+func (l *link) send(ctx context.Context, to rueidis.Client, calls []*call, whole bool) {
 	if len(calls) == 1 {
 		q := calls[0]
 		q.reply, q.err = to.Do(ctx, q.command(to.B(), whole)).ToMessage()
@@ -332,12 +329,12 @@ type batch struct {
 
 // batches splits n keys into calls: by shard, in a cluster by slot, and so that none holds up the server for long. head
 // is given to each call; args appends what each key needs, always as many.
-func (c *Client) batches(s *script.Script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string) []*batch {
-	return c.batchesOf(s, head, n, key, args, nil)
+func (l *link) batches(s *script.Script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string) []*batch {
+	return l.batchesOf(s, head, n, key, args, nil)
 }
 
 // batchesOf is batches for answers whose bytes are known.
-func (c *Client) batchesOf(s *script.Script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string, answer func(i int) int64) []*batch {
+func (l *link) batchesOf(s *script.Script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string, answer func(i int) int64) []*batch {
 	type place struct {
 		shard *shard
 		slot  uint16
@@ -401,7 +398,7 @@ type pieces struct {
 //
 // A shard is asked in pieces, so that each has a RedisTimeout of its own and the questions of others get in between. The next one has twice as
 // many keys if that took little beside the round trip, and half as many if it took long. When it does not answer at all it is not asked for the rest.
-func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, use func(*batch)) {
+func (l *link) runBatches(ctx context.Context, all []*batch, pieces *pieces, use func(*batch)) {
 	byShard := make(map[*shard][]*batch, 1)
 	for _, b := range all {
 		byShard[b.shard] = append(byShard[b.shard], b)
@@ -409,7 +406,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 	ask := func(sh *shard, batches []*batch) {
 		var failed error
 		for room := cmp.Or(pieces.first, firstPiece); len(batches) > 0; {
-			if pieces.insist && (c.now() >= pieces.until || failed != nil || c.closing.Err() != nil) {
+			if pieces.insist && (l.now() >= pieces.until || failed != nil || l.closing.Err() != nil) {
 				room = math.MaxInt
 			}
 			calls, keys, bytes := make([]*call, 0, len(batches)), 0, int64(0)
@@ -421,25 +418,25 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 				}
 				calls = append(calls, &b.call)
 			}
-			began := c.now()
+			began := l.now()
 			switch {
 			case failed != nil && !pieces.insist:
 				for _, q := range calls {
 					q.err = fmt.Errorf("%w: %w", errLeftOut, reason.Of(failed))
 				}
 			default:
-				c.inTurn(ctx, sh, calls, func() {
-					began = c.now()
+				l.inTurn(ctx, sh, calls, func() {
+					began = l.now()
 					if pieces.before != nil {
 						pieces.before(sh, batches[:len(calls)])
 					}
-					c.runAll(ctx, sh, calls...)
+					l.runAll(ctx, sh, calls...)
 				})
 			}
-			switch took := time.Duration(c.now()-began) - sh.roundTrip(); {
-			case took < c.opt.RedisTimeout/8:
+			switch took := time.Duration(l.now()-began) - sh.roundTrip(); {
+			case took < l.opt.RedisTimeout/8:
 				room = min(2*room, maxPieceKeys)
-			case took > c.opt.RedisTimeout/4:
+			case took > l.opt.RedisTimeout/4:
 				room = max(room/2, maxBatchKeys)
 			}
 			if of := sh.perKey(); of > 0 {
@@ -453,7 +450,7 @@ func (c *Client) runBatches(ctx context.Context, all []*batch, pieces *pieces, u
 					continue
 				}
 				if len(b.keys) > 1 && isTryAgain(b.err) {
-					c.runSingly(ctx, b, use)
+					l.runSingly(ctx, b, use)
 				} else {
 					use(b)
 				}
@@ -480,14 +477,14 @@ func isTryAgain(err error) bool {
 }
 
 // runSingly asks for each key of b by itself.
-func (c *Client) runSingly(ctx context.Context, b *batch, use func(*batch)) {
+func (l *link) runSingly(ctx context.Context, b *batch, use func(*batch)) {
 	each := (len(b.args) - b.head) / len(b.keys)
 	for n, key := range b.keys {
 		at := b.head + n*each
 		one := &batch{shard: b.shard, of: b.of[n : n+1], head: b.head, call: call{
 			script: b.script, keys: []string{key}, args: append(slices.Clone(b.args[:b.head]), b.args[at:at+each]...),
 		}}
-		c.run(ctx, b.shard, &one.call)
+		l.run(ctx, b.shard, &one.call)
 		use(one)
 	}
 }

@@ -132,16 +132,16 @@ type modeState struct {
 
 // outageLog is what the log says of an outage. Guarded by whoever guards what it is about.
 type outageLog struct {
-	since time.Time // when it began
-	loads int64     // of Stats.Loads, then
-	said  time.Time // when a line was written last
+	since time.Time    // when it began
+	attrs func() []any // how it goes, as those above tell it
+	said  time.Time    // when a line was written last
 }
 
 const outageLineEvery = time.Minute
 
 // begin notes that an outage has just been said, or that the client begins without Redis.
-func (o *outageLog) begin(c *Client, now time.Time) {
-	*o = outageLog{since: now, loads: c.counts.loads.Load(), said: now}
+func (o *outageLog) begin(l *link, now time.Time) {
+	*o = outageLog{since: now, attrs: l.up.Outage(), said: now}
 }
 
 // due reports whether it is time for a line, and takes it as written.
@@ -153,13 +153,9 @@ func (o *outageLog) due(now time.Time) bool {
 	return true
 }
 
-// attrs are how it goes: since when, what waits, and what the loaders were spared.
-func (o *outageLog) attrs(c *Client, now time.Time) []any {
-	kept := c.store.Stats()
-	return []any{
-		"since", o.since.UTC().Format(time.RFC3339), "after", asText(now.Sub(o.since)), "pending", kept.Sets + kept.Deletes,
-		"bytes", kept.Bytes, "loads", c.counts.loads.Load() - o.loads,
-	}
+// line is how it goes, for the log: since when, and what those above know.
+func (o *outageLog) line(now time.Time) []any {
+	return append([]any{"since", o.since.UTC().Format(time.RFC3339), "after", asText(now.Sub(o.since))}, o.attrs()...)
 }
 
 // asText is a duration for the log, which a JSON handler would write as a number of nanoseconds.
@@ -171,29 +167,29 @@ func asText(d time.Duration) string {
 }
 
 // address is where sh is, for people.
-func (c *Client) address(sh *shard) string {
+func (l *link) address(sh *shard) string {
 	if sh.addr != "" {
 		return sh.addr
 	}
-	if c.opt.Redis.Sentinel.MasterSet != "" && sh.client != nil {
+	if l.opt.Redis.Sentinel.MasterSet != "" && sh.client != nil {
 		for addr := range sh.client.Nodes() {
 			return addr
 		}
 	}
-	return strings.Join(c.opt.Redis.InitAddress, ",")
+	return strings.Join(l.opt.Redis.InitAddress, ",")
 }
 
 // remind says once a minute that sh is away, and how it goes.
-func (c *Client) remind(sh *shard) {
+func (l *link) remind(sh *shard) {
 	now := time.Now()
 	sh.state.mu.Lock()
 	if Mode(sh.mode.Load()) != Degraded || sh.gone.Load() || !sh.state.away.due(now) {
 		sh.state.mu.Unlock()
 		return
 	}
-	attrs := append(sh.state.away.attrs(c, now), "error", sh.state.errLocked())
+	attrs := append(sh.state.away.line(now), "error", sh.state.errLocked())
 	sh.state.mu.Unlock()
-	c.opt.Logger.Warn("aside: Redis is still away", append([]any{"address", c.address(sh)}, attrs...)...)
+	l.opt.Logger.Warn("aside: Redis is still away", append([]any{"address", l.address(sh)}, attrs...)...)
 }
 
 // errLocked is what Health says of it.
@@ -223,7 +219,7 @@ const (
 func (sh *shard) asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
 
 // happened is the one place where a shard changes its mode: it logs that once, counts it and has the observers told.
-func (c *Client) happened(sh *shard, e modeEvent, why error) {
+func (l *link) happened(sh *shard, e modeEvent, why error) {
 	sh.state.mu.Lock()
 	from := Mode(sh.mode.Load())
 	to := from.after(e)
@@ -239,45 +235,45 @@ func (c *Client) happened(sh *shard, e modeEvent, why error) {
 	first := sh.fresh.Load() && from == Degraded
 	after := now.Sub(sh.state.away.since)
 	if to == Degraded {
-		sh.state.away.begin(c, now)
+		sh.state.away.begin(l, now)
 		// What memory holds may be used for a while yet: what was proven when the connection was last known to be well.
-		sh.valid.Degrade(c.until(c.opt.DegradedTTL))
+		sh.valid.Degrade(l.until(l.opt.DegradedTTL))
 		if primary := sh.primary.Load(); from == Healthy && primary != nil { // not what a connection that has just led elsewhere has told
 			sh.runIDBefore = *primary
 		}
 	}
 	if from == Degraded {
-		server, _ := c.serverTime(sh)
+		server, _ := l.serverTime(sh)
 		sh.backAt.Store(server)
 	}
 	sh.mode.Store(int32(to))
 	if from == Degraded {
 		sh.valid.Restore()
 	}
-	c.modes.announce(c, ModeChange{Shard: sh.addr, From: from, To: to, At: now, Err: why}, nil)
+	l.up.ModeChanged(shardChange{Shard: sh, From: from, To: to, At: now, Err: why})
 	sh.state.mu.Unlock()
 
 	switch to {
 	case Degraded:
-		c.counts.outages.Add(1)
-		c.opt.Logger.Warn("aside: Redis is away, going on without it", "address", c.address(sh), "from", from, "to", to, "error", why)
-		c.observe(Event{Kind: EventRedisAway, Key: sh.addr, Err: why})
+		l.counts.outages.Add(1)
+		l.opt.Logger.Warn("aside: Redis is away, going on without it", "address", l.address(sh), "from", from, "to", to, "error", why)
+		l.up.Observed(linkEvent{Kind: linkAway, Addr: sh.addr, Err: why})
 		sh.probeNow()
-		c.topologyMoved() // a replica may have taken over
-		c.near.wakeAll()  // nobody need wait for a push or a lock's end
+		l.topologyMoved() // a replica may have taken over
+		l.up.Woken()      // nobody need wait for a push or a lock's end
 	case Recovering:
-		c.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "address", c.address(sh), "from", from, "to", to, "after", asText(after))
-		c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
+		l.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "address", l.address(sh), "from", from, "to", to, "after", asText(after))
+		l.up.Observed(linkEvent{Kind: linkBack, Addr: sh.addr})
 		sh.replayNow()
 	case Healthy:
 		if first {
-			c.opt.Logger.Info("aside: connected", "address", c.address(sh))
+			l.opt.Logger.Info("aside: connected", "address", l.address(sh))
 		} else {
-			c.opt.Logger.Info("aside: Redis is well", "address", c.address(sh), "from", from, "to", to, "after", asText(after))
+			l.opt.Logger.Info("aside: Redis is well", "address", l.address(sh), "from", from, "to", to, "after", asText(after))
 		}
 		sh.replayNow() // a write may have been kept since returned has looked
 		if from == Degraded {
-			c.observe(Event{Kind: EventRedisBack, Key: sh.addr})
+			l.up.Observed(linkEvent{Kind: linkBack, Addr: sh.addr})
 		}
 	}
 }
@@ -292,7 +288,7 @@ func (sh *shard) because(why error) {
 }
 
 // flawed notes that something does not work although sh answers, or, with nil, that it does. What is new is logged once.
-func (c *Client) flawed(sh *shard, what flaw, why error) {
+func (l *link) flawed(sh *shard, what flaw, why error) {
 	if why == nil && sh.flaws.Load() == 0 {
 		return
 	}
@@ -310,25 +306,25 @@ func (c *Client) flawed(sh *shard, what flaw, why error) {
 	sh.flaws.Store(int32(len(sh.state.flaws)))
 	sh.state.mu.Unlock()
 	if why != nil && !known {
-		c.opt.Logger.Warn("aside: Redis answers, but does not work as it should", "address", c.address(sh), "error", why)
+		l.opt.Logger.Warn("aside: Redis answers, but does not work as it should", "address", l.address(sh), "error", why)
 	}
 }
 
 // until is the end of a duration that begins now, in Client.now's time; -1 has none.
-func (c *Client) until(d time.Duration) int64 {
-	if now := c.now(); d >= 0 && int64(d) < never-now {
+func (l *link) until(d time.Duration) int64 {
+	if now := l.now(); d >= 0 && int64(d) < never-now {
 		return now + int64(d)
 	}
 	return never
 }
 
 // returned is called by whoever has found a shard to be well while it is degraded.
-func (c *Client) returned(sh *shard) {
-	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills > 0 || sh.doubts.some.Load() {
-		c.happened(sh, back, nil)
+func (l *link) returned(sh *shard) {
+	if l.up.Unreplayed(sh) {
+		l.happened(sh, back, nil)
 		return
 	}
-	c.happened(sh, backEmpty, nil)
+	l.happened(sh, backEmpty, nil)
 }
 
 // comeback counts the good probes of a degraded shard. It belongs to the shard's prober.
@@ -433,30 +429,49 @@ var errNeverReached = errors.New("aside: Redis has not been reached yet")
 
 // Health says how the client is doing. It asks nobody.
 func (c *Client) Health() Health {
-	h := Health{Mode: Degraded, Since: c.started, Err: c.notReached(), Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
-	t := c.topo.Load()
+	all := c.link.health()
+	h := Health{Mode: all.mode, Since: all.since, Err: all.err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
+	for _, s := range all.shards {
+		h.Shards = append(h.Shards, ShardHealth{Addr: s.addr, Mode: s.mode, Since: s.since, Err: s.err})
+	}
+	return h
+}
+
+// state is how a shard, or all of them, are doing.
+type linkHealth struct {
+	addr   string // of a shard, where there are several
+	mode   Mode   // the worst of its shards'
+	since  time.Time
+	err    error // why it is degraded, or what does not work although it is not
+	shards []linkHealth
+}
+
+// health says how the shards are doing. It asks nobody.
+func (l *link) health() linkHealth {
+	h := linkHealth{mode: Degraded, since: l.began, err: l.notReached()}
+	t := l.topo.Load()
 	if t == nil {
 		return h
 	}
 	for i, sh := range t.shards {
 		sh.state.mu.Lock()
-		s := ShardHealth{Addr: sh.addr, Mode: Mode(sh.mode.Load()), Since: sh.state.since, Err: sh.state.errLocked()}
+		s := linkHealth{addr: sh.addr, mode: Mode(sh.mode.Load()), since: sh.state.since, err: sh.state.errLocked()}
 		sh.state.mu.Unlock()
-		h.Shards = append(h.Shards, s)
-		if i == 0 || badness(s.Mode) > badness(h.Mode) || s.Mode == h.Mode && h.Err == nil && s.Err != nil {
-			h.Mode, h.Since, h.Err = s.Mode, s.Since, s.Err
+		h.shards = append(h.shards, s)
+		if i == 0 || badness(s.mode) > badness(h.mode) || s.mode == h.mode && h.err == nil && s.err != nil {
+			h.mode, h.since, h.err = s.mode, s.since, s.err
 		}
 	}
-	slices.SortFunc(h.Shards, func(a, b ShardHealth) int { return cmp.Compare(a.Addr, b.Addr) })
-	if t.holes && h.Mode != Degraded {
-		h.Mode, h.Since, h.Err = Degraded, t.since, errHoles
+	slices.SortFunc(h.shards, func(a, b linkHealth) int { return cmp.Compare(a.addr, b.addr) })
+	if t.holes && h.mode != Degraded {
+		h.mode, h.since, h.err = Degraded, t.since, errHoles
 	}
 	return h
 }
 
 // notReached says why there is no connection yet.
-func (c *Client) notReached() error {
-	if why := c.unreached.Load(); why != nil {
+func (l *link) notReached() error {
+	if why := l.unreached.Load(); why != nil {
 		return fmt.Errorf("%w: %w", errNeverReached, reason.Of(*why))
 	}
 	return errNeverReached

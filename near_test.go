@@ -23,7 +23,7 @@ func (c *clock) now() int64 { return c.Load() }
 func newTestNear(bytes int64) (*memoryNear, *shard, *clock) {
 	c := new(clock)
 	c.Store(1)
-	sh := new(Client).newShard("", nil, true)
+	sh := newLooseLink().newShard("", nil, true)
 	sh.valid.Prove(sh.valid.Epoch(), never)
 	return newNear(newMemory(bytes, 0), 30*time.Second, c.now), sh, c
 }
@@ -63,7 +63,7 @@ func TestAPushThatOvertakesTheAnswerVoidsIt(t *testing.T) {
 
 func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 	n, sh, c := newTestNear(1 << 20)
-	other := new(Client).newShard("other", nil, true)
+	other := newLooseLink().newShard("other", nil, true)
 	other.valid.Prove(other.valid.Epoch(), never)
 	n.commit("k", n.reserve("k", sh), "v", false, time.Hour, 0)
 	n.commit("o", n.reserve("o", other), "v", false, time.Hour, 0)
@@ -82,7 +82,7 @@ func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
 
 func TestNothingIsKeptThatNobodyTellsUsOf(t *testing.T) {
 	n, _, _ := newTestNear(1 << 20)
-	untracked := new(Client).newShard("", nil, false)
+	untracked := newLooseLink().newShard("", nil, false)
 	require.Nil(t, n.commit("k", n.reserve("k", untracked), "v", false, time.Minute, 0))
 	none, sh, _ := newTestNear(-1)
 	require.Nil(t, none.commit("k", none.reserve("k", sh), "v", false, time.Minute, 0))

@@ -116,9 +116,8 @@ type Stats struct {
 type counters struct {
 	memoryHits striped // the only one on the hot path
 
-	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused   atomic.Int64
-	tooLarge, encodeErrors, decodeErrors, redisErrors, invalidations, flushes atomic.Int64
-	diskHits, journaled, outages, failovers, overloaded, goneEarly            atomic.Int64
+	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused          atomic.Int64
+	tooLarge, encodeErrors, decodeErrors, diskHits, journaled, overloaded, goneEarly atomic.Int64
 }
 
 // striped is a counter for a path on which a single contended word would be the slowest part.

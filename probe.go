@@ -71,10 +71,9 @@ type proof struct {
 	badSince int64 // when probes began to be refused; 0: they are not
 }
 
-func (c *Client) prober(sh *shard) {
-	defer c.background.Done()
-	defer func() { c.ears.Delete(sh.ear()) }() // which may be another by then
-	every := min(probeEvery, c.opt.StaleLease/4)
+func (l *link) prober(sh *shard) {
+	defer func() { l.ears.Delete(sh.ear()) }() // which may be another by then
+	every := min(probeEvery, l.opt.StaleLease/4)
 	var back comeback
 	for {
 		pause := jitter(every)
@@ -89,24 +88,24 @@ func (c *Client) prober(sh *shard) {
 		case <-sh.stop:
 			timer.Stop()
 			return
-		case <-c.closing.Done():
+		case <-l.closing.Done():
 			timer.Stop()
 			return
 		}
 		away := !sh.asks()
 		if away {
-			c.remind(sh)
+			l.remind(sh)
 		}
-		ok := c.probe(sh)
+		ok := l.probe(sh)
 		if ok {
-			c.lookAround(sh)
+			l.lookAround(sh)
 		}
 		switch {
 		case !away:
 			back = comeback{}
-		case back.probed(ok, sh.fresh.Load(), c.now()):
+		case back.probed(ok, sh.fresh.Load(), l.now()):
 			back = comeback{}
-			c.returned(sh)
+			l.returned(sh)
 		}
 	}
 }
@@ -120,48 +119,48 @@ func (sh *shard) ear() string {
 }
 
 // newProbeKey gives sh's probes a key that nobody has had before: in a cluster in some slot of the shard.
-func (c *Client) newProbeKey(sh *shard) {
-	c.ears.Delete(sh.ear())
-	key := probeKeyPrefix + ":" + c.stamps.client + ":" + strconv.FormatUint(c.probeKeys.Add(1), 36)
+func (l *link) newProbeKey(sh *shard) {
+	l.ears.Delete(sh.ear())
+	key := probeKeyPrefix + ":" + l.opt.ID + ":" + strconv.FormatUint(l.probeKeys.Add(1), 36)
 	if ranges := sh.slots.Load(); ranges != nil && len(*ranges) > 0 {
 		r := (*ranges)[rand.IntN(len(*ranges))]
 		key = probeKeyPrefix + "{" + slot.Tag(r.from+uint16(rand.IntN(int(r.to-r.from)+1))) + "}" + key[len(probeKeyPrefix):]
 	}
 	sh.probeKey.Store(&key)
 	sh.proof.key, sh.proof.used, sh.proof.made = key, false, false
-	c.ears.Store(key, sh)
+	l.ears.Store(key, sh)
 }
 
 // heardProbe counts a push of a probe key, and reports whether key is one.
-func (c *Client) heardProbe(key string) bool {
+func (l *link) heardProbe(key string) bool {
 	if !strings.HasPrefix(key, probeKeyPrefix) {
 		return false
 	}
-	if sh, ok := c.ears.Load(key); ok {
+	if sh, ok := l.ears.Load(key); ok {
 		sh.(*shard).heard.Add(1)
 		return true
 	}
-	c.near.drop(key)                                                                        // it may be somebody's all the same
-	return strings.Contains(key, c.stamps.client) || strings.HasSuffix(key, flushKeySuffix) // a late one, or what tells of a flush
+	l.up.Invalidated(key)                                                            // it may be somebody's all the same
+	return strings.Contains(key, l.opt.ID) || strings.HasSuffix(key, flushKeySuffix) // a late one, or what tells of a flush
 }
 
 // mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
 // for each connection, for those who wait for a push.
-func (c *Client) mustProve(sh *shard, epoch uint64) bool {
-	return sh.valid.Tracked() && !sh.several() && (c.near.cache != nil || sh.proof.epoch != epoch) && c.now() >= sh.proof.notBefore
+func (l *link) mustProve(sh *shard, epoch uint64) bool {
+	return sh.valid.Tracked() && !sh.several() && (l.opt.Memory || sh.proof.epoch != epoch) && l.now() >= sh.proof.notBefore
 }
 
 // probe finds out whether sh can be used.
-func (c *Client) probe(sh *shard) (ok bool) {
+func (l *link) probe(sh *shard) (ok bool) {
 	select { // a write that doubts the clock asks for a probe, too
 	case sh.probing <- struct{}{}:
 		defer func() { <-sh.probing }()
-	case <-time.After(c.opt.RedisTimeout): // the other may wait for us: an Observer that it has told something, and that writes
+	case <-time.After(l.opt.RedisTimeout): // the other may wait for us: an Observer that it has told something, and that writes
 		return false
 	}
 	for range probeTries {
 		var again bool
-		if ok, again = c.probeOnce(sh); !again {
+		if ok, again = l.probeOnce(sh); !again {
 			break
 		}
 	}
@@ -169,21 +168,21 @@ func (c *Client) probe(sh *shard) (ok bool) {
 }
 
 // probeOnce asks once. again: the key was gone, or its slot, and there is another one now.
-func (c *Client) probeOnce(sh *shard) (ok, again bool) {
+func (l *link) probeOnce(sh *shard) (ok, again bool) {
 	p := &sh.proof
-	limit := c.opt.RedisTimeout * 3 / 5
+	limit := l.opt.RedisTimeout * 3 / 5
 	if sh.failing.Load() > 0 && sh.asks() {
 		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
 	}
 	if !sh.asks() && !sh.fresh.Load() { // it may have to dial, and rueidis ends a dial with the context of who asks
-		limit += 2 * c.dialLimit
+		limit += 2 * l.dialLimit
 	}
-	ctx, cancel := context.WithTimeout(c.closing, limit)
+	ctx, cancel := context.WithTimeout(l.closing, limit)
 	defer cancel()
 	epoch := sh.valid.Epoch()
-	prove := c.mustProve(sh, epoch)
+	prove := l.mustProve(sh, epoch)
 	if p.key == "" || prove && !p.made && p.used || !sh.hasSlotOf(p.key) {
-		c.newProbeKey(sh)
+		l.newProbeKey(sh)
 	}
 	ttl := probeTTL.Milliseconds()
 	b := sh.client.B()
@@ -202,10 +201,10 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	if asksRun {
 		questions = append(questions, b.Info().Section("server").Build(), b.Info().Section("replication").Build(), b.ConfigGet().Parameter("proto-max-bulk-len").Build())
 	}
-	heard, passed, sent := sh.heard.Load(), sh.traffic.passed.Load(), c.now()
+	heard, passed, sent := sh.heard.Load(), sh.traffic.passed.Load(), l.now()
 	answers := sh.client.DoMulti(ctx, questions...)
 	heardOne := sh.heard.Load() > heard
-	if c.closing.Err() != nil {
+	if l.closing.Err() != nil {
 		return false, false
 	}
 	p.used = true
@@ -220,7 +219,7 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	}
 	var clock *clockSample
 	if err == nil {
-		clock, err = c.readClock(sh, answers[keyed+2], sent, limit)
+		clock, err = l.readClock(sh, answers[keyed+2], sent, limit)
 	}
 	if asksRun && err == nil {
 		server, _ := answers[keyed+3].ToString()
@@ -230,10 +229,10 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 		if run.replica {
 			err = errReplica
 		}
-		c.ran(sh, run)
+		l.ran(sh, run)
 	}
 	if err != nil {
-		c.probeFailed(sh, err, sh.flows(sent, passed, c.now(), limit))
+		l.probeFailed(sh, err, sh.flows(sent, passed, l.now(), limit))
 		return false, false
 	}
 
@@ -244,17 +243,17 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	sh.broken.Store(false)
 	elsewhere, gone := redirected(created, read, write)
 	if gone {
-		c.newProbeKey(sh)
-		c.topologyMoved()
+		l.newProbeKey(sh)
+		l.topologyMoved()
 		return false, true
 	}
 	if epoch != sh.valid.Epoch() { // the answer came on another connection than the entries
 		return true, false
 	}
-	sh.alive.Store(sent + int64(c.opt.StaleLease))
+	sh.alive.Store(sent + int64(l.opt.StaleLease))
 	sh.seen.Store(sent)
 	if elsewhere { // its slot is moving: that is a sign of life, but none of pushes
-		c.newProbeKey(sh)
+		l.newProbeKey(sh)
 		return true, true
 	}
 	if !prove {
@@ -266,26 +265,26 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 	case isReply(created, "OOM") && !p.full:
 		p.full, p.made = true, false
 		return true, true
-	case c.crowded(sh):
-		c.deafened(sh, fmt.Errorf("%w in order: the client has several connections to one server, and what is read on one is not proven by another: a ClientBuilder must not change PipelineMultiplex, and nobody else may use what it returns for blocking or dedicated commands (Client.Redis has connections of its own)", ErrNoInvalidations))
+	case l.crowded(sh):
+		l.deafened(sh, fmt.Errorf("%w in order: the client has several connections to one server, and what is read on one is not proven by another: a ClientBuilder must not change PipelineMultiplex, and nobody else may use what it returns for blocking or dedicated commands (Client.Redis has connections of its own)", ErrNoInvalidations))
 	case refusal != nil:
 		p.made = false
-		c.deafened(sh, fmt.Errorf("%w, or that cannot be proven: Redis refuses the probe key %s: %w; permit it (docs/OPERATIONS.md, Permissions), or see why Redis takes no writes", ErrNoInvalidations, quoted(p.key), refusal))
+		l.deafened(sh, fmt.Errorf("%w, or that cannot be proven: Redis refuses the probe key %s: %w; permit it (docs/OPERATIONS.md, Permissions), or see why Redis takes no writes", ErrNoInvalidations, quoted(p.key), refusal))
 	case existed == 0: // it was evicted, or flushed
 		p.made = false
 		return true, true
 	case !heardOne:
 		p.made = false
-		c.deafened(sh, fmt.Errorf("%w: a key that was read and then changed on this connection was not pushed before the next answer: %s", ErrNoInvalidations, noPushesRemedy))
+		l.deafened(sh, fmt.Errorf("%w: a key that was read and then changed on this connection was not pushed before the next answer: %s", ErrNoInvalidations, noPushesRemedy))
 	default:
 		p.made, p.full, p.epoch, p.pause, p.notBefore = true, false, epoch, 0, 0
-		c.flawed(sh, flawPushes, nil)
+		l.flawed(sh, flawPushes, nil)
 		if sh.valid.Hear() { // which begins an epoch
 			return true, true
 		}
-		sh.valid.Prove(epoch, sent+int64(c.opt.StaleLease))
-		if c.near.cache == nil {
-			c.newProbeKey(sh) // which is not made: nothing is written until the next connection
+		sh.valid.Prove(epoch, sent+int64(l.opt.StaleLease))
+		if !l.opt.Memory {
+			l.newProbeKey(sh) // which is not made: nothing is written until the next connection
 		}
 	}
 	return true, false
@@ -295,8 +294,8 @@ func (c *Client) probeOnce(sh *shard) (ok, again bool) {
 const crowdedProbes = 3
 
 // crowded reports whether there are several connections to sh's server.
-func (c *Client) crowded(sh *shard) bool {
-	if sh.session.open(sh.addr, c.sentinels()) < 2 {
+func (l *link) crowded(sh *shard) bool {
+	if sh.session.open(sh.addr, l.sentinels()) < 2 {
 		sh.proof.crowded = 0
 		return false
 	}
@@ -305,24 +304,24 @@ func (c *Client) crowded(sh *shard) bool {
 }
 
 // sentinels are the addresses that are not Redis's.
-func (c *Client) sentinels() []string {
-	if c.opt.Redis.Sentinel.MasterSet == "" {
+func (l *link) sentinels() []string {
+	if l.opt.Redis.Sentinel.MasterSet == "" {
 		return nil
 	}
-	return c.opt.Redis.InitAddress
+	return l.opt.Redis.InitAddress
 }
 
 // deafened notes that pushes do not arrive, or that this cannot be proven. What was read since they did, nobody knows since when they do
 // not, is given up; those who wait for a push ask again.
-func (c *Client) deafened(sh *shard, why error) {
+func (l *link) deafened(sh *shard, why error) {
 	p := &sh.proof
 	p.pause = min(max(2*p.pause, proofPause), maxProofPause)
-	p.notBefore = c.now() + int64(jitter(p.pause))
+	p.notBefore = l.now() + int64(jitter(p.pause))
 	if sh.valid.Deafen() {
 		sh.beginEpoch()
-		c.near.wakeAll()
+		l.up.Woken()
 	}
-	c.flawed(sh, flawPushes, why)
+	l.flawed(sh, flawPushes, why)
 }
 
 // errReplica is why a server is of no use that takes writes all the same.
@@ -402,11 +401,11 @@ func timeCommand(b rueidis.Builder, whole bool) rueidis.Completed {
 }
 
 // readClock reads the answer to timeQuestion, asked at sent.
-func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
+func (l *link) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
 	if isNoScript(answer.Error()) {
-		ctx, cancel := context.WithTimeout(c.closing, limit)
+		ctx, cancel := context.WithTimeout(l.closing, limit)
 		defer cancel()
-		sent = c.now()
+		sent = l.now()
 		answer = sh.client.Do(ctx, timeCommand(sh.client.B(), true))
 	}
 	clock, err := clockTime(answer)
@@ -416,7 +415,7 @@ func (c *Client) readClock(sh *shard, answer rueidis.RedisResult, sent int64, li
 	if err != nil {
 		return nil, err
 	}
-	return newClockSample(clock, sent, c.now()), nil
+	return newClockSample(clock, sent, l.now()), nil
 }
 
 // errNoScripts is why a server is of no use though it answers.
@@ -424,7 +423,7 @@ var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be
 
 // probeFailed weighs a probe without an answer, or with one that says that the server is of no use. flows: it may be behind something large
 // of ours.
-func (c *Client) probeFailed(sh *shard, err error, flows bool) {
+func (l *link) probeFailed(sh *shard, err error, flows bool) {
 	_, reply := replyOf(err)
 	if !errors.Is(err, net.ErrClosed) { // by redial, which had a reason
 		sh.because(explained(err))
@@ -433,24 +432,24 @@ func (c *Client) probeFailed(sh *shard, err error, flows bool) {
 	useless := reply || front || errors.Is(err, errReplica)
 	switch {
 	case useless, isDial(err), errors.Is(err, rueidis.ErrClosing):
-		c.failed(sh, err, decisive)
+		l.failed(sh, err, decisive)
 	case errors.Is(err, context.DeadlineExceeded) && flows:
 	case errors.Is(err, context.DeadlineExceeded):
-		c.failed(sh, err, probesTimeout)
+		l.failed(sh, err, probesTimeout)
 	case sh.broken.Swap(true): // and so was the one before
-		c.failed(sh, err, decisive)
+		l.failed(sh, err, decisive)
 	default:
-		c.failed(sh, err, brokenOnly)
+		l.failed(sh, err, brokenOnly)
 	}
 	if useless {
-		c.redial(sh, err)
+		l.redial(sh, err)
 	}
 }
 
 // redial gives up the connection to a server that answers and is of no use: a name, a balancer or a proxy may lead to another one by
 // now, and nothing else would ever end this connection. Each connection that is given up doubles the pause to the next.
-func (c *Client) redial(sh *shard, err error) {
-	p, now := &sh.proof, c.now()
+func (l *link) redial(sh *shard, err error) {
+	p, now := &sh.proof, l.now()
 	if p.badSince == 0 {
 		p.badSince = now
 	}
@@ -459,7 +458,7 @@ func (c *Client) redial(sh *shard, err error) {
 		return
 	}
 	p.redialed, p.pausing = now, jitter(min(max(2*p.pausing, redialPause), maxRedial))
-	sh.session.hangUp(sh.addr, c.sentinels())
+	sh.session.hangUp(sh.addr, l.sentinels())
 }
 
 // infoField returns a field of an answer to INFO, or "".

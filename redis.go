@@ -38,7 +38,7 @@ func (c *Client) Redis() (rueidis.Client, bool) {
 
 // lateClient is a rueidis client that is made when it is first needed. Safe for concurrent use.
 type lateClient struct {
-	c *Client // immutable
+	l *link // immutable
 
 	mu      sync.Mutex    // guards all below; never held while calling out
 	session *session      // nil until it is there
@@ -47,28 +47,28 @@ type lateClient struct {
 }
 
 // get returns the client.
-func (l *lateClient) get(ctx context.Context) (rueidis.Client, error) {
+func (c *lateClient) get(ctx context.Context) (rueidis.Client, error) {
 	for first := true; ; first = false {
-		l.mu.Lock()
-		if l.session != nil {
-			l.mu.Unlock()
-			return l.session.redis, nil
+		c.mu.Lock()
+		if c.session != nil {
+			c.mu.Unlock()
+			return c.session.redis, nil
 		}
-		if !first && l.making == nil && l.err != nil {
-			err := l.err
-			l.mu.Unlock()
+		if !first && c.making == nil && c.err != nil {
+			err := c.err
+			c.mu.Unlock()
 			return nil, err
 		}
-		if l.making == nil {
-			l.making, l.err = make(chan struct{}), nil
-			if !l.c.inBackground(l.make) { // ends with its dial
-				l.making = nil
-				l.mu.Unlock()
+		if c.making == nil {
+			c.making, c.err = make(chan struct{}), nil
+			if !c.l.up.InBackground(c.make) { // ends with its dial
+				c.making = nil
+				c.mu.Unlock()
 				return nil, ErrClosed
 			}
 		}
-		making := l.making
-		l.mu.Unlock()
+		making := c.making
+		c.mu.Unlock()
 		select {
 		case <-making:
 		case <-ctx.Done():
@@ -77,134 +77,134 @@ func (l *lateClient) get(ctx context.Context) (rueidis.Client, error) {
 	}
 }
 
-func (l *lateClient) make() {
+func (c *lateClient) make() {
 	made := &session{roads: new(roads)} // what passes there says nothing of ours
-	option := l.c.baseOption()
-	if t := l.c.topo.Load(); t != nil && !t.session.tracked {
+	option := c.l.baseOption()
+	if t := c.l.topo.Load(); t != nil && !t.session.tracked {
 		option.DisableCache, option.OnInvalidations = true, nil
 	}
-	option.DialCtxFn = l.c.dialer(option, made)
-	redis, err := l.c.callBuilder(option, func(late rueidis.Client) { made.close(late) })
+	option.DialCtxFn = c.l.dialer(option, made)
+	redis, err := c.l.callBuilder(option, func(late rueidis.Client) { made.close(late) })
 	made.redis = redis
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err = err; err == nil {
-		l.session = made
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err = err; err == nil {
+		c.session = made
 	}
-	close(l.making)
-	l.making = nil
+	close(c.making)
+	c.making = nil
 }
 
 // end closes it for good; nobody makes it any more.
-func (l *lateClient) end() {
-	l.mu.Lock()
-	made := l.session
-	l.mu.Unlock()
+func (c *lateClient) end() {
+	c.mu.Lock()
+	made := c.session
+	c.mu.Unlock()
 	if made != nil {
 		made.close(made.redis)
 	}
 }
 
 // now is get for what has no context.
-func (l *lateClient) now() (rueidis.Client, error) {
-	ctx, cancel := context.WithTimeout(l.c.closing, l.c.opt.ConnectTimeout)
+func (c *lateClient) now() (rueidis.Client, error) {
+	ctx, cancel := context.WithTimeout(c.l.closing, c.l.opt.ConnectTimeout)
 	defer cancel()
-	return l.get(ctx)
+	return c.get(ctx)
 }
 
 // connect sees to it that the client is there. It takes ConnectTimeout at most.
-func (l *lateClient) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, l.c.opt.ConnectTimeout)
+func (c *lateClient) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.l.opt.ConnectTimeout)
 	defer cancel()
 	for {
-		_, err := l.get(ctx)
-		if err == nil || ctx.Err() != nil || !l.c.connected() || !l.c.sleep(jitter(20*time.Millisecond)) {
+		_, err := c.get(ctx)
+		if err == nil || ctx.Err() != nil || !c.l.connected() || !c.l.sleep(jitter(20*time.Millisecond)) {
 			return err
 		}
 	}
 }
 
 // known is the client that everybody uses, for what needs no connection.
-func (l *lateClient) known() rueidis.Client { return l.c.topo.Load().redis }
+func (c *lateClient) known() rueidis.Client { return c.l.topo.Load().redis }
 
-func (l *lateClient) B() rueidis.Builder       { return l.known().B() }
-func (l *lateClient) Mode() rueidis.ClientMode { return l.known().Mode() }
-func (l *lateClient) Close()                   {}
+func (c *lateClient) B() rueidis.Builder       { return c.known().B() }
+func (c *lateClient) Mode() rueidis.ClientMode { return c.known().Mode() }
+func (c *lateClient) Close()                   {}
 
-func (l *lateClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	redis, err := l.get(ctx)
+func (c *lateClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return rueidis.NewErrorResult(err)
 	}
 	return redis.Do(ctx, cmd)
 }
 
-func (l *lateClient) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
-	redis, err := l.get(ctx)
+func (c *lateClient) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return errorResults(len(multi), err)
 	}
 	return redis.DoMulti(ctx, multi...)
 }
 
-func (l *lateClient) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
-	redis, err := l.get(ctx)
+func (c *lateClient) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return rueidis.NewErrorResult(err)
 	}
 	return redis.DoCache(ctx, cmd, ttl)
 }
 
-func (l *lateClient) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
-	redis, err := l.get(ctx)
+func (c *lateClient) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return errorResults(len(multi), err)
 	}
 	return redis.DoMultiCache(ctx, multi...)
 }
 
-func (l *lateClient) DoStream(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResultStream {
-	redis, err := l.get(ctx)
+func (c *lateClient) DoStream(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResultStream {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return rueidis.NewErrorResultStream(err)
 	}
 	return redis.DoStream(ctx, cmd)
 }
 
-func (l *lateClient) DoMultiStream(ctx context.Context, multi ...rueidis.Completed) rueidis.MultiRedisResultStream {
-	redis, err := l.get(ctx)
+func (c *lateClient) DoMultiStream(ctx context.Context, multi ...rueidis.Completed) rueidis.MultiRedisResultStream {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return rueidis.NewErrorResultStream(err)
 	}
 	return redis.DoMultiStream(ctx, multi...)
 }
 
-func (l *lateClient) Receive(ctx context.Context, subscribe rueidis.Completed, fn func(rueidis.PubSubMessage)) error {
-	redis, err := l.get(ctx)
+func (c *lateClient) Receive(ctx context.Context, subscribe rueidis.Completed, fn func(rueidis.PubSubMessage)) error {
+	redis, err := c.get(ctx)
 	if err != nil {
 		return err
 	}
 	return redis.Receive(ctx, subscribe, fn)
 }
 
-func (l *lateClient) Dedicated(fn func(rueidis.DedicatedClient) error) error {
-	redis, err := l.now()
+func (c *lateClient) Dedicated(fn func(rueidis.DedicatedClient) error) error {
+	redis, err := c.now()
 	if err != nil {
 		return err
 	}
 	return redis.Dedicated(fn)
 }
 
-func (l *lateClient) Dedicate() (rueidis.DedicatedClient, func()) {
-	redis, err := l.now()
+func (c *lateClient) Dedicate() (rueidis.DedicatedClient, func()) {
+	redis, err := c.now()
 	if err != nil {
-		return unconnected{l.B, err}, func() {}
+		return unconnected{c.B, err}, func() {}
 	}
 	return redis.Dedicate()
 }
 
-func (l *lateClient) Nodes() map[string]rueidis.Client {
-	redis, err := l.now()
+func (c *lateClient) Nodes() map[string]rueidis.Client {
+	redis, err := c.now()
 	if err != nil {
 		return nil
 	}

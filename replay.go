@@ -309,7 +309,6 @@ func (c *Client) replaying(r Replay) {
 
 // replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
 func (c *Client) replayer(sh *shard) {
-	defer c.background.Done()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for {

@@ -32,8 +32,8 @@ var (
 
 // lookForSpread finds out, on a new connection, whether scripts go to several servers. Where it cannot be known it concludes nothing. false: there was
 // no answer, so it is to be asked again.
-func (c *Client) lookForSpread(sh *shard) (done bool) {
-	ctx, cancel := context.WithTimeout(c.closing, c.opt.RedisTimeout)
+func (l *link) lookForSpread(sh *shard) (done bool) {
+	ctx, cancel := context.WithTimeout(l.closing, l.opt.RedisTimeout)
 	defer cancel()
 	questions := make([]rueidis.Completed, spreadKeys)
 	for i := range questions {
@@ -54,20 +54,20 @@ func (c *Client) lookForSpread(sh *shard) (done bool) {
 }
 
 // judgeServers says what has been found, or takes it back.
-func (c *Client) judgeServers(sh *shard) {
+func (l *link) judgeServers(sh *shard) {
 	turned := sh.turned.Load()
 	switch {
 	case sh.spread.Load():
-		c.flawed(sh, flawServers, errSpread)
-	case turned != 0 && c.now()-turned < int64(turnsFor):
-		c.flawed(sh, flawServers, errTurns)
+		l.flawed(sh, flawServers, errSpread)
+	case turned != 0 && l.now()-turned < int64(turnsFor):
+		l.flawed(sh, flawServers, errTurns)
 	default:
 		sh.turned.Store(0)
-		c.flawed(sh, flawServers, nil)
+		l.flawed(sh, flawServers, nil)
 	}
 	if sh.several() && sh.valid.Deafen() { // what was read is given up, and who waits for a push asks again
 		sh.beginEpoch()
-		c.near.wakeAll()
+		l.up.Woken()
 	}
 }
 

@@ -174,11 +174,11 @@ func (sh *shard) roundTrip() time.Duration {
 // never been reached it is this machine's clock, and nobody knows how far that is off (-1). Two clocks are asked: the
 // monotonic one stands still while the machine sleeps, the other may be set. Where they part, nobody knows which is right; the
 // later one is taken, so that what happens now is later than what has happened.
-func (c *Client) serverTime(sh *shard) (now, slack int64) {
+func (l *link) serverTime(sh *shard) (now, slack int64) {
 	wall := time.Now().UnixMicro()
 	if sh != nil {
 		if s := sh.clock.Load(); s != nil {
-			at := c.now()
+			at := l.now()
 			steady, set := at/int64(time.Microsecond)+s.ahead, wall+s.wallAhead
 			return max(steady, set), s.error + (at-s.at)/int64(time.Second)*driftPPM + max(steady-set, set-steady)
 		}

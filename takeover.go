@@ -3,7 +3,6 @@ package aside
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -120,17 +119,17 @@ func (d *doubts) settled(record *fallback.Record) {
 }
 
 // ran notes which server answers for sh, on which connection.
-func (c *Client) ran(sh *shard, run *runID) {
+func (l *link) ran(sh *shard, run *runID) {
 	sh.run.Store(run)
 	if run.id == "" || run.replica {
 		return
 	}
 	if before := sh.primary.Swap(&run.id); before == nil || *before != run.id {
-		sh.inTurns(run, c.now())
+		sh.inTurns(run, l.now())
 		if before == nil {
 			return
 		}
-		c.tookOver(sh, sh, func(string) bool { return true }, "runBefore", *before, "run", run.id)
+		l.tookOver(sh, sh, func(string) bool { return true }, "runBefore", *before, "run", run.id)
 	}
 }
 
@@ -153,7 +152,7 @@ func (t *topology) remember(old *topology) {
 }
 
 // rehomed notes that a cluster's slots have another primary: by a failover, or because they were moved there.
-func (c *Client) rehomed(old, next *topology, started []*shard) {
+func (l *link) rehomed(old, next *topology, started []*shard) {
 	if old == nil || next.bySlot == nil || old.bySlot == nil {
 		return
 	}
@@ -163,26 +162,22 @@ func (c *Client) rehomed(old, next *topology, started []*shard) {
 				sh.state.mu.Lock()
 				sh.runIDBefore = "of another node"
 				sh.state.mu.Unlock()
-				c.tookOver(sh, before, func(key string) bool { return old.shardOf(key) != sh }, "nodeBefore", before.addr)
+				l.tookOver(sh, before, func(key string) bool { return old.shardOf(key) != sh }, "nodeBefore", before.addr)
 				break
 			}
 		}
 	}
 }
 
-// tookOver says that another server answers for sh than did for before, and has it look at what it may lack of the keys that were elsewhere. What counts
-// is when the other was well last: how long it took until somebody took over says nothing of what was replicated.
-func (c *Client) tookOver(sh, before *shard, elsewhere func(key string) bool, attrs ...any) {
-	c.counts.failovers.Add(1)
-	last := c.now()
+// tookOver says that another server answers for sh than did for before.
+func (l *link) tookOver(sh, before *shard, had func(key string) bool, attrs ...any) {
+	l.counts.failovers.Add(1)
+	last := l.now()
 	if seen := before.seen.Load(); seen > 0 {
 		last = min(last, seen)
 	}
-	lacking := c.recent.since(last - int64(recentFor))
-	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.shardOf(key) != sh || !elsewhere(key) })
-	sh.doubts.add(lacking)
-	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.address(sh), "recentWrites", len(lacking)}, attrs...)...)
-	c.inBackground(func() { c.observe(Event{Kind: EventFailover, Key: sh.addr}) }) // ends with the Observer; the caller may hold topoMu
+	l.up.TookOver(takeover{Shard: sh, Since: last, Had: had, Attrs: attrs})
+	l.up.InBackground(func() { l.up.Observed(linkEvent{Kind: linkFailover, Addr: sh.addr}) }) // ends with the Observer; the caller may hold topoMu
 	sh.replayNow()
 }
 

@@ -71,7 +71,7 @@ func (r *roads) to(addr string) *traffic {
 // answers, to which a large one is a long silence, so its own limit (ConnWriteTimeout) is set far beyond this one.
 type watchedConn struct {
 	net.Conn
-	c         *Client
+	l         *link
 	node, all *traffic
 
 	writes atomic.Int32 // since something was last read
@@ -82,20 +82,20 @@ type watchedConn struct {
 }
 
 // watch returns nil for a connection that is watched already.
-func (c *Client) watch(conn net.Conn, roads *roads, addr string) *watchedConn {
+func (l *link) watch(conn net.Conn, roads *roads, addr string) *watchedConn {
 	if reflect.TypeOf(conn).Comparable() {
-		if _, twice := c.conns.LoadOrStore(conn, true); twice {
+		if _, twice := l.conns.LoadOrStore(conn, true); twice {
 			return nil
 		}
 	}
-	w := &watchedConn{Conn: conn, c: c, node: roads.to(addr), all: roads.to("")}
+	w := &watchedConn{Conn: conn, l: l, node: roads.to(addr), all: roads.to("")}
 	w.look = time.AfterFunc(time.Hour, w.hangUpIfQuiet) // so that the field is set before it runs
 	w.look.Reset(quietLook)
 	return w
 }
 
 func (w *watchedConn) pass(n int) (now int64) {
-	now = w.c.now()
+	now = w.l.now()
 	w.node.pass(n, now)
 	w.all.pass(n, now)
 	return now
@@ -113,7 +113,7 @@ func (w *watchedConn) Read(b []byte) (int, error) {
 
 func (w *watchedConn) Write(b []byte) (written int, err error) {
 	if w.writes.Add(1) == 1 {
-		w.quiet.Store(w.c.now())
+		w.quiet.Store(w.l.now())
 	}
 	for err == nil && len(b)-written > largePiece {
 		var n int
@@ -137,7 +137,7 @@ func (w *watchedConn) hangUpIfQuiet() {
 	if w.closed.Load() {
 		return
 	}
-	quiet := time.Duration(w.c.now() - w.quiet.Load())
+	quiet := time.Duration(w.l.now() - w.quiet.Load())
 	if w.writes.Load() > 1 && quiet > quietToHang+atLinkRate(min(w.unread.Load(), mostUnseen)) {
 		w.hangUp()
 		return
@@ -157,7 +157,7 @@ func (w *watchedConn) Close() error {
 	w.closed.Store(true)
 	w.look.Stop()
 	if reflect.TypeOf(w.Conn).Comparable() {
-		w.c.conns.Delete(w.Conn)
+		w.l.conns.Delete(w.Conn)
 	}
 	return w.Conn.Close()
 }
@@ -166,7 +166,7 @@ func (w *watchedConn) Close() error {
 type commandContext struct {
 	context.Context // ends with the caller's
 
-	c        *Client
+	l        *link
 	sh       *shard
 	asked    int64
 	passed   int64 // on the shard's connection, when it was asked
@@ -177,11 +177,11 @@ type commandContext struct {
 }
 
 // ask begins a question, which end must follow. limited reports that its bound comes before the caller's deadline.
-func (c *Client) ask(ctx context.Context, sh *shard, patience time.Duration) (_ context.Context, limited bool, end func()) {
+func (l *link) ask(ctx context.Context, sh *shard, patience time.Duration) (_ context.Context, limited bool, end func()) {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}
 	}
-	q := &commandContext{c: c, sh: sh, asked: c.now(), passed: sh.traffic.passed.Load(), patience: patience}
+	q := &commandContext{l: l, sh: sh, asked: l.now(), passed: sh.traffic.passed.Load(), patience: patience}
 	q.Context, q.cancel = context.WithCancel(ctx)
 	q.timer = time.AfterFunc(time.Hour, q.look) // so that the field is set before it runs
 	q.timer.Reset(patience)
@@ -193,7 +193,7 @@ func (c *Client) ask(ctx context.Context, sh *shard, patience time.Duration) (_ 
 
 // look ends the question if it has been waited for long enough.
 func (q *commandContext) look() {
-	left := q.ends() - q.c.now()
+	left := q.ends() - q.l.now()
 	if left <= 0 {
 		q.late.Store(true)
 		q.cancel()
@@ -205,8 +205,8 @@ func (q *commandContext) look() {
 func (q *commandContext) ends() int64 {
 	t := q.sh.traffic
 	all := q.asked + int64(q.patience+q.sh.preparing()+atLinkRate(t.passed.Load()-q.passed))
-	quiet := max(q.asked, t.at.Load()) + int64(q.c.opt.RedisTimeout+q.sh.unseen())
-	return min(all, max(quiet, q.asked+int64(q.c.opt.RedisTimeout)))
+	quiet := max(q.asked, t.at.Load()) + int64(q.l.opt.RedisTimeout+q.sh.unseen())
+	return min(all, max(quiet, q.asked+int64(q.l.opt.RedisTimeout)))
 }
 
 // Deadline hides the caller's.
@@ -345,7 +345,7 @@ func (t *turns) callLocked() {
 }
 
 // inTurn has do ask calls, when it is their turn if they are large.
-func (c *Client) inTurn(ctx context.Context, sh *shard, calls []*call, do func()) {
+func (l *link) inTurn(ctx context.Context, sh *shard, calls []*call, do func()) {
 	bytes, expected := sizes(calls)
 	if large := max(bytes, expected); sh.asks() && large >= maxBatchBytes {
 		if !sh.turns.take(ctx, large) {

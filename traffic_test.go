@@ -11,8 +11,8 @@ import (
 
 func TestHalfOfTheRingMayBeOut(t *testing.T) {
 	for scale, room := range map[int]int64{0: 512, 1: 1, 3: 4, 9: 256, 10: 512, 14: 512} {
-		c := &Client{opt: Options{Redis: rueidis.ClientOption{RingScaleEachConn: scale}}}
-		require.Equal(t, room, c.inFlightRoom(), "RingScaleEachConn %d", scale)
+		l := &link{opt: linkOptions{Redis: rueidis.ClientOption{RingScaleEachConn: scale}}}
+		require.Equal(t, room, l.inFlightRoom(), "RingScaleEachConn %d", scale)
 	}
 }
 

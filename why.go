@@ -25,15 +25,15 @@ func dialTimeout(secure *tls.Config) time.Duration {
 
 // unreachable says why Redis cannot be reached so that somebody can mend it: with the address, and with what a look at it shows where the error alone
 // does not tell. rueidis says "EOF" where the server has too many clients, and "context deadline exceeded" where it does not speak TLS.
-func (c *Client) unreachable(err error, hint string) error {
-	where := strings.Join(c.opt.Redis.InitAddress, ", ")
+func (l *link) unreachable(err error, hint string) error {
+	where := strings.Join(l.opt.Redis.InitAddress, ", ")
 	if errors.Is(err, ErrClosed) {
 		return err
 	}
 	if _, reply := replyOf(err); hint != "" && !reply {
 		return fmt.Errorf("%s: %w: %s", where, reason.Of(err), hint)
 	}
-	for _, addr := range c.opt.Redis.InitAddress {
+	for _, addr := range l.opt.Redis.InitAddress {
 		if strings.Contains(err.Error(), addr) {
 			return err
 		}
@@ -42,8 +42,8 @@ func (c *Client) unreachable(err error, hint string) error {
 }
 
 // hint looks at the first address; "" if the error says it all, or nothing is to be seen there.
-func (c *Client) hint(err error) string {
-	o := c.baseOption()
+func (l *link) hint(err error) string {
+	o := l.baseOption()
 	if _, reply := replyOf(err); reply || errors.Is(err, ErrClosed) {
 		return ""
 	}
@@ -51,9 +51,9 @@ func (c *Client) hint(err error) string {
 	if o.Sentinel.MasterSet != "" {
 		dialer, secure, where = &o.Sentinel.Dialer, o.Sentinel.TLSConfig, "Options.Redis.Sentinel"
 	}
-	ctx, cancel := context.WithTimeout(c.closing, dialer.Timeout)
+	ctx, cancel := context.WithTimeout(l.closing, dialer.Timeout)
 	defer cancel()
-	dial := c.plainDialer(o)
+	dial := l.plainDialer(o)
 	conn, dialErr := dial(ctx, o.InitAddress[0], dialer, nil)
 	if dialErr != nil {
 		return ""

@@ -397,13 +397,13 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 var errClocks = errors.New("the server that runs the scripts has another clock than the one that was asked for the time, so writes are refused as too late or too early: connect to one Redis, without what spreads commands over several")
 
 // judgeClock notes whether the clock that sh was asked for is the one by which it does q.
-func (c *Client) judgeClock(sh *shard, q *call) {
+func (l *link) judgeClock(sh *shard, q *call) {
 	switch {
 	case q.err != nil:
 	case q.untimely():
-		c.flawed(sh, flawClock, errClocks)
+		l.flawed(sh, flawClock, errClocks)
 	default:
-		c.flawed(sh, flawClock, nil)
+		l.flawed(sh, flawClock, nil)
 	}
 }
 

@@ -1,0 +1,100 @@
+package aside
+
+import (
+	"maps"
+	"time"
+
+	"github.com/redaside/aside/fallback"
+)
+
+// What the Client does when the link has something to tell.
+
+// newLink makes the floor that asks Redis.
+func (c *Client) newLink() *link {
+	return newLink(c.closing, linkOptions{
+		Redis: c.opt.Redis, ClientBuilder: c.opt.ClientBuilder, ConnectTimeout: c.opt.ConnectTimeout, RedisTimeout: c.opt.RedisTimeout,
+		StaleLease: c.opt.StaleLease, DegradedTTL: c.opt.DegradedTTL, FlushKeyTTL: max(24*time.Hour, 2*c.opt.StampTTL),
+		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.client, Logger: c.opt.Logger,
+	}, linkHooks{
+		InBackground: c.inBackground,
+		Contain:      c.contained,
+		Told:         c.told,
+		Examine:      examined,
+		Warn:         func(msg string, args ...any) { c.warn(&c.seldomRedis, msg, args...) },
+		Invalidated:  c.invalidated,
+		Lost:         c.lost,
+		Woken:        func() { c.near.wakeAll() },
+		ModeChanged:  c.modeChanged,
+		Observed:     c.observed,
+		Outage:       c.outageBegins,
+		Unreplayed:   c.unreplayed,
+		Started:      func(sh *shard) { c.inBackground(func() { c.replayer(sh) }) }, // ends with sh.stop or Close
+		TookOver:     c.tookOver,
+		Flushed:      c.flushed,
+		SendLocks:    c.sendLocks,
+		SendFills:    c.sendFills,
+	})
+}
+
+// told runs a function of the user's that is told something, and logs what keeps it from returning.
+func (c *Client) told(what string, fn func()) {
+	if err := c.contained(what, fn); err != nil {
+		c.warn(&c.seldomObserver, what+" did not return", "error", err)
+	}
+}
+
+// invalidated forgets what is known of a key that has changed.
+func (c *Client) invalidated(key string) {
+	if e := c.near.peek(key); e != nil {
+		c.noteEarly(e)
+	}
+	c.near.drop(key)
+	c.flights.dropError(key)
+}
+
+// lost is called when anything may have changed.
+func (c *Client) lost() {
+	c.near.wakeAll()
+	c.flights.dropErrors()
+}
+
+func (c *Client) modeChanged(change shardChange) {
+	c.modes.announce(c, ModeChange{Shard: change.Shard.addr, From: change.From, To: change.To, At: change.At, Err: change.Err}, nil)
+}
+
+// observed tells the observer what has happened to a shard.
+func (c *Client) observed(e linkEvent) {
+	kind := [...]EventKind{linkFailed: EventRedisError, linkAway: EventRedisAway, linkBack: EventRedisBack, linkFailover: EventFailover}[e.Kind]
+	c.observe(Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err})
+}
+
+// outageBegins returns how an outage goes, for the log: what waits, and what the loaders were spared.
+func (c *Client) outageBegins() func() []any {
+	loads := c.counts.loads.Load()
+	return func() []any {
+		kept := c.store.Stats()
+		return []any{"pending", kept.Sets + kept.Deletes, "bytes", kept.Bytes, "loads", c.counts.loads.Load() - loads}
+	}
+}
+
+// unreplayed reports whether there is anything that sh may have to be told.
+func (c *Client) unreplayed(sh *shard) bool {
+	kept := c.store.Stats()
+	return kept.Sets+kept.Deletes+kept.Fills > 0 || sh.doubts.some.Load()
+}
+
+// flushed says that what was kept for sh, and is from before it was flushed, will not be brought back.
+func (c *Client) flushed(sh *shard) {
+	if kept := c.store.Stats(); kept.Sets+kept.Fills > 0 {
+		c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.address(sh), "sets", kept.Sets, "loaded", kept.Fills)
+	}
+}
+
+// tookOver has a server that has taken over looked at for what it may lack. What counts is when the other was well last: how long it
+// took until somebody took over says nothing of what was replicated.
+func (c *Client) tookOver(t takeover) {
+	lacking := c.recent.since(t.Since - int64(recentFor))
+	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.shardOf(key) != t.Shard || !t.Had(key) })
+	t.Shard.doubts.add(lacking)
+	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.address(t.Shard), "recentWrites", len(lacking)}, t.Attrs...)...)
+}

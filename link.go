@@ -1,0 +1,146 @@
+package aside
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// link is the floor that asks Redis: which primary has a key, whether it lives, what time it is there, how commands get to it, and what an error
+// means. It knows nothing of caching. What it has to tell, it tells through linkHooks. Safe for concurrent use.
+type link struct {
+	// Immutable.
+	opt       linkOptions
+	up        linkHooks
+	began     time.Time // for now
+	dialLimit time.Duration
+	closing   context.Context // ends with Close
+
+	// The topology. topoMu is held while topo is replaced and probers are started; whoever reads topo takes what is there.
+	topo    atomic.Pointer[topology] // nil until Redis has been reached
+	topoMu  sync.Mutex
+	moved   chan struct{} // asks follow to look at once; buffered, never blocks
+	noShard *shard        // stands in where no shard is known; degraded while there is such a place; immutable
+
+	// The connections.
+	conns      sync.Map              // net.Conns that are open
+	roads      roads                 // what passes on them
+	lateClient lateClient            // for the user's own commands
+	unreached  atomic.Pointer[error] // why there was no connection yet, at the last attempt
+
+	// Probes.
+	probeKeys atomic.Uint64 // made so far
+	ears      sync.Map      // the shards whose probes have a key, by that key
+
+	counts linkCounts
+}
+
+// linkOptions is what a link goes by. Redis and the durations are complete.
+type linkOptions struct {
+	Redis          rueidis.ClientOption
+	ClientBuilder  func(rueidis.ClientOption) (rueidis.Client, error)
+	ConnectTimeout time.Duration
+	RedisTimeout   time.Duration
+	StaleLease     time.Duration // how long what was read may be used without a proof that nothing was missed
+	DegradedTTL    time.Duration // and while Redis is away; -1: without a bound
+	FlushKeyTTL    time.Duration // of the keys by which a flush is noticed
+	Memory         bool          // what is read is kept, so that pushes must be proven all the time
+	ID             string        // of the client, in the names of its probe keys
+	Logger         *slog.Logger
+}
+
+// linkHooks is what a link tells, and asks, those above it. None is nil. None may block, but for Contain and Told.
+type linkHooks struct {
+	InBackground func(fn func()) bool // runs fn in a goroutine that Close waits for; false: closing, it does not run
+
+	Contain func(what string, fn func()) error // runs the user's code; the error says what kept it from returning
+	Told    func(what string, fn func())       // likewise, and logs that
+	Examine func(err error) error              // returns an error of the user's, or another if its methods panic
+	Warn    func(msg string, args ...any)      // logs something that may happen often
+
+	Invalidated func(key string) // key has changed
+	Lost        func()           // a connection is gone, or all was flushed: anything may have changed. Epochs have been raised
+	Woken       func()           // nobody need wait for a push any more
+
+	ModeChanged func(c shardChange)  // called with the shard's lock held: to be queued
+	Observed    func(e linkEvent)    //
+	Outage      func() func() []any  // an outage begins: what is returned tells, for the log, how it goes
+	Unreplayed  func(sh *shard) bool // reports whether there is anything to replay
+	Started     func(sh *shard)      // sh is used from now on
+	TookOver    func(t takeover)     // another server answers
+	Flushed     func(sh *shard)      // sh's database was flushed
+	SendLocks   func(sh *shard, requests []*request)
+	SendFills   func(sh *shard, requests []*request)
+}
+
+// shardChange is one change of a shard's mode.
+type shardChange struct {
+	Shard    *shard
+	From, To Mode
+	At       time.Time
+	Err      error // why it was lost; nil otherwise
+}
+
+// linkEvent is what has happened to a shard.
+type linkEvent struct {
+	Kind     linkEventKind
+	Addr     string
+	Duration time.Duration // of linkFailed
+	Err      error
+}
+
+type linkEventKind int
+
+const (
+	linkFailed   linkEventKind = iota // commands were not answered, or with an error
+	linkAway                          // the shard is degraded
+	linkBack                          // it answers again
+	linkFailover                      // another server answers for it than before
+)
+
+// linkCounts is what a link has counted since it began.
+type linkCounts struct {
+	invalidations, flushes, redisErrors, outages, failovers atomic.Int64
+}
+
+// takeover says that another server answers for a shard than before.
+type takeover struct {
+	Shard *shard
+	Since int64                 // when the other was last known to be well, in link.now's time
+	Had   func(key string) bool // reports whether the other had key
+	Attrs []any                 // for the log: which other
+}
+
+// newLink makes a link that has no connection yet; run makes one. closing ends it.
+func newLink(closing context.Context, opt linkOptions, up linkHooks) *link {
+	l := &link{opt: opt, up: up, began: time.Now(), closing: closing, moved: make(chan struct{}, 1)}
+	l.lateClient.l = l
+	l.dialLimit = l.baseOption().Dialer.Timeout
+	l.noShard = l.newShard("", nil, false)
+	return l
+}
+
+// now is the time since newLink, in nanoseconds of the monotonic clock; never 0.
+func (l *link) now() int64 { return int64(time.Since(l.began)) + 1 }
+
+// freeze runs fn while no topology is replaced. Where fn ends closing none is replaced afterwards.
+func (l *link) freeze(fn func()) {
+	l.topoMu.Lock()
+	defer l.topoMu.Unlock()
+	fn()
+}
+
+// end closes the connections, once closing has ended and nobody asks any more.
+func (l *link) end() {
+	l.lateClient.end()
+	if t := l.topo.Load(); t != nil {
+		t.session.close(t.redis)
+		for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
+			t.session.close(sh.client)
+		}
+	}
+}
