@@ -1,5 +1,6 @@
-// Report reads what go test -json prints and says what matters of it: each package as it ends, what failed and why, what
-// was skipped, and every half minute which tests are running. It adds "passed failed skipped" as a line to a file.
+// Report reads what go test -json prints and says what matters of it: each package as it ends, what
+// failed and why, what was skipped, and every half minute which tests are running. It adds "passed
+// failed skipped" as a line to a file.
 //
 //	make test TESTFLAGS=-json | report counts.txt
 //	go test -json ./... | report -skips counts.txt

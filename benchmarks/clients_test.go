@@ -19,7 +19,8 @@ func TestMain(m *testing.M) { bench.Main(m) }
 // users is a client under measurement, as its user sees it.
 type users interface {
 	get(ctx context.Context, key string, load func(context.Context, string) (bench.User, error)) (bench.User, error)
-	// Get is the same for what is stored, without a codec: for what a round trip costs, which a codec would blur on both sides.
+	// Get is the same for what is stored, without a codec: for what a round trip costs, which a
+	// codec would blur on both sides.
 	Get(ctx context.Context, key string, load func(context.Context, string) (string, error)) (string, error)
 	// stored waits until what get has loaded for key is in Redis: aside's does not.
 	stored(ctx context.Context, key string) error
@@ -57,7 +58,8 @@ func (a *asideUsers) stored(ctx context.Context, key string) error {
 	return err
 }
 
-// peerUsers does what a typed client of that protocol does: encode what was loaded, decode what was got.
+// peerUsers does what a typed client of that protocol does: encode what was loaded, decode what was
+// got.
 type peerUsers struct{ *peer.Client }
 
 func newPeer(tb testing.TB, addr string) *peerUsers {

@@ -15,8 +15,9 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// BenchmarkHotHit: one key that everybody has in memory, all cores. "rueidis" is DoCache and json.Unmarshal, which is what a
-// typed Get of rueidisaside or valkeyaside consists of on a hit. "otter" is the floor: a map of decoded values, no Redis.
+// BenchmarkHotHit: one key that everybody has in memory, all cores. "rueidis" is DoCache and
+// json.Unmarshal, which is what a typed Get of rueidisaside or valkeyaside consists of on a hit.
+// "otter" is the floor: a map of decoded values, no Redis.
 func BenchmarkHotHit(b *testing.B) {
 	ctx := context.Background()
 	b.Run("lib=aside", func(b *testing.B) {
@@ -81,7 +82,8 @@ func BenchmarkHotHit(b *testing.B) {
 	})
 }
 
-// newGoRedisCache has a local TinyLFU for a minute, without invalidation, and the same codec as the others.
+// newGoRedisCache has a local TinyLFU for a minute, without invalidation, and the same codec as the
+// others.
 func newGoRedisCache() (*cache.Cache, func()) {
 	r := redis.NewClient(&redis.Options{Addr: bench.Addr()})
 	c := cache.New(&cache.Options{
@@ -97,7 +99,8 @@ func newGoRedisCache() (*cache.Cache, func()) {
 	return c, func() { _ = r.Close() }
 }
 
-// BenchmarkZipf: 10,000 keys asked for as Zipf says, so that some are much hotter than others; misses are loaded.
+// BenchmarkZipf: 10,000 keys asked for as Zipf says, so that some are much hotter than others;
+// misses are loaded.
 func BenchmarkZipf(b *testing.B) {
 	const n = 10_000
 	ctx := context.Background()
@@ -133,8 +136,8 @@ func BenchmarkZipf(b *testing.B) {
 	})
 }
 
-// BenchmarkFirstRead: 64 callers read keys that are in Redis and not yet in this process, as strings. "rueidis" is a plain
-// GET on its pipelined connections: what the round trip alone costs.
+// BenchmarkFirstRead: 64 callers read keys that are in Redis and not yet in this process, as
+// strings. "rueidis" is a plain GET on its pipelined connections: what the round trip alone costs.
 func BenchmarkFirstRead(b *testing.B) {
 	ctx := context.Background()
 	read := func(b *testing.B, get func(key string) error) {
@@ -172,8 +175,9 @@ func BenchmarkFirstRead(b *testing.B) {
 	})
 }
 
-// BenchmarkColdMiss: 64 callers ask for keys that are nowhere, as strings; the loader does nothing. Beside the time: what one miss, and
-// the next read of it by the same process, cost in round trips and commands.
+// BenchmarkColdMiss: 64 callers ask for keys that are nowhere, as strings; the loader does nothing.
+// Beside the time: what one miss, and the next read of it by the same process, cost in round trips
+// and commands.
 func BenchmarkColdMiss(b *testing.B) {
 	ctx := context.Background()
 	for _, lib := range []string{"aside", "peer"} {

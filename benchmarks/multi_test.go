@@ -32,8 +32,8 @@ func asideMulti(c *asideUsers) multiGetter {
 	}
 }
 
-// lockFree is what one writes by hand over rueidis: DoMultiCache, the loader for what is missing, a pipeline of SET. No
-// locks, so each process that misses loads.
+// lockFree is what one writes by hand over rueidis: DoMultiCache, the loader for what is missing, a
+// pipeline of SET. No locks, so each process that misses loads.
 func lockFree(r rueidis.Client) multiGetter {
 	return func(ctx context.Context, keys []string) (map[string]bench.User, error) {
 		reads := make([]rueidis.CacheableTTL, len(keys))
@@ -94,7 +94,8 @@ var multiLibs = []struct {
 	}},
 }
 
-// BenchmarkGetMultiHot: 100 keys that are in memory, all cores. "rueidis" is DoMultiCache and json.Unmarshal.
+// BenchmarkGetMultiHot: 100 keys that are in memory, all cores. "rueidis" is DoMultiCache and
+// json.Unmarshal.
 func BenchmarkGetMultiHot(b *testing.B) {
 	ctx := context.Background()
 	for _, lib := range multiLibs {
@@ -120,8 +121,9 @@ func BenchmarkGetMultiHot(b *testing.B) {
 	}
 }
 
-// BenchmarkGetMultiCold: 100 keys that are nowhere, one call after another. aside locks each of them; "rueidis" locks none.
-// Beside the time: what a call, and the next one for the same keys, cost in round trips and commands.
+// BenchmarkGetMultiCold: 100 keys that are nowhere, one call after another. aside locks each of
+// them; "rueidis" locks none. Beside the time: what a call, and the next one for the same keys,
+// cost in round trips and commands.
 func BenchmarkGetMultiCold(b *testing.B) {
 	ctx := context.Background()
 	for _, lib := range multiLibs {

@@ -32,7 +32,8 @@ func newDegraded(tb testing.TB, dir string) *asideUsers {
 	return &asideUsers{Client: c, typed: aside.Typed(c, codec.JSON[bench.User]())}
 }
 
-// BenchmarkDegradedHit is BenchmarkHotHit without Redis: what was loaded since, in memory. Compare with lib=healthy.
+// BenchmarkDegradedHit is BenchmarkHotHit without Redis: what was loaded since, in memory. Compare
+// with lib=healthy.
 func BenchmarkDegradedHit(b *testing.B) {
 	ctx := context.Background()
 	for name, open := range map[string]func(testing.TB) *asideUsers{
@@ -60,8 +61,8 @@ func BenchmarkDegradedHit(b *testing.B) {
 	}
 }
 
-// BenchmarkDegradedSet is a Set without Redis by 64 writers, durable when it returns (journal.Always), and what it takes to
-// write one file for each, and its name, as durably.
+// BenchmarkDegradedSet is a Set without Redis by 64 writers, durable when it returns
+// (journal.Always), and what it takes to write one file for each, and its name, as durably.
 func BenchmarkDegradedSet(b *testing.B) {
 	ctx := context.Background()
 	b.Run("lib=aside", func(b *testing.B) {

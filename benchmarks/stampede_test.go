@@ -14,9 +14,10 @@ import (
 	"github.com/redaside/aside/benchmarks/internal/bench"
 )
 
-// BenchmarkStampede: 4 clients × 200 callers ask for one cold key at once; the loader takes 50 ms. The clients are in one
-// process here, so that peers can be compared; examples/stampede has 4 real processes. One iteration is one round: run
-// it with -benchtime=50x. The wake-up is from the loader's return until a caller has its value: fill, push, wake. "channels" is the floor: as many
+// BenchmarkStampede: 4 clients × 200 callers ask for one cold key at once; the loader takes 50 ms.
+// The clients are in one process here, so that peers can be compared; examples/stampede has 4 real
+// processes. One iteration is one round: run it with -benchtime=50x. The wake-up is from the
+// loader's return until a caller has its value: fill, push, wake. "channels" is the floor: as many
 // goroutines that wait for a channel, and nothing else.
 func BenchmarkStampede(b *testing.B) {
 	const (
@@ -94,8 +95,9 @@ func ms(sorted []time.Duration, q float64) float64 {
 	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Microseconds()) / 1000
 }
 
-// wakeByChannel is what is left of a stampede without a cache: goroutines that each wait for a channel of their client's, for the client and for
-// a context, as callers do, and are all told at once.
+// wakeByChannel is what is left of a stampede without a cache: goroutines that each wait for a
+// channel of their client's, for the client and for a context, as callers do, and are all told at
+// once.
 func wakeByChannel(clients, perClient int) (wakes []time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -132,8 +134,8 @@ func wakeByChannel(clients, perClient int) (wakes []time.Duration) {
 	return wakes
 }
 
-// BenchmarkMemory: 10⁶ distinct keys through one client with MemoryBytes at its default of 64 MiB. One iteration is all of
-// them: run it with -benchtime=1x.
+// BenchmarkMemory: 10⁶ distinct keys through one client with MemoryBytes at its default of 64 MiB.
+// One iteration is all of them: run it with -benchtime=1x.
 func BenchmarkMemory(b *testing.B) {
 	const (
 		keys        = 1_000_000
@@ -191,9 +193,11 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// BenchmarkWakeUp: 4 clients with one caller each ask for one cold key; the loader takes 5 ms. The wake-up is from when the
-// client that has loaded knows that the value is stored until each of the others has it: one round trip, from idleness. (In BenchmarkStampede it is mostly 800 goroutines that
-// share the cores.) "rueidis" is a GET by itself every 5 ms, which finds everybody as fast asleep. Run it with -benchtime=100x.
+// BenchmarkWakeUp: 4 clients with one caller each ask for one cold key; the loader takes 5 ms. The
+// wake-up is from when the client that has loaded knows that the value is stored until each of the
+// others has it: one round trip, from idleness. (In BenchmarkStampede it is mostly 800 goroutines
+// that share the cores.) "rueidis" is a GET by itself every 5 ms, which finds everybody as fast
+// asleep. Run it with -benchtime=100x.
 func BenchmarkWakeUp(b *testing.B) {
 	const (
 		clients = 4

@@ -30,7 +30,8 @@ var (
 	sinkUser   user
 )
 
-// The cases named "… copy" and "… no copy" are what the codec does not do: they say what its one copy costs, and saves.
+// The cases named "… copy" and "… no copy" are what the codec does not do: they say what its one
+// copy costs, and saves.
 func BenchmarkJSON(b *testing.B) {
 	c, u := codec.JSON[user](), aUser()
 	s, err := c.Encode(u)

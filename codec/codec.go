@@ -2,20 +2,22 @@ package codec
 
 // Codec turns values of T into the bytes that Redis keeps, and back. Safe for concurrent use.
 //
-// Encodings are strings because nobody can change a string: what is cached is handed to many decoders at once, and none of them can
-// spoil it for the others.
+// Encodings are strings because nobody can change a string: what is cached is handed to many
+// decoders at once, and none of them can spoil it for the others.
 //
 // The rules, which package codectest checks:
 //
-//   - Decode(Encode(v)) equals v, as far as the format can say it; where it cannot, the codec's documentation tells what comes back.
-//     Every encoding stands alone: it can be decoded by another process, in any order, any number of times.
-//   - Decode never panics, whatever the bytes, and returns an error for what it cannot read. The value that comes with an error
-//     means nothing.
-//   - Decode keeps no state, does not change s, and returns a value that shares no mutable memory with an earlier result or with s:
-//     what it returned is the caller's to change.
-//   - Encode does not change v and does not retain it: changing v afterwards changes nothing that was encoded. It may be called with
-//     a value that other goroutines are reading.
-//   - The empty string is an encoding like any other: Encode may return it and Decode may be given it.
+//   - Decode(Encode(v)) equals v, as far as the format can say it; where it cannot, the codec's
+//     documentation tells what comes back. Every encoding stands alone: it can be decoded by
+//     another process, in any order, any number of times.
+//   - Decode never panics, whatever the bytes, and returns an error for what it cannot read. The
+//     value that comes with an error means nothing.
+//   - Decode keeps no state, does not change s, and returns a value that shares no mutable memory
+//     with an earlier result or with s: what it returned is the caller's to change.
+//   - Encode does not change v and does not retain it: changing v afterwards changes nothing that
+//     was encoded. It may be called with a value that other goroutines are reading.
+//   - The empty string is an encoding like any other: Encode may return it and Decode may be given
+//     it.
 //
 // An error should not quote the value: it ends up in logs.
 type Codec[T any] interface {

@@ -18,18 +18,22 @@
 //	zstd.New        values are some hundred bytes and repetitive; it   marker and zstd,      switch it on in two steps:
 //	                wraps any of the above                             or the inner bytes    see there
 //
-// msgpack, proto and zstd are packages of their own beneath this one, so that only those who import them link them.
+// msgpack, proto and zstd are packages of their own beneath this one, so that only those who import
+// them link them.
 //
-// What a codec cannot say stands in its documentation. A view compares what the first loads return with what comes back, and logs where they differ. What is never
-// read back, or cannot be encoded, is loaded at every call: a line a minute in the log names the view and its type, and Stats counts EncodeErrors and DecodeErrors.
+// Each codec's documentation says what it cannot represent. A view compares what the first loads
+// return with what comes back, and logs where they differ. What is never read back, or cannot be
+// encoded, is loaded at every call: a line a minute in the log names the view and its type, and
+// Stats counts EncodeErrors and DecodeErrors.
 //
 // # Changing a type
 //
-// Cached values outlive a deployment, so two versions of T read each other's bytes for a while. JSON, msgpack and Gob skip fields that
-// they do not know and leave absent ones zero; that is right when a field is added, and wrong when its meaning changes: then change
-// the key (a version in its prefix), so that the old values are not found. What does not decode is a miss, never a wrong answer (so is, to JSON and
-// MessagePack, an object of which no member is a field; Gob refuses that by itself, and Func decides by its functions):
-// it is loaded again and replaced.
+// Cached values outlive a deployment, so two versions of T read each other's bytes for a while.
+// JSON, msgpack and Gob skip fields that they do not know and leave absent ones zero; that is right
+// when a field is added, and wrong when its meaning changes: then change the key (a version in its
+// prefix), so that the old values are not found. What does not decode is a miss, never a wrong
+// answer (so is, to JSON and MessagePack, an object of which no member is a field; Gob refuses that
+// by itself, and Func decides by its functions): it is loaded again and replaced.
 //
 // # Your own codec
 //

@@ -20,7 +20,8 @@ type derived struct {
 	at   time.Time
 }
 
-// encoding/json and MessagePack make a zero struct of any object; we do only where one member at least is a field.
+// encoding/json and MessagePack make a zero struct of any object; we do only where one member at
+// least is a field.
 func TestAnObjectWithoutAnyFieldOfTheTypeIsAnotherTypes(t *testing.T) {
 	for stored, foreign := range map[string]bool{
 		`{}`:                       false,

@@ -42,8 +42,9 @@ func FuzzJSON(f *testing.F) {
 	})
 }
 
-// FuzzGob decodes the bytes as they are, and once more under a checksum that fits them, for without one the fuzzer would never get
-// beyond it. The type holds no map, for which encoding/gob takes as much memory as forged bytes ask for; Gob's documentation says so.
+// FuzzGob decodes the bytes as they are, and once more under a checksum that fits them, for without
+// one the fuzzer would never get beyond it. The type holds no map, for which encoding/gob takes as
+// much memory as forged bytes ask for; Gob's documentation says so.
 func FuzzGob(f *testing.F) {
 	c := Gob[fuzzed]()
 	for _, v := range seeds() {
@@ -55,7 +56,8 @@ func FuzzGob(f *testing.F) {
 		f.Add(s[gobHeader:])
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		// Only that it does not panic: gob does not tell nil from empty, nor say which of two NaNs it is.
+		// Only that it does not panic: gob does not tell nil from empty, nor say which of two NaNs
+		// it is.
 		_, _ = c.Decode(s)
 		_, _ = c.Decode(sealGob(append(make([]byte, gobHeader), s...)))
 	})

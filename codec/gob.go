@@ -15,16 +15,19 @@ import (
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
-// Gob is the codec of encoding/gob, for Go programs only. Every value stands alone and therefore carries the description of its type,
-// some hundred bytes: it pays for large values, not for many small ones.
+// Gob is the codec of encoding/gob, for Go programs only. Every value stands alone and therefore
+// carries the description of its type, some hundred bytes: it pays for large values, not for many
+// small ones.
 //
-// What it cannot say: unexported fields; a pointer apart from what it points to; nil apart from empty: an empty slice comes back nil, and a
-// nil map that is the whole value comes back empty. Encode refuses a nil pointer (also in a slice or map), functions and channels, and an
-// interface's concrete type unless gob.Register knows it, in every program that reads it. It refuses a value that refers to itself, or that is nested
-// deeper than 100,000, before it runs out of stack; what a type's own methods do it cannot follow.
+// It cannot represent: unexported fields; a pointer apart from what it points to; nil apart from
+// empty: an empty slice comes back nil, and a nil map that is the whole value comes back empty.
+// Encode refuses a nil pointer (also in a slice or map), functions and channels, and an interface's
+// concrete type unless gob.Register knows it, in every program that reads it. It refuses a value
+// that refers to itself, or that is nested deeper than 100,000, before it runs out of stack; what a
+// type's own methods do it cannot follow.
 //
-// The checksum makes damaged bytes an error. It does not make gob safe against somebody who forges values: encoding/gob is not
-// hardened against that. Where others can write to your Redis, use JSON.
+// The checksum makes damaged bytes an error. It does not make gob safe against forged values:
+// encoding/gob is not hardened against that. Where others can write to your Redis, use JSON.
 func Gob[T any]() Codec[T] { return gobCodec[T]{gobRules.PlanOf(reflect.TypeFor[T]())} }
 
 // gobRules are what encoding/gob does, which has no limit of its own.
@@ -39,7 +42,7 @@ var gobRules = nesting.Rules{
 	},
 }
 
-// What Gob writes:
+// Gob writes:
 //
 //	+---------+--------+---------...
 //	| version | crc32c | gob stream: type descriptions, one value
@@ -48,8 +51,9 @@ var gobRules = nesting.Rules{
 //
 //	Version 1. crc32c (Castagnoli) covers the gob stream. Little endian.
 //
-// Why a checksum: gob allocates a map for as many entries as the bytes say before it looks at the first (decodeMap in Go 1.26), so that
-// one flipped bit may ask for all memory there is, and that is no panic that could be recovered from.
+// Why a checksum: gob allocates a map for as many entries as the bytes say before it looks at the
+// first (decodeMap in Go 1.26), so that one flipped bit may ask for all memory there is, and that
+// is no panic that could be recovered from.
 const (
 	gobVersion = 1
 	gobHeader  = 1 + 4

@@ -42,7 +42,8 @@ func TestGobRefusesAnotherType(t *testing.T) {
 	assert.ErrorContains(t, err, "aside: decode Gob: ")
 }
 
-// encoding/gob would panic, or write an empty record for the first and nothing for the others, which would not decode.
+// encoding/gob would panic, or write an empty record for the first and nothing for the others,
+// which would not decode.
 func TestGobEncodeOfANilPointerIsAnError(t *testing.T) {
 	const says = "aside: encode Gob: gob cannot say a nil pointer"
 	_, err := codec.Gob[*record]().Encode(nil)

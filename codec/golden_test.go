@@ -21,8 +21,8 @@ var repetitive = strings.Repeat("again and again ", 100)
 
 var update = flag.Bool("update", false, "write testdata anew; only ever for a new version of a format, in a new file")
 
-// Bytes that an earlier release wrote are read for ever, or the version in them is raised. Only reading is fixed: gob and zstd may come to
-// write the same value in other bytes.
+// Bytes that an earlier release wrote are read for ever, or the version in them is raised. Only
+// reading is fixed: gob and zstd may come to write the same value in other bytes.
 func TestBytesOfEarlierVersionsAreRead(t *testing.T) {
 	golden(t, "gob-1.hex", "Gob version 1 of user{ID: 42, Name: \"Ada Lovelace\", …}.", codec.Gob[user](), aUser())
 	golden(t, "compress-1.hex", "Zstd form 1 (zstd frame) over String: \"again and again \" 100 times.",

@@ -47,7 +47,8 @@ func TestJSONEncodeRefusesWhatItCannotSay(t *testing.T) {
 	assert.Empty(t, s)
 }
 
-// celsius has its methods on the pointer: Encode must find MarshalJSON as Decode finds UnmarshalJSON.
+// celsius has its methods on the pointer: Encode must find MarshalJSON as Decode finds
+// UnmarshalJSON.
 type celsius struct{ degrees float64 }
 
 func (c *celsius) MarshalJSON() ([]byte, error) { return json.Marshal(c.degrees) }
@@ -75,7 +76,8 @@ func (v *vandal) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A relapse (reading the string without a copy) would crash here: constants are in memory that cannot be written to.
+// A relapse (reading the string without a copy) would crash here: constants are in memory that
+// cannot be written to.
 func TestJSONDoesNotLendTheStringToUnmarshalers(t *testing.T) {
 	const s = `"do not touch"`
 	_, err := codec.JSON[vandal]().Decode(s)

@@ -1,6 +1,7 @@
 package codec
 
-// String is the codec for values that are strings already: any bytes, stored as they are. Neither method fails.
+// String is the codec for values that are strings already: any bytes, stored as they are. Neither
+// method fails.
 func String() Codec[string] { return stringCodec{} }
 
 type stringCodec struct{}
@@ -10,9 +11,9 @@ func (stringCodec) String() string { return "String" }
 func (stringCodec) Encode(v string) (string, error) { return v, nil }
 func (stringCodec) Decode(s string) (string, error) { return s, nil }
 
-// Bytes is the codec for values that are bytes already, stored as they are. Both methods copy, so what is decoded is the caller's to
-// change. Neither fails. Nil and empty cannot be told apart: both are stored as the empty string and come back as an empty slice
-// that is not nil.
+// Bytes is the codec for values that are bytes already, stored as they are. Both methods copy, so
+// what is decoded is the caller's to change. Neither fails. Nil and empty cannot be told apart:
+// both are stored as the empty string and come back as an empty slice that is not nil.
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type bytesCodec struct{}

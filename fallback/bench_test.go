@@ -31,7 +31,8 @@ func benchRecord(n int64) Record {
 	}
 }
 
-// BenchmarkPut has 64 writers. The last case is how it would be without a journal: a file for each write, synced, renamed, its folder synced.
+// BenchmarkPut has 64 writers. The last case is how it would be without a journal: a file for each
+// write, synced, renamed, its folder synced.
 func BenchmarkPut(b *testing.B) {
 	writers := func(b *testing.B, put func(n int64) error) {
 		var n atomic.Int64
@@ -121,7 +122,8 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
-// BenchmarkReplay is what the Syncer and the store cost a replay, beside Redis. One operation is 100,000 records.
+// BenchmarkReplay is what the Syncer and the store cost a replay, beside Redis. One operation is
+// 100,000 records.
 func BenchmarkReplay(b *testing.B) {
 	const n = 100_000
 	for _, name := range []string{"memory", "disk"} {

@@ -114,7 +114,8 @@ func (w *witness) judge(d *Dir) error {
 	return errors.Join(errs...)
 }
 
-// scenario is what an outage may be like: writes over one another and over fills, late ones, flushes in between, replay, and a second outage.
+// scenario is what an outage may be like: writes over one another and over fills, late ones,
+// flushes in between, replay, and a second outage.
 func (w *witness) scenario() {
 	long := strings.Repeat("long ", 400)
 	w.put(set("a", "1"))
@@ -181,7 +182,8 @@ func calls(t *testing.T, o Options) int {
 	return m.Calls()
 }
 
-// Power fails, or the process is killed, before each call to the disk. A relapse looks like "was acknowledged, and is not there".
+// Power fails, or the process is killed, before each call to the disk. A relapse looks like "was
+// acknowledged, and is not there".
 func TestNothingAcknowledgedIsLostWhereverItIsCut(t *testing.T) {
 	for name, o := range stores() {
 		t.Run(name, func(t *testing.T) {
@@ -209,7 +211,8 @@ func TestNothingAcknowledgedIsLostWhereverItIsCut(t *testing.T) {
 	}
 }
 
-// reopen opens what a crash has left, and judges it; if again is not 0, power fails once more while it is being opened and flushed.
+// reopen opens what a crash has left, and judges it; if again is not 0, power fails once more while
+// it is being opened and flushed.
 func reopen(t *testing.T, w *witness, m *vfs.Mem, o Options, what string, again int) {
 	t.Helper()
 	if again > 0 {
@@ -243,7 +246,8 @@ func reopen(t *testing.T, w *witness, m *vfs.Mem, o Options, what string, again 
 	require.Equal(t, []string{lockName}, files(t, m), what)
 }
 
-// The disk fails at each call. A relapse looks like an acknowledged record that is not there, or a store that does not work again.
+// The disk fails at each call. A relapse looks like an acknowledged record that is not there, or a
+// store that does not work again.
 func TestNothingAcknowledgedIsLostWhereverTheDiskFails(t *testing.T) {
 	for _, f := range []struct {
 		name  string
@@ -346,7 +350,8 @@ func TestWhatIsPutDuringAFlushStaysInTheJournal(t *testing.T) {
 	expect(t, d, a2, meanwhile)
 }
 
-// What is settled while it is being written leaves a file that nobody needs, and an older one of its key that nobody may see again.
+// What is settled while it is being written leaves a file that nobody needs, and an older one of
+// its key that nobody may see again.
 func TestWhatIsSettledDuringAFlushLeavesNothing(t *testing.T) {
 	for _, key := range []string{"a", "b"} { // the one whose file is written, and the one that is next
 		h := &hooked{Mem: vfs.NewMem()}
@@ -367,7 +372,8 @@ func TestWhatIsSettledDuringAFlushLeavesNothing(t *testing.T) {
 	}
 }
 
-// A record that waits for the next batch of the same round is settled: what it had superseded is still in its file, and the journal is about to be dropped.
+// A record that waits for the next batch of the same round is settled: what it had superseded is
+// still in its file, and the journal is about to be dropped.
 func TestWhatWasSupersededGoesBeforeTheJournalDoes(t *testing.T) {
 	h := &hooked{Mem: vfs.NewMem()}
 	d := open(t, h, byHand())
@@ -419,7 +425,8 @@ func TestAFillOverASettledRecordBringsNothingBack(t *testing.T) {
 	}
 }
 
-// While a reader looks for a file it goes, and comes again: the record was settled and put once more.
+// While a reader looks for a file it goes, and comes again: the record was settled and put once
+// more.
 func TestAReaderIsNotMisledByAFileThatComesAgain(t *testing.T) {
 	o := byHand()
 	o.forget = true

@@ -15,7 +15,8 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// Dir is a [Store] in a directory of its own, see the package's description. Make one with [Open]. Safe for concurrent use.
+// Dir is a [Store] in a directory of its own, see the package's description. Make one with [Open].
+// Safe for concurrent use.
 type Dir struct {
 	o       Options // immutable, as are the next ones
 	fs      vfs.FS
@@ -72,7 +73,8 @@ type badFile struct {
 	reason error
 }
 
-// writers are the callers of Put between their first look at the index and what they then tell it. Guarded by index.mu.
+// writers are the callers of Put between their first look at the index and what they then tell it.
+// Guarded by index.mu.
 type writers struct {
 	n    int
 	done chan struct{} // closed when n is 0 and nobody joins any more; nil until somebody waits
@@ -98,8 +100,8 @@ func (d *Dir) Put(ctx context.Context, records ...Record) error {
 		return err
 	}
 	failed := d.journal.Append(ctx, d.forJournal(p.records)...)
-	// When ctx has ended, nobody knows whether the journal has them. Then the index has them too: what may be found after a restart
-	// must not be missing before.
+	// When ctx has ended, nobody knows whether the journal has them. Then the index has them too:
+	// what may be found after a restart must not be missing before.
 	unknown := failed != nil && ctx.Err() != nil && errors.Is(failed, ctx.Err())
 	now := time.Now()
 
@@ -200,7 +202,8 @@ func (d *Dir) admit(ctx context.Context, records []Record) (put, error) {
 	}
 }
 
-// needLocked says which of records are news, what they need, and how much of the disk may be in use with them.
+// needLocked says which of records are news, what they need, and how much of the disk may be in use
+// with them.
 func (d *Dir) needLocked(records []Record) (p put, limit int64) {
 	old := 0
 	for i := range records {
@@ -229,7 +232,8 @@ func (d *Dir) needLocked(records []Record) (p put, limit int64) {
 	return p, limit
 }
 
-// usedLocked is how much of MaxBytes is in use, or will be when all that is known is in files and they are beside those they replace.
+// usedLocked is how much of MaxBytes is in use, or will be when all that is known is in files and
+// they are beside those they replace.
 func (d *Dir) usedLocked() int64 {
 	return d.journal.Size() + d.fileBytes + d.x.dirtyFiles + d.reserved
 }
@@ -253,8 +257,8 @@ func (d *Dir) leaveLocked(p put) {
 	}
 }
 
-// awaitRound returns when a round of the flusher has ended, that or a later one, with what it said; or, if any progress will do, when
-// something has got its file.
+// awaitRound returns when a round of the flusher has ended, that or a later one, with what it said;
+// or, if any progress will do, when something has got its file.
 func (d *Dir) awaitRound(ctx context.Context, round int, anyProgress bool) (ended bool, failed, err error) {
 	d.x.mu.Lock()
 	d.waiting++
@@ -299,7 +303,7 @@ func (d *Dir) Fill(r Record) {
 	}
 }
 
-// fillLocked remembers a fill if there is room, and says whether the flusher has enough to do.
+// fillLocked remembers a fill if there is room, and reports whether the flusher has enough to do.
 func (d *Dir) fillLocked(r *Record, now time.Time) (full bool) {
 	if d.x.closed.Load() {
 		return false
@@ -327,13 +331,14 @@ func (d *Dir) fillLocked(r *Record, now time.Time) (full bool) {
 	return d.queueFullLocked(now)
 }
 
-// queueFullLocked says whether the flusher is to be woken before the interval is over.
+// queueFullLocked reports whether the flusher is to be woken before the interval is over.
 func (d *Dir) queueFullLocked(now time.Time) bool {
 	return d.x.dirty.len >= d.o.MaxQueue && d.faults[faultFiles] == nil && !now.Before(d.rested)
 }
 
-// Get implements [Store]. A set whose value has expired more than a minute ago is returned as a delete. The error says that the record is on the disk and
-// cannot be read: if it is damaged it is put into quarantine, and the next Get does not find it.
+// Get implements [Store]. A set whose value has expired more than a minute ago is returned as a
+// delete. The error says that the record is on the disk and cannot be read: if it is damaged it is
+// put into quarantine, and the next Get does not find it.
 func (d *Dir) Get(key string) (Record, bool, error) {
 	if d.x.closed.Load() {
 		return Record{}, false, ErrClosed
@@ -386,7 +391,8 @@ func (d *Dir) Records(op Op) iter.Seq[Record] {
 	}
 }
 
-// load returns the record of f's key with its value, which was in a file when f was found; false if there is none any more.
+// load returns the record of f's key with its value, which was in a file when f was found; false if
+// there is none any more.
 func (d *Dir) load(f found) (Record, bool, error) {
 	for {
 		path := digestOf(f.Key).path(d.o.DB)
@@ -435,7 +441,8 @@ func (d *Dir) load(f found) (Record, bool, error) {
 	}
 }
 
-// Settle implements [Store]. The marker is in the journal, as durably as a Put, before the key counts as not pending:
+// Settle implements [Store]. The marker is in the journal, as durably as a Put, before the key
+// counts as not pending:
 //
 //	Settle k (set 1)    Del k, in Redis    kill -9 or loss of power    Open    Redis is away: Get k    <- would be set 1
 func (d *Dir) Settle(records ...Record) {
@@ -471,8 +478,8 @@ func (d *Dir) Settle(records ...Record) {
 	}
 }
 
-// settlePatience is how long Settle waits for a disk that hangs. After that the key counts as settled all the same, as Redis has its record; it may
-// come back after a crash.
+// settlePatience is how long Settle waits for a disk that hangs. After that the key counts as
+// settled all the same, as Redis has its record; it may come back after a crash.
 const settlePatience = time.Second
 
 // Durable implements [Store]: it says true.
@@ -496,8 +503,9 @@ func (d *Dir) count(belongs func(key string) bool) int {
 	return d.x.count(belongs, time.Now().UnixMilli())
 }
 
-// Close implements [Store]. When ctx ends before the disk has done its part, a goroutine stays behind that gives up the directory as soon as
-// the disk lets it; until then nobody else can open it.
+// Close implements [Store]. When ctx ends before the disk has done its part, a goroutine stays
+// behind that gives up the directory as soon as the disk lets it; until then nobody else can open
+// it.
 func (d *Dir) Close(ctx context.Context) error {
 	first := false
 	d.closing.Do(func() { first = true })

@@ -246,7 +246,8 @@ func TestAKeyThatIsSettledBeforeItsFlushGetsNoFile(t *testing.T) {
 	require.True(t, exists(t, m, pathOf("stays")))
 }
 
-// What the marker in the journal is for: without it a record that was in the journal only would be replayed again.
+// What the marker in the journal is for: without it a record that was in the journal only would be
+// replayed again.
 func TestASettledRecordIsUsuallyNotThereAfterAKill(t *testing.T) {
 	m := vfs.NewMem()
 	d := open(t, m, byHand())
@@ -259,7 +260,8 @@ func TestASettledRecordIsUsuallyNotThereAfterAKill(t *testing.T) {
 	expect(t, d, b, c)
 }
 
-// In the journal an older record may come after the newer one that it has lost against, and the newer one may be in a part that is gone.
+// In the journal an older record may come after the newer one that it has lost against, and the
+// newer one may be in a part that is gone.
 func TestAMarkerCancelsOlderRecordsToo(t *testing.T) {
 	m := vfs.NewMem()
 	log, _, err := journal.Open(m, journalDir, journal.Options{}, func(journal.Record) error { return nil })
@@ -405,7 +407,8 @@ func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 	}
 }
 
-// A rollback at night: whoever opens is told what to do, in the same words whatever the newer version wrote, and all of it is there for that version afterwards.
+// A rollback at night: whoever opens is told what to do, in the same words whatever the newer
+// version wrote, and all of it is there for that version afterwards.
 func TestWhatANewerVersionWroteStopsTheOpeningAndStays(t *testing.T) {
 	v2, err := os.ReadFile("journal/testdata/v2.aof")
 	require.NoError(t, err)
@@ -464,7 +467,8 @@ func TestARecordOfALaterVersionStopsOpening(t *testing.T) {
 	expect(t, d, r)
 }
 
-// What cannot be moved there must not be overwritten either, nor what comes after it be taken for it.
+// What cannot be moved there must not be overwritten either, nor what comes after it be taken for
+// it.
 func TestADamagedFileIsKeptUntilItIsInQuarantine(t *testing.T) {
 	for _, sticky := range []bool{true, false} {
 		o := byHand()
@@ -704,7 +708,8 @@ func TestAFillThatDoesNotFitPushesOutTheOldest(t *testing.T) {
 	expectNone(t, d, "new59") // the later one does not fit, and the older one is out of date
 }
 
-// A Put waits for room in memory, for as long as its context lets it, and learns what the disk says.
+// A Put waits for room in memory, for as long as its context lets it, and learns what the disk
+// says.
 func TestValuesThatWaitForTheDiskAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := vfs.NewMem()
@@ -778,7 +783,8 @@ func TestValuesBeyondMemoryAreReadFromTheirFiles(t *testing.T) {
 	expect(t, d, want...)
 }
 
-// Two keys with the same MD5 are only found on purpose, and then by whoever wants to harm one of them.
+// Two keys with the same MD5 are only found on purpose, and then by whoever wants to harm one of
+// them.
 func TestKeysWithTheSameMD5DoNotHarmEachOther(t *testing.T) {
 	const a = "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f89" +
 		"55ad340609f4b30283e488832571415a085125e8f7cdc99fd91dbdf280373c5b" +
@@ -896,7 +902,8 @@ func TestPutSaysWhatTheDiskSays(t *testing.T) {
 	require.NoError(t, d.Stats().Err)
 }
 
-// A Put whose context ends while the disk hangs is unknown: what may be found after a restart is there before it, too.
+// A Put whose context ends while the disk hangs is unknown: what may be found after a restart is
+// there before it, too.
 func TestAPutThatGivesUpIsWholeOrAbsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := vfs.NewMem()
@@ -918,7 +925,8 @@ func TestAPutThatGivesUpIsWholeOrAbsent(t *testing.T) {
 	})
 }
 
-// 64 writers, readers and a replay, with flushes all the time: for the race detector, and whatever else does not fit together.
+// 64 writers, readers and a replay, with flushes all the time: for the race detector, and whatever
+// else does not fit together.
 func TestEverythingAtOnce(t *testing.T) {
 	m := vfs.NewMem()
 	d := open(t, m, Options{MaxQueue: 5, FlushInterval: time.Millisecond, MemoryBytes: 3000, MaxBytes: 100_000})

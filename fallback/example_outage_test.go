@@ -22,7 +22,8 @@ func (printer) Replay(_ context.Context, records []fallback.Record) []fallback.O
 	return outcomes
 }
 
-// What is written while Redis is away survives the process, and is replayed when Redis is back: deletes first, and of each key the newest only.
+// What is written while Redis is away survives the process, and is replayed when Redis is back:
+// deletes first, and of each key the newest only.
 func Example() {
 	dir, err := os.MkdirTemp("", "aside")
 	if err != nil {

@@ -32,12 +32,13 @@ import (
 //	  "crc": "8d2c3f01"
 //	}
 //
-// crc is the CRC-32C (Castagnoli), in 8 hex digits, of all other fields as netstrings (<length>:<bytes>,) in this order: op, key, stamp,
-// slack, timestamp, ttl, type, encoding, data. Numbers stand as they do in the file; of key and data it is the bytes that they
-// mean. Thus layout is free, and each change of meaning is found.
+// crc is the CRC-32C (Castagnoli), in 8 hex digits, of all other fields as netstrings
+// (<length>:<bytes>,) in this order: op, key, stamp, slack, timestamp, ttl, type, encoding, data.
+// Numbers stand as they do in the file; of key and data it is the bytes that they mean. Thus layout
+// is free, and each change of meaning is found.
 //
-// The name is the MD5 of the key in hex, in folders named after its first three bytes. MD5 spreads; it is not trusted: the key inside is
-// compared, and no file is put over that of another key.
+// The name is the MD5 of the key in hex, in folders named after its first three bytes. MD5 spreads;
+// it is not trusted: the key inside is compared, and no file is put over that of another key.
 
 const (
 	fileVersion = 1
@@ -89,8 +90,8 @@ func (d digest) path(db int) string { return d.folder(db) + "/" + d.base() }
 
 func (d digest) base() string { return hex.EncodeToString(d[:]) + fileSuffix }
 
-// jsonFile is a record file. Its fields stand in the file in this order: op comes so early that half a file still says whether it
-// held more than a fill.
+// jsonFile is a record file. Its fields stand in the file in this order: op comes so early that
+// half a file still reports whether it held more than a fill.
 type jsonFile struct {
 	Version     int             `json:"version"`
 	Op          Op              `json:"op"`
@@ -109,7 +110,8 @@ type jsonFile struct {
 // tornPrefix is how the file of a fill begins.
 const tornPrefix = "{\n  \"version\": 1,\n  \"op\": \"fill\",\n"
 
-// encodeFile returns a record as it stands in its file. at is when it was recorded, in ms since 1970.
+// encodeFile returns a record as it stands in its file. at is when it was recorded, in ms since
+// 1970.
 func encodeFile(r *Record, at int64) []byte {
 	f := jsonFile{Op: r.Op, Stamp: r.Stamp, Slack: r.Slack, Timestamp: time.UnixMilli(at).UTC().Format(timeFormat), Type: fileType}
 	if r.Op != OpDel {
@@ -145,7 +147,8 @@ func appendField(b []byte, name string, value []byte) []byte {
 	return append(b, value...)
 }
 
-// encodeData writes a value so that a person can read it, if that brings it back byte for byte and takes no more room than base64.
+// encodeData writes a value so that a person can read it, if that brings it back byte for byte and
+// takes no more room than base64.
 func encodeData(value string) (encoding string, data []byte) {
 	if embeddable(value) {
 		return encodingJSON, []byte(value)
@@ -156,7 +159,8 @@ func encodeData(value string) (encoding string, data []byte) {
 	return encodingBase64, quoteBase64(value)
 }
 
-// embeddable says whether a value is JSON that a reader of the file gets back as it is. White space around it would be lost.
+// embeddable reports whether a value is JSON that a reader of the file gets back as it is. White
+// space around it would be lost.
 func embeddable(value string) bool {
 	if value == "" || isSpace(value[0]) || isSpace(value[len(value)-1]) || !utf8.ValidString(value) {
 		return false
@@ -213,8 +217,9 @@ func (f *jsonFile) crc(key, value string) string {
 	return fmt.Sprintf("%08x", sum)
 }
 
-// DecodeFile reads a record file of a [Dir], whose name, without folders, is name, for those who look into a directory without opening it. The error is
-// ErrFileTorn, ErrFileEmpty, ErrFileVersion, ErrFileCorrupt or ErrFileOtherKey; with the last comes the record.
+// DecodeFile reads a record file of a [Dir], whose name, without folders, is name, for those who
+// look into a directory without opening it. The error is ErrFileTorn, ErrFileEmpty, ErrFileVersion,
+// ErrFileCorrupt or ErrFileOtherKey; with the last comes the record.
 func DecodeFile(name string, content []byte) (Record, error) {
 	r, _, err := decodeFile(content)
 	if err == nil && digestOf(r.Key).base() != name {
@@ -231,14 +236,17 @@ func otherKey(r *Record, db int) error {
 	return fmt.Errorf("%w; it belongs at %s", ErrFileOtherKey, FileOf(db, r.Key))
 }
 
-// decodeFile reads what encodeFile has written. at is when it was recorded, in ms since 1970. Every error is one of those above.
+// decodeFile reads what encodeFile has written. at is when it was recorded, in ms since 1970. Every
+// error is one of those above.
 func decodeFile(b []byte) (r Record, at int64, err error) {
 	r, at, err = decodeJSON(b)
 	if err == nil || errors.Is(err, ErrFileVersion) {
 		return r, at, err
 	}
-	// A fill is written without a sync, so a loss of power may leave any part of it. Only where that still says that it was a fill is it known that nobody
-	// was promised it: nothing, or zeros, or half of the first lines, may as well be what a disk has left of an acknowledged write.
+	// A fill is written without a sync, so a loss of power may leave any part of it. Only where
+	// that still says that it was a fill is it known that nobody was promised it: nothing, or
+	// zeros, or half of the first lines, may as well be what a disk has left of an acknowledged
+	// write.
 	switch written := bytes.TrimRight(b, "\x00"); {
 	case len(written) == 0:
 		err = ErrFileEmpty

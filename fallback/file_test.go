@@ -18,7 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew; a change of them is a change of the format")
 
-// What lies in testdata was written by some version of aside, and is read by all that come after it.
+// What lies in testdata was written by some version of aside, and is read by all that come after
+// it.
 func TestRecordFilesStayReadable(t *testing.T) {
 	const stamp, expires, at = "1763719200123456c0ffee00c0ffee00000000000042", 1763719260123, 1763719200123
 	for name, r := range map[string]Record{
@@ -122,8 +123,9 @@ func TestADamagedFileIsNeverReadAsAnotherRecord(t *testing.T) {
 	}
 }
 
-// A fill is written without a sync, so this is what power failure may leave of it. Each explicit record was synced before it got its
-// name: what still says that it is a fill was none. What does not say so may have been one, and is not passed over.
+// A fill is written without a sync, so this is what power failure may leave of it. Each explicit
+// record was synced before it got its name: what still says that it is a fill was none. What does
+// not say so may have been one, and is not passed over.
 func TestATornFillIsRecognized(t *testing.T) {
 	r := fill("key", strings.Repeat("value", 1000))
 	b := encodeFile(&r, in(0))

@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What stands where a record belongs may be anything. It must neither hold up the opening nor be written to, and the log must name it.
+// What stands where a record belongs may be anything. It must neither hold up the opening nor be
+// written to, and the log must name it.
 func TestWhateverStandsWhereARecordBelongsIsPutAside(t *testing.T) {
 	for kind, put := range map[string]func(at string) error{
 		"a FIFO":             func(at string) error { return syscall.Mkfifo(at, 0o600) },
@@ -83,7 +84,8 @@ func sparse(at string, size int64) error {
 	return os.Truncate(at, size)
 }
 
-// cp -al, or a snapshot of that kind, gives each file a second name. Nothing that is then done to the directory may change what the copy holds.
+// cp -al, or a snapshot of that kind, gives each file a second name. Nothing that is then done to
+// the directory may change what the copy holds.
 func TestACopyOfHardLinksIsNotChanged(t *testing.T) {
 	dir, backup := t.TempDir(), filepath.Join(t.TempDir(), "backup")
 	d, err := Open(dir, byHand())

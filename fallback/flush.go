@@ -17,25 +17,30 @@ import (
 	"github.com/redaside/aside/fallback/journal"
 )
 
-// The flusher is the one goroutine that changes record files. A round of it brings them up to what the index knew when it began, and then
-// drops the journal up to there:
+// The flusher is the one goroutine that changes record files. A round of it brings them up to what
+// the index knew when it began, and then drops the journal up to there:
 //
-//  1. Mark the end of the journal, and wait for those writers that began before: the index then has all that the journal has up to the mark.
+//  1. Mark the end of the journal, and wait for those writers that began before: the index then has
+//     all that the journal has up to the mark.
 //  2. Expire.
-//  3. In batches: put into quarantine what could not be read; remove files whose records are gone, and folders that are empty then; write the
-//     dirty records beside their files, sync, rename; sync each folder once.
-//  4. If all of that went well, and not before, drop the journal up to the mark. Removals are durable by then, too: a settle marker is
-//     dropped only when there is nothing left for it to cancel.
+//  3. In batches: put into quarantine what could not be read; remove files whose records are gone,
+//     and folders that are empty then; write the dirty records beside their files, sync, rename;
+//     sync each folder once.
+//  4. If all of that went well, and not before, drop the journal up to the mark. Removals are
+//     durable by then, too: a settle marker is dropped only when there is nothing left for it to
+//     cancel.
 //
-// What fails stays as it is in the index, and is tried again in the next round. A fill is written without any sync, unless its file holds something
-// else: after a loss of power it may be missing or torn, and nobody was promised it.
+// A file that fails stays as it is in the index, and is tried again in the next round. A fill is
+// written without any sync, unless its file holds something else: after a loss of power it may be
+// missing or torn, and nobody was promised it.
 
 const (
 	// flushBatch is how many records are written before those who wait for room are told.
 	flushBatch = 200
 
-	// hurry is how many calls to the disk are made at once when somebody waits for the flusher. Otherwise it makes one after the other: each fsync of its
-	// own delays those of the journal, for which writers wait.
+	// hurry is how many calls to the disk are made at once when somebody waits for the flusher.
+	// Otherwise it makes one after the other: each fsync of its own delays those of the journal,
+	// for which writers wait.
 	hurry = 8
 )
 
@@ -114,7 +119,7 @@ func (d *Dir) flush() error {
 	if err := d.journal.Rotate(); err != nil { // what comes from now on is not to keep what was before
 		return err
 	}
-	mark := d.journal.Mark() // before we ask who is writing: who comes later is behind the mark
+	mark := d.journal.Mark() // taken before we look who is writing: a later writer is behind the mark
 	d.x.mu.Lock()
 	before := d.writers
 	d.writers = new(writers)
@@ -149,8 +154,9 @@ func (d *Dir) flush() error {
 	return nil
 }
 
-// drain waits, when an outage is over, for the settle markers that are in the journal's queue: else they would come to lie there just after all
-// the rest was dropped. If the disk refuses that, it is as well.
+// drain waits, when an outage is over, for the settle markers that are in the journal's queue: else
+// they would come to lie there just after all the rest was dropped. If the disk refuses that, it is
+// as well.
 func (d *Dir) drain() {
 	d.x.mu.Lock()
 	wait := d.marked && d.x.sets+d.x.deletes == 0
@@ -163,9 +169,11 @@ func (d *Dir) drain() {
 	}
 }
 
-// writeDirty brings n dirty records into their files, the oldest first, and all that else is to be done there. Records that change meanwhile go to the end
-// of the queue and need not be written: what they have become is in the journal behind the mark. What is settled meanwhile is either written all the same,
-// or the next batch removes what older file it has. Only the flusher calls it, and recover, before there is one.
+// writeDirty brings n dirty records into their files, the oldest first, and all that else is to be
+// done there. Records that change meanwhile go to the end of the queue and need not be written:
+// what they have become is in the journal behind the mark. What is settled meanwhile is either
+// written all the same, or the next batch removes what older file it has. Only the flusher calls
+// it, and recover, before there is one.
 func (d *Dir) writeDirty(n int) (failed error) {
 	for {
 		if d.gaveUp() {
@@ -211,12 +219,14 @@ type removal struct {
 	err  error
 }
 
-// take takes up to n dirty records, and the rest there is to do. The records go to the end of the queue.
+// take takes up to n dirty records, and the rest there is to do. The records go to the end of the
+// queue.
 func (d *Dir) take(n int) *batch {
 	d.x.mu.Lock()
 	defer d.x.mu.Unlock()
-	// The queue may have become shorter since n was counted. Without this bound the walk below would come to what it has itself put at the end:
-	// the same record twice, and the second of them "the record of another key".
+	// The queue may have become shorter since n was counted. Without this bound the walk below
+	// would come to what it has itself put at the end: the same record twice, and the second of
+	// them "the record of another key".
 	n = min(n, d.x.dirty.len)
 	b := &batch{hands: 1, bad: d.bad, items: make([]item, 0, n)}
 	if d.waiting > 0 || d.x.closed.Load() {
@@ -326,8 +336,8 @@ func (d *Dir) write(b *batch) error {
 	defer d.x.mu.Unlock()
 	d.bad = append(d.bad, stillBad...)
 	for i := range b.gone {
-		// A removal is durable only when the folder was synced, or the one above it if that went, too. Which one that was we need not know: if any failed,
-		// all are tried again.
+		// A removal is durable only when the folder was synced, or the one above it if that went,
+		// too. Which one that was we need not know: if any failed, all are tried again.
 		if b.gone[i].err == nil && err == nil && len(unsynced) == 0 {
 			d.fileBytes -= d.gone[b.gone[i].name].bytes
 			d.notGoneLocked(b.gone[i].name)
@@ -350,7 +360,8 @@ func (d *Dir) write(b *batch) error {
 func (d *Dir) writtenLocked(it *item) {
 	e := d.x.byKey[it.record.Key]
 	if it.put {
-		// What was there was overwritten. It may have been taken down as gone: since the item was taken, or before, if it could not be removed.
+		// What was there was overwritten. It may have been taken down as gone: since the item was
+		// taken, or before, if it could not be removed.
 		before := max(it.before, d.gone[it.name].bytes)
 		d.notGoneLocked(it.name)
 		d.fileBytes += it.size - before
@@ -410,8 +421,9 @@ func (d *Dir) writeItem(it *item, made *sync.Map) {
 	it.put = it.err == nil
 }
 
-// vacant says whether a name of which the index knows nothing may be written to. There may be something all the same: of the same key, if a call that failed
-// was done; of another one with the same MD5, which must wait until that is settled.
+// vacant reports whether a name of which the index knows nothing may be written to. There may be
+// something all the same: of the same key, if a call that failed was done; of another one with the
+// same MD5, which must wait until that is settled.
 func (d *Dir) vacant(name, key string) (occupied bool, err error) {
 	switch _, err := d.fs.Lstat(name); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -447,15 +459,16 @@ func (d *Dir) putAside(name string, reason error) error {
 	return nil
 }
 
-// roomForFill says whether a fill's file fits. What is not a fill was let in with its file.
+// roomForFill reports whether a fill's file fits. What is not a fill was let in with its file.
 func (d *Dir) roomForFill(size int64) bool {
 	d.x.mu.RLock()
 	defer d.x.mu.RUnlock()
 	return d.journalSize()+d.fileBytes+d.reserved+size <= d.o.MaxBytes-reserve(d.o.MaxBytes)
 }
 
-// replaceFile puts b under a name, at once: whoever opens the name finds all of what was there before, or all of b. If it is to be durable the caller syncs
-// the folder. left says that on an error half of it may lie beside the name.
+// replaceFile puts b under a name, at once: whoever opens the name finds all of what was there
+// before, or all of b. If it is to be durable the caller syncs the folder. left says that on an
+// error half of it may lie beside the name.
 func (d *Dir) replaceFile(name string, b []byte, durable bool) (left bool, err error) {
 	temp := name + tempSuffix
 	if err = d.writeFile(temp, b, durable); err == nil {
@@ -467,7 +480,8 @@ func (d *Dir) replaceFile(name string, b []byte, durable bool) (left bool, err e
 	return removed != nil && !errors.Is(removed, fs.ErrNotExist), err
 }
 
-// writeFile makes a file. It follows no symbolic link, and overwrites nothing but what it has itself left.
+// writeFile makes a file. It follows no symbolic link, and overwrites nothing but what it has
+// itself left.
 func (d *Dir) writeFile(name string, b []byte, durable bool) error {
 	const flag = os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	f, err := d.fs.OpenFile(name, flag, fileMode)
@@ -490,7 +504,8 @@ func (d *Dir) writeFile(name string, b []byte, durable bool) error {
 	return err
 }
 
-// prune removes those folders that are empty, and the ones above them. It returns those that are left and have lost something.
+// prune removes those folders that are empty, and the ones above them. It returns those that are
+// left and have lost something.
 func (d *Dir) prune(folders map[string]bool, hands int) (left map[string]bool, failed error) {
 	left = make(map[string]bool)
 	for level := slices.Sorted(maps.Keys(folders)); len(level) > 0; {
@@ -534,7 +549,8 @@ func (d *Dir) syncAll(folders []string, hands int) map[string]error {
 	return failed
 }
 
-// quarantine moves a file to where a person may look at it, with the reason. The caller syncs the folder that it was in.
+// quarantine moves a file to where a person may look at it, with the reason. The caller syncs the
+// folder that it was in.
 func (d *Dir) quarantine(bad badFile) error {
 	if err := d.fs.MkdirAll(quarantineDir, dirMode); err != nil {
 		return err
@@ -562,8 +578,8 @@ func (d *Dir) quarantine(bad badFile) error {
 	return d.fs.SyncDir(quarantineDir)
 }
 
-// moveForeign brings what the journal says of other databases into their files, by the same rules, so that the journal can be dropped and who opens the
-// directory for them finds it.
+// moveForeign brings what the journal says of other databases into their files, by the same rules,
+// so that the journal can be dropped and a process that opens the directory for them finds it.
 func (d *Dir) moveForeign() error {
 	if len(d.foreign) == 0 { // only the flusher changes it
 		return nil

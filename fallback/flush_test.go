@@ -9,8 +9,9 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// The flusher counts the queue, and what is counted may be settled before it is taken. If it then went round the queue it would take a record twice, and
-// report the second as one of another key: a directory that "fails" though nothing is wrong.
+// The flusher counts the queue, and what is counted may be settled before it is taken. If it then
+// went round the queue it would take a record twice, and report the second as one of another key: a
+// directory that "fails" though nothing is wrong.
 func TestARecordIsTakenOnceThoughTheQueueHasBecomeShorter(t *testing.T) {
 	for settled := range 4 {
 		d := open(t, vfs.NewMem(), byHand())

@@ -21,12 +21,14 @@ import (
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// byHand is a store that does a round only when it is told to, one call to the disk after the other.
+// byHand is a store that does a round only when it is told to, one call to the disk after the
+// other.
 func byHand() Options {
 	return Options{Logger: quiet(), FlushInterval: time.Hour, MaxQueue: 1 << 30, hurry: 1}
 }
 
-// open opens a store, and when the test is over closes it and looks through its folder: every test is also one for corruption.
+// open opens a store, and when the test is over closes it and looks through its folder: every test
+// is also one for corruption.
 func open(t *testing.T, fsys vfs.FS, o Options) *Dir {
 	t.Helper()
 	if o.Logger == nil {
@@ -130,8 +132,8 @@ func overwrite(t *testing.T, fsys vfs.FS, name string, b []byte) {
 	require.NoError(t, fsys.SyncDir(path.Dir(name)))
 }
 
-// checkFolder says what is wrong in a folder that nobody has open: every record file is one, under the name of its key; nothing half done lies about; nobody
-// else may look.
+// checkFolder says what is wrong in a folder that nobody has open: every record file is one, under
+// the name of its key; nothing half done lies about; nobody else may look.
 func checkFolder(fsys vfs.FS) error {
 	names, err := walk(fsys, ".")
 	if err != nil {

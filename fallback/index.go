@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// index is what is known of each key: one entry for each, by the rules in Store's description. A Dir and a Memory are an index
-// and what makes it last. Safe for concurrent use; methods whose names end in Locked expect mu to be held.
+// index is what is known of each key: one entry for each, by the rules in Store's description. A
+// Dir and a Memory are an index and what makes it last. Safe for concurrent use; methods whose
+// names end in Locked expect mu to be held.
 type index struct {
-	pending atomic.Int64 // explicit records; written under mu, read without it by those who mostly find 0
+	pending atomic.Int64 // explicit records; written under mu, read without it by callers that mostly find 0
 	known   atomic.Int64 // all records; likewise
 	closed  atomic.Bool  // likewise; from then on nothing is returned and nothing accepted
 
@@ -57,8 +58,8 @@ func newIndex() *index {
 	return x
 }
 
-// replaces says whether next takes the place of now, which is of the same key. It makes the same winner of the same records
-// whatever their order and repetition.
+// replaces reports whether next takes the place of now, which is of the same key. It makes the same
+// winner of the same records whatever their order and repetition.
 func replaces(next, now *Record) bool {
 	switch {
 	case (next.Op == OpFill) != (now.Op == OpFill):
@@ -70,8 +71,8 @@ func replaces(next, now *Record) bool {
 	}
 }
 
-// mergeLocked remembers a record if the rules say so. dirty says whether the file is behind it. It returns the entry if the record is
-// now what is known of the key.
+// mergeLocked remembers a record if the rules say so. dirty reports whether the file is behind it.
+// It returns the entry if the record is now what is known of the key.
 func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	x.seenLocked(r.Stamp)
 	e := x.byKey[r.Key]
@@ -135,8 +136,8 @@ func (x *index) forgetValueLocked(e *entry) {
 	x.countLocked(e)
 }
 
-// expire forgets the fills that have expired, and makes deletes of the sets that have expired for long enough. now is this
-// machine's clock, in ms since 1970; dirty what mergeLocked wants to know.
+// expire forgets the fills that have expired, and makes deletes of the sets that have expired for
+// long enough. now is this machine's clock, in ms since 1970; dirty what mergeLocked wants to know.
 func (x *index) expire(now int64, dirty bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -175,11 +176,13 @@ func ends(r *Record) int64 {
 	return math.MaxInt64
 }
 
-// setGrace is for how long, in ms, the value of a Set is kept when this machine's clock says that it has expired: the server's may be behind.
+// setGrace is for how long, in ms, the value of a Set is kept when this machine's clock says that
+// it has expired: the server's may be behind.
 const setGrace = int64(time.Minute / time.Millisecond)
 
-// countLocked adds an entry to the sums and lists, as it is now; uncountLocked takes it out before it is changed. Between the two
-// pending stays as it is: who reads it without the lock must not see a key vanish for a moment.
+// countLocked adds an entry to the sums and lists, as it is now; uncountLocked takes it out before
+// it is changed. Between the two pending stays as it is: a caller that reads it without the lock
+// must not see a key vanish for a moment.
 func (x *index) countLocked(e *entry) {
 	x.change++
 	e.change = x.change
@@ -278,8 +281,9 @@ func (x *index) stamp(key string) (string, bool) {
 	return e.record.Stamp, true
 }
 
-// each yields what is known of the keys whose records have op, as it is when it comes to them. The lock is held only from
-// one to the next: Go's maps may change while they are ranged over, if only not at the same moment.
+// each yields what is known of the keys whose records have op, as it is when it comes to them. The
+// lock is held only from one to the next: Go's maps may change while they are ranged over, if only
+// not at the same moment.
 func (x *index) each(op Op) iter.Seq[found] {
 	return func(yield func(found) bool) {
 		x.mu.RLock()
@@ -305,7 +309,8 @@ func (x *index) each(op Op) iter.Seq[found] {
 	}
 }
 
-// count says how many records there are to replay, of those that belong: fills that have expired are none. now is this machine's clock, in ms since 1970.
+// count says how many records there are to replay, of those that belong: fills that have expired
+// are none. now is this machine's clock, in ms since 1970.
 func (x *index) count(belongs func(key string) bool, now int64) int {
 	n := 0
 	for _, op := range []Op{OpDel, OpSet, OpFill} {
@@ -325,7 +330,8 @@ func (x *index) latestStamp() string {
 	return x.latest
 }
 
-// entries is a list of entries, each of which knows its neighbours, so that it leaves in constant time.
+// entries is a list of entries, each of which knows its neighbours, so that it leaves in constant
+// time.
 type entries struct {
 	kind list
 	ends entry // its links are the list's first and last

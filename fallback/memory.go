@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Memory is a [Store] that ends with its process. Make one with [NewMemory]. Safe for concurrent use.
+// Memory is a [Store] that ends with its process. Make one with [NewMemory]. Safe for concurrent
+// use.
 type Memory struct {
 	x   *index
 	max int64 // immutable
@@ -18,9 +19,10 @@ type Memory struct {
 
 var _ Store = (*Memory)(nil)
 
-// NewMemory returns a Store without a disk, for clients that have no directory: what is written while Redis is away is replayed if the
-// process lives that long. maxBytes bounds keys, values and about 300 bytes for each; 0 stands for 64 MiB. Fills are thrown away first; then
-// Put of a set returns ErrFull; the last MiB, or sixteenth if that is less, is kept for deletes.
+// NewMemory returns a Store without a disk, for clients that have no directory: what is written
+// while Redis is away is replayed if the process lives that long. maxBytes bounds keys, values and
+// about 300 bytes for each; 0 stands for 64 MiB. Fills are thrown away first; then Put of a set
+// returns ErrFull; the last MiB, or sixteenth if that is less, is kept for deletes.
 func NewMemory(maxBytes int64) *Memory {
 	return &Memory{x: newIndex(), max: max(cmp.Or(maxBytes, 64<<20), 0)}
 }
@@ -62,7 +64,7 @@ func (m *Memory) Put(ctx context.Context, records ...Record) error {
 	return nil
 }
 
-// roomLocked throws fills away until need more bytes fit below limit, and says whether they do.
+// roomLocked throws fills away until need more bytes fit below limit, and reports whether they fit.
 func (m *Memory) roomLocked(need, limit int64) bool {
 	for m.x.cost+need > limit {
 		oldest := m.x.fills.first()
@@ -175,8 +177,8 @@ func (m *Memory) count(belongs func(key string) bool) int {
 	return m.x.count(belongs, time.Now().UnixMilli())
 }
 
-// fillLimit is how much of max bytes may be in use for one more fill to be taken. The rest is for what matters: a Put should not have to wait
-// for room.
+// fillLimit is how much of max bytes may be in use for one more fill to be taken. The rest is for
+// what matters: a Put should not have to wait for room.
 func fillLimit(maxBytes int64) int64 { return maxBytes - maxBytes/4 - reserve(maxBytes) }
 
 // validateAll says what is wrong with records that somebody wants to Put.

@@ -66,7 +66,8 @@ func rangeOf(n int) []int {
 	return all
 }
 
-// Whatever the order and however often: what stays is the same. In between the store is flushed, closed and opened, or killed.
+// Whatever the order and however often: what stays is the same. In between the store is flushed,
+// closed and opened, or killed.
 func TestTheSameRecordsInAnyOrderEndTheSame(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		records := drawRecords(t)

@@ -30,8 +30,9 @@ const (
 	hexDigitsLower = "0123456789abcdef"
 )
 
-// Open opens the directory dir and makes it if it is not there. It must be this store's own: another store on it, of this process or another
-// one, gets ErrLocked. What Open does, and what it costs, is in the package's description.
+// Open opens the directory dir and makes it if it is not there. It must be this store's own:
+// another store on it, of this process or another one, gets ErrLocked. What Open does, and what it
+// costs, is in the package's description.
 func Open(dir string, o Options) (*Dir, error) {
 	o.dir = dir
 	if err := o.withDefaults().validate(); err != nil {
@@ -98,7 +99,8 @@ func (d *Dir) notGoneLocked(name digest) {
 	delete(d.gone, name)
 }
 
-// recover reads what is there. Nobody else knows d yet. The numbers are those of the package's description.
+// recover reads what is there. Nobody else knows d yet. The numbers are those of the package's
+// description.
 func (d *Dir) recover() error {
 	began := time.Now()
 	for _, name := range []string{filesDir, path.Join(filesDir, strconv.Itoa(d.o.DB)), journalDir, quarantineDir} {
@@ -159,14 +161,15 @@ func (d *Dir) countQuarantined() error {
 	return nil
 }
 
-// readFiles reads the record files of our database into the index, folder by folder, so that it never has more in memory than the names in
-// one folder, one file, and the index.
+// readFiles reads the record files of our database into the index, folder by folder, so that it
+// never has more in memory than the names in one folder, one file, and the index.
 func (d *Dir) readFiles() error {
 	return d.readFolder(path.Join(filesDir, strconv.Itoa(d.o.DB)), 3)
 }
 
-// readFolder reads a folder with that many levels of folders below it. What it does not know it leaves alone, unless it stands where something of
-// ours belongs. It removes a folder that holds nothing any more; without a sync, as that means nothing.
+// readFolder reads a folder with that many levels of folders below it. What it does not know it
+// leaves alone, unless it stands where something of ours belongs. It removes a folder that holds
+// nothing any more; without a sync, as that means nothing.
 func (d *Dir) readFolder(folder string, levels int) error {
 	entries, err := d.fs.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,7 +200,8 @@ func (d *Dir) readFolder(folder string, levels int) error {
 				left--
 			}
 		case levels == 0 && isRecordName(strings.TrimSuffix(e.Name(), tempSuffix)):
-			// Written halfway when the process or the machine ended. The journal still has what it was to hold.
+			// Written halfway when the process or the machine ended. The journal still has what it
+			// was to hold.
 			if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -304,8 +308,8 @@ func (m *merger) merge(j journal.Record) error {
 	return nil
 }
 
-// settle forgets what was settled, and what is older: it was superseded then. (The older one may come first, if what superseded it was in a
-// part that has been dropped since.)
+// settle forgets what was settled, and what is older: it was superseded then. (The older one may
+// come first, if what superseded it was in a part that has been dropped since.)
 func (m *merger) settle(j *journal.Record) {
 	d := m.d
 	if m.keys == nil {
@@ -369,7 +373,8 @@ var (
 	errIO      = errors.New("the disk cannot read it")
 )
 
-// damaged says whether a file cannot be read because of what it is, rather than for a reason that may pass.
+// damaged reports whether a file cannot be read because of what it is, rather than for a reason
+// that may pass.
 func damaged(err error) bool {
 	for _, reason := range []error{errMissing, errIO, ErrFileTorn, ErrFileEmpty, ErrFileCorrupt, ErrFileOtherKey} {
 		if errors.Is(err, reason) {
@@ -379,7 +384,8 @@ func damaged(err error) bool {
 	return false
 }
 
-// readFile reads a record file, and says how large it is. What can be none, because of its kind, size or beginning, it does not read.
+// readFile reads a record file, and says how large it is. What can be none, because of its kind,
+// size or beginning, it does not read.
 func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	switch {
@@ -409,8 +415,9 @@ func readFile(fsys vfs.FS, name string) (r Record, at, size int64, err error) {
 	return r, at, size, err
 }
 
-// ReadFile reads what [DecodeFile] decodes, from a file that has size bytes. It takes no memory for what can be no record: what is larger than any, or
-// does not begin like one (a file of which the disk knows the length only reads as zeros). The error is ErrFileCorrupt, or the reader's.
+// ReadFile reads what [DecodeFile] decodes, from a file that has size bytes. It takes no memory for
+// what can be no record: what is larger than any, or does not begin like one (a file of which the
+// disk knows the length only reads as zeros). The error is ErrFileCorrupt, or the reader's.
 func ReadFile(file io.Reader, size int64) ([]byte, error) {
 	if size > MaxFileBytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, and a record has %d at most", ErrFileCorrupt, size, int64(MaxFileBytes))
@@ -437,7 +444,7 @@ func readFull(file io.Reader, b []byte) error {
 	return err
 }
 
-// isRecordName says whether a file is named like a record's.
+// isRecordName reports whether a file is named like a record's.
 func isRecordName(name string) bool {
 	base, ok := strings.CutSuffix(name, fileSuffix)
 	return ok && isHex(base, 2*len(digest{}))

@@ -23,34 +23,41 @@ const (
 
 // Options says how a [Dir] behaves. The zero value is usable.
 type Options struct {
-	// DB is the Redis database that the records belong to. Those of another one that lie in the directory are neither served nor
-	// changed. Defaults to 0.
+	// DB is the Redis database that the records belong to. Those of another one that lie in the
+	// directory are neither served nor changed. Defaults to 0.
 	DB int
 
-	// Sync says when Put returns: Always when the disk has it, so that it survives a loss of power; EverySecond and OS when the
-	// operating system has it, so that it survives the end of the process. Defaults to Always.
+	// Sync says when Put returns: Always when the disk has it, so that it survives a loss of power;
+	// EverySecond and OS when the operating system has it, so that it survives the end of the
+	// process. Defaults to Always.
 	Sync Sync
 
-	// FlushInterval is how often records that are in the journal get files of their own, and how often what the disk has refused is tried
-	// again. Nothing rests on it but the size of the journal. Defaults to 3 seconds.
+	// FlushInterval is how often records that are in the journal get files of their own, and how
+	// often what the disk has refused is tried again. Nothing rests on it but the size of the
+	// journal. Defaults to 3 seconds.
 	FlushInterval time.Duration
 
-	// MaxQueue is how many records may wait for their files before they get them though the interval is not over. Under a load that fills it again at
-	// once the disk is left to the writers half of the time, and more may wait. Defaults to 1000.
+	// MaxQueue is how many records may wait for their files before they get them though the
+	// interval is not over. Under a load that fills it again at once the disk is left to the
+	// writers half of the time, and more may wait. Defaults to 1000.
 	MaxQueue int
 
-	// MaxBytes bounds the journal and the record files, in bytes of their contents; the file system rounds up, commonly to 4 KiB a file and as
-	// much for its folder, and what is in quarantine is not counted. Fills are thrown away first, and never take more than three quarters; then Put
-	// of a set returns ErrFull; the last MiB, or sixteenth if that is less, is kept for deletes. Defaults to 1 GiB.
+	// MaxBytes bounds the journal and the record files, in bytes of their contents; the file system
+	// rounds up, commonly to 4 KiB a file and as much for its folder, and what is in quarantine is
+	// not counted. Fills are thrown away first, and never take more than three quarters; then Put
+	// of a set returns ErrFull; the last MiB, or sixteenth if that is less, is kept for deletes.
+	// Defaults to 1 GiB.
 	MaxBytes int64
 
-	// MemoryBytes bounds the values kept in memory: those that wait for their files, and of the others the newest, so that they are
-	// read and replayed without the disk. When what waits exceeds it, Put waits for the disk. Keys and what is known of them, about 300 bytes each, are
+	// MemoryBytes bounds the values kept in memory: those that wait for their files, and of the
+	// others the newest, so that they are read and replayed without the disk. When what waits
+	// exceeds it, Put waits for the disk. Keys and what is known of them, about 300 bytes each, are
 	// always in memory and not counted. Defaults to 64 MiB.
 	MemoryBytes int64
 
-	// Logger gets a line when the directory is opened and was not empty, one when the disk fails and one when it works again, and one for
-	// each file that is put into quarantine. Never a key or a value. Defaults to slog.Default().
+	// Logger gets a line when the directory is opened and was not empty, one when the disk fails
+	// and one when it works again, and one for each file that is put into quarantine. Never a key
+	// or a value. Defaults to slog.Default().
 	Logger *slog.Logger
 
 	dir    string // for messages; Open knows it

@@ -11,8 +11,9 @@ import (
 
 // Target is where records are replayed to: Redis, through whoever speaks to it.
 type Target interface {
-	// Replay asks Redis to take in records by its rules, all in one round trip, and returns one answer for each, in their order. Those
-	// that it does not answer count as NoAnswer. Called by two goroutines at once.
+	// Replay asks Redis to take in records by its rules, all in one round trip, and returns one
+	// answer for each, in their order. Those that it does not answer count as NoAnswer. Called by
+	// two goroutines at once.
 	Replay(ctx context.Context, records []Record) []Outcome
 }
 
@@ -25,7 +26,8 @@ type Outcome struct {
 // Verdict says what became of a record.
 type Verdict int
 
-// What may become of a record. Of the first two it stays in the Store, of the others it is settled.
+// The possible results for a record. With the first two it stays in the Store; with the others it
+// is settled.
 const (
 	NoAnswer   Verdict = iota // Redis has not answered: the pass ends
 	Refused                   // Redis said no, because it is full, for example: the pass goes on
@@ -37,17 +39,21 @@ const (
 
 // SyncerOptions says how a [Syncer] replays. The zero value is usable.
 type SyncerOptions struct {
-	// Rate is how many records are replayed in a second, so that Redis has time for its callers. -1 is no limit. Defaults to 5,000.
+	// Rate is how many records are replayed in a second, so that Redis has time for its callers. -1
+	// is no limit. Defaults to 5,000.
 	Rate int
 
-	// DropFills settles the fills without replaying them. It is for when the absence of a stamp proves nothing. Defaults to false.
+	// DropFills settles the fills without replaying them. It is for when the absence of a stamp
+	// proves nothing. Defaults to false.
 	DropFills bool
 
-	// Belongs says whether a key is this Syncer's to replay: in a cluster a shard's, whose primary is back. It must be quick. Defaults to all keys.
+	// Belongs reports whether a key is this Syncer's to replay: in a cluster a shard's, whose
+	// primary is back. It must be quick. Defaults to all keys.
 	Belongs func(key string) bool
 
-	// Progress is called now and then, at most every 100 milliseconds, and at the end, from one goroutine. It may be slow: it then misses what is
-	// between, and Run waits for it at most 100 milliseconds. A panic in it ends nothing. Defaults to none.
+	// Progress is called now and then, at most every 100 milliseconds, and at the end, from one
+	// goroutine. It may be slow: it then misses what is between, and Run waits for it at most 100
+	// milliseconds. A panic in it ends nothing. Defaults to none.
 	Progress func(Progress)
 }
 
@@ -95,12 +101,14 @@ const (
 	progressInterval = 100 * time.Millisecond
 )
 
-// Syncer replays what a Store has remembered, so that the Store has it no more. Safe for concurrent use, though two passes at once do the work
-// twice.
+// Syncer replays what a Store has remembered, so that the Store has it no more. Safe for concurrent
+// use, though two passes at once do the work twice.
 //
-// A pass goes like this: the deletes, then the sets, then the fills; each kind only when the one before is done, as a fill may not be written
-// beside a delete that is yet to come. A record is settled when its batch is answered, and not before: a pass that breaks off, with its process if need
-// be, is simply run again. If a newer record of a key comes while the older one is under way, the answer settles the older one only.
+// A pass goes like this: the deletes, then the sets, then the fills; each kind only when the one
+// before is done, as a fill may not be written beside a delete that is yet to come. A record is
+// settled when its batch is answered, and not before: a pass that breaks off, with its process if
+// need be, is simply run again. If a newer record of a key comes while the older one is under way,
+// the answer settles the older one only.
 type Syncer struct { // all immutable
 	store  Store
 	target Target
@@ -115,8 +123,9 @@ func NewSyncer(store Store, target Target, o SyncerOptions) *Syncer {
 	return &Syncer{store: store, target: target, o: o}
 }
 
-// Run makes one pass, and returns what came of it; the error is the report's Err: why it ended too early, ctx's if that did.
-// Records that come during the pass may be in it or wait for the next one.
+// Run makes one pass, and returns what came of it; the error is the report's Err: why it ended too
+// early, ctx's if that did. Records that come during the pass may be in it or wait for the next
+// one.
 func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -155,13 +164,14 @@ type pass struct {
 	*Syncer
 	pace   pace // used by Run's goroutine only
 	end    context.CancelCauseFunc
-	teller *teller // nil: nobody wants to know
+	teller *teller // nil: there is no observer
 
 	mu     sync.Mutex   // guards report
 	report ReplayReport // also told at most so often
 }
 
-// replay goes through the records with op, and returns when all batches that it has sent are answered.
+// replay goes through the records with op, and returns when all batches that it has sent are
+// answered.
 func (p *pass) replay(ctx context.Context, op Op) {
 	var flying sync.WaitGroup
 	defer flying.Wait()
@@ -291,7 +301,8 @@ type pace struct {
 	next time.Time // when what was let through so far is paid for
 }
 
-// wait returns when n more may go; they then have to be paid for by those after them. It returns ctx's error if that ends first.
+// wait returns when n more may go; they then have to be paid for by those after them. It returns
+// ctx's error if that ends first.
 func (p *pace) wait(ctx context.Context, n int) error {
 	if p.rate < 0 {
 		return ctx.Err()
@@ -328,7 +339,7 @@ func newTeller(call func(Progress)) *teller {
 		defer close(t.done)
 		for p := range t.news {
 			func() {
-				defer func() { _ = recover() }() // who looks does not steer
+				defer func() { _ = recover() }() // an observer does not steer
 				call(p)
 			}()
 		}

@@ -164,7 +164,8 @@ func TestARefusalDoesNotEndThePass(t *testing.T) {
 	require.Equal(t, 1000, s.Stats().Sets)
 }
 
-// Redis goes away in the middle, again and again; each pass goes on where the last one was broken off.
+// Redis goes away in the middle, again and again; each pass goes on where the last one was broken
+// off.
 func TestABrokenPassIsRunAgain(t *testing.T) {
 	m := vfs.NewMem()
 	d := open(t, m, byHand())

@@ -1,7 +1,8 @@
-// Package peer is a cache-aside client after the protocol that rueidisaside publishes, written here from its description:
-// the protocol, not the library. The library is not served by the Go module proxy, and a comparison needs something that
-// does the same work on the same connection. What can be read off it is what the protocol costs: round trips, commands,
-// who is woken when. The library's own overhead may be a little more or less.
+// Package peer is a cache-aside client after the protocol that rueidisaside publishes, written here
+// from its description: the protocol, not the library. The library is not served by the Go module
+// proxy, and a comparison needs something that does the same work on the same connection. What can
+// be read off it is what the protocol costs: round trips, commands, who is woken when. The
+// library's own overhead may be a little more or less.
 //
 //	DoCache GET key                         a value: done. The client-side cache is rueidis's
 //	nothing there: SET key id NX GET PX     we put our id there: we are the holder. Somebody's id: wait. A value: done
@@ -90,7 +91,7 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load fu
 	ctx, cancel := context.WithTimeout(ctx, ttl) // rueidisaside ends a call after ttl at the latest
 	defer cancel()
 	for {
-		changed := c.change(key) // before the question, so that no change is missed
+		changed := c.change(key) // before the request, so that no change is missed
 		held, err := c.redis.DoCache(ctx, c.redis.B().Get().Key(key).Cache(), ttl).ToString()
 		if rueidis.IsRedisNil(err) {
 			held, err = c.redis.Do(ctx, c.redis.B().Set().Key(key).Value(c.id).Nx().Get().Px(ttl).Build()).ToString()
@@ -148,8 +149,8 @@ func (c *Client) wait(ctx context.Context, key, holder string, changed <-chan st
 	return nil
 }
 
-// change returns a channel that is closed when key changes. A key that is never changed stays in the table: this is a
-// yardstick, which is thrown away after the measurement.
+// change returns a channel that is closed when key changes. A key that is never changed stays in
+// the table: this is a yardstick, which is thrown away after the measurement.
 func (c *Client) change(key string) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

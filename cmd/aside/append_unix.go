@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// appendTo has what is written to a file go to its end, wherever that is by then: else a file that somebody has emptied begins with zeros, as long as it was.
+// appendTo has what is written to a file go to its end, wherever that is by then: else a file that
+// somebody has emptied begins with zeros, as long as it was.
 func appendTo(file *os.File) {
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		return

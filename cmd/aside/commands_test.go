@@ -35,7 +35,8 @@ const (
 	past = 1763719200000
 )
 
-// written makes a fallback directory as a kill of its process leaves it: two records in files, the rest in the journal.
+// written makes a fallback directory as a kill of its process leaves it: two records in files, the
+// rest in the journal.
 func written(t testing.TB) string {
 	t.Helper()
 	source := filepath.Join(t.TempDir(), "source")
@@ -61,7 +62,8 @@ func written(t testing.TB) string {
 	return dir
 }
 
-// golden compares with a file in testdata. What differs from run to run is masked: directories, and the numbers of bytes of the journal and of files.
+// golden compares with a file in testdata. What differs from run to run is masked: directories, and
+// the numbers of bytes of the journal and of files.
 func golden(t *testing.T, name, got, dir string) {
 	t.Helper()
 	got = strings.ReplaceAll(got, dir, "DIR")
@@ -201,7 +203,8 @@ func TestReplayBringsItIntoRedisAndLeavesNothing(t *testing.T) {
 	require.Equal(t, "nothing waits for database 0\n", got.stdout)
 }
 
-// A set that has waited for longer than others remember their writes becomes a delete. Nobody must find out afterwards.
+// A set that has waited for longer than others remember their writes becomes a delete. Nobody must
+// find out afterwards.
 func TestReplayDoesNotTurnSetsIntoDeletesUnasked(t *testing.T) {
 	server := redistest.Start(t)
 	dir, url := filepath.Join(t.TempDir(), "fallback"), "redis://"+server.Addr()
@@ -391,7 +394,8 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 	}
 	require.Contains(t, got["disk"].Detail, "synced in")
 	require.NoDirExists(t, dir, "doctor makes nothing")
-	// A stamp is left for a second. What the library leaves of its own in every database tells of a flush, and ends by itself.
+	// A stamp is left for a second. What the library leaves of its own in every database tells of a
+	// flush, and ends by itself.
 	eventually(t, "nothing is left in Redis", func() bool {
 		return !slices.ContainsFunc(server.Do("KEYS", "*").([]any), func(key any) bool { return !strings.HasPrefix(fmt.Sprint(key), "aside:probe") })
 	})
@@ -528,7 +532,8 @@ var completions = []struct {
 	{"aside inspect fold", []string{"folder/"}},
 }
 
-// completionHome is a directory with something to complete, and the script of a shell in a directory of its own.
+// completionHome is a directory with something to complete, and the script of a shell in a
+// directory of its own.
 func completionHome(t *testing.T, shell, name string) (program, home, path string) {
 	t.Helper()
 	program, err := exec.LookPath(shell)
@@ -557,7 +562,8 @@ func TestFishCompletes(t *testing.T) {
 	}
 }
 
-// A zsh on a terminal of its own, as completion needs one: it is typed a line and a tab, and prints what its terminal shows until it is at the next prompt.
+// A zsh on a terminal of its own, as completion needs one: it is typed a line and a tab, and prints
+// what its terminal shows until it is at the next prompt.
 const zshTypes = `
 zmodload zsh/zpty
 zpty z zsh -f -i

@@ -34,7 +34,8 @@ func flagsOf(command *kong.Node) []*kong.Flag {
 	return all
 }
 
-// words are the flags of a command as one types them. What needs a value is followed by it or by "=".
+// words are the flags of a command as one types them. What needs a value is followed by it or by
+// "=".
 func words(command *kong.Node) []string {
 	var all []string
 	for _, f := range flagsOf(command) {
@@ -46,7 +47,8 @@ func words(command *kong.Node) []string {
 	return all
 }
 
-// takesFiles says whether a flag or argument is a file or a directory, by what stands for it in the help.
+// takesFiles reports whether a flag or argument is a file or a directory, by what stands for it in
+// the help.
 func takesFiles(v *kong.Value) bool {
 	return v.Tag != nil && (v.Tag.PlaceHolder == "FILE" || v.Tag.PlaceHolder == "DIR" || v.Name == "dir" || v.Flag != nil && v.Flag.PlaceHolder == "FILE")
 }

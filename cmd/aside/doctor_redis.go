@@ -230,8 +230,8 @@ func (d *doctor) eviction(at string, about map[string]string) {
 	}
 }
 
-// clock compares clocks: that by which scripts write, which is what the library goes by, with this machine's and with what TIME says, which a
-// proxy in between may answer itself.
+// clock compares clocks: that by which scripts write, which is what the library goes by, with this
+// machine's and with what TIME says, which a proxy in between may answer itself.
 func (d *doctor) clock(at string, client rueidis.Client) {
 	off, doubt, err := d.offset(func(b rueidis.Builder) rueidis.Completed {
 		return b.Eval().Script("return redis.call('TIME')").Numkeys(0).Build()
@@ -259,13 +259,14 @@ func (d *doctor) clock(at string, client rueidis.Client) {
 	}
 }
 
-// offset is by how much a clock is ahead of this machine's. Half a round trip is what cannot be known.
-func (d *doctor) offset(question func(rueidis.Builder) rueidis.Completed, client rueidis.Client) (off, doubt time.Duration, err error) {
+// offset is by how much a clock is ahead of this machine's. Half a round trip is what cannot be
+// known.
+func (d *doctor) offset(command func(rueidis.Builder) rueidis.Completed, client rueidis.Client) (off, doubt time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	defer cancel()
 	for try := range 5 { // the quickest answer says most
 		sent := time.Now()
-		parts, err := client.Do(ctx, question(client.B())).AsIntSlice()
+		parts, err := client.Do(ctx, command(client.B())).AsIntSlice()
 		took := time.Since(sent)
 		if err == nil && (len(parts) != 2 || parts[1] < 0 || parts[1] >= 1_000_000) {
 			err = fmt.Errorf("%v are not seconds and microseconds", parts)
@@ -280,10 +281,12 @@ func (d *doctor) offset(question func(rueidis.Builder) rueidis.Completed, client
 	return off, doubt, nil
 }
 
-// flushKey is what a client leaves in a database so that a flush takes it along (flushed.go in the library).
+// flushKey is what a client leaves in a database so that a flush takes it along (flushed.go in the
+// library).
 const flushKey = "aside:probe:made"
 
-// leavingNothing has a client at work, and removes what it leaves behind where nobody else has left it before.
+// leavingNothing has a client at work, and removes what it leaves behind where nobody else has left
+// it before.
 func (d *doctor) leavingNothing(plain rueidis.Client, work func()) {
 	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	there, err := plain.Do(ctx, plain.B().Exists().Key(flushKey).Build()).AsInt64()
@@ -297,7 +300,8 @@ func (d *doctor) leavingNothing(plain rueidis.Client, work func()) {
 	_ = plain.Do(ctx, plain.B().Del().Key(flushKey).Build()).Error() // it would end by itself, in a day
 }
 
-// work does what a proxy does: connect as it does, set, read and delete a key, by scripts that also write its stamp.
+// work does what a proxy does: connect as it does, set, read and delete a key, by scripts that also
+// write its stamp.
 func (d *doctor) work() {
 	option := d.option
 	if option.AlwaysRESP2 {

@@ -25,7 +25,7 @@ type healthcheckCmd struct {
 func (h *healthcheckCmd) Run(e *env) error {
 	url := h.URL
 	if url == "" {
-		// Whether it may serve strangers was its own question: it may have been told so by a flag.
+		// Whether it may serve strangers does not matter here: a flag may have permitted it.
 		c, _, err := loadConfig(h.Config, map[string]string{"service.insecure": "true"})
 		if err != nil {
 			return err
@@ -40,7 +40,8 @@ func (h *healthcheckCmd) Run(e *env) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--url: %w", err)}
 	}
-	// The certificate is made out to a name, and we ask at an address; nothing secret is said, and nothing is believed but "alive".
+	// The certificate is made out to a name, and we ask at an address; nothing secret is said, and
+	// nothing is believed but "alive".
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	response, err := client.Do(request)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// More clients than the process may have files open, none of which has a token or anything to say: those who have are served, and Redis and the
-// fallback directory have the files that they need.
+// More clients than the process may have files open, none of which has a token or anything to say:
+// those who have are served, and Redis and the fallback directory have the files that they need.
 func TestIdleClientsDoNotTakeTheFilesOfRedisAndTheDirectory(t *testing.T) {
 	server := redistest.Start(t)
 	home := t.TempDir()

@@ -15,14 +15,14 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
-// logFile is a file to which lines are appended. It begins anew when it is full, or when somebody has moved it away and says so; what was in it is then
-// in a file beside it:
+// logFile is a file to which lines are appended. It begins anew when it is full, or when somebody
+// has moved it away and says so; what was in it is then in a file beside it:
 //
 //	aside.log
 //	aside-2006-01-02T15-04-05.000-size.log      the local time when it was full
 //
-// Somebody else may also empty it (copytruncate): it is always open for appending, so the next line stands at its beginning. It belongs to one
-// goroutine but for moved.
+// Somebody else may also empty it (copytruncate): it is always open for appending, so the next line
+// stands at its beginning. It belongs to one goroutine but for moved.
 type logFile struct {
 	c     config.Log  // immutable
 	moved atomic.Bool // it is to be opened by its name again

@@ -15,8 +15,9 @@ import (
 	"github.com/redaside/aside/internal/logqueue"
 )
 
-// logs are where the log goes. Nothing that is logged waits for a disk or for who reads a pipe: each destination has a queue of its own, which drops
-// and counts what does not fit. Safe for concurrent use.
+// logs are where the log goes. Logging waits for no disk and for no reader of a pipe: each
+// destination has a queue of its own, which drops and counts what does not fit. Safe for concurrent
+// use.
 type logs struct {
 	logger *slog.Logger  // immutable, as are the next ones
 	level  slog.LevelVar // what is logged; may be set at any time
@@ -63,7 +64,8 @@ func handlerOf(format string, out io.Writer, level slog.Leveler) slog.Handler {
 	return slog.NewTextHandler(out, options)
 }
 
-// reopen lets go of the log file, which may have another name by now, and begins one with the right name.
+// reopen lets go of the log file, which may have another name by now, and begins one with the right
+// name.
 func (l *logs) reopen() {
 	if l.file != nil {
 		l.inFile.moved.Store(true)
@@ -143,7 +145,8 @@ func logLevel(name string) slog.Level {
 	return level
 }
 
-// lastWords writes what a command that does not wait for its log has to say at its end: who does not read that does not keep it from ending either.
+// lastWords writes what a command that does not wait for its log logs at its end; a reader that
+// does not read it does not keep the command from ending.
 type lastWords struct{ to io.Writer }
 
 func (w lastWords) Write(text []byte) (n int, err error) {

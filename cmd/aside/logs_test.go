@@ -25,7 +25,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// unheard is a running `aside serve` whose standard output is the test's affair. What it says is read from its log file.
+// unheard is a running `aside serve` whose standard output is the test's affair. What it says is
+// read from its log file.
 type unheard struct {
 	t          testing.TB
 	cmd        *exec.Cmd
@@ -77,7 +78,8 @@ func (u *unheard) awaitMode(mode string) {
 	})
 }
 
-// outage is what must not depend on who reads the log: an outage, what was written in it, its end, and the end of the process.
+// outage must not depend on whether the log is read: an outage, what was written in it, its end,
+// and the end of the process.
 func (u *unheard) outage(server *redistest.Server) {
 	u.t.Helper()
 	ctx := testContext(u.t)
@@ -259,7 +261,8 @@ func contents(t testing.TB, dir string) map[string]string {
 func TestAFullLogFileIsPutAsideAndTheOldestGo(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made")
 	require.NoError(t, os.MkdirAll(dir, 0o700))
-	// One that was left by versions before, one that was called the same in the same millisecond, and what is none of ours.
+	// One that was left by versions before, one that was called the same in the same millisecond,
+	// and what is none of ours.
 	for _, name := range []string{"aside-2006-01-02T15-04-05.000-size.log", "aside-2006-01-02T15-04-05.000-size_1.log", "aside-x.log", "other.log"} {
 		writeFile(t, dir, name, name)
 	}

@@ -1,4 +1,5 @@
-// Aside is a caching proxy in front of Redis that keeps working when Redis does not, and the tools to look after it:
+// Aside is a caching proxy in front of Redis that keeps working when Redis does not, and the tools
+// to look after it:
 //
 //	aside serve                          HTTP at 127.0.0.1:9997, RESP at 127.0.0.1:9998
 //	aside inspect DIR [KEY]              what waits in a fallback directory
@@ -7,7 +8,8 @@
 //	aside export DIR                     write it as an append-only file
 //	aside doctor                         whether a Redis, and a directory, are as aside needs them
 //
-// Exit codes: 0 it went well; 1 it failed, or something was found; 2 the command line or the configuration is wrong. docs/PROXY.md has the rest.
+// Exit codes: 0 it went well; 1 it failed, or something was found; 2 the command line or the
+// configuration is wrong. docs/PROXY.md has the rest.
 package main
 
 import (

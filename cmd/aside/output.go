@@ -10,7 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// output is standard output, and remembers when that has failed: a command whose output is not all there has not gone well. Not safe for concurrent use.
+// output is standard output, and remembers when that has failed: a command whose output is not all
+// there has not gone well. Not safe for concurrent use.
 type output struct {
 	w      io.Writer
 	failed error // the first
@@ -24,7 +25,8 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// check returns a command's error, and joins to it what output has met, unless the command has noticed itself.
+// check returns a command's error, and joins to it what output has met, unless the command has
+// noticed itself.
 func (o *output) check(err error) error {
 	if o.failed == nil || errors.Is(err, o.failed) {
 		return err
@@ -36,7 +38,8 @@ func (o *output) check(err error) error {
 	return errors.Join(err, failed)
 }
 
-// plain is a text that others have chosen, such as a file's name, as it may be shown on a terminal: quoted if there is something in it that is not just shown.
+// plain is a text that others have chosen, such as a file's name, as it may be shown on a terminal:
+// quoted if there is something in it that is not just shown.
 func plain(s string) string {
 	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s
@@ -44,7 +47,8 @@ func plain(s string) string {
 	return strconv.Quote(s)
 }
 
-// plainLines is plain for a message: its line ends stay, and all else that is not just shown is escaped where it stands.
+// plainLines is plain for a message: its line ends stay, and all else that is not just shown is
+// escaped where it stands.
 func plainLines(s string) string {
 	var b strings.Builder
 	for _, r := range s {

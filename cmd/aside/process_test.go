@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	redis.SetLogger(quietRedis{})
-	// rueidis sleeps for a second before it looks at a topology again that it could not read, whether it is closed or not.
+	// rueidis sleeps for a second before it looks at a topology again that it could not read,
+	// whether it is closed or not.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
 }
 
@@ -50,7 +51,8 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// command is the binary in a directory of its own, with a state directory of its own and nothing else of ours in its environment.
+// command is the binary in a directory of its own, with a state directory of its own and nothing
+// else of ours in its environment.
 func command(t testing.TB, home string, environ []string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()

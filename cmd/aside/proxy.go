@@ -26,7 +26,8 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// proxyServer is what `aside serve` runs: a client, and the front ends that serve it. Its methods are called one after the other.
+// proxyServer is what `aside serve` runs: a client, and the front ends that serve it. Its methods
+// are called one after the other.
 type proxyServer struct {
 	c       config.Config
 	log     *slog.Logger
@@ -131,7 +132,7 @@ func listen(setting, bind string, port config.Port) (net.Listener, error) {
 	}
 	ln, err := net.Listen("tcp", net.JoinHostPort(bind, strconv.Itoa(int(port))))
 	if err != nil {
-		return nil, fmt.Errorf("%s is %d: %w: choose another one, or find out who has it", setting, port, err)
+		return nil, fmt.Errorf("%s is %d: %w: choose another one, or find out which process has it", setting, port, err)
 	}
 	return ln, nil
 }
@@ -191,7 +192,8 @@ func reachable(addr net.Addr) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port)) // Go listens for both versions there, whichever of them was named
 }
 
-// start opens the fallback directory and serves. failed gets the error of a front end that has ended by itself.
+// start opens the fallback directory and serves. failed gets the error of a front end that has
+// ended by itself.
 func (p *proxyServer) start() (failed <-chan error, err error) {
 	if p.client, err = aside.New(p.options); err != nil {
 		p.closeListeners()
@@ -266,8 +268,9 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	return ends, nil
 }
 
-// renew takes over from c what can be exchanged while the proxy serves, and returns the names of these settings. A secret may be exchanged for
-// another, not taken away: whether it may be missing was asked of the interface that is being served, which c may not name any more.
+// renew takes over from c what can be exchanged while the proxy serves, and returns the names of
+// these settings. A secret may be exchanged for another, not taken away: whether it may be missing
+// was asked of the interface that is being served, which c may not name any more.
 func (p *proxyServer) renew(c config.Config) (done []string) {
 	if c.Service.Token != "" {
 		p.web.SetToken(c.Service.Token)
@@ -279,7 +282,7 @@ func (p *proxyServer) renew(c config.Config) (done []string) {
 	}
 	was := p.c.Redis
 	redis, err := redisOption(c.Redis)
-	// What is meant for another Redis is not shown to this one.
+	// Nothing that is meant for another Redis is shown to this one.
 	same := err == nil && c.Redis.URL == was.URL && slices.Equal(c.Redis.Addrs, was.Addrs) && c.Redis.TLS.CA == was.TLS.CA
 	if same && redis.Sentinel.MasterSet == "" && (redis.Password != "" || p.account.Load().Password == "") {
 		p.account.Store(&rueidis.AuthCredentials{Username: redis.Username, Password: redis.Password})
@@ -288,9 +291,10 @@ func (p *proxyServer) renew(c config.Config) (done []string) {
 	return done
 }
 
-// stop drains: /readyz says 503, then, after service.drain_delay, no connection is accepted any more, requests under way end, and last the client
-// makes durable what it has accepted. ctx, and service.drain_timeout, end the waiting; nothing that was acknowledged is lost by that. The error is
-// the client's: that something may not be as durable as it should be.
+// stop drains: /readyz says 503, then, after service.drain_delay, no connection is accepted any
+// more, requests under way end, and last the client makes durable what it has accepted. ctx, and
+// service.drain_timeout, end the waiting; nothing that was acknowledged is lost by that. The error
+// is the client's: that something may not be as durable as it should be.
 func (p *proxyServer) stop(ctx context.Context) error {
 	p.web.Drain()
 	if delay := p.c.Service.DrainDelay; delay > 0 {
@@ -331,8 +335,8 @@ func (p *proxyServer) stop(ctx context.Context) error {
 	return err
 }
 
-// slowDisk says whether a client's Close has only run out of time: then the journal has what was acknowledged, and what is left undone is what the
-// next process with the directory does anyway.
+// slowDisk reports whether a client's Close has only run out of time: then the journal has what was
+// acknowledged, and what is left undone is what the next process with the directory does anyway.
 func slowDisk(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, fallback.ErrDisk)
 }

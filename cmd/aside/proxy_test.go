@@ -111,7 +111,8 @@ func TestASlowDiskIsNoFailureAndABrokenOneIs(t *testing.T) {
 	require.False(t, slowDisk(errors.Join(context.DeadlineExceeded, fallback.ErrDisk)))
 }
 
-// rueidis shows what AuthCredentialsFn says to Sentinels, too: they have accounts of their own, and must not learn that of Redis.
+// rueidis shows what AuthCredentialsFn says to Sentinels, too: they have accounts of their own, and
+// must not learn that of Redis.
 func TestARedisBehindSentinelsMayHaveAnAccount(t *testing.T) {
 	sentinel := redistest.StartSentinel(t)
 	sentinel.Primary().Do("ACL", "SETUSER", "proxy", "on", ">pw", "~*", "&*", "+@all")

@@ -68,7 +68,8 @@ func (f redisFlags) tls(option *rueidis.ClientOption) error {
 	return nil
 }
 
-// trust lets the authorities in a file, if there is one, be those that may have signed Redis's certificate.
+// trust lets the authorities in a file, if there is one, be those that may have signed Redis's
+// certificate.
 func trust(option *rueidis.ClientOption, ca string) (err error) {
 	if ca == "" {
 		return nil
@@ -94,7 +95,8 @@ func parseURL(text string) (rueidis.ClientOption, error) {
 		return option, errors.New("the number of a database cannot be negative")
 	}
 	if option.Sentinel.MasterSet != "" && option.TLSConfig != nil {
-		// The addresses are those of Sentinels, so what is said of TLS is said of them, too; and each server has a name of its own.
+		// The addresses are those of Sentinels, so what is said of TLS is said of them, too; and
+		// each server has a name of its own.
 		option.TLSConfig.ServerName = ""
 		option.Sentinel.TLSConfig = option.TLSConfig
 	}

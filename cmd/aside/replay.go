@@ -96,12 +96,12 @@ func (c *replayCmd) Run(e *env) error {
 	case sum.Pending() == 0:
 		e.printf("nothing waits for database %d\n", option.SelectDB)
 		if found.Files+found.Unfinished+found.Parts > 0 {
-			if err := c.tidy(ctx, option.SelectDB); err != nil && !errors.Is(err, fallback.ErrLocked) { // who has it does it
+			if err := c.tidy(ctx, option.SelectDB); err != nil && !errors.Is(err, fallback.ErrLocked) { // the process that has it does it
 				return err
 			}
 		}
 	case old > 0 && c.StampTTL == nil:
-		return fmt.Errorf("%s set more than %v ago, which is how long services remember who wrote last; replayed now they would become deletes. "+
+		return fmt.Errorf("%s set more than %v ago, which is how long services remember the last writer; replayed now they would become deletes. "+
 			"Nothing was replayed. If all who write to this Redis remember it for longer (proxies: fallback.stamp_ttl), say so: --stamp-ttl 24h. "+
 			"Else say --stamp-ttl %v, and they are deleted", was(old, "record"), defaultStampTTL, defaultStampTTL)
 	default:
@@ -122,8 +122,8 @@ func elsewhereToo(elsewhere *ops.Summary) error {
 	return nil
 }
 
-// tidy removes what is left of records for which Redis has answered, as an earlier run was killed, or had no time to; and loaded values, of which nobody
-// knows any more whether they hold.
+// tidy removes what is left of records for which Redis has answered, as an earlier run was killed,
+// or had no time to; and loaded values, of which nobody knows any more whether they hold.
 func (c *replayCmd) tidy(ctx context.Context, db int) error {
 	dir, err := fallback.Open(c.Dir, fallback.Options{DB: db, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -133,7 +133,8 @@ func (c *replayCmd) tidy(ctx context.Context, db int) error {
 	return dir.Close(ctx)
 }
 
-// defaultStampTTL is the library's, in the form in which one writes it: the proxy's is longer, but others may write there, too.
+// defaultStampTTL is the library's, in the form in which one writes it: the proxy's is longer, but
+// others may write there, too.
 const defaultStampTTL = "1h"
 
 func (c *replayCmd) stampTTL() time.Duration {
@@ -215,7 +216,8 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 	return nil
 }
 
-// broken says how far a replay of all records came that did not come to its end. The directory knows.
+// broken says how far a replay of all records came that did not come to its end. The directory
+// knows.
 func (c *replayCmd) broken(db, all int) string {
 	left := 0
 	_, err := ops.Read(c.Dir, func(r ops.Record) error {
@@ -230,7 +232,8 @@ func (c *replayCmd) broken(db, all int) string {
 	return fmt.Sprintf("%d of %s were replayed, %d are left in %s: run this again to replay them", max(0, all-left), count(all, "record"), left, c.Dir)
 }
 
-// watch waits until the client has asked Redis for everything once; what is left then was refused, or cannot be read.
+// watch waits until the client has asked Redis for everything once; what is left then was refused,
+// or cannot be read.
 func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, bar *progress) error {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
@@ -254,8 +257,8 @@ func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, ba
 	}
 }
 
-// add sums reports: of the shards of a cluster, and of one after the other of a shard. What the one before has refused, again, and what it has
-// had no answer for, is in this one, too.
+// add sums reports: of the shards of a cluster, and of one after the other of a shard. What the one
+// before has refused, again, and what it has had no answer for, is in this one, too.
 func add(sum *fallback.ReplayReport, r fallback.ReplayReport, again int) {
 	if sum.Began.IsZero() || r.Began.Before(sum.Began) {
 		sum.Began = r.Began
@@ -272,7 +275,8 @@ func add(sum *fallback.ReplayReport, r fallback.ReplayReport, again int) {
 	}
 }
 
-// dryRun says what there is to do. What Redis will say to each record only its script can tell; here is compared whose stamp is greater.
+// dryRun says what there is to do. What Redis will say to each record only its script can tell;
+// here is compared whose stamp is greater.
 func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOption, sum *ops.Summary, old int) error {
 	option.DisableCache = true
 	if option.Dialer.Timeout == 0 {
@@ -339,10 +343,12 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 	return nil
 }
 
-// stampKey is where Redis keeps who has written a key last; stamp.go of the library has the picture.
+// stampKey is where Redis keeps who has written a key last; stamp.go of the library has the
+// picture.
 func stampKey(key string) string { return "aside:stamp:{" + slot.Tag(slot.Of(key)) + "}" + key }
 
-// later says whether the stamp that Redis has is later than a record's: by number if one client made both, else by time.
+// later reports whether the stamp that Redis has is later than a record's: by number if one client
+// made both, else by time.
 func later(there, record string) bool {
 	const timeDigits, client, number = 16, 16, 12
 	if len(there) < timeDigits+client+number || len(record) < timeDigits+client+number {
@@ -354,8 +360,8 @@ func later(there, record string) bool {
 	return there[:timeDigits] > record[:timeDigits]
 }
 
-// progress shows how far it has got: a bar on a terminal, a number where that has no room for one, and where there is none a line a second at most. Not safe
-// for concurrent use.
+// progress shows how far it has got: a bar on a terminal, a number where that has no room for one,
+// and where there is none a line a second at most. Not safe for concurrent use.
 type progress struct {
 	w     io.Writer
 	all   int
@@ -366,7 +372,8 @@ type progress struct {
 	drawn bool // there is a number in the last line
 }
 
-// barWidth is how wide a terminal must be for the bar: what does not fit goes into the next line, and is not overwritten there.
+// barWidth is how wide a terminal must be for the bar: what does not fit goes into the next line,
+// and is not overwritten there.
 const barWidth = 80
 
 func newProgress(w io.Writer, all int) *progress {
@@ -421,7 +428,8 @@ func (p *progress) end(done int) {
 	}
 }
 
-// warnings is a log of which the latest warning matters, and all that say that something is lost. Safe for concurrent use.
+// warnings is a log of which the latest warning matters, and all that say that something is lost.
+// Safe for concurrent use.
 type warnings struct {
 	mu   sync.Mutex
 	text string   // guarded by mu, as is the next one

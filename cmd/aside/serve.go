@@ -48,7 +48,8 @@ func loadConfig(file string, flags map[string]string) (config.Config, []string, 
 }
 
 func (s *serveCmd) Run(e *env) error {
-	// Who reads what we write may go, or empty the file: that is no reason to end, or to leave a hole.
+	// The reader of our output may end, or empty the file: that is no reason to end, or to leave a
+	// hole.
 	signal.Ignore(syscall.SIGPIPE)
 	for _, w := range []io.Writer{e.stdout, e.stderr} {
 		if file, ok := w.(*os.File); ok {
@@ -67,7 +68,8 @@ func (s *serveCmd) Run(e *env) error {
 		return err
 	}
 	defer logs.Close()
-	// Before anything is served: who sends a signal as soon as there is an answer must not kill us.
+	// Before anything is served: a signal that is sent as soon as there is an answer must not kill
+	// us.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -132,8 +134,8 @@ func (s *serveCmd) Run(e *env) error {
 
 var errWaits = errors.New("something waits")
 
-// leftBehind are the directories beside dir in which something waits, and which no running process has: who changes localhost to 127.0.0.1 in
-// redis.url gets another directory by default.
+// leftBehind are the directories beside dir in which something waits, and which no running process
+// has: changing localhost to 127.0.0.1 in redis.url gets another directory by default.
 func leftBehind(dir string) (dirs []string) {
 	entries, err := os.ReadDir(filepath.Dir(dir))
 	if err != nil {

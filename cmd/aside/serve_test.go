@@ -31,7 +31,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The whole promise in one test: without Redis writes are accepted, a kill loses none, and when a Redis comes they are in it.
+// The whole promise in one test: without Redis writes are accepted, a kill loses none, and when a
+// Redis comes they are in it.
 func TestNothingIsLostFromTheFirstStartWithoutRedisToTheDayItComes(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()
@@ -76,7 +77,8 @@ func fallbackOf(t *testing.T, s *served) string {
 	return m[1]
 }
 
-// What a client was told is kept must be there after the end, in Redis or on disk, however the end falls between its writes.
+// What a client was told is kept must be there after the end, in Redis or on disk, however the end
+// falls between its writes.
 func TestTheEndUnderLoadLosesNoAcknowledgedWrite(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -400,13 +402,14 @@ func TestSIGHUPExchangesSecrets(t *testing.T) {
 	require.NoError(t, err, "the stream was opened with the old token, so it ends")
 	require.ErrorContains(t, login("old").Ping(ctx).Err(), "WRONGPASS")
 	require.NoError(t, login("new").Ping(ctx).Err())
-	require.NoError(t, before.Ping(ctx).Err(), "who has logged in stays so")
+	require.NoError(t, before.Ping(ctx).Err(), "a client that has logged in stays so")
 	server.Do("CLIENT", "KILL", "USER", "proxy")
 	eventually(t, "it has logged in anew, with the new password", func() bool {
 		return status("new") == http.StatusNoContent && strings.Contains(fmt.Sprint(server.Do("ACL", "WHOAMI"), server.Do("CLIENT", "LIST")), "user=proxy")
 	})
 
-	// Whether there must be a token was asked of the interface that is served: it cannot be taken away meanwhile.
+	// Whether there must be a token was asked of the interface that is served: it cannot be taken
+	// away meanwhile.
 	writeFile(t, home, "conf.yaml", fmt.Sprintf("redis: {url: 'redis://%s', username: proxy, password_file: redis}\n", server.Addr()))
 	s.signal(syscall.SIGHUP)
 	s.await(regexp.MustCompile(`need a restart" settings="service.resp_password, service.token"`))
@@ -430,7 +433,8 @@ func TestHealthcheckAsksTheProxyOfTheSameConfiguration(t *testing.T) {
 	require.Equal(t, 2, got.code)
 }
 
-// Redis under another name gets another directory by default: what waits in the old one must not be forgotten.
+// Redis under another name gets another directory by default: what waits in the old one must not be
+// forgotten.
 func TestWhatWaitsForTheSameRedisUnderAnotherNameIsNotForgotten(t *testing.T) {
 	home := t.TempDir()
 	first := serve(t, home, nil, "--redis", "redis://127.0.0.1:1")

@@ -8,8 +8,8 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
-// settingFlags are the flags of all settings. kong wants a struct with a field for each; it is made from the table of settings, so that
-// there is no second one.
+// settingFlags are the flags of all settings. kong wants a struct with a field for each; it is made
+// from the table of settings, so that there is no second one.
 type settingFlags struct {
 	all []config.Setting // those that have a flag, in the order of the fields
 	to  reflect.Value    // *struct{ F0 *string; F1 *bool; … }

@@ -26,8 +26,9 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// A script goes by the exit code: where something that was acknowledged may be missing no tool may say that all went well, not even when it is run again and
-// what could not be read is in quarantine by then.
+// A script goes by the exit code: where something that was acknowledged may be missing no tool may
+// say that all went well, not even when it is run again and what could not be read is in quarantine
+// by then.
 func TestNoToolEndsWellWhereSomethingMayBeMissing(t *testing.T) {
 	server := redistest.Start(t)
 	recordOf := func(dir string) string { return filepath.Join(dir, fallback.FileOf(0, "in a file")) }
@@ -178,8 +179,8 @@ func TestAnInterruptedReplaySaysHowFarItCame(t *testing.T) {
 	require.Equal(t, 400, done+left)
 }
 
-// A replay that was killed has told the journal what Redis has, and not removed the files. Nobody else opens the directory: the next run removes them, be
-// there something to replay or not.
+// A replay that was killed has told the journal what Redis has, and not removed the files. Nobody
+// else opens the directory: the next run removes them, be there something to replay or not.
 func TestWhatAKilledReplayHasLeftGoesWithTheNext(t *testing.T) {
 	server := redistest.Start(t)
 	for settled := range 4 {

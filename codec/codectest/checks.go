@@ -8,7 +8,8 @@ import (
 	"sync"
 )
 
-// encode and decode call the codec so that a panic, and a change of what was passed, is an error like any other.
+// encode and decode call the codec so that a panic, and a change of what was passed, is an error
+// like any other.
 
 func (s *suite[T]) encode(v T) (enc string, err error) {
 	defer func() {
@@ -21,9 +22,11 @@ func (s *suite[T]) encode(v T) (enc string, err error) {
 
 var errChangedInput = errors.New("Decode changed the string that it was given")
 
-// decode returns fatal where a rule was broken, and err where the codec refused the bytes, which it may.
+// decode returns fatal where a rule was broken, and err where the codec refused the bytes, which it
+// may.
 func (s *suite[T]) decode(enc string) (v T, err, fatal error) {
-	// A copy in memory of its own: a codec that writes to its input would crash the test on a constant, and spoil enc otherwise.
+	// A copy in memory of its own: a codec that writes to its input would crash the test on a
+	// constant, and spoil enc otherwise.
 	input := strings.Clone(enc)
 	defer func() {
 		if p := recover(); p != nil {
@@ -227,7 +230,8 @@ func (s *suite[T]) truncated() error {
 	return nil
 }
 
-// concurrent has each goroutine go round all values from another beginning, so that different values meet.
+// concurrent has each goroutine go round all values from another beginning, so that different
+// values meet.
 func (s *suite[T]) concurrent() error {
 	const goroutines, rounds = 8, 50
 	errs := make([]error, goroutines)

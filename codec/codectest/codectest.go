@@ -1,11 +1,12 @@
-// Package codectest is the contract of [codec.Codec] as a test suite. Run it over a codec of your own:
+// Package codectest is the contract of [codec.Codec] as a test suite. Run it over a codec of your
+// own:
 //
 //	func TestMyCodec(t *testing.T) {
 //		codectest.Run(t, MyCodec{}, []Thing{{}, {Name: "a"}, {Tags: map[string][]string{"x": {"y"}}}})
 //	}
 //
-// Every failure says which rule was broken and what goes wrong in a cache where it is. Run it with the race detector too:
-// some mistakes of concurrency show only there.
+// Every failure says which rule was broken and what goes wrong in a cache where it is. Run it with
+// the race detector too: some mistakes of concurrency show only there.
 package codectest
 
 import (
@@ -16,12 +17,13 @@ import (
 	"github.com/redaside/aside/codec"
 )
 
-// Run checks that c keeps the rules of [codec.Codec], each in a subtest of its own. values are what is encoded: at least one, and best
-// all shapes that T has: zero, full, nested, nil and empty. They are not changed. Values that the codec cannot tell apart (Bytes: nil and
-// empty) need an Equal that does not either.
+// Run checks that c keeps the rules of [codec.Codec], each in a subtest of its own. values are what
+// is encoded: at least one, and best all shapes that T has: zero, full, nested, nil and empty. They
+// are not changed. Values that the codec cannot tell apart (Bytes: nil and empty) need an Equal
+// that does not either.
 //
-// It makes some thousand calls for each value and takes well under a second for values of a few hundred bytes. What is random in it is
-// the same in every run.
+// It makes some thousand calls for each value and takes well under a second for values of a few
+// hundred bytes. What is random in it is the same in every run.
 func Run[T any](t *testing.T, c codec.Codec[T], values []T, opts ...Option[T]) {
 	t.Helper()
 	contract(subtests{t}, c, values, opts)
@@ -30,15 +32,16 @@ func Run[T any](t *testing.T, c codec.Codec[T], values []T, opts ...Option[T]) {
 // Option changes how [Run] handles values of T.
 type Option[T any] func(*suite[T])
 
-// Equal says when two values are the same. Defaults to reflect.DeepEqual, which is too strict for protobuf messages (use proto.Equal)
-// and for times in local time (use their Equal method).
+// Equal says when two values are the same. Defaults to reflect.DeepEqual, which is too strict for
+// protobuf messages (use proto.Equal) and for times in local time (use their Equal method).
 func Equal[T any](equal func(a, b T) bool) Option[T] {
 	return func(s *suite[T]) { s.equal = equal }
 }
 
-// Mutate changes everything in a value that can be changed through it, and says whether there was anything. Defaults to doing so by
-// reflection through pointers, slices, maps and interfaces, which does not reach into unexported fields: give your own
-// where T keeps slices, maps or pointers there.
+// Mutate changes everything in a value that can be changed through it, and reports whether there
+// was anything. Defaults to doing so by reflection through pointers, slices, maps and interfaces,
+// which does not reach into unexported fields: give your own where T keeps slices, maps or pointers
+// there.
 func Mutate[T any](mutate func(*T) bool) Option[T] {
 	return func(s *suite[T]) { s.mutate = mutate }
 }
@@ -123,8 +126,9 @@ func checks[T any]() []check[T] {
 	}
 }
 
-// contract makes all checks. It stops at the first that fails: what is wrong there makes most others fail too, only less legibly, and a
-// codec that fails alone is not asked to fail concurrently.
+// contract makes all checks. It stops at the first that fails: what is wrong there makes most
+// others fail too, only less legibly, and a codec that fails alone is not asked to fail
+// concurrently.
 func contract[T any](t reporter, c codec.Codec[T], values []T, opts []Option[T]) {
 	t.Helper()
 	if len(values) == 0 {
@@ -161,5 +165,6 @@ func contract[T any](t reporter, c codec.Codec[T], values []T, opts []Option[T])
 	}
 }
 
-// newRand returns what makes the suite's choices. Seeded the same for each check: a failure comes back.
+// newRand returns what makes the suite's choices. Seeded the same for each check: a failure comes
+// back.
 func newRand() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }

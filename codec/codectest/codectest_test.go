@@ -23,7 +23,8 @@ import (
 	"github.com/redaside/aside/codec"
 )
 
-// recorder is a *testing.T that remembers: the names of the subtests that failed, and what they said.
+// recorder is a *testing.T that remembers: the names of the subtests that failed, and what they
+// said.
 type recorder struct {
 	name   string
 	failed map[string]string // shared by all subtests
@@ -230,7 +231,8 @@ func TestTheSuiteFails(t *testing.T) {
 				}, func(s string) (thing, error) {
 					v, err := decodeThing(s)
 					if last := of.Swap(nil); err == nil && last != nil && *last == s && len(v.Tags) == 1 {
-						// Only once after each Encode, so that decoding twice does not show it, but the change of a value does.
+						// Only once after each Encode, so that decoding twice does not show it, but
+						// the change of a value does.
 						kept := latest.Load()
 						if kept.Tags[0] != v.Tags[0] {
 							return *kept, nil

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// corpus is bytes that have nothing to do with the codec, or that ask more of a decoder than they give it.
+// corpus is bytes that have nothing to do with the codec, or that ask more of a decoder than they
+// give it.
 func corpus() []string {
 	junk := []string{
 		"", " ", "\n", "\x00", "\xff", "null", "true", "0", "-", "1e999", `"`, `""`, "{", "{}", "[", "[]", "[1,", `{"":`,
@@ -29,7 +30,8 @@ func corpus() []string {
 	return junk
 }
 
-// damage yields what may become of an encoding: cut short, bits flipped, bytes replaced, removed, repeated, put in front and behind.
+// damage yields what may become of an encoding: cut short, bits flipped, bytes replaced, removed,
+// repeated, put in front and behind.
 func damage(r *rand.Rand, enc string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, around := range []string{"\x00", " ", "\xff", "0", "{}", "\x00aside:", "\x00zstd:1", enc} {
@@ -59,7 +61,8 @@ func damage(r *rand.Rand, enc string) iter.Seq[string] {
 	}
 }
 
-// positions returns where in n bytes to try something: everywhere, if they are few, else at the beginning, at the end, and here and there.
+// positions returns where in n bytes to try something: everywhere, if they are few, else at the
+// beginning, at the end, and here and there.
 func positions(r *rand.Rand, n int) []int {
 	const everywhere, edge, some = 400, 100, 100
 	var at []int

@@ -2,8 +2,9 @@ package codectest
 
 import "reflect"
 
-// mutate changes all that can be changed through v without assigning to it: what pointers point to, elements of slices and maps,
-// however deep. It reports whether anything was. Unexported fields stay as they are: some point to what their package shares on purpose.
+// mutate changes all that can be changed through v without assigning to it: what pointers point to,
+// elements of slices and maps, however deep. It reports whether anything was. Unexported fields
+// stay as they are: some point to what their package shares on purpose.
 func mutate(v reflect.Value) bool {
 	m := mutator{seen: map[visit]bool{}}
 	m.walk(v, false)
@@ -28,7 +29,8 @@ func (m *mutator) first(v reflect.Value) bool {
 	return !met
 }
 
-// walk visits v; shared says that v lies behind a pointer, slice or map, so that a change to it is seen by all who hold that.
+// walk visits v; shared says that v lies behind a pointer, slice or map, so that a change to it is
+// seen by all who hold that.
 func (m *mutator) walk(v reflect.Value, shared bool) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -94,7 +96,8 @@ func (m *mutator) fields(v reflect.Value, shared bool) {
 	}
 }
 
-// inside follows what an interface holds. What it holds by value cannot be changed in place, only replaced by a changed copy.
+// inside follows what an interface holds. What it holds by value cannot be changed in place, only
+// replaced by a changed copy.
 func (m *mutator) inside(v reflect.Value, shared bool) {
 	if v.IsNil() {
 		return

@@ -1,5 +1,5 @@
-// Package msgpack is the MessagePack codec of aside, on github.com/vmihailenco/msgpack/v5. It is smaller and faster than JSON, and other
-// languages read it.
+// Package msgpack is the MessagePack codec of aside, on github.com/vmihailenco/msgpack/v5. It is
+// smaller and faster than JSON, and other languages read it.
 package msgpack
 
 import (
@@ -19,22 +19,28 @@ import (
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
-// New is the MessagePack codec for T: structs as maps by field name, and the struct tags, CustomEncoder, Marshaler and registered
-// extensions of the library beneath it. Safe for concurrent use.
+// New is the MessagePack codec for T: structs as maps by field name, and the struct tags,
+// CustomEncoder, Marshaler and registered extensions of the library beneath it. Safe for concurrent
+// use.
 //
-// What it cannot say: unexported fields; the location of a time, which comes back as local time (the same instant); the Go type of what is
-// in an interface (a struct comes back as map[string]any, a map as that, or as map[any]any if a key is no text, integers perhaps in another type of integer); what is in an
-// interface with methods, which is never read; a map with other keys than text in a map[string]any, likewise; complex numbers, channels and functions, which Encode
-// refuses. A nil embedded pointer comes back as one to a zero struct. A nil pointer, slice or map
-// comes back nil. The encoding of a map is in no particular order.
+// It cannot represent: unexported fields; the location of a time, which comes back as local time
+// (the same instant); the Go type of what is in an interface (a struct comes back as
+// map[string]any, a map as that, or as map[any]any if a key is no text, integers perhaps in another
+// type of integer); what is in an interface with methods, which is never read; a map with other
+// keys than text in a map[string]any, likewise; complex numbers, channels and functions, which
+// Encode refuses. A nil embedded pointer comes back as one to a zero struct. A nil pointer, slice
+// or map comes back nil. The encoding of a map is in no particular order.
 //
-// Decode refuses anything after the value, nesting deeper than 10,000, and lengths beyond the end of the input, before memory is taken
-// for them; it takes memory in proportion to the input. Unknown fields are skipped; but where T is a struct or a pointer to one, a map that has entries and none
-// of them is a field of T is refused, for it is another type's.
-// An extension whose registered decoder begins by reading a map from its content is refused.
+// Decode refuses anything after the value, nesting deeper than 10,000, and lengths beyond the end
+// of the input, before memory is taken for them; it takes memory in proportion to the input.
+// Unknown fields are skipped; but where T is a struct or a pointer to one, a map that has entries
+// and none of them is a field of T is refused, for it is another type's. An extension whose
+// registered decoder begins by reading a map from its content is refused.
 //
-// Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before it runs out of stack; what a type's own methods do it
-// cannot follow. A struct that embeds itself (through a pointer) is refused in both directions: the library does not end when it learns such a type.
+// Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before
+// it runs out of stack; what a type's own methods do it cannot follow. A struct that embeds itself
+// (through a pointer) is refused in both directions: the library does not end when it learns such a
+// type.
 func New[T any]() codec.Codec[T] {
 	plan := rules.PlanOf(reflect.TypeFor[T]())
 	return msgpackCodec[T]{plan}
@@ -88,8 +94,8 @@ func (c msgpackCodec[T]) Decode(s string) (v T, err error) {
 	if err != nil {
 		return v, err
 	}
-	// Not msgpack.Unmarshal: it preallocates values, for each type in a goroutine that never ends. Nor a pooled decoder, whose buffer
-	// an extension's decoder could keep hold of.
+	// Not msgpack.Unmarshal: it preallocates values, for each type in a goroutine that never ends.
+	// Nor a pooled decoder, whose buffer an extension's decoder could keep hold of.
 	d := msgpack.NewDecoder(r)
 	d.SetMapDecoder(untypedMap)
 	if err := d.Decode(&v); err != nil {
@@ -104,7 +110,8 @@ func (c msgpackCodec[T]) Decode(s string) (v T, err error) {
 	return v, nil
 }
 
-// untypedMap reads a map into an interface: as map[string]any, and as map[any]any where a key is no text, which the library would refuse.
+// untypedMap reads a map into an interface: as map[string]any, and as map[any]any where a key is no
+// text, which the library would refuse.
 func untypedMap(d *msgpack.Decoder) (any, error) {
 	n, err := d.DecodeMapLen()
 	if err != nil || n < 0 {
@@ -151,7 +158,8 @@ var errForeign = errors.New("none of the map's keys is a field: another type wro
 // maxMembers bounds what isForeign looks at.
 const maxMembers = 1000
 
-// isForeign reports whether v, which was decoded from s, is a zero struct only because s is a map without any of its fields.
+// isForeign reports whether v, which was decoded from s, is a zero struct only because s is a map
+// without any of its fields.
 func isForeign[T any](v *T, s string) bool {
 	value := reflect.ValueOf(v).Elem()
 	if value.Kind() == reflect.Pointer {

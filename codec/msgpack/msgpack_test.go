@@ -64,7 +64,8 @@ type pair struct {
 func (p *pair) EncodeMsgpack(e *lib.Encoder) error { return e.EncodeMulti(p.s, p.n) }
 func (p *pair) DecodeMsgpack(d *lib.Decoder) error { return d.DecodeMulti(&p.s, &p.n) }
 
-// Each of these would take gigabytes, or overflow the stack, without the scan: neither could be recovered from.
+// Each of these would take gigabytes, or overflow the stack, without the scan: neither could be
+// recovered from.
 func TestDecodeRefusesBeforeItTakesMemory(t *testing.T) {
 	for _, c := range []struct{ name, s, says string }{
 		{"an array of 4 billion", "\xdd\xff\xff\xff\xff", "a length beyond the end"},
@@ -92,7 +93,8 @@ func TestDecodeRefusesBeforeItTakesMemory(t *testing.T) {
 	}
 }
 
-// A timestamp's bytes may look like the beginning of a map: 0xdf are the first bits of its nanoseconds.
+// A timestamp's bytes may look like the beginning of a map: 0xdf are the first bits of its
+// nanoseconds.
 func TestATimestampThatLooksLikeAMapIsRead(t *testing.T) {
 	at := time.Unix(1<<33, 0xdf<<22)
 	s, err := msgpack.New[time.Time]().Encode(at)

@@ -10,9 +10,9 @@ import (
 	"github.com/vmihailenco/msgpack/v5/msgpcode"
 )
 
-// Why a scan before decoding: the decoder (v5.4.1) allocates what an array, map or byte string says its length is before it has seen the
-// first element, so that five bytes ask for 64 GB, and it recurses without a limit. Neither running out of memory nor of stack
-// can be recovered from.
+// Why a scan before decoding: the decoder (v5.4.1) allocates what an array, map or byte string says
+// its length is before it has seen the first element, so that five bytes ask for 64 GB, and it
+// recurses without a limit. Neither running out of memory nor of stack can be recovered from.
 //
 //	1: scan goes over the headers from the first to the last byte. Each length must fit in what is left, where every element takes
 //	   at least one byte. Arrays and maps may not be nested deeper than maxDepth.
@@ -20,7 +20,8 @@ import (
 //	   extension's header and takes what follows for the map's (DecodeMapLen), which the scan has not seen: reader refuses that.
 //	3: The decoder reads.
 //
-// The scan does not require one single value: a type with its own EncodeMsgpack may write several where one is declared.
+// The scan does not require one single value: a type with its own EncodeMsgpack may write several
+// where one is declared.
 
 // maxDepth is how deep arrays and maps may be nested: the limit of encoding/json.
 const maxDepth = 10_000
@@ -157,8 +158,9 @@ func isMap(c byte) bool {
 	return msgpcode.IsFixedMap(c) || c == msgpcode.Map16 || c == msgpcode.Map32
 }
 
-// reader is what the decoder reads from. The decoder fetches codes with ReadByte and content with Read, so a ReadByte where an
-// extension's content begins with the code of a map is the decoder taking it for one.
+// reader is what the decoder reads from. The decoder fetches codes with ReadByte and content with
+// Read, so a ReadByte where an extension's content begins with the code of a map is the decoder
+// taking it for one.
 type reader struct {
 	*strings.Reader
 	s       string

@@ -13,17 +13,21 @@ import (
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
-// New is the protobuf codec for T, a pointer to a generated message: proto.New[*pb.User](). Safe for concurrent use.
+// New is the protobuf codec for T, a pointer to a generated message: proto.New[*pb.User](). Safe
+// for concurrent use.
 //
-// The encoding is protobuf's binary form; the same message may be encoded in different bytes. Fields that the message does not know are
-// kept. Encode refuses a nil message, which on the wire could not be told from an empty one, and strings that are not UTF-8; a
-// loader says that there is nothing with aside.ErrNotFound. An empty message is the empty string. Both directions refuse a proto2
-// message without its required fields, and nesting deeper than 10,000; Encode so also a message that contains itself.
+// The encoding is protobuf's binary form; the same message may be encoded in different bytes.
+// Fields that the message does not know are kept. Encode refuses a nil message, which on the wire
+// could not be told from an empty one, and strings that are not UTF-8; a loader says that there is
+// nothing with aside.ErrNotFound. An empty message is the empty string. Both directions refuse a
+// proto2 message without its required fields, and nesting deeper than 10,000; Encode so also a
+// message that contains itself.
 //
-// Compare messages with proto.Equal: the fields that protobuf keeps for itself differ between a message and its copy.
+// Compare messages with proto.Equal: the fields that protobuf keeps for itself differ between a
+// message and its copy.
 //
-// Where T is no such type (an interface, or dynamicpb.Message, which has no descriptor until it is made with one), calls return
-// an error.
+// Where T is no such type (an interface, or dynamicpb.Message, which has no descriptor until it is
+// made with one), calls return an error.
 func New[T proto.Message]() codec.Codec[T] {
 	c := protoCodec[T]{}
 	if c.make, c.err = maker[T](); c.err == nil {
@@ -74,11 +78,12 @@ func (c protoCodec[T]) Encode(v T) (s string, err error) {
 	return string(b), err
 }
 
-// proto.Marshal does not end where a message contains itself, and runs out of stack where it is nested very deep, neither of which can be recovered from.
+// proto.Marshal does not end where a message contains itself, and runs out of stack where it is
+// nested very deep, neither of which can be recovered from.
 var errNesting = fmt.Errorf("the message contains itself, or is nested deeper than %d", protowire.DefaultRecursionLimit)
 
-// nests reports whether messages of a type may contain others without end: the type contains itself, or has room for extensions. open has the types that
-// d is looked at in.
+// nests reports whether messages of a type may contain others without end: the type contains
+// itself, or has room for extensions. open has the types that d is looked at in.
 func nests(d protoreflect.MessageDescriptor, open map[protoreflect.FullName]bool) bool {
 	if inside, known := open[d.FullName()]; known {
 		return inside

@@ -13,7 +13,8 @@ import (
 	"github.com/redaside/aside/codec/zstd"
 )
 
-// What a bubble of testing/synctest makes, others must not use: it would end the process. So it is in a process of its own, whose first use is in one.
+// What a bubble of testing/synctest makes, others must not use: it would end the process. So it is
+// in a process of its own, whose first use is in one.
 func TestItWorksInABubbleAndAfterIt(t *testing.T) {
 	const child = "ASIDE_TEST_BUBBLE"
 	if os.Getenv(child) == "" {

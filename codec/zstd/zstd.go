@@ -1,5 +1,5 @@
-// Package zstd compresses what another codec wrote. It is a package of its own so that only those who compress link a
-// compression library.
+// Package zstd compresses what another codec wrote. It is a package of its own so that only those
+// who compress link a compression library.
 package zstd
 
 import (
@@ -19,36 +19,43 @@ import (
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
-// MaxDecompressed is the largest value, in bytes as the inner codec wrote it, that [New] compresses, and the largest that it
-// expands when reading: 64 MiB. A stored value that claims more is an error before memory is taken for it. Larger values are stored
-// uncompressed, and are then limited by the client's own MaxValueBytes only.
+// MaxDecompressed is the largest value, in bytes as the inner codec wrote it, that [New]
+// compresses, and the largest that it expands when reading: 64 MiB. A stored value that claims more
+// is an error before memory is taken for it. Larger values are stored uncompressed, and are then
+// limited by the client's own MaxValueBytes only.
 const MaxDecompressed = 64 << 20
 
-// New stores what the inner codec wrote compressed with zstd (level 3, checksummed), where that makes it smaller.
+// New stores what the inner codec wrote compressed with zstd (level 3, checksummed), where that
+// makes it smaller.
 //
-// Values of less than minSize bytes are not tried; minSize ≤ 0 means that every value is. Below some hundred bytes there is
-// little to gain: marker, frame and checksum cost about 20 bytes. Values that would not get smaller are stored as the inner codec wrote them.
+// Values of less than minSize bytes are not tried; minSize ≤ 0 means that every value is. Below
+// some hundred bytes there is little to gain: marker, frame and checksum cost about 20 bytes.
+// Values that would not get smaller are stored as the inner codec wrote them.
 //
-// Switching it on: readers with this codec also read what was written without it. Readers without it do not understand compressed values: JSON,
-// Gob, msgpack and proto return an error, so they load and overwrite; String, Bytes and some Funcs accept any bytes and
-// would return the compressed ones as the value. So, where processes are replaced one after another, first deploy
-// zstd.New(inner, math.MaxInt), which reads both forms and compresses nothing, then lower minSize. Switching it off, or rolling back, is the
-// same in reverse: first math.MaxInt, and drop it once the longest TTL has passed. Changing minSize alone needs no care.
+// Switching it on: readers with this codec also read what was written without it. Readers without
+// it do not understand compressed values: JSON, Gob, msgpack and proto return an error, so they
+// load and overwrite; String, Bytes and some Funcs accept any bytes and would return the compressed
+// ones as the value. So, where processes are replaced one after another, first deploy
+// zstd.New(inner, math.MaxInt), which reads both forms and compresses nothing, then lower minSize.
+// Switching it off, or rolling back, is the same in reverse: first math.MaxInt, and drop it once
+// the longest TTL has passed. Changing minSize alone needs no care.
 //
-// One exception: a value that was written without it and happens to begin with the six bytes "\x00zstd:" is taken for one of
-// ours. It does not decode, and is loaded again, unless the seventh byte is '0': then the value comes back without those seven.
+// One exception: a value that was written without it and happens to begin with the six bytes
+// "\x00zstd:" is taken for one of ours. It does not decode, and is loaded again, unless the seventh
+// byte is '0': then the value comes back without those seven.
 //
 // A nil inner codec makes a codec whose calls return an error.
 //
-// Memory, once for all zstd codecs of the process: when the first value is compressed, up to 3 MB for each of at most four encoders;
-// when the first is expanded, for each of GOMAXPROCS decoders 0.15 MB, and the value that it expanded last. More calls than that at one
-// time wait for their turn. No goroutine is started. In a bubble of testing/synctest too; the first call of a process, if it comes from one, makes memory
-// for itself.
+// Memory, once for all zstd codecs of the process: when the first value is compressed, up to 3 MB
+// for each of at most four encoders; when the first is expanded, for each of GOMAXPROCS decoders
+// 0.15 MB, and the value that it expanded last. More calls than that at one time wait for their
+// turn. No goroutine is started. In a bubble of testing/synctest too; the first call of a process,
+// if it comes from one, makes memory for itself.
 func New[T any](inner codec.Codec[T], minSize int) codec.Codec[T] {
 	return zstdCodec[T]{inner: inner, minSize: minSize}
 }
 
-// What it writes is the inner codec's bytes, or
+// It writes the inner codec's bytes, or
 //
 //	+----------------+------+---------...
 //	| \x00 z s t d : | form | body, to the end
@@ -57,15 +64,17 @@ func New[T any](inner codec.Codec[T], minSize int) codec.Codec[T] {
 //	form '1': body is one zstd frame, with its content's size and checksum (xxh64, 32 bits of it) in it
 //	form '0': body is the inner codec's bytes, which themselves begin with the marker and did not get smaller
 //
-// So whatever begins with the marker was written by us, and every other form is an error: a later version's, or damage. The marker is
-// not the client's own ("\x00aside:"), which stands in front of this where both are needed.
+// So whatever begins with the marker was written by us, and every other form is an error: a later
+// version's, or damage. The marker is not the client's own ("\x00aside:"), which stands in front of
+// this where both are needed.
 const (
 	zstdMarker = "\x00zstd:"
 	zstdStored = zstdMarker + "0"
 	zstdFrame  = zstdMarker + "1"
 )
 
-// Each block of a frame expands to at most zstdBlock bytes, and takes at least zstdBlockMin: its header and one byte to repeat.
+// Each block of a frame expands to at most zstdBlock bytes, and takes at least zstdBlockMin: its
+// header and one byte to repeat.
 const (
 	zstdBlock    = 128 << 10
 	zstdBlockMin = 3 + 1
@@ -129,8 +138,8 @@ func compress(plain string, minSize int) (s string, err error) {
 	if err != nil {
 		return "", err
 	}
-	// Into borrowed memory, then copied: the string may stay in the process's memory for long, and would hold on to all that was
-	// set aside for the case that nothing gets smaller.
+	// Into borrowed memory, then copied: the string may stay in the process's memory for long, and
+	// would hold on to all that was set aside for the case that nothing gets smaller.
 	scratch := scratches.Get().(*[]byte)
 	defer scratches.Put(scratch)
 	out := append((*scratch)[:0], zstdFrame...)
@@ -181,23 +190,25 @@ func expand(s string) (plain string, err error) {
 	if uint64(len(out)) != header.FrameContentSize {
 		return "", errSizeMismatch
 	}
-	// Nobody writes to out again: the decoder holds on to it until its next call, and then lets go of it before it decodes
-	// (TestItLeavesAloneWhatItExpanded).
+	// Nobody writes to out again: the decoder holds on to it until its next call, and then lets go
+	// of it before it decodes (TestItLeavesAloneWhatItExpanded).
 	return unsafe.String(unsafe.SliceData(out), len(out)), nil
 }
 
-// scratches lends memory to compress into. Buffers that grew beyond maxScratch are left to the garbage collector, so that one
-// large value does not keep its size for good.
+// scratches lends memory to compress into. Buffers that grew beyond maxScratch are left to the
+// garbage collector, so that one large value does not keep its size for good.
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxScratch = 1 << 20
 
-// One encoder and one decoder for the whole process, made when first needed: each holds its working memory, and EncodeAll and
-// DecodeAll take a place in it for the length of a call. They start no goroutine and so need no closing.
+// One encoder and one decoder for the whole process, made when first needed: each holds its working
+// memory, and EncodeAll and DecodeAll take a place in it for the length of a call. They start no
+// goroutine and so need no closing.
 var (
 	// Single segment: the frame always says its size, and a reader takes exactly that much memory.
-	// Window of 1 MiB: how far back repetition is found. The default, 8 MiB, makes each encoder keep 20 MB after one large value.
-	// At most four places: compressing happens once a load, next to which waiting for a place is nothing.
+	// Window of 1 MiB: how far back repetition is found. The default, 8 MiB, makes each encoder
+	// keep 20 MB after one large value. At most four places: compressing happens once a load, next
+	// to which waiting for a place is nothing.
 	zstdEncoder = shared[zstd.Encoder]{create: func(alone bool) (*zstd.Encoder, error) {
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(true), zstd.WithSingleSegment(true),
 			zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true), zstd.WithEncoderConcurrency(places(alone, 4)))
@@ -206,7 +217,8 @@ var (
 		}
 		return enc, err
 	}}
-	// A place for each processor: expanding happens on every read of a typed value, and fewer places would be a lock there.
+	// A place for each processor: expanding happens on every read of a typed value, and fewer
+	// places would be a lock there.
 	zstdDecoder = shared[zstd.Decoder]{create: func(alone bool) (*zstd.Decoder, error) {
 		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(places(alone, math.MaxInt)), zstd.WithDecoderMaxMemory(MaxDecompressed))
 	}}
@@ -219,8 +231,9 @@ func places(alone bool, most int) int {
 	return min(runtime.GOMAXPROCS(0), most)
 }
 
-// shared is made once, when it is first needed. But not in a bubble of testing/synctest: a channel that is made there must not be used by anybody else, in
-// this or another test; that ends the process. Who asks there first is given one for itself alone.
+// shared is made once, when it is first needed. But not in a bubble of testing/synctest: a channel
+// that is made there must not be used by anybody else, in this or another test; that ends the
+// process. The first caller in a bubble gets one for itself alone.
 type shared[T any] struct {
 	create func(alone bool) (*T, error)
 
@@ -247,7 +260,8 @@ func (s *shared[T]) get() (*T, error) {
 	return v, err
 }
 
-// inBubble reports whether the calling goroutine belongs to a bubble of testing/synctest. Only a stack trace says so: "goroutine 7 [running, synctest bubble 1]:".
+// inBubble reports whether the calling goroutine belongs to a bubble of testing/synctest. Only a
+// stack trace says so: "goroutine 7 [running, synctest bubble 1]:".
 func inBubble() bool {
 	var b [96]byte
 	head, _, _ := bytes.Cut(b[:runtime.Stack(b[:], false)], []byte{'\n'})

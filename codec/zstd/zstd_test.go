@@ -112,7 +112,8 @@ func TestDecodeRefuses(t *testing.T) {
 		require.NoError(t, err)
 		return marker + "1" + string(enc.EncodeAll([]byte(payload), nil))
 	}
-	// lying is a frame of 20 bytes that says that it is so large: magic, "single segment, checksum, size in 4 bytes", size, nothing.
+	// lying is a frame of 20 bytes that says that it is so large: magic, "single segment, checksum,
+	// size in 4 bytes", size, nothing.
 	lying := func(size uint32) string {
 		return marker + "1\x28\xb5\x2f\xfd\xa4" + string(binary.LittleEndian.AppendUint32(nil, size)) + strings.Repeat("\x00", 11)
 	}
@@ -160,8 +161,8 @@ func TestTheInnerCodecsErrorsArePassedOn(t *testing.T) {
 	require.ErrorContains(t, err, "aside: decode JSON: ")
 }
 
-// Whatever is wrapped in whatever, with values that look like what any of the layers writes: it comes back, and never grows by more
-// than one escape a layer.
+// Whatever is wrapped in whatever, with values that look like what any of the layers writes: it
+// comes back, and never grows by more than one escape a layer.
 func TestItNestsWithoutAmbiguity(t *testing.T) {
 	piece := rapid.SampledFrom([]string{marker, marker + "0", marker + "1", "\x00aside:", "\x28\xb5\x2f\xfd", "\x00", repetitive, "x"})
 	rapid.Check(t, func(t *rapid.T) {
@@ -180,8 +181,8 @@ func TestItNestsWithoutAmbiguity(t *testing.T) {
 	})
 }
 
-// Expanded values are strings over memory that the decoder was given to write to. A relapse (it writes there once more) would show as
-// strings that change.
+// Expanded values are strings over memory that the decoder was given to write to. A relapse (it
+// writes there once more) would show as strings that change.
 func TestItLeavesAloneWhatItExpanded(t *testing.T) {
 	c := zstd.New(codec.String(), 0)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -205,7 +206,8 @@ func TestItLeavesAloneWhatItExpanded(t *testing.T) {
 	}
 }
 
-// The encoder reads a string through a slice. Were it to write to it, this would crash: constants are in memory that cannot be written to.
+// The encoder reads a string through a slice. Were it to write to it, this would crash: constants
+// are in memory that cannot be written to.
 func TestItDoesNotWriteToTheInnerCodecsString(t *testing.T) {
 	const plain = "0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789"
 	stored, err := zstd.New(codec.String(), 0).Encode(plain)

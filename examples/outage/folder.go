@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// folder is a FallbackDir, as somebody sees it who looks from outside.
+// folder is a FallbackDir, seen from outside.
 type folder string
 
 // found is what lies in it.
@@ -52,7 +52,8 @@ func (f folder) look() (in found, err error) {
 	return in, err
 }
 
-// fileOf is where the record of a key is, once it has a file. MD5 spreads the files over folders; that is all it is for.
+// fileOf is where the record of a key is, once it has a file. MD5 spreads the files over folders;
+// that is all it is for.
 func (f folder) fileOf(key string) string {
 	sum := md5.Sum([]byte(key))
 	name := hex.EncodeToString(sum[:])
@@ -64,7 +65,8 @@ func (f folder) has(key string) bool {
 	return err == nil
 }
 
-// show prints what lies in the folder, the last whole record of the journal, and the file of one key.
+// show prints what lies in the folder, the last whole record of the journal, and the file of one
+// key.
 func (f folder) show(s *screen, key string) error {
 	in, err := f.look()
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// ledger is what the service was promised: each line an operation, or many alike, and what Redis must hold in the end because of it.
+// ledger is what the service was promised: each line an operation, or many alike, and what Redis
+// must hold in the end because of it.
 type ledger struct{ entries []entry }
 
 type entry struct {
@@ -22,7 +23,8 @@ func (l *ledger) note(what, when, acked, right string, want map[string]string) {
 	l.entries = append(l.entries, entry{what: what, when: when, acked: acked, right: right, want: want})
 }
 
-// audit compares the ledger with what Redis itself says, prints the table and says whether all is right.
+// audit compares the ledger with what Redis itself says, prints the table, and reports whether all
+// is right.
 func (l *ledger) audit(ctx context.Context, s *screen, redis *server) (ok bool, err error) {
 	const format = "     %-24s %-16s %6s   %-20s "
 	fmt.Fprintln(s.out, s.in(dim, strings.TrimRight(fmt.Sprintf(format, "what", "when", "ack'ed", "now in Redis"), " ")))

@@ -1,6 +1,7 @@
-// Outage is a story to watch: Redis dies under a service, the service goes on, then it dies too, comes back, Redis comes back, and
-// everything is there. It starts a redis-server of its own and, as a process of its own, the service (itself), and kills
-// both with SIGKILL. Nothing is staged: times are measured, and at the end Redis is asked directly, without the library.
+// Outage is a story to watch: Redis dies under a service, the service goes on, then it dies too,
+// comes back, Redis comes back, and everything is there. It starts a redis-server of its own and,
+// as a process of its own, the service (itself), and kills both with SIGKILL. Nothing is staged:
+// times are measured, and at the end Redis is asked directly, without the library.
 //
 //	go run ./examples/outage             # needs redis-server in PATH; or REDIS_SERVER=/path/to/redis-server
 //	go run ./examples/outage -pause 0    # without the pauses for reading, which there are on a terminal only
@@ -38,7 +39,8 @@ func main() {
 		os.Exit(2)
 	}
 
-	// What we start ends with the thread that started it, so it must be this one, which lasts.
+	// Processes that we start end with the thread that started them, so it must be this one, which
+	// lasts.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, terminate)
 	defer stop()

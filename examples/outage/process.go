@@ -101,7 +101,8 @@ func (p *process) do(ctx context.Context, c command) (message, error) {
 	return m, err
 }
 
-// await hands over what the service tells until enough says that it is, or within has passed; it says whether it was enough.
+// await hands over what the service tells until enough says that it is, or within has passed; it
+// reports which.
 func (p *process) await(ctx context.Context, within time.Duration, enough func(message) bool) (bool, error) {
 	timer := time.NewTimer(within)
 	defer timer.Stop()

@@ -17,8 +17,9 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// server is a redis-server of our own. It writes all that it acknowledges into an append-only file (which survives a kill, if not a
-// loss of power), so that it comes back with what it had: also with what was deleted meanwhile, if nobody makes up for that.
+// server is a redis-server of our own. It writes all that it acknowledges into an append-only file
+// (which survives a kill, if not a loss of power), so that it comes back with what it had: also
+// with what was deleted meanwhile, if nobody makes up for that.
 type server struct {
 	program, dir string
 	addr         string
@@ -46,8 +47,9 @@ func newServer(program, dir string) (*server, error) {
 	return &server{program: program, dir: dir, addr: addr}, err
 }
 
-// freeAddr returns an address at which nobody listens. While our server is away somebody else could take its port, and would be taken for
-// it; so it is one of those that are not given to who asks for any.
+// freeAddr returns an address at which nobody listens. While our server is away somebody else could
+// take its port, and would be taken for it; so it is not one that the system gives to a program
+// that asks for any port.
 func freeAddr() (string, error) {
 	const from, to = 27000, 32000
 	for try := 0; ; try++ {
@@ -104,7 +106,8 @@ func (s *server) kill() {
 	}
 }
 
-// valuesBeforeAnybody is values of a server that does not run: it is started at an address that nobody knows, and killed again.
+// valuesBeforeAnybody is values of a server that does not run: it is started at an address that
+// nobody knows, and killed again.
 func (s *server) valuesBeforeAnybody(ctx context.Context, keys []string) (map[string]string, error) {
 	addr, err := freeAddr()
 	if err != nil {

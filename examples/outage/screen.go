@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// screen prints the story, in lines of at most 80 characters. On a terminal there are a few colours, and progress is drawn in
-// place; elsewhere it is plain lines.
+// screen prints the story, in lines of at most 80 characters. On a terminal there are a few
+// colours, and progress is drawn in place; elsewhere it is plain lines.
 type screen struct {
 	out      *os.File
 	terminal bool

@@ -30,8 +30,8 @@ const (
 	replayRate = 400 // records a second; the default of 5,000 would be over before one could watch
 )
 
-// command is what the parent wants done, a line of JSON on stdin. The service ends with its stdin, so it does not outlive
-// its parent.
+// command is what the parent wants done, a line of JSON on stdin. The service ends with its stdin,
+// so it does not outlive its parent.
 type command struct {
 	Do       string // the name of a method below
 	Key      string
@@ -42,7 +42,8 @@ type command struct {
 	For      time.Duration // of rush
 }
 
-// message is a line of JSON on stdout: first one "ready", then one "done" for each command, and in between what happens.
+// message is a line of JSON on stdout: first one "ready", then one "done" for each command, and in
+// between what happens.
 type message struct {
 	Kind string // "ready", "done", "acked", "mode", "replay"
 	At   int64  // of mode, in Unix nanoseconds: all processes run on this machine, so they share its clock
@@ -134,7 +135,8 @@ func (s *service) onReplay(r aside.Replay) {
 	s.send(message{Kind: "replay", Done: r.Done, Total: r.Report.Total, Report: r.Report.String(), Finished: !r.Running})
 }
 
-// do carries out a command, and says how long it took and who answered, by what the client has counted meanwhile.
+// do carries out a command, and reports how long it took and which tier answered, by the client's
+// counters.
 func (s *service) do(ctx context.Context, c command) (m message) {
 	before, began := s.client.Stats(), time.Now()
 	var err error
@@ -204,8 +206,9 @@ func (s *service) peek(ctx context.Context, keys []string) (map[string]string, e
 	return found, nil
 }
 
-// rush is what a busy hour looks like: callers that read a product and write into their carts, again and again. It returns what each cart
-// holds at the end, and which of that was set when the service knew that Redis is away.
+// rush is what a busy hour looks like: callers that read a product and write into their carts,
+// again and again. It returns what each cart holds at the end, and which of that was set when the
+// service knew that Redis is away.
 func (s *service) rush(ctx context.Context, callers int, lasts time.Duration) (contents, kept map[string]string, sum calls) {
 	const carts, think = 6, 20 * time.Millisecond
 	var mu sync.Mutex // guards what is returned
@@ -256,8 +259,8 @@ func (s *service) rush(ctx context.Context, callers int, lasts time.Duration) (c
 	return contents, kept, sum
 }
 
-// orders takes orders, one after another, each with a voucher that must not be used again. It reports each acknowledgement,
-// and goes on until it is killed.
+// orders takes orders, one after another, each with a voucher that must not be used again. It
+// reports each acknowledgement, and goes on until it is killed.
 func (s *service) orders(ctx context.Context) error {
 	for n := 1; ; n++ {
 		if err := s.client.Set(ctx, ttl, orderKey(n), orderValue(n)); err != nil {

@@ -24,7 +24,8 @@ const (
 	serviceDies = "service killed"
 )
 
-// story is told from its beginning to its end by tell. The parent plays the database, too: it says what loaders find.
+// story is told from its beginning to its end by tell. The parent plays the database, too: it says
+// what loaders find.
 type story struct {
 	*screen
 	pause   time.Duration
@@ -113,7 +114,8 @@ func (t *story) redisDies(ctx context.Context) error {
 	if noticed == -1 {
 		return errors.New("the service does not notice that Redis is gone")
 	}
-	// The kernel closes the connections before we hear of the death, so it may be less than nothing.
+	// The kernel closes the connections before we hear of the death, so it may be less than
+	// nothing.
 	t.news(yellow, "The service is degraded, %s later: memory, disk and loaders answer.", short(max(noticed, 0)))
 	m, err := t.service.answer(ctx)
 	if err != nil {
@@ -283,7 +285,8 @@ func (t *story) redisComesBack(ctx context.Context) error {
 	back := time.Now()
 	t.news(green, "Redis answers.")
 
-	// Recovering, in which a key that is pending is replayed before it is read, even if its turn has not come.
+	// Recovering, in which a key that is pending is replayed before it is read, even if its turn
+	// has not come.
 	mode, drawn := "", -1
 	var report, news message
 	on := func(m message) {
@@ -335,7 +338,7 @@ func (t *story) redisComesBack(ctx context.Context) error {
 }
 
 func (t *story) whatHappened(ctx context.Context) error {
-	// What Redis has answered for leaves the disk a moment later.
+	// A record that Redis has answered for leaves the disk a moment later.
 	in, err := t.folder.look()
 	for deadline := time.Now().Add(30 * time.Second); err == nil && in.records+len(in.parts) > 0 && time.Now().Before(deadline); in, err = t.folder.look() {
 		time.Sleep(10 * time.Millisecond)

@@ -20,7 +20,8 @@ const (
 	orderCount = 1_000_000
 )
 
-// Profile is what the page of a user shows. It has no pointer, slice or map, so the cache keeps it decoded.
+// Profile is what the page of a user shows. It has no pointer, slice or map, so the cache keeps it
+// decoded.
 type Profile struct {
 	ID     int    `json:"id"`
 	Name   string `json:"name"`
@@ -33,8 +34,9 @@ func (p Profile) String() string {
 	return fmt.Sprintf("%s, %s, %d orders", p.Name, p.City, p.Orders)
 }
 
-// database is a real one, embedded: bbolt, in a temporary file. It was chosen because it is built in seconds. Its queries
-// are slow as slow queries are: nobody made an index for them, so each reads all orders. Safe for concurrent use.
+// database is a real one, embedded: bbolt, in a temporary file. It was chosen because it is built
+// in seconds. Its queries are slow as slow queries are: nobody made an index for them, so each
+// reads all orders. Safe for concurrent use.
 type database struct {
 	bolt    *bolt.DB
 	dir     string

@@ -1,6 +1,6 @@
-// Quickstart shows what a cache in front of a database does, step by step: which step was answered by memory, by Redis or
-// by the database, and how long it took. Nothing is staged: the database is an embedded one (bbolt) with rows in it, and the column "from" is
-// what the clients counted.
+// Quickstart shows what a cache in front of a database does, step by step: which step was answered
+// by memory, by Redis or by the database, and how long it took. Nothing is staged: the database is
+// an embedded one (bbolt) with rows in it, and the column "from" is what the clients counted.
 //
 //	go run ./examples/quickstart                    # Redis at REDIS_ADDR, else at 127.0.0.1:6379
 //	go run ./examples/quickstart -redis host:6379
@@ -32,7 +32,8 @@ import (
 	"github.com/redaside/aside/codec"
 )
 
-// ttl is also how long what this program writes into Redis stays there if it is killed, and the stamps of its deletes in any case.
+// ttl is also how long what this program writes into Redis stays there if it is killed, and the
+// stamps of its deletes in any case.
 const ttl = time.Minute
 
 func main() {
@@ -186,7 +187,8 @@ func (s *show) steps(ctx context.Context, a, b *node) {
 	s.step(a, "A gets user 42", get(a, ann))
 	if s.withRedis {
 		s.step(b, "B gets it, once told of the change", func() (string, error) {
-			// Del promises that A never serves the old value again, and B not after Redis's push has arrived there.
+			// Del promises that A never serves the old value again, and B not after Redis's push
+			// has arrived there.
 			for {
 				p, err := b.get(ctx, s.prefix, ann)
 				if err != nil || p.City == "Porto" {

@@ -51,7 +51,7 @@ func (s *show) step(n *node, name string, do func() (value string, err error)) {
 	}
 }
 
-// from says who answered, by what the client has counted meanwhile.
+// from says which tier answered, by the client's counters.
 func from(before, after aside.Stats) string {
 	var parts []string
 	add := func(n int64, one, many string) {
@@ -96,7 +96,8 @@ func (s *show) foot(a, b *node) {
 	}
 }
 
-// cleanUp removes the keys of this run from Redis; the stamps of that end with their ttl. Without Redis there are none.
+// cleanUp removes the keys of this run from Redis; the stamps of that end with their ttl. Without
+// Redis there are none.
 func (s *show) cleanUp(n *node) {
 	if !s.withRedis {
 		return

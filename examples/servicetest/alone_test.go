@@ -24,9 +24,10 @@ func (s *sky) Measure(ctx context.Context, city string) (Weather, error) {
 	return Weather{City: city, Celsius: int(s.celsius.Load())}, ctx.Err()
 }
 
-// alone is a Client that never reaches a Redis and asks no network: as in an outage, it serves what is in memory and calls
-// loaders. DegradedTTL: -1 lets values live to their ttl. A Set or Del is kept in the directory, for a replay that never
-// comes; without one it would return ErrNotDurable, and Close an error that says how many were lost.
+// alone is a Client that never reaches a Redis and asks no network: as in an outage, it serves what
+// is in memory and calls loaders. DegradedTTL: -1 lets values live to their ttl. A Set or Del is
+// kept in the directory, for a replay that never comes; without one it would return ErrNotDurable,
+// and Close an error that says how many were lost.
 func alone(t *testing.T) *aside.Client {
 	t.Helper()
 	client, err := aside.New(aside.Options{

@@ -1,5 +1,6 @@
-// Package servicetest is a small service that uses aside, and shows in its tests how such a service is tested: without
-// Redis, within testing/synctest, and with a real Redis in a container. docs/TESTING.md tells the rest.
+// Package servicetest is a small service that uses aside, and shows in its tests how such a service
+// is tested: without Redis, within testing/synctest, and with a real Redis in a container.
+// docs/TESTING.md tells the rest.
 package servicetest
 
 import (
@@ -21,8 +22,8 @@ type Station interface {
 	Measure(ctx context.Context, city string) (Weather, error)
 }
 
-// Service answers from its cache, else from the station. It takes the Client, and does not make it: so a test can give it
-// another one.
+// Service answers from its cache, else from the station. It takes the Client, and does not make it:
+// so a test can give it another one.
 type Service struct {
 	cache   *aside.TypedClient[Weather]
 	station Station

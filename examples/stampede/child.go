@@ -28,9 +28,9 @@ type childSettings struct {
 	Loader  time.Duration
 }
 
-// question is what the parent writes, a line of JSON per round. The child answers with one, and ends with its stdin: so
-// no child outlives its parent, however that ends.
-type question struct {
+// task is what the parent writes, a line of JSON per round. The child answers with one, and ends
+// with its stdin: so no child outlives its parent, however that ends.
+type task struct {
 	Key   string
 	Start int64 // when the callers ask, in Unix nanoseconds: all processes run on this machine, so they share its clock
 }
@@ -65,17 +65,17 @@ func runChild(config string, in io.Reader, out io.Writer) error {
 	products := aside.Typed(client, codec.JSON[Product]())
 
 	ctx, cancel := context.WithCancel(context.Background())
-	questions := make(chan question)
+	tasks := make(chan task)
 	go func() { // ends with stdin
-		defer close(questions)
+		defer close(tasks)
 		defer cancel()
 		for lines := bufio.NewScanner(in); lines.Scan(); {
-			var q question
-			if json.Unmarshal(lines.Bytes(), &q) != nil {
+			var t task
+			if json.Unmarshal(lines.Bytes(), &t) != nil {
 				return
 			}
 			select {
-			case questions <- q:
+			case tasks <- t:
 			case <-ctx.Done():
 				return
 			}
@@ -83,8 +83,8 @@ func runChild(config string, in io.Reader, out io.Writer) error {
 	}()
 	answers := json.NewEncoder(out)
 	if err = answers.Encode(answer{}); err == nil { // ready
-		for q := range questions {
-			if err = answers.Encode(ask(ctx, products, set, q)); err != nil {
+		for t := range tasks {
+			if err = answers.Encode(ask(ctx, products, set, t)); err != nil {
 				break
 			}
 		}
@@ -94,7 +94,7 @@ func runChild(config string, in io.Reader, out io.Writer) error {
 }
 
 // ask lets all callers ask for one key at the same moment.
-func ask(ctx context.Context, products *aside.TypedClient[Product], set childSettings, q question) answer {
+func ask(ctx context.Context, products *aside.TypedClient[Product], set childSettings, t task) answer {
 	a := answer{Calls: make([][2]int64, set.Callers)}
 	var loads atomic.Int32
 	var loaded atomic.Int64
@@ -115,15 +115,15 @@ func ask(ctx context.Context, products *aside.TypedClient[Product], set childSet
 		all.Go(func() {
 			<-start
 			a.Calls[i][0] = time.Now().UnixNano()
-			p, err := products.Get(ctx, time.Minute, q.Key, load)
+			p, err := products.Get(ctx, time.Minute, t.Key, load)
 			a.Calls[i][1] = time.Now().UnixNano()
-			if err == nil && (p != Product{Key: q.Key, Stock: 7}) {
+			if err == nil && (p != Product{Key: t.Key, Stock: 7}) {
 				err = errors.New("a caller got a wrong value")
 			}
 			errs[i] = err
 		})
 	}
-	time.Sleep(time.Until(time.Unix(0, q.Start)))
+	time.Sleep(time.Until(time.Unix(0, t.Start)))
 	close(start)
 	all.Wait()
 	a.Loads, a.Loaded = int(loads.Load()), loaded.Load()

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// children are the processes that ask. For one goroutine, except that stop may be called at any time after round.
+// children are the processes that ask. For one goroutine, except that stop may be called at any
+// time after round.
 type children struct {
 	prefix string // of this run's keys; they expire by themselves within a minute
 	all    []*child
@@ -83,7 +84,7 @@ func startChild(program, config string) (*child, error) {
 
 // round lets everybody ask for a new key and waits for all answers, or for ctx.
 func (cs *children) round(ctx context.Context, n int) (round, error) {
-	line, err := json.Marshal(question{Key: fmt.Sprintf("%s:%d", cs.prefix, n), Start: time.Now().Add(headStart).UnixNano()})
+	line, err := json.Marshal(task{Key: fmt.Sprintf("%s:%d", cs.prefix, n), Start: time.Now().Add(headStart).UnixNano()})
 	if err != nil {
 		return round{}, err
 	}
@@ -110,7 +111,8 @@ func (cs *children) round(ctx context.Context, n int) (round, error) {
 	return newRound(all), nil
 }
 
-// stop closes the children's stdin, which ends them, and kills those that are still there a little later.
+// stop closes the children's stdin, which ends them, and kills those that are still there a little
+// later.
 func (cs *children) stop() error {
 	var errs []error
 	for _, c := range cs.all {

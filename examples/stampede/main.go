@@ -1,13 +1,14 @@
-// Stampede shows the promise "one load per cold key across all processes" at work. It starts processes (itself), each with
-// hundreds of callers that ask for the same cold key at the same moment, round after round, and counts how often the loader was
-// called and how soon everybody had the value.
+// Stampede shows the promise "one load per cold key across all processes" at work. It starts
+// processes (itself), each with hundreds of callers that ask for the same cold key at the same
+// moment, round after round, and counts how often the loader was called and how soon everybody had
+// the value.
 //
 //	go run ./examples/stampede                # a Redis at REDIS_ADDR, else one that is started for the run
 //	go run ./examples/stampede -rounds 50
 //	go run ./examples/stampede -json
 //
-// The loader sleeps. That stands for a slow query: what is measured here is not the loader but everything around it.
-// The exit code is 1 if the loader of any round was not called exactly once.
+// The loader sleeps. That stands for a slow query: what is measured here is not the loader but
+// everything around it. The exit code is 1 if the loader of any round was not called exactly once.
 package main
 
 import (
@@ -52,7 +53,8 @@ func main() {
 		os.Exit(2)
 	}
 
-	// A server that we start ends with the thread that started it, so it must be this one, which lasts.
+	// A server that we start ends with the thread that started it, so it must be this one, which
+	// lasts.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, terminate)
 	defer stop()

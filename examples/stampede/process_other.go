@@ -9,5 +9,6 @@ import (
 
 const terminate = syscall.SIGTERM
 
-// dieWithUs is for Linux only; elsewhere a server outlives us if we are killed without a chance to stop it.
+// dieWithUs is for Linux only; elsewhere a server outlives us if we are killed without a chance to
+// stop it.
 func dieWithUs(*exec.Cmd) {}

@@ -17,7 +17,8 @@ type server struct {
 	dir string
 }
 
-// findRedis returns the address of a Redis that answers: addr itself, else a server started for this run.
+// findRedis returns the address of a Redis that answers: addr itself, else a server started for
+// this run.
 func findRedis(ctx context.Context, addr string) (string, *server, error) {
 	if answers(addr) {
 		return addr, nil, nil
@@ -72,7 +73,7 @@ func (s *server) stop() {
 	_ = os.RemoveAll(s.dir)
 }
 
-// answers says whether something at addr speaks Redis; an error such as NOAUTH is an answer too.
+// answers reports whether something at addr speaks Redis; an error such as NOAUTH is an answer too.
 func answers(addr string) bool {
 	conn, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {

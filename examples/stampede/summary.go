@@ -8,7 +8,7 @@ import (
 // round is what came of one cold key.
 type round struct {
 	loads     int
-	latencies []time.Duration // from a caller's question to its answer; sorted
+	latencies []time.Duration // from a caller's request to its answer; sorted
 	wakes     []time.Duration // from the loader's return to a caller's answer: fill, push, wake-up; sorted
 }
 

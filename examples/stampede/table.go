@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// table prints rounds as they come: redrawn in place on a terminal, where the last ones stay in view; a line each
-// elsewhere; not at all with -json.
+// table prints rounds as they come: redrawn in place on a terminal, where the last ones stay in
+// view; a line each elsewhere; not at all with -json.
 type table struct {
 	out   *os.File
 	set   settings

@@ -22,7 +22,7 @@ func TestDelComesAfterTheCommit(t *testing.T) {
 		s.expect("1.00", "nothing is committed")
 		s.must(tx.Commit())
 		s.del()
-		s.expect("2.00", "who asks after Del has returned gets the new price")
+		s.expect("2.00", "a reader after Del has returned gets the new price")
 	})
 }
 
@@ -64,12 +64,13 @@ func TestAnInsertIsAChangeToo(t *testing.T) {
 		s.expect("none", "there is no such row yet")
 		insert(s)
 		s.del()
-		s.expect("1.00", "who asks after Del has returned gets the row")
+		s.expect("1.00", "a reader after Del has returned gets the row")
 	})
 }
 
 func TestWritersDelAndDoNotSet(t *testing.T) {
-	// Two requests change one price; their commits are in one order, what they tell the cache may be in another.
+	// Two requests change one price; their commits are in one order, what they tell the cache may
+	// be in another.
 	commit := func(s *shop, price string) {
 		s.t.Helper()
 		s.must(s.begin(price).Commit())

@@ -34,8 +34,9 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkAgainstFsyncPerWrite compares 64 writers that share their fsyncs with 64 that write to one file and sync it for each
-// record. They take turns, so that both meet the same disk. The first are to be 20 times as fast.
+// BenchmarkAgainstFsyncPerWrite compares 64 writers that share their fsyncs with 64 that write to
+// one file and sync it for each record. They take turns, so that both meet the same disk. The first
+// are to be 20 times as fast.
 func BenchmarkAgainstFsyncPerWrite(b *testing.B) {
 	const writers = 64
 	shared, each := appendTo(b, Always), syncEach(b)

@@ -18,7 +18,7 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// ledger is what those who used a journal know about it.
+// ledger is what the users of a journal know about it.
 type ledger struct {
 	mu        sync.Mutex
 	attempted map[string]Record // by stamp, which is unique
@@ -29,8 +29,8 @@ type ledger struct {
 	dropped   uint64 // what has up to this number may be gone
 }
 
-// scenario is a life of a journal: several writers, settles, rotations, a Drop, Close. heal is called before the last Append,
-// which has to succeed if the machine still runs then.
+// scenario is a life of a journal: several writers, settles, rotations, a Drop, Close. heal is
+// called before the last Append, which has to succeed if the machine still runs then.
 func scenario(t *testing.T, m *vfs.Mem, mode Sync, heal func()) *ledger {
 	l := &ledger{mode: mode, attempted: make(map[string]Record), acked: make(map[string]uint64)}
 	j, _, err := Open(m, journalDir, Options{Sync: mode, PartBytes: 3000}, func(Record) error { return nil })
@@ -118,7 +118,8 @@ func scenario(t *testing.T, m *vfs.Mem, mode Sync, heal func()) *ledger {
 	return l
 }
 
-// check opens what is left and compares it with what was promised: what has a number up to survives must be there.
+// check opens what is left and compares it with what was promised: what has a number up to survives
+// must be there.
 func (l *ledger) check(t *testing.T, m *vfs.Mem, survives uint64, strict bool, what string) {
 	j := reopen(t, m, Options{})
 	have := make(map[string]bool)

@@ -10,8 +10,8 @@ import (
 	"unsafe"
 )
 
-// A part is a Redis append-only file. A record is an annotation, which is a comment to Redis, and the commands that it
-// stands for, as RESP arrays:
+// A part is a Redis append-only file. A record is an annotation, which is a comment to Redis, and
+// the commands that it stands for, as RESP arrays:
 //
 //	record, repeated
 //	+-------------------------------------------------------------------+-------------+-----------------------------+
@@ -29,8 +29,9 @@ import (
 //	slack    µs, of s and d. Of x: 32 hex digits, the KeyHash, as it has no commands
 //	crc      8 hex digits: CRC32C of all bytes of the record except this field and the line's end
 //
-// There is one way to write a record: no field is empty, no number has leading zeros, hex digits are small. A line is less
-// than maxLine bytes; Redis reads annotations of up to 1024. Lengths are bounded before anything is allocated for them.
+// There is one way to write a record: no field is empty, no number has leading zeros, hex digits
+// are small. A line is less than maxLine bytes; Redis reads annotations of up to 1024. Lengths are
+// bounded before anything is allocated for them.
 const (
 	version   = 1
 	magic     = "#aside "
@@ -48,8 +49,9 @@ const (
 	hexDigits = "0123456789abcdef"
 )
 
-// skip says that numbers were given up: those from Slack to Seq. It is written when something may have reached the disk
-// under them that was not acknowledged. A number never comes to stand for something else.
+// skip says that numbers were given up: those from Slack to Seq. It is written when something may
+// have reached the disk under them that was not acknowledged. A number never comes to stand for
+// something else.
 const skip Op = 'n'
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -60,7 +62,8 @@ func newSalt() string {
 	return hex.EncodeToString(b[:])
 }
 
-// appendRecord writes r to buf. db is the database that is selected before it; it returns the one selected after it.
+// appendRecord writes r to buf. db is the database that is selected before it; it returns the one
+// selected after it.
 func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 	start := len(buf)
 	buf = append(buf, magic...)
@@ -146,7 +149,8 @@ type line struct {
 	record  Record // without the stamp, and without what is in the commands
 }
 
-// parseVersion reads a line, without its end, as far as all versions are the same. bad says why it is none.
+// parseVersion reads a line, without its end, as far as all versions are the same. bad says why it
+// is none.
 func parseVersion(text []byte) (l line, bad string) {
 	text, ok := bytes.CutPrefix(text, []byte(magic))
 	if !ok {

@@ -17,9 +17,9 @@ var ErrClosed = errors.New("journal: closed")
 
 // Journal is a journal that grows. [Open] returns it. Safe for concurrent use.
 //
-// An Append puts its records into the queue and waits. One committer at a time, a goroutine that exists while there is a
-// queue, takes all that is there, writes it, syncs it, and tells those who wait. What comes meanwhile is the next batch: the
-// slower the disk, the larger the batches.
+// An Append puts its records into the queue and waits. One committer at a time, a goroutine that
+// exists while there is a queue, takes all that is there, writes it, syncs it, and tells those who
+// wait. What comes meanwhile is the next batch: the slower the disk, the larger the batches.
 type Journal struct {
 	o Options // immutable
 
@@ -40,8 +40,8 @@ type Journal struct {
 	closeErr   error          // immutable once ended is closed
 }
 
-// entry is what one Append waits for. While it is in the queue, it is guarded by mu; then it is the committer's until it
-// sends to done.
+// entry is what one Append waits for. While it is in the queue, it is guarded by mu; then it is the
+// committer's until it sends to done.
 type entry struct {
 	records []Record
 	bytes   int64
@@ -69,12 +69,13 @@ func newJournal(fsys vfs.FS, dir string, o Options) *Journal {
 	}
 }
 
-// Append adds records, in order. When it returns nil, they are as durable as Options.Sync says. Passed as a slice, they
-// have their Seq then.
+// Append adds records, in order. When it returns nil, they are as durable as Options.Sync says.
+// Passed as a slice, they have their Seq then.
 //
-// On an error some of them may be in the journal all the same, each whole or not at all. The error wraps ctx's if that ended
-// while Append waited, what the disk said (such as syscall.ENOSPC), ErrInvalid, ErrTooLarge or ErrClosed. The journal can
-// be used again after each of them but the last.
+// On an error some of them may be in the journal all the same, each whole or not at all. The error
+// wraps ctx's if that ended while Append waited, what the disk said (such as syscall.ENOSPC),
+// ErrInvalid, ErrTooLarge or ErrClosed. The journal can be used again after each of them but the
+// last.
 func (j *Journal) Append(ctx context.Context, records ...Record) error {
 	for i := range records {
 		if err := records[i].validate(j.o.MaxRecordBytes); err != nil {
@@ -114,8 +115,9 @@ func (j *Journal) Append(ctx context.Context, records ...Record) error {
 
 func notWritten(err error) error { return fmt.Errorf("journal: nothing was written: %w", err) }
 
-// AppendLazily adds records that may be lost without harm, such as Settles: it returns at once, they are written soon, and
-// become durable with what Append adds later, or by Close. On a disk that is too slow or refuses, they are left out.
+// AppendLazily adds records that may be lost without harm, such as Settles: it returns at once,
+// they are written soon, and become durable with what Append adds later, or by Close. On a disk
+// that is too slow or refuses, they are left out.
 func (j *Journal) AppendLazily(records ...Record) {
 	for i := range records {
 		if err := records[i].validate(j.o.MaxRecordBytes); err != nil {
@@ -128,8 +130,8 @@ func (j *Journal) AppendLazily(records ...Record) {
 	}
 }
 
-// Mark is the number of the last record that is in the journal. Those of Appends that have returned nil have that or a lesser
-// one; those of Appends that begin later will have a greater one.
+// Mark is the number of the last record that is in the journal. Those of Appends that have returned
+// nil have that or a lesser one; those of Appends that begin later will have a greater one.
 func (j *Journal) Mark() uint64 {
 	return j.writer.mark.Load()
 }
@@ -145,8 +147,9 @@ func (j *Journal) Rotate() error {
 	return nil
 }
 
-// Drop removes the parts in which no record has a number greater than upTo, the oldest first and durably, the one that is being
-// written included. It waits for the disk as long as that takes. What an error has left can be dropped again.
+// Drop removes the parts in which no record has a number greater than upTo, the oldest first and
+// durably, the one that is being written included. It waits for the disk as long as that takes.
+// What an error has left can be dropped again.
 func (j *Journal) Drop(upTo uint64) error {
 	j.pen.Lock()
 	defer j.pen.Unlock()
@@ -164,8 +167,9 @@ func (j *Journal) Drop(upTo uint64) error {
 // Size is how many bytes the journal has on disk.
 func (j *Journal) Size() int64 { return j.writer.size.Load() }
 
-// Close writes and syncs what is there to be, in every mode, and ends. It returns when ctx ends at the latest, and says so
-// then; a disk that hangs keeps a goroutine until it answers. Closing again waits for the same and returns the same.
+// Close writes and syncs what is there to be, in every mode, and ends. It returns when ctx ends at
+// the latest, and says so then; a disk that hangs keeps a goroutine until it answers. Closing again
+// waits for the same and returns the same.
 func (j *Journal) Close(ctx context.Context) error {
 	j.mu.Lock()
 	if !j.closed {
@@ -215,7 +219,7 @@ func newEntry(records []Record, wait bool) *entry {
 	return e
 }
 
-// enqueue says whether e will be written, or at least be tried.
+// enqueue reports whether e will be written, or at least be tried.
 func (j *Journal) enqueue(e *entry) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -272,9 +276,10 @@ func (j *Journal) commit() {
 	}
 }
 
-// gather lets those run first who have just been told that their records are durable, as long as that makes the queue longer:
-// the next records of most of them will be in this batch, rather than one here and the others in the next. Nobody waits for
-// long: who is not ready to run is not waited for.
+// gather lets those run first who have just been told that their records are durable, as long as
+// that makes the queue longer: the next records of most of them will be in this batch, rather than
+// one here and the others in the next. Nobody waits for long: goroutines that are not ready to run
+// are not waited for.
 func (j *Journal) gather() {
 	for n, before, rounds := j.queued(), -1, 0; n > before && rounds < 8; rounds++ {
 		runtime.Gosched()
@@ -328,8 +333,8 @@ func (j *Journal) syncLater() {
 	}
 }
 
-// syncNow syncs what has been written so far, without keeping others from writing more. It says whether there is more to
-// do, or else that syncing is over.
+// syncNow syncs what has been written so far, without keeping others from writing more. It reports
+// whether there is more to do, or else that syncing is over.
 func (j *Journal) syncNow() (more bool) {
 	j.pen.Lock()
 	defer j.pen.Unlock()

@@ -597,7 +597,8 @@ func TestDropForgetsWhatIsNotSyncedYet(t *testing.T) {
 	})
 }
 
-// Otherwise what was dropped would seem to be missing: it was in the part that could not be dropped, and is not written again.
+// Otherwise what was dropped would seem to be missing: it was in the part that could not be
+// dropped, and is not written again.
 func TestWhatIsRewrittenAfterADropHasNoHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := vfs.NewMem()

@@ -30,7 +30,8 @@ type opened struct {
 	report  Report
 }
 
-// open opens the journal of a file system. When the test ends, it closes it and looks whether it is whole.
+// open opens the journal of a file system. When the test ends, it closes it and looks whether it is
+// whole.
 func open(t *testing.T, fsys vfs.FS, o Options) *opened {
 	t.Helper()
 	j := reopen(t, fsys, o)

@@ -27,10 +27,12 @@ type Report struct {
 	Problems   []error  // what could not be mended, say on a disk that is read-only: it will be tried again. Nothing is lost by it
 }
 
-// Open reads the journal in a directory of fsys, which it makes if need be, and hands each record over, in order and once.
-// The caller sees to it that nobody else has it open. The numbered steps are those of the package comment.
+// Open reads the journal in a directory of fsys, which it makes if need be, and hands each record
+// over, in order and once. The caller sees to it that nobody else has it open. The numbered steps
+// are those of the package comment.
 //
-// An error means that the journal cannot be used, because each or the disk said so, or a [*VersionError]. Damage is no error.
+// An error means that the journal cannot be used, because each or the disk said so, or a
+// [*VersionError]. Damage is no error.
 func Open(fsys vfs.FS, dir string, o Options, each func(Record) error) (*Journal, Report, error) {
 	o = o.withDefaults()
 	if err := o.validate(); err != nil {
@@ -45,7 +47,8 @@ func Open(fsys vfs.FS, dir string, o Options, each func(Record) error) (*Journal
 	r.mend()
 	r.sync()
 
-	// 8. Numbers go on where they ended, or from where the caller says; the next append begins a new part.
+	// 8. Numbers go on where they ended, or from where the caller says; the next append begins a
+	//    new part.
 	j := newJournal(fsys, dir, o)
 	w := &j.writer
 	w.number = r.greatest
@@ -84,7 +87,8 @@ type foundPart struct {
 
 // list finds the parts.
 func (r *recovery) list() error {
-	// 1. Make the directory, durably; list the parts in the order of their numbers; remove what a mending has left.
+	// 1. Make the directory, durably; list the parts in the order of their numbers; remove what a
+	//    mending has left.
 	made := r.fsys.MkdirAll(r.dir, 0o700)
 	entries, err := r.fsys.ReadDir(r.dir)
 	if err != nil {
@@ -138,7 +142,8 @@ func (r *recovery) checkVersions() error {
 			return fmt.Errorf("journal: reading %s: %w", p.name, err)
 		}
 	}
-	// Parts that were renamed are read in the order of what they hold: a record that came too early would make all before it look like repetitions.
+	// Parts that were renamed are read in the order of what they hold: a record that came too early
+	// would make all before it look like repetitions.
 	place := func(p *foundPart) uint64 { return cmp.Or(p.begins, p.number) }
 	inOrder := func(a, b *foundPart) int {
 		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(a.number, b.number))
@@ -156,7 +161,8 @@ func (r *recovery) checkVersions() error {
 
 // read reads all parts.
 func (r *recovery) read(each func(Record) error) error {
-	// 3. Hand over each record when its number comes for the first time. Note damage, and numbers that are missing.
+	// 3. Hand over each record when its number comes for the first time. Note damage, and numbers
+	//    that are missing.
 	for _, p := range r.parts {
 		var theirs error
 		err := r.withFile(p.name, func(f vfs.File) error {
@@ -201,8 +207,8 @@ func (r *recovery) read(each func(Record) error) error {
 	return nil
 }
 
-// mend leaves parts that are whole, so that the next Open does not find the same again. What it cannot do is a problem, not an
-// error: the records are handed over already.
+// mend leaves parts that are whole, so that the next Open does not find the same again. What it
+// cannot do is a problem, not an error: the records are handed over already.
 func (r *recovery) mend() {
 	last := len(r.parts) - 1
 	for last >= 0 && r.parts[last].size == 0 {
@@ -225,9 +231,11 @@ func (r *recovery) mend() {
 	r.parts = kept
 }
 
-// empty reports a part in which nothing is, if that is not as it should be. It was begun for the record with its number, or an earlier one. If that is
-// elsewhere, or was given up, the disk had refused the part, and would not have it removed. If there is only what came later, it has lost what it
-// held. If nothing came later, nobody knows: it may also have been begun just when the process or the machine ended.
+// empty reports a part in which nothing is, if that is not as it should be. It was begun for the
+// record with its number, or an earlier one. If that is elsewhere, or was given up, the disk had
+// refused the part, and would not have it removed. If there is only what came later, it has lost
+// what it held. If nothing came later, nobody knows: it may also have been begun just when the
+// process or the machine ended.
 func (r *recovery) empty(p *foundPart, later []*foundPart) {
 	d := Damage{Part: p.name, Reason: nothing, Tail: true}
 	for _, next := range later {
@@ -251,8 +259,10 @@ func (r *recovery) empty(p *foundPart, later []*foundPart) {
 
 // cutTail mends a torn part.
 func (r *recovery) cutTail(p *foundPart) {
-	// 4. Torn: bad bytes at the end of the last part are what a loss of power or a kill has left of a record whose Append had not returned. They are cut off.
-	// Should another annotation be among them, they are more than that, or may be: then they are corrupt.
+	// 4. Torn: bad bytes at the end of the last part are what a loss of power or a kill has left of
+	//    a record whose Append had not returned. They are cut off.
+	// Should another annotation be among them, they are more than that, or may be: then they are
+	// corrupt.
 	if len(p.damages) == 0 {
 		return
 	}
@@ -287,7 +297,8 @@ func (r *recovery) truncate(name string, size int64) error {
 
 // quarantine mends a part that is damaged elsewhere.
 func (r *recovery) quarantine(p *foundPart) {
-	// 5. Corrupt: bad bytes anywhere else are copied to the quarantine, with the reason beside them. When all of a part's
+	// 5. Corrupt: bad bytes anywhere else are copied to the quarantine, with the reason beside
+	//    them. When all of a part's
 	// are durable there, the part is written anew without them, and replaced.
 	if len(p.damages) == 0 {
 		return
@@ -362,7 +373,7 @@ func (r *recovery) save(p *foundPart, d *Damage) (string, error) {
 	return name + extension, nil
 }
 
-// holds says whether a file has just these bytes.
+// holds reports whether a file has just these bytes.
 func (r *recovery) holds(name string, want io.Reader) (same bool, err error) {
 	err = r.withFile(name, func(f vfs.File) error {
 		for a, b := make([]byte, 32<<10), make([]byte, 32<<10); ; {
@@ -399,7 +410,8 @@ func (r *recovery) put(name string, content io.Reader) error {
 	return r.fsys.Rename(name+temporary, name)
 }
 
-// anew makes a file of ours. What stands under its name was left by an earlier try, or is nothing that may be written to.
+// anew makes a file of ours. What stands under its name was left by an earlier try, or is nothing
+// that may be written to.
 func (r *recovery) anew(name string, flag int) (vfs.File, error) {
 	flag |= os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	file, err := r.fsys.OpenFile(name, flag, 0o600)
@@ -459,8 +471,10 @@ func (r *recovery) removeEmpty(p *foundPart) bool {
 
 // sync makes durable what was handed over.
 func (r *recovery) sync() {
-	// 7. Whoever wrote this may have been killed between write and fsync. What has been handed over should not be gone after
-	// the next loss of power. (What an fsync had failed on before the kill may be: the kernel takes it for written.)
+	// 7. Whoever wrote this may have been killed between write and fsync. What has been handed over
+	//    should not be gone after
+	// the next loss of power. (What an fsync had failed on before the kill may be: the kernel takes
+	// it for written.)
 	for _, p := range r.parts {
 		file, err := r.fsys.OpenFile(p.name, os.O_WRONLY, 0)
 		if errors.Is(err, vfs.ErrLinked) {
@@ -486,7 +500,8 @@ func (r *recovery) problem(doing string, err error) {
 	r.o.Logger.Error("the journal: it could not be mended", "error", err)
 }
 
-// maxRecord bounds what is read. Options.MaxRecordBytes may be less than what was written under earlier ones.
+// maxRecord bounds what is read. Options.MaxRecordBytes may be less than what was written under
+// earlier ones.
 func (r *recovery) maxRecord() int64 { return max(r.o.MaxRecordBytes, defaultMaxRecordBytes) }
 
 func (r *recovery) withFile(name string, read func(vfs.File) error) error {

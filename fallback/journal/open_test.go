@@ -156,8 +156,9 @@ func TestAnEmptyLastPartDoesNotMakeTheOneBeforeCorrupt(t *testing.T) {
 	assert.Equal(t, []string{"0000000000000001.aof", "0000000000000005.aof"}, parts(t, m), "no name is used twice")
 }
 
-// A part is begun for the record whose number it has. If that is in another part, or nobody has heard of it, a part without a record in it was given up when the disk refused it.
-// Else what it held is lost, which without its file's name nobody would know of where it was the first.
+// A part is begun for the record whose number it has. If that is in another part, or nobody has
+// heard of it, a part without a record in it was given up when the disk refused it. Else what it
+// held is lost, which without its file's name nobody would know of where it was the first.
 func TestAPartThatWasEmptiedIsReported(t *testing.T) {
 	four := encode(testSalt, 4, set("k4"))
 	for name, c := range map[string]struct {
@@ -214,7 +215,8 @@ func TestABadEndThatMayBeMoreThanOneRecordIsCorrupt(t *testing.T) {
 		from    int
 	}{
 		"two records": {damaged, "k1 k2", at[2]},
-		// The salt of the first line is damaged, and so is its record: nothing that follows seems to be of this part.
+		// The salt of the first line is damaged, and so is its record: nothing that follows seems
+		// to be of this part.
 		"another salt": {append([]byte("#aside 1 fedcba9876543210"), append(bytes.Clone(part[25:60]), part[61:]...)...), "", 0},
 	} {
 		m := vfs.NewMem()
@@ -311,7 +313,8 @@ func TestAMissingPartIsAGap(t *testing.T) {
 	require.NoError(t, j.Close(t.Context()))
 }
 
-// Whoever swaps two parts, or gives one the number of another, takes nothing from us: numbers tell where a part belongs.
+// Whoever swaps two parts, or gives one the number of another, takes nothing from us: numbers tell
+// where a part belongs.
 func TestPartsThatWereRenamedAreReadInTheirOrder(t *testing.T) {
 	one, four := encode(testSalt, 1, numbered(3)...), encode(testSalt, 4, set("k4"), settle("k2"), set("k5"))
 	m := vfs.NewMem()

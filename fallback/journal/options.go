@@ -10,17 +10,19 @@ import (
 // Sync says what an Append waits for.
 type Sync int
 
-// What an Append waits for.
+// What an Append waits for before it returns.
 const (
-	// Always: the record survives a loss of power when Append returns. Appends at the same time share one fsync.
+	// Always: the record survives a loss of power when Append returns. Appends at the same time
+	// share one fsync.
 	Always Sync = iota
 
-	// EverySecond: the record survives the end of the process when Append returns, and a loss of power when the next fsync
-	// is through, which begins a second after the first record that it covers, or after the one before it.
+	// EverySecond: the record survives the end of the process when Append returns, and a loss of
+	// power when the next fsync is through, which begins a second after the first record that it
+	// covers, or after the one before it.
 	EverySecond
 
-	// OS: the record survives the end of the process when Append returns, and a loss of power when the operating system
-	// has written it, usually within half a minute.
+	// OS: the record survives the end of the process when Append returns, and a loss of power when
+	// the operating system has written it, usually within half a minute.
 	OS
 )
 
@@ -31,20 +33,22 @@ type Options struct {
 	// Sync is what an Append waits for. Defaults to Always.
 	Sync Sync
 
-	// PartBytes is how large a part grows before the next one is begun. A single Append that is larger gets a part of its
-	// own. Defaults to 64 MiB.
+	// PartBytes is how large a part grows before the next one is begun. A single Append that is
+	// larger gets a part of its own. Defaults to 64 MiB.
 	PartBytes int64
 
-	// MaxRecordBytes is how large a record may be, with 512 bytes for what stands around key and value. What is larger is
-	// refused with ErrTooLarge. Defaults to 600 MiB; Redis takes keys and values of up to 512 MiB.
+	// MaxRecordBytes is how large a record may be, with 512 bytes for what stands around key and
+	// value. What is larger is refused with ErrTooLarge. Defaults to 600 MiB; Redis takes keys and
+	// values of up to 512 MiB.
 	MaxRecordBytes int64
 
-	// Quarantine is the directory, in the same FS, that gets what could not be read. Made when it is needed. Defaults to
-	// "quarantine".
+	// Quarantine is the directory, in the same FS, that gets what could not be read. Made when it
+	// is needed. Defaults to "quarantine".
 	Quarantine string
 
-	// FirstSeq is the least number that the next record may have: one more than the greatest that the caller knows of. A
-	// directory in which nothing is left does not know it any more. Defaults to 1.
+	// FirstSeq is the least number that the next record may have: one more than the greatest that
+	// the caller knows of. A directory in which nothing is left does not know it any more. Defaults
+	// to 1.
 	FirstSeq uint64
 
 	// Logger is told of damage and of what the disk refuses. Defaults to silence.

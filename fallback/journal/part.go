@@ -53,8 +53,8 @@ func partNumber(name string) (uint64, bool) {
 	return number, ok
 }
 
-// fsync is file.Sync, once it has failed for ever. The kernel tells of a failure once, to the first who asks, and then
-// takes the data for clean: so one asks at a time, and its answer is everybody's.
+// fsync is file.Sync, once it has failed for ever. The kernel tells of a failure once, to the first
+// caller, and then takes the data for clean: so one asks at a time, and its answer is everybody's.
 func (p *part) fsync() error {
 	p.syncing.Lock()
 	defer p.syncing.Unlock()
@@ -84,8 +84,8 @@ func create(fsys vfs.FS, dir string, number uint64) (*part, error) {
 // flushAt is how many bytes are collected for one write, unless a record is larger.
 const flushAt = 1 << 20
 
-// append writes records behind what is there, all or none: if the disk refuses, it cuts off what was written. buf is
-// memory to use; it returns it.
+// append writes records behind what is there, all or none: if the disk refuses, it cuts off what
+// was written. buf is memory to use; it returns it.
 func (p *part) append(records []Record, buf []byte) (_ []byte, err error) {
 	size, db, last := p.size, p.db, p.last
 	flush := func() error {

@@ -10,7 +10,7 @@ import (
 // Op is what a record says has happened. The values are the letters that stand in the file.
 type Op byte
 
-// What can happen.
+// The kinds of records.
 const (
 	Set    Op = 's' // a value was set
 	Del    Op = 'd' // a key was deleted
@@ -24,13 +24,13 @@ type Record struct {
 	Key     string // any bytes; not read back of a Settle
 	Value   string // of a Set: the bytes to store, any
 	Expires int64  // of a Set: when the value ends, in ms since 1970; always positive
-	Stamp   string // when it happened and who did it; 1 to 64 bytes of printable ASCII without spaces. Opaque here
+	Stamp   string // when it happened and which client did it; 1 to 64 bytes of printable ASCII without spaces. Opaque here
 	Slack   int64  // by how many µs the stamp's clock may have been wrong; negative: not known. Not read back of a Settle
 
 	Seq uint64 // its number in the journal, from 1; set by Append, and by reading
 
-	// KeyHash is HashKey of the key that a Settle is about, which has no key in the file. Set by reading; Append needs
-	// either this or the Key.
+	// KeyHash is HashKey of the key that a Settle is about, which has no key in the file. Set by
+	// reading; Append needs either this or the Key.
 	KeyHash KeyHash
 }
 
@@ -46,7 +46,8 @@ func HashKey(key string) KeyHash {
 const (
 	maxStamp = 64
 
-	// overhead is at least what the file needs for a record beside its key and value, and what memory does.
+	// overhead is at least what the file needs for a record beside its key and value, and what
+	// memory does.
 	overhead = 512
 )
 
@@ -68,7 +69,7 @@ func (r *Record) bytes() int64 {
 	return n
 }
 
-// validate says whether a record can be written so that it is read as the same.
+// validate reports whether a record can be written so that it is read as the same.
 func (r *Record) validate(maxBytes int64) error {
 	switch {
 	case r.Op != Set && r.Op != Del && r.Op != Settle:

@@ -19,7 +19,8 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// Every part must be what Redis itself would read: a person in an emergency has redis-check-aof, not us.
+// Every part must be what Redis itself would read: a person in an emergency has redis-check-aof,
+// not us.
 func TestRedisLoadsEveryPart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a server")
@@ -82,7 +83,8 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(data, "appendonlydir", "appendonly.aof.manifest"), manifest.Bytes(), 0o600))
 	if old, _ := regexp.MatchString(`^Redis server v=[1-6]\.`, output(t, program, "--version")); old {
-		// It knows neither annotations nor an append-only directory. It must say so, and not load a half.
+		// It knows neither annotations nor an append-only directory. It must say so, and not load a
+		// half.
 		out, err := exec.CommandContext(t.Context(), program, "--port", "0", "--unixsocket", "socket", "--dir", filepath.Join(data, "appendonlydir"), "--appendonly", "yes", "--appendfilename", names[0]).CombinedOutput()
 		assert.Error(t, err)
 		assert.Contains(t, string(out), "Bad file format")

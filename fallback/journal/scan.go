@@ -31,8 +31,9 @@ type Damage struct {
 // Gap says that the records with these numbers are missing.
 type Gap struct{ From, To uint64 }
 
-// VersionError says that a part was written by a newer version of aside. Nothing is lost: the part is left as it is. Run that
-// version until nothing is pending, or move the directory away and replay it with that version later.
+// VersionError says that a part was written by a newer version of aside. Nothing is lost: the part
+// is left as it is. Run that version until nothing is pending, or move the directory away and
+// replay it with that version later.
 type VersionError struct {
 	Part    string // the file; "" from Scan
 	Offset  int64
@@ -48,8 +49,9 @@ func (e *VersionError) Error() string {
 		"wrote it. Nothing is lost: run that until nothing is pending, or move the directory away, keep it, and replay it with that later", part, e.Version, e.Offset, version)
 }
 
-// Scan reads a part and changes nothing. It calls each with every valid record, as it stands there, and the offset at which it
-// begins. It returns what it has found so far with an error of r or of each, or a [*VersionError].
+// Scan reads a part and changes nothing. It calls each with every valid record, as it stands there,
+// and the offset at which it begins. It returns what it has found so far with an error of r or of
+// each, or a [*VersionError].
 func Scan(r io.Reader, each func(r Record, offset int64) error) (Findings, error) {
 	return scan(r, defaultMaxRecordBytes, func(r *Record, _ string, offset int64) error {
 		if r.Op == skip {
@@ -103,9 +105,10 @@ func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset
 		case damage == nil:
 			damage = &Damage{Offset: s.offset(), Reason: found.bad}
 		}
-		// From here on we have lost our place, and a value may say anything. The salt tells our lines from others. Where
-		// no record has told us the salt yet, this line does, if it can be read; unless its salt is what is damaged: then the
-		// record ends where it says, at an annotation with another one.
+		// From here on we have lost our place, and a value may say anything. The salt tells our
+		// lines from others. Where no record has told us the salt yet, this line does, if it can be
+		// read; unless its salt is what is damaged: then the record ends where it says, at an
+		// annotation with another one.
 		if s.salt == "" {
 			if found.length > 0 && s.stands(found.length, magic) && !s.stands(found.length, lineOf(found.salt)) {
 				s.pos += found.length
@@ -124,7 +127,7 @@ func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset
 // order follows the numbers of records.
 type order struct{ first, last uint64 } // 0: none yet
 
-// next says whether r comes for the first time, and which numbers are missing before it.
+// next reports whether r comes for the first time, and which numbers are missing before it.
 func (o *order) next(r *Record) (isNew bool, missing *Gap) {
 	from := r.from()
 	if o.first == 0 {
@@ -152,8 +155,8 @@ func (r *Record) from() uint64 {
 // minChunk is how much a scanner reads at a time, at least.
 const minChunk = 64 << 10
 
-// scanner reads a part through a buffer that holds at most twice what was really read of one record, or a chunk: a length
-// that the file claims reserves nothing.
+// scanner reads a part through a buffer that holds at most twice what was really read of one
+// record, or a chunk: a length that the file claims reserves nothing.
 type scanner struct {
 	r    io.Reader
 	max  int64  // bytes of a record
@@ -212,7 +215,7 @@ type found struct {
 	newer  uint64 // or it is of this version
 }
 
-// What is wrong with a record.
+// The ways in which a record can be wrong.
 const (
 	noAnnotation = "no annotation where one should be"
 	zeros        = "zeros where an annotation should be"
@@ -269,7 +272,8 @@ func (s *scanner) record() found {
 		f.bad = c.bad
 	} else {
 		f.length = c.at
-		// The version counts as ours: if the checksum is right then, it was a damaged digit that said otherwise.
+		// The version counts as ours: if the checksum is right then, it was a damaged digit that
+		// said otherwise.
 		crc := crc32.Checksum([]byte(magic+"1"), castagnoli)
 		crc = crc32.Update(crc, castagnoli, l.rest)
 		crc = crc32.Update(crc, castagnoli, s.buf[s.pos+end+len(lineEnd):s.pos+c.at])
@@ -290,8 +294,9 @@ func (s *scanner) record() found {
 	return f
 }
 
-// seekLine moves pos from where it is to the next annotation that may begin a record of this part, or to the end. It need not begin a line: the
-// end of the line before may be what is damaged. It returns how many annotations it has come to, those with another salt included.
+// seekLine moves pos from where it is to the next annotation that may begin a record of this part,
+// or to the end. It need not begin a line: the end of the line before may be what is damaged. It
+// returns how many annotations it has come to, those with another salt included.
 func (s *scanner) seekLine() (met int) {
 	s.pos++
 	for {

@@ -198,8 +198,8 @@ func TestDamageCostsOnlyTheRecordsThatItHits(t *testing.T) {
 	})
 }
 
-// Without the salt, the second record here would be "found" within the value of the first when that is torn: whoever can
-// choose a value could have us replay what he likes.
+// Without the salt, the second record here would be "found" within the value of the first when that
+// is torn: whoever can choose a value could have us replay what he likes.
 func TestAValueCannotPassForRecords(t *testing.T) {
 	forged := "\r\n" + string(encode("fedcba9876543210", 2, set("forged"))) + strings.Repeat("x", 100)
 	for name, records := range map[string][]Record{

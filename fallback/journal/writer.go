@@ -18,11 +18,12 @@ import (
 //	           ever written to that part again
 //	fsync      if the mode asks for it, or if the part is new: file, then directory. If that fails, see rewrite
 //
-// Rewrite: the kernel may have thrown away what it could not write, and would say of it that it is clean. So a part whose
-// fsync has failed is never written to or synced again. What it holds behind its last good fsync is still in memory
-// (unsynced) and is written to a new part, with the same numbers. If that is durable, the doubtful part is cut back to what
-// is good; that is only tidy, as readers take a number once. If not, the batch has failed, and the rest of unsynced waits for
-// the next part.
+// Rewrite: the kernel may have thrown away what it could not write, and would say of it that it is
+// clean. So a part whose fsync has failed is never written to or synced again. What it holds behind
+// its last good fsync is still in memory (unsynced) and is written to a new part, with the same
+// numbers. If that is durable, the doubtful part is cut back to what is good; that is only tidy, as
+// readers take a number once. If not, the batch has failed, and the rest of unsynced waits for the
+// next part.
 type writer struct {
 	fsys      vfs.FS
 	dir       string
@@ -53,7 +54,8 @@ type writer struct {
 }
 
 const (
-	// maxUnsynced bounds what is kept in memory between two fsyncs: beyond it an append waits for one.
+	// maxUnsynced bounds what is kept in memory between two fsyncs: beyond it an append waits for
+	// one.
 	maxUnsynced = 64 << 20
 
 	maxBuf = 4 << 20 // memory for writing that is kept for the next batch
@@ -130,7 +132,8 @@ func (w *writer) open() (*part, error) {
 		if !full && p.size < w.partBytes {
 			return p, nil
 		}
-		// What comes later is synced together with a new part's name. What comes before must not be less durable.
+		// Later records are synced together with a new part's name. Earlier ones must not be less
+		// durable.
 		if err := w.settle(p); err != nil {
 			w.log.Error("the journal: fsync failed, beginning a new part", "part", p.name, "error", err)
 			w.retire(p)
@@ -210,10 +213,11 @@ func (w *writer) settle(p *part) error {
 	return nil
 }
 
-// settled takes note that so much of p is durable, and that nothing before it is needed in memory any more.
+// settled takes note that so much of p is durable, and that nothing before it is needed in memory
+// any more.
 func (w *writer) settled(p *part, size int64, last uint64) {
-	// An fsync that went without the pen may be told of last, though a later one has covered more. To go back would be to cut off, should p become
-	// doubtful, what is forgotten already.
+	// An fsync that went without the pen may be told of last, though a later one has covered more.
+	// To go back would be to cut off, should p become doubtful, what is forgotten already.
 	p.synced = max(p.synced, size)
 	w.forget(last)
 	if d := w.doubtful; d != nil && d != p { // p is a later part, and begins with what d lacks
@@ -225,7 +229,8 @@ func (w *writer) settled(p *part, size int64, last uint64) {
 	}
 }
 
-// retire gives up writing to p. What it holds behind synced is still in unsynced, except in mode OS.
+// retire gives up writing to p. What it holds behind synced is still in unsynced, except in mode
+// OS.
 func (w *writer) retire(p *part) {
 	if w.part == p {
 		w.part = nil
@@ -245,8 +250,8 @@ func (w *writer) retire(p *part) {
 	w.doubtful = p // there is no other: something was durable in p, so the one before is cut back already
 }
 
-// discard removes a part that holds nothing that is not elsewhere, or nothing that anybody was promised. That need not
-// be durable.
+// discard removes a part that holds nothing that is not elsewhere, or nothing that anybody was
+// promised. That need not be durable.
 func (w *writer) discard(p *part) {
 	if w.part == p {
 		w.part = nil
@@ -285,7 +290,8 @@ func (w *writer) drop(upTo uint64) error {
 	return nil
 }
 
-// dropOldest syncs the directory each time, so that what is left after a loss of power has no hole in it.
+// dropOldest syncs the directory each time, so that what is left after a loss of power has no hole
+// in it.
 func (w *writer) dropOldest() error {
 	p := w.old[0]
 	if w.doubtful == p {
@@ -368,7 +374,8 @@ func (w *writer) forget(last uint64) {
 	w.unsynced = append([]Record(nil), w.unsynced[n:]...)
 }
 
-// tell logs when the disk begins to refuse and when it no longer does; what it says in between is with those who wrote.
+// tell logs when the disk begins to refuse and when it no longer does; what it says in between is
+// with those who wrote.
 func (w *writer) tell(err error) {
 	switch {
 	case err != nil && !w.refusing:

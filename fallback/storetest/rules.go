@@ -86,7 +86,7 @@ func (t *trial) put(records ...fallback.Record) error {
 	return nil
 }
 
-// expect says whether the store knows just this of a key.
+// expect reports whether the store has exactly this record for a key.
 func (t *trial) expect(want fallback.Record) error {
 	got, ok, err := t.store.Get(want.Key)
 	switch {
@@ -100,7 +100,7 @@ func (t *trial) expect(want fallback.Record) error {
 	return nil
 }
 
-// expectNone says whether the store knows nothing of a key.
+// expectNone reports whether the store has no record for a key.
 func (t *trial) expectNone(key string) error {
 	got, ok, err := t.store.Get(key)
 	switch {

@@ -1,4 +1,5 @@
-// Package storetest is the contract of [fallback.Store] as a test suite. Run it over a store of your own:
+// Package storetest is the contract of [fallback.Store] as a test suite. Run it over a store of
+// your own:
 //
 //	func TestMyStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) (fallback.Store, func() fallback.Store) {
@@ -8,7 +9,8 @@
 //		})
 //	}
 //
-// Every failure says which rule was broken and what goes wrong in an outage where it is. Run it with the race detector too.
+// Every failure says which rule was broken and what goes wrong in an outage where it is. Run it
+// with the race detector too.
 package storetest
 
 import (
@@ -17,12 +19,12 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// Open returns a new, empty store, and what opens it again on the same place after it was closed; nil if it forgets with its process. The
-// suite closes what it opens.
+// Open returns a new, empty store, and what opens it again on the same place after it was closed;
+// nil if it forgets with its process. The suite closes what it opens.
 type Open func(t *testing.T) (s fallback.Store, reopen func() fallback.Store)
 
-// Run checks that the stores of open keep the rules of [fallback.Store], each in a subtest of its own and with a store of its own. It takes
-// a second or two, mostly waiting for disks.
+// Run checks that the stores of open keep the rules of [fallback.Store], each in a subtest of its
+// own and with a store of its own. It takes a second or two, mostly waiting for disks.
 func Run(t *testing.T, open Open) {
 	t.Helper()
 	for _, rule := range rules() {

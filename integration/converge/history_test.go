@@ -19,7 +19,8 @@ type moment = time.Duration
 
 const never moment = math.MaxInt64
 
-// who is a node's process: a node that was killed and started again is another one, on the same directory.
+// who is a node's process: a node that was killed and started again is another one, on the same
+// directory.
 type who struct{ node, life int }
 
 func (w who) String() string { return fmt.Sprintf("node %d.%d", w.node, w.life) }
@@ -101,15 +102,16 @@ type violation struct {
 	what string
 }
 
-// contestedWithin is how close two writes of different processes must be for nobody to know which was later: u of docs/adr/0005, 2 × 50 ms,
-// and by what this machine's clocks, read through a socket, really err.
+// contestedWithin is how close two writes of different processes must be for nobody to know which
+// was later: u of docs/adr/0005, 2 × 50 ms, and by what this machine's clocks, read through a
+// socket, really err.
 const (
 	clockError      = 15 * time.Millisecond
 	contestedWithin = 100*time.Millisecond + 2*clockError
 )
 
-// contested says that x may have won over the later y: two Sets of different nodes that are too close. What a node's next process
-// writes is later for everybody.
+// contested says that x may have won over the later y: two Sets of different nodes that are too
+// close. What a node's next process writes is later for everybody.
 func contested(x, y *write) bool {
 	return x != nil && x.set && y.set && x.node != y.node && y.call-x.end < contestedWithin
 }
@@ -190,8 +192,8 @@ func (h *history) check() (broken []violation, contests int) {
 	return broken, contests
 }
 
-// expected says what Redis must hold of a key that nobody has loaded: the newest write, if that was acknowledged and no other came close.
-// ok: there is something to expect. version 0: nothing.
+// expected says what Redis must hold of a key that nobody has loaded: the newest write, if that was
+// acknowledged and no other came close. ok: there is something to expect. version 0: nothing.
 func (h *history) expected(key string) (newest *write, version int, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -28,8 +28,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// A key is a register: what Peek and Get return is what the last Set left, in some order of the operations in which those that did
-// not overlap are as they were. That holds
+// A key is a register: what Peek and Get return is what the last Set left, in some order of the
+// operations in which those that did not overlap are as they were. That holds
 //
 //	one process       with its memory, while Redis is well: it reads its own writes
 //	faults            likewise while Redis comes and goes: its memory and its journal are all that it needs (without Get: whose
@@ -39,8 +39,9 @@ import (
 //
 // An operation that failed may happen at any later time, or never.
 //
-// Writes overlap only if Redis answers for all of them. Of two that overlap, of which Redis has answered for one and not for the other, the
-// other one is kept, answers readers as long as it waits, and is then found to have been the earlier one.
+// Writes overlap only if Redis answers for all of them. Of two that overlap, of which Redis has
+// answered for one and not for the other, the other one is kept, answers readers as long as it
+// waits, and is then found to have been the earlier one.
 
 const (
 	registerKeys    = 3
@@ -142,11 +143,12 @@ type registerOutput struct {
 
 // register is what porcupine is told of a key. Its state is the value, "" for none.
 //
-// A Set that was kept for replay may be turned into a delete by it, at any time after it began, if it finds what a load has left: it cannot know
-// which is newer. That is a void.
+// A Set that was kept for replay may be turned into a delete by it, at any time after it began, if
+// it finds what a load has left: it cannot know which is newer. That is a void.
 //
-// A value that was loaded is put there only if there was none, and if nobody has written meanwhile; whoever waited for the load
-// has it in either case. Who comes after the load has ended finds it there, or not at all.
+// A value that was loaded is put there only if there was none, and if nobody has written meanwhile;
+// whoever waited for the load has it in either case. A caller after the end of the load finds it
+// there, or not at all.
 var register = porcupine.NondeterministicModel{
 	Init: func() []any { return []any{""} },
 	Step: func(state, input, output any) []any {
@@ -300,8 +302,8 @@ func (r *registerRound) run(t *testing.T) {
 	}
 }
 
-// firstIllegal returns the end of the shortest beginning of ops that is illegal by itself. What has not returned by then may have
-// happened or not.
+// firstIllegal returns the end of the shortest beginning of ops that is illegal by itself. What has
+// not returned by then may have happened or not.
 func firstIllegal(ops []porcupine.Operation) []porcupine.Operation {
 	const around = 25
 	ops = slices.Clone(ops)

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	if config := os.Getenv(childConfig); config != "" {
 		os.Exit(runChild(config))
 	}
-	// rueidis sleeps for a second before it looks at a topology again that it could not read, whether it is closed or not.
+	// rueidis sleeps for a second before it looks at a topology again that it could not read,
+	// whether it is closed or not.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/fallback/journal"
 )
 
-// node is a process with a client: this one (local), or one that can be killed (process). Safe for concurrent use.
+// node is a process with a client: this one (local), or one that can be killed (process). Safe for
+// concurrent use.
 type node interface {
 	do(request) answer
 	end() error // closes the client; the process that can be killed ends with it

@@ -11,8 +11,9 @@ import (
 	"sync"
 )
 
-// A process is a node that can be killed: the test binary started again. Both sides speak in lines of JSON. The parent asks, the child
-// answers; the child asks for what its loaders want, the parent answers that. A child whose input has ended closes its client and ends.
+// A process is a node that can be killed: the test binary started again. Both sides speak in lines
+// of JSON. The parent asks, the child answers; the child asks for what its loaders want, the parent
+// answers that. A child whose input has ended closes its client and ends.
 
 const childConfig = "ASIDE_CONVERGE_NODE" // a nodeConfig
 
@@ -190,7 +191,7 @@ func startProcess(c nodeConfig, load loadFunc) (*process, error) {
 				p.mu.Lock()
 				p.fatal = l.Fatal
 				p.mu.Unlock()
-				_ = p.cmd.Process.Kill() // who waits for its answers must not wait for ever
+				_ = p.cmd.Process.Kill() // a goroutine that waits for its answers must not wait for ever
 			case l.Ready:
 				ready <- struct{}{}
 			case l.Answer != nil:

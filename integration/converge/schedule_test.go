@@ -426,7 +426,8 @@ func (s *schedule) run() (r report) {
 	return r
 }
 
-// conclude compares what there is in the end with what was written, and checks what was read before.
+// conclude compares what there is in the end with what was written, and checks what was read
+// before.
 func (s *schedule) conclude(r *report, fail func(string, ...any)) {
 	suspect := ""
 	for _, k := range s.keys {
@@ -600,7 +601,7 @@ func (s *schedule) watch(ctx context.Context, i int) {
 	}
 }
 
-// relapse says whether there is to be another outage while a node recovers.
+// relapse reports whether there is to be another outage while a node recovers.
 func (s *schedule) relapse() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -41,7 +41,8 @@ const (
 	perCheck = 8                // kills between two comparisons with Redis
 )
 
-// Promise 5. The modes of the journal differ in what a loss of power costs; kill -9 costs none of them anything.
+// Promise 5. The modes of the journal differ in what a loss of power costs; kill -9 costs none of
+// them anything.
 func TestWhatWasAcknowledgedSurvivesKill9(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -97,7 +98,8 @@ func (t *tally) String() string {
 		t.kills, t.opening, t.settling, t.closed, t.begun, t.acknowledged, t.failed, t.unanswered, t.reads, t.compared, t.wrong)
 }
 
-// hunt is one directory, its Redis, and the writers that live on it one after the other. Used by one goroutine.
+// hunt is one directory, its Redis, and the writers that live on it one after the other. Used by
+// one goroutine.
 type hunt struct {
 	t      *testing.T
 	rng    *rand.Rand

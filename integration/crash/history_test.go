@@ -43,15 +43,16 @@ func (o op) String() string {
 	return fmt.Sprintf("%s %-12s %s %s %s %s", o.begun.Format("05.000000"), o.id, verb, kept, [...]string{"unanswered", "acknowledged", "failed"}[o.outcome], o.note)
 }
 
-// history is what a key went through, in order: one worker at a time writes it, so that operations of one key never overlap. Not safe
-// for concurrent use.
+// history is what a key went through, in order: one worker at a time writes it, so that operations
+// of one key never overlap. Not safe for concurrent use.
 type history struct {
 	ops []op
 }
 
 func (h *history) last() *op { return &h.ops[len(h.ops)-1] }
 
-// candidates are the operations of which one must be in effect: the newest that was acknowledged, and all that were begun later.
+// candidates are the operations of which one must be in effect: the newest that was acknowledged,
+// and all that were begun later.
 func (h *history) candidates() []op {
 	from := 0
 	for i := range h.ops {
@@ -104,7 +105,8 @@ func (h *history) story() string {
 	return b.String()
 }
 
-// A value says what it is and carries its own checksum, so that half of one is not taken for another:
+// A value says what it is and carries its own checksum, so that half of one is not taken for
+// another:
 //
 //	<id> <key> <crc32 of the rest> <filling>
 func newValue(key, id string, filling int) string {

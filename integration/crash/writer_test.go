@@ -20,7 +20,8 @@ import (
 	"github.com/redaside/aside/fallback/journal"
 )
 
-// The writer is the process that is killed. It speaks in lines, each of which leaves it whole and at once, by one write(2):
+// The writer is the process that is killed. It speaks in lines, each of which leaves it whole and
+// at once, by one write(2):
 //
 //	opening          it calls New
 //	open             New has returned
@@ -32,7 +33,8 @@ import (
 //	settled          as it was told to, it has stopped writing, Redis is well and nothing waits to be replayed
 //	fatal <error>    it gives up
 //
-// And is told, in lines: settle, and after that go. When its input ends it closes the client, says "closed" and ends.
+// And is told, in lines: settle, and after that go. When its input ends it closes the client, says
+// "closed" and ends.
 
 const (
 	childRole = "ASIDE_CRASH_WRITER" // anything: be a writer

@@ -9,7 +9,8 @@ import (
 
 const backlogRecords = 10_000
 
-// runBacklog measures the way back with 10,000 records to replay, at the usual rate of 5,000 a second.
+// runBacklog measures the way back with 10,000 records to replay, at the usual rate of 5,000 a
+// second.
 func runBacklog(t *testing.T) (back time.Duration) {
 	const records = backlogRecords
 	w := &world{t: t}

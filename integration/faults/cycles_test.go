@@ -8,8 +8,9 @@ import (
 	"github.com/redaside/aside"
 )
 
-// TestOutageCycles has Redis go away and come back again and again, with writes each time: the hundredth outage has to be like
-// the first, and to leave as little. Relapse: a goroutine, a connection, a file or a record more with each outage.
+// TestOutageCycles has Redis go away and come back again and again, with writes each time: the
+// hundredth outage has to be like the first, and to leave as little. Relapse: a goroutine, a
+// connection, a file or a record more with each outage.
 func TestOutageCycles(t *testing.T) {
 	ownServers(t)
 	cycles := 20

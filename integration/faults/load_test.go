@@ -12,9 +12,10 @@ import (
 	"github.com/redaside/aside"
 )
 
-// load is many callers that call, think, and call again: of twenty calls eighteen are Gets of any key, one is a Set
-// and one a Del of a key of the caller's own. Each call has 100 ms. The callers sleep between calls, so that the machine
-// is not the bottleneck, and note how late they are woken: what a call takes is the sum of what it waits for and of that.
+// load is many callers that call, think, and call again: of twenty calls eighteen are Gets of any
+// key, one is a Set and one a Del of a key of the caller's own. Each call has 100 ms. The callers
+// sleep between calls, so that the machine is not the bottleneck, and note how late they are woken:
+// what a call takes is the sum of what it waits for and of that.
 type load struct {
 	truth   *truth
 	client  *aside.Client

@@ -23,17 +23,19 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	// rueidis sleeps for a second before it looks at a topology again that it could not read, and for five before it closes
-	// the connections to nodes that have left, whether it is closed or not. Whatever else is left is ours.
+	// rueidis sleeps for a second before it looks at a topology again that it could not read, and
+	// for five before it closes the connections to nodes that have left, whether it is closed or
+	// not. Whatever else is left is ours.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"),
 		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"))
 }
 
-// patience bounds every wait of a test for something that has to happen. It proves nothing about speed.
+// patience bounds every wait of a test for something that has to happen. It proves nothing about
+// speed.
 const patience = time.Minute
 
-// ownServers has the tests use server processes of their own, whatever there is beside: they are signalled, and files are put
-// under them.
+// ownServers has the tests use server processes of their own, whatever there is beside: they are
+// signalled, and files are put under them.
 func ownServers(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -103,8 +105,8 @@ func (f footprint) String() string {
 	return fmt.Sprintf("%d goroutines, %d descriptors", f.goroutines, f.descriptors)
 }
 
-// watchClock notes how late a goroutine is woken, until the function that it returns is called, which says whether that was
-// never too late for measuring.
+// watchClock notes how late a goroutine is woken, until the function that it returns is called,
+// which reports whether that was never too late for measuring.
 func watchClock(t testing.TB) (calm func() bool) {
 	stop, latest := make(chan struct{}), make(chan time.Duration)
 	go func() { // ends with calm

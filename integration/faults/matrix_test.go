@@ -18,7 +18,8 @@ const (
 	staleLease   = time.Second
 	slowCall     = 20 * time.Millisecond
 	recoverIn    = 10 * time.Second // to recover in; then the load ends, as the machine may be too busy for both
-	// noisy is how late a goroutine may be woken on a machine from which anything about time can be concluded.
+	// noisy is how late a goroutine may be woken on a machine from which anything about time can be
+	// concluded.
 	noisy = 50 * time.Millisecond
 	// settled is how long after the trip nothing is left of what was asked before.
 	settled = redisTimeout + 150*time.Millisecond
@@ -36,7 +37,7 @@ type measured struct {
 	longestGetAfter, longestWriteAfter time.Duration // of those that began after the trip
 
 	slow, slowAfter int // calls that took longer than slowCall; those of them that began after the trip
-	askedAfter      int // questions to Redis that failed and began after the trip, as the observer was told
+	askedAfter      int // requests to Redis that failed and began after the trip, by the observer's events
 	asked           int // those that failed, or passed the proxy, from a moment after the trip on
 	outcomes        map[outcome]int
 	overslept       time.Duration // how late a caller was woken at most
@@ -70,8 +71,9 @@ type idleness struct {
 // slowdown is by how much less is asked of a program that is instrumented.
 var slowdown = 1
 
-// TestMatrix runs each row twice: with clients that nobody uses, which tells how soon the prober notices, and under load. The
-// short form runs several rows at once, with fewer calls each: it is to show what must hold, not how long it takes.
+// TestMatrix runs each row twice: with clients that nobody uses, which tells how soon the prober
+// notices, and under load. The short form runs several rows at once, with fewer calls each: it is
+// to show what must hold, not how long it takes.
 func TestMatrix(t *testing.T) {
 	ownServers(t)
 	var all []*measured
@@ -126,7 +128,8 @@ func atOnce(n int, all []*measured, do func(*measured)) {
 	running.Wait()
 }
 
-// runIdle has a row happen to clients that nobody uses. They began at different times, so that some prober has just asked.
+// runIdle has a row happen to clients that nobody uses. They began at different times, so that some
+// prober has just asked.
 func runIdle(t *testing.T, m *measured) {
 	const clients = 8
 	w, calm := &world{t: t}, watchClock(t)
@@ -168,7 +171,8 @@ func runIdle(t *testing.T, m *measured) {
 // runLoaded has a row happen under load, and checks what must hold.
 func runLoaded(t *testing.T, m *measured) {
 	r := m.row
-	// More keys than callers, so that each has some of its own; think times with which two cores have half their time left.
+	// More keys than callers, so that each has some of its own; think times with which two cores
+	// have half their time left.
 	pace := 60 * slowdown // µs for a call
 	if !*full {
 		pace *= 6
@@ -240,13 +244,13 @@ func disableCache(o rueidis.ClientOption) rueidis.ClientOption {
 	return o
 }
 
-// listen counts, from a moment after the trip on, the questions that anybody but the prober has Redis asked: those that fail,
-// and those that pass the proxy. The function that it returns ends that. A shard that has come back in between was rightly
-// asked: then nothing is concluded.
+// listen counts, from a moment after the trip on, the requests to Redis that are not the prober's:
+// those that fail, and those that pass the proxy. The function that it returns ends that. A shard
+// that has come back in between was rightly asked: then nothing is concluded.
 func (w *world) listen(p *party, shard string, injected time.Time) (end func() (asked int)) {
 	type snapshot struct{ failed, passed, changes int }
 	look := func() (s snapshot) {
-		for _, q := range p.questions() {
+		for _, q := range p.requests() {
 			if q.shard == shard {
 				s.failed++
 			}
@@ -337,14 +341,14 @@ func (m *measured) measure(tr *truth, samples []sample, p *party, shard string, 
 			}
 		}
 	}
-	for _, q := range p.questions() {
+	for _, q := range p.requests() {
 		if ok && q.shard == shard && q.began.After(tripped) && q.ended.Before(healed) && degradedAt(changes, shard, q.began) {
 			m.askedAfter++
 		}
 	}
 }
 
-// degradedAt says whether a shard was degraded at a time.
+// degradedAt reports whether a shard was degraded at a time.
 func degradedAt(changes []aside.ModeChange, shard string, at time.Time) bool {
 	mode := aside.Healthy
 	for _, c := range changes {
@@ -362,7 +366,8 @@ func (m *measured) check(t *testing.T, w *world, tr *truth, ours, theirs *party,
 		t.Error(problem)
 	}
 
-	// Modes. What depends on when something was done by whom can be told only if the machine had time for us.
+	// Modes. What depends on when something was done by whom can be told only if the machine had
+	// time for us.
 	changes := ours.announced(t)
 	theirs.announced(t)
 	switch {
@@ -379,7 +384,7 @@ func (m *measured) check(t *testing.T, w *world, tr *truth, ours, theirs *party,
 		}
 	}
 	if n := max(m.askedAfter, m.asked); n > 0 && m.calm {
-		t.Errorf("%d questions were asked after the trip", n)
+		t.Errorf("%d requests were sent after the trip", n)
 	}
 
 	// What was answered.

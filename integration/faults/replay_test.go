@@ -13,10 +13,12 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// BenchmarkReplay has 100,000 records replayed without a limit of the rate, and writes the same data with plain pipelined
-// SETs: batches as large as the replay's, as many under way. The goal is half of that rate. A replay leaves a stamp beside each
-// key, looks before it writes, and takes its records off the disk; what each of these costs is told by the cases. bound is the rate of a
-// script that looks at nothing and does no more than two SETs for each record, one for the value and one for the stamp.
+// BenchmarkReplay has 100,000 records replayed without a limit of the rate, and writes the same
+// data with plain pipelined SETs: batches as large as the replay's, as many under way. The goal is
+// half of that rate. A replay leaves a stamp beside each key, looks before it writes, and takes its
+// records off the disk; what each of these costs is told by the cases. bound is the rate of a
+// script that looks at nothing and does no more than two SETs for each record, one for the value
+// and one for the stamp.
 //
 //	memory    without a directory
 //	journal   with one, but the records have no files of their own yet, as after a short outage
@@ -89,7 +91,8 @@ func benchmarkReplay(b *testing.B, store func(*aside.Options)) {
 	b.Logf("%s: the replay has %.2f × the rate of plain pipelined SET; goal %v", mark(ratio >= goal), ratio, goal)
 }
 
-// pipelined writes all keys in the plainest way, or, scripted, with a stamp each in the plainest script, and says how long that took.
+// pipelined writes all keys in the plainest way, or, scripted, with a stamp each in the plainest
+// script, and says how long that took.
 func (w *world) pipelined(b *testing.B, tr *truth, scripted bool) time.Duration {
 	b.Helper()
 	const batch, underWay, perCall = 256, 2, 64 // as fallback.Syncer and the client

@@ -163,11 +163,11 @@ for some caller slept: as much of a longest call may be the machine's doing, and
 
 - *calls* and all that follows are those between the fault and its end; *longest Set, Del* contains an fsync once Redis is away: *of it to disk*
   is the longest that one has waited for the disk.
-- *the trip* is when the client notices and becomes degraded. *asked Redis after the trip* are questions that began later, as the observer was told
+- *the trip* is when the client notices and becomes degraded. *asked Redis after the trip* are requests that began later, by the observer's events
   and as the proxy counted commands: nobody but the prober asks.
 - *degraded* is counted from the fault, *back* from when the server answers again until the client is healthy and has replayed what there was (*to replay*). *idle* is the slowest of 8 clients
   that nobody uses; it has nothing to replay. *relapses* are when it became degraded once more while it came back. A client does not notice in that time what is marked –, or has no need to.
-- *stale* is an answer older than what was acknowledged in the same process before the question, or, in another process that takes itself to be healthy, more than StaleLease (1 s) before.
+- *stale* is an answer older than what was acknowledged in the same process before the request, or, in another process that takes itself to be healthy, more than StaleLease (1 s) before.
 - *lost* is what was acknowledged and is not in effect in Redis when all is replayed, though nothing newer is, or what was deleted and is there again. *lost by Redis itself* is what
   Redis had acknowledged and did not keep: the client says nothing else than Redis did.
 - *turned into deletes* are Sets whose replay met a value that others had loaded: the next read loads afresh.

@@ -17,13 +17,14 @@ import (
 	"github.com/redaside/aside/internal/slot"
 )
 
-// truth is where values really live, and what is known of each key: a version that only grows, and what was acknowledged
-// in which order. A key has one writer, which changes the source first and then calls Set or Del, as an application does.
-// So any answer to a call that began after an acknowledgement has to be of that version at least, and the same holds for what
-// Redis has in the end.
+// truth is where values really live, and what is known of each key: a version that only grows, and
+// what was acknowledged in which order. A key has one writer, which changes the source first and
+// then calls Set or Del, as an application does. So any answer to a call that began after an
+// acknowledgement has to be of that version at least, and the same holds for what Redis has in the
+// end.
 //
-// Who has acknowledged is known, too: the store is watched (recorder). Only what Redis itself has acknowledged may be lost by
-// Redis (loss).
+// Who has acknowledged is known, too: the store is watched (recorder). Only what Redis itself has
+// acknowledged may be lost by Redis (loss).
 type truth struct {
 	began time.Time
 	keys  []*fact
@@ -100,7 +101,8 @@ func (f *fact) value(version uint64) string {
 	return fmt.Sprintf("%s=%010d%*s", f.name, version, valueLength-len(f.name)-11, ".")
 }
 
-// read is the version in a value; false if it is not one of this key, or one that was never written.
+// read is the version in a value; false if it is not one of this key, or one that was never
+// written.
 func (f *fact) read(value string) (version uint64, ok bool) {
 	name, rest, _ := strings.Cut(value, "=")
 	if name != f.name || len(value) != valueLength {
@@ -156,8 +158,8 @@ func (f *fact) get(ctx context.Context, c *aside.Client) error {
 	return err
 }
 
-// getElsewhere reads the key as another process, which must see what Redis has acknowledged more than lease ago, as long as
-// that process takes itself to be healthy.
+// getElsewhere reads the key as another process, which must see what Redis has acknowledged more
+// than lease ago, as long as that process takes itself to be healthy.
 func (f *fact) getElsewhere(ctx context.Context, c *aside.Client, lease time.Duration) error {
 	before, began := c.Health(), f.truth.now()
 	var floor *ack
@@ -192,8 +194,9 @@ func (f *fact) check(value string, floor *ack, began time.Duration, by string) {
 	}
 }
 
-// loss says which acknowledgements Redis itself may have broken: of keys whose server lost its data, what it had acknowledged
-// before it was gone. What went to the journal may be among them only if it was there to be replayed before that.
+// loss says which acknowledgements Redis itself may have broken: of keys whose server lost its
+// data, what it had acknowledged before it was gone. What went to the journal may be among them
+// only if it was there to be replayed before that.
 type loss struct {
 	of     func(key string) bool // nil: of none
 	struck time.Duration         // when it was gone for certain
@@ -203,7 +206,8 @@ func (l loss) excuses(f *fact, a ack) bool {
 	return l.of != nil && l.of(f.name) && (a.stamp == "" && a.began < l.struck || a.ended < l.struck)
 }
 
-// required is the newest version that had to be known at a time, of those acknowledgements that nothing excuses.
+// required is the newest version that had to be known at a time, of those acknowledgements that
+// nothing excuses.
 func (f *fact) required(l loss, at time.Duration) (version uint64) {
 	for _, a := range f.acks {
 		if a.ended <= at && !l.excuses(f, a) {
@@ -289,7 +293,8 @@ func (tr *truth) inRedis(t testing.TB, redis rueidis.Client, l loss) (v verdict)
 	return v
 }
 
-// served has a client read every key. While it is well, what it answers must be what was acknowledged last, or newer.
+// served has a client read every key. While it is well, what it answers must be what was
+// acknowledged last, or newer.
 func (tr *truth) served(t testing.TB, p *party, l loss) (wrong []string) {
 	t.Helper()
 	ctx := testContext(t)
@@ -326,7 +331,8 @@ func (f *fact) history() string {
 	return b.String()
 }
 
-// replayedAsDelete says that a stamp in Redis is that of this write, a Set, and that its value was not written; see stamp.go.
+// replayedAsDelete says that a stamp in Redis is that of this write, a Set, and that its value was
+// not written; see stamp.go.
 func (a ack) replayedAsDelete(stamp string) bool {
 	const client, number, end = 16, 16 + 16 + 12, 16 + 16 + 12 + 16
 	return a.stamp != "" && len(stamp) > end && stamp[client:number] == a.stamp[client:number] && stamp[end:] == "0"

@@ -42,7 +42,8 @@ func single(behindProxy bool, args ...string) func(*world) {
 		w.server = redistest.Start(w.t, redistest.WithArgs(args...))
 		if behindProxy {
 			w.proxy = faultproxy.New(w.t, w.server.Addr())
-			// What no caller sends: handshakes, and the prober's questions (its DEL is of a key that there is not; ours are scripts).
+			// What no caller sends: handshakes, and the prober's commands (its DEL is of a key that
+			// does not exist; ours are scripts).
 			w.proxy.Ignore("PING", "TIME", "HELLO", "CLIENT", "INFO", "CONFIG", "DEL")
 		}
 	}
@@ -85,7 +86,7 @@ func (w *world) direct() (o rueidis.ClientOption) {
 	return o
 }
 
-// concerns says whether a key is on what goes away.
+// concerns reports whether a key is on what goes away.
 func (w *world) concerns(key string) bool {
 	const slots, nodes = 16384, 3
 	slot := redistest.Slot(key)
@@ -139,10 +140,11 @@ type party struct {
 
 	mu      sync.Mutex // guards all below
 	changes []aside.ModeChange
-	asked   []question // without an answer
+	asked   []request // without an answer
 }
 
-// recorder is the store of a client of which is to be known what went to the journal, and how long that took.
+// recorder is the store of a client of which is to be known what went to the journal, and how long
+// that took.
 type recorder struct {
 	*fallback.Dir
 	truth *truth
@@ -181,8 +183,8 @@ func (r *recorder) longest(from, to time.Duration) (most time.Duration) {
 	return most
 }
 
-// question is one that a caller had Redis asked, and that was not answered.
-type question struct {
+// request is one that a caller sent to Redis, and that was not answered.
+type request struct {
 	shard        string
 	began, ended time.Time
 	err          error
@@ -232,8 +234,8 @@ func (w *world) join(option rueidis.ClientOption, tr *truth, change ...func(*asi
 	return p
 }
 
-// close ends the client. The disk may be busy with other things, so it first waits until there is nothing left to write or to
-// remove.
+// close ends the client. The disk may be busy with other things, so it first waits until there is
+// nothing left to write or to remove.
 func (p *party) close(t testing.TB) {
 	t.Helper()
 	for end := time.Now().Add(patience); !p.isEmpty(t) && time.Now().Before(end); {
@@ -254,7 +256,7 @@ func (p *party) noteQuestion(e aside.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	p.asked = append(p.asked, question{e.Key, now.Add(-e.Duration), now, e.Err})
+	p.asked = append(p.asked, request{e.Key, now.Add(-e.Duration), now, e.Err})
 }
 
 // isWell says that p is healthy and nothing waits to be replayed.
@@ -281,7 +283,7 @@ func (p *party) modes() []aside.ModeChange {
 	return slices.Clone(p.changes)
 }
 
-func (p *party) questions() []question {
+func (p *party) requests() []request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.asked)
@@ -297,8 +299,9 @@ func firstTo(changes []aside.ModeChange, shard string, mode aside.Mode, from tim
 	return time.Time{}, false
 }
 
-// announced waits until p has been told of all changes, and returns them. They have to be lawful: each to begin where the last
-// one of its shard ended, to be one that the machine has, and to end in health, unless the shard has left the cluster.
+// announced waits until p has been told of all changes, and returns them. They have to be lawful:
+// each to begin where the last one of its shard ended, to be one that the machine has, and to end
+// in health, unless the shard has left the cluster.
 func (p *party) announced(t testing.TB) (changes []aside.ModeChange) {
 	t.Helper()
 	next := map[aside.Mode][]aside.Mode{

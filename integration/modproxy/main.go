@@ -1,11 +1,11 @@
-// Modproxy writes a module proxy as a folder, with one version of one of this repository's modules, as the go command would
-// make it from the repository:
+// Modproxy writes a module proxy as a folder, with one version of one of this repository's modules,
+// as the go command would make it from the repository:
 //
 //	modproxy -repo ../.. -dir cmd/aside -version v1.2.3 -revision cmd/aside/v1.2.3 -to /tmp/proxy
 //	GOPROXY=file:///tmp/proxy go install github.com/redaside/aside/cmd/aside@v1.2.3
 //
-// A release needs it to know the checksum of the library that its commands require, before anybody can fetch that; the
-// test of the release needs it to install them.
+// A release needs it to know the checksum of the library that its commands require, before anybody
+// can fetch that; the test of the release needs it to install them.
 package main
 
 import (

@@ -20,8 +20,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// HAProxy before a primary and its replica, as docs/OPERATIONS.md has it, and without the line that closes connections to a server that is none
-// of its own any more.
+// HAProxy before a primary and its replica, as docs/OPERATIONS.md has it, and without the line that
+// closes connections to a server that is none of its own any more.
 
 // check is HAProxy's for a primary.
 const check = `

@@ -12,7 +12,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// patience bounds every wait of a test for something that has to happen. It proves nothing about speed.
+// patience bounds every wait of a test for something that has to happen. It proves nothing about
+// speed.
 const patience = 30 * time.Second
 
 // newClient makes a client of a server of its own, and closes it when the test ends.

@@ -20,10 +20,12 @@ import (
 	"github.com/redaside/aside"
 )
 
-// Servers that keep their contexts in a pool, and a loader that asks its context for the tenant: two clients of a tenant ask for the same settings,
-// the first gives up while the second waits, and requests of other tenants get the context of the first. Nobody may be given their settings.
+// Servers that keep their contexts in a pool, and a loader that asks its context for the tenant:
+// two clients of a tenant ask for the same settings, the first gives up while the second waits, and
+// requests of other tenants get the context of the first. Nobody may be given their settings.
 
-// tenants is a service behind such a server. Its handlers call get with the context of their request.
+// tenants is a service behind such a server. Its handlers call get with the context of their
+// request.
 type tenants struct {
 	client *aside.Client
 	get    func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error)
@@ -99,7 +101,8 @@ func overHTTP(t *testing.T, url string, keepAlive *http.Client) fetch {
 	}
 }
 
-// A request's context of fasthttp does not end when its client goes, so its handlers bound it: here, by what the test says.
+// A request's context of fasthttp does not end when its client goes, so its handlers bound it:
+// here, by what the test says.
 func serveFast(t *testing.T, s *tenants) fetch {
 	var mu sync.Mutex
 	gone := make(map[string]<-chan struct{}) // by the number of the request

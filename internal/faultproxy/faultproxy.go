@@ -1,17 +1,18 @@
-// Package faultproxy stands between a client and a Redis server in a test, breaks the connection in the ways in which
-// networks break, and counts what passes.
+// Package faultproxy stands between a client and a Redis server in a test, breaks the connection in
+// the ways in which networks break, and counts what passes.
 //
 //	proxy := faultproxy.New(t, server.Addr())
 //	client := dial(proxy.Addr())
 //	proxy.BlackHole() // nobody answers, nobody hangs up
 //	proxy.Heal()
 //
-// A fault holds until Heal or HealDropping; several may hold at once. All act on the connections that are open and on
-// those to come, except where the method says otherwise.
+// A fault holds until Heal or HealDropping; several may hold at once. All act on the connections
+// that are open and on those to come, except where the method says otherwise.
 //
-// A connection that is cut behaves as a network that lost the packets and will repeat them: what was sent meanwhile,
-// end of stream included, is held (up to some megabytes, then the sender blocks) and delivered after Heal, in order, even
-// if its sender has gone away since. That is how a command that its client has given up on runs late.
+// A connection that is cut behaves as a network that lost the packets and will repeat them: what
+// was sent meanwhile, end of stream included, is held (up to some megabytes, then the sender
+// blocks) and delivered after Heal, in order, even if its sender has gone away since. That is how a
+// command that its client has given up on runs late.
 package faultproxy
 
 import (
@@ -98,7 +99,8 @@ func (p *Proxy) SetUpstream(addr string) {
 	p.upstream = addr
 }
 
-// BlackHole cuts both directions: connections stay open, new ones are accepted, and no byte arrives.
+// BlackHole cuts both directions: connections stay open, new ones are accepted, and no byte
+// arrives.
 func (p *Proxy) BlackHole() { p.set(func() { p.cut = [2]bool{true, true} }) }
 
 // CutRequests holds back what clients send; replies and pushes still arrive.
@@ -107,15 +109,16 @@ func (p *Proxy) CutRequests() { p.set(func() { p.cut[requests] = true }) }
 // CutReplies holds back what the server sends; commands still arrive there and take effect.
 func (p *Proxy) CutReplies() { p.set(func() { p.cut[replies] = true }) }
 
-// Stall accepts new connections and forwards nothing on them, as a server with a full backlog. Open ones go on.
+// Stall accepts new connections and forwards nothing on them, as a server with a full backlog. Open
+// ones go on.
 func (p *Proxy) Stall() { p.set(func() { p.stall = true }) }
 
-// Delay makes every byte arrive d later than it was sent, in both directions. It is latency, not a throttle: what
-// was sent together arrives together. Zero ends it.
+// Delay makes every byte arrive d later than it was sent, in both directions. It is latency, not a
+// throttle: what was sent together arrives together. Zero ends it.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
 
-// Throttle makes the link carry that many bytes a second in each direction, for all connections together: who sends more is
-// slowed down. It holds for what is read from now on. Zero ends it.
+// Throttle makes the link carry that many bytes a second in each direction, for all connections
+// together: a sender of more is slowed down. It holds for what is read from now on. Zero ends it.
 func (p *Proxy) Throttle(bytesPerSecond int) {
 	p.set(func() { p.rate, p.busy = bytesPerSecond, [2]time.Time{} })
 }
@@ -123,11 +126,13 @@ func (p *Proxy) Throttle(bytesPerSecond int) {
 // Reset breaks the connections that are open with a TCP RST. New ones are welcome.
 func (p *Proxy) Reset() { p.set(func() { p.resetLocked(func(*link) bool { return true }) }) }
 
-// ResetAfter lets n more bytes of replies pass, summed over all connections, and then resets the connection on which
-// the last of them passed; with 0, the one on which the next one would. Once: connections after that are whole.
+// ResetAfter lets n more bytes of replies pass, summed over all connections, and then resets the
+// connection on which the last of them passed; with 0, the one on which the next one would. Once:
+// connections after that are whole.
 func (p *Proxy) ResetAfter(n int) { p.set(func() { p.resetIn = n }) }
 
-// Refuse closes the listener, so that dials fail with ECONNREFUSED, and resets the connections that are open.
+// Refuse closes the listener, so that dials fail with ECONNREFUSED, and resets the connections that
+// are open.
 func (p *Proxy) Refuse() {
 	p.set(func() {
 		if p.listener != nil {
@@ -141,8 +146,8 @@ func (p *Proxy) Refuse() {
 // Heal ends all faults. What was held is delivered.
 func (p *Proxy) Heal() { p.set(p.healLocked) }
 
-// HealDropping ends all faults and resets the connections that a cut or a stall held back, so that nothing of what
-// was held is ever delivered.
+// HealDropping ends all faults and resets the connections that a cut or a stall held back, so that
+// nothing of what was held is ever delivered.
 func (p *Proxy) HealDropping() {
 	p.set(func() {
 		p.resetLocked(func(l *link) bool { return p.cut[requests] || p.cut[replies] || l.stalled })
@@ -150,8 +155,9 @@ func (p *Proxy) HealDropping() {
 	})
 }
 
-// Ignore keeps commands of these names, and their replies, out of all counts from now on: a client's handshake, say.
-// Commands with an argument that begins with "aside:probe" are those of a prober, and never counted.
+// Ignore keeps commands of these names, and their replies, out of all counts from now on: a
+// client's handshake, say. Commands with an argument that begins with "aside:probe" are those of a
+// prober, and never counted.
 func (p *Proxy) Ignore(names ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,33 +166,34 @@ func (p *Proxy) Ignore(names ...string) {
 	}
 }
 
-// Commands counts the commands that clients have sent, whether or not they have arrived. TLS hides them.
+// Commands counts the commands that clients have sent, whether or not they have arrived. TLS hides
+// them.
 func (p *Proxy) Commands() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.commands
 }
 
-// RoundTrips counts bursts of commands, each connection by itself: a command begins a new burst if a reply has passed
-// since the last one began. So a pipeline is one round trip and a command that waited for an answer is another one.
-// Pushes are not replies. A pipeline so long that its first reply passes before its last command has been sent is
-// counted more than once.
+// RoundTrips counts bursts of commands, each connection by itself: a command begins a new burst if
+// a reply has passed since the last one began. So a pipeline is one round trip and a command that
+// waited for an answer is another one. Pushes are not replies. A pipeline so long that its first
+// reply passes before its last command has been sent is counted more than once.
 func (p *Proxy) RoundTrips() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.roundTrips
 }
 
-// LastCommands returns the upper-case names of the last n commands counted, oldest first; fewer if there were fewer.
-// A script appears as the EVAL or EVALSHA that called it. The last 1024 are kept.
+// LastCommands returns the upper-case names of the last n commands counted, oldest first; fewer if
+// there were fewer. A script appears as the EVAL or EVALSHA that called it. The last 1024 are kept.
 func (p *Proxy) LastCommands(n int) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.last[max(0, len(p.last)-n):])
 }
 
-// ResetCounts sets Commands, RoundTrips and LastCommands back to nothing. The next command on any connection begins a
-// round trip.
+// ResetCounts sets Commands, RoundTrips and LastCommands back to nothing. The next command on any
+// connection begins a round trip.
 func (p *Proxy) ResetCounts() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -352,7 +359,8 @@ func (l *link) forward(dir direction, from, to *net.TCPConn) {
 	}
 }
 
-// read takes from a sender what it sends, so that waiting here does not slow it down: only so is Delay a latency.
+// read takes from a sender what it sends, so that waiting here does not slow it down: only so is
+// Delay a latency.
 func (l *link) read(dir direction, from *net.TCPConn, ahead chan<- chunk) {
 	buf := make([]byte, chunkSize)
 	for {
@@ -375,7 +383,8 @@ func (l *link) read(dir direction, from *net.TCPConn, ahead chan<- chunk) {
 	}
 }
 
-// admit waits until no fault holds back, in direction dir, what was read at a given time. False: the link is gone.
+// admit waits until no fault holds back, in direction dir, what was read at a given time. False:
+// the link is gone.
 func (l *link) admit(dir direction, read time.Time) bool {
 	for {
 		l.p.mu.Lock()
@@ -486,8 +495,8 @@ func (l *link) reset() {
 	l.resetLocked()
 }
 
-// hangUp ends the link when both directions are through, unlike a reset without taking from the client what it has not
-// read yet.
+// hangUp ends the link when both directions are through, unlike a reset without taking from the
+// client what it has not read yet.
 func (l *link) hangUp() {
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()
@@ -499,8 +508,9 @@ func (l *link) hangUp() {
 	_ = l.server.Close()
 }
 
-// resetLocked ends the link at once; harmless when it has ended already. The client sees an RST. Upstream sees an ordinary
-// close: what has arrived there is carried out, as it would be if the network broke on the client's side.
+// resetLocked ends the link at once; harmless when it has ended already. The client sees an RST.
+// Upstream sees an ordinary close: what has arrived there is carried out, as it would be if the
+// network broke on the client's side.
 func (l *link) resetLocked() {
 	l.cancel()
 	l.clientGone = true

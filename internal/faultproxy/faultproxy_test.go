@@ -23,7 +23,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // Long enough for a byte that is not held to arrive, short enough to wait for in vain.
 const inVain = 50 * time.Millisecond
 
-// upstream answers each line "X" with "+X", and pushes what the test wants. Safe for concurrent use.
+// upstream answers each line "X" with "+X", and pushes what the test wants. Safe for concurrent
+// use.
 type upstream struct {
 	net.Listener
 	lines atomic.Int64

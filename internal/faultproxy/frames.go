@@ -5,16 +5,18 @@ import (
 	"strconv"
 )
 
-// maxLine bounds what frames keeps of a line without an end. Redis allows 64 KiB for an inline command.
+// maxLine bounds what frames keeps of a line without an end. Redis allows 64 KiB for an inline
+// command.
 const maxLine = 64 << 10
 
-// probe begins the keys, and other arguments, by which a client's probes can be told from what its callers ask. A value that has
-// such a string counts under this name.
+// probe begins the keys, and other arguments, by which a client's probes can be told from what its
+// callers ask. A value that has such a string counts under this name.
 const probe = "aside:probe"
 
-// frames finds the ends of RESP values in a stream that arrives in arbitrary pieces, in either direction (a request is
-// an array of bulk strings or an inline line, a reply any type of RESP2 or RESP3). It keeps no payload but the name of a
-// command. After something that is not RESP, such as TLS, it is silent for good. Not safe for concurrent use.
+// frames finds the ends of RESP values in a stream that arrives in arbitrary pieces, in either
+// direction (a request is an array of bulk strings or an inline line, a reply any type of RESP2 or
+// RESP3). It keeps no payload but the name of a command. After something that is not RESP, such as
+// TLS, it is silent for good. Not safe for concurrent use.
 type frames struct {
 	line  []byte // the header line so far
 	skip  int    // bytes of a payload and its CRLF that are still to come

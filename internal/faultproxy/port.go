@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Ports lie below 32768, where Linux begins to hand out ephemeral ones, so that no outgoing connection takes the
-// port of a listener that is down for a moment:
+// Ports lie below 32768, where Linux begins to hand out ephemeral ones, so that no outgoing
+// connection takes the port of a listener that is down for a moment:
 //
 //	12000–16999  ports that ReservePort returns
 //	17000–21999  their guards, 5000 higher
@@ -19,15 +19,17 @@ const (
 	guardOffset = 5000
 )
 
-// ReservePort returns a free loopback port that no other caller of ReservePort, in this process or another one, is
-// given before the test ends. So a server that is killed finds its port free when it is started again.
-// It reserves against its own kind only; a stranger may listen there, and the caller must look for "in use".
+// ReservePort returns a free loopback port that no other caller of ReservePort, in this process or
+// another one, is given before the test ends. So a server that is killed finds its port free when
+// it is started again. It reserves against its own kind only; a stranger may listen there, and the
+// caller must look for "in use".
 func ReservePort(t testing.TB) int {
 	t.Helper()
 	for range 10 * ports {
 		port := firstPort + rand.IntN(ports)
-		// A listener on the guard port is the reservation: it is exclusive between processes, and the kernel gives it
-		// back when its process dies, however it dies. Nobody ever accepts on it.
+		// A listener on the guard port is the reservation: it is exclusive between processes, and
+		// the kernel gives it back when its process dies, however it dies. Nobody ever accepts on
+		// it.
 		guard, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+guardOffset))
 		if err != nil {
 			continue

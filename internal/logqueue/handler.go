@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// Handler queues the records of a logger for the handler behind it, which is called from one goroutine at a time, also for Enabled, WithAttrs and
-// WithGroup: no method of a Handler calls it. Contexts are not handed on; they may belong to somebody else by then. Safe for concurrent use.
+// Handler queues the records of a logger for the handler behind it, which is called from one
+// goroutine at a time, also for Enabled, WithAttrs and WithGroup: no method of a Handler calls it.
+// Contexts are not handed on; they may belong to somebody else by then. Safe for concurrent use.
 type Handler struct {
 	to    func() slog.Handler // called by the queue only
 	queue *Queue[line]
@@ -68,7 +69,8 @@ func (h *Handler) with(change func(slog.Handler) slog.Handler) *Handler {
 	return &Handler{sync.OnceValue(func() slog.Handler { return change(h.to()) }), h.queue}
 }
 
-// Flush waits until the handler has returned from all that was logged before, for as long as within says, and reports whether it has.
+// Flush waits until the handler has returned from all that was logged before, for as long as within
+// says, and reports whether it has.
 func (h *Handler) Flush(within time.Duration) bool { return h.queue.Flush(within) == 0 }
 
 func (l line) deliver() {
@@ -90,7 +92,8 @@ func (l line) size() int {
 	return n
 }
 
-// owned is a whose text is nobody else's: the bytes of a key may be another request's by the time it is written.
+// owned is a whose text is nobody else's: the bytes of a key may be another request's by the time
+// it is written.
 func owned(a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:

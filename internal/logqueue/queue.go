@@ -1,8 +1,10 @@
-// Package logqueue keeps a log from holding anything up: what is logged waits in a bounded queue, in order, until its destination takes it. What
-// does not fit is dropped and counted, and the count is logged as soon as there is room again. A destination may block for ever, panic, or end its
+// Package logqueue keeps a log from holding anything up: what is logged waits in a bounded queue,
+// in order, until its destination takes it. What does not fit is dropped and counted, and the count
+// is logged as soon as there is room again. A destination may block for ever, panic, or end its
 // goroutine; that costs lines, and at most one goroutine.
 //
-// [Queue] is the mechanism, for whatever a destination takes; [Handler] puts one in front of a slog.Handler.
+// [Queue] is the mechanism, for whatever a destination takes; [Handler] puts one in front of a
+// slog.Handler.
 package logqueue
 
 import (
@@ -17,7 +19,8 @@ type Limits struct {
 	Bytes int // of those that wait, together
 }
 
-// Queue hands items to a destination, one after the other, from a goroutine that lives as long as something waits. Safe for concurrent use.
+// Queue hands items to a destination, one after the other, from a goroutine that lives as long as
+// something waits. Safe for concurrent use.
 type Queue[T any] struct {
 	limits  Limits                  // immutable, as are the next three
 	deliver func(T)                 // may block, panic, or end its goroutine
@@ -104,8 +107,8 @@ func (q *Queue[T]) deliverNext() (more bool) {
 	return true
 }
 
-// Flush waits until the destination has taken all that was put before, for as long as within says, and returns how many items still wait or were
-// dropped. The Queue can be used afterwards.
+// Flush waits until the destination has taken all that was put before, for as long as within says,
+// and returns how many items still wait or were dropped. The Queue can be used afterwards.
 func (q *Queue[T]) Flush(within time.Duration) (left int) {
 	timer := time.NewTimer(within)
 	defer timer.Stop()

@@ -33,7 +33,8 @@ func TestItemsArriveInOrder(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// Who puts never waits, memory is bounded, and the count of what was dropped stands where it is missing.
+// A caller of Put never waits, memory is bounded, and the count of what was dropped stands where it
+// is missing.
 func TestAStuckDestinationCostsLinesAndNothingElse(t *testing.T) {
 	for name, limits := range map[string]Limits{"items": {Items: 3, Bytes: 1 << 20}, "bytes": {Items: 1 << 20, Bytes: 3}} {
 		t.Run(name, func(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 
 const prefix = "aside: "
 
-// Of returns err as the reason within another error: its text without the prefix, which the whole has already. errors.Is and As find all that
-// they find in err.
+// Of returns err as the reason within another error: its text without the prefix, which the whole
+// has already. errors.Is and As find all that they find in err.
 func Of(err error) error {
 	if err == nil || !strings.HasPrefix(err.Error(), prefix) {
 		return err
@@ -22,7 +22,8 @@ type bare struct{ error }
 func (b bare) Error() string { return strings.TrimPrefix(b.error.Error(), prefix) }
 func (b bare) Unwrap() error { return b.error }
 
-// Join is errors.Join in one sentence: the errors are separated by semicolons, and only the first has the prefix.
+// Join is errors.Join in one sentence: the errors are separated by semicolons, and only the first
+// has the prefix.
 func Join(errs ...error) error {
 	joined := errors.Join(errs...)
 	several, ok := joined.(interface{ Unwrap() []error })

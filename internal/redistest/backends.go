@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Backend is where Start gets its servers from: "external", "binary", "docker", or "" if there is nothing.
+// Backend is where Start gets its servers from: "external", "binary", "docker", or "" if there is
+// nothing.
 func Backend() string {
 	if forced := os.Getenv("ASIDE_BACKEND"); forced != "" {
 		return forced
@@ -23,7 +24,8 @@ func Backend() string {
 	return ""
 }
 
-// Binary is the path of a server program: REDIS_SERVER, else redis-server or valkey-server in PATH; "" if there is none.
+// Binary is the path of a server program: REDIS_SERVER, else redis-server or valkey-server in PATH;
+// "" if there is none.
 func Binary() string {
 	if path := os.Getenv("REDIS_SERVER"); path != "" {
 		return path
@@ -36,7 +38,8 @@ func Binary() string {
 	return ""
 }
 
-// Skip skips the test for a reason that lies in the machine and not in the test. With ASIDE_NO_SKIP=1 it fails.
+// Skip skips the test for a reason that lies in the machine and not in the test. With
+// ASIDE_NO_SKIP=1 it fails.
 func Skip(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("ASIDE_NO_SKIP") == "1" {
@@ -54,7 +57,8 @@ func needBinary(t testing.TB, what string) string {
 	return path
 }
 
-// dockerAnswers asks the program in the folder docker, but only where there is a sign of an engine: to build it takes a while.
+// dockerAnswers asks the program in the folder docker, but only where there is a sign of an engine:
+// to build it takes a while.
 var dockerAnswers = sync.OnceValue(func() bool {
 	_, noProgram := exec.LookPath("docker")
 	_, noSocket := os.Stat("/var/run/docker.sock")

@@ -80,7 +80,8 @@ func (b *binary) freeze() error {
 	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	// The signal is sent, not yet obeyed. "T" in /proc says that it is; elsewhere than on Linux a moment must do.
+	// The signal is sent, not yet obeyed. "T" in /proc says that it is; elsewhere than on Linux a
+	// moment must do.
 	for range 100 {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.cmd.Process.Pid))
 		if _, after, ok := strings.Cut(string(stat), ") "); err == nil && ok && after[0] == 'T' {
@@ -154,7 +155,8 @@ func (b *binary) launch() error {
 	exited, started := make(chan struct{}), make(chan error)
 	go func() { // ends with the process, which kill sees to
 		defer close(exited)
-		// "With us" means for Linux: with the thread that started the process. So keep the thread here until then.
+		// "With us" means for Linux: with the thread that started the process. So keep the thread
+		// here until then.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()

@@ -13,16 +13,17 @@ const (
 	primaries = 3
 )
 
-// Cluster is a Redis Cluster of three primaries on loopback, with replicas if asked for. A node that dies costs its own
-// slots only (cluster-require-full-coverage no); it is noticed after about two seconds.
+// Cluster is a Redis Cluster of three primaries on loopback, with replicas if asked for. A node
+// that dies costs its own slots only (cluster-require-full-coverage no); it is noticed after about
+// two seconds.
 type Cluster struct {
 	t     testing.TB
 	nodes []*Server // immutable after StartCluster; the primaries of the beginning first, then their replicas
 	ids   []string  // of nodes, as the cluster knows them; likewise
 }
 
-// StartCluster starts a cluster whose slots are spread evenly and returns when each node says that it is well.
-// It needs a binary, whatever the backend; the test is skipped without.
+// StartCluster starts a cluster whose slots are spread evenly and returns when each node says that
+// it is well. It needs a binary, whatever the backend; the test is skipped without.
 func StartCluster(t testing.TB, options ...Option) *Cluster {
 	t.Helper()
 	notShort(t)
@@ -51,7 +52,8 @@ func (c *Cluster) form() {
 	c.t.Helper()
 	for i, node := range c.nodes {
 		c.ids = append(c.ids, node.Do("CLUSTER", "MYID").(string))
-		// Distinct from the start: nodes that begin with equal epochs settle them one by one, for seconds.
+		// Distinct from the start: nodes that begin with equal epochs settle them one by one, for
+		// seconds.
 		node.Do("CLUSTER", "SET-CONFIG-EPOCH", i+1)
 		if i < primaries {
 			args := []any{"CLUSTER", "ADDSLOTS"}
@@ -75,10 +77,12 @@ func (c *Cluster) form() {
 	c.AwaitOK()
 }
 
-// firstSlot is the first slot of primary i in the beginning; of the one after the last, the number of slots.
+// firstSlot is the first slot of primary i in the beginning; of the one after the last, the number
+// of slots.
 func firstSlot(i int) int { return i * slots / primaries }
 
-// AwaitOK waits until each node says that all slots are served and each replica is in sync. After a Restart, for example.
+// AwaitOK waits until each node says that all slots are served and each replica is in sync. After a
+// Restart, for example.
 func (c *Cluster) AwaitOK() {
 	c.t.Helper()
 	c.await("to be well", func(node int) bool {
@@ -132,7 +136,8 @@ func (c *Cluster) NodeOf(key string) int {
 	return -1
 }
 
-// owner is the id of the node that owns a slot, as another one believes; "" if that one does not answer or know.
+// owner is the id of the node that owns a slot, as another one believes; "" if that one does not
+// answer or know.
 func (c *Cluster) owner(node, slot int) string {
 	if !c.nodes[node].isRunning() {
 		return ""
@@ -150,22 +155,24 @@ func (c *Cluster) owner(node, slot int) string {
 	return ""
 }
 
-// MigrateSlot moves a slot and its keys from one primary to another, as redis-cli --cluster reshard does.
+// MigrateSlot moves a slot and its keys from one primary to another, as redis-cli --cluster reshard
+// does.
 func (c *Cluster) MigrateSlot(slot, from, to int) {
 	c.t.Helper()
 	c.BeginMigration(slot, from, to)
 	c.FinishMigration(slot, from, to)
 }
 
-// BeginMigration opens a slot for its move. Until FinishMigration the old owner serves the keys that it has and answers
-// ASK for others.
+// BeginMigration opens a slot for its move. Until FinishMigration the old owner serves the keys
+// that it has and answers ASK for others.
 func (c *Cluster) BeginMigration(slot, from, to int) {
 	c.t.Helper()
 	c.nodes[to].Do("CLUSTER", "SETSLOT", slot, "IMPORTING", c.ids[from])
 	c.nodes[from].Do("CLUSTER", "SETSLOT", slot, "MIGRATING", c.ids[to])
 }
 
-// FinishMigration moves the keys and gives the slot to its new owner. From then on the old one answers MOVED.
+// FinishMigration moves the keys and gives the slot to its new owner. From then on the old one
+// answers MOVED.
 func (c *Cluster) FinishMigration(slot, from, to int) {
 	c.t.Helper()
 	host, port, _ := strings.Cut(c.nodes[to].Addr(), ":")
@@ -180,7 +187,8 @@ func (c *Cluster) FinishMigration(slot, from, to int) {
 		}
 		c.nodes[from].Do(append(append(args, "KEYS"), keys...)...)
 	}
-	// The new owner first: should the old one be asked in between, it must not find that nobody has the slot.
+	// The new owner first: should the old one be asked in between, it must not find that nobody has
+	// the slot.
 	c.nodes[to].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
 	c.nodes[from].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
 	for i := range primaries { // the others would hear of it by gossip, but on Redis 6.0 sometimes never
@@ -188,7 +196,8 @@ func (c *Cluster) FinishMigration(slot, from, to int) {
 			c.nodes[i].Do("CLUSTER", "SETSLOT", slot, "NODE", c.ids[to])
 		}
 	}
-	// A node that has not heard of the new owner's epoch yet would take the slot back without a newer one, and lose it again.
+	// A node that has not heard of the new owner's epoch yet would take the slot back without a
+	// newer one, and lose it again.
 	epoch, _ := strconv.Atoi(c.info(to)["cluster_my_epoch"])
 	c.await("to see the slot move", func(node int) bool {
 		if !c.nodes[node].isRunning() {
@@ -199,8 +208,8 @@ func (c *Cluster) FinishMigration(slot, from, to int) {
 	})
 }
 
-// Slot is the slot of a key: CRC16 (XMODEM) of the key, or of what is between the first { and the next } if that is not
-// nothing, modulo 16384.
+// Slot is the slot of a key: CRC16 (XMODEM) of the key, or of what is between the first { and the
+// next } if that is not nothing, modulo 16384.
 func Slot(key string) int {
 	if _, after, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {

@@ -18,8 +18,9 @@ type ReplyError string
 
 func (e ReplyError) Error() string { return string(e) }
 
-// conn is a RESP2 connection that does one thing at a time. It is not rueidis, so that what a test looks at a server
-// with shares nothing with what the test is about: no pool, no retry, no tracking, no cluster redirection.
+// conn is a RESP2 connection that does one thing at a time. It is not rueidis, so that what a test
+// looks at a server with shares nothing with what the test is about: no pool, no retry, no
+// tracking, no cluster redirection.
 type conn struct {
 	net.Conn
 	r *bufio.Reader
@@ -46,7 +47,7 @@ func (s settings) dial(addr string) (*conn, error) {
 	return c, nil
 }
 
-// do asks one question on a connection of its own.
+// do sends one command on a connection of its own.
 func (s settings) do(addr string, args ...any) (any, error) {
 	c, err := s.dial(addr)
 	if err != nil {
@@ -77,7 +78,8 @@ func fields(reply any) map[string]string {
 	return list
 }
 
-// inSync is whether a reply to ROLE is that of a primary, or of a replica that has all its primary has.
+// inSync is whether a reply to ROLE is that of a primary, or of a replica that has all its primary
+// has.
 func inSync(role any) bool {
 	row, _ := role.([]any)
 	return len(row) > 0 && (row[0] == "master" || row[0] == "slave" && row[3] == "connected")

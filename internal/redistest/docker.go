@@ -19,9 +19,9 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// docker is a container of our own, behind a proxy because its port changes with each start. The program in the folder
-// docker runs it, and says how it is spoken to. It is another module, for which go run needs no more than this one's
-// source.
+// docker is a container of our own, behind a proxy because its port changes with each start. The
+// program in the folder docker runs it, and says how it is spoken to. It is another module, for
+// which go run needs no more than this one's source.
 type docker struct {
 	settings
 	proxy    *faultproxy.Proxy
@@ -65,7 +65,8 @@ func dockerProgram(args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// launch starts the program that runs the container, and ends it, and so the container, with the test.
+// launch starts the program that runs the container, and ends it, and so the container, with the
+// test.
 func (d *docker) launch(t testing.TB) error {
 	cmd, err := dockerProgram()
 	if err != nil {

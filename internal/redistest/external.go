@@ -11,15 +11,15 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// external is somebody else's server, behind a proxy that plays its outages.
+// external is a server that we did not start, behind a proxy that plays its outages.
 type external struct {
 	settings
 	upstream string // immutable
 	proxy    *faultproxy.Proxy
 }
 
-// The marker says that what is in an external server was left behind by us. It lies in the last of the usual sixteen
-// databases, so that a test finds database 0 empty.
+// The marker says that what is in an external server was left behind by us. It lies in the last of
+// the usual sixteen databases, so that a test finds database 0 empty.
 const (
 	markerDatabase = 15
 	markerKey      = "redistest: this server may be erased"
@@ -73,7 +73,8 @@ func startExternal(t testing.TB, set settings) *Server {
 	return e.server
 }
 
-// configure empties the server and gives it the settings of this test, and undoes both when the test ends.
+// configure empties the server and gives it the settings of this test, and undoes both when the
+// test ends.
 func (x *external) configure(t testing.TB) {
 	t.Helper()
 	plain := settings{} // the password is among the settings
@@ -89,7 +90,8 @@ func (x *external) configure(t testing.TB) {
 		t.Fatalf("redistest: REDIS_ADDR: %v", err)
 	}
 
-	// One connection for all, because it stays authenticated whatever happens to the password meanwhile.
+	// One connection for all, because it stays authenticated whatever happens to the password
+	// meanwhile.
 	admin, err := plain.dial(x.upstream)
 	if err != nil {
 		t.Fatalf("redistest: REDIS_ADDR: %v", err)

@@ -24,8 +24,9 @@ func newSettings(options []Option) (s settings) {
 	return s
 }
 
-// WithArgs adds to the server's command line: WithArgs("--maxmemory", "1mb"). The last of two that contradict wins.
-// An external server gets them by CONFIG SET and its own back when the test ends; what it refuses is a Skip.
+// WithArgs adds to the server's command line: WithArgs("--maxmemory", "1mb"). The last of two that
+// contradict wins. An external server gets them by CONFIG SET and its own back when the test ends;
+// what it refuses is a Skip.
 func WithArgs(args ...string) Option {
 	return func(s *settings) { s.args = append(s.args, args...) }
 }
@@ -38,12 +39,14 @@ func WithPassword(password string) Option {
 	}
 }
 
-// WithTLS makes the server speak TLS only, with a certificate that TLSConfig trusts. It needs a binary.
+// WithTLS makes the server speak TLS only, with a certificate that TLSConfig trusts. It needs a
+// binary.
 func WithTLS() Option {
 	return func(s *settings) { s.tls = true }
 }
 
-// WithReplication is for servers that the test makes replicas of each other: they must reach each other at Addr. It needs a binary.
+// WithReplication is for servers that the test makes replicas of each other: they must reach each
+// other at Addr. It needs a binary.
 func WithReplication() Option {
 	return func(s *settings) { s.related = true }
 }
@@ -53,7 +56,8 @@ func WithReplicas(n int) Option {
 	return func(s *settings) { s.replicas = n }
 }
 
-// directives are the arguments as a configuration file would have them: a name, and its values in one string.
+// directives are the arguments as a configuration file would have them: a name, and its values in
+// one string.
 func (s settings) directives() (list [][2]string) {
 	for _, arg := range s.args {
 		if name, ok := strings.CutPrefix(arg, "--"); ok {

@@ -13,35 +13,38 @@
 // The first of these that is there; ASIDE_BACKEND=external|binary|docker insists on one.
 //
 //   - external: the server at REDIS_ADDR (host:port).
-//   - binary: the program at REDIS_SERVER, else redis-server or valkey-server in PATH; a process for each Start. A wrapper
-//     script is fine if it ends in exec.
+//   - binary: the program at REDIS_SERVER, else redis-server or valkey-server in PATH; a process
+//     for each Start. A wrapper script is fine if it ends in exec.
 //   - docker: a container for each Start, of the image REDIS_IMAGE (default redis:7-alpine).
 //
 // With none of them the test fails and says how to get one.
 //
-// External and docker servers are behind a faultproxy, so that their address is stable and an outage can be had:
+// External and docker servers are behind a faultproxy, so that their address is stable and an
+// outage can be had:
 //
 //	           binary                     docker                        external
 //	Kill       SIGKILL                    kill, the proxy refuses       the proxy refuses
 //	Freeze     SIGSTOP                    SIGSTOP                       the proxy forwards nothing
 //	Restart    a new process              start again                   empty it, the proxy forwards
 //
-// So on an external server a command that was sent before Kill may still be carried out after it, and a restart does
-// not change the run id; CanSignal tells a test that depends on that.
+// So on an external server a command that was sent before Kill may still be carried out after it,
+// and a restart does not change the run id; CanSignal tells a test that depends on that.
 //
 // # An external server is erased
 //
-// Its contents are gone after the first test. To protect a server that was named by mistake, Start refuses one that
-// has keys in it, unless they are a leftover of ours (a marker in database 15 says so). There is one server for all
-// tests, so Start waits until the previous test is through, and a second Start in the same test or in its subtests shares
-// the server. Between processes nothing keeps order: run go test -p 1.
+// Its contents are gone after the first test. To protect a server that was named by mistake, Start
+// refuses one that has keys in it, unless they are a leftover of ours (a marker in database 15 says
+// so). There is one server for all tests, so Start waits until the previous test is through, and a
+// second Start in the same test or in its subtests shares the server. Between processes nothing
+// keeps order: run go test -p 1.
 //
 // # More than one server
 //
-// Cluster and Sentinel start several processes and need a binary; WithTLS and WithReplication do, too.
+// Cluster and Sentinel start several processes and need a binary; WithTLS and WithReplication do,
+// too.
 //
-// A test that cannot run somewhere calls Skip, which fails instead if ASIDE_NO_SKIP=1, so that a CI job that has
-// everything notices when it silently loses something.
+// A test that cannot run somewhere calls Skip, which fails instead if ASIDE_NO_SKIP=1, so that a CI
+// job that has everything notices when it silently loses something.
 package redistest
 
 import (
@@ -85,7 +88,8 @@ const (
 	killed
 )
 
-// backend is one way to run a server. Its methods are called one at a time, in the states named here.
+// backend is one way to run a server. Its methods are called one at a time, in the states named
+// here.
 type backend interface {
 	addr() string           // where clients connect to, the same for ever
 	direct() string         // where the server is, without a proxy before it; running
@@ -131,8 +135,9 @@ func (s *Server) Name() string { return s.name }
 // Version is the server's own, such as "7.0.15". Compare the versions of servers of one Name only.
 func (s *Server) Version() string { return s.version }
 
-// CanSignal is whether Kill, Freeze and Restart act on the server itself, so that its run id changes with a restart and
-// what it had not carried out when it was killed never is. It is false for an external server.
+// CanSignal is whether Kill, Freeze and Restart act on the server itself, so that its run id
+// changes with a restart and what it had not carried out when it was killed never is. It is false
+// for an external server.
 func (s *Server) CanSignal() bool { return s.signals() }
 
 // Password is what WithPassword set.
@@ -141,8 +146,8 @@ func (s *Server) Password() string { return s.password }
 // TLSConfig is what a client needs to trust a server that was started WithTLS; nil without.
 func (s *Server) TLSConfig() *tls.Config { return s.clientTLS.Clone() }
 
-// Kill ends the server without any warning: connections break, dials are refused. Killing it twice is fine.
-// Immediately before, unless it is frozen, it saves its data for RestartKeepingData.
+// Kill ends the server without any warning: connections break, dials are refused. Killing it twice
+// is fine. Immediately before, unless it is frozen, it saves its data for RestartKeepingData.
 func (s *Server) Kill() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -150,7 +155,8 @@ func (s *Server) Kill() {
 	s.killLocked(s.t)
 }
 
-// Freeze stops the server where it stands: the kernel still accepts connections and bytes for it; it answers nothing.
+// Freeze stops the server where it stands: the kernel still accepts connections and bytes for it;
+// it answers nothing.
 func (s *Server) Freeze() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -174,8 +180,8 @@ func (s *Server) Thaw() {
 	s.state = running
 }
 
-// Restart kills the server, if it is not, and starts it again: empty, at the same address, and ready when it returns.
-// A node of a cluster keeps its place in it.
+// Restart kills the server, if it is not, and starts it again: empty, at the same address, and
+// ready when it returns. A node of a cluster keeps its place in it.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -185,8 +191,8 @@ func (s *Server) Restart() {
 	s.state = running
 }
 
-// RestartKeepingData is Restart with the data that the server had when it was killed, by this call or an earlier Kill.
-// A frozen server cannot save them: Thaw it first.
+// RestartKeepingData is Restart with the data that the server had when it was killed, by this call
+// or an earlier Kill. A frozen server cannot save them: Thaw it first.
 func (s *Server) RestartKeepingData() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -205,9 +211,9 @@ func (s *Server) Empty() {
 	s.Do("FLUSHALL")
 }
 
-// Do sends one command on a new connection, which tracks nothing, and returns the reply: a string, an int64, nil
-// or an []any of these. An error reply, or no reply within 5 s, fails the test. What a connection remembers (SELECT,
-// MULTI, what WAIT waits for) is gone after each Do.
+// Do sends one command on a new connection, which tracks nothing, and returns the reply: a string,
+// an int64, nil or an []any of these. An error reply, or no reply within 5 s, fails the test. What
+// a connection remembers (SELECT, MULTI, what WAIT waits for) is gone after each Do.
 func (s *Server) Do(args ...any) any {
 	s.t.Helper()
 	reply, err := s.TryDo(args...)
@@ -240,8 +246,8 @@ func (i *instance) killLocked(t testing.TB) {
 	}
 	i.saved = !i.signals() // what is not killed loses nothing
 	if i.signals() && i.state == running {
-		// Now, because nobody knows yet which restart it will be. No error: a server that is busy or is a Sentinel
-		// cannot, and only RestartKeepingData minds.
+		// Now, because nobody knows yet which restart it will be. No error: a server that is busy
+		// or is a Sentinel cannot, and only RestartKeepingData minds.
 		_, err := i.do(i.direct(), "SAVE")
 		i.saved = err == nil
 	}
@@ -251,7 +257,7 @@ func (i *instance) killLocked(t testing.TB) {
 	i.state = killed
 }
 
-// newServer asks a server that has just been started who it is.
+// newServer asks a server that has just been started for its version and run id.
 func newServer(t testing.TB, set settings, back backend) *Server {
 	t.Helper()
 	i := &instance{settings: set, backend: back}

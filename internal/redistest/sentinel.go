@@ -14,8 +14,9 @@ const (
 	sentinels = 3
 )
 
-// Sentinel is a primary, two replicas, and three Sentinels that watch them. Two of these must agree that the primary is
-// down, which they do after half a second, before they make a replica the new one.
+// Sentinel is a primary, two replicas, and three Sentinels that watch them. Two of these must agree
+// that the primary is down, which they do after half a second, before they make a replica the new
+// one.
 type Sentinel struct {
 	t         testing.TB
 	servers   []*Server // immutable after StartSentinel
@@ -103,8 +104,8 @@ func (s *Sentinel) Replicas() []*Server {
 	return slices.DeleteFunc(slices.Clone(s.servers), func(server *Server) bool { return server == primary })
 }
 
-// Failover has the Sentinels make a replica the primary, and returns when all of them say so and it takes writes.
-// The old primary goes on as a replica; Kill it instead to see an election.
+// Failover has the Sentinels make a replica the primary, and returns when all of them say so and it
+// takes writes. The old primary goes on as a replica; Kill it instead to see an election.
 func (s *Sentinel) Failover() {
 	s.t.Helper()
 	old := s.Primary()

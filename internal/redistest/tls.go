@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// createCertificate makes a certificate for loopback that signs itself and so is its own authority, for one test only.
+// createCertificate makes a certificate for loopback that signs itself and so is its own authority,
+// for one test only.
 func (b *binary) createCertificate(t testing.TB) {
 	t.Helper()
 	must := func(err error) {

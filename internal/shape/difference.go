@@ -20,10 +20,11 @@ const (
 	maxKeyLength = 32
 )
 
-// Differences compares the exported and unexported contents of was and now, which have the same type, and returns the first few
-// differences. A type with a method Equal(itself) bool, as time.Time has, is asked. Nil and empty slices and maps count as equal, for many
-// formats cannot say which, and so do two NaNs. It looks at ten thousand values at most, a hundred deep, so that large and cyclic ones are
-// compared in part. It never panics.
+// Differences compares the exported and unexported contents of was and now, which have the same
+// type, and returns the first few differences. A type with a method Equal(itself) bool, as
+// time.Time has, is asked. Nil and empty slices and maps count as equal, for many formats cannot
+// say which, and so do two NaNs. It looks at ten thousand values at most, a hundred deep, so that
+// large and cyclic ones are compared in part. It never panics.
 func Differences(was, now reflect.Value) (all []Difference) {
 	c := comparison{left: maxCompared}
 	defer func() {
@@ -136,8 +137,8 @@ func (c *comparison) maps(at string, was, now reflect.Value, depth int) {
 	}
 }
 
-// lost is compare for what the codec has not read: it may be guarded by a lock of the value's own, while others change it, so that only whether it is
-// set is looked at.
+// lost is compare for what the codec has not read: it may be guarded by a lock of the value's own,
+// while others change it, so that only whether it is set is looked at.
 func (c *comparison) lost(at string, was, now reflect.Value) {
 	if len(c.found) < maxNamed && !was.IsZero() && now.IsZero() && !isLock(was.Type()) {
 		c.differ(at, contentName(was), "nothing")
@@ -214,8 +215,9 @@ func keyName(key reflect.Value) string {
 
 func sameFloat(a, b float64) bool { return a == b || math.IsNaN(a) && math.IsNaN(b) }
 
-// askEqual asks a method Equal of the type, where it has one about itself. What hides in an unexported field cannot be asked: it counts as
-// equal then, for what is equal to such a type may look different.
+// askEqual asks a method Equal of the type, where it has one about itself. What hides in an
+// unexported field cannot be asked: it counts as equal then, for what is equal to such a type may
+// look different.
 func askEqual(was, now reflect.Value) (equal, asked bool) {
 	t := was.Type()
 	if t.Kind() == reflect.Interface || t.NumMethod() == 0 {

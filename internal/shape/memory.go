@@ -6,14 +6,16 @@ import (
 	"unsafe"
 )
 
-// maxWeighed is how many values Memory looks at, and maxElements how many elements of one slice or map; what is beyond is taken to be like what was seen.
+// maxWeighed is how many values Memory looks at, and maxElements how many elements of one slice or
+// map; what is beyond is taken to be like what was seen.
 const (
 	maxWeighed  = 10_000
 	maxElements = 500
 )
 
-// Memory returns how many bytes v, which must be addressable, refers to beside those that it takes itself: strings, elements, what pointers lead to. within is a
-// string that is in memory anyway: what lies in it is not counted. It looks at a bounded number of values.
+// Memory returns how many bytes v, which must be addressable, refers to beside those that it takes
+// itself: strings, elements, what pointers lead to. within is a string that is in memory anyway:
+// what lies in it is not counted. It looks at a bounded number of values.
 func Memory(v reflect.Value, within string) int {
 	w := weighing{within: within, left: maxWeighed}
 	return w.beyond(v)
@@ -76,7 +78,8 @@ func (w *weighing) beyond(v reflect.Value) int {
 		if v.IsNil() || w.again(v.UnsafePointer()) {
 			return 0
 		}
-		// Go's maps keep eight entries and eight bytes of control in a group, between 7/16 and 7/8 full.
+		// Go's maps keep eight entries and eight bytes of control in a group, between 7/16 and 7/8
+		// full.
 		const header, slack = 48, 2
 		sum := header + slack*max(v.Len(), 4)*(Size(t.Key())+Size(t.Elem())+1)
 		if bare(t.Key().Kind()) && bare(t.Elem().Kind()) {
@@ -158,8 +161,9 @@ func Rounded(n int) int {
 	}
 }
 
-// OwnStrings gives v, an addressable value of a flat type, strings of its own, in one piece of memory, so that short ones do not hold on to the long ones that
-// they may be parts of. Those that lie within a string that is in memory anyway are left alone.
+// OwnStrings gives v, an addressable value of a flat type, strings of its own, in one piece of
+// memory, so that short ones do not hold on to the long ones that they may be parts of. Those that
+// lie within a string that is in memory anyway are left alone.
 func OwnStrings(v reflect.Value, within string) {
 	total := 0
 	eachString(v, func(s *string) {

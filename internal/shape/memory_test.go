@@ -45,7 +45,8 @@ func deepValue(n int) weighed {
 	return w
 }
 
-// What Memory estimates is near to what the heap says, for values that are larger than it looks at, too.
+// What Memory estimates is near to what the heap says, for values that are larger than it looks at,
+// too.
 func TestMemoryIsNearTheHeap(t *testing.T) {
 	for _, n := range []int{100, 1000, 50_000} {
 		v, heap := heapOf(func() *weighed { v := deepValue(n); return &v })

@@ -1,4 +1,4 @@
-// Package shape answers questions about types, asked once when a view is made and never on the way of a call.
+// Package shape finds out about types, once when a view is made and never on the way of a call.
 package shape
 
 import (
@@ -8,10 +8,12 @@ import (
 
 var timeType = reflect.TypeFor[time.Time]()
 
-// Flat says whether copies of a value of type t share nothing that can be changed, so that one decoded value may be handed to many
-// callers. That is so where t holds, through arrays and structs, no pointer, slice, map, channel, function or interface. Strings are
-// fine, for nobody can change them, and so is time.Time, whose *Location is never written. Other types that hide a pointer are not
-// flat even where they never write through it (netip.Addr, a type defined as time.Time): that costs them a decode, and is never wrong.
+// Flat reports whether copies of a value of type t share nothing that can be changed, so that one
+// decoded value may be handed to many callers. That is so where t holds, through arrays and
+// structs, no pointer, slice, map, channel, function or interface. Strings are fine, for nobody can
+// change them, and so is time.Time, whose *Location is never written. Other types that hide a
+// pointer are not flat even where they never write through it (netip.Addr, a type defined as
+// time.Time): that costs them a decode, and is never wrong.
 //
 // A nil type (what reflect.TypeOf says of a nil interface) is not flat.
 func Flat(t reflect.Type) bool {
@@ -41,8 +43,8 @@ func Flat(t reflect.Type) bool {
 	}
 }
 
-// Size returns how many bytes a value of type t takes itself: not what its strings, or anything else that it refers to, take beyond
-// that. 0 for a nil type.
+// Size returns how many bytes a value of type t takes itself: not what its strings, or anything
+// else that it refers to, take beyond that. 0 for a nil type.
 func Size(t reflect.Type) int {
 	if t == nil {
 		return 0

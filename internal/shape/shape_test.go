@@ -61,7 +61,8 @@ func TestFlatIsWhatCannotBeSharedByAccident(t *testing.T) {
 	}
 }
 
-// A type that refers to itself can do so only through something that is not flat, so Flat always ends.
+// A type that refers to itself can do so only through something that is not flat, so Flat always
+// ends.
 func TestFlatEndsOnTypesThatReferToThemselves(t *testing.T) {
 	type node struct {
 		Value int

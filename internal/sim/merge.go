@@ -4,15 +4,17 @@ import "cmp"
 
 // The rule, as functions of what a key holds. The scripts of the root are this in Lua.
 //
-// An explicit write (Set or Del) has a stamp: a time on the server's clock, a client, and that client's own count of its
-// writes. Between writes of one client the count decides, and is exact. Between clients the times decide, and each may be off
-// by e, so that two which are closer than u = 2e are contested: nobody knows which came last. What the rule wants is one line:
+// An explicit write (Set or Del) has a stamp: a time on the server's clock, a client, and that
+// client's own count of its writes. Between writes of one client the count decides, and is exact.
+// Between clients the times decide, and each may be off by e, so that two which are closer than u =
+// 2e are contested: nobody knows which came last. What the rule wants is one line:
 //
 //	the newest Set is visible, unless a write of another client is contested with it; then nothing is.
 //
-// For this the companion of a key remembers the stamp of the newest write (top), the time of the newest write of any other
-// client, as long as that is within u of top (other), and until when a value at the key is that of top (valueExpires). That is
-// a maximum and a second maximum, so any order and any repetition of records ends in the same companion.
+// For this the companion of a key remembers the stamp of the newest write (top), the time of the
+// newest write of any other client, as long as that is within u of top (other), and until when a
+// value at the key is that of top (valueExpires). That is a maximum and a second maximum, so any
+// order and any repetition of records ends in the same companion.
 //
 // Replay of a Set or Del r, c being the companion:
 //
@@ -32,16 +34,18 @@ import "cmp"
 //	a marker with stamp <= r+u          write          delete         delete
 //	a marker with stamp >  r+u          keep           keep           keep
 //
-// The companion is left in each of these cases, also where the Set is not written. valueExpires is the Set's own if it was
-// written, else 0. A Set that has expired, or that is older than StampTTL - u, is replayed as a Del with its stamp. The
-// companion lives for StampTTL from now, or as long as the value that was written with it, if that is longer.
+// The companion is left in each of these cases, also where the Set is not written. valueExpires is
+// the Set's own if it was written, else 0. A Set that has expired, or that is older than StampTTL -
+// u, is replayed as a Del with its stamp. The companion lives for StampTTL from now, or as long as
+// the value that was written with it, if that is longer.
 //
-// What a load left has no stamp, and it is deleted rather than overwritten because it may be newer than the Set: its source may
-// have been changed by one whose own record has not been replayed yet. A load that began more than u after r has read what r
-// wrote, or newer; any other is voided.
+// A loaded value has no stamp, and it is deleted rather than overwritten because it may be newer
+// than the Set: its source may have been changed by one whose own record has not been replayed yet.
+// A load that began more than u after r has read what r wrote, or newer; any other is voided.
 //
-// A fill is replayed into an empty key without companion only, and only within its ttl and StampTTL - u of its load's start,
-// as after that a companion that would forbid it may have gone; and not if the server has lost its memory since (Fenced).
+// A fill is replayed into an empty key without companion only, and only within its ttl and StampTTL
+// - u of its load's start, as after that a companion that would forbid it may have gone; and not if
+// the server has lost its memory since (Fenced).
 //
 // A record whose clock may be off by more than e (Unsure) is replayed as a Del that happens now.
 
@@ -68,7 +72,7 @@ type Companion struct {
 // Content is what a key holds.
 type Content int
 
-// What a key can hold.
+// The kinds of values that a key can hold.
 const (
 	Nothing Content = iota
 	Value
@@ -181,11 +185,12 @@ func (s State) leave(c Companion, e Env) State {
 	return s
 }
 
-// Apply does a write in the server. It is newer than all that the server has done, since it has been made before its caller
-// was answered, and its stamp is made so.
+// Apply does a write in the server. It is newer than all that the server has done, since it has
+// been made before its caller was answered, and its stamp is made so.
 //
-// That depends on NotAfter being over, by the server's clock, when the caller is answered: what is done later could overwrite
-// a write that began after this one was acknowledged (from the journal, as its outcome is unknown).
+// That depends on NotAfter being over, by the server's clock, when the caller is answered: what is
+// done later could overwrite a write that began after this one was acknowledged (from the journal,
+// as its outcome is unknown).
 func Apply(s State, w Write, e Env) (State, Outcome) {
 	s = s.At(e.Now)
 	if e.Now > w.NotAfter {
@@ -289,8 +294,9 @@ func Replay(s State, r Record, e Env) (State, Outcome) {
 		if c.Counter >= r.Stamp.Counter {
 			return s, Done
 		}
-		// c may have been done while connected, by a server whose clock is ahead of what the client takes it for. Were the
-		// time to fall, Other could be the later one, and a third client's Set be compared with the wrong one of them.
+		// c may have been done while connected, by a server whose clock is ahead of what the client
+		// takes it for. Were the time to fall, Other could be the later one, and a third client's
+		// Set be compared with the wrong one of them.
 		if !e.without.has(stampNeverFalls) {
 			next.Time = max(next.Time, c.Time)
 		}

@@ -114,13 +114,13 @@ func TestReplayFollowsTheTable(t *testing.T) {
 	}
 }
 
-// The order of events that would go wrong if a companion's time could fall. It takes all clocks at their worst, so that the
-// simulation meets it once in millions of trials.
+// The order of events that would go wrong if a companion's time could fall. It takes all clocks at
+// their worst, so that the simulation meets it once in millions of trials.
 func TestAnOwnLaterWriteDoesNotHideAContestedOne(t *testing.T) {
 	const e = u / 2
 	end := func(env Env) State {
-		// A writes while connected, is cut off and writes again; its clock is e behind. C writes; its clock is e ahead.
-		// B writes last; its clock is e behind.
+		// A writes while connected, is cut off and writes again; its clock is e behind. C writes;
+		// its clock is e ahead. B writes last; its clock is e behind.
 		s, _ := Apply(State{}, Write{Op: OpSet, Stamp: Stamp{now - e, 0xa, 1}, Value: "a1", TTL: 60_000, NotAfter: now}, env)
 		a := setAt(Stamp{now - e + 10, 0xa, 2})
 		c := setAt(Stamp{now + e + 20, 0xc, 1})
@@ -217,8 +217,8 @@ func TestAWriteIsNewerThanAllThatIsThere(t *testing.T) {
 	assert.Equal(t, future, after)
 }
 
-// records draws Sets and Deletes of three clients that are mostly within a few margins of each other. A client's times grow
-// with its counters, as they do in life.
+// records draws Sets and Deletes of three clients that are mostly within a few margins of each
+// other. A client's times grow with its counters, as they do in life.
 func records(t *rapid.T) (all []Record) {
 	for client := uint64(1); client <= 3; client++ {
 		at := rapid.Int64Range(-2*u, 2*u).Draw(t, "at")
@@ -249,7 +249,8 @@ func shuffled(t *rapid.T, all []Record) []Record {
 	return order
 }
 
-// expected is the one line above the rule: the newest Set, unless a write of another client is contested with it.
+// expected is the one line above the rule: the newest Set, unless a write of another client is
+// contested with it.
 func expected(all []Record) (s State) {
 	if len(all) == 0 {
 		return State{}
@@ -283,8 +284,8 @@ func TestReplayInAnyOrderAndRepetitionEndsInTheSameState(t *testing.T) {
 	})
 }
 
-// With loads and fills in between there may be less than without, as a Set yields to what a load has left, but never the
-// value of another write.
+// With loads and fills in between there may be less than without, as a Set yields to what a load
+// has left, but never the value of another write.
 func TestReplayAmongLoadsBringsNothingBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := records(t)

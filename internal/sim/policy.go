@@ -35,7 +35,7 @@ func PolicyNamed(name string) (Policy, error) {
 	return 0, fmt.Errorf("no policy is called %q; there are %s", name, strings.Join(policyNames[:], ", "))
 }
 
-// LooksAtClocks says whether the errors of clocks matter to the policy.
+// LooksAtClocks reports whether the errors of clocks matter to the policy.
 func (p Policy) LooksAtClocks() bool { return p >= Stamps }
 
 func (p Policy) apply(s State, w Write, e Env) (State, Outcome) {
@@ -109,7 +109,8 @@ func stamped(value string, expires int64, stamp Stamp) State {
 	return s
 }
 
-// replayDraft is the rule as it was before the simulation. A Set that leaves a stamp without a value has valueless there.
+// replayDraft is the rule as it was before the simulation. A Set that leaves a stamp without a
+// value has valueless there.
 func replayDraft(s State, r Record, e Env) (State, Outcome) {
 	s = s.At(e.Now)
 	if r.Op == OpFill {

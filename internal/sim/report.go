@@ -27,8 +27,8 @@ func Rows(configs []Config) []Row {
 	return rows
 }
 
-// Broken counts the trials in which something happened that Ours must never let happen. Where servers forget stamps, or
-// processes die in the middle of a write, nothing is promised.
+// Broken counts the trials in which something happened that Ours must never let happen. Where
+// servers forget stamps, or processes die in the middle of a write, nothing is promised.
 func (r Row) Broken() int {
 	if r.Policy != Ours || r.Evictions || r.Deaths {
 		return 0
@@ -36,7 +36,8 @@ func (r Row) Broken() int {
 	return r.Stale + r.Undone + r.Meanwhile + r.Back + r.SetsLost
 }
 
-// Report writes rows as a table in Markdown, and below it how to be told a trial that went wrong, where there was one.
+// Report writes rows as a table in Markdown, and below it how to be told a trial that went wrong,
+// where there was one.
 func Report(to io.Writer, rows []Row) error {
 	var b bytes.Buffer
 	b.WriteString("| policy | clock error | stale | deletes undone | older shown on the way | older put over newer | Sets lost | Sets gone, contested | Sets left to a load | server lost data (stale then) |\n")

@@ -15,7 +15,8 @@ const (
 	skew   = 50 * time.Millisecond
 )
 
-// ran has what was run already: the tests of the rules compare with the same few Configs. They do not run in parallel.
+// ran has what was run already: the tests of the rules compare with the same few Configs. They do
+// not run in parallel.
 var ran = map[Config]Counts{}
 
 func run(c Config) Counts {
@@ -97,7 +98,8 @@ var (
 	restarts   = mix{write: 26, read: 16, load: 18, link: 12, replay: 10, wire: 10, empty: 6}
 )
 
-// Each rule is needed: without it, what it is there for goes wrong. So the simulation is able to notice that.
+// Each rule is needed: without it, what it is there for goes wrong. So the simulation is able to
+// notice that.
 func TestSimNotices(t *testing.T) {
 	stale := func(n Counts) int { return n.Stale }
 	undone := func(n Counts) int { return n.Undone }
@@ -171,7 +173,8 @@ func TestSimNoticesStampsThatDieWithTheValue(t *testing.T) {
 	assert.Positive(t, run(Config{Policy: Ours, without: stampOutlivesValue}).Stale)
 }
 
-// Deletes only, and a server that may restart empty: then an unacknowledged loss can come from fills alone.
+// Deletes only, and a server that may restart empty: then an unacknowledged loss can come from
+// fills alone.
 func TestSimNoticesFillsThatAreNotFenced(t *testing.T) {
 	c := Config{Policy: Ours, mix: restarts, dels: 1}
 	n := run(c)
@@ -181,8 +184,8 @@ func TestSimNoticesFillsThatAreNotFenced(t *testing.T) {
 	assert.Positive(t, run(c).LostStale)
 }
 
-// The counter also keeps a write that comes late from undoing what its own client did since. That is its second belt: it is
-// seen only where late writes are not refused.
+// The counter also keeps a write that comes late from undoing what its own client did since. That
+// is its second belt: it is seen only where late writes are not refused.
 func TestSimNoticesWritesThatAreDoneTwice(t *testing.T) {
 	c := Config{Policy: Ours, without: lateIsRefused, Trials: 2 * trials}
 	once := run(c)
@@ -204,7 +207,8 @@ func TestSimUnsureClocksUndoNothing(t *testing.T) {
 	assert.Zero(t, n.Stale+n.Undone+n.Meanwhile+n.Back)
 }
 
-// What is not promised is seen, too: a server that forgets stamps, and writers that die before they know.
+// What is not promised is seen, too: a server that forgets stamps, and writers that die before they
+// know.
 func TestSimShowsWhatIsNotPromised(t *testing.T) {
 	assert.Positive(t, run(Config{Policy: Ours, Evictions: true}).Stale)
 	assert.Positive(t, run(Config{Policy: Ours, Deaths: true}).Stale)

@@ -16,7 +16,8 @@ type verdict struct {
 	set set // what became of the newest write, if it was a Set
 }
 
-// set is what became of the newest explicit write, if that was an acknowledged Set which has not expired.
+// set is what became of the newest explicit write, if that was an acknowledged Set which has not
+// expired.
 type set int
 
 const (

@@ -7,19 +7,23 @@ import (
 	"time"
 )
 
-// A trial is one key, its source of truth, a server, and three instances of a program that caches the source in the server.
-// Things happen to them at random: writes, reads whose loads take their time, connections that go and come, messages that
-// arrive late or never, processes and servers that restart. At last everybody is connected again, all records are replayed,
-// all that is under way arrives, and what the server then holds is compared with what was acknowledged.
+// A trial is one key, its source of truth, a server, and three instances of a program that caches
+// the source in the server. Things happen to them at random: writes, reads whose loads take their
+// time, connections that go and come, messages that arrive late or never, processes and servers
+// that restart. At last everybody is connected again, all records are replayed, all that is under
+// way arrives, and what the server then holds is compared with what was acknowledged.
 //
-// What the program does:
+// The program:
 //
-//   - It writes the source first, then the cache: Del, or Set of what it wrote. Who writes with Set must not be overtaken between
-//     the two by another writer of the same row, as every cache would then keep the older value; so writers of the row wait
-//     for each other until the call has returned (or the process has died). Loads wait for nobody.
-//   - Connected, it sends writes to the server. If no answer comes, the write is in doubt: it waits until NotAfter is over, also
-//     if the connection has been lost before, and goes to the journal with its stamp.
-//   - Disconnected, it writes to the journal, which has the newest Set or Del of the key and the newest fill.
+//   - It writes the source first, then the cache: Del, or Set of what it wrote. A writer that uses
+//     Set must not be overtaken between the two by another writer of the same row, as every cache
+//     would then keep the older value; so writers of the row wait for each other until the call has
+//     returned (or the process has died). Loads wait for nobody.
+//   - Connected, it sends writes to the server. If no answer comes, the write is in doubt: it waits
+//     until NotAfter is over, also if the connection has been lost before, and goes to the journal
+//     with its stamp.
+//   - Disconnected, it writes to the journal, which has the newest Set or Del of the key and the
+//     newest fill.
 //   - A write or read that finds a record in its own journal has it replayed first.
 //   - Replay may be sent many times, and arrive at any later time.
 
@@ -404,8 +408,8 @@ func (w *world) unanswered() {
 	w.journal(w.call.instance, w.call.record, w.call.op)
 }
 
-// read is a read of the program. What it finds is not looked at here; that nothing old is shown is looked at after each
-// change of the server.
+// read is a read of the program. What it finds is not looked at here; that nothing old is shown is
+// looked at after each change of the server.
 func (w *world) read(i int) {
 	in := &w.inst[i]
 	if in.online && in.hasPending {
@@ -505,7 +509,8 @@ func (w *world) link(i int) {
 	}
 }
 
-// replay sends a record of instance i, if it has one: a Set or Del before a fill. astray: it may be late, or its answer lost.
+// replay sends a record of instance i, if it has one: a Set or Del before a fill. astray: it may be
+// late, or its answer lost.
 func (w *world) replay(i int, astray bool) {
 	in := &w.inst[i]
 	if !in.online {
@@ -611,7 +616,8 @@ func (w *world) arrive(cmd wire) (outcome Outcome) {
 	return outcome
 }
 
-// version is that of the value in the server. The nth explicit write makes the nth version of the source.
+// version is that of the value in the server. The nth explicit write makes the nth version of the
+// source.
 func version(s State) int { return int(s.Value[0]) }
 
 // restart ends the process of an instance and begins another one on the same disk.
@@ -634,8 +640,8 @@ func (w *world) restart(i int) {
 	}
 }
 
-// lose restarts the server with what is left of the key. Connections are cut; some are there again at once. Who connects looks
-// at the server's clock before it writes.
+// lose restarts the server with what is left of the key. Connections are cut; some are there again
+// at once. A client that connects looks at the server's clock before it writes.
 func (w *world) lose(left State, acknowledged bool) {
 	w.key = left
 	w.runID++

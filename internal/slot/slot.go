@@ -10,8 +10,8 @@ import (
 // Count is the number of hash slots of every Redis Cluster.
 const Count = 16384
 
-// Of returns the hash slot of key: CRC16 (XMODEM) of the key, or of its hash tag, modulo [Count]. The tag is what
-// stands between the first '{' and the first '}' after it, where that is not empty.
+// Of returns the hash slot of key: CRC16 (XMODEM) of the key, or of its hash tag, modulo [Count].
+// The tag is what stands between the first '{' and the first '}' after it, where that is not empty.
 // (Redis Cluster specification, "Hash tags".)
 func Of(key string) uint16 {
 	if open := strings.IndexByte(key, '{'); open >= 0 {
@@ -42,7 +42,8 @@ var table = func() (t [256]uint16) {
 	return t
 }()
 
-// Tag returns a hash tag of at most four characters that puts a key into slot s: "{" + Tag(s) + "}" + anything.
+// Tag returns a hash tag of at most four characters that puts a key into slot s: "{" + Tag(s) + "}"
+// + anything.
 func Tag(s uint16) string { return tags()[s] }
 
 var tags = sync.OnceValue(func() *[Count]string { // some 170,000 attempts: five milliseconds, once

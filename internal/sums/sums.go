@@ -1,5 +1,6 @@
-// Package sums computes SHA-1 and MD5 where others have decided on them: Redis names scripts by their SHA-1, and record files are named by the MD5 of
-// their key. Neither secures anything, so both work under GODEBUG=fips140=only, too, where the standard library's would panic.
+// Package sums computes SHA-1 and MD5 where others have decided on them: Redis names scripts by
+// their SHA-1, and record files are named by the MD5 of their key. Neither secures anything, so
+// both work under GODEBUG=fips140=only, too, where the standard library's would panic.
 package sums
 
 import (

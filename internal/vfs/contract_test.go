@@ -121,7 +121,7 @@ var contract = []struct {
 		require.NotErrorIs(t, err, io.EOF)
 		assert.Equal(t, "x", get(t, fsys, "f"))
 	}},
-	{"Rename replaces, and who has the old file open keeps it", func(t *testing.T, fsys FS) {
+	{"Rename replaces, and a handle of the old file keeps it", func(t *testing.T, fsys FS) {
 		put(t, fsys, "a", "new")
 		put(t, fsys, "b", "old")
 		old, err := fsys.OpenFile("b", os.O_RDONLY, 0)
@@ -167,7 +167,7 @@ var contract = []struct {
 		require.ErrorIs(t, fsys.Remove("d"), fs.ErrNotExist)
 		assert.Empty(t, list(t, fsys, "."))
 	}},
-	{"who has a removed file open goes on with it", func(t *testing.T, fsys FS) {
+	{"a handle of a removed file goes on working", func(t *testing.T, fsys FS) {
 		f, err := fsys.OpenFile("f", os.O_RDWR|os.O_CREATE, 0o600)
 		require.NoError(t, err)
 		defer f.Close()

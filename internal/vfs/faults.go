@@ -9,7 +9,8 @@ import (
 // Call is a kind of call that changes something, or several of them.
 type Call uint
 
-// The calls that change something. A CallCreate is an OpenFile with O_CREATE, whether or not the file was there.
+// The calls that change something. A CallCreate is an OpenFile with O_CREATE, whether or not the
+// file was there.
 const (
 	CallCreate Call = 1 << iota
 	CallWrite
@@ -21,8 +22,8 @@ const (
 	CallSyncDir
 )
 
-// Fault is how a call fails: without effect, with two exceptions. A Write that fails with ENOSPC has written half, and a
-// Sync throws away what it was to make durable (see [Mem]).
+// Fault is how a call fails: without effect, with two exceptions. A Write that fails with ENOSPC
+// has written half, and a Sync throws away what it was to make durable (see [Mem]).
 type Fault struct {
 	Err    error // wrapped in an fs.PathError
 	On     Call  // the calls that count and fail. Defaults to all
@@ -53,8 +54,8 @@ func (m *Mem) Calls() int {
 	return m.calls
 }
 
-// FailAt makes the nth changing call from now fail, where 1 is the next; of those that f.On names, if it does. Several
-// faults may be under way.
+// FailAt makes the nth changing call from now fail, where 1 is the next; of those that f.On names,
+// if it does. Several faults may be under way.
 func (m *Mem) FailAt(n int, f Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,8 +72,8 @@ func (m *Mem) Heal() {
 	m.faults = nil
 }
 
-// CutAt stops the machine before the nth changing call from now, where 1 is the next: it and every call after it fails with
-// ErrStopped and has no effect. Then Crash or Kill says what is there.
+// CutAt stops the machine before the nth changing call from now, where 1 is the next: it and every
+// call after it fails with ErrStopped and has no effect. Then Crash or Kill says what is there.
 func (m *Mem) CutAt(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,7 +114,8 @@ func (m *Mem) hangLocked() {
 	m.waiting--
 }
 
-// beginLocked is called by every call first, and says whether it may be done. A call of 0 changes nothing.
+// beginLocked is called by every call first, and reports whether it may be done. A call of 0
+// changes nothing.
 func (m *Mem) beginLocked(op, name string, call Call) error {
 	if _, err := local(op, name); err != nil {
 		return err

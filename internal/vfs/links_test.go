@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What lies under a name may be something else than was put there. None of it may be changed by opening it, and none may hold us up.
+// What lies under a name may be something else than was put there. None of it may be changed by
+// opening it, and none may hold us up.
 func TestOnlyRegularFilesAreOpenedAndNoneOfAnotherNameIsChanged(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "outside")
 	for kind, c := range map[string]struct {
@@ -74,8 +75,9 @@ func TestOnlyRegularFilesAreOpenedAndNoneOfAnotherNameIsChanged(t *testing.T) {
 	}
 }
 
-// A child has our files open from when it is forked until it becomes another program. A lock that is closed meanwhile must be free all the same: else who
-// opens the directory next finds it locked by nobody.
+// A child has our files open from when it is forked until it becomes another program. A lock that
+// is closed meanwhile must be free all the same: else a process that opens the directory next finds
+// it locked by nobody.
 func TestALockIsFreeWhenItIsClosedThoughAChildIsBeingForked(t *testing.T) {
 	fsys := openDir(t, t.TempDir())
 	ctx, stop := context.WithCancel(t.Context())

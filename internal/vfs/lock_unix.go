@@ -8,8 +8,9 @@ import (
 	"syscall"
 )
 
-// lockFile locks file until it is unlocked, or closed by all who have it open: this process, and children that it is forking. A lock by flock belongs to
-// the open file, so it also excludes this process; one by fcntl would not, and would end with the first close of any of our descriptors.
+// lockFile locks file until it is unlocked, or closed by all who have it open: this process, and
+// children that it is forking. A lock by flock belongs to the open file, so it also excludes this
+// process; one by fcntl would not, and would end with the first close of any of our descriptors.
 func lockFile(file *os.File) error {
 	err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -18,7 +19,8 @@ func lockFile(file *os.File) error {
 	return err
 }
 
-// unlockFile ends the lock, whoever else has the file open. Should it fail, the close does it a little later.
+// unlockFile ends the lock, whoever else has the file open. Should it fail, the close does it a
+// little later.
 func unlockFile(file *os.File) { _ = flock(file, syscall.LOCK_UN) }
 
 func flock(file *os.File, how int) error {

@@ -15,7 +15,8 @@ const (
 	errorLockViolation      = syscall.Errno(33)
 )
 
-// lockFile locks file until it is closed. A locked byte cannot be read by others, so it is one far behind the holder's pid.
+// lockFile locks file until it is closed. A locked byte cannot be read by others, so it is one far
+// behind the holder's pid.
 func lockFile(file *os.File) error {
 	conn, err := file.SyscallConn()
 	if err != nil {

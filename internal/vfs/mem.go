@@ -16,23 +16,25 @@ import (
 	"time"
 )
 
-// ErrStopped is the answer to every call after the machine has stopped: see [Mem.CutAt], [Mem.Crash] and [Mem.Kill].
+// ErrStopped is the answer to every call after the machine has stopped: see [Mem.CutAt],
+// [Mem.Crash] and [Mem.Kill].
 var ErrStopped = errors.New("vfs: the machine has stopped")
 
-// Mem is a directory in memory that is as strict as a disk may be: what was not synced is gone after a [Mem.Crash], and
-// calls fail when a test says so (see faults.go). Safe for concurrent use: it is locked for each call as a whole.
+// Mem is a directory in memory that is as strict as a disk may be: what was not synced is gone
+// after a [Mem.Crash], and calls fail when a test says so (see faults.go). Safe for concurrent use:
+// it is locked for each call as a whole.
 //
-// Each file and directory has two states: what everybody sees, and what is durable. Between them stand the changes that
-// were not synced:
+// Each file and directory has two states: what everybody sees, and what is durable. Between them
+// stand the changes that were not synced:
 //
 //	            Write, Truncate          Sync
 //	file        seen ──────────▶ file.changes ────▶ durable
 //	            OpenFile, Rename, Remove   SyncDir
 //	directory   seen ──────────▶ Mem.changes  ────▶ durable
 //
-// A Sync that fails throws the file's changes away: they are still seen, but no later Sync makes them durable. That is
-// what Linux does (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A SyncDir that fails leaves
-// them to the next one: metadata have a journal.
+// A Sync that fails throws the file's changes away: they are still seen, but no later Sync makes
+// them durable. That is what Linux does (Rebello et al., "Can Applications Recover from fsync
+// Failures?", ATC 2020). A SyncDir that fails leaves them to the next one: metadata have a journal.
 type Mem struct {
 	mu      sync.Mutex // guards all below and all nodes
 	freed   sync.Cond  // told when hung, waiting, or stopped changes
@@ -66,8 +68,8 @@ type dataChange struct {
 	bytes []byte
 }
 
-// nameChange is what one call did to names. A rename has two edges, which a loss of power does not separate, save where
-// only one of two directories was synced.
+// nameChange is what one call did to names. A rename has two edges, which a loss of power does not
+// separate, save where only one of two directories was synced.
 type nameChange struct{ edges []edge }
 
 // edge says what a name stands for from now on; nil: nothing.
@@ -139,7 +141,8 @@ func (m *Mem) openLocked(name string, flag int, perm fs.FileMode) (*node, error)
 	return n, nil
 }
 
-// MkdirAll makes a directory and its parents, durably. It is one call for [Mem.Calls], done whole or not at all.
+// MkdirAll makes a directory and its parents, durably. It is one call for [Mem.Calls], done whole
+// or not at all.
 func (m *Mem) MkdirAll(name string, perm fs.FileMode) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -210,7 +213,7 @@ func (m *Mem) renameLocked(oldname, newname string) error {
 	return nil
 }
 
-// Remove removes a file or an empty directory. Who has it open goes on with it.
+// Remove removes a file or an empty directory. An open handle goes on working.
 func (m *Mem) Remove(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -306,14 +309,17 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	})}, nil
 }
 
-// Close does nothing: a disk outlives those who use it, so that a test can open on it what it has closed.
+// Close does nothing: a disk outlives those who use it, so that a test can open on it what it has
+// closed.
 func (m *Mem) Close() error { return nil }
 
-// Crash says what is there after power failed now. From now on every call to m, and to its files, fails with ErrStopped.
+// Crash says what is there after power failed now. From now on every call to m, and to its files,
+// fails with ErrStopped.
 //
-// Seed 0 is the strictest disk: all that was not synced is lost. Any other seed draws what is kept of it, which is no less
-// real: of each file nothing, all, or what came first, the last change of that torn and sometimes with zeros for blocks
-// that were not written in time; and each change of names or not.
+// Seed 0 is the strictest disk: all that was not synced is lost. Any other seed draws what is kept
+// of it, which is no less real: of each file nothing, all, or what came first, the last change of
+// that torn and sometimes with zeros for blocks that were not written in time; and each change of
+// names or not.
 func (m *Mem) Crash(seed uint64) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -334,8 +340,9 @@ func (m *Mem) Crash(seed uint64) *Mem {
 	return newMem(m.root.afterCrash(draw, make(map[*node]*node)))
 }
 
-// Kill says what is there after the process was killed now: all that was written, but no open files and no locks. What was
-// not synced is not durable yet. From now on every call to m, and to its files, fails with ErrStopped.
+// Kill says what is there after the process was killed now: all that was written, but no open files
+// and no locks. What was not synced is not durable yet. From now on every call to m, and to its
+// files, fails with ErrStopped.
 func (m *Mem) Kill() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"sync"
 )
 
-// Open returns the directory dir, which may be a symbolic link, and makes it with mode 0700, and its parents, where they
-// are missing.
+// Open returns the directory dir, which may be a symbolic link, and makes it with mode 0700, and
+// its parents, where they are missing.
 func Open(dir string) (FS, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
@@ -31,8 +31,8 @@ func OpenExisting(dir string) (FS, error) {
 	return &disk{root: root}, nil
 }
 
-// makeDir is os.MkdirAll with names that survive a loss of power. Without that, all that is ever synced inside could go
-// with the name of the directory.
+// makeDir is os.MkdirAll with names that survive a loss of power. Without that, all that is ever
+// synced inside could go with the name of the directory.
 func makeDir(dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -58,7 +58,8 @@ func makeDir(dir string) error {
 		}
 	}
 	if len(made) == 0 {
-		// Whoever made it may have been killed before the sync. We may lack the right to open a parent that was always there.
+		// Whoever made it may have been killed before the sync. We may lack the right to open a
+		// parent that was always there.
 		_ = syncDir(os.Open(filepath.Dir(dir)))
 	}
 	return nil
@@ -87,14 +88,16 @@ func (d *disk) failed(op, path string, err error) error {
 	return &fs.PathError{Op: op, Path: filepath.Join(d.root.Name(), path), Err: err}
 }
 
-// open opens a regular file, or makes it if flag says so, and changes nothing before it knows that it may.
+// open opens a regular file, or makes it if flag says so, and changes nothing before it knows that
+// it may.
 func (d *disk) open(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	const anew = os.O_CREATE | os.O_EXCL
 	if flag&anew == anew {
 		return d.root.OpenFile(path, flag, perm)
 	}
 	for try := 1; ; try++ {
-		// Look before: the root would follow a link that stays inside, and a mere open may do something to a device.
+		// Look before: the root would follow a link that stays inside, and a mere open may do
+		// something to a device.
 		before, err := d.root.Lstat(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && flag&os.O_CREATE != 0:
@@ -129,10 +132,12 @@ func (d *disk) open(path string, flag int, perm fs.FileMode) (*os.File, error) {
 // openTries bounds how often others may make, remove or replace a file while we open it.
 const openTries = 100
 
-// errReplaced reports that a name stands for another file than a moment before. A writer that renames a new file over the old one does that.
+// errReplaced reports that a name stands for another file than a moment before. A writer that
+// renames a new file over the old one does that.
 var errReplaced = errors.New("the name came to stand for another file just now")
 
-// check looks again at a file that is open, as its name may have come to stand for another one, and empties it if flag says so.
+// check looks again at a file that is open, as its name may have come to stand for another one, and
+// empties it if flag says so.
 func check(file *os.File, before fs.FileInfo, flag int) error {
 	info, err := file.Stat()
 	switch {
@@ -179,7 +184,8 @@ func (d *disk) MkdirAll(name string, perm fs.FileMode) error {
 	if err := d.root.MkdirAll(dir, perm); err != nil {
 		return err
 	}
-	// Not only what is new: a process that was killed between the two steps has left a name that only looks durable.
+	// Not only what is new: a process that was killed between the two steps has left a name that
+	// only looks durable.
 	for name != "." {
 		name = path.Dir(name)
 		if err := d.SyncDir(name); err != nil {
@@ -253,14 +259,16 @@ func (d *disk) Lock(name string) (io.Closer, error) {
 		}
 		return nil, &fs.PathError{Op: "lock", Path: filepath.Join(d.root.Name(), path), Err: err}
 	}
-	// What it says is for people, so it need be neither whole nor durable.
+	// Its text is for people, so it need be neither whole nor durable.
 	if err := file.Truncate(0); err == nil {
 		_, _ = io.WriteString(file, strconv.Itoa(os.Getpid())+"\n")
 	}
 	return &lock{release: sync.OnceValue(func() error {
-		// The name stays: another process may have opened it already, and would lock a file that nobody finds any more.
+		// The name stays: another process may have opened it already, and would lock a file that
+		// nobody finds any more.
 		_ = file.Truncate(0)
-		// Not by the close alone: a child that is just being forked has the file open, too, until it becomes another program.
+		// Not by the close alone: a child that is just being forked has the file open, too, until
+		// it becomes another program.
 		unlockFile(file)
 		return file.Close()
 	})}, nil

@@ -12,8 +12,9 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// A writer replaces a file by renaming a new one over it. A reader must get the old or the new file, and no error: a relapse
-// would have `aside inspect` call the directory of a running process damaged.
+// A writer replaces a file by renaming a new one over it. A reader must get the old or the new
+// file, and no error: a relapse would have `aside inspect` call the directory of a running process
+// damaged.
 func TestAFileThatIsBeingReplacedCanBeOpened(t *testing.T) {
 	fsys, err := vfs.Open(t.TempDir())
 	require.NoError(t, err)

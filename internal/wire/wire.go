@@ -18,7 +18,8 @@ import (
 //	with the seven bytes of the prefix, or that looks like another library's lock. The version is read before anything after it; where version 1 expects a kind
 //	that it does not know, or the version is another, the entry is unreadable: a miss, to be loaded and replaced.
 //
-// A lock marker begins with the same prefix and the word "lock", so that no version will ever be 'l':
+// A lock marker begins with the same prefix and the word "lock", so that no version will ever be
+// 'l':
 //
 //	\x00aside:lock:<UUIDv7 of the client>:<counter>:<server time at the start of the load, 16 digits of µs>
 const (
@@ -28,14 +29,17 @@ const (
 	LockPrefix = Prefix + "lock:"
 )
 
-// LongestTTL is the longest ttl that is one: a longer one is none, and its key does not expire in Redis.
+// LongestTTL is the longest ttl that is one: a longer one is none, and its key does not expire in
+// Redis.
 const LongestTTL = 100 * 365 * 24 * time.Hour
 
-// Endless is the ttl of what does not expire, where one is needed: that of its record and its stamp.
+// Endless is the ttl of what does not expire, where one is needed: that of its record and its
+// stamp.
 const Endless = 2 * LongestTTL
 
-// peers begin the marks that other libraries leave in a data key while they load it: rueidisaside and valkeyaside (and an id, often a
-// ULID), redcache (and a UUID, perhaps with a number). Their locks are not ours to fill, and none of them is ever a value.
+// peers begin the marks that other libraries leave in a data key while they load it: rueidisaside
+// and valkeyaside (and an id, often a ULID), redcache (and a UUID, perhaps with a number). Their
+// locks are not ours to fill, and none of them is ever a value.
 var peers = [...]string{"rueidisid:", "valkeyid:", "__redcache:lock:"}
 
 // PeerPrefixes returns what the marks of other libraries begin with.
@@ -54,7 +58,8 @@ func PeerLock(stored string) bool {
 	return false
 }
 
-// beginsAsPeerLock reports whether value may have been escaped because it was such a mark: it may have grown since, by APPEND.
+// beginsAsPeerLock reports whether value may have been escaped because it was such a mark: it may
+// have grown since, by APPEND.
 func beginsAsPeerLock(value string) bool {
 	return slices.ContainsFunc(peers[:], func(prefix string) bool { return strings.HasPrefix(value, prefix) })
 }

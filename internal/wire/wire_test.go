@@ -42,7 +42,8 @@ func TestWhatStoredBytesMean(t *testing.T) {
 	}
 }
 
-// Whatever a user stores comes back, is never taken for a lock or an absence, and stays itself where it can.
+// Whatever a user stores comes back, is never taken for a lock or an absence, and stays itself
+// where it can.
 func FuzzHeader(f *testing.F) {
 	for _, seed := range []string{"", "v", Prefix, Absent, Escape, LockPrefix, Escape + Escape, "\x00aside:9", "rueidisid:1", Escape + "valkeyid:1"} {
 		f.Add(seed)

@@ -1,5 +1,6 @@
-// Report reads the output of the benchmarks and prints what they say as ratios, beside the targets. Ratios travel from one
-// machine to another; nanoseconds do not. Each figure is the median of its samples, and has the least and the greatest beside it.
+// Report reads the output of the benchmarks and prints what they say as ratios, beside the targets.
+// Ratios travel from one machine to another; nanoseconds do not. Each figure is the median of its
+// samples, and has the least and the greatest beside it.
 //
 //	go run ./cmd/report bench.txt
 //	go run ./cmd/report -markdown bench.txt     # for docs/BENCHMARKS.md

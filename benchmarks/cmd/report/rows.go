@@ -46,8 +46,8 @@ var rows = []row{
 	{what: "10⁶ keys through 64 MiB: goroutines beyond those before", value: most("Memory/aside goroutines"), noTarget: true},
 }
 
-// times is the time of a by that of b, which is the throughput of b by that of a. What was measured in the same round is compared: rounds
-// differ more than what is measured in one.
+// times is the time of a by that of b, which is the throughput of b by that of a. What was measured
+// in the same round is compared: rounds differ more than what is measured in one.
 func times(bench, a, b string) func(samples) figure {
 	return ratio(bench+"/"+a+" ns/op", bench+"/"+b+" ns/op")
 }

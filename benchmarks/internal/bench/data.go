@@ -12,10 +12,12 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// TTL is of every key: long enough for a measurement, short enough to leave nothing behind in somebody's Redis.
+// TTL is of every key: long enough for a measurement, short enough to leave nothing behind in
+// somebody's Redis.
 const TTL = 3 * time.Minute
 
-// User is the value that all benchmarks use. It has no pointer, slice or map. As JSON it has about 200 bytes.
+// User is the value that all benchmarks use. It has no pointer, slice or map. As JSON it has about
+// 200 bytes.
 type User struct {
 	ID      int64   `json:"id"`
 	Name    string  `json:"name"`

@@ -21,9 +21,11 @@ var addr string // set by Main
 // Addr is the host:port of the one Redis of this run.
 func Addr() string { return addr }
 
-// Main runs the tests of a package with a Redis: the one at REDIS_ADDR, or one that is started for them.
+// Main runs the tests of a package with a Redis: the one at REDIS_ADDR, or one that is started for
+// them.
 func Main(m *testing.M) {
-	// A server that we start ends with the thread that started it, so it must be this one, which lasts.
+	// A server that we start ends with the thread that started it, so it must be this one, which
+	// lasts.
 	runtime.LockOSThread()
 	stop := func() {}
 	if addr = os.Getenv("REDIS_ADDR"); addr == "" {

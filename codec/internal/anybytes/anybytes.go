@@ -13,7 +13,8 @@ type Codec[T any] interface {
 	Decode(string) (T, error)
 }
 
-// Decode checks what holds for any bytes: no panic, s is as it was, and what decodes encodes and comes back the same.
+// Decode checks what holds for any bytes: no panic, s is as it was, and what decodes encodes and
+// comes back the same.
 func Decode[T any](t testing.TB, c Codec[T], s string) {
 	before := strings.Clone(s)
 	v, err := c.Decode(s)

@@ -1,5 +1,6 @@
-// Package nesting refuses values that an encoder would follow without end: those that refer to themselves, and those that are nested deeper
-// than a stack has room for. Running out of stack ends the process and cannot be recovered from.
+// Package nesting refuses values that an encoder would follow without end: those that refer to
+// themselves, and those that are nested deeper than a stack has room for. Running out of stack ends
+// the process and cannot be recovered from.
 //
 //	1: A type is planned once: which of its parts can be nested endlessly at all? Those of a type that contains itself, and interfaces. A
 //	   type without such parts has no plan, and its values cost nothing.
@@ -21,18 +22,20 @@ type Rules struct {
 	// Skip reports whether the encoder leaves a field alone.
 	Skip func(f reflect.StructField) bool
 
-	// Opaque reports whether values of t are encoded by methods of their own, which are not looked into: always, or only where they
-	// can be addressed. May be nil.
+	// Opaque reports whether values of t are encoded by methods of their own, which are not looked
+	// into: always, or only where they can be addressed. May be nil.
 	Opaque func(t reflect.Type) (always, addressed bool)
 
-	// Inlines reports whether the encoder looks into an embedded struct when it learns the one around it, and does not end where one embeds
-	// itself, nor with a type of pointers to itself. Nil: it does not.
+	// Inlines reports whether the encoder looks into an embedded struct when it learns the one
+	// around it, and does not end where one embeds itself, nor with a type of pointers to itself.
+	// Nil: it does not.
 	Inlines func(f reflect.StructField) bool
 
 	plans sync.Map // reflect.Type → *Plan, nil where there is none
 }
 
-// Plan is how values of a type are walked. A nil Plan is that of a type whose values are never nested endlessly. Immutable.
+// Plan is how values of a type are walked. A nil Plan is that of a type whose values are never
+// nested endlessly. Immutable.
 type Plan struct {
 	root    *node
 	rules   *Rules
@@ -174,7 +177,8 @@ func (p *Plan) Check(v reflect.Value) error {
 	return w.walk(p.root, v, 0, 0)
 }
 
-// TypeError returns an error if the encoder would not end when it learns the type that p was made for.
+// TypeError returns an error if the encoder would not end when it learns the type that p was made
+// for.
 func (p *Plan) TypeError() error {
 	if p == nil {
 		return nil
@@ -205,7 +209,8 @@ func (n *node) endlessError() error { return fmt.Errorf("%v embeds or points to 
 
 type walker struct{ rules *Rules }
 
-// hopsPerLevel bounds pointers and interfaces, which count only together with what they lead to: none may lead on and on.
+// hopsPerLevel bounds pointers and interfaces, which count only together with what they lead to:
+// none may lead on and on.
 const hopsPerLevel = 4
 
 func (w walker) tooDeep() error {

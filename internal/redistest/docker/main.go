@@ -1,6 +1,6 @@
-// Docker runs one Redis server in a container for package redistest, which starts this program for each server. It is a
-// module of its own, so that nobody who imports the library, or runs its tests on a server of another kind, gets the
-// modules of a container library.
+// Docker runs one Redis server in a container for package redistest, which starts this program for
+// each server. It is a module of its own, so that nobody who imports the library, or runs its tests
+// on a server of another kind, gets the modules of a container library.
 //
 // It reads one request a line and writes one answer a line, both JSON:
 //
@@ -9,8 +9,8 @@
 //	{"do":"start"}, after a kill                                          →   {"addr":"127.0.0.1:32769"}
 //	any of them, if it fails                                              →   {"error":"…"}
 //
-// When its input ends the container is removed, so nothing is left behind by a test that was killed. With -check it does
-// nothing but say, by its exit code, whether an engine answers.
+// When its input ends the container is removed, so nothing is left behind by a test that was
+// killed. With -check it does nothing but say, by its exit code, whether an engine answers.
 package main
 
 import (
@@ -135,7 +135,8 @@ func (s *server) run(ctx context.Context, r request) (addr string, err error) {
 
 // start starts a container that was killed. Its port is another one then.
 func (s *server) start(ctx context.Context) (addr string, err error) {
-	// The kill has been delivered; the engine may take a moment to notice the end, and would not start it until then.
+	// The kill has been delivered; the engine may take a moment to notice the end, and would not
+	// start it until then.
 	for deadline := time.Now().Add(stoppedAfter); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		state, err := s.container.State(ctx)
 		if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// A container that is stopped and started gets another host port, unless it was given one. This is the recipe of
-// docs/TESTING.md, on a real engine.
+// A container that is stopped and started gets another host port, unless it was given one. This is
+// the recipe of docs/TESTING.md, on a real engine.
 func TestAContainerKeepsThePortThatItWasGiven(t *testing.T) {
 	ctx := context.Background()
 	free, err := net.Listen("tcp", "127.0.0.1:0")

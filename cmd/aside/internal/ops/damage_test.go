@@ -18,7 +18,8 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// damaged makes a directory with acknowledged records in files of their own and in the journal, as a kill leaves it.
+// damaged makes a directory with acknowledged records in files of their own and in the journal, as
+// a kill leaves it.
 func damaged(t *testing.T) (dir string, acknowledged map[string]string) {
 	t.Helper()
 	acknowledged = make(map[string]string)
@@ -40,8 +41,9 @@ func damaged(t *testing.T) (dir string, acknowledged map[string]string) {
 	return snapshot(t, source), acknowledged
 }
 
-// Whatever has been done to a file by hand, or by a disk: what was acknowledged and cannot be read any more is missed, by those who only look and by those
-// who open, and they name the file. What is read is what was written.
+// Whatever has been done to a file by hand, or by a disk: what was acknowledged and cannot be read
+// any more is missed, by those who only look and by those who open, and they name the file. What is
+// read is what was written.
 func TestWhatDamageHasTakenIsMissedAndTheFileIsNamed(t *testing.T) {
 	source, acknowledged := damaged(t)
 	record, other := fallback.FileOf(0, "in a file"), fallback.FileOf(0, "in another file")
@@ -78,7 +80,8 @@ func TestWhatDamageHasTakenIsMissedAndTheFileIsNamed(t *testing.T) {
 			}
 		}
 		for i := range whole {
-			// A torn end of the journal is looked at for a tenth of a second, so not each; see TestTornIsCutOff for all.
+			// A torn end of the journal is looked at for a tenth of a second, so not each; see
+			// TestTornIsCutOff for all.
 			if !ends[i] && (file == record || i%25 == 0) {
 				set(file, fmt.Sprint("the first ", i, " bytes of"), whole[:i])
 			}
@@ -165,7 +168,7 @@ func TestWhatDamageHasTakenIsMissedAndTheFileIsNamed(t *testing.T) {
 		for r := range store.Records(fallback.OpSet) {
 			got[r.Key] = r.Value
 		}
-		require.Equal(t, missing, miss(got), "%s: who opens finds what who looks has found", d.name)
+		require.Equal(t, missing, miss(got), "%s: opening finds what looking has found", d.name)
 		if missing {
 			require.Contains(t, log.String(), d.file, d.name)
 		}

@@ -10,8 +10,9 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// Export writes what is pending in dir as a plain append-only file of Redis 6.2 or later: SELECT, SET with PXAT, DEL, and no annotations. A set
-// that has expired is written as the delete that a replay would make of it. fills says whether loaded values are written, too.
+// Export writes what is pending in dir as a plain append-only file of Redis 6.2 or later: SELECT,
+// SET with PXAT, DEL, and no annotations. A set that has expired is written as the delete that a
+// replay would make of it. fills reports whether loaded values are written, too.
 func Export(w io.Writer, dir string, fills bool, now time.Time) (Summary, Findings, error) {
 	var sum Summary
 	out := bufio.NewWriterSize(w, 64<<10)

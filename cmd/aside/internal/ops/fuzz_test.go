@@ -10,7 +10,8 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// A record file holds what it holds: what is accepted has a checksum that fits, and reading it never panics.
+// A record file holds what it holds: what is accepted has a checksum that fits, and reading it
+// never panics.
 func FuzzDecode(f *testing.F) {
 	names, err := filepath.Glob("../../../../fallback/testdata/v1-*.json")
 	if err != nil || len(names) == 0 {
@@ -37,7 +38,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// valid says whether the store would take in a record.
+// valid reports whether the store would take in a record.
 func valid(r *fallback.Record) bool {
 	switch r.Op {
 	case fallback.OpSet, fallback.OpFill:

@@ -8,8 +8,10 @@ import (
 	"syscall"
 )
 
-// holder returns the process that holds the lock, and whether it is known to. pid is the one that has written its id into it, which may have been
-// killed since: then that number may be another process's, or be counted where this command cannot see it. So the kernel is asked who has locked the file.
+// holder returns the process that holds the lock, and whether it is known to. pid is the one that
+// has written its id into it, which may have been killed since: then that number may be another
+// process's, or be counted where this command cannot see it. So the kernel is asked who has locked
+// the file.
 func holder(pid int, lock fs.FileInfo) (holder int, running bool) {
 	locks, err := os.ReadFile("/proc/locks")
 	stat, ok := lock.Sys().(*syscall.Stat_t)
@@ -27,7 +29,8 @@ func holder(pid int, lock fs.FileInfo) (holder int, running bool) {
 		if err != nil || by <= 0 || len(place) != 3 || place[2] != strconv.FormatUint(stat.Ino, 10) {
 			continue
 		}
-		// Some file systems tell the lock's device by another number than the file's. Then it is this file if the process says so, too.
+		// Some file systems tell the lock's device by another number than the file's. Then it is
+		// this file if the process says so, too.
 		if by == pid || place[0]+":"+place[1] == deviceOf(stat.Dev) {
 			return by, true
 		}

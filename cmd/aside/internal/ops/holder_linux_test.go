@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A process that was killed leaves its number, which another one has by and by. That one must not be shown as the one that has the directory.
+// A process that was killed leaves its number, which another one has by and by. That one must not
+// be shown as the one that has the directory.
 func TestANumberThatIsAnothersNowIsNotTakenForTheHolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "fallback")
 	store := open(t, dir, still(0))

@@ -22,7 +22,8 @@ const (
 	partSuffix = ".aof"
 	partDigits = 16
 
-	// A part that ends in the middle of a record is looked at again: the process that writes it may be just there.
+	// A part that ends in the middle of a record is looked at again: the process that writes it may
+	// be just there.
 	tailLooks = 5
 	tailPause = 20 * time.Millisecond
 
@@ -120,7 +121,8 @@ func isPartName(name string) bool {
 	return ok && len(digits) == partDigits && strings.Trim(digits, "0123456789") == ""
 }
 
-// inOrder puts parts into the order of the numbers of their first records, as the next process would: somebody may have renamed them.
+// inOrder puts parts into the order of the numbers of their first records, as the next process
+// would: somebody may have renamed them.
 func inOrder(parts []openPart) error {
 	enough := errors.New("enough")
 	place := func(p *openPart) uint64 { return cmp.Or(p.first, p.number) }
@@ -192,7 +194,8 @@ func (r *reader) part(p *openPart, last bool) (damaged bool) {
 	return len(found.Damages) > 0 || err != nil
 }
 
-// empties looks for parts in which nothing is, though something should be: the next opening tells them from others by the same rule.
+// empties looks for parts in which nothing is, though something should be: the next opening tells
+// them from others by the same rule.
 func (r *reader) empties(parts []openPart) (damaged bool) {
 	for i, p := range parts {
 		if p.first != 0 || sizeOf(p.file) != 0 {
@@ -235,7 +238,8 @@ func (r *reader) gaps(parts []openPart) error {
 	return nil
 }
 
-// merge takes in a record of the journal, after all before it. One whose number came before was written a second time.
+// merge takes in a record of the journal, after all before it. One whose number came before was
+// written a second time.
 func (r *reader) merge(j *journal.Record, part string) {
 	if j.Seq <= r.last {
 		return

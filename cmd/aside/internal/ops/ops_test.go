@@ -44,7 +44,8 @@ func open(t *testing.T, dir string, o fallback.Options) *fallback.Dir {
 	return d
 }
 
-// snapshot copies a directory as a kill of its process might leave it. The journal goes first: what its flusher moves meanwhile is in a file then.
+// snapshot copies a directory as a kill of its process might leave it. The journal goes first: what
+// its flusher moves meanwhile is in a file then.
 func snapshot(t *testing.T, dir string) string {
 	t.Helper()
 	for {
@@ -101,7 +102,8 @@ func read(t *testing.T, dir string) ([]ops.Record, ops.Findings) {
 
 func stamp(n int) string { return fmt.Sprintf("%016d%016x%012d", 1763719200000000+n, 0xc0ffee, n) }
 
-// What is read must be what the next process would find, whatever was written, settled and flushed in whatever order.
+// What is read must be what the next process would find, whatever was written, settled and flushed
+// in whatever order.
 func TestWhatIsReadIsWhatTheNextProcessWouldFind(t *testing.T) {
 	for seed := range uint64(25) {
 		random := rand.New(rand.NewPCG(seed, 0))

@@ -31,7 +31,8 @@ type Record struct {
 	File string // where it stands, relative to the directory: a record file, or a part of the journal
 }
 
-// Written is when it was written, by Redis's clock as it was known then; the zero time if its stamp does not say so.
+// Written is when it was written, by Redis's clock as it was known then; the zero time if its stamp
+// does not say so.
 func (r *Record) Written() time.Time {
 	const digits = 16
 	if len(r.Stamp) < digits {
@@ -52,7 +53,8 @@ func (r *Record) Ends() time.Time {
 	return time.UnixMilli(r.Expires).UTC()
 }
 
-// Expired says whether it is a value that has ended by this machine's clock: a set will be replayed as a delete, a fill not at all.
+// Expired reports whether it is a value that has ended by this machine's clock: a set will be
+// replayed as a delete, a fill not at all.
 func (r *Record) Expired(now time.Time) bool {
 	return r.Op != fallback.OpDel && r.Expires <= now.UnixMilli()
 }
@@ -60,7 +62,7 @@ func (r *Record) Expired(now time.Time) bool {
 // Kind is a kind of Problem. The values are the words that are shown.
 type Kind string
 
-// What can be wrong.
+// The kinds of damage.
 const (
 	Torn        Kind = "torn"        // the end of the journal is missing
 	Partial     Kind = "partial"     // so is that of a loaded value
@@ -102,7 +104,8 @@ func (k Kind) Remedy() string {
 	}
 }
 
-// MayMiss reports whether something that was acknowledged may be missing in what can be read, because of a Problem of this kind.
+// MayMiss reports whether something that was acknowledged may be missing in what can be read,
+// because of a Problem of this kind.
 func (k Kind) MayMiss() bool { return k != Foreign && k != Partial }
 
 // Problem is something that should not be as it is.
@@ -139,9 +142,11 @@ func (f *Findings) Missing() int {
 // ErrNotADirectory says that what was named is no fallback directory.
 var ErrNotADirectory = errors.New("no fallback directory of aside")
 
-// Read hands over what is known of each key of every database in a fallback directory: one record for each, in no particular order, merged from
-// journal and files as the next process would. It needs memory for what the journal holds, which is what has been written since the last flush;
-// files are read one by one. An error is each's, or says that the directory could not be read at all.
+// Read hands over what is known of each key of every database in a fallback directory: one record
+// for each, in no particular order, merged from journal and files as the next process would. It
+// needs memory for what the journal holds, which is what has been written since the last flush;
+// files are read one by one. An error is each's, or says that the directory could not be read at
+// all.
 func Read(dir string, each func(Record) error) (Findings, error) {
 	fsys, err := vfs.OpenExisting(dir)
 	if err != nil {
@@ -254,7 +259,7 @@ func (r *reader) lock() {
 	}
 	content, err := io.ReadAll(io.LimitReader(file, 20))
 	if err != nil {
-		return // it says only who has it
+		return // it says only which process has it
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err != nil || pid <= 0 {
@@ -266,7 +271,8 @@ func (r *reader) lock() {
 	}
 }
 
-// runs reports whether there is a process with this id, which need not be the one that wrote it down.
+// runs reports whether there is a process with this id, which need not be the one that wrote it
+// down.
 func runs(pid int) bool {
 	process, err := os.FindProcess(pid)
 	if err != nil {
@@ -293,7 +299,8 @@ func (r *reader) quarantine() {
 	}
 }
 
-// reason reads the beginning of a file that says why another is in quarantine: the two lines that say where it was and why.
+// reason reads the beginning of a file that says why another is in quarantine: the two lines that
+// say where it was and why.
 func (r *reader) reason(name string) (string, error) {
 	file, err := r.fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {

@@ -2,8 +2,9 @@ package proxy
 
 import "sync/atomic"
 
-// Budget bounds what is used by many at once: bytes of requests that are being received, or connections. It never waits: who finds no room
-// says so to the client. Safe for concurrent use. A nil Budget has no limit.
+// Budget bounds what is used by many at once: bytes of requests that are being received, or
+// connections. It never waits: a caller that finds no room says so to the client. Safe for
+// concurrent use. A nil Budget has no limit.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
@@ -47,10 +48,12 @@ func (b *Budget) Limit() int64 {
 	return max(b.limit, 0)
 }
 
-// FreeBytes is what each request may hold before it takes from the Budget, so that small ones are served whatever the large ones do.
+// FreeBytes is what each request may hold before it takes from the Budget, so that small ones are
+// served whatever the large ones do.
 const FreeBytes = 16 << 10
 
-// Share is what one request has taken of a Budget of bytes. The zero value has no limit. Not safe for concurrent use.
+// Share is what one request has taken of a Budget of bytes. The zero value has no limit. Not safe
+// for concurrent use.
 type Share struct {
 	budget      *Budget
 	held, taken int64
@@ -59,8 +62,8 @@ type Share struct {
 // Share returns a Share of b that has taken nothing yet.
 func (b *Budget) Share() Share { return Share{budget: b} }
 
-// Hold says that the request holds n bytes more, and reports whether there was room for them; if not, they are not counted. The first FreeBytes
-// always have room.
+// Hold says that the request holds n bytes more, and reports whether there was room for them; if
+// not, they are not counted. The first FreeBytes always have room.
 func (s *Share) Hold(n int) bool {
 	more := max(s.held+int64(n)-FreeBytes, 0) - s.taken
 	if more > 0 {

@@ -1,4 +1,5 @@
-// Package proxy is what `aside serve` serves: strings under keys, from an aside.Client, to the HTTP and the RESP front end.
+// Package proxy is what `aside serve` serves: strings under keys, from an aside.Client, to the HTTP
+// and the RESP front end.
 package proxy
 
 import (
@@ -23,16 +24,19 @@ const NoExpiry time.Duration = -1
 // LongestTTL is the longest ttl that is one: what has longer left does not expire.
 const LongestTTL = aside.LongestTTL
 
-// ErrDegraded says that Redis is away, and that what is here does not answer the question. Whether Redis has the key is not known.
+// ErrDegraded means that Redis is away, and that what is here does not answer the request. Whether
+// Redis has the key is not known.
 var ErrDegraded = errors.New("Redis is away, and what this proxy has does not answer this")
 
-// ErrConcurrency says that the caller has waited for its turn (service.concurrency) until its context ended.
+// ErrConcurrency says that the caller has waited for its turn (service.concurrency) until its
+// context ended.
 var ErrConcurrency = errors.New("too many requests are being served")
 
 // ErrReserved says that a key is one of the library's own, which clients neither read nor write.
 var ErrReserved = errors.New("keys that begin with " + ownPrefix + " are the proxy's own: choose another")
 
-// ownPrefix begins all keys that the library keeps beside the data: stamps, and what its probes ask for.
+// ownPrefix begins all keys that the library keeps beside the data: stamps, and what its probes ask
+// for.
 const ownPrefix = "aside:"
 
 // Reserved reports whether key is one of the library's own.
@@ -65,8 +69,8 @@ type Store struct {
 	connections *Budget
 }
 
-// NewStore returns a Store from client, which stays the caller's to close. concurrency is how many calls are served at once; 0 for no
-// limit, 1 for one after the other.
+// NewStore returns a Store from client, which stays the caller's to close. concurrency is how many
+// calls are served at once; 0 for no limit, 1 for one after the other.
 func NewStore(client *aside.Client, concurrency int) *Store {
 	s := &Store{client: client, receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
 	if concurrency > 0 {
@@ -78,29 +82,33 @@ func NewStore(client *aside.Client, concurrency int) *Store {
 // Client is the client that the Store is made of, for its Health and Stats.
 func (s *Store) Client() *aside.Client { return s.client }
 
-// ReceivingBytes is what all requests that are being received may hold in sum, beyond FreeBytes each, unless LimitReceiving says otherwise.
+// ReceivingBytes is what all requests that are being received may hold in sum, beyond FreeBytes
+// each, unless LimitReceiving says otherwise.
 const ReceivingBytes = 256 << 20
 
 // LimitReceiving makes limit what Receiving allows. It must be called before the Store is served.
 func (s *Store) LimitReceiving(limit int64) { s.receiving = NewBudget(limit) }
 
-// Receiving is the Budget of bytes for requests that are being received, or have been and are being served, of both front ends.
+// Receiving is the Budget of bytes for requests that are being received, or have been and are being
+// served, of both front ends.
 func (s *Store) Receiving() *Budget { return s.receiving }
 
-// Connections is the Budget of clients' connections of both front ends: as many as may be open, but for what Redis, the journal and the log need.
-// Each connection takes 1 while it is open.
+// Connections is the Budget of clients' connections of both front ends: as many as may be open, but
+// for what Redis, the journal and the log need. Each connection takes 1 while it is open.
 func (s *Store) Connections() *Budget { return s.connections }
 
 // reserved is how many open files are not for clients.
 const reserved = 64
 
-// connectionsOf is how many clients a process that may have so many files open can have; 0 for no limit.
+// connectionsOf is how many clients a process that may have so many files open can have; 0 for no
+// limit.
 func connectionsOf(files int64) int64 { return files - min(reserved, files/2) }
 
 // Misses is how many keys Get and GetMulti were asked for that held nothing.
 func (s *Store) Misses() int64 { return s.misses.Load() }
 
-// Refused is how many calls had an error because Redis is away, or because the fallback directory is full or fails.
+// Refused is how many calls had an error because Redis is away, or because the fallback directory
+// is full or fails.
 func (s *Store) Refused() int64 { return s.refused.Load() }
 
 // noted counts err, if it is one that Refused is about, and returns it.
@@ -136,7 +144,8 @@ func (s *Store) turn(ctx context.Context) (end func(), err error) {
 	}
 }
 
-// Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if that is not known, ErrReserved, or ctx's.
+// Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if
+// that is not known, ErrReserved, or ctx's.
 func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 	if err := allowed(key); err != nil {
 		return Value{}, err
@@ -162,7 +171,8 @@ func valueOf(found aside.Found) Value {
 	return v
 }
 
-// GetMulti returns what keys hold; those that hold nothing are left out. It fails as a whole if one of them is not known.
+// GetMulti returns what keys hold; those that hold nothing are left out. It fails as a whole if one
+// of them is not known.
 func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, error) {
 	if err := allowed(keys...); err != nil {
 		return nil, err
@@ -188,8 +198,9 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 	return values, nil
 }
 
-// Set stores v.Data, with v.ContentType, under key for v.TTL, or without end for NoExpiry. nil means that Redis has it, or the disk, for
-// Redis. Errors are those of aside.Client.Set, and ErrReserved.
+// Set stores v.Data, with v.ContentType, under key for v.TTL, or without end for NoExpiry. nil
+// means that Redis has it, or the disk, for Redis. Errors are those of aside.Client.Set, and
+// ErrReserved.
 func (s *Store) Set(ctx context.Context, key string, v Value) error {
 	if err := allowed(key); err != nil {
 		return err
@@ -229,9 +240,10 @@ type Command struct {
 	Changed func(reply rueidis.RedisMessage) bool
 }
 
-// Do has Redis run a command that writes its key: EXPIRE, INCR, SET with NX. Writes of the key that wait for Redis are replayed first, and what
-// this process remembers of it is given up. A nil reply is no error. The error is ErrDegraded where Redis is away, what Redis has answered
-// (a *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
+// Do has Redis run a command that writes its key: EXPIRE, INCR, SET with NX. Writes of the key that
+// wait for Redis are replayed first, and what this process remembers of it is given up. A nil reply
+// is no error. The error is ErrDegraded where Redis is away, what Redis has answered (a
+// *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
 func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, error) {
 	if err := allowed(command.Key); err != nil {
 		return rueidis.RedisMessage{}, err
@@ -245,8 +257,8 @@ func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, 
 	})
 }
 
-// Ask has Redis run a command that only reads, on keys of one slot; none for SCAN. Errors are those of Do, but for an answer that did not come, which
-// is ErrDegraded.
+// Ask has Redis run a command that only reads, on keys of one slot; none for SCAN. Errors are those
+// of Do, but for an answer that did not come, which is ErrDegraded.
 func (s *Store) Ask(ctx context.Context, name string, keys []string, args ...string) (rueidis.RedisMessage, error) {
 	if err := allowed(keys...); err != nil {
 		return rueidis.RedisMessage{}, err
@@ -277,7 +289,8 @@ func (s *Store) run(ctx context.Context, keys []string, do func(ctx context.Cont
 	return reply, s.noted(degraded(err))
 }
 
-// Open reads a value that a command of Redis's own has returned; false if it is none, but a lock or a remembered absence.
+// Open reads a value that a command of Redis's own has returned; false if it is none, but a lock or
+// a remembered absence.
 func (s *Store) Open(stored string) (Value, bool) {
 	value, what := wire.Unpack(stored)
 	return open(value), what == wire.Value
@@ -300,7 +313,8 @@ func left(ttl time.Duration) time.Duration {
 	return ttl
 }
 
-// envelope stands before a value that has a content type, and before one that begins like that: envelope, type, newline, value.
+// envelope stands before a value that has a content type, and before one that begins like that:
+// envelope, type, newline, value.
 const envelope = "\x01aside-http:"
 
 func seal(data, contentType string) string {

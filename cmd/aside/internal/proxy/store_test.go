@@ -167,7 +167,8 @@ func TestADeadNodeCostsTheOthersKeysNothing(t *testing.T) {
 	require.LessOrEqual(t, s.Client().Stats().Outages, int64(1))
 }
 
-// One bound, one meaning: what is longer is none, in Redis, in memory, on disk and in what is shown.
+// One bound, one meaning: what is longer is none, in Redis, in memory, on disk and in what is
+// shown.
 func TestATTLOfAHundredYearsIsTheLongest(t *testing.T) {
 	server := redistest.Start(t)
 	fault := faultproxy.New(t, server.Addr())

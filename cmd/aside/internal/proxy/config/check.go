@@ -94,7 +94,7 @@ func Authorities(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// checkBind refuses to serve strangers who need not say who they are.
+// checkBind refuses to serve strangers that need not authenticate.
 func (l *loader) checkBind(c *Config, at func(...string) origin) {
 	s := &c.Service
 	if s.Bind == "" {
@@ -123,7 +123,7 @@ func (l *loader) checkBind(c *Config, at func(...string) origin) {
 	}
 }
 
-// Loopback says whether only this machine reaches an address.
+// Loopback reports whether only this machine reaches an address.
 func Loopback(bind string) bool {
 	addr, err := netip.ParseAddr(bind)
 	return bind == "localhost" || err == nil && addr.Unmap().IsLoopback()

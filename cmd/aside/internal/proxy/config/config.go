@@ -1,7 +1,9 @@
-// Package config is what `aside serve` can be told: in a YAML file, by environment variables and by flags, of which the later one wins.
-// There is one table of settings (settings.go), from which the three, their help and their reference in docs/PROXY.md are made.
+// Package config is what `aside serve` can be told: in a YAML file, by environment variables and by
+// flags, of which the later one wins. There is one table of settings (settings.go), from which the
+// three, their help and their reference in docs/PROXY.md are made.
 //
-// Load reports all that is wrong at once, each with where it stands and a remedy, and never quotes a secret.
+// Load reports all that is wrong at once, each with where it stands and a remedy, and never quotes
+// a secret.
 package config
 
 import (
@@ -32,7 +34,8 @@ type Redis struct {
 	Timeout  time.Duration
 }
 
-// RedisTLS are files: the authorities that may have signed Redis's certificate ("": those that this machine trusts), and what is shown to Redis.
+// RedisTLS are files: the authorities that may have signed Redis's certificate ("": those that this
+// machine trusts), and what is shown to Redis.
 type RedisTLS struct {
 	CA string
 	TLS
@@ -104,9 +107,10 @@ const Off Port = -1
 // NoDir is the fallback.dir that is no directory.
 const NoDir = "none"
 
-// StateDir is the fallback directory of those who name none: below the state directory of systemd's service or of the user, and one for each
-// Redis, as what waits for one Redis must never be replayed into another. where names that Redis: its addresses and database. "" if the
-// user has no home.
+// StateDir is the fallback directory of those who name none: below the state directory of systemd's
+// service or of the user, and one for each Redis, as what waits for one Redis must never be
+// replayed into another. where names that Redis: its addresses and database. "" if the user has no
+// home.
 func StateDir(getenv func(string) string, where string) string {
 	base := getenv("STATE_DIRECTORY") // of systemd; a list with colons if there are several
 	base, _, _ = strings.Cut(base, ":")
@@ -124,7 +128,8 @@ func StateDir(getenv func(string) string, where string) string {
 	return filepath.Join(base, folderName(where))
 }
 
-// folderName makes a name for a folder from anything: readable, and different for what is different.
+// folderName makes a name for a folder from anything: readable, and different for what is
+// different.
 func folderName(where string) string {
 	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' {

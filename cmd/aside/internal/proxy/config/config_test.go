@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
-// write makes a configuration file and returns its name, which is relative so that messages are the same everywhere.
+// write makes a configuration file and returns its name, which is relative so that messages are the
+// same everywhere.
 func write(t *testing.T, content string) string {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -216,7 +217,8 @@ func TestTLSTowardsRedisIsLookedAtBeforeItIsUsed(t *testing.T) {
 	require.ErrorContains(t, err, "redis.tls is set, and redis.url is not for TLS: let the url begin with rediss://, or leave redis.tls out")
 }
 
-// A relapse would put a password into a process list, or a default into the reference that is not the one that holds.
+// A relapse would put a password into a process list, or a default into the reference that is not
+// the one that holds.
 func TestTheTableOfSettingsIsSound(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range config.Settings() {

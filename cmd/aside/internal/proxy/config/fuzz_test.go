@@ -8,7 +8,8 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 )
 
-// Whatever stands in a file, it is read or refused, each problem with a place and a remedy, and a secret is never repeated.
+// Whatever stands in a file, it is read or refused, each problem with a place and a remedy, and a
+// secret is never repeated.
 func FuzzLoad(f *testing.F) {
 	for _, seed := range []string{
 		"", "---", "cache: {capacity: 1}", "redis:\n  addrs: [a, b]\n", "a: &a\n  b: *a\n", "log: !!binary x", "? [a]\n: b\n", "service: {token: hunter2-secret}",

@@ -53,8 +53,9 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Load reads the file, the environment and the flags, of which the later one wins. The error is Problems. Warnings are of environment
-// variables that look like settings and are none (they may be somebody else's), and of files that every user of the machine may read or change.
+// Load reads the file, the environment and the flags, of which the later one wins. The error is
+// Problems. Warnings are of environment variables that look like settings and are none (they may be
+// somebody else's), and of files that every user of the machine may read or change.
 func Load(from Sources) (c Config, warnings []string, err error) {
 	c = Default()
 	l := loader{from: from, byName: make(map[string]*Setting), set: make(map[string]origin), failed: make(map[string]bool), fromFile: make(map[string]bool)}
@@ -301,7 +302,8 @@ func (l *loader) readEnviron() (warnings []string) {
 	return warnings
 }
 
-// readSecrets reads the files that hold secrets. Whichever of the two settings comes from the higher layer holds.
+// readSecrets reads the files that hold secrets. Whichever of the two settings comes from the
+// higher layer holds.
 func (l *loader) readSecrets() {
 	for _, name := range l.names {
 		s := l.byName[name]

@@ -16,7 +16,8 @@ const (
 	othersEnter fs.FileMode = 0o001
 )
 
-// warnOfRights says which files with secrets, and whether the configuration, every user of the machine may read or change.
+// warnOfRights says which files with secrets, and whether the configuration, every user of the
+// machine may read or change.
 func (l *loader) warnOfRights() (warnings []string) {
 	warn := func(what, path string, secret bool) {
 		forbidden := othersWrite
@@ -42,8 +43,9 @@ func (l *loader) warnOfRights() (warnings []string) {
 	return warnings
 }
 
-// OthersMay says what of modes (othersRead, othersWrite) users who are neither the owner nor of the group may do with a file or directory: "read",
-// "write", "read and write"; "" for nothing, also where they cannot come to it, and where there are no such rights.
+// OthersMay says what of modes (othersRead, othersWrite) users who are neither the owner nor of the
+// group may do with a file or directory: "read", "write", "read and write"; "" for nothing, also
+// where they cannot come to it, and where there are no such rights.
 func OthersMay(path string, modes fs.FileMode) string {
 	if runtime.GOOS == "windows" {
 		return ""
@@ -53,7 +55,7 @@ func OthersMay(path string, modes fs.FileMode) string {
 		path, err = filepath.EvalSymlinks(path)
 	}
 	if err != nil {
-		return "" // who opens it says so
+		return "" // opening it reports that
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -77,7 +79,8 @@ func OthersMay(path string, modes fs.FileMode) string {
 	return strings.Join(may, " and ")
 }
 
-// WarnOfDirectory says that every user of the machine may change what is in a directory, or put another one in its place; "" if not.
+// WarnOfDirectory says that every user of the machine may change what is in a directory, or put
+// another one in its place; "" if not.
 func WarnOfDirectory(dir string) string {
 	const remedy = "a write that they put there is replayed into Redis: take that away with chmod o-w %s"
 	if OthersMay(dir, othersWrite) != "" {

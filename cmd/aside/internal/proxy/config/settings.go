@@ -32,7 +32,8 @@ func (s Setting) Env() string {
 	return "ASIDE_" + strings.ToUpper(strings.ReplaceAll(s.Name, ".", "_"))
 }
 
-// Flag is its flag without the dashes: its name with dashes, without "service.". "" for a secret, which every user of the machine could read there.
+// Flag is its flag without the dashes: its name with dashes, without "service.". "" for a secret,
+// which every user of the machine could read there.
 func (s Setting) Flag() string {
 	if s.Secret {
 		return ""
@@ -86,7 +87,7 @@ func (c *Config) settings() []Setting {
 			Help: "File with the certificate chain (PEM) that is shown to Redis (tls-auth-clients). Read again on SIGHUP."},
 		{Name: "redis.tls.key", value: path{text{&c.Redis.TLS.Key}, "file"}, Help: "File with its key (PEM)."},
 		{Name: "redis.timeout", Default: "250ms", value: duration{&c.Redis.Timeout, time.Millisecond, time.Minute, ""},
-			Help: "How long one question to Redis may take before the proxy goes on without it."},
+			Help: "How long one request to Redis may take before the proxy goes on without it."},
 
 		{Name: "cache.capacity", Default: "100000", value: number{&c.Cache.Capacity, 0, math.MaxInt32, "keys"},
 			Help: "Keys held in local memory; the least recently used goes first. 0 holds none."},
@@ -100,7 +101,7 @@ func (c *Config) settings() []Setting {
 				"What was written through this proxy meanwhile is served to its end. 0: until the key expires."},
 		{Name: "cache.keep_written", Default: "true", Bool: true, value: boolean{&c.Cache.KeepWritten},
 			Help: "Read what was written through this proxy back into local memory, so that it is there when Redis goes away. " +
-				"It costs one more question to Redis for each write. false: only what is read is held."},
+				"It costs one more request to Redis for each write. false: only what is read is held."},
 
 		{Name: "service.bind", Default: "127.0.0.1", value: text{&c.Service.Bind},
 			Help: "Address of the interface to serve. Any but loopback needs service.token and service.resp_password, or service.insecure."},
@@ -111,7 +112,7 @@ func (c *Config) settings() []Setting {
 		{Name: "service.token", Secret: true, value: text{&c.Service.Token},
 			Help: "What HTTP clients must send: Authorization: Bearer TOKEN. Read again on SIGHUP."},
 		{Name: "service.token_file", value: secret("service.token"), Help: "File that holds service.token, the bearer token of HTTP."},
-		{Name: "service.resp_password", Secret: true, value: text{&c.Service.RESPPassword}, Help: "What RESP clients must give to AUTH. Read again on SIGHUP; who has logged in stays so."},
+		{Name: "service.resp_password", Secret: true, value: text{&c.Service.RESPPassword}, Help: "What RESP clients must give to AUTH. Read again on SIGHUP; clients that have logged in stay so."},
 		{Name: "service.resp_password_file", value: secret("service.resp_password"), Help: "File that holds service.resp_password, the password of RESP."},
 		{Name: "service.tls.cert", value: path{text{&c.Service.TLS.Cert}, "file"},
 			Help: "File with the certificate chain (PEM): both ports then speak TLS. Read again on SIGHUP."},
@@ -152,8 +153,8 @@ func (c *Config) settings() []Setting {
 		{Name: "fallback.replay_rate", Default: "5000", value: number{&c.Fallback.ReplayRate, 0, math.MaxInt32, "records a second"},
 			Help: "How many writes a second are replayed when Redis is back, for each primary. 0: no limit."},
 		{Name: "fallback.stamp_ttl", Default: "24h", value: duration{&c.Fallback.StampTTL, time.Minute, 83 * time.Hour, ""},
-			Help: "How long Redis remembers who has written a key last, in some 170 bytes beside it (longer if its value lives longer). " +
-				"What was set, and waits for Redis for longer, is replayed as a delete. All who write to one Redis should have the same."},
+			Help: "How long Redis remembers the last writer of a key, in some 170 bytes beside it (longer if its value lives longer). " +
+				"What was set, and waits for Redis for longer, is replayed as a delete. All writers to one Redis should have the same."},
 
 		{Name: "log.path", value: path{text{&c.Log.Path}, "file"}, Help: "File for log lines. By default none."},
 		{Name: "log.stdout", Default: "true", Bool: true, value: boolean{&c.Log.Stdout}, Help: "Log to standard output, too."},

@@ -13,9 +13,10 @@ import (
 	"github.com/redaside/aside"
 )
 
-// What tools ask a server about itself.
+// Commands by which tools ask a server about itself.
 
-// redisVersion is the version of Redis whose replies and errors ours are. Clients choose by it what they may ask.
+// redisVersion is the version of Redis whose replies and errors ours are. Clients choose by it what
+// they may ask.
 const redisVersion = "7.0.0"
 
 func commandCommand(c *conn, args []string) {

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// The replies, in the client's version of the protocol. Those that are asked for most are written without the library's Fprintf.
+// The replies, in the client's version of the protocol. Those that are asked for most are written
+// without the library's Fprintf.
 
 func (c *conn) ok() { _, _ = c.w.WriteString("+OK\r\n") }
 
@@ -45,8 +46,8 @@ func (c *conn) strings(all []string) {
 	}
 }
 
-// error writes an error reply: a word in upper case, and a text, which may hold what a client has sent. The library's WriteError would change
-// what is no UTF-8.
+// error writes an error reply: a word in upper case, and a text, which may hold what a client has
+// sent. The library's WriteError would change what is no UTF-8.
 func (c *conn) error(text string) {
 	c.failed = true
 	_ = c.w.WriteByte('-')

@@ -102,7 +102,8 @@ func intern(word []byte) (string, bool) {
 	return name, ok
 }
 
-// unknownCommand is what Redis says, with at most 128 bytes of each, and of each what C's strings hold.
+// unknownCommand is what Redis says, with at most 128 bytes of each, and of each what C's strings
+// hold.
 func unknownCommand(args []string) string {
 	const most = 128
 	var b strings.Builder

@@ -132,14 +132,16 @@ func (c *conn) wait() error {
 	if err := c.limitReads(); err != nil {
 		return err
 	}
-	// After the deadline was set: wake stores the flag before it sets its own, so that either we see the flag, or its deadline stands.
+	// After the deadline was set: wake stores the flag before it sets its own, so that either we
+	// see the flag, or its deadline stands.
 	if c.server.draining.Load() {
 		return errDraining
 	}
 	return nil
 }
 
-// limitReads sets the deadline of reads: no connection is for ever before its login, and no request takes for ever to arrive.
+// limitReads sets the deadline of reads: no connection is for ever before its login, and no request
+// takes for ever to arrive.
 func (c *conn) limitReads() error {
 	var deadline time.Time
 	idle := c.server.options.IdleTimeout
@@ -174,8 +176,8 @@ func (c *conn) late(err error) bool {
 // wake ends a wait for the client. Safe for concurrent use.
 func (c *conn) wake() { _ = c.net.SetReadDeadline(time.Unix(1, 0)) }
 
-// linger reads on for a moment, so that the error reaches a client that is still sending: a connection that is closed with something
-// unread is reset, and what was sent before is lost.
+// linger reads on for a moment, so that the error reaches a client that is still sending: a
+// connection that is closed with something unread is reset, and what was sent before is lost.
 func (c *conn) linger() {
 	half, ok := c.net.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil || c.server.draining.Load() {

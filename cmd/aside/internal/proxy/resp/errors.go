@@ -19,7 +19,8 @@ const (
 
 var errPanicked = errors.New("resp: a command panicked")
 
-// describeError is the error reply for what the Store has returned; see the package comment. wrote: it may have changed something.
+// describeError is the error reply for what the Store has returned; see the package comment. wrote:
+// it may have changed something.
 func (c *conn) describeError(err error, wrote bool) string {
 	var refused *rueidis.RedisError
 	switch {
@@ -67,14 +68,15 @@ func (c *conn) describeError(err error, wrote bool) string {
 func (c *conn) fail(err error)      { c.error(c.describeError(err, false)) }
 func (c *conn) failWrite(err error) { c.error(c.describeError(err, true)) }
 
-// isWrongType says that a key holds no string. Before Redis 7 a script's error begins with where in the script it was.
+// isWrongType says that a key holds no string. Before Redis 7 a script's error begins with where in
+// the script it was.
 func isWrongType(err error) bool {
 	var refused *rueidis.RedisError
 	return errors.As(err, &refused) && strings.Contains(refused.Error(), wrongType)
 }
 
-// withoutScript takes off what Redis says of the script in which a command was refused: clients have sent none. Redis 7 says it behind the
-// error, those before it ahead of it.
+// withoutScript takes off what Redis says of the script in which a command was refused: clients
+// have sent none. Redis 7 says it behind the error, those before it ahead of it.
 func withoutScript(text string) string {
 	if before, _, ok := strings.Cut(text, " script: "); ok && strings.Contains(text, ", on @user_script") {
 		return before

@@ -11,14 +11,15 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// What gives a value another end, or takes it away.
+// Commands that change or remove a ttl.
 
 // scriptSet sets a value under conditions.
 //
 //	ARGV  three for scriptClean; the value; NX, XX or nothing; 1 if the old value is asked for; KEEPTTL, a ttl in ms (0: it has passed),
 //	      "@" and an end in ms since 1970, or nothing
 //
-// It returns the old value if that is asked for, else OK; nil if there is none, or the condition is not met.
+// It returns the old value if that is asked for, else OK; nil if there is none, or the condition is
+// not met.
 const scriptSet = scriptClean + `
 local old = false
 if ARGV[6] == '1' then
@@ -55,8 +56,9 @@ if ARGV[6] == '1' then
 end
 return done`
 
-// scriptGetAnd returns the value, or nil, and gives it the end that ARGV[4] says: 0 deletes it, PERSIST takes its end away, "@" and a number
-// is an end in ms since 1970, anything else a ttl in ms.
+// scriptGetAnd returns the value, or nil, and gives it the end that ARGV[4] says: 0 deletes it,
+// PERSIST takes its end away, "@" and a number is an end in ms since 1970, anything else a ttl in
+// ms.
 const scriptGetAnd = scriptClean + `
 local value = redis.pcall('GET', KEYS[1])
 if type(value) ~= 'string' then
@@ -73,8 +75,9 @@ else
 end
 return value`
 
-// scriptExpire gives the key a ttl of ARGV[4] ms under the conditions of which ARGV[5] has the letters: N, only if it has none; X, only if it
-// has one; G, only if that is shorter; L, only if that is longer. No ttl is the longest. It returns whether it did.
+// scriptExpire gives the key a ttl of ARGV[4] ms under the conditions of which ARGV[5] has the
+// letters: N, only if it has none; X, only if it has one; G, only if that is shorter; L, only if
+// that is longer. No ttl is the longest. It returns whether it did.
 const scriptExpire = scriptClean + `
 local left = redis.call('PTTL', KEYS[1])
 if left == -2 then
@@ -124,7 +127,8 @@ func (c *conn) setIf(key, value string, o setOptions, ttl time.Duration) {
 	}
 }
 
-// endArg is an end as the scripts take it: an absolute one as it is, so that it does not move by how long Redis takes.
+// endArg is an end as the scripts take it: an absolute one as it is, so that it does not move by
+// how long Redis takes.
 func endArg(unit, amount string, ttl time.Duration) string {
 	n, _ := number(amount) // endOf has read it
 	switch {
@@ -137,7 +141,8 @@ func endArg(unit, amount string, ttl time.Duration) string {
 	return inMillis(ttl)
 }
 
-// putAt sets a value with an absolute end. Where Redis cannot be asked now, put keeps it, with that end.
+// putAt sets a value with an absolute end. Where Redis cannot be asked now, put keeps it, with that
+// end.
 func (c *conn) putAt(key, value string, o setOptions, ttl time.Duration) {
 	_, err := c.cleaning(scriptSet, key, ifAnything, c.server.store.Pack(value), "", "0", endArg(o.unit, o.amount, ttl))
 	switch {

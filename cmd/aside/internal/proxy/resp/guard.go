@@ -16,8 +16,10 @@ import (
 //	*2\r\n $3\r\n GET\r\n $3\r\n key\r\n        (without the spaces)
 //	GET key\r\n
 //
-// What is not ends the connection with the words that Redis has for it. What is too large is read away, a buffer at a time, and answered with an error;
-// what is larger than Redis itself would take ends the connection. A length is a claim: memory is taken for what has arrived, and at most as much again.
+// Bytes that are not end the connection, with Redis's own error. A request that is too large is
+// read away, a buffer at a time, and answered with an error; what is larger than Redis itself would
+// take ends the connection. A length is a claim: memory is taken for what has arrived, and at most
+// as much again.
 const (
 	maxLine      = 64 << 10 // of an inline command, and of a line that says a length; as Redis
 	maxArgs      = 1 << 20
@@ -30,7 +32,7 @@ const (
 	mostBulk    = 512 << 20 // bytes of a string; as Redis
 	mostRequest = 1 << 30   // bytes of a request; as Redis
 
-	strangerArgs  = 10       // of who has yet to log in; as Redis
+	strangerArgs  = 10       // of a client that has yet to log in; as Redis
 	strangerBytes = 16 << 10 // likewise
 )
 
@@ -65,8 +67,9 @@ type guard struct {
 	refusal string // the request was read away, and this is the answer; "": it is there
 }
 
-// next returns the next request that is not empty; it is the caller's until the next call. Of one that was refused there is its name at most. The error is a protocolError, or the
-// source's; io.ErrUnexpectedEOF if it has ended amid a request.
+// next returns the next request that is not empty; it is the caller's until the next call. Of one
+// that was refused there is its name at most. The error is a protocolError, or the source's;
+// io.ErrUnexpectedEOF if it has ended amid a request.
 func (g *guard) next() ([]string, error) {
 	clear(g.args)
 	if cap(g.args) > keptArgs {
@@ -173,7 +176,8 @@ func (g *guard) inline() error {
 	if g.args = args; len(args) == 0 {
 		return nil
 	}
-	// A browser was made to send this (an HTTP request), and would go on with what the page wants us to do.
+	// A browser was made to send this (an HTTP request), and would go on with what the page wants
+	// us to do.
 	if strings.EqualFold(args[0], "POST") || strings.EqualFold(args[0], "Host:") {
 		return protocolError("this is not an HTTP server")
 	}
@@ -183,7 +187,8 @@ func (g *guard) inline() error {
 	return nil
 }
 
-// line returns the bytes up to the end of the line, without it; they are in buf, and gone with the next read.
+// line returns the bytes up to the end of the line, without it; they are in buf, and gone with the
+// next read.
 func (g *guard) line(tooLong string) ([]byte, error) {
 	for looked := 0; ; {
 		if i := bytes.IndexByte(g.buf[g.r+looked:g.w], '\n'); i >= 0 {
@@ -261,7 +266,7 @@ func (g *guard) endOfBulk() error {
 			return err
 		}
 	}
-	// Redis does not look. Who is wrong about a length here would have us take a value's content for commands.
+	// Redis does not look. With a wrong length we would take a value's content for commands.
 	if g.buf[g.r] != '\r' || g.buf[g.r+1] != '\n' {
 		return protocolError("expected the end of a line after a bulk string")
 	}

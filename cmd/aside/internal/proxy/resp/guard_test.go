@@ -160,8 +160,8 @@ func (c *chunked) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// However bytes arrive, the same requests are read of them; each is within the limits, and, said in the protocol's own way, is read
-// again as it was.
+// However bytes arrive, the same requests are read of them; each is within the limits, and, said in
+// the protocol's own way, is read again as it was.
 func FuzzGuard(f *testing.F) {
 	for _, seed := range []string{
 		"*1\r\n$4\r\nPING\r\n", "*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING\r\n", "*0\r\n*-1\r\n", "*1\r\n$-1\r\n",

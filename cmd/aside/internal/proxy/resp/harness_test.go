@@ -27,13 +27,15 @@ const patience = 20 * time.Second
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// newStore makes a Store that may start without Redis, and that waits for it as long as a machine may need that has much else to do.
+// newStore makes a Store that may start without Redis, and that waits for it as long as a machine
+// may need that has much else to do.
 func newStore(t testing.TB, addr, dir string) (*proxy.Store, *aside.Client) {
 	t.Helper()
 	return newHastyStore(t, addr, dir, func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 5*time.Second, time.Minute })
 }
 
-// newHastyStore waits for Redis no longer than the library does by default, for tests in which it does not answer.
+// newHastyStore waits for Redis no longer than the library does by default, for tests in which it
+// does not answer.
 func newHastyStore(t testing.TB, addr, dir string, change ...func(*aside.Options)) (*proxy.Store, *aside.Client) {
 	t.Helper()
 	o := aside.Options{

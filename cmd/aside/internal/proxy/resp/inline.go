@@ -1,8 +1,8 @@
 package resp
 
-// splitInline appends to args the words of a line, as Redis does (sdssplitargs): words are separated by white space; in "…" stand
-// \n \r \t \b \a \xHH and \ before any other byte; in '…' only \'. A closing quote ends the word. false if a quote is not closed, or
-// something follows it.
+// splitInline appends to args the words of a line, as Redis does (sdssplitargs): words are
+// separated by white space; in "…" stand \n \r \t \b \a \xHH and \ before any other byte; in '…'
+// only \'. A closing quote ends the word. false if a quote is not closed, or something follows it.
 func splitInline(line []byte, args []string) ([]string, bool) {
 	for i := 0; ; {
 		for i < len(line) && isSpace(line[i]) {

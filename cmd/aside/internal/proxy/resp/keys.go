@@ -8,7 +8,7 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// What lists keys. The library's own, beside the data, are nobody's business.
+// Commands that list keys. They hide the library's own.
 
 // one answers an error and returns false where a single server's answer is not everything.
 func (c *conn) one(command string) bool {
@@ -20,7 +20,8 @@ func (c *conn) one(command string) bool {
 	return true
 }
 
-// page asks Redis for some keys. While writes wait to be replayed it does not know them all, nor those that are gone.
+// page asks Redis for some keys. While writes wait to be replayed it does not know them all, nor
+// those that are gone.
 func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 	if pending := c.server.store.Client().Stats().Pending; pending > 0 {
 		return "", nil, fmt.Errorf("%w: %d writes wait to be replayed into Redis, so it cannot list the keys yet", proxy.ErrDegraded, pending)
@@ -62,7 +63,8 @@ func scan(c *conn, args []string) {
 	c.strings(found)
 }
 
-// each calls f with pages until there are no more. KEYS would hold up Redis, and with it everybody, until it has seen all keys.
+// each calls f with pages until there are no more. KEYS would hold up Redis, and with it everybody,
+// until it has seen all keys.
 func (c *conn) each(f func(found []string), args ...string) error {
 	for cursor := "0"; ; {
 		next, found, err := c.page(append([]string{cursor, "COUNT", "1000"}, args...)...)

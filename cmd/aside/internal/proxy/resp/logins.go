@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// logins keeps account of refused ones: each is answered late, few are answered on one connection, and a client is named in the log once a
-// minute. A right password is never delayed: a service that has an old one must not lock out its neighbours. Safe for concurrent use.
+// logins keeps account of refused ones: each is answered late, few are answered on one connection,
+// and a client is named in the log once a minute. A right password is never delayed: a service that
+// has an old one must not lock out its neighbours. Safe for concurrent use.
 type logins struct {
 	mu      sync.Mutex
 	clients map[string]*refusedLogins // by address; at most mostClients; guarded by mu
@@ -26,7 +27,8 @@ const (
 	loginsQuiet = time.Minute // between two lines about one client
 )
 
-// refused takes note of a refused login. log: it is time to say so, and so many were refused since that was said last.
+// refused takes note of a refused login. log: it is time to say so, and so many were refused since
+// that was said last.
 func (l *logins) refused(client net.Addr, now time.Time) (host string, count int, log bool) {
 	host = client.String()
 	if alone, _, err := net.SplitHostPort(host); err == nil {

@@ -36,7 +36,7 @@ func TestAStrangerHasTenSecondsWhateverItSends(t *testing.T) {
 			require.NoError(t, s.Close())
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // who has been logged in has as long again
+	synctest.Test(t, func(t *testing.T) { // a client that has been logged in has as long again
 		s := New(proxy.NewStore(nil, 0), Options{Password: "s3cret", Logger: quiet})
 		ours, theirs := net.Pipe()
 		s.accept(ours)
@@ -61,7 +61,7 @@ func TestGuessesOfPasswordsAreFewAndLateAndSaid(t *testing.T) {
 		ours, theirs := net.Pipe()
 		s.accept(ours)
 		began := time.Now()
-		go func() { // ends with the connection; all at once, as one does who guesses
+		go func() { // ends with the connection; all at once, as a guesser does
 			_, _ = io.WriteString(theirs, strings.Repeat(encoded("AUTH", "guess")+encoded("HELLO", "3", "AUTH", "default", "guess"), 1000))
 		}()
 		replies, _ := io.ReadAll(theirs)
@@ -116,7 +116,8 @@ func TestAClientThatGuessesIsNamedOnceAMinute(t *testing.T) {
 	}
 }
 
-// The stamps decide what a replay may write: who could set them could undo others' writes.
+// The stamps decide what a replay may write: a client that could set them could undo others'
+// writes.
 func TestTheLibrarysOwnKeysAreNobodyElses(t *testing.T) {
 	server := redistest.Start(t)
 	store, _ := newStore(t, server.Addr(), "")

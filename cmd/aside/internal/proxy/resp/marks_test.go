@@ -9,7 +9,8 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// What another library leaves in a key while it loads it is no value, and a client's own value that looks like it is one, for commands of Redis's own, too.
+// What another library leaves in a key while it loads it is no value, and a client's own value that
+// looks like it is one, for commands of Redis's own, too.
 func TestMarksOfOtherLibrariesAreNotChangedAsValues(t *testing.T) {
 	w := newTwins(t, "3")
 	for _, prefix := range wire.PeerPrefixes() {

@@ -11,23 +11,26 @@ import (
 
 // Options says how a Server behaves. The zero value is usable. It is copied by New.
 type Options struct {
-	// Password is what AUTH and HELLO … AUTH must give, as the user "default" or without a user. Defaults to none: everybody is let in.
-	// See Server.SetPassword.
+	// Password is what AUTH and HELLO … AUTH must give, as the user "default" or without a user.
+	// Defaults to none: everybody is let in. See Server.SetPassword.
 	Password string
 
-	// MaxValueBytes is the longest string that a client may send. A longer one is read away and answered with an error; beyond 512 MiB it ends
-	// the connection. Defaults to 8 MiB.
+	// MaxValueBytes is the longest string that a client may send. A longer one is read away and
+	// answered with an error; beyond 512 MiB it ends the connection. Defaults to 8 MiB.
 	MaxValueBytes int
 
 	// MaxKeyBytes is the longest key. Defaults to 1 KiB.
 	MaxKeyBytes int
 
-	// MaxRequestBytes is how much one request may hold in sum, 16 bytes for each of its strings included; and how much of a pipeline is read ahead
-	// of replies that its client does not take yet. A larger request is read away and answered with an error; beyond 1 GiB it ends the connection.
-	// Defaults to 64 MiB, or twice MaxValueBytes where that is more. All connections together hold what the Store's Receiving says.
+	// MaxRequestBytes is how much one request may hold in sum, 16 bytes for each of its strings
+	// included; and how much of a pipeline is read ahead of replies that its client does not take
+	// yet. A larger request is read away and answered with an error; beyond 1 GiB it ends the
+	// connection. Defaults to 64 MiB, or twice MaxValueBytes where that is more. All connections
+	// together hold what the Store's Receiving says.
 	MaxRequestBytes int
 
-	// MaxConnections is how many clients are served at once; the next is told so and sent away. Defaults to 20,000.
+	// MaxConnections is how many clients are served at once; the next is told so and sent away.
+	// Defaults to 20,000.
 	MaxConnections int
 
 	// IdleTimeout ends connections that send nothing for so long. Defaults to 0: never.
@@ -36,24 +39,28 @@ type Options struct {
 	// RequestTimeout is how long one command may take. Defaults to 5 seconds.
 	RequestTimeout time.Duration
 
-	// ReceiveTimeout is how long a request that has begun may take to arrive, before its connection is ended. Defaults to 30 seconds.
+	// ReceiveTimeout is how long a request that has begun may take to arrive, before its connection
+	// is ended. Defaults to 30 seconds.
 	ReceiveTimeout time.Duration
 
-	// WriteTimeout ends the connections of clients that take less than 16 KiB of what they are sent in so long, and send nothing either.
-	// Defaults to 30 seconds.
+	// WriteTimeout ends the connections of clients that take less than 16 KiB of what they are sent
+	// in so long, and send nothing either. Defaults to 30 seconds.
 	WriteTimeout time.Duration
 
 	// TLS, if there is one, is what connections are encrypted by. Defaults to none.
 	TLS *tls.Config
 
-	// Logger is told of panics, and of listeners that fail; never a key's or value's content. Defaults to slog.Default().
+	// Logger is told of panics, and of listeners that fail; never a key's or value's content.
+	// Defaults to slog.Default().
 	Logger *slog.Logger
 
-	// DB is the number of the database that the Store's Redis client has selected: the one that SELECT accepts. Defaults to 0.
+	// DB is the number of the database that the Store's Redis client has selected: the one that
+	// SELECT accepts. Defaults to 0.
 	DB int
 
-	// Observe is told of each command: its name in upper case ("UNKNOWN" for those that are not served), how long it took, and
-	// whether it was answered by an error. It is called on the connections' goroutines, by many at once. Defaults to none.
+	// Observe is told of each command: its name in upper case ("UNKNOWN" for those that are not
+	// served), how long it took, and whether it was answered by an error. It is called on the
+	// connections' goroutines, by many at once. Defaults to none.
 	Observe func(command string, took time.Duration, failed bool)
 }
 
@@ -69,7 +76,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Validate reports every setting that cannot be right, at once; nil if there is none. New panics where it does not.
+// Validate reports every setting that cannot be right, at once; nil if there is none. New panics
+// where it does not.
 func (o Options) Validate() error {
 	var errs []error
 	for _, n := range []struct {

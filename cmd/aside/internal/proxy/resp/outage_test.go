@@ -143,7 +143,8 @@ func TestTheTimeForOneCommandIsBounded(t *testing.T) {
 	require.Equal(t, ":2", first.reply())
 }
 
-// A value that HTTP has put has a content type. What changes it here goes on as if it had none, and keeps it.
+// A value that HTTP has put has a content type. What changes it here goes on as if it had none, and
+// keeps it.
 func TestAContentTypeSurvivesAppendAndIncr(t *testing.T) {
 	server := redistest.Start(t)
 	store, _ := newStore(t, server.Addr(), "")
@@ -177,7 +178,8 @@ func TestAContentTypeSurvivesAppendAndIncr(t *testing.T) {
 	require.Empty(t, v.ContentType, "what is set here has none")
 }
 
-// What the library keeps in a key while nobody knows its value, or that there is none, is nothing to others.
+// What the library keeps in a key while nobody knows its value, or that there is none, is nothing
+// to others.
 func TestMarkersOfTheLibraryAreNoValues(t *testing.T) {
 	server := redistest.Start(t)
 	store, _ := newStore(t, server.Addr(), "")
@@ -242,7 +244,8 @@ func TestAClusterIsNotListed(t *testing.T) {
 	}
 }
 
-// What has changed nothing leaves no stamp, or what another proxy has acknowledged while it was cut off would look older than it.
+// What has changed nothing leaves no stamp, or what another proxy has acknowledged while it was cut
+// off would look older than it.
 func TestWhatChangesNothingLeavesNoStamp(t *testing.T) {
 	server := redistest.Start(t)
 	store, _ := newStore(t, server.Addr(), t.TempDir())
@@ -279,13 +282,14 @@ func TestKeysAreNotListedBeforeTheReplayIsOver(t *testing.T) {
 	for _, text := range []string{"DBSIZE", "KEYS *", "SCAN 0"} {
 		require.Contains(t, p.do(line(text)...), "-ASIDEDEGRADED", text)
 	}
-	for i := range 5 { // who asks for a key has it replayed
+	for i := range 5 { // a read of a key replays it
 		require.Equal(t, "$v", p.do("GET", fmt.Sprint("k", i)))
 	}
 	require.Equal(t, ":5", p.do("DBSIZE"))
 }
 
-// Not only what was read: a cache that has just written a value has it, until nobody can tell any more whether it is still right.
+// Not only what was read: a cache that has just written a value has it, until nobody can tell any
+// more whether it is still right.
 func TestWhatWasWrittenWhileRedisWasWellIsServedWhenItDies(t *testing.T) {
 	server := redistest.Start(t)
 	const degradedTTL = 3 * time.Second

@@ -9,7 +9,7 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// What reads values, from memory where they are there.
+// Commands that read values, from memory where they are there.
 
 // fits answers an error and returns false if one of keys is too long, or the library's own.
 func (c *conn) fits(keys ...string) bool {
@@ -26,7 +26,8 @@ func (c *conn) fits(keys ...string) bool {
 	return true
 }
 
-// value returns what key holds. If it is nothing, or not known, that has been answered: by absent, or as an error.
+// value returns what key holds. If it is nothing, or not known, that has been answered: by absent,
+// or as an error.
 func (c *conn) value(key string, absent func()) (proxy.Value, bool) {
 	if !c.fits(key) {
 		return proxy.Value{}, false

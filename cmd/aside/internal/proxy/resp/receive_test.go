@@ -172,7 +172,8 @@ func TestARequestThatHasBegunMustArriveInTime(t *testing.T) {
 	eventually(t, "they are gone", func() bool { return s.Stats().Connected == 1 })
 }
 
-// Most clients' pipelines are sent as a whole before the first reply is read. A relapse waits for the client to read, which waits for us to read.
+// Most clients' pipelines are sent as a whole before the first reply is read. A relapse waits for
+// the client to read, which waits for us to read.
 func TestAPipelineOfAnySizeIsAnsweredThoughItsClientReadsLate(t *testing.T) {
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
 	const commands = 200_000
@@ -197,7 +198,7 @@ func TestAPipelineOfAnySizeIsAnsweredThoughItsClientReadsLate(t *testing.T) {
 	}
 }
 
-// How much is read ahead has an end, and so has the patience with who never reads.
+// How much is read ahead has an end, and so has the patience with a client that never reads.
 func TestWhoNeverReadsCostsABoundedAmount(t *testing.T) {
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
 	s, addr := serve(t, store, Options{WriteTimeout: time.Second, MaxRequestBytes: 1 << 20, MaxValueBytes: 1 << 20})
@@ -261,7 +262,8 @@ func TestClientsLeaveDescriptorsForOthers(t *testing.T) {
 	eventually(t, "its place is free", func() bool { return budget.Used() == 1 })
 }
 
-// The read side alone, with a connection whose writes never end: whatever order things happen in, nothing that was sent is lost or turned round.
+// The read side alone, with a connection whose writes never end: whatever order things happen in,
+// nothing that was sent is lost or turned round.
 func TestWhatWasReadAheadIsReadInOrder(t *testing.T) {
 	for round := range 20 {
 		ours, theirs := net.Pipe()

@@ -6,13 +6,15 @@ import (
 	"unsafe"
 )
 
-// heldBack is how much of a connection's replies is held back at most, until there is nothing more to read or the client has taken it.
+// heldBack is how much of a connection's replies is held back at most, until there is nothing more
+// to read or the client has taken it.
 const heldBack = 16 << 10
 
 var chunks = sync.Pool{New: func() any { return new([heldBack]byte) }}
 
-// replies is what the Peer of a connection writes to. It has memory only while it holds something back, so that idle connections cost
-// none; and once the client does not take what it is sent, it drops all. Belongs to the goroutine of its connection.
+// replies is what the Peer of a connection writes to. It has memory only while it holds something
+// back, so that idle connections cost none; and once the client does not take what it is sent, it
+// drops all. Belongs to the goroutine of its connection.
 type replies struct {
 	conn net.Conn
 
@@ -36,7 +38,7 @@ func (r *replies) Write(p []byte) (int, error) {
 			r.flush()
 		}
 	}
-	return size, nil // bufio would hold an error for ever; who looks is the connection
+	return size, nil // bufio would hold an error for ever; the connection looks for it
 }
 
 // WriteString is Write without a copy of s.

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// request is the context of one command. What is answered from memory never asks for Done, so the timer is made by who does.
-// Safe for concurrent use.
+// request is the context of one command. What is answered from memory never asks for Done, so the
+// timer is made by who does. Safe for concurrent use.
 type request struct {
 	server   context.Context //nolint:containedctx // it is one
 	deadline time.Time
@@ -48,7 +48,8 @@ func (r *request) Err() error {
 	return r.server.Err()
 }
 
-// Value is the made context's where there is one, so that contexts that derive from this one find what to hang on to.
+// Value is the made context's where there is one, so that contexts that derive from this one find
+// what to hang on to.
 func (r *request) Value(key any) any {
 	r.mu.Lock()
 	made := r.real
@@ -59,7 +60,8 @@ func (r *request) Value(key any) any {
 	return r.server.Value(key)
 }
 
-// end ends the context. again says that nobody has asked for Done, as everybody does who keeps a context: it may begin anew.
+// end ends the context. again says that nobody has asked for Done, as everybody does who keeps a
+// context: it may begin anew.
 func (r *request) end() (again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -39,7 +39,8 @@ func TestAPipelineIsAnsweredInOrder(t *testing.T) {
 	}
 }
 
-// Every write of the server's is counted: a relapse would be one for each reply, or, worse, a reply that waits for what comes after it.
+// Every write of the server's is counted: a relapse would be one for each reply, or, worse, a reply
+// that waits for what comes after it.
 func TestRepliesOfAPipelineAreSentTogetherAndNeverKept(t *testing.T) {
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
 	s := New(store, Options{Logger: quiet})
@@ -66,7 +67,8 @@ func TestRepliesOfAPipelineAreSentTogetherAndNeverKept(t *testing.T) {
 		require.Equal(t, "$hello", p.reply())
 	}
 
-	// What is held back is bounded: before a pipeline's end is there, its beginning has been answered.
+	// What is held back is bounded: before a pipeline's end is there, its beginning has been
+	// answered.
 	p.send(encoded("SET", "big", strings.Repeat("x", 5000)))
 	require.Equal(t, "+OK", p.reply())
 	counted.writes.Store(0)
@@ -102,7 +104,8 @@ func tcpPair(t testing.TB) (server, client net.Conn) {
 	return server, client
 }
 
-// Who takes nothing of his replies holds up nobody else, costs a bounded amount, and is gone after WriteTimeout.
+// A client that reads none of its replies delays no other, costs a bounded amount, and is gone
+// after WriteTimeout.
 func TestSlowReadersHoldUpNobody(t *testing.T) {
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
 	s, addr := serve(t, store, Options{WriteTimeout: 400 * time.Millisecond})

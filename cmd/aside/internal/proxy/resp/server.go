@@ -55,7 +55,8 @@ type Stats struct {
 	Panics         int64 // of commands; their callers got an error
 }
 
-// New returns a Server for store, which stays the caller's. It panics if options.Validate finds something.
+// New returns a Server for store, which stays the caller's. It panics if options.Validate finds
+// something.
 func New(store *proxy.Store, options Options) *Server {
 	if err := options.Validate(); err != nil {
 		panic(err)
@@ -83,11 +84,12 @@ func New(store *proxy.Store, options Options) *Server {
 	return s
 }
 
-// SetPassword makes password what AUTH must give from now on; "" lets everybody in. As in Redis, who has logged in stays so.
+// SetPassword makes password what AUTH must give from now on; "" lets everybody in. As in Redis,
+// clients that have logged in stay so.
 func (s *Server) SetPassword(password string) { s.password.Store(&password) }
 
-// Serve accepts connections of ln until Shutdown or Close, then returns nil; ln is closed. It may be called for several listeners at once. An
-// error is of ln, and final.
+// Serve accepts connections of ln until Shutdown or Close, then returns nil; ln is closed. It may
+// be called for several listeners at once. An error is of ln, and final.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	s.mu.Lock()
@@ -123,7 +125,8 @@ func (s *Server) Serve(ln net.Listener) error {
 	}
 }
 
-// isTemporary asks for what net/http asks for; the method is deprecated because nobody knows what else it might mean.
+// isTemporary asks for what net/http asks for; the method is deprecated because nobody knows what
+// else it might mean.
 func isTemporary(err error) bool {
 	var temporary interface{ Temporary() bool }
 	return errors.As(err, &temporary) && temporary.Temporary()
@@ -164,8 +167,9 @@ func (s *Server) accept(nc net.Conn) {
 	}()
 }
 
-// Shutdown accepts no more connections, answers the requests that have been read, and closes the connections. What is not answered when ctx
-// ends is cut off, and ctx's error returned. When it returns, no goroutine of the Server is left but callers of Serve about to return.
+// Shutdown accepts no more connections, answers the requests that have been read, and closes the
+// connections. What is not answered when ctx ends is cut off, and ctx's error returned. When it
+// returns, no goroutine of the Server is left but callers of Serve about to return.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	s.mu.Lock()

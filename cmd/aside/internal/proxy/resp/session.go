@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// What is about the connection itself.
+// Commands about the connection itself.
 
 const (
 	noAuth      = "NOAUTH Authentication required."
@@ -85,7 +85,8 @@ func auth(c *conn, args []string) {
 	c.ok()
 }
 
-// login says whether somebody may come in. Without a password everybody may, if he is called right, as in Redis.
+// login reports whether a client may come in. Without a password every client may, if it gives the
+// right user, as in Redis.
 func (c *conn) login(user, password string) bool {
 	needed := *c.server.password.Load()
 	// Of equal length, so that the time that it takes says nothing.
@@ -98,7 +99,8 @@ func (c *conn) login(user, password string) bool {
 	return true
 }
 
-// setStranger says whether the client has yet to log in. Its time for that begins when it had: a stranger's RESET gives it no more.
+// setStranger notes whether the client has yet to log in. Its time for that begins when it had: a
+// stranger's RESET gives it no more.
 func (c *conn) setStranger(yes bool) {
 	if yes && !c.stranger {
 		c.strange = time.Now()
@@ -226,7 +228,7 @@ func client(c *conn, args []string) {
 	case "HELP":
 		c.help("CLIENT", "GETNAME", "GETREDIR", "ID", "INFO", "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <id> [...]]", "NO-EVICT (ON|OFF)", "NO-TOUCH (ON|OFF)",
 			"REPLY (ON|OFF|SKIP)", "SETINFO (LIB-NAME|LIB-VER) <value>", "SETNAME <name>", "TRACKINGINFO")
-	case "SETINFO": // who writes the library's name down has no use for it here
+	case "SETINFO": // the name of a client's library is of no use here
 		switch strings.ToUpper(args[1]) {
 		case "LIB-NAME", "LIB-VER":
 			c.ok()
@@ -259,7 +261,8 @@ func (c *conn) help(command string, subcommands ...string) {
 	c.simple("    Of Redis's own these are served here.")
 }
 
-// describe is a line of CLIENT LIST: Redis's fields, as programs look for them by name; what cannot be said is 0. Safe for concurrent use.
+// describe is a line of CLIENT LIST: Redis's fields, as programs look for them by name; what cannot
+// be said is 0. Safe for concurrent use.
 func (c *conn) describe() string {
 	name, command, version := "", "NULL", 2
 	if given := c.name.Load(); given != nil {

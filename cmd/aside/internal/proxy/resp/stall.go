@@ -11,19 +11,22 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// A client may send a whole pipeline before it reads the first reply. Once the kernel's buffers are full, it waits for us to read and we wait for it:
+// A client may send a whole pipeline before it reads the first reply. Once the kernel's buffers are
+// full, it waits for us to read and we wait for it:
 //
 //	client: 100,000 more GETs →  | full |   ← proxy: the replies to the first 50,000
 //
-// So when a write stalls, the connection's requests are read ahead until the client has sent all of them and begins to read. Requests are what is
-// held then, not replies: they are shorter, and how much of them is held is bounded.
+// So when a write stalls, the connection's requests are read ahead until the client has sent all of
+// them and begins to read. Requests are what is held then, not replies: they are shorter, and how
+// much of them is held is bounded.
 
 const (
 	stallsAfter = 250 * time.Millisecond // a write that takes longer may wait for a client that sends
 	aheadChunk  = 64 << 10
 )
 
-// outgoing is the write side of a connection, below TLS. Its Write belongs to one goroutine at a time.
+// outgoing is the write side of a connection, below TLS. Its Write belongs to one goroutine at a
+// time.
 type outgoing struct {
 	net.Conn
 	timeout time.Duration // for each Write, from when the client was last heard
@@ -167,7 +170,7 @@ func (i *intake) run() {
 		last := len(i.chunks) - 1
 		i.chunks[last] = append(i.chunks[last], buf[:n]...)
 		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) { // who waits for the client next has a deadline of his own
+			if !errors.Is(err, os.ErrDeadlineExceeded) { // the next wait for the client has a deadline of its own
 				i.err = err
 			}
 			i.ahead = false
@@ -183,7 +186,7 @@ func (i *intake) run() {
 	}
 }
 
-// tidyLocked tells who waits, and gives up a chunk that is empty and will stay so.
+// tidyLocked wakes the waiters, and drops a chunk that is empty and will stay so.
 func (i *intake) tidyLocked() {
 	if last := len(i.chunks) - 1; last >= 0 && !i.ahead && len(i.chunks[last]) == 0 {
 		i.chunks = i.chunks[:last]

@@ -2,8 +2,8 @@ package resp
 
 import "strings"
 
-// Commands that are not served, and what becomes of those that follow them. A client that pipelines has sent these already: they must not
-// mean something else than they would have.
+// Commands that are not served, and what becomes of those that follow them. A client that pipelines
+// has sent these already: they must not mean something else than they would have.
 //
 //	MULTI refused             what follows was to be done at EXEC, or never. It is refused until EXEC, DISCARD or RESET.
 //	SELECT refused            what follows was meant for another database. It is refused until a SELECT that is not, or RESET (see selectDB).

@@ -13,7 +13,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// say sends commands to a connection of its own, all at once or one by one, and returns their replies. Each must have one.
+// say sends commands to a connection of its own, all at once or one by one, and returns their
+// replies. Each must have one.
 func say(t testing.TB, addr, protocol string, pipelined bool, commands ...string) []string {
 	t.Helper()
 	p := dial(t, addr)
@@ -157,7 +158,8 @@ func TestNothingIsDoneWithTheDataAfterARefusedSELECT(t *testing.T) {
 	require.Equal(t, "1", server.Do("GET", "a"))
 }
 
-// Whoever turns replies off counts those that come. A relapse would have him take one command's reply for another's.
+// Whoever turns replies off counts those that come. A relapse would have him take one command's
+// reply for another's.
 func TestRepliesAreTurnedOffAsInRedis(t *testing.T) {
 	for _, protocol := range []string{"2", "3"} {
 		w := newTwins(t, protocol)
@@ -208,7 +210,8 @@ func TestCommandsThatRedisRefusesTooAreRefusedInItsWords(t *testing.T) {
 		} {
 			w.same(line(text)...)
 		}
-		// Redis without pub/sub and MONITOR cannot be had to compare with; what follows is meant as it stands.
+		// Redis without pub/sub and MONITOR cannot be had to compare with; what follows is meant as
+		// it stands.
 		for _, text := range []string{"SUBSCRIBE a", "PSUBSCRIBE a", "SSUBSCRIBE a", "UNSUBSCRIBE", "MONITOR", "WATCH x", "CLIENT TRACKING ON", "CLIENT CACHING YES"} {
 			require.Contains(t, w.proxy.do(line(text)...), "-ERR", text)
 			w.same("INCR", "x")

@@ -12,17 +12,20 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// What reads and writes in one step is done by Redis alone, through scripts: a command of Redis's own would take a lock or a remembered
-// absence for a value, and the library's longest ttl for one. What Redis 6.0 does not know yet (expire.go) is spelled out for it.
+// Commands that read and write in one step are done by Redis alone, through scripts: a command of
+// Redis's own would take a lock or a remembered absence for a value, and the library's longest ttl
+// for one. What Redis 6.0 does not know yet (expire.go) is spelled out for it.
 
 // scriptUpdate runs a command on a key.
 //
 //	KEYS  the key
 //	ARGV  what the library's own begins with; what a value that looks like it begins with; the longest ttl in ms; kind; command…
 //
-// It returns the command's reply or error. kind "number": the value instead, as a Lua number holds 53 bits.
+// It returns the command's reply or error. kind "number": the value instead, as a Lua number holds
+// 53 bits.
 //
-// Running it twice runs the command twice: who asks is told ASIDEUNKNOWN rather than that it is tried again.
+// Running it twice runs the command twice: the client is told ASIDEUNKNOWN, and nothing is tried
+// again.
 const scriptUpdate = scriptClean + `
 local reply = redis.pcall(unpack(ARGV, 5))
 if ARGV[4] == 'number' and type(reply) ~= 'table' then
@@ -30,8 +33,9 @@ if ARGV[4] == 'number' and type(reply) ~= 'table' then
 end
 return reply`
 
-// scriptClean makes the key what it is taken for: no key where it holds no value, without end where that is too far to be one. What other libraries leave
-// in a key while they load it is told as package wire tells it.
+// scriptClean makes the key what it is taken for: no key where it holds no value, without end where
+// that is too far to be one. What other libraries leave in a key while they load it is told as
+// package wire tells it.
 const scriptClean = `
 local function idOf(s)
 	for _, prefix in ipairs({'rueidisid:', 'valkeyid:', '__redcache:lock:'}) do
@@ -57,8 +61,8 @@ if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[3]) then
 	redis.call('PERSIST', KEYS[1])
 end`
 
-// scriptAppend appends ARGV[4] to a value that stays at most ARGV[5] bytes long. What is stored for a short value depends on what it begins
-// with, so that is left to the caller. It returns
+// scriptAppend appends ARGV[4] to a value that stays at most ARGV[5] bytes long. What is stored for
+// a short value depends on what it begins with, so that is left to the caller. It returns
 //
 //	{length, beginning}  of what is stored now; the beginning only where it may be a header
 //	{-1, what is stored} nothing was done, as that is short; nil if there is nothing
@@ -83,8 +87,8 @@ if first == '\0' or first == '\1' then
 end
 return {length, ''}`
 
-// scriptSwap stores ARGV[3] for ARGV[2], or, if ARGV[1] is "0", for nothing. It returns 1 if it did; again, it would not, unless the value
-// was changed back.
+// scriptSwap stores ARGV[3] for ARGV[2], or, if ARGV[1] is "0", for nothing. It returns 1 if it
+// did; again, it would not, unless the value was changed back.
 const scriptSwap = `
 local now = redis.call('GET', KEYS[1])
 if ARGV[1] == '0' and now == false or ARGV[1] == '1' and now == ARGV[2] then
@@ -93,7 +97,7 @@ if ARGV[1] == '0' and now == false or ARGV[1] == '1' and now == ARGV[2] then
 end
 return 0`
 
-// swaps is how often a swap is tried against others who change the same short value.
+// swaps is how often a swap is tried against others that change the same short value.
 const swaps = 100
 
 var errContended = errors.New("resp: too many others change the key")
@@ -168,8 +172,8 @@ func decrby(c *conn, args []string) {
 	}
 }
 
-// add runs INCR or the like. Where Redis finds no number the reason may be that the value was put by HTTP and has a content type before it: that
-// is kept.
+// add runs INCR or the like. Where Redis finds no number the reason may be that the value was put
+// by HTTP and has a content type before it: that is kept.
 func (c *conn) add(key string, by int64, command ...string) {
 	if !c.fits(key) {
 		return
@@ -257,7 +261,8 @@ func appendTo(c *conn, args []string) {
 	c.failWrite(errContended)
 }
 
-// repacked is what is to be stored for data instead of stored, which was v: with v's content type, if it had one.
+// repacked is what is to be stored for data instead of stored, which was v: with v's content type,
+// if it had one.
 func (c *conn) repacked(stored string, v proxy.Value, data string) string {
 	if v.ContentType == "" {
 		return c.server.store.Pack(data)

@@ -14,7 +14,7 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// What writes without reading: done by Redis, or by the disk, for Redis.
+// Commands that write without reading: done by Redis, or by the disk, for Redis.
 
 // setOptions is what stands behind SET key value.
 type setOptions struct {
@@ -23,7 +23,8 @@ type setOptions struct {
 	amount               string // of the unit
 }
 
-// parseSet reads the options as Redis 7 does: which exclude each other, and that the last of two alike counts.
+// parseSet reads the options as Redis 7 does: which exclude each other, and that the last of two
+// alike counts.
 func parseSet(args []string) (o setOptions, ok bool) {
 	for i := 0; i < len(args); i++ {
 		switch option := strings.ToUpper(args[i]); option {
@@ -119,7 +120,8 @@ func (c *conn) expiry(name, unit, amount string) (time.Duration, bool) {
 	return ttl, wrong == ""
 }
 
-// endOf reads the end of a value: the ttl, NoExpiry if it is too long to be one, 0 if it has passed. wrong: the error reply if it cannot be one.
+// endOf reads the end of a value: the ttl, NoExpiry if it is too long to be one, 0 if it has
+// passed. wrong: the error reply if it cannot be one.
 func endOf(name, unit, amount string) (ttl time.Duration, wrong string) {
 	n, ok := number(amount)
 	if !ok {
@@ -214,7 +216,8 @@ func del(c *conn, args []string) {
 	c.int(n)
 }
 
-// countHeld counts which of keys are there, once each; while Redis is away, those of which that is known.
+// countHeld counts which of keys are there, once each; while Redis is away, those of which that is
+// known.
 func (c *conn) countHeld(keys []string) (int64, error) {
 	values, err := c.values(keys)
 	if err == nil {

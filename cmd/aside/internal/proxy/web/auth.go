@@ -14,7 +14,8 @@ import (
 // cookieName is the cookie that opens the status page.
 const cookieName = "aside_page"
 
-// auth knows the token. What a caller has is compared by hashes of equal length, so that the time it takes tells nothing. Immutable.
+// auth knows the token. What a caller has is compared by hashes of equal length, so that the time
+// it takes tells nothing. Immutable.
 type auth struct {
 	token  [sha256.Size]byte
 	cookie string
@@ -34,13 +35,14 @@ func (a *auth) is(token string) bool {
 	return subtle.ConstantTimeCompare(hash[:], a.token[:]) == 1
 }
 
-// bearer says whether the request has the token in its header.
+// bearer reports whether the request has the token in its header.
 func (a *auth) bearer(r *http.Request) bool {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	return ok && strings.EqualFold(scheme, "Bearer") && a.is(strings.TrimSpace(token))
 }
 
-// page says whether the request has the token, or the cookie that stands for it on the page and its events.
+// page reports whether the request has the token, or the cookie that stands for it on the page and
+// its events.
 func (a *auth) page(r *http.Request) bool {
 	if a.bearer(r) {
 		return true
@@ -53,9 +55,10 @@ func (a *auth) page(r *http.Request) bool {
 	return false
 }
 
-// ourHost refuses names under which a page of somebody else may have found us: its owner lets the name point to 127.0.0.1, and the browser
-// takes us for the page's own server (DNS rebinding). Where there is no token, and we are asked by loopback, only names of loopback
-// will do. The health checks say nothing that anybody would want.
+// ourHost refuses names under which a page of somebody else may have found us: its owner lets the
+// name point to 127.0.0.1, and the browser takes us for the page's own server (DNS rebinding).
+// Where there is no token, and we are asked by loopback, only names of loopback will do. The health
+// checks say nothing that anybody would want.
 func (x *exchange) ourHost() bool {
 	local, ok := x.r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if x.auth != nil || !ok || !local.IP.IsLoopback() {

@@ -112,5 +112,5 @@ func TestAPageOfSomebodyElseCannotPoseAsOurs(t *testing.T) {
 	f = newFront(t, setup{web: Options{Token: token}})
 	isProblem(t, get("/get?key=k", "evil.example"), problemUnauthorized)
 	r := f.raw("GET /metrics HTTP/1.1\r\nHost: cache.example\r\nAuthorization: Bearer " + token + "\r\nConnection: close\r\n\r\n")
-	require.Equal(t, http.StatusOK, r.StatusCode, "who has the token may call us as he likes")
+	require.Equal(t, http.StatusOK, r.StatusCode, "a client with the token may use any name for us")
 }

@@ -21,7 +21,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The page in a real browser. With ASIDE_SCREENSHOTS=DIR each mode leaves pictures there, for somebody to look at.
+// The page in a real browser. With ASIDE_SCREENSHOTS=DIR each mode leaves pictures there, for
+// somebody to look at.
 
 // browser is one tab of a headless Chromium.
 type browser struct {
@@ -128,7 +129,8 @@ var views = []struct {
 	mobile        bool
 }{{"desktop", 1280, 900, false}, {"phone", 390, 844, true}}
 
-// unreadable lists texts whose contrast to what is behind them is less than WCAG AA asks for: 4.5, or 3 for large ones.
+// unreadable lists texts whose contrast to what is behind them is less than WCAG AA asks for: 4.5,
+// or 3 for large ones.
 const unreadable = `(() => {
 	const parse = color => { const [r, g, b, a = 1] = color.match(/[\d.]+/g).map(Number); return {r, g, b, a}; };
 	const linear = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
@@ -151,7 +153,8 @@ const unreadable = `(() => {
 	return bad;
 })()`
 
-// inspect looks at the page as it is now in each view, light and dark: it fits, it can be read, and there is a picture of it for who wants one.
+// inspect looks at the page as it is now in each view, light and dark: it fits, it can be read, and
+// there is a picture of it if one is wanted.
 func (b *browser) inspect(name string) {
 	b.t.Helper()
 	for _, view := range views {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// etag is a strong entity tag of a value's bytes and its content type, if it has one: the same in all processes and for ever, so that it
-// outlives a restart.
+// etag is a strong entity tag of a value's bytes and its content type, if it has one: the same in
+// all processes and for ever, so that it outlives a restart.
 func etag(data, contentType string) string {
 	digest := sha256.New()
 	var piece [4096]byte // []byte(data) would be a copy of all of it
@@ -37,7 +37,8 @@ func conditional(h http.Header, names ...string) string {
 	return ""
 }
 
-// matches says whether a list of entity tags, as in If-None-Match, has tag. weakly: a W/ before it makes no difference.
+// matches reports whether a list of entity tags, as in If-None-Match, has tag. weakly: a W/ before
+// it makes no difference.
 func matches(lists []string, tag string, weakly bool) bool {
 	for _, list := range lists {
 		list = strings.TrimSpace(list)

@@ -12,8 +12,9 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// conns are the connections of clients. There are Options.MaxConnections at most, and no more than the open files of the process allow, of which the
-// other front end keeps a quarter. One more takes the place of one that rests; where none does it is told so and closed. Safe for concurrent use.
+// conns are the connections of clients. There are Options.MaxConnections at most, and no more than
+// the open files of the process allow, of which the other front end keeps a quarter. One more takes
+// the place of one that rests; where none does it is told so and closed. Safe for concurrent use.
 type conns struct {
 	budget *proxy.Budget // immutable, as is max; shared with the other front end
 	max    int
@@ -34,11 +35,12 @@ type conn struct {
 	once  sync.Once    // gives up the place
 }
 
-// firstGrace is how long a client may take for its first request before its place may be somebody else's.
+// firstGrace is how long a client may take for its first request before its place may be somebody
+// else's.
 const firstGrace = time.Second
 
-// ShareOfFiles is how many connections one of the two front ends may have: most, and no more than three quarters of budget, so that neither keeps the other
-// from being asked.
+// ShareOfFiles is how many connections one of the two front ends may have: most, and no more than
+// three quarters of budget, so that neither keeps the other from being asked.
 func ShareOfFiles(budget *proxy.Budget, most int) int {
 	if files := budget.Limit(); files > 0 {
 		most = int(min(int64(most), max(files-files/4, 1)))
@@ -51,7 +53,8 @@ func newConns(budget *proxy.Budget, most int) *conns {
 	return &conns{budget: budget, max: most, open: make(map[*conn]struct{})}
 }
 
-// Limit returns ln with the limit on connections; HTTPServer's server has to serve it, by TLS or not.
+// Limit returns ln with the limit on connections; HTTPServer's server has to serve it, by TLS or
+// not.
 func (s *Server) Limit(ln net.Listener) net.Listener { return &limited{ln, s} }
 
 type limited struct {
@@ -74,7 +77,7 @@ func (l *limited) Accept() (net.Conn, error) {
 	}
 }
 
-// refuse says why. Who expects TLS sees that it is none.
+// refuse says why. A client that expects TLS sees that it is none.
 func refuse(c net.Conn) {
 	_ = c.SetDeadline(time.Now().Add(100 * time.Millisecond)) // it fits into what the kernel buffers for a new connection
 	_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain\r\nContent-Length: 74\r\n\r\n"+
@@ -142,7 +145,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite is what net/http does before it closes a connection on which there is more than it has read: else the client would lose the answer.
+// CloseWrite is what net/http does before it closes a connection on which there is more than it has
+// read: else the client would lose the answer.
 func (c *conn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()

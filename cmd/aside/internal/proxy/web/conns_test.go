@@ -39,7 +39,7 @@ func awaitClosed(t testing.TB, conn net.Conn) {
 	}
 }
 
-// Who keeps connections and asks nothing must not keep others from asking: the one that has rested longest goes.
+// Idle connections must not keep others from asking: the one that has rested longest goes.
 func TestConnectionsThatRestGiveWay(t *testing.T) {
 	f := newFront(t, setup{web: Options{MaxConnections: 5}})
 	var resting []net.Conn
@@ -118,7 +118,8 @@ func TestWhereNoneRestsTheNextIsRefused(t *testing.T) {
 	require.Contains(t, string(text), "service.max_http_connections")
 	require.Zero(t, f.server.conns.displaced.Load())
 	require.Equal(t, http.StatusNoContent, ask(t, sending[0], "v"))
-	// The answer arrives before the server notes that the connection rests. Until then another client is refused.
+	// The answer arrives before the server notes that the connection rests. Until then another
+	// client is refused.
 	eventually(t, "its connection rests", func() bool { return f.server.conns.resting() == 1 })
 	f.put("k", "w")
 }

@@ -15,8 +15,9 @@ const (
 	viewerPatience = 5 * time.Second // for one event to be taken
 )
 
-// hub tells all viewers the same: it makes one snapshot, in one piece of bytes, for however many there are, and none for none. A viewer that has not
-// taken the event before the last is dropped; its browser connects again when it can. Safe for concurrent use.
+// hub tells all viewers the same: it makes one snapshot, in one piece of bytes, for however many
+// there are, and none for none. A viewer that has not taken the event before the last is dropped;
+// its browser connects again when it can. Safe for concurrent use.
 type hub struct {
 	snapshot func() status // immutable, as are the next ones
 	tick     func()        // each second, whoever looks
@@ -127,7 +128,8 @@ func eventOf(st status) []byte {
 	return event.Bytes()
 }
 
-// serveEvents sends a snapshot at once, then one every second and after each change of mode, until the viewer leaves or Close.
+// serveEvents sends a snapshot at once, then one every second and after each change of mode, until
+// the viewer leaves or Close.
 func (x *exchange) serveEvents() {
 	if x.auth != nil && !x.auth.page(x.r) {
 		x.unauthorized()
@@ -169,10 +171,11 @@ func (x *exchange) serveEvents() {
 	}
 }
 
-// send writes an event and says whether the viewer has taken it.
+// send writes an event and reports whether the viewer has taken it.
 func (x *exchange) send(event []byte) bool {
 	control := http.NewResponseController(x.w)
-	// In place of http.Server.WriteTimeout, which is for all of an answer. Not every http.ResponseWriter can; then that one holds.
+	// In place of http.Server.WriteTimeout, which is for all of an answer. Not every
+	// http.ResponseWriter can; then that one holds.
 	_ = control.SetWriteDeadline(time.Now().Add(viewerPatience))
 	if _, err := x.w.Write(event); err != nil {
 		return false

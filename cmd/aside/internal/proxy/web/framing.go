@@ -7,14 +7,17 @@ import (
 	"strings"
 )
 
-// framed refuses a body whose length is not known, and has the connection closed after the answer where it is not beyond doubt at which byte the next
-// request begins: a proxy on the way may see another one there than we do (request smuggling). net/http has refused what it says is wrong (several
-// lengths, codings but chunked), and leaves these to us without a trace of the headers that it has ignored:
+// framed refuses a body whose length is not known, and has the connection closed after the answer
+// where it is not beyond doubt at which byte the next request begins: a proxy on the way may see
+// another one there than we do (request smuggling). net/http has refused what it says is wrong
+// (several lengths, codings but chunked), and leaves these to us without a trace of the headers
+// that it has ignored:
 //
 //	Transfer-Encoding and Content-Length      it goes by the former; RFC 9112, 6.3: close the connection
 //	Transfer-Encoding in HTTP/1.0             it ignores it: without Content-Length there is no body, with it the body is of that length
 //
-// So a connection ends after a chunked body, announced by both or not, and after each request of HTTP/1.0.
+// So a connection ends after a chunked body, announced by both or not, and after each request of
+// HTTP/1.0.
 func (x *exchange) framed() bool {
 	r := x.r
 	if r.ProtoMajor > 1 {
@@ -31,7 +34,8 @@ func (x *exchange) framed() bool {
 	return true
 }
 
-// wholeAndPlain refuses a PUT whose body is not the value itself, or of which nobody can say what it is.
+// wholeAndPlain refuses a PUT whose body is not the value itself, or of which nobody can say what
+// it is.
 func (x *exchange) wholeAndPlain() bool {
 	h := x.r.Header
 	if _, ok := h["Content-Range"]; ok {

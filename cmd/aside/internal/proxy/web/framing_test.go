@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// answers sends text on a connection of its own, says that nothing more comes if over, and reads all answers until the connection is closed.
+// answers sends text on a connection of its own, says that nothing more comes if over, and reads
+// all answers until the connection is closed.
 func (f *front) answers(text string, over bool) (all []reply) {
 	f.t.Helper()
 	conn := f.dial()

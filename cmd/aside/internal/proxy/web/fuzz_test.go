@@ -22,8 +22,9 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// Whatever net/http takes for a request is answered: what a PUT has stored is what the next GET returns, an error is a problem with its type, and
-// nothing panics. Redis is away, so that a fuzzer needs no server; the directory is real.
+// Whatever net/http takes for a request is answered: what a PUT has stored is what the next GET
+// returns, an error is a problem with its type, and nothing panics. Redis is away, so that a fuzzer
+// needs no server; the directory is real.
 func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
 		"GET /get?key=a HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -24,11 +24,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// rueidis sleeps for a second before it looks at a topology again that it could not read, closed or not.
+	// rueidis sleeps for a second before it looks at a topology again that it could not read,
+	// closed or not.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
 }
 
-// patience bounds every wait of a test for something that has to happen. It proves nothing about speed.
+// patience bounds every wait of a test for something that has to happen. It proves nothing about
+// speed.
 const patience = 20 * time.Second
 
 var quiet = slog.New(slog.DiscardHandler)

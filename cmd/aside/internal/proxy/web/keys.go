@@ -58,7 +58,7 @@ func (x *exchange) do(command string, serve func(ctx context.Context)) {
 	serve(ctx)
 }
 
-// work runs one question to the Store when it is its turn.
+// work runs one request to the Store when it is its turn.
 func (x *exchange) work(ctx context.Context, ask func() error) error {
 	if err := x.turns.enter(ctx); err != nil {
 		return fmt.Errorf("%w: %w", proxy.ErrConcurrency, err)
@@ -157,7 +157,8 @@ var (
 	valuesPolicy = []string{"default-src 'none'; sandbox"}
 )
 
-// read answers GET and HEAD. It sets headers by their canonical names and without an allocation for each: this is the hot path.
+// read answers GET and HEAD. It sets headers by their canonical names and without an allocation for
+// each: this is the hot path.
 func (x *exchange) read(ctx context.Context, key string) {
 	var v proxy.Value
 	err := x.work(ctx, func() (err error) {
@@ -215,8 +216,8 @@ func cacheStatus(v proxy.Value) string {
 func (x *exchange) writable() bool {
 	h := x.r.Header
 	if name := conditional(h, "If-Match", "If-None-Match", "If-Unmodified-Since", "If-Modified-Since"); name != "" {
-		// Redis would have to compare and write at once, and while it is away nobody can: an answer that holds in one mode
-		// only is worse than none.
+		// Redis would have to compare and write at once, and while it is away nobody can: an answer
+		// that holds in one mode only is worse than none.
 		x.fail(problem{problemConditional, name + ": is not supported with " + x.r.Method +
 			"; leave it out, or lock in Redis itself (SET with NX through the RESP port)"})
 		return false
@@ -259,8 +260,9 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 	x.written()
 }
 
-// keptType is the content type that is kept with a value: none where it says no more than that there are bytes, or what curl --data says of whatever it
-// sends. Then the value stands in Redis as it is, for others to read.
+// keptType is the content type that is kept with a value: none where it says no more than that
+// there are bytes, or what curl --data says of whatever it sends. Then the value stands in Redis as
+// it is, for others to read.
 func keptType(contentType string) string {
 	media, parameters, err := mime.ParseMediaType(contentType)
 	if err != nil {
@@ -307,7 +309,8 @@ func (x *exchange) body(ctx context.Context, limit int, remedy string) (string, 
 	}
 	defer x.bodies.leave()
 	if deadline, ok := ctx.Deadline(); ok {
-		// Else one who sends a byte now and then would keep the place; not every http.ResponseWriter can.
+		// Otherwise a client that sends a byte now and then would keep the place; not every
+		// http.ResponseWriter can.
 		_ = http.NewResponseController(x.w).SetReadDeadline(deadline)
 	}
 	data, err := x.receive(http.MaxBytesReader(x.w, x.r.Body, int64(limit)), announced, limit)
@@ -337,8 +340,8 @@ func (x *exchange) noRoom() {
 	x.fail(problem{problemBusy, fmt.Sprintf("body: %v (%d bytes); try again, or raise service.max_receiving_bytes", errNoRoom, x.store.Receiving().Limit())})
 }
 
-// receive reads a body to its end, or returns what has arrived. Room is taken as it arrives, not on a Content-Length's word, and is held until the
-// exchange ends. body has no more than limit.
+// receive reads a body to its end, or returns what has arrived. Room is taken as it arrives, not on
+// a Content-Length's word, and is held until the exchange ends. body has no more than limit.
 func (x *exchange) receive(body io.Reader, announced int64, limit int) (string, error) {
 	var data []byte
 	var ended [1]byte // to be told of the end without room for more
@@ -371,7 +374,8 @@ func (x *exchange) receive(body io.Reader, announced int64, limit int) (string, 
 	}
 }
 
-// asText is data, which nobody changes any more, as a string: without a copy, where there is not much behind it that nobody needs.
+// asText is data, which nobody changes any more, as a string: without a copy, where there is not
+// much behind it that nobody needs.
 func asText(data []byte) string {
 	if len(data) == 0 || cap(data)-len(data) > len(data)/8 {
 		return string(data)

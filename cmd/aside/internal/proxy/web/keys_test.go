@@ -328,7 +328,8 @@ func TestAnAgeIsInWholeSeconds(t *testing.T) {
 	require.Equal(t, "aside; hit; detail=none; ttl=0", cacheStatus(proxy.Value{TTL: 999 * time.Millisecond}))
 }
 
-// Services that read Redis themselves find the value and nothing else, unless its type says something.
+// Services that read Redis themselves find the value and nothing else, unless its type says
+// something.
 func TestAValueWithoutATypeStandsInRedisAsItIs(t *testing.T) {
 	f := newFront(t, setup{})
 	for contentType, kept := range map[string]bool{

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// lazyContext is context.WithDeadline for who mostly does not wait: a value from memory is returned without anybody asking for Done, and
-// then there need be no timer, and nothing for the parent to remember.
+// lazyContext is context.WithDeadline for who mostly does not wait: a value from memory is returned
+// without anybody asking for Done, and then there need be no timer, and nothing for the parent to
+// remember.
 type lazyContext struct {
 	parent   context.Context // immutable, as is deadline; has none of its own that is sooner
 	deadline time.Time

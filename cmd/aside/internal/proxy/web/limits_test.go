@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dripping is a connection on which a request is sent that never ends, and that reads to its end what comes back.
+// dripping is a connection on which a request is sent that never ends, and that reads to its end
+// what comes back.
 func (f *front) dripping(beginning string) (answer <-chan string) {
 	f.t.Helper()
 	conn := f.dial()

@@ -17,7 +17,8 @@ import (
 	"github.com/redaside/aside"
 )
 
-// metrics are what /metrics and the page tell of requests. Keys are in no label. Safe for concurrent use.
+// metrics are what /metrics and the page tell of requests. Keys are in no label. Safe for
+// concurrent use.
 type metrics struct {
 	handler  http.Handler // immutable, as are the next ones
 	registry *prometheus.Registry
@@ -34,14 +35,15 @@ type commandSeries struct {
 	ok, failed series
 }
 
-// series is looked up in its vector when it is first used, so that what nobody calls is not exported.
+// series is looked up in its vector when it is first used, so that what nobody calls is not
+// exported.
 type series struct {
 	once     sync.Once
 	observer prometheus.Observer
 }
 
-// respCommands are those with series of their own. What else clients send is counted as "other": else they could make as many series
-// as they like.
+// respCommands are those with series of their own. What else clients send is counted as "other":
+// else they could make as many series as they like.
 var respCommands = strings.Fields(`append auth client command dbsize decr decrby del echo exists expire expireat get getdel getex hello incr incrby info
 	keys mget mset persist pexpire pexpireat ping psetex pttl quit scan select set setex setnx strlen ttl type unlink`)
 

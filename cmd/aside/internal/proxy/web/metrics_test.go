@@ -26,7 +26,8 @@ func (f *front) scrape() map[string]*dto.MetricFamily {
 	return families
 }
 
-// metric is the value of a counter or gauge, or the count of a histogram, with these labels: name, value, name, value.
+// metric is the value of a counter or gauge, or the count of a histogram, with these labels: name,
+// value, name, value.
 func (f *front) metric(name string, labels ...string) float64 {
 	f.t.Helper()
 	family := f.scrape()[name]

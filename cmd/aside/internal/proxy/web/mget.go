@@ -18,8 +18,8 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// manyRequest is the body of POST /v1/mget. With Encoding "base64" (standard, padded) its keys are encoded, and so are those of the answer: JSON
-// has no other way to say a key that is not UTF-8.
+// manyRequest is the body of POST /v1/mget. With Encoding "base64" (standard, padded) its keys are
+// encoded, and so are those of the answer: JSON has no other way to say a key that is not UTF-8.
 type manyRequest struct {
 	Keys     []string `json:"keys"`
 	Encoding string   `json:"encoding"` // "utf8", the default, or "base64"
@@ -36,7 +36,8 @@ type manyValue struct {
 	Age         int64    `json:"age"`  // seconds
 }
 
-// serveMget answers {"values": {key: …}, "missing": [key, …]}, each key as it was given, in the order in which they were.
+// serveMget answers {"values": {key: …}, "missing": [key, …]}, each key as it was given, in the
+// order in which they were.
 func (x *exchange) serveMget(ctx context.Context) {
 	if !x.allow(http.MethodPost) {
 		return
@@ -72,7 +73,8 @@ func (x *exchange) serveMget(ctx context.Context) {
 	_ = out.Flush() // the reader has gone
 }
 
-// writeMany writes the answer value by value: encoded, all of them would be in memory a second time.
+// writeMany writes the answer value by value: encoded, all of them would be in memory a second
+// time.
 func writeMany(out *bufio.Writer, given, keys []string, encoding string, found map[string]proxy.Value) {
 	_, _ = out.WriteString(`{"encoding":` + strconv.Quote(encoding) + `,"values":{`)
 	now := time.Now()
@@ -173,7 +175,7 @@ func (x *exchange) keysOf(body []byte) (given, keys []string, encoding string, e
 	return given, keys, request.Encoding, nil
 }
 
-// hasLoneSurrogate says whether a \u escape of JSON is half a pair.
+// hasLoneSurrogate reports whether a \u escape of JSON is half a pair.
 func hasLoneSurrogate(text []byte) bool {
 	surrogate := func(at int) uint64 { // the code unit of the escape at text[at], if it is a surrogate; else 0
 		if at+6 > len(text) || text[at] != '\\' || text[at+1] != 'u' {

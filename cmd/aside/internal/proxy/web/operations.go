@@ -46,7 +46,8 @@ type readiness struct {
 	Pending int        `json:"pending"` // writes that wait for Redis
 }
 
-// serveReady says whether to send requests here. While Redis is away: yes, that is what a fallback is for.
+// serveReady reports whether requests should be sent here. While Redis is away: yes, that is what a
+// fallback is for.
 func (x *exchange) serveReady() {
 	if !x.allow(http.MethodGet, http.MethodHead) {
 		return
@@ -66,7 +67,7 @@ func (x *exchange) serveReady() {
 	x.sendJSON(status, body)
 }
 
-// serveMetrics shows numbers to who may see the page, which has a link to them.
+// serveMetrics shows numbers to viewers that may see the page, which has a link to them.
 func (x *exchange) serveMetrics() {
 	if x.auth != nil && !x.auth.page(x.r) {
 		x.unauthorized()
@@ -78,7 +79,8 @@ func (x *exchange) serveMetrics() {
 	}
 }
 
-// serveProfile is what importing net/http/pprof would add to http.DefaultServeMux, which nobody serves here.
+// serveProfile is what importing net/http/pprof would add to http.DefaultServeMux, which nobody
+// serves here.
 func (x *exchange) serveProfile() {
 	if !x.authorized() {
 		return

@@ -53,7 +53,8 @@ func newDocument(html string) document {
 	}
 }
 
-// servePage shows the status page to who has the token or its cookie, and else asks for it.
+// servePage shows the status page to viewers that have the token or its cookie, and asks others for
+// it.
 func (x *exchange) servePage() {
 	if x.auth == nil {
 		if x.allow(http.MethodGet, http.MethodHead) {

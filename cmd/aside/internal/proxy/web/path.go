@@ -9,8 +9,8 @@ import (
 
 const keysPrefix = "/v1/keys/"
 
-// KeyPath is the path of key: /v1/keys/ and the key, percent-encoded so that no client and no server on the way can take it for something
-// else: slashes and dots are encoded, too.
+// KeyPath is the path of key: /v1/keys/ and the key, percent-encoded so that no client and no
+// server on the way can take it for something else: slashes and dots are encoded, too.
 func KeyPath(key string) string {
 	// PathEscape leaves dots as they are, and "." and ".." are segments that are resolved.
 	return keysPrefix + strings.ReplaceAll(url.PathEscape(key), ".", "%2E")
@@ -45,7 +45,8 @@ func keyOfQuery(raw string) (string, error) {
 	return key, nil
 }
 
-// queryFields reads a query in which only known fields may be, each once: a misspelt ttl must not mean none.
+// queryFields reads a query in which only known fields may be, each once: a misspelt ttl must not
+// mean none.
 func queryFields(raw string, known ...string) (map[string]string, error) {
 	if raw == "" {
 		return nil, nil

@@ -17,7 +17,8 @@ func received(target string) (*url.URL, error) {
 	return r.URL, nil
 }
 
-// A key is the same after it was made a path, or a query, and read back; and whatever a client sends is refused or is one key.
+// A key is the same after it was made a path, or a query, and read back; and whatever a client
+// sends is refused or is one key.
 func FuzzHTTPPath(f *testing.F) {
 	for _, seed := range []string{"a", "", "/", "a/b", "..", "./", "%2F", "%", "%zz", "\x00", "\xff", "é", "a b+c", "?#&;=", "//a//", "\r\n"} {
 		f.Add(seed)

@@ -18,7 +18,8 @@ import (
 // problemBase begins the type of each problem; the page has a section for each.
 const problemBase = "https://github.com/redaside/aside/blob/main/docs/PROXY.md#problem-"
 
-// statusLeft is what metrics count of a client that did not wait for its answer, as others do; nobody is sent it.
+// statusLeft is what metrics count of a client that did not wait for its answer, as others do;
+// nobody is sent it.
 const statusLeft = 499
 
 // problemKind is a type of problem: what a program branches on.

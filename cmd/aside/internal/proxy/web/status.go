@@ -51,7 +51,8 @@ type tiers struct {
 	Missed int64 `json:"missed"` // there was nothing
 }
 
-// refused are requests, by HTTP and RESP, that were answered with an error because Redis is away, or the fallback directory full or failing.
+// refused are requests, by HTTP and RESP, that were answered with an error because Redis is away,
+// or the fallback directory full or failing.
 type refused struct {
 	All    int64 `json:"all"`    // since the process began
 	Minute int64 `json:"minute"` // in the last 60 s

@@ -41,7 +41,8 @@ func TestTheLastMinuteIsWhatHasComeInIt(t *testing.T) {
 	}
 }
 
-// Requests that the outage costs are counted, in whatever way they are asked; what is not there, and what is answered, is none.
+// Requests that the outage costs are counted, in whatever way they are asked; what is not there,
+// and what is answered, is none.
 func TestRequestsRefusedByTheOutageAreCounted(t *testing.T) {
 	f := newFront(t, setup{client: []func(*aside.Options){durable(t)}})
 	f.put("k", "v")

@@ -17,51 +17,59 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-// Options says how a Server behaves. The zero value is usable: no authentication, and the defaults below.
+// Options says how a Server behaves. The zero value is usable: no authentication, and the defaults
+// below.
 type Options struct {
-	// Token is what callers must have, as "Authorization: Bearer TOKEN", for everything but /healthz and /readyz. Defaults to "": they
-	// need none. See Server.SetToken.
+	// Token is what callers must have, as "Authorization: Bearer TOKEN", for everything but
+	// /healthz and /readyz. Defaults to "": they need none. See Server.SetToken.
 	Token string
 
 	// MaxValueBytes is the longest body of a PUT; a longer one is answered 413. Defaults to 8 MiB.
 	MaxValueBytes int
 
-	// MaxKeyBytes is the longest key, decoded; a longer one is answered 414, or 400 in the body of an mget. Defaults to 1 KiB.
+	// MaxKeyBytes is the longest key, decoded; a longer one is answered 414, or 400 in the body of
+	// an mget. Defaults to 1 KiB.
 	MaxKeyBytes int
 
-	// MaxKeys is how many keys one mget may ask for; for more it is answered 400. Defaults to 1000. All their values are in memory
-	// at once, so it bounds, with MaxValueBytes, what one request can cost.
+	// MaxKeys is how many keys one mget may ask for; for more it is answered 400. Defaults to 1000.
+	// All their values are in memory at once, so it bounds, with MaxValueBytes, what one request
+	// can cost.
 	MaxKeys int
 
-	// RequestTimeout is how long a request may take from its header to the beginning of its answer, waiting for its turn
-	// included. What Redis takes is bounded by aside.Options.RedisTimeout, too. Defaults to 5 seconds.
+	// RequestTimeout is how long a request may take from its header to the beginning of its answer,
+	// waiting for its turn included. What Redis takes is bounded by aside.Options.RedisTimeout,
+	// too. Defaults to 5 seconds.
 	RequestTimeout time.Duration
 
-	// Concurrent is how many requests are served at once. Further ones wait for up to RequestTimeout, and are answered 503 then.
-	// Defaults to 1000.
+	// Concurrent is how many requests are served at once. Further ones wait for up to
+	// RequestTimeout, and are answered 503 then. Defaults to 1000.
 	Concurrent int
 
-	// MaxConnections is how many connections a listener of Limit has at once, no more than the process may have files open. Defaults to 20000.
+	// MaxConnections is how many connections a listener of Limit has at once, no more than the
+	// process may have files open. Defaults to 20000.
 	MaxConnections int
 
 	// Pprof serves /debug/pprof/. Defaults to false.
 	Pprof bool
 
-	// Redis names the server, FallbackDir the directory, and FallbackMaxBytes says how large that may become, all for the page. Default to not known.
+	// Redis names the server, FallbackDir the directory, and FallbackMaxBytes says how large that
+	// may become, all for the page. Default to not known.
 	Redis, FallbackDir string
 	FallbackMaxBytes   int64
 
 	// Version is shown on the page and in aside_build_info. Defaults to "unknown".
 	Version string
 
-	// Logger gets panics as errors, and requests that failed at level debug. Never a value's content. Defaults to slog.Default().
+	// Logger gets panics as errors, and requests that failed at level debug. Never a value's
+	// content. Defaults to slog.Default().
 	Logger *slog.Logger
 
-	// RESP tells how many clients the other front end has right now, and how many commands it has served since it began. It must be safe
-	// for concurrent use, and quick. Defaults to none.
+	// RESP tells how many clients the other front end has right now, and how many commands it has
+	// served since it began. It must be safe for concurrent use, and quick. Defaults to none.
 	RESP func() (connections, commands int64)
 
-	// RefusedLogins tells how many logins the other front end has refused since it began. It must be safe for concurrent use. Defaults to none.
+	// RefusedLogins tells how many logins the other front end has refused since it began. It must
+	// be safe for concurrent use. Defaults to none.
 	RefusedLogins func() int64
 }
 
@@ -102,8 +110,8 @@ type Server struct {
 	closing  sync.Once
 }
 
-// New returns a Server of what store has; options that are zero or negative are set to their defaults. Close ends it. store's client must
-// stay open for longer.
+// New returns a Server of what store has; options that are zero or negative are set to their
+// defaults. Close ends it. store's client must stay open for longer.
 func New(store *proxy.Store, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
@@ -124,10 +132,11 @@ func New(store *proxy.Store, o Options) *Server {
 	return s
 }
 
-// HTTPServer returns a server that serves s within limits that a slow or hostile client cannot stretch: 5 seconds (or RequestTimeout, if that
-// is less) for a header of at most 64 KiB (more for a larger MaxKeyBytes), RequestTimeout more for the body, a minute more for
-// reading the answer, two minutes of rest between requests. Its Shutdown ends the event streams by Close. The caller may change it
-// before its first use.
+// HTTPServer returns a server that serves s within limits that a slow or hostile client cannot
+// stretch: 5 seconds (or RequestTimeout, if that is less) for a header of at most 64 KiB (more for
+// a larger MaxKeyBytes), RequestTimeout more for the body, a minute more for reading the answer,
+// two minutes of rest between requests. Its Shutdown ends the event streams by Close. The caller
+// may change it before its first use.
 func (s *Server) HTTPServer() *http.Server {
 	header := min(5*time.Second, s.o.RequestTimeout)
 	server := &http.Server{
@@ -144,7 +153,8 @@ func (s *Server) HTTPServer() *http.Server {
 	return server
 }
 
-// SetToken makes token what callers must have from now on; "" lets everybody in. Event streams that were opened with another one end.
+// SetToken makes token what callers must have from now on; "" lets everybody in. Event streams that
+// were opened with another one end.
 func (s *Server) SetToken(token string) {
 	was, now := s.token.Load(), newAuth(token)
 	if was == nil || now == nil || was.token != now.token {
@@ -152,10 +162,12 @@ func (s *Server) SetToken(token string) {
 	}
 }
 
-// Drain makes /readyz say 503 from now on, so that a load balancer looks for somebody else; all else goes on.
+// Drain makes /readyz say 503 from now on, so that a load balancer looks for somebody else; all
+// else goes on.
 func (s *Server) Drain() { s.draining.Store(true) }
 
-// Close drains, ends the event streams and waits for them. Other requests go on. Closing twice is fine.
+// Close drains, ends the event streams and waits for them. Other requests go on. Closing twice is
+// fine.
 func (s *Server) Close() {
 	s.closing.Do(func() {
 		s.Drain()
@@ -165,8 +177,8 @@ func (s *Server) Close() {
 	s.hub.wait()
 }
 
-// ObserveRESP notes that the other front end has answered a command after took, with an error if failed. Commands that it does not know
-// should be observed, too: they count as "other".
+// ObserveRESP notes that the other front end has answered a command after took, with an error if
+// failed. Commands that it does not know should be observed, too: they count as "other".
 func (s *Server) ObserveRESP(command string, took time.Duration, failed bool) {
 	s.metrics.observeRESP(command, took, failed)
 }
@@ -228,7 +240,8 @@ func (x *exchange) fallback(path string) {
 	x.fail(problem{problemNoSuchPath, detail})
 }
 
-// exchange is one request and what becomes of it. It belongs to the goroutine that serves the request.
+// exchange is one request and what becomes of it. It belongs to the goroutine that serves the
+// request.
 type exchange struct {
 	*Server
 	w      http.ResponseWriter
@@ -250,7 +263,7 @@ func (x *exchange) answer(status int) {
 	x.w.WriteHeader(status)
 }
 
-// allow says whether the request's method is one of methods, and answers if it is not.
+// allow reports whether the request's method is one of methods, and answers if it is not.
 func (x *exchange) allow(methods ...string) bool {
 	if slices.Contains(methods, x.r.Method) {
 		return true
@@ -260,7 +273,7 @@ func (x *exchange) allow(methods ...string) bool {
 	return false
 }
 
-// authorized says whether the caller has the token, and answers if not.
+// authorized reports whether the caller has the token, and answers if not.
 func (x *exchange) authorized() bool {
 	if x.auth == nil || x.auth.bearer(x.r) {
 		return true
@@ -286,7 +299,8 @@ func (x *exchange) panicked(p any) {
 	x.fail(problem{problemInternal, "this is a bug in the proxy; its log has the details"})
 }
 
-// modeNow is the mode as of a short time ago: Client.Health takes locks that writers need, too much for each request.
+// modeNow is the mode as of a short time ago: Client.Health takes locks that writers need, too much
+// for each request.
 type modeNow struct {
 	mode atomic.Int32
 	at   atomic.Int64 // when it was asked for, in Unix nanoseconds

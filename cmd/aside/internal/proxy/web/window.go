@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// window counts how long requests took in the last minute, second by second. Safe for concurrent use.
+// window counts how long requests took in the last minute, second by second. Safe for concurrent
+// use.
 //
-// Durations fall into buckets of which each is at most 1/8 wider than where it begins, from a microsecond to a minute; so a percentile is
-// told up to 12.5 % too high, and never too low.
+// Durations fall into buckets of which each is at most 1/8 wider than where it begins, from a
+// microsecond to a minute; so a percentile is told up to 12.5 % too high, and never too low.
 type window struct {
 	seconds [windowSlots]slot
 }
@@ -39,7 +40,8 @@ func (w *window) observe(took time.Duration, now time.Time) {
 	s.buckets[bucketOf(took)].Add(1)
 }
 
-// clear forgets a second of a minute ago. Somebody who was so late that he still counts there counts now: once, and nothing rests on it.
+// clear forgets a second of a minute ago. A request that was so late that it still counts there
+// counts now: once, and nothing depends on it.
 func (s *slot) clear(second int64) {
 	s.clearing.Lock()
 	defer s.clearing.Unlock()
@@ -94,7 +96,8 @@ func percentile(buckets *[bucketCount]int64, count, nth int64) float64 {
 	return float64(bucketEnd(bucketCount - 1))
 }
 
-// bucketOf is the bucket of a duration: below 8 µs one for each microsecond, then eight for each power of two.
+// bucketOf is the bucket of a duration: below 8 µs one for each microsecond, then eight for each
+// power of two.
 func bucketOf(d time.Duration) int {
 	us := uint64(max(d, 0) / time.Microsecond)
 	if us < steps {
