@@ -18,6 +18,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/logqueue"
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -31,7 +32,7 @@ type Client struct {
 	started     time.Time // for people
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
-	near        *memoryNear
+	near        *near.Memory
 	stamps      *stamper
 	store       fallback.Store // what outages leave behind
 	flights     flights
@@ -119,9 +120,10 @@ func New(options Options) (*Client, error) {
 	}
 	c.link = c.newLink()
 	c.started = c.began
-	c.near = newNear(newMemory(options.MemoryBytes, options.MemoryKeys), options.DegradedTTL, c.now)
-	c.near.early = c.noteEarly
-	c.near.home, c.near.maxTTL = c.home, int64(options.MemoryTTL)
+	c.near = near.New(near.Options{
+		MaxBytes: options.MemoryBytes, MaxKeys: options.MemoryKeys, MaxTTL: options.MemoryTTL, AwayTTL: options.DegradedTTL,
+		Now: c.now, Home: func(key string) *near.Validity { return c.home(key).valid }, Early: c.noteEarly,
+	})
 	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
 	if options.OnReplay != nil {
 		c.replays.watch(options.OnReplay)
@@ -225,7 +227,7 @@ func (c *Client) shutDown() {
 		c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
 	}
 	c.end()
-	c.near.forget()
+	c.near.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
 	defer cancel()
 	if err := c.store.Close(ctx); err != nil {
@@ -268,12 +270,12 @@ func (c *Client) inBackground(fn func()) bool {
 // for a loop that tries again at once. A value that was loaded is returned even if storing it failed, and before it is stored: Redis gets it meanwhile, and
 // Close waits for that (Options.StoreFirst changes it).
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
-	if e := c.near.lookup(key); e != nil && ttl >= leastTTL && load != nil {
+	if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
 		c.hit(key)
-		if e.absent {
+		if e.Absent() {
 			return "", ErrNotFound
 		}
-		return e.raw, nil
+		return e.Raw(), nil
 	}
 	if load == nil {
 		return "", errNilLoader
@@ -337,7 +339,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		if err := who.Err(); err != nil {
 			return outcome{}, err
 		}
-		t, err := c.flights.join(who, key, c.near.generation(key))
+		t, err := c.flights.join(who, key, c.near.Generation(key))
 		if err != nil {
 			return outcome{}, err
 		}
@@ -367,7 +369,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callO
 	for ; ; f.polls++ {
 		sh := c.shardOf(f.key)
 		item := loadItem{f: f, shard: sh}
-		var r reservation
+		var r near.Reservation
 		var found finding
 		err := errNotAsked
 		if !c.unsettled(ctx, f.key) {
@@ -429,24 +431,22 @@ func (c *Client) askAgain(f *flight, sh *shard, err error) bool {
 }
 
 // found completes a flight with what Redis had.
-func (c *Client) found(f *flight, r reservation, found finding, room uintptr) {
+func (c *Client) found(f *flight, r near.Reservation, found finding, room uintptr) {
 	c.counts.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
-	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: r.gen}
-	if r.shard != nil {
-		out.entry = c.near.commit(f.key, r, out.raw, out.absent, found.ttl, room)
-	}
+	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: r.Generation()}
+	out.entry = c.near.Commit(f.key, r, near.Value{Raw: out.raw, Absent: out.absent, TTL: found.ttl, Room: room})
 	c.flights.complete(f, out)
 }
 
 // awaitHolder waits until somebody else's lock on key has changed hands; false: ctx or the client has ended first.
-func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl time.Duration, polls int32) bool {
-	changed, leave, ok := c.near.wait(key, r, nil)
+func (c *Client) awaitHolder(ctx context.Context, key string, r near.Reservation, ttl time.Duration, polls int32) bool {
+	changed, leave, ok := c.near.Wait(key, r, nil)
 	if !ok {
 		return ctx.Err() == nil // it has changed while the answer was on its way
 	}
 	defer leave()
-	timer := time.NewTimer(c.patience(r.shard, ttl, polls))
+	timer := time.NewTimer(c.patience(r.Pushes(), ttl, polls))
 	defer timer.Stop()
 	select {
 	case <-changed:
@@ -462,25 +462,25 @@ func (c *Client) awaitHolder(ctx context.Context, key string, r reservation, ttl
 
 // patience is how long to wait for a push about a lock with that much of its ttl left. Where nothing is pushed, it is the
 // time until the next look.
-func (c *Client) patience(sh *shard, ttl time.Duration, polls int32) time.Duration {
+func (c *Client) patience(pushed bool, ttl time.Duration, polls int32) time.Duration {
 	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
 	end := min(max(ttl, 0), c.opt.LockTTL) + slack
 	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
 		end = c.opt.LockTTL
 	}
-	if sh == nil || !sh.valid.Pushes() {
+	if !pushed {
 		return min(end, jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
 	}
 	return end
 }
 
-// readOrLock asks for one key. The reservation was made before; it has no shard if the answer must not be kept.
+// readOrLock asks for one key. The reservation was made before; it is void if the answer must not be kept.
 // large is how many bytes the key was found to have, if these are too many to be asked for beside others.
-func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, large int64) (reservation, finding, error) {
+func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, large int64) (near.Reservation, finding, error) {
 	if sh == nil {
-		return reservation{}, finding{}, errNotAsked
+		return near.Reservation{}, finding{}, errNotAsked
 	}
-	r := c.near.reserve(key, sh)
+	r := c.near.Reserve(key, sh.valid)
 	if bad == "" && large == 0 && sh.canBatch() {
 		place := &request{key: key, done: make(chan struct{})}
 		if !sh.lockBatch.enter(place) {
@@ -503,7 +503,7 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 		c.disown(sh, q.keys, marker)
 	}
 	if q.moved {
-		r.shard = nil
+		r.Void()
 	}
 	return r, found, err
 }
@@ -515,13 +515,13 @@ var (
 )
 
 // awaitSeat is readOrLock for a caller whose question goes with others'.
-func (c *Client) awaitSeat(ctx context.Context, place *request, r reservation) (reservation, finding, error) {
+func (c *Client) awaitSeat(ctx context.Context, place *request, r near.Reservation) (near.Reservation, finding, error) {
 	if !place.wait(ctx, c.closing) {
 		return r, finding{}, cmp.Or(ctx.Err(), ErrClosed)
 	}
 	answers, _ := place.result.(*lockAnswers)
 	if answers != nil && answers.q.moved {
-		r.shard = nil
+		r.Void()
 	}
 	if place.err != nil {
 		return r, finding{}, place.err
@@ -577,6 +577,6 @@ func (c *Client) Stats() Stats {
 	}
 	fallen := c.store.Stats()
 	s.Pending = fallen.Sets + fallen.Deletes
-	s.MemoryEntries, s.MemoryBytes = c.near.size()
+	s.MemoryEntries, s.MemoryBytes = c.near.Size()
 	return s
 }

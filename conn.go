@@ -789,7 +789,7 @@ func (l *link) refresh(s *session) error {
 	}
 	next.remember(old)
 	l.topo.Store(next)
-	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.home.
+	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.Options.Home.
 	nodes := redis.Nodes()
 	for _, sh := range gone {
 		sh.retire()

@@ -3,6 +3,8 @@ package aside
 import (
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/near"
 )
 
 // Redis can track so many keys, for all of its clients together (tracking-table-max-keys). When its table is full it invalidates some key for
@@ -25,9 +27,9 @@ type early struct {
 
 // noteEarly counts an invalidation of e, and says once a minute when most of what is read goes at once. What this process has stored itself does not
 // count: Redis before 6.2 pushes that back in any case.
-func (c *Client) noteEarly(e *entry) {
+func (c *Client) noteEarly(e *near.Entry) {
 	now := c.now()
-	if e.away || e.filled || now-e.at >= int64(earlyWithin) {
+	if !e.Read() || now-e.At() >= int64(earlyWithin) {
 		return
 	}
 	c.counts.goneEarly.Add(1)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -98,7 +99,7 @@ func (l *load) store() {
 			continue
 		}
 		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
-			item.reserved = c.near.reserve(item.f.key, item.shard)
+			item.reserved = c.near.Reserve(item.f.key, item.shard.valid)
 			if most := item.shard.longest.most(c.now()); storable && int64(len(wire.Pack(out.raw))) > most {
 				c.counts.tooLarge.Add(1)
 				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
@@ -112,12 +113,7 @@ func (l *load) store() {
 			continue
 		}
 		l.early += int64(len(out.raw))
-		if item.shard != nil {
-			item.entry = c.near.newEntry(item.f.key, item.reserved, c.near.own(out.raw), !out.found, l.ttlOf(i), l.room)
-			if item.entry != nil {
-				item.entry.filled = true
-			}
-		}
+		item.entry = c.near.Prepare(item.f.key, item.reserved, near.Value{Raw: out.raw, Absent: !out.found, TTL: l.ttlOf(i), Room: l.room})
 		fill = append(fill, item)
 	}
 	l.mu.Lock()
@@ -142,7 +138,7 @@ func (l *load) store() {
 	c.overLocks(script.Fill, script.FillMany, nil, fill, pieces, l.fillArgs, l.filled)
 	if len(giveBack) > 0 {
 		c.overLocks(script.Release, script.Release, nil, giveBack, 0, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
-			l.give(item.n, outcome{proven: ours, gen: item.reserved.gen}) // a lock that was ours to the end proves as much as an accepted fill
+			l.give(item.n, outcome{proven: ours, gen: item.reserved.Generation()}) // a lock that was ours to the end proves as much as an accepted fill
 		})
 	}
 	l.settled()
@@ -183,14 +179,14 @@ func (l *load) fillArgs(to []string, item *loadItem) []string {
 // filled hands out an item whose fill was answered.
 func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	c := l.c
-	out := outcome{proven: accepted, gen: item.reserved.gen}
+	out := outcome{proven: accepted, gen: item.reserved.Generation()}
 	switch {
 	case err != nil:
 		out.entry = l.retain(item.n)
 	case !accepted:
 		c.counts.fillsRefused.Add(1)
 	case !moved:
-		out.entry = c.near.put(item.f.key, item.reserved, item.entry)
+		out.entry = c.near.Put(item.f.key, item.reserved, item.entry)
 	}
 	l.give(item.n, out)
 	switch { // an Observer may ask for this very key
@@ -210,7 +206,7 @@ func (l *load) ttlOf(i int) time.Duration {
 
 // give completes the flight of item i with what was loaded.
 func (l *load) give(i int, out outcome) {
-	l.c.near.wake(l.items[i].f.key)
+	l.c.near.Wake(l.items[i].f.key)
 	l.c.flights.complete(l.items[i].f, l.outcome(i, out))
 }
 

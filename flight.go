@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/near"
 )
 
 // Callers of one key in this process share a flight. One of them, the leader, asks Redis; the others
@@ -83,10 +85,10 @@ type flight struct {
 // outcome is what comes of a flight.
 type outcome struct {
 	raw     string
-	err     error      // of the loader
-	by      loadCaller // who loaded it; nil: it was found
-	gen     uint64     // see near; a caller that joined at a later one has heard of a change since
-	entry   *entry     // where it is in memory, or will be; nil: it is not
+	err     error       // of the loader
+	by      loadCaller  // who loaded it; nil: it was found
+	gen     uint64      // see near; a caller that joined at a later one has heard of a change since
+	entry   *near.Entry // where it is in memory, or will be; nil: it is not
 	absent  bool
 	missing error // with which the loader has said so, else nil
 	proven  bool  // nobody had changed the key when Redis was asked, at generation gen

@@ -23,7 +23,7 @@ func (c *Client) newLink() *link {
 		Warn:         func(msg string, args ...any) { c.warn(&c.seldomRedis, msg, args...) },
 		Invalidated:  c.invalidated,
 		Lost:         c.lost,
-		Woken:        func() { c.near.wakeAll() },
+		Woken:        func() { c.near.WakeAll() },
 		ModeChanged:  c.modeChanged,
 		Observed:     c.observed,
 		Outage:       c.outageBegins,
@@ -45,16 +45,13 @@ func (c *Client) told(what string, fn func()) {
 
 // invalidated forgets what is known of a key that has changed.
 func (c *Client) invalidated(key string) {
-	if e := c.near.peek(key); e != nil {
-		c.noteEarly(e)
-	}
-	c.near.drop(key)
+	c.near.Invalidate(key)
 	c.flights.dropError(key)
 }
 
 // lost is called when anything may have changed.
 func (c *Client) lost() {
-	c.near.wakeAll()
+	c.near.WakeAll()
 	c.flights.dropErrors()
 }
 

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,6 +127,8 @@ func newLink(closing context.Context, opt linkOptions, up linkHooks) *link {
 
 // now is the time since newLink, in nanoseconds of the monotonic clock; never 0.
 func (l *link) now() int64 { return int64(time.Since(l.began)) + 1 }
+
+const never = math.MaxInt64 // a time that is not reached
 
 // freeze runs fn while no topology is replaced. Where fn ends closing none is replaced afterwards.
 func (l *link) freeze(fn func()) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 )
 
@@ -24,7 +25,7 @@ type plan struct {
 	ttl  time.Duration
 	opts []CallOption
 	call loadCaller
-	room uintptr // see near.commit
+	room uintptr // see near.Value.Room
 }
 
 // loaded is what a loader gave for one key.
@@ -41,7 +42,7 @@ type load struct {
 	ttl     time.Duration
 	options callOptions
 	call    loadCaller
-	room    uintptr  // see near.commit
+	room    uintptr  // see near.Value.Room
 	keys    []string // of items, in order
 	items   []loadItem
 	out     []loaded
@@ -82,11 +83,11 @@ type loadItem struct {
 	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
 	locked int64  // before the lock was asked for, in Client.now's time, if others were asked for since
 
-	gen      uint64      // of its key when the load began, or, if it has failed, when its lock was to be released; see near
-	outage   uint64      // of its key's shard then
-	n        int         // its place in load.items, for store
-	reserved reservation // for store
-	entry    *entry      // for store: what memory will have if the fill is accepted
+	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
+	outage   uint64           // of its key's shard then
+	n        int              // its place in load.items, for store
+	reserved near.Reservation // for store
+	entry    *near.Entry      // for store: what memory will have if the fill is accepted
 }
 
 // revive says that somebody waits again for a flight that nobody waited for; false: too late, the load is cancelled.
@@ -139,7 +140,7 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 		if item.locked > 0 {
 			l.renewed = min(l.renewed, item.locked)
 		}
-		items[i].gen, items[i].outage = c.near.generation(item.f.key), c.home(item.f.key).valid.Outage()
+		items[i].gen, items[i].outage = c.near.Generation(item.f.key), c.home(item.f.key).valid.Outage()
 	}
 	ctx, cancel := context.WithTimeout(&l.values, options.loadTimeout)
 	l.cancel = cancel
@@ -356,7 +357,7 @@ func (l *load) release(err error) {
 		release = script.ReleaseFailed
 	}
 	for i := range l.items {
-		l.items[i].gen = c.near.generation(l.items[i].f.key)
+		l.items[i].gen = c.near.Generation(l.items[i].f.key)
 	}
 	c.overLocks(release, release, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
 		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
@@ -365,12 +366,12 @@ func (l *load) release(err error) {
 		item := &l.items[i]
 		if item.shard != nil {
 			if run := item.shard.run.Load(); run != nil && run.echoes { // the push was our own
-				item.gen = c.near.generation(item.f.key)
+				item.gen = c.near.Generation(item.f.key)
 			}
 		}
-		c.near.wake(item.f.key)
+		c.near.Wake(item.f.key)
 		c.flights.complete(item.f, outcome{err: err, again: err == nil})
-		if c.near.generation(item.f.key) != item.gen { // a push came before there was an error that it could end
+		if c.near.Generation(item.f.key) != item.gen { // a push came before there was an error that it could end
 			c.flights.dropError(item.f.key)
 		}
 	}

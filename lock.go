@@ -625,7 +625,7 @@ func (c *Client) disown(sh *shard, keys []string, marker string) {
 		args := slices.Repeat([]string{marker}, len(keys))
 		c.run(context.Background(), sh, &call{script: script.Release, keys: keys, args: args})
 		for _, key := range keys {
-			c.near.wake(key)
+			c.near.Wake(key)
 		}
 	})
 }

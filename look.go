@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -64,9 +65,9 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 			continue
 		}
 		seen[key] = true
-		if e := c.near.lookup(key); e != nil {
+		if e := c.near.Lookup(key); e != nil {
 			c.hit(key)
-			if !e.absent {
+			if !e.Absent() {
 				all[key] = c.inMemory(e)
 			}
 			continue
@@ -141,13 +142,13 @@ func cannotRead(key string, err error) error {
 }
 
 // look also returns where the value is in memory.
-func (c *Client) look(ctx context.Context, key string) (found Found, e *entry, ok bool, err error) {
+func (c *Client) look(ctx context.Context, key string) (found Found, e *near.Entry, ok bool, err error) {
 	if err := c.awaitStored(ctx, key); err != nil {
 		return Found{}, nil, false, err
 	}
-	if e := c.near.lookup(key); e != nil {
+	if e := c.near.Lookup(key); e != nil {
 		c.hit(key)
-		return c.inMemory(e), e, !e.absent, nil
+		return c.inMemory(e), e, !e.Absent(), nil
 	}
 	if err := c.checkKey(key); err != nil {
 		return Found{}, nil, false, err
@@ -173,19 +174,20 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *entry, o
 // glance is a question for a key that locks nothing.
 type glance struct {
 	key string
-	r   reservation
+	sh  *shard
+	r   near.Reservation
 	q   *call
 }
 
 func (c *Client) newGlance(key string, sh *shard) *glance {
-	return &glance{key, c.near.reserve(key, sh), newCall(script.Read, key, wire.LockPrefix, mostAnswered)}
+	return &glance{key, sh, c.near.Reserve(key, sh.valid), newCall(script.Read, key, wire.LockPrefix, mostAnswered)}
 }
 
 // seen says what came of a glance.
-func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, error) {
+func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool, error) {
 	found, err := g.q.finding("")
-	if sh := g.r.shard; err == nil && found.large > 0 { // to be asked for in turn
-		g.r = c.near.reserve(g.key, sh)
+	if sh := g.sh; err == nil && found.large > 0 { // to be asked for in turn
+		g.r = c.near.Reserve(g.key, sh.valid)
 		g.q = newCall(script.Read, g.key, wire.LockPrefix, anyLength)
 		g.q.expects = found.large
 		c.inTurn(ctx, sh, []*call{g.q}, func() { c.run(ctx, sh, g.q) })
@@ -209,11 +211,11 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *entry, bool, erro
 	}
 	c.counts.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: g.key, Source: SourceRedis})
-	var e *entry
+	var e *near.Entry
 	if !g.q.moved {
-		e = c.near.commit(g.key, g.r, found.value, what == wire.Absence, found.ttl, 0)
+		e = c.near.Commit(g.key, g.r, near.Value{Raw: found.value, Absent: what == wire.Absence, TTL: found.ttl})
 	}
-	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.at)}, e, what == wire.Value, nil
+	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At())}, e, what == wire.Value, nil
 }
 
 // readBacks is how often readBack asks for a key. A push about what the key held before the write comes right behind the write's own answer; where
@@ -223,7 +225,7 @@ const readBacks = 3
 // readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot fail: what it could not read is read when
 // somebody asks for it.
 func (c *Client) readBack(ctx context.Context, keys []string) {
-	if !c.opt.ReadBack || c.near.cache == nil {
+	if !c.opt.ReadBack || !c.near.Keeps() {
 		return
 	}
 	for range readBacks {
@@ -246,7 +248,7 @@ func (c *Client) readBack(ctx context.Context, keys []string) {
 					if err != nil || g.q.moved || found.content != wire.Value {
 						continue
 					}
-					if c.near.commit(g.key, g.r, found.value, false, found.ttl, 0) == nil {
+					if c.near.Commit(g.key, g.r, near.Value{Raw: found.value, TTL: found.ttl}) == nil {
 						keys = append(keys, g.key)
 					}
 				}
@@ -256,7 +258,7 @@ func (c *Client) readBack(ctx context.Context, keys []string) {
 }
 
 // lookAway looks into the fallback store.
-func (c *Client) lookAway(ctx context.Context, key string) (Found, *entry, bool, error) {
+func (c *Client) lookAway(ctx context.Context, key string) (Found, *near.Entry, bool, error) {
 	m, ok := c.recollect(ctx, key, 0)
 	switch {
 	case ok:
@@ -271,10 +273,10 @@ func (c *Client) lookAway(ctx context.Context, key string) (Found, *entry, bool,
 	return Found{}, nil, false, errNotAsked
 }
 
-func (c *Client) inMemory(e *entry) Found {
-	f := Found{Value: e.raw, TTL: -1, Source: SourceMemory, At: c.wall(e.at)}
-	if e.ends != never {
-		f.TTL = time.Duration(max(e.ends-c.now(), 0))
+func (c *Client) inMemory(e *near.Entry) Found {
+	f := Found{Value: e.Raw(), TTL: -1, Source: SourceMemory, At: c.wall(e.At())}
+	if ends, ok := e.Ends(); ok {
+		f.TTL = time.Duration(max(ends-c.now(), 0))
 	}
 	return f
 }

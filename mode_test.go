@@ -160,54 +160,6 @@ func TestModeChangesAreToldInOrder(t *testing.T) {
 	})
 }
 
-// What memory held when Redis went away is served for DegradedTTL; what was loaded since, for as long, but in this outage only.
-func TestMemoryInAnOutage(t *testing.T) {
-	n, sh, c := newTestNear(1 << 20)
-	n.awayTTL = 100
-	sh.valid.Prove(sh.valid.Epoch(), never)
-	require.NotNil(t, n.commit("old epoch", n.reserve("old epoch", sh), "v", false, -1, 0))
-	sh.newEpoch()
-	sh.valid.Prove(sh.valid.Epoch(), never)
-	require.NotNil(t, n.commit("k", n.reserve("k", sh), "v", false, -1, 0))
-	require.NotNil(t, n.commit("short", n.reserve("short", sh), "v", false, 50, 0))
-	require.NotNil(t, n.commit("gone", n.reserve("gone", sh), "v", false, -1, 0))
-
-	away := func() { sh.valid.Degrade(c.now() + 100) }
-	sh.valid.Restore()
-	sh.valid.Prove(sh.valid.Epoch(), 0)
-	require.Nil(t, n.lookup("k"), "healthy, without a lease")
-	away()
-	n.drop("gone")
-	require.Nil(t, n.lookup("gone"))
-	require.Nil(t, n.lookup("old epoch"), "it was unverified before")
-	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.valid.Outage(), "v", false, time.Hour, 0, nil))
-	c.Add(49)
-	require.Equal(t, "v", n.lookup("k").raw)
-	require.NotNil(t, n.lookup("short"))
-	c.Add(1)
-	require.Nil(t, n.lookup("short"), "its own ttl is over")
-	c.Add(49)
-	require.NotNil(t, n.lookup("k"))
-	require.NotNil(t, n.lookup("loaded"))
-	c.Add(1)
-	require.Nil(t, n.lookup("k"))
-	require.Nil(t, n.lookup("loaded"))
-
-	require.NotNil(t, n.commitAway("loaded", n.generation("loaded"), sh, sh.valid.Outage(), "v", false, time.Hour, 0, nil))
-	sh.valid.Restore()
-	sh.valid.Prove(sh.valid.Epoch(), never)
-	require.NotNil(t, n.lookup("k"), "same connection: its pushes were not lost but late")
-	require.Nil(t, n.lookup("loaded"), "nobody has told Redis that we have it")
-	sh.valid.Prove(sh.valid.Epoch(), 0)
-	away()
-	require.Nil(t, n.lookup("loaded"), "of an earlier outage: anybody may have deleted it in between")
-
-	require.Nil(t, n.commitAway("late", n.generation("late"), sh, sh.valid.Outage()-1, "stale", false, time.Hour, 0, nil), "of the outage before")
-	gen := n.generation("late")
-	n.drop("late")
-	require.Nil(t, n.commitAway("late", gen, sh, sh.valid.Outage(), "stale", false, time.Hour, 0, func() { t.Error("recorded") }), "deleted during its load")
-}
-
 // The stamps of one client grow, whatever its clock does, and those of the next client of the same directory are greater.
 func TestStampsGrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -239,34 +191,6 @@ func TestStampsGrow(t *testing.T) {
 			t.Fatalf("%q: nothing is left that it must be greater than", s.text)
 		}
 	})
-}
-
-// While a new topology takes over there are callers that go by the old one. What they store, under a shard that has left or lost the
-// slot, must not be served: its key has another home.
-func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
-	for _, leaves := range []bool{true, false} {
-		n, old, _ := newTestNear(1 << 20)
-		home := old
-		n.home = func(string) *shard { return home }
-		store := func() *entry { // with what it has looked at last
-			return n.commitAway("k", n.generation("k"), old, old.valid.Outage(), "old", false, time.Hour, 0, nil)
-		}
-		read := func() *entry { return n.commit("k", n.reserve("k", old), "old", false, time.Hour, 0) }
-
-		require.NotNil(t, store())
-		require.NotNil(t, n.lookup("k"))
-		home = newLooseLink().newShard("another", nil, true)
-		if leaves {
-			old.retire()
-		} else {
-			old.invalidateAll()
-		}
-		old.valid.Prove(old.valid.Epoch(), never) // a node that is cut off from the others may go on answering us
-		require.Nil(t, n.lookup("k"), "stored before the topology changed")
-		require.Nil(t, store(), "after")
-		require.Nil(t, read(), "after")
-		require.Nil(t, n.lookup("k"))
-	}
 }
 
 func TestHealthIsReadableAsJSON(t *testing.T) {

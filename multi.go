@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -25,9 +26,9 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 	if load == nil {
 		return values, errNilLoader
 	}
-	missing := c.fromMemory(ttl, keys, func(key string, e *entry) bool {
-		if !e.absent {
-			values[key] = e.raw
+	missing := c.fromMemory(ttl, keys, func(key string, e *near.Entry) bool {
+		if !e.Absent() {
+			values[key] = e.Raw()
 		}
 		return true
 	})
@@ -81,9 +82,9 @@ func cloned(keys []string) []string {
 }
 
 // fromMemory hands what is in memory to use, and returns the keys that are not, each once. use says whether it could.
-func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key string, e *entry) bool) (missing []string) {
+func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key string, e *near.Entry) bool) (missing []string) {
 	for i, key := range keys {
-		if e := c.near.lookup(key); e != nil && ttl >= leastTTL && use(key, e) {
+		if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && use(key, e) {
 			c.hit(key)
 			continue
 		}
@@ -137,7 +138,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		tickets := make([]ticket, 0, len(keys))
 		var led []*flight
 		for _, key := range keys {
-			t, err := c.flights.join(who, key, c.near.generation(key))
+			t, err := c.flights.join(who, key, c.near.Generation(key))
 			if err != nil {
 				failed[key] = err
 				continue
@@ -233,7 +234,7 @@ func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string
 				a.f.large = a.found.large
 				waits.again = append(waits.again, a.f)
 			case a.found.mine:
-				add(loadItem{f: a.f, shard: a.shard, marker: a.found.stored, locked: a.reserved.at})
+				add(loadItem{f: a.f, shard: a.shard, marker: a.found.stored, locked: a.reserved.At()})
 			case a.found.content == wire.Lock:
 				waits.add(c, a, bad)
 			}
@@ -265,13 +266,13 @@ func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
 		return
 	}
 	c.waitsForLock(a.f.key)
-	changed, leave, ok := c.near.wait(a.f.key, a.reserved, w.changed)
+	changed, leave, ok := c.near.Wait(a.f.key, a.reserved, w.changed)
 	if !ok {
 		w.again = append(w.again, a.f)
 		return
 	}
 	w.held = append(w.held, heldLock{
-		f: a.f, changed: changed, leave: leave, due: c.now() + int64(c.patience(a.reserved.shard, a.found.ttl, a.f.polls)),
+		f: a.f, changed: changed, leave: leave, due: c.now() + int64(c.patience(a.reserved.Pushes(), a.found.ttl, a.f.polls)),
 	})
 	a.f.polls++
 }
@@ -323,7 +324,7 @@ func (w *heldLocks) leave() {
 type asking struct {
 	f        *flight
 	shard    *shard
-	reserved reservation // without a shard if the answer must not be kept
+	reserved near.Reservation // void if the answer must not be kept
 	found    finding
 	err      error
 }
@@ -348,7 +349,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			a.err = errNotAsked
 			continue
 		}
-		a.reserved = c.near.reserve(f.key, a.shard)
+		a.reserved = c.near.Reserve(f.key, a.shard.valid)
 		if bad[f.key] != "" {
 			replace = append(replace, i)
 		} else {
@@ -389,7 +390,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 			}
 			a.found, a.err = found[n], found[n].err
 			if b.moved {
-				a.reserved.shard = nil
+				a.reserved.Void()
 			}
 			if a.err == nil && (a.found.content == wire.Value || a.found.content == wire.Absence) {
 				c.found(a.f, a.reserved, a.found, room)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -46,7 +47,7 @@ type recollection struct {
 	left   time.Duration // of its ttl
 	at     time.Time     // when it was set or loaded
 	gen    uint64        // of the key, before the store was asked
-	entry  *entry        // where it was put in memory, if it was
+	entry  *near.Entry   // where it was put in memory, if it was
 
 	nothing bool  // there is no value: this process has deleted it, or what it has set has expired
 	err     error // it could not be read, so nobody knows
@@ -57,7 +58,7 @@ type recollection struct {
 // loader knows more: others may have written since. What was loaded is as old as what memory holds.
 func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m recollection, ok bool) {
 	sh := c.home(key)
-	m.gen = c.near.generation(key)
+	m.gen = c.near.Generation(key)
 	outage := sh.valid.Outage()
 	record, ok, err := c.known(ctx, key)
 	if m.err = err; !ok {
@@ -91,7 +92,10 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 	c.counts.diskHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: key, Source: SourceDisk})
 	m.raw, m.absent = value, what == wire.Absence
-	m.entry = c.near.commitAway(key, m.gen, sh, outage, m.raw, m.absent, use, room, nil)
+	m.entry = c.near.CommitAway(key, near.Away{
+		Value: near.Value{Raw: m.raw, Absent: m.absent, TTL: use, Room: room},
+		Valid: sh.valid, Outage: outage, Generation: m.gen,
+	})
 	return m, true
 }
 
@@ -144,7 +148,7 @@ func (c *Client) forgetFill(key string) {
 }
 
 // retain keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
-func (l *load) retain(i int) *entry {
+func (l *load) retain(i int) *near.Entry {
 	c, item, out := l.c, l.items[i], &l.out[i]
 	sh := c.home(item.f.key)
 	if Mode(sh.mode.Load()) != Degraded {
@@ -164,7 +168,11 @@ func (l *load) retain(i int) *entry {
 		Op: fallback.OpFill, Key: key, Value: stored, Expires: expiresAt(now, ttl),
 		Stamp: c.stamps.format(now-(c.now()-l.began)/int64(time.Microsecond), 0), Slack: slack,
 	}
-	return c.near.commitAway(item.f.key, item.gen, sh, item.outage, raw, !out.found, ttl, l.room, func() { c.store.Fill(record) })
+	return c.near.CommitAway(key, near.Away{
+		Value: near.Value{Raw: raw, Absent: !out.found, TTL: ttl, Room: l.room},
+		Valid: sh.valid, Outage: item.outage, Generation: item.gen,
+		Then: func() { c.store.Fill(record) },
+	})
 }
 
 // expiresAt is the end of a ttl that begins at now (µs), in ms and rounded up as milliseconds does.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/shape"
 	"github.com/redaside/aside/internal/wire"
@@ -95,8 +96,8 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 		var none T
 		return none, errNilClient
 	}
-	if e := t.c.near.lookup(key); e != nil && ttl >= leastTTL && load != nil {
-		if e.absent {
+	if e := t.c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
+		if e.Absent() {
 			t.c.hit(key)
 			var none T
 			return none, ErrNotFound
@@ -105,7 +106,7 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			t.c.hit(key)
 			return *kept, nil
 		}
-		value, err := t.decode(key, e.raw, e)
+		value, err := t.decode(key, e.Raw(), e)
 		if err == nil {
 			t.c.hit(key)
 			return value, nil
@@ -233,7 +234,7 @@ func (t *TypedClient[T]) copied(value T) T {
 }
 
 // decode reads raw, which e holds where it is in memory, and keeps the result there if that is safe. An error is counted; the caller logs it.
-func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
+func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
 	if t.codec == nil {
 		var none T
 		return none, errNilCodec
@@ -246,22 +247,22 @@ func (t *TypedClient[T]) decode(key, raw string, e *entry) (T, error) {
 	}
 	value, err := t.decodeOnce(key, raw, e)
 	if err != nil {
-		t.undecodable(key, err) // not with e.decoding held: an Observer may ask for this very key
+		t.undecodable(key, err) // not with the entry locked: an Observer may ask for this very key
 	}
 	return value, err
 }
 
 // decodeOnce decodes raw and keeps the result in e.
-func (t *TypedClient[T]) decodeOnce(key, raw string, e *entry) (T, error) {
-	e.decoding.Lock() // two hundred waiters of one key decode it once
-	defer e.decoding.Unlock()
+func (t *TypedClient[T]) decodeOnce(key, raw string, e *near.Entry) (T, error) {
+	e.LockDecoding() // two hundred waiters of one key decode it once
+	defer e.UnlockDecoding()
 	if kept := t.kept(e); kept != nil {
 		return *kept, nil
 	}
 	value, err := t.read(raw)
 	if err == nil {
 		copied := value
-		t.c.near.keep(key, e, &decoded{by: t.id, value: &copied}, t.own(&copied, e.raw))
+		t.c.near.KeepDecoded(key, e, &near.Decoded{By: t.id, Value: &copied}, t.own(&copied, e.Raw()))
 	}
 	return value, err
 }
@@ -342,11 +343,12 @@ func (t *TypedClient[T]) tryEncode(value T) (raw string, err error) {
 }
 
 // kept returns what is decoded in e already, if this view may use it.
-func (t *TypedClient[T]) kept(e *entry) *T {
-	if d := e.decoded.Load(); d != nil && t.keep && d.by == t.id {
-		return d.value.(*T)
+func (t *TypedClient[T]) kept(e *near.Entry) *T {
+	if !t.keep {
+		return nil
 	}
-	return nil
+	value, _ := e.DecodedBy(t.id).(*T)
+	return value
 }
 
 // GetMulti is [Client.GetMulti] over T.
@@ -360,15 +362,15 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 	case t.codec == nil:
 		return values, errNilCodec
 	}
-	missing := t.c.fromMemory(ttl, keys, func(key string, e *entry) bool {
-		if e.absent {
+	missing := t.c.fromMemory(ttl, keys, func(key string, e *near.Entry) bool {
+		if e.Absent() {
 			return true
 		}
 		if kept := t.kept(e); kept != nil {
 			values[key] = *kept
 			return true
 		}
-		value, err := t.decode(key, e.raw, e)
+		value, err := t.decode(key, e.Raw(), e)
 		if err != nil {
 			t.warn(notDecoded, key, err)
 			return false

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -123,7 +124,9 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	errs, kept := c.perform(who, w)
 	after := c.forget(w.keys)
 	if kept && sh != nil && Mode(sh.mode.Load()) == Degraded && after == before+1 { // nobody else has changed it meanwhile
-		c.near.commitAway(w.keys[0], after, sh, outage, w.value, false, w.ttl, 0, nil)
+		c.near.CommitAway(w.keys[0], near.Away{
+			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.valid, Outage: outage, Generation: after,
+		})
 	}
 	if len(errs) == 0 && w.op != fallback.OpDel {
 		c.readBack(who, w.keys)
@@ -135,7 +138,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 func (c *Client) forget(keys []string) (gen uint64) {
 	for _, key := range keys {
 		c.forgetFill(key)
-		gen = c.near.drop(key)
+		gen = c.near.Drop(key)
 		c.flights.detach(key)
 	}
 	return gen

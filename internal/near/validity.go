@@ -1,8 +1,6 @@
-// Package near is the memory of this process.
 package near
 
 import (
-	"math"
 	"sync"
 	"sync/atomic"
 )
@@ -32,8 +30,6 @@ type Validity struct {
 
 	mu sync.Mutex // held by whatever changes the fields above, so that no two changes mix; never while calling out
 }
-
-const never = math.MaxInt64 // of times, and of epochs that are never reached
 
 // NewValidity returns the Validity of a server of which nothing is known yet: degraded, in its first outage, with
 // nothing to serve. tracked: the server was asked to tell us of changes.

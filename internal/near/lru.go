@@ -1,92 +1,16 @@
-package aside
+package near
 
 import (
 	"hash/maphash"
 	"sync"
-
-	"github.com/maypok86/otter/v2"
 )
 
-// memory is what near keeps its entries in: otter, bounded by bytes, which drops what is least useful (W-TinyLFU), or, with
-// Options.MemoryKeys, a strict LRU. nil keeps nothing. Safe for concurrent use.
-type memory struct {
-	otter *otter.Cache[string, *entry]
-	lru   *lru
-}
-
-func newMemory(maxBytes int64, maxKeys int) *memory {
-	switch {
-	case maxBytes <= 0:
-		return nil
-	case maxKeys > 0:
-		return &memory{lru: newLRU(maxKeys, maxBytes)}
-	}
-	return &memory{otter: otter.Must(&otter.Options[string, *entry]{
-		MaximumWeight: uint64(maxBytes),
-		Weigher:       func(_ string, e *entry) uint32 { return e.weight.Load() },
-	})}
-}
-
-func (m *memory) get(key string) (*entry, bool) {
-	if m.lru != nil {
-		return m.lru.get(key)
-	}
-	return m.otter.GetIfPresent(key)
-}
-
-func (m *memory) set(key string, e *entry) {
-	if m.lru != nil {
-		m.lru.set(key, e)
-		return
-	}
-	m.otter.Set(key, e)
-}
-
-func (m *memory) drop(key string) {
-	if m.lru != nil {
-		m.lru.drop(key)
-		return
-	}
-	m.otter.Invalidate(key)
-}
-
-// reweigh gives e another weight, and counts that if e is still there.
-func (m *memory) reweigh(key string, e *entry, weight uint32) {
-	if m.lru != nil {
-		m.lru.reweigh(key, e, weight)
-		return
-	}
-	e.weight.Store(weight)
-	m.otter.ComputeIfPresent(key, func(old *entry) (*entry, otter.ComputeOp) {
-		if old != e {
-			return nil, otter.CancelOp
-		}
-		return e, otter.WriteOp
-	})
-}
-
-func (m *memory) close() {
-	if m.lru != nil {
-		m.lru.clear()
-		return
-	}
-	m.otter.InvalidateAll()
-	m.otter.StopAllGoroutines()
-}
-
-func (m *memory) size() (entries int, bytes int64) {
-	if m.lru != nil {
-		return m.lru.size()
-	}
-	return m.otter.EstimatedSize(), int64(m.otter.WeightedSize())
-}
-
-// lru holds the entries that were used last: at most maxKeys, and at most maxBytes of them. Each use takes its one mutex, which is what it
-// costs to know the order exactly. Safe for concurrent use.
+// lru holds the entries that were used last: at most maxKeys, and at most maxBytes of them. Each use takes its one mutex,
+// which is what it costs to know the order exactly. Safe for concurrent use.
 type lru struct {
-	maxKeys  int
-	maxBytes int64
-	seed     maphash.Seed
+	maxKeys  int          // immutable
+	maxBytes int64        // immutable
+	seed     maphash.Seed // immutable
 
 	mu     sync.Mutex // guards all below, and the weights of entries that are here
 	tables [256]lruTable
@@ -95,8 +19,9 @@ type lru struct {
 	bytes  int64
 }
 
-// lruTable finds nodes by their keys. Nodes with the same place in it are a chain, which costs a key 8 bytes there and 8 in its node, where a
-// Go map would take 40. There are many tables, so that none of them is large when it grows.
+// lruTable finds nodes by their keys. Nodes with the same place in it are a chain, which costs a key 8 bytes there and 8
+// in its node, where a Go map would take 40. There are many tables, so that none of them is large when it grows. Guarded
+// by the lru's mu, as lruNode is.
 type lruTable struct {
 	chains []*lruNode // as many as a power of two
 	keys   int
@@ -106,7 +31,7 @@ type lruNode struct {
 	prev, next *lruNode // in the ring
 	chain      *lruNode // the next one
 	key        string
-	entry      *entry
+	entry      *Entry
 }
 
 func newLRU(maxKeys int, maxBytes int64) *lru {
@@ -147,7 +72,7 @@ func (l *lru) growLocked(t *lruTable) {
 	}
 }
 
-func (l *lru) get(key string) (*entry, bool) {
+func (l *lru) get(key string) (*Entry, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, at := l.findLocked(key)
@@ -162,7 +87,7 @@ func (l *lru) get(key string) (*entry, bool) {
 	return n.entry, true
 }
 
-func (l *lru) set(key string, e *entry) {
+func (l *lru) set(key string, e *Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t, at := l.findLocked(key)
@@ -192,7 +117,7 @@ func (l *lru) drop(key string) {
 	}
 }
 
-func (l *lru) reweigh(key string, e *entry, weight uint32) {
+func (l *lru) reweigh(key string, e *Entry, weight uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was := e.weight.Swap(weight)
@@ -202,7 +127,8 @@ func (l *lru) reweigh(key string, e *entry, weight uint32) {
 	}
 }
 
-// fitLocked drops what has no room any more beside n, or n if that never has: it must not drive out all others before it goes itself.
+// fitLocked drops what has no room any more beside n, or n if that never has: it must not drive out all others before it
+// goes itself.
 func (l *lru) fitLocked(n *lruNode) {
 	if int64(n.entry.weight.Load()) > l.maxBytes {
 		l.dropLocked(n)

@@ -1,4 +1,4 @@
-package aside
+package near
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 		l := newLRU(maxKeys, maxBytes)
 		type kept struct {
 			key   string
-			entry *entry
+			entry *Entry
 		}
 		var model []kept // the last used first
 		find := func(key string) int { return slices.IndexFunc(model, func(k kept) bool { return k.key == key }) }
@@ -36,7 +36,7 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 			i := find(key)
 			switch rapid.IntRange(0, 3).Draw(t, "what") {
 			case 0:
-				e := new(entry)
+				e := new(Entry)
 				e.weight.Store(rapid.Uint32Range(1, 60).Draw(t, "weight"))
 				l.set(key, e)
 				if i >= 0 {
@@ -62,7 +62,7 @@ func TestTheLRUDropsWhatWasUsedLongestAgo(t *testing.T) {
 			case 3:
 				if i >= 0 {
 					l.reweigh(key, model[i].entry, rapid.Uint32Range(1, 60).Draw(t, "weight"))
-					l.reweigh(key, new(entry), 1000) // which is not there
+					l.reweigh(key, new(Entry), 1000) // which is not there
 					if model[i].entry.weight.Load() > maxBytes {
 						model = slices.Delete(model, i, i+1)
 					}
@@ -94,7 +94,7 @@ func TestTheLRUFindsWhatItHolds(t *testing.T) {
 	l, keys := newLRU(n, 1<<40), make([]string, 2*n)
 	for i := range keys {
 		keys[i] = fmt.Sprint("key:", i)
-		l.set(keys[i], new(entry))
+		l.set(keys[i], new(Entry))
 	}
 	for i, key := range keys {
 		_, ok := l.get(key)
@@ -121,7 +121,7 @@ func BenchmarkLRU(b *testing.B) {
 	keys := make([]string, 100_000)
 	for i := range keys {
 		keys[i] = fmt.Sprint("key:", i)
-		e := new(entry)
+		e := new(Entry)
 		e.weight.Store(500)
 		l.set(keys[i], e)
 	}

@@ -1,0 +1,260 @@
+package near
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// clock is a memory's idea of time in these tests.
+type clock struct{ atomic.Int64 }
+
+func (c *clock) now() int64 { return c.Load() }
+
+// newTest returns a memory, and the Validity of a server that works for ever.
+func newTest(maxBytes int64, options ...func(*Options)) (*Memory, *Validity, *clock) {
+	c := new(clock)
+	c.Store(1)
+	v := NewValidity(true)
+	v.Restore()
+	v.Prove(v.Epoch(), never)
+	o := Options{MaxBytes: maxBytes, AwayTTL: 30 * time.Second, Now: c.now}
+	for _, set := range options {
+		set(&o)
+	}
+	return New(o), v, c
+}
+
+func TestACommittedEntryIsFoundUntilItsTTL(t *testing.T) {
+	m, v, c := newTest(1 << 20)
+	r := m.Reserve("k", v)
+	c.Add(5) // the answer takes its time; the ttl counts from the request
+	require.NotNil(t, m.Commit("k", r, Value{Raw: "v", TTL: 100}))
+	c.Store(100)
+	require.Equal(t, "v", m.Lookup("k").Raw())
+	c.Store(101)
+	require.Nil(t, m.Lookup("k"))
+	require.NotNil(t, m.Commit("forever", m.Reserve("forever", v), Value{Raw: "v", TTL: -1}))
+	require.NotNil(t, m.Commit("long", m.Reserve("long", v), Value{Raw: "v", TTL: time.Duration(never)}))
+	c.Store(never - 1)
+	require.NotNil(t, m.Lookup("forever"))
+	require.NotNil(t, m.Lookup("long"))
+}
+
+// The race that reservations are for: the push is handled between the answer and its being stored.
+func TestAPushThatOvertakesTheAnswerVoidsIt(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	r := m.Reserve("k", v)
+	m.Drop("k")
+	require.Nil(t, m.Commit("k", r, Value{Raw: "stale", TTL: time.Minute}))
+	require.Nil(t, m.Lookup("k"))
+
+	r = m.Reserve("k", v)
+	v.NewEpoch() // the connection is lost, and of what was asked on it no change is told
+	require.Nil(t, m.Commit("k", r, Value{Raw: "stale", TTL: time.Minute}))
+
+	r = m.Reserve("k", v)
+	m.Wake("k") // own fill of another flight: nothing has changed
+	require.NotNil(t, m.Commit("k", r, Value{Raw: "v", TTL: time.Minute}))
+}
+
+func TestAnEntryIsUsedInItsEpochAndItsLeaseOnly(t *testing.T) {
+	m, v, c := newTest(1 << 20)
+	other := NewValidity(true)
+	other.Prove(other.Epoch(), never)
+	m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour})
+	m.Commit("o", m.Reserve("o", other), Value{Raw: "v", TTL: time.Hour})
+	v.Prove(v.Epoch(), 50)
+	c.Store(49)
+	require.NotNil(t, m.Lookup("k"))
+	c.Store(50)
+	require.Nil(t, m.Lookup("k"))
+	v.Prove(v.Epoch(), 100) // the connection was slow, not lost: what it said still holds
+	require.NotNil(t, m.Lookup("k"))
+	v.NewEpoch()
+	v.Prove(v.Epoch(), 100)
+	require.Nil(t, m.Lookup("k"))
+	require.NotNil(t, m.Lookup("o"), "another server is not concerned")
+}
+
+func TestNothingIsKeptThatNobodyTellsUsOf(t *testing.T) {
+	m, _, _ := newTest(1 << 20)
+	untracked := NewValidity(false)
+	require.Nil(t, m.Commit("k", m.Reserve("k", untracked), Value{Raw: "v", TTL: time.Minute}))
+	none, v, _ := newTest(-1)
+	require.Nil(t, none.Commit("k", none.Reserve("k", v), Value{Raw: "v", TTL: time.Minute}))
+	require.Nil(t, none.Lookup("k"))
+	none.Drop("k")
+}
+
+func TestAWaiterIsWokenOnceAndLeavesNothing(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	for _, wake := range []func(){func() { m.Drop("k") }, func() { m.Wake("k") }, m.WakeAll} {
+		changed, leave, ok := m.Wait("k", m.Reserve("k", v), nil)
+		require.True(t, ok)
+		again, leaveAgain, ok := m.Wait("k", m.Reserve("k", v), nil)
+		require.True(t, ok)
+		require.Equal(t, 1, m.waiting())
+		wake()
+		<-changed
+		<-again
+		leave()
+		leaveAgain()
+		require.Zero(t, m.waiting())
+	}
+	_, leave, _ := m.Wait("k", m.Reserve("k", v), nil)
+	leave()
+	require.Zero(t, m.waiting(), "who leaves unwoken takes the entry along")
+	r := m.Reserve("k", v)
+	m.Drop("k")
+	_, _, ok := m.Wait("k", r, nil)
+	require.False(t, ok, "it has changed since it was asked for: ask again")
+}
+
+// A decoded value is accounted for where it is attached, and only while its entry is still the one in memory.
+func TestDecodedValuesCount(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	e := m.Commit("k", m.Reserve("k", v), Value{Raw: strings.Repeat("x", 1000), TTL: time.Hour})
+	settledSize := func() int64 { // otter weighs in the background
+		m.CleanUp()
+		_, bytes := m.Size()
+		return bytes
+	}
+	before := settledSize()
+	m.KeepDecoded("k", e, &Decoded{By: "codec", Value: new(int)}, 1100)
+	require.Greater(t, settledSize(), before+1000)
+	m.Drop("k")
+	m.KeepDecoded("k", e, &Decoded{By: "other", Value: new(int)}, 5000)
+	require.Nil(t, m.Lookup("k"), "what was dropped does not come back")
+	require.Zero(t, settledSize())
+}
+
+// The estimate of an entry's size is not below what the heap says, and a million keys stay within the bound.
+func TestMemoryStaysWithinItsBytes(t *testing.T) {
+	require.LessOrEqual(t, unsafe.Sizeof(Entry{}), uintptr(80), "one byte more costs 16")
+	const bound = 16 << 20
+	m, v, _ := newTest(bound)
+	before := heap()
+	for i := range 1_000_000 {
+		key := fmt.Sprintf("user:%08d", i)
+		e := m.Commit(key, m.Reserve(key, v), Value{Raw: strings.Repeat("v", 50), TTL: time.Hour})
+		if i%2 == 0 {
+			m.KeepDecoded(key, e, &Decoded{By: "codec", Value: &struct{ name, mail string }{key, key}}, 32)
+		}
+	}
+	m.CleanUp()
+	grown := heap() - before
+	entries, bytes := m.Size()
+	t.Logf("%d entries, estimated at %d bytes, take %d bytes of heap", entries, bytes, grown)
+	require.LessOrEqual(t, bytes, int64(bound))
+	require.LessOrEqual(t, grown, int64(bound))
+	require.Greater(t, entries, 10_000)
+	runtime.KeepAlive(m)
+}
+
+func TestALookupTakesNoAllocation(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour})
+	require.Zero(t, testing.AllocsPerRun(100, func() { m.Lookup("k") }))
+}
+
+// What memory held when Redis went away is served for AwayTTL; what was loaded since, for as long, but in this outage only.
+func TestMemoryInAnOutage(t *testing.T) {
+	m, v, c := newTest(1<<20, func(o *Options) { o.AwayTTL = 100 })
+	v.Prove(v.Epoch(), never)
+	require.NotNil(t, m.Commit("old epoch", m.Reserve("old epoch", v), Value{Raw: "v", TTL: -1}))
+	v.NewEpoch()
+	v.Prove(v.Epoch(), never)
+	require.NotNil(t, m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: -1}))
+	require.NotNil(t, m.Commit("short", m.Reserve("short", v), Value{Raw: "v", TTL: 50}))
+	require.NotNil(t, m.Commit("gone", m.Reserve("gone", v), Value{Raw: "v", TTL: -1}))
+
+	away := func() { v.Degrade(c.now() + 100) }
+	v.Restore()
+	v.Prove(v.Epoch(), 0)
+	require.Nil(t, m.Lookup("k"), "healthy, without a lease")
+	away()
+	m.Drop("gone")
+	require.Nil(t, m.Lookup("gone"))
+	require.Nil(t, m.Lookup("old epoch"), "it was unverified before")
+	require.NotNil(t, m.CommitAway("loaded", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: m.Generation("loaded")}))
+	c.Add(49)
+	require.Equal(t, "v", m.Lookup("k").Raw())
+	require.NotNil(t, m.Lookup("short"))
+	c.Add(1)
+	require.Nil(t, m.Lookup("short"), "its own ttl is over")
+	c.Add(49)
+	require.NotNil(t, m.Lookup("k"))
+	require.NotNil(t, m.Lookup("loaded"))
+	c.Add(1)
+	require.Nil(t, m.Lookup("k"))
+	require.Nil(t, m.Lookup("loaded"))
+
+	require.NotNil(t, m.CommitAway("loaded", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: m.Generation("loaded")}))
+	v.Restore()
+	v.Prove(v.Epoch(), never)
+	require.NotNil(t, m.Lookup("k"), "same connection: its pushes were not lost but late")
+	require.Nil(t, m.Lookup("loaded"), "nobody has told Redis that we have it")
+	v.Prove(v.Epoch(), 0)
+	away()
+	require.Nil(t, m.Lookup("loaded"), "of an earlier outage: anybody may have deleted it in between")
+
+	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage() - 1, Generation: m.Generation("late")}), "of the outage before")
+	gen := m.Generation("late")
+	m.Drop("late")
+	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: gen, Then: func() { t.Error("recorded") }}), "deleted during its load")
+}
+
+// While a new topology takes over there are callers that go by the old one. What they store, under a server that has left
+// or lost the slot, must not be served: its key has another home.
+func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
+	for _, leaves := range []bool{true, false} {
+		var home *Validity
+		m, old, _ := newTest(1<<20, func(o *Options) { o.Home = func(string) *Validity { return home } })
+		home = old
+		old.Degrade(0)
+		store := func() *Entry { // with what it has looked at last
+			return m.CommitAway("k", Away{Value: Value{Raw: "old", TTL: time.Hour}, Valid: old, Outage: old.Outage(), Generation: m.Generation("k")})
+		}
+		read := func() *Entry { return m.Commit("k", m.Reserve("k", old), Value{Raw: "old", TTL: time.Hour}) }
+
+		require.NotNil(t, store())
+		require.NotNil(t, m.Lookup("k"))
+		home = NewValidity(true)
+		if leaves {
+			old.Retire()
+		} else {
+			old.InvalidateAll()
+		}
+		old.Prove(old.Epoch(), never) // a node that is cut off from the others may go on answering us
+		require.Nil(t, m.Lookup("k"), "stored before the topology changed")
+		require.Nil(t, store(), "after")
+		require.Nil(t, read(), "after")
+		require.Nil(t, m.Lookup("k"))
+	}
+}
+
+// waiting counts the keys that somebody waits for.
+func (m *Memory) waiting() (keys int) {
+	for i := range m.stripes {
+		s := &m.stripes[i]
+		s.mu.Lock()
+		keys += len(s.waiters)
+		s.mu.Unlock()
+	}
+	return keys
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
