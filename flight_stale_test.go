@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
-	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -45,27 +44,4 @@ func TestAHungShardDoesNotMakeAnotherShardsFlightsStale(t *testing.T) {
 	require.Equal(t, "new", value)
 	require.Empty(t, batch, "and it did not wait for the other shard")
 	require.NoError(t, await(t, batch))
-}
-
-// A load that began while Redis was away answers nobody who asks once it is back: another process may have deleted.
-func TestALoadWithoutRedisAnswersNobodyOnceRedisIsBack(t *testing.T) {
-	server := redistest.Start(t)
-	proxy := faultproxy.New(t, server.Addr())
-	a, b, ctx := newClient(t, proxy.Addr(), hasty), newClient(t, server.Addr()), testContext(t)
-	proxy.Refuse()
-	eventually(t, "it is noticed", func() bool { return !a.Stats().RedisConnected })
-	db := newSource("old")
-	letGo := db.HoldUp()
-	first := inBackground(func() (string, error) { return a.Get(ctx, time.Minute, "k", db.Load) })
-	db.AwaitBegin(t)
-	proxy.Heal()
-	eventually(t, "it is back", func() bool { return a.Stats().RedisConnected })
-	require.NoError(t, b.Del(ctx, "k"))
-	value, err := a.Get(ctx, time.Minute, "k", newSource("new").Load)
-	require.NoError(t, err)
-	require.Equal(t, "new", value)
-	letGo()
-	require.Equal(t, result{Value: "old"}, await(t, first), "who asked before may have it")
-	stored(t, a, "k")
-	require.Equal(t, "new", server.Do("GET", "k"))
 }

@@ -46,6 +46,10 @@ var (
 	forgetful = harness.Forgetful
 	untracked = harness.Untracked
 
+	durable    = harness.Durable
+	newDurable = harness.NewDurable
+	files      = harness.Files
+
 	inBackground = harness.InBackground
 	eventually   = harness.Eventually
 	stored       = harness.Stored

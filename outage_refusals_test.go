@@ -3,6 +3,7 @@ package aside_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -264,6 +265,50 @@ func TestAKeyThatRedisRefusesToReadIsSaidOnceAMinute(t *testing.T) {
 			log.await(t, 1, "level=WARN", "Redis refuses to read a key", `key="\"a list\""`, "WRONGTYPE")
 			require.NoError(t, c.Close())
 			require.Len(t, log.lines("Redis refuses to read a key"), 1)
+		})
+	}
+}
+
+// A server that takes no writes still answers hits; what is missing is loaded and not stored.
+func TestHitsWorkOnAFullOrReadOnlyServer(t *testing.T) {
+	for _, kind := range []string{"full", "read-only"} {
+		t.Run(kind, func(t *testing.T) {
+			server := redistest.Start(t)
+			c, db, ctx := newClient(t, server.Addr()), newSource("loaded"), testContext(t)
+			require.NoError(t, c.Set(ctx, time.Hour, "present", "v"))
+			if kind == "full" {
+				server.Do("CONFIG", "SET", "maxmemory", "1")
+				t.Cleanup(func() { server.Do("CONFIG", "SET", "maxmemory", "0") })
+			} else {
+				server.Do("REPLICAOF", "127.0.0.1", "1") // nobody is there: a replica with the data that it had
+				t.Cleanup(func() { server.Do("REPLICAOF", "NO", "ONE") })
+			}
+			value, err := c.Get(ctx, time.Hour, "present", mustNotLoad)
+			require.NoError(t, err)
+			require.Equal(t, "v", value)
+			for range 2 {
+				value, err = c.Get(ctx, time.Hour, "missing", db.Load)
+				require.NoError(t, err)
+				require.Equal(t, "loaded", value)
+				if kind == "read-only" { // nothing can be locked, filled or set: that is an outage, and memory answers
+					eventually(t, "that is noticed", func() bool { return !c.Stats().RedisConnected })
+				}
+				m, err := c.GetMulti(ctx, time.Hour, []string{"present", "missing too"}, db.LoadMany)
+				require.NoError(t, err)
+				require.Equal(t, map[string]string{"present": "v", "missing too": "loaded"}, m)
+			}
+			if kind == "full" {
+				require.EqualValues(t, 4, db.Calls.Load())
+			}
+			err = c.Set(ctx, time.Hour, "k", "v")
+			require.Error(t, err)
+			require.Equal(t, kind == "read-only", errors.Is(err, aside.ErrRedisAway), "%v", err)
+			require.Equal(t, kind == "full", c.Stats().RedisConnected, "an answer, if only no, is not an outage")
+			if kind == "read-only" {
+				server.Do("REPLICAOF", "NO", "ONE")
+				eventually(t, "writes work again", func() bool { return c.Stats().RedisConnected && c.Stats().Pending == 0 })
+				require.Equal(t, "v", server.Do("GET", "k"), "and the Set was replayed")
+			}
 		})
 	}
 }

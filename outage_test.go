@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,108 +17,6 @@ import (
 )
 
 // Away and back: what was acknowledged survives, what was deleted stays deleted.
-
-// durable gives a client a directory of its own, and checks in the end that nothing was left in it that should not be.
-func durable(t testing.TB) (dir string, option func(*aside.Options)) {
-	t.Helper()
-	dir = filepath.Join(t.TempDir(), "fallback")
-	return dir, func(o *aside.Options) { o.FallbackDir = dir }
-}
-
-// newDurable makes a client that may start without Redis.
-func newDurable(t testing.TB, addr, dir string, change ...func(*aside.Options)) *aside.Client {
-	t.Helper()
-	return newClient(t, addr, append([]func(*aside.Options){hasty, func(o *aside.Options) {
-		o.FallbackDir, o.RequireRedis, o.ConnectTimeout = dir, false, 300*time.Millisecond
-	}}, change...)...)
-}
-
-// files are the names of the files below dir, but for the lock.
-func files(t testing.TB, dir string) (names []string) {
-	t.Helper()
-	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // it is removed while we look
-			return nil
-		case err == nil && !d.IsDir() && d.Name() != "lock":
-			names = append(names, path)
-		}
-		return err
-	}))
-	return names
-}
-
-func TestWhatWasSetAndDeletedWhileAwayIsReplayed(t *testing.T) {
-	server := redistest.Start(t)
-	dir, option := durable(t)
-	c, ctx := newClient(t, server.Addr(), hasty, option), testContext(t)
-	for i := range 50 {
-		require.NoError(t, c.Set(ctx, time.Hour, fmt.Sprint("old", i), "before"))
-	}
-	server.Freeze()
-	for i := range 50 { // the first waits for RedisTimeout; nobody after the trip
-		require.NoError(t, c.Set(ctx, time.Hour, fmt.Sprint("new", i), "while away"))
-		require.NoError(t, c.Del(ctx, fmt.Sprint("old", i)))
-	}
-	awaitMode(t, c, aside.Degraded)
-	require.Equal(t, 100, c.Stats().Pending)
-	require.NotEmpty(t, files(t, dir))
-	for i := range 50 {
-		value, err := c.Get(ctx, time.Hour, fmt.Sprint("new", i), mustNotLoad)
-		require.NoError(t, err)
-		require.Equal(t, "while away", value)
-		value, err = c.Get(ctx, time.Hour, fmt.Sprint("old", i), newSource("loaded").Load)
-		require.NoError(t, err)
-		require.Equal(t, "loaded", value, "what was deleted is not served")
-	}
-	server.Thaw()
-	awaitMode(t, c, aside.Healthy)
-	require.Zero(t, c.Stats().Pending)
-	for i := range 50 {
-		require.Equal(t, "while away", server.Do("GET", fmt.Sprint("new", i)))
-		require.Nil(t, server.Do("GET", fmt.Sprint("old", i)))
-	}
-	eventually(t, "nothing is left on disk", func() bool { return len(files(t, dir)) == 0 })
-	replay := c.Health().Replay
-	require.False(t, replay.Running)
-	require.Equal(t, replay.Report.Total, replay.Done)
-	require.GreaterOrEqual(t, replay.Report.Total, 100)
-}
-
-// The process ends while Redis is away; the next one with the directory, started while Redis is still away, has it all.
-func TestTheNextProcessReplaysWhatThisOneCouldNot(t *testing.T) {
-	server := redistest.Start(t)
-	dir, _ := durable(t)
-	first, ctx := newDurable(t, server.Addr(), dir), testContext(t)
-	require.NoError(t, first.Set(ctx, time.Hour, "deleted", "v"))
-	require.NoError(t, first.Set(ctx, time.Hour, "replaced", "v"))
-	server.Freeze()
-	require.NoError(t, first.Set(ctx, time.Hour, "set", "v"))
-	require.NoError(t, first.Set(ctx, time.Hour, "replaced", "w"))
-	require.NoError(t, first.Del(ctx, "deleted"))
-	_, err := aside.New(aside.Options{Redis: plain(server.Addr()), FallbackDir: dir, Logger: quiet})
-	require.ErrorIs(t, err, aside.ErrLocked)
-	require.ErrorContains(t, err, dir)
-	require.NoError(t, first.Close())
-	require.NotEmpty(t, files(t, dir), "Close replays nothing")
-
-	second := newDurable(t, server.Addr(), dir)
-	require.Equal(t, aside.Degraded, second.Health().Mode)
-	require.Equal(t, 3, second.Stats().Pending)
-	value, err := second.Get(ctx, time.Hour, "replaced", mustNotLoad)
-	require.NoError(t, err)
-	require.Equal(t, "w", value)
-	value, err = second.Get(ctx, time.Hour, "deleted", newSource("loaded").Load)
-	require.NoError(t, err)
-	require.Equal(t, "loaded", value)
-	server.Thaw()
-	awaitMode(t, second, aside.Healthy)
-	require.Equal(t, "v", server.Do("GET", "set"))
-	require.Equal(t, "w", server.Do("GET", "replaced"))
-	require.Nil(t, server.Do("GET", "deleted"))
-	require.NoError(t, second.Close())
-	require.Empty(t, files(t, dir))
-}
 
 // What another process wrote while we were cut off is newer than what we kept; what it wrote before is older.
 func TestReplayKeepsWhatIsNewer(t *testing.T) {
@@ -511,4 +406,19 @@ func TestStartingWithoutRedisIsStartingDegraded(t *testing.T) {
 	require.Equal(t, "v", server.Do("GET", "k"))
 	_, err = aside.New(aside.Options{Redis: plain("127.0.0.1:1"), FallbackDir: "/proc/nowhere", Logger: quiet})
 	require.ErrorContains(t, err, "/proc/nowhere")
+}
+
+// A hundred outages leave nothing behind: goroutines are checked by goleak at the end of the run.
+func TestManyOutagesLeaveNothingBehind(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, db, ctx := newClient(t, proxy.Addr(), hasty), newSource("v"), testContext(t)
+	for i := range 100 {
+		proxy.Reset()
+		_, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), db.Load)
+		require.NoError(t, err)
+	}
+	eventually(t, "it is back", func() bool { return c.Stats().RedisConnected })
+	eventually(t, "with one connection", func() bool { return proxy.Connections() == 1 })
+	awaitNobody(t, c)
 }
