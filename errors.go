@@ -146,15 +146,6 @@ func (e *encodeError) Error() string {
 }
 func (e *encodeError) Unwrap() error { return e.err }
 
-// errNotAsked is ErrRedisAway for a question that was never sent, so that nothing can have happened.
-var errNotAsked = fmt.Errorf("%w (not asked)", ErrRedisAway)
-
-// errLeftOut is the same for what was left of a batch when one of its pieces had no answer.
-var errLeftOut = fmt.Errorf("%w: an earlier piece of the batch was not answered", errNotAsked)
-
-// errGateFull is the same when Redis is there but has too many questions to answer.
-var errGateFull = fmt.Errorf("%w (too many questions are out already)", ErrRedisAway)
-
 // quoted makes a key fit for an error or a log line: any bytes, and not endless.
 func quoted(key string) string {
 	const most = 64

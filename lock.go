@@ -1,23 +1,17 @@
 package aside
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 
-	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
-	"github.com/redaside/aside/internal/slot"
 	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -37,13 +31,6 @@ import (
 // A hit changes nothing, so it works on a full or a read-only server, where the attempt to lock is refused.
 //
 // The scripts that do this are in internal/script, which also tells why they read and write as they do.
-
-const (
-	maxBatchKeys  = 64      // keys per script call, so that others get their turn; see also read_or_lock_many.lua
-	firstPiece    = 1024    // keys in a call's first piece, see runBatches
-	maxPieceKeys  = 8192    // and in any
-	maxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
-)
 
 // stuck is a lock of somebody else that a leader waits for. A living holder of ours renews its lock, so one that is not renewed ends by itself,
 // after the LockTTL of its client at most; but not where the server's clock was set back, or where another library has made it, which may
@@ -100,395 +87,6 @@ func milliseconds(d time.Duration) string {
 	return strconv.FormatInt(ms, 10)
 }
 
-// call is one run of a script on keys of one shard, and of one slot where that matters.
-type call struct {
-	script  *script.Script
-	keys    []string
-	args    []string
-	stamped bool // the keys' stamps are KEYS too, behind them
-
-	reply rueidis.RedisMessage
-	err   error
-	moved bool // another node than the shard answered: its answer must not be kept in memory
-
-	expects int64 // bytes of the answer, where they are known to be many
-
-	withheld string // the error that is to be answered, where the server would not read the arguments, see longest
-}
-
-// untimely reports whether the server has refused q for the time, see lib/clock.lua in internal/script.
-func (q *call) untimely() bool {
-	n, err := q.reply.AsInt64()
-	return q.err == nil && err == nil && n <= 0
-}
-
-// newCall makes a call for one key, in one piece of memory.
-func newCall(s *script.Script, key string, args ...string) *call {
-	q := &struct {
-		call
-		key  [1]string
-		args [4]string
-	}{call: call{script: s}, key: [1]string{key}}
-	q.call.keys = q.key[:]
-	q.call.args = append(q.args[:0], args...)
-	return &q.call
-}
-
-// run asks one question. It returns at the latest when ctx or RedisTimeout ends.
-func (l *link) run(ctx context.Context, sh *shard, q *call) {
-	l.runAll(ctx, sh, q)
-}
-
-// runAll asks several questions of one shard in one round trip.
-func (l *link) runAll(ctx context.Context, sh *shard, calls ...*call) {
-	l.runFor(ctx, sh, l.opt.RedisTimeout, calls...)
-}
-
-// runFor is runAll with another bound than RedisTimeout. Whatever the bound, what is on the way lengthens it, see traffic.go.
-func (l *link) runFor(ctx context.Context, sh *shard, patience time.Duration, calls ...*call) {
-	fail := func(err error) {
-		for _, q := range calls {
-			q.err = err
-		}
-	}
-	if !sh.asks() {
-		fail(errNotAsked)
-		return
-	}
-	asked, passed := l.now(), sh.traffic.passed.Load()
-	bytes, expected := sizes(calls)
-	guessed := sh.guess(calls)
-	patience += sh.sends(bytes, expected, asked)
-	defer sh.arrived(bytes, expected)
-	sh.guessed.Add(guessed)
-	defer sh.guessed.Add(-guessed)
-	ctx, limited, end := l.ask(ctx, sh, patience)
-	defer end()
-	if err := sh.gate.enter(ctx); err != nil {
-		fail(fmt.Errorf("%w: %w", errGateFull, reason.Of(err)))
-		return
-	}
-	defer func() {
-		if what := judge(calls[len(calls)-1].err, limited); what == timedOut || what == gaveUp {
-			sh.gate.giveUp(asked)
-			return
-		}
-		sh.gate.leave()
-	}()
-	if !sh.asks() { // was lost while we waited for our turn
-		fail(errNotAsked)
-		return
-	}
-
-	sh.longest.withhold(calls, asked)
-	epoch := sh.valid.Epoch()
-	l.send(ctx, sh.client, calls, false)
-	sh.longest.learn(calls, epoch, asked)
-	var again, elsewhere []*call
-	for _, q := range calls {
-		switch {
-		case isNoScript(q.err):
-			again = append(again, q)
-		case judge(q.err, limited) == moved:
-			elsewhere = append(elsewhere, q)
-		}
-	}
-	if len(again) > 0 {
-		l.send(ctx, sh.client, again, true)
-	}
-	for _, q := range elsewhere {
-		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
-		q.moved = true
-		if reply, ok := replyOf(q.err); ok {
-			if _, isAsk := reply.IsAsk(); !isAsk { // else it stays where it is, for the time being
-				l.topologyMoved()
-			}
-		}
-		if t := l.topo.Load(); t != nil {
-			q.reply, q.err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
-		}
-	}
-	l.conclude(sh, calls, limited, asked, passed)
-	sh.learn(calls, passed)
-}
-
-// sizes is about how many bytes calls take on their way, and back, as far as that is known.
-func sizes(calls []*call) (bytes, expected int64) {
-	for _, q := range calls {
-		bytes += q.size()
-		expected += q.expects
-	}
-	return bytes, expected
-}
-
-// size is about how many bytes q takes on its way.
-func (q *call) size() (bytes int64) {
-	for _, key := range q.keys {
-		bytes += int64(len(key))
-	}
-	for _, arg := range q.args {
-		bytes += int64(len(arg))
-	}
-	return bytes
-}
-
-// conclude draws the consequences of the answers for the shard and the statistics. passed is what had passed on the connection when
-// the question was asked.
-func (l *link) conclude(sh *shard, calls []*call, limited bool, asked, passed int64) {
-	var worst error
-	for _, q := range calls {
-		switch {
-		case q.moved: // says nothing of this node
-		case q.err != nil:
-			worst = q.err
-		default:
-			sh.failing.Store(0)
-		}
-	}
-	if worst == nil {
-		if len(calls) > 0 {
-			sh.gate.settled(asked)
-		}
-		return
-	}
-	l.counts.redisErrors.Add(1)
-	took := l.now() - asked
-	l.up.Observed(linkEvent{Kind: linkFailed, Addr: sh.addr, Duration: time.Duration(took), Err: worst})
-	switch what := judge(worst, limited); {
-	case (what == timedOut || what == gaveUp) && sh.flows(asked, passed, l.now(), l.opt.RedisTimeout):
-	case what == timedOut:
-		l.failed(sh, worst, callersTimeout)
-	case what == gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something
-		if errors.Is(worst, context.DeadlineExceeded) && took >= int64(l.opt.RedisTimeout)*2/5 {
-			l.failed(sh, worst, callersTimeout)
-		}
-	case what == away:
-		_, reply := rueidis.IsRedisErr(worst)
-		if reply || isDial(worst) || errors.Is(worst, rueidis.ErrClosing) {
-			l.failed(sh, worst, decisive)
-		} else {
-			l.failed(sh, worst, brokenOnly)
-		}
-	}
-}
-
-// questionContext bounds a question. limited says that the bound comes before the caller's own deadline.
-func boundedContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
-		return ctx, false, func() {}
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	return ctx, true, cancel
-}
-
-func (l *link) send(ctx context.Context, to rueidis.Client, calls []*call, whole bool) {
-	if len(calls) == 1 {
-		q := calls[0]
-		q.reply, q.err = to.Do(ctx, q.command(to.B(), whole)).ToMessage()
-		return
-	}
-	commands := make([]rueidis.Completed, len(calls))
-	for i, q := range calls {
-		commands[i] = q.command(to.B(), whole)
-	}
-	for i, result := range to.DoMulti(ctx, commands...) {
-		calls[i].reply, calls[i].err = result.ToMessage()
-	}
-}
-
-func (q *call) command(b rueidis.Builder, whole bool) rueidis.Completed {
-	if q.withheld != "" {
-		return b.Eval().Script(script.Withheld.Text()).Numkeys(1).Key(q.keys[0]).Arg(q.withheld).Build()
-	}
-	keys := q.keys
-	if q.stamped {
-		keys = slices.Grow(slices.Clone(keys), len(keys))
-		for _, key := range q.keys {
-			keys = append(keys, stampKey(key))
-		}
-	}
-	if whole {
-		return b.Eval().Script(q.script.Text()).Numkeys(int64(len(keys))).Key(keys...).Arg(q.args...).Build()
-	}
-	return b.Evalsha().Sha1(q.script.SHA()).Numkeys(int64(len(keys))).Key(keys...).Arg(q.args...).Build()
-}
-
-func isNoScript(err error) bool {
-	reply, ok := rueidis.IsRedisErr(err)
-	return ok && reply.IsNoScript()
-}
-
-// batch is one script call for some of a list's keys.
-type batch struct {
-	call
-	shard    *shard
-	of       []int // where its keys stand in the list
-	head     int   // how many args are for all keys; the others are as many for each
-	notAfter int64 // of a write: when the server must not do it any more, in µs of its clock
-}
-
-// batches splits n keys into calls: by shard, in a cluster by slot, and so that none holds up the server for long. head
-// is given to each call; args appends what each key needs, always as many.
-func (l *link) batches(s *script.Script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string) []*batch {
-	return l.batchesOf(s, head, n, key, args, nil)
-}
-
-// batchesOf is batches for answers whose bytes are known.
-func (l *link) batchesOf(s *script.Script, head []string, n int, key func(i int) (string, *shard), args func(to []string, i int) []string, answer func(i int) int64) []*batch {
-	type place struct {
-		shard *shard
-		slot  uint16
-	}
-	type filling struct {
-		*batch
-		bytes int
-	}
-	var all []*batch
-	open := make(map[place]*filling, 1)
-	var more []string
-	for i := range n {
-		k, sh := key(i)
-		at := place{shard: sh}
-		if sh == nil || sh.addr != "" {
-			at.slot = slot.Of(k)
-		}
-		bytes := len(k)
-		if args != nil {
-			more = args(more[:0], i)
-			for _, arg := range more {
-				bytes += len(arg)
-			}
-		}
-		expects := int64(0)
-		if answer != nil {
-			expects = answer(i)
-			bytes += int(expects)
-		}
-		f := open[at]
-		if f == nil || len(f.keys) == maxBatchKeys || sh != nil && sh.spread.Load() || f.bytes+bytes > maxBatchBytes {
-			f = &filling{batch: &batch{call: call{script: s}, shard: sh, head: len(head)}}
-			room := 1
-			if at.slot == 0 { // else there may be many batches of few keys
-				room = min(n-i, maxBatchKeys)
-			}
-			f.keys, f.of = make([]string, 0, room), make([]int, 0, room)
-			f.args = append(make([]string, 0, len(head)+room*len(more)), head...)
-			open[at] = f
-			all = append(all, f.batch)
-		}
-		f.keys = append(f.keys, k)
-		f.args = append(f.args, more...)
-		f.of = append(f.of, i)
-		f.bytes += bytes
-		f.expects += expects
-	}
-	return all
-}
-
-// pieces says how runBatches goes about it.
-type pieces struct {
-	first  int                               // keys in the first piece; 0: firstPiece
-	before func(sh *shard, batches []*batch) // called for the batches of each piece just before they are sent; or nil
-	insist bool                              // what is left goes at once, and all the same, when the shard has not answered, with Close, and
-	until  int64                             // from then on, in Client.now's time
-}
-
-// runBatches asks every shard, all at the same time, and hands each answer to use, if not nil, as it comes: what
-// one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
-//
-// A shard is asked in pieces, so that each has a RedisTimeout of its own and the questions of others get in between. The next one has twice as
-// many keys if that took little beside the round trip, and half as many if it took long. When it does not answer at all it is not asked for the rest.
-func (l *link) runBatches(ctx context.Context, all []*batch, pieces *pieces, use func(*batch)) {
-	byShard := make(map[*shard][]*batch, 1)
-	for _, b := range all {
-		byShard[b.shard] = append(byShard[b.shard], b)
-	}
-	ask := func(sh *shard, batches []*batch) {
-		var failed error
-		for room := cmp.Or(pieces.first, firstPiece); len(batches) > 0; {
-			if pieces.insist && (l.now() >= pieces.until || failed != nil || l.closing.Err() != nil) {
-				room = math.MaxInt
-			}
-			calls, keys, bytes := make([]*call, 0, len(batches)), 0, int64(0)
-			for _, b := range batches {
-				keys += len(b.keys)
-				bytes += b.size() + b.expects
-				if (keys > room || bytes > mostPiece) && len(calls) > 0 {
-					break
-				}
-				calls = append(calls, &b.call)
-			}
-			began := l.now()
-			switch {
-			case failed != nil && !pieces.insist:
-				for _, q := range calls {
-					q.err = fmt.Errorf("%w: %w", errLeftOut, reason.Of(failed))
-				}
-			default:
-				l.inTurn(ctx, sh, calls, func() {
-					began = l.now()
-					if pieces.before != nil {
-						pieces.before(sh, batches[:len(calls)])
-					}
-					l.runAll(ctx, sh, calls...)
-				})
-			}
-			switch took := time.Duration(l.now()-began) - sh.roundTrip(); {
-			case took < l.opt.RedisTimeout/8:
-				room = min(2*room, maxPieceKeys)
-			case took > l.opt.RedisTimeout/4:
-				room = max(room/2, maxBatchKeys)
-			}
-			if of := sh.perKey(); of > 0 {
-				room = max(min(room, int(mostPiece/of)), maxBatchKeys)
-			}
-			for _, b := range batches[:len(calls)] {
-				if _, reply := rueidis.IsRedisErr(b.err); !reply {
-					failed = cmp.Or(failed, b.err)
-				}
-				if use == nil {
-					continue
-				}
-				if len(b.keys) > 1 && isTryAgain(b.err) {
-					l.runSingly(ctx, b, use)
-				} else {
-					use(b)
-				}
-			}
-			batches = batches[len(calls):]
-		}
-	}
-	var others sync.WaitGroup
-	left := len(byShard)
-	for sh, batches := range byShard {
-		if left--; left == 0 {
-			ask(sh, batches) // the last one here: a batch for one shard needs no goroutine
-			break
-		}
-		others.Go(func() { ask(sh, batches) })
-	}
-	others.Wait()
-}
-
-// isTryAgain reports whether a call was refused because some of its keys have moved already, and others have not.
-func isTryAgain(err error) bool {
-	reply, ok := rueidis.IsRedisErr(err)
-	return ok && reply.IsTryAgain()
-}
-
-// runSingly asks for each key of b by itself.
-func (l *link) runSingly(ctx context.Context, b *batch, use func(*batch)) {
-	each := (len(b.args) - b.head) / len(b.keys)
-	for n, key := range b.keys {
-		at := b.head + n*each
-		one := &batch{shard: b.shard, of: b.of[n : n+1], head: b.head, call: call{
-			script: b.script, keys: []string{key}, args: append(slices.Clone(b.args[:b.head]), b.args[at:at+each]...),
-		}}
-		l.run(ctx, b.shard, &one.call)
-		use(one)
-	}
-}
-
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
 // until, if not 0, is when what is left goes at once, whatever others have to ask; till then it goes in small pieces.
@@ -529,18 +127,6 @@ func (c *Client) overLock(s *script.Script, item *loadItem, args []string) (move
 	c.inTurn(context.Background(), item.shard, []*call{q}, func() { c.run(context.Background(), item.shard, q) })
 	flags, err := q.flags()
 	return q.moved, err == nil && flags[0] == 1, err
-}
-
-// flags reads an answer of one number per key.
-func (q *call) flags() ([]int64, error) {
-	if q.err != nil {
-		return nil, q.err
-	}
-	flags, err := q.reply.AsIntSlice()
-	if err == nil && len(flags) != len(q.keys) {
-		err = fmt.Errorf("aside: a script answered %d numbers for %d keys", len(flags), len(q.keys))
-	}
-	return flags, err
 }
 
 // finding is what a key was found to hold.
@@ -628,4 +214,18 @@ func (c *Client) disown(sh *shard, keys []string, marker string) {
 			c.near.Wake(key)
 		}
 	})
+}
+
+// renewedTTL is the ttl of a lock that is renewed now, as Redis takes it: LockTTL, and for how long its fill may be behind others.
+func (c *Client) renewedTTL() string {
+	ahead := int64(0)
+	if t := c.topo.Load(); t != nil {
+		for _, sh := range t.shards {
+			ahead = max(ahead, sh.bulk.Load())
+		}
+	}
+	if ahead < maxBatchBytes {
+		return c.lockTTL
+	}
+	return milliseconds(c.opt.LockTTL + atLinkRate(min(ahead, mostAhead)))
 }

@@ -178,13 +178,8 @@ func (r ReplayFills) String() string {
 }
 
 const (
-	defaultErrorTTL    = 50 * time.Millisecond
-	defaultAddress     = "127.0.0.1:6379"
-	defaultDialTimeout = 250 * time.Millisecond
-	defaultTLSTimeout  = time.Second // a handshake takes several round trips, and some time to reckon
-	defaultKeepAlive   = 500 * time.Millisecond
-	defaultWriteLimit  = 30 * time.Second // see watchedConn
-	defaultReconcile   = 5 * time.Second  // Sentinel and Cluster topology, beside their own events
+	defaultErrorTTL = 50 * time.Millisecond
+	defaultAddress  = "127.0.0.1:6379"
 
 	longestTimeout = 24 * time.Hour
 	maxRingScale   = 18 // 40 MB for a connection

@@ -21,7 +21,6 @@ import (
 
 const (
 	leastClockError = 50 * time.Millisecond // assumed of any two clocks, however good they look
-	mostClockError  = time.Second           // beyond, Redis cannot be told until when it may do a write
 	mostRecordError = time.Minute           // beyond, a record is replayed as a delete of now
 	overloadWait    = time.Second           // for a loader's turn
 	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up

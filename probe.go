@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
 
-	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/slot"
 )
@@ -40,6 +38,9 @@ import (
 const probeKeyPrefix = "aside:probe"
 
 const (
+	probeEvery     = 200 * time.Millisecond // at most; a quarter of StaleLease where that is less
+	probeDownEvery = 50 * time.Millisecond  // while the shard is degraded: a refused dial is cheap
+
 	probeTTL       = 5 * time.Second        // of a probe key, from the latest probe on: little is left of a process that has ended
 	probeTries     = 3                      // of one probe: its key may be gone, or its slot may have
 	proofPause     = 200 * time.Millisecond // after a proof that failed; doubled with each one more
@@ -110,14 +111,6 @@ func (l *link) prober(sh *shard) {
 	}
 }
 
-// ear is the probe key whose pushes are counted for sh; "" if there is none.
-func (sh *shard) ear() string {
-	if key := sh.probeKey.Load(); key != nil {
-		return *key
-	}
-	return ""
-}
-
 // newProbeKey gives sh's probes a key that nobody has had before: in a cluster in some slot of the shard.
 func (l *link) newProbeKey(sh *shard) {
 	l.ears.Delete(sh.ear())
@@ -129,19 +122,6 @@ func (l *link) newProbeKey(sh *shard) {
 	sh.probeKey.Store(&key)
 	sh.proof.key, sh.proof.used, sh.proof.made = key, false, false
 	l.ears.Store(key, sh)
-}
-
-// heardProbe counts a push of a probe key, and reports whether key is one.
-func (l *link) heardProbe(key string) bool {
-	if !strings.HasPrefix(key, probeKeyPrefix) {
-		return false
-	}
-	if sh, ok := l.ears.Load(key); ok {
-		sh.(*shard).heard.Add(1)
-		return true
-	}
-	l.up.Invalidated(key)                                                            // it may be somebody's all the same
-	return strings.Contains(key, l.opt.ID) || strings.HasSuffix(key, flushKeySuffix) // a late one, or what tells of a flush
 }
 
 // mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
@@ -356,12 +336,6 @@ func isRedisReply(err error) bool {
 	return ok && (isReply(err, "NOPERM", "OOM", "WRONGTYPE", "TRYAGAIN") || strings.HasPrefix(reply.Error(), "unknown command") || judge(err, true) != answered)
 }
 
-// isReply reports whether err is an error reply of one of those kinds.
-func isReply(err error, kinds ...string) bool {
-	reply, ok := replyOf(err)
-	return ok && slices.Contains(kinds, replyKind(reply.Error()))
-}
-
 // redirected reports whether a key is, or may be, at another node; gone: for good.
 func redirected(errs ...error) (elsewhere, gone bool) {
 	for _, err := range errs {
@@ -374,52 +348,6 @@ func redirected(errs ...error) (elsewhere, gone bool) {
 	}
 	return elsewhere, gone
 }
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// hasSlotOf reports whether key, a probe's, is in a slot that sh has by the present topology.
-func (sh *shard) hasSlotOf(key string) bool {
-	ranges := sh.slots.Load()
-	if ranges == nil {
-		return true
-	}
-	at := slot.Of(key)
-	return slices.ContainsFunc(*ranges, func(r slotRange) bool { return r.from <= at && at <= r.to })
-}
-
-// timeQuestion asks for the time of the scripts.
-func timeCommand(b rueidis.Builder, whole bool) rueidis.Completed {
-	q := call{script: script.Time, args: []string{probeKeyPrefix}}
-	return q.command(b, whole)
-}
-
-// readClock reads the answer to timeQuestion, asked at sent.
-func (l *link) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
-	if isNoScript(answer.Error()) {
-		ctx, cancel := context.WithTimeout(l.closing, limit)
-		defer cancel()
-		sent = l.now()
-		answer = sh.client.Do(ctx, timeCommand(sh.client.B(), true))
-	}
-	clock, err := clockTime(answer)
-	if _, reply := replyOf(err); reply && judge(err, true) == answered {
-		err = fmt.Errorf("%w: %w", errNoScripts, reason.Of(err))
-	}
-	if err != nil {
-		return nil, err
-	}
-	return newClockSample(clock, sent, l.now()), nil
-}
-
-// errNoScripts is why a server is of no use though it answers.
-var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
 
 // probeFailed weighs a probe without an answer, or with one that says that the server is of no use. flows: it may be behind something large
 // of ours.

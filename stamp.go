@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
-	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/slot"
 )
@@ -36,8 +33,6 @@ const (
 	stampClient = 16
 	stampNumber = 12
 	stampLen    = stampTime + stampClient + stampNumber
-
-	driftPPM = 200 // by how much two clocks may part: microseconds in a second
 )
 
 func stampKey(key string) string {
@@ -117,73 +112,6 @@ func stampMicros(s string) (int64, bool) {
 	}
 	t, err := strconv.ParseInt(s[:stampTime], 10, 64)
 	return t, err == nil
-}
-
-// clockSample is what the prober has learned of a server's clock. Immutable.
-type clockSample struct {
-	ahead     int64 // µs by which it is ahead of Client.now
-	wallAhead int64 // and of this machine's clock
-	at        int64 // when, in Client.now's time
-	error     int64 // µs by which ahead may be wrong: half the round trip
-}
-
-// newClockSample: the time was asked for at sent, and answered until got. The server read its clock in between.
-func newClockSample(clock []int64, sent, got int64) *clockSample {
-	const µs = int64(time.Microsecond)
-	server, half := clock[0]*1e6+clock[1], (got-sent)/2/µs
-	return &clockSample{ahead: server - sent/µs - half, wallAhead: server - time.Now().UnixMicro() + half, at: got, error: half}
-}
-
-// clockTime reads an answer to TIME.
-func clockTime(answer rueidis.RedisResult) ([]int64, error) {
-	clock, err := answer.AsIntSlice()
-	switch {
-	case err != nil:
-		return nil, err
-	case len(clock) != 2, clock[0] < 0, clock[0] > maxClock, clock[1] < 0, clock[1] >= 1_000_000:
-		return nil, fmt.Errorf("TIME answered %v, which are not seconds and microseconds: what answers is not Redis, connect to Redis itself", clock)
-	}
-	return clock, nil
-}
-
-// maxClock is the greatest second that is exact in µs in a script's numbers, in the year 2255.
-const maxClock = 1<<53/1_000_000 - 1
-
-// writeWindow is when a server may do what it is asked now, as its scripts take it: until patience is over, but for the error of its clock as it
-// is known here. Where it is earlier there than it can be, that clock is not the scripts': what they leave as a stamp would be of the future.
-func writeWindow(now, slack int64, patience time.Duration) (window string, notAfter int64) {
-	var notBefore int64
-	if slack >= 0 {
-		notBefore = max(now-slack-mostClockError.Microseconds(), 0)
-	}
-	notAfter = now + patience.Microseconds() + max(slack, 0)
-	return strconv.FormatInt(notBefore, 10) + "-" + strconv.FormatInt(notAfter, 10), notAfter
-}
-
-// roundTrip is how long the prober's latest question has taken.
-func (sh *shard) roundTrip() time.Duration {
-	if sh != nil {
-		if s := sh.clock.Load(); s != nil {
-			return time.Duration(2*s.error) * time.Microsecond
-		}
-	}
-	return 0
-}
-
-// serverTime estimates the clock of sh's server, in µs since 1970, and by how much it may be off. While that server has
-// never been reached it is this machine's clock, and nobody knows how far that is off (-1). Two clocks are asked: the
-// monotonic one stands still while the machine sleeps, the other may be set. Where they part, nobody knows which is right; the
-// later one is taken, so that what happens now is later than what has happened.
-func (l *link) serverTime(sh *shard) (now, slack int64) {
-	wall := time.Now().UnixMicro()
-	if sh != nil {
-		if s := sh.clock.Load(); s != nil {
-			at := l.now()
-			steady, set := at/int64(time.Microsecond)+s.ahead, wall+s.wallAhead
-			return max(steady, set), s.error + (at-s.at)/int64(time.Second)*driftPPM + max(steady-set, set-steady)
-		}
-	}
-	return wall, -1
 }
 
 // newStamp proposes the stamp of a Set or Del of sh's keys.

@@ -154,3 +154,18 @@ func elsewhere(err error, addr string) bool {
 	var of *net.OpError
 	return addr != "" && errors.As(err, &of) && of.Addr != nil && of.Addr.String() != addr
 }
+
+// Redis returns a rueidis client for commands of your own, or false while Redis has not been reached yet. It is made from the same options,
+// by the same ClientBuilder, when it is first used, and has its own connections. Its Close does nothing: Close of the Client closes it.
+//
+// Commands that change the connection for everybody who uses it return [ErrShared]: SELECT, AUTH, HELLO, RESET, QUIT, MONITOR, WATCH, CLIENT TRACKING,
+// CLIENT REPLY, subscriptions outside Receive, and MULTI without its EXEC in the same DoMulti. They belong on a connection of your own: Dedicated, or Dedicate.
+//
+// What is written here is pushed to every process, this one included, but leaves no stamps and does not end loads that are under way: use
+// [Client.Update] for keys that Get reads.
+func (c *Client) Redis() (rueidis.Client, bool) {
+	if c.topo.Load() == nil {
+		return nil, false
+	}
+	return &guardedClient{&c.lateClient}, true
+}

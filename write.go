@@ -396,20 +396,6 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 	}
 }
 
-// errClocks is why a server has refused a write twice, its clock having been looked at in between.
-var errClocks = errors.New("the server that runs the scripts has another clock than the one that was asked for the time, so writes are refused as too late or too early: connect to one Redis, without what spreads commands over several")
-
-// judgeClock notes whether the clock that sh was asked for is the one by which it does q.
-func (l *link) judgeClock(sh *shard, q *call) {
-	switch {
-	case q.err != nil:
-	case q.untimely():
-		l.flawed(sh, flawClock, errClocks)
-	default:
-		l.flawed(sh, flawClock, nil)
-	}
-}
-
 // writeError says what an answer to a write means to the caller.
 func (c *Client) writeError(q *call) error {
 	err := q.err

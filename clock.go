@@ -1,0 +1,131 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
+)
+
+// driftPPM is by how much two clocks may part: microseconds in a second.
+const driftPPM = 200
+
+// mostClockError is the error of a clock beyond which Redis cannot be told until when it may do a write.
+const mostClockError = time.Second
+
+// clockSample is what the prober has learned of a server's clock. Immutable.
+type clockSample struct {
+	ahead     int64 // µs by which it is ahead of Client.now
+	wallAhead int64 // and of this machine's clock
+	at        int64 // when, in Client.now's time
+	error     int64 // µs by which ahead may be wrong: half the round trip
+}
+
+// newClockSample: the time was asked for at sent, and answered until got. The server read its clock in between.
+func newClockSample(clock []int64, sent, got int64) *clockSample {
+	const µs = int64(time.Microsecond)
+	server, half := clock[0]*1e6+clock[1], (got-sent)/2/µs
+	return &clockSample{ahead: server - sent/µs - half, wallAhead: server - time.Now().UnixMicro() + half, at: got, error: half}
+}
+
+// clockTime reads an answer to TIME.
+func clockTime(answer rueidis.RedisResult) ([]int64, error) {
+	clock, err := answer.AsIntSlice()
+	switch {
+	case err != nil:
+		return nil, err
+	case len(clock) != 2, clock[0] < 0, clock[0] > maxClock, clock[1] < 0, clock[1] >= 1_000_000:
+		return nil, fmt.Errorf("TIME answered %v, which are not seconds and microseconds: what answers is not Redis, connect to Redis itself", clock)
+	}
+	return clock, nil
+}
+
+// maxClock is the greatest second that is exact in µs in a script's numbers, in the year 2255.
+const maxClock = 1<<53/1_000_000 - 1
+
+// serverTime estimates the clock of sh's server, in µs since 1970, and by how much it may be off. While that server has
+// never been reached it is this machine's clock, and nobody knows how far that is off (-1). Two clocks are asked: the
+// monotonic one stands still while the machine sleeps, the other may be set. Where they part, nobody knows which is right; the
+// later one is taken, so that what happens now is later than what has happened.
+func (l *link) serverTime(sh *shard) (now, slack int64) {
+	wall := time.Now().UnixMicro()
+	if sh != nil {
+		if s := sh.clock.Load(); s != nil {
+			at := l.now()
+			steady, set := at/int64(time.Microsecond)+s.ahead, wall+s.wallAhead
+			return max(steady, set), s.error + (at-s.at)/int64(time.Second)*driftPPM + max(steady-set, set-steady)
+		}
+	}
+	return wall, -1
+}
+
+// roundTrip is how long the prober's latest question has taken.
+func (sh *shard) roundTrip() time.Duration {
+	if sh != nil {
+		if s := sh.clock.Load(); s != nil {
+			return time.Duration(2*s.error) * time.Microsecond
+		}
+	}
+	return 0
+}
+
+// timeQuestion asks for the time of the scripts.
+func timeCommand(b rueidis.Builder, whole bool) rueidis.Completed {
+	q := call{script: script.Time, args: []string{probeKeyPrefix}}
+	return q.command(b, whole)
+}
+
+// readClock reads the answer to timeQuestion, asked at sent.
+func (l *link) readClock(sh *shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
+	if isNoScript(answer.Error()) {
+		ctx, cancel := context.WithTimeout(l.closing, limit)
+		defer cancel()
+		sent = l.now()
+		answer = sh.client.Do(ctx, timeCommand(sh.client.B(), true))
+	}
+	clock, err := clockTime(answer)
+	if _, reply := replyOf(err); reply && judge(err, true) == answered {
+		err = fmt.Errorf("%w: %w", errNoScripts, reason.Of(err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newClockSample(clock, sent, l.now()), nil
+}
+
+// writeWindow is when a server may do what it is asked now, as its scripts take it: until patience is over, but for the error of its clock as it
+// is known here. Where it is earlier there than it can be, that clock is not the scripts': what they leave as a stamp would be of the future.
+func writeWindow(now, slack int64, patience time.Duration) (window string, notAfter int64) {
+	var notBefore int64
+	if slack >= 0 {
+		notBefore = max(now-slack-mostClockError.Microseconds(), 0)
+	}
+	notAfter = now + patience.Microseconds() + max(slack, 0)
+	return strconv.FormatInt(notBefore, 10) + "-" + strconv.FormatInt(notAfter, 10), notAfter
+}
+
+// judgeClock notes whether the clock that sh was asked for is the one by which it does q.
+func (l *link) judgeClock(sh *shard, q *call) {
+	switch {
+	case q.err != nil:
+	case q.untimely():
+		l.flawed(sh, flawClock, errClocks)
+	default:
+		l.flawed(sh, flawClock, nil)
+	}
+}
+
+// errClocks is why a server has refused a write twice, its clock having been looked at in between.
+var errClocks = errors.New("the server that runs the scripts has another clock than the one that was asked for the time, so writes are refused as too late or too early: connect to one Redis, without what spreads commands over several")
+
+// untimely reports whether the server has refused q for the time, see lib/clock.lua in internal/script.
+func (q *call) untimely() bool {
+	n, err := q.reply.AsInt64()
+	return q.err == nil && err == nil && n <= 0
+}

@@ -1,0 +1,166 @@
+package aside
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/near"
+	"github.com/redaside/aside/internal/slot"
+)
+
+// shard is one primary and what this process knows of it. All fields are safe for concurrent use.
+type shard struct {
+	addr    string         // "" where there is one shard only
+	client  rueidis.Client // speaks to this node and no other in a cluster
+	session *session       // how client came about; nil in some tests
+	valid   *near.Validity // whether what was read from it may be served; see there who changes it; immutable
+	stop    chan struct{}  // closed when the node has left the cluster
+
+	probing  chan struct{}               // has a token while a probe runs
+	proof    proof                       // the running probe's
+	probeKey atomic.Pointer[string]      // what probes ask for; changed by the prober
+	heard    atomic.Uint64               // pushes of that key
+	slots    atomic.Pointer[[]slotRange] // in a cluster: that it has
+	dead     atomic.Bool                 // rueidis has closed it
+
+	mode  atomic.Int32 // a Mode; valid is degraded when it is
+	state modeState
+	flaws atomic.Int32 // how many state has
+
+	alive     atomic.Int64                // until when the latest probe counts as a sign of life, in Client.now's time
+	clock     atomic.Pointer[clockSample] // nil until it has answered
+	failing   atomic.Int32                // weight of the questions without an answer, in a row
+	broken    atomic.Bool                 // the last probe found its connection broken
+	gone      atomic.Bool                 // it has left the cluster: its mode does not change any more
+	bulk      atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
+	traffic   *traffic                    // what passes on its connections
+	guessed   atomic.Int64                // likewise, by typical
+	typical   atomic.Int64                // bytes that a key of a batch has had lately
+	expected  atomic.Int64                // bytes that it was asked for, as far as that is known
+	turns     turns                       // of what is large
+	seen      atomic.Int64                // when it was last well, in Client.now's time
+	longest   longest                     // argument that the server reads
+	backAt    atomic.Int64                // the server's time, in µs, when it was last degraded
+	fresh     atomic.Bool                 // it has never been away
+	kick      chan struct{}               // asks the prober to look at once; buffered, never blocks
+	replay    chan struct{}               // asks the replayer to look at once; buffered, never blocks
+	gate      gate                        // bounds the questions that are out
+	lockBatch batcher                     // questions that go together under load
+	fillBatch batcher
+
+	run         atomic.Pointer[runID]
+	primary     atomic.Pointer[string] // the run id of the latest primary
+	doubts      doubts                 // what its server may lack
+	watch       flushWatch             // the prober's
+	histories   map[string]string      // of the primaries so far, by run id; guarded by state.mu
+	spread      atomic.Bool            // scripts go to several servers; changed by the prober
+	turned      atomic.Int64           // when the address last led back to another primary, in Client.now's time; 0: never, or long ago
+	flushedAt   atomic.Int64           // when the database was flushed, at the latest, in the server's µs; 0: never, as far as is known
+	runIDBefore string                 // what it was when the outage began; guarded by state.mu
+}
+
+// runID is what a server calls its own life: it changes with a restart, and another server has another.
+type runID struct {
+	id    string // "" if the server does not tell
+	epoch uint64 // the connection on which it was read
+
+	replica bool
+	history string // the id of its replication
+
+	echoes bool // before Redis 6.2: what a script of ours has read and then deleted is pushed to us
+}
+
+// slotRange is some slots of a cluster, both ends included.
+type slotRange struct{ from, to uint16 }
+
+func (l *link) newShard(addr string, client rueidis.Client, tracked bool) *shard {
+	sh := &shard{
+		addr: addr, client: client, valid: near.NewValidity(tracked), stop: make(chan struct{}), probing: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: l.inFlightRoom()}, traffic: l.roads.to(addr),
+	}
+	sh.mode.Store(int32(Degraded)) // until the first probe is answered
+	sh.state.since = time.Now()
+	sh.state.away.begin(l, sh.state.since)
+	sh.fresh.Store(true)
+	sh.lockBatch.send = func(requests []*request) { l.up.SendLocks(sh, requests) }
+	sh.fillBatch.send = func(requests []*request) { l.up.SendFills(sh, requests) }
+	return sh
+}
+
+// asks says whether callers may ask sh: it is not degraded.
+func (sh *shard) asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
+
+// joins says whether questions of different keys may go together: not in a cluster, where their slots differ, nor where they go to several servers. nil, where a slot has no
+// home just now, joins nothing.
+func (sh *shard) canBatch() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
+
+// hasSlotOf reports whether key, a probe's, is in a slot that sh has by the present topology.
+func (sh *shard) hasSlotOf(key string) bool {
+	ranges := sh.slots.Load()
+	if ranges == nil {
+		return true
+	}
+	at := slot.Of(key)
+	return slices.ContainsFunc(*ranges, func(r slotRange) bool { return r.from <= at && at <= r.to })
+}
+
+func (sh *shard) probeNow() {
+	select {
+	case sh.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (sh *shard) replayNow() {
+	select {
+	case sh.replay <- struct{}{}:
+	default:
+	}
+}
+
+// retire is called when the node has left: nobody may use it, or what was read from it, any more.
+func (sh *shard) retire() {
+	sh.state.mu.Lock()
+	sh.gone.Store(true)
+	sh.mode.Store(int32(Degraded))
+	sh.valid.Retire()
+	sh.state.mu.Unlock()
+	sh.beginEpoch()
+	close(sh.stop)
+}
+
+// invalidateAll gives up all that was read from sh or remembered for it, also for an outage: some of its keys have another home.
+func (sh *shard) invalidateAll() {
+	sh.valid.InvalidateAll()
+	sh.beginEpoch()
+}
+
+// newEpoch gives up what was read so far, until the prober has proved the next connection.
+func (sh *shard) newEpoch() {
+	sh.valid.NewEpoch()
+	sh.beginEpoch()
+}
+
+// address is where sh is, for people.
+func (l *link) address(sh *shard) string {
+	if sh.addr != "" {
+		return sh.addr
+	}
+	if l.opt.Redis.Sentinel.MasterSet != "" && sh.client != nil {
+		for addr := range sh.client.Nodes() {
+			return addr
+		}
+	}
+	return strings.Join(l.opt.Redis.InitAddress, ",")
+}
+
+// beginEpoch forgets what the prober has learned of the connection that is given up.
+func (sh *shard) beginEpoch() {
+	sh.alive.Store(0)
+	sh.gate.settled(never) // the connection is gone, and what was out on it
+	sh.probeNow()
+}
