@@ -62,7 +62,7 @@ type Value struct {
 // Store is what both front ends serve. Safe for concurrent use.
 type Store struct {
 	client      *aside.Client
-	turns       chan struct{} // nil: no limit
+	turns       Gate
 	misses      atomic.Int64
 	refused     atomic.Int64
 	receiving   *Budget
@@ -72,11 +72,7 @@ type Store struct {
 // NewStore returns a Store from client, which stays the caller's to close. concurrency is how many
 // calls are served at once; 0 for no limit, 1 for one after the other.
 func NewStore(client *aside.Client, concurrency int) *Store {
-	s := &Store{client: client, receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
-	if concurrency > 0 {
-		s.turns = make(chan struct{}, concurrency)
-	}
-	return s
+	return &Store{client: client, turns: NewGate(concurrency), receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
 }
 
 // Client is the client that the Store is made of, for its Health and Stats.
@@ -125,23 +121,12 @@ func (s *Store) noted(err error) error {
 	return err
 }
 
-// turn waits until one more may be served.
-func (s *Store) turn(ctx context.Context) (end func(), err error) {
-	if s.turns == nil {
-		return func() {}, nil
+// enter waits until one more call may be served. Without an error the caller must leave the turns.
+func (s *Store) enter(ctx context.Context) error {
+	if err := s.turns.Enter(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrConcurrency, err)
 	}
-	leave := func() { <-s.turns }
-	select {
-	case s.turns <- struct{}{}:
-		return leave, nil
-	default: // before ctx is asked for a channel, which may cost a timer
-	}
-	select {
-	case s.turns <- struct{}{}:
-		return leave, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrConcurrency, ctx.Err())
-	}
+	return nil
 }
 
 // Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if
@@ -150,11 +135,10 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 	if err := allowed(key); err != nil {
 		return Value{}, err
 	}
-	end, err := s.turn(ctx)
-	if err != nil {
+	if err := s.enter(ctx); err != nil {
 		return Value{}, err
 	}
-	defer end()
+	defer s.turns.Leave()
 	found, err := s.client.Look(ctx, key)
 	if errors.Is(err, aside.ErrNotFound) {
 		s.misses.Add(1)
@@ -177,11 +161,10 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 	if err := allowed(keys...); err != nil {
 		return nil, err
 	}
-	end, err := s.turn(ctx)
-	if err != nil {
+	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	defer end()
+	defer s.turns.Leave()
 	found, err := s.client.LookMulti(ctx, keys)
 	if err != nil {
 		return nil, s.noted(degraded(err))
@@ -205,11 +188,10 @@ func (s *Store) Set(ctx context.Context, key string, v Value) error {
 	if err := allowed(key); err != nil {
 		return err
 	}
-	end, err := s.turn(ctx)
-	if err != nil {
+	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	defer end()
+	defer s.turns.Leave()
 	ttl := v.TTL
 	if ttl == NoExpiry {
 		ttl = wire.Endless
@@ -222,11 +204,10 @@ func (s *Store) Del(ctx context.Context, keys ...string) error {
 	if err := allowed(keys...); err != nil {
 		return err
 	}
-	end, err := s.turn(ctx)
-	if err != nil {
+	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	defer end()
+	defer s.turns.Leave()
 	return s.noted(s.client.Del(ctx, keys...))
 }
 
@@ -272,15 +253,14 @@ func (s *Store) Ask(ctx context.Context, name string, keys []string, args ...str
 	return reply, err
 }
 
-func (s *Store) run(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error)) (rueidis.RedisMessage, error) {
-	end, err := s.turn(ctx)
-	if err != nil {
+func (s *Store) run(ctx context.Context, keys []string, fn func(ctx context.Context, redis rueidis.Client) (rueidis.RedisMessage, error)) (rueidis.RedisMessage, error) {
+	if err := s.enter(ctx); err != nil {
 		return rueidis.RedisMessage{}, err
 	}
-	defer end()
+	defer s.turns.Leave()
 	var reply rueidis.RedisMessage
-	err = s.client.Update(ctx, keys, func(ctx context.Context, redis rueidis.Client) (err error) {
-		reply, err = do(ctx, redis)
+	err := s.client.Update(ctx, keys, func(ctx context.Context, redis rueidis.Client) (err error) {
+		reply, err = fn(ctx, redis)
 		return err
 	})
 	if rueidis.IsRedisNil(err) {

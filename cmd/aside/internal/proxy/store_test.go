@@ -124,12 +124,11 @@ func TestNoMoreThanConcurrencyAreServedAtOnce(t *testing.T) {
 	var callers sync.WaitGroup
 	for range 50 {
 		callers.Go(func() {
-			end, err := s.turn(t.Context())
-			if err != nil {
+			if err := s.enter(t.Context()); err != nil {
 				t.Error(err)
 				return
 			}
-			defer end()
+			defer s.turns.Leave()
 			for now := at.Add(1); ; {
 				was := most.Load()
 				if now <= was || most.CompareAndSwap(was, now) {

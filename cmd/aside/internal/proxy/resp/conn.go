@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
+
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
 // conn is one client. Its goroutine alone uses it, except where a field says so.
@@ -42,12 +44,12 @@ type conn struct {
 	strange  time.Time // since when it has to
 	guesses  int       // wrong passwords since the last right one
 	failed   bool      // the command that is run was answered by an error
-	ctx      *request
-	spare    *request  // to be used again; nil: none
-	now      time.Time // when the latest command was answered; zero: something has been waited for since
-	begun    time.Time // when the oldest reply that is held back was made
-	partial  time.Time // when the request that is arriving was first waited for; zero: it was not
-	deadline time.Time // of reads
+	ctx      *proxy.LazyContext
+	spare    *proxy.LazyContext // to be used again; nil: none
+	now      time.Time          // when the latest command was answered; zero: something has been waited for since
+	begun    time.Time          // when the oldest reply that is held back was made
+	partial  time.Time          // when the request that is arriving was first waited for; zero: it was not
+	deadline time.Time          // of reads
 }
 
 const (
@@ -236,12 +238,13 @@ func (c *conn) run(name string, cmd command, args []string) {
 	before := c.out.total + int64(c.w.Buffered())
 	ctx := c.spare
 	c.spare = nil
-	if ctx == nil {
-		ctx = &request{server: c.server.ctx}
+	if deadline := c.now.Add(c.server.options.RequestTimeout); ctx == nil {
+		ctx = proxy.NewLazyContext(c.server.ctx, deadline)
+	} else {
+		ctx.Begin(deadline)
 	}
-	ctx.deadline, ctx.over = c.now.Add(c.server.options.RequestTimeout), false
 	defer func() {
-		if ctx.end() {
+		if ctx.End() {
 			c.spare = ctx
 		}
 	}()

@@ -301,37 +301,3 @@ func TestOptionsThatCannotBeRightAreReportedAtOnce(t *testing.T) {
 	}
 	require.NoError(t, Options{}.Validate())
 }
-
-// A context that nobody waits on has no timer, and is one all the same.
-func TestARequestsContextEndsWithItsTimeItsCommandAndItsServer(t *testing.T) {
-	life, stop := context.WithCancel(context.WithValue(context.Background(), ctxKey{}, "value"))
-	defer stop()
-	begin := func(d time.Duration) *request { return &request{server: life, deadline: time.Now().Add(d)} }
-
-	r := begin(time.Hour)
-	require.NoError(t, r.Err())
-	require.Equal(t, "value", r.Value(ctxKey{}))
-	require.True(t, r.end())
-	require.ErrorIs(t, r.Err(), context.Canceled)
-	<-r.Done()
-
-	r = begin(-1)
-	require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
-	<-r.Done()
-	require.ErrorIs(t, r.Err(), context.DeadlineExceeded)
-
-	r = begin(time.Hour)
-	child, cancel := context.WithCancel(r)
-	defer cancel()
-	require.Equal(t, "value", child.Value(ctxKey{}))
-	require.False(t, r.end(), "somebody may still have it")
-	<-child.Done()
-
-	r = begin(time.Hour)
-	stop()
-	require.ErrorIs(t, r.Err(), context.Canceled)
-	<-r.Done()
-	require.ErrorIs(t, r.Err(), context.Canceled)
-}
-
-type ctxKey struct{}

@@ -53,17 +53,17 @@ func (x *exchange) do(command string, serve func(ctx context.Context)) {
 	if !x.authorized() {
 		return
 	}
-	ctx := &lazyContext{parent: x.r.Context(), deadline: x.began.Add(x.o.RequestTimeout)}
-	defer ctx.end()
+	ctx := proxy.NewLazyContext(x.r.Context(), x.began.Add(x.o.RequestTimeout))
+	defer ctx.End()
 	serve(ctx)
 }
 
 // work runs one request to the Store when it is its turn.
 func (x *exchange) work(ctx context.Context, ask func() error) error {
-	if err := x.turns.enter(ctx); err != nil {
+	if err := x.turns.Enter(ctx); err != nil {
 		return fmt.Errorf("%w: %w", proxy.ErrConcurrency, err)
 	}
-	defer x.turns.leave()
+	defer x.turns.Leave()
 	return ask()
 }
 
@@ -303,11 +303,11 @@ func (x *exchange) body(ctx context.Context, limit int, remedy string) (string, 
 		x.tooLarge(strconv.FormatInt(announced, 10), limit, remedy)
 		return "", false
 	}
-	if err := x.bodies.enter(ctx); err != nil {
+	if err := x.bodies.Enter(ctx); err != nil {
 		x.failed(fmt.Errorf("%w: %w", proxy.ErrConcurrency, err))
 		return "", false
 	}
-	defer x.bodies.leave()
+	defer x.bodies.Leave()
 	if deadline, ok := ctx.Deadline(); ok {
 		// Otherwise a client that sends a byte now and then would keep the place; not every
 		// http.ResponseWriter can.

@@ -126,7 +126,7 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 func TestFurtherRequestsWaitForTheirTurn(t *testing.T) {
 	f := newFront(t, setup{web: Options{Concurrent: 1, RequestTimeout: 500 * time.Millisecond}})
 	f.put("k", "v")
-	require.NoError(t, f.server.turns.enter(context.Background())) // somebody is being served
+	require.NoError(t, f.server.turns.Enter(context.Background())) // somebody is being served
 	r := f.send("GET", "/v1/keys/k", "")
 	require.Contains(t, isProblem(t, r, problemBusy), "service.concurrency")
 	require.Equal(t, "1", r.Header.Get("Retry-After"))
@@ -134,19 +134,19 @@ func TestFurtherRequestsWaitForTheirTurn(t *testing.T) {
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/"} {
 		require.Equal(t, http.StatusOK, f.send("GET", path, "").StatusCode, "an operator can still look: %s", path)
 	}
-	f.server.turns.leave()
+	f.server.turns.Leave()
 	f.holds("k", "v")
 
 	f = newFront(t, setup{web: Options{Concurrent: 1, RequestTimeout: patience}})
 	f.put("k", "v")
-	require.NoError(t, f.server.turns.enter(context.Background()))
+	require.NoError(t, f.server.turns.Enter(context.Background()))
 	var waiting sync.WaitGroup
 	codes := make(chan int, 20)
 	for range cap(codes) {
 		waiting.Go(func() { codes <- f.send("GET", "/v1/keys/k", "").StatusCode })
 	}
 	eventually(t, "they wait", func() bool { return f.metric("aside_http_requests_in_flight") == float64(cap(codes)) })
-	f.server.turns.leave()
+	f.server.turns.Leave()
 	waiting.Wait()
 	for range cap(codes) {
 		require.Equal(t, http.StatusOK, <-codes)

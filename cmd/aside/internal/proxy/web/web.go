@@ -95,8 +95,8 @@ type Server struct {
 	started time.Time
 	token   atomic.Pointer[auth] // nil: everybody may do everything
 	foreign *http.CrossOriginProtection
-	turns   gate // of requests in the Store
-	bodies  gate // of bodies being received: a slow sender keeps others from sending, not from reading
+	turns   proxy.Gate // of requests in the Store
+	bodies  proxy.Gate // of bodies being received: a slow sender keeps others from sending, not from reading
 	conns   *conns
 	metrics *metrics
 	page    *page
@@ -116,7 +116,7 @@ func New(store *proxy.Store, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
 		o: o, store: store, client: store.Client(), started: time.Now(), foreign: http.NewCrossOriginProtection(),
-		turns: newGate(o.Concurrent), bodies: newGate(o.Concurrent), page: newPage(),
+		turns: proxy.NewGate(o.Concurrent), bodies: proxy.NewGate(o.Concurrent), page: newPage(),
 		conns: newConns(store.Connections(), o.MaxConnections),
 	}
 	s.SetToken(o.Token)
