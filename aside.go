@@ -21,6 +21,7 @@ import (
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -33,7 +34,7 @@ type Client struct {
 	tokenPrefix string
 	lockTTL     string // in ms, as Redis takes it
 	near        *near.Memory
-	stamps      *stamper
+	stamps      *stamp.Stamper
 	store       fallback.Store // what outages leave behind
 	flights     flights
 	counts      counters
@@ -115,7 +116,7 @@ func New(options Options) (*Client, error) {
 		places: places{free: options.MaxLoaders}, readers: make(chan struct{}, maxReaders),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
-	if c.stamps, err = newStamper(); err != nil {
+	if c.stamps, err = stamp.New(mostClockError); err != nil {
 		return nil, err
 	}
 	c.link = c.newLink()
@@ -135,7 +136,7 @@ func New(options Options) (*Client, error) {
 	if options.Store != nil {
 		c.store = guardedStore{options.Store, c}
 	}
-	c.stamps.after(c.store.Latest())
+	c.stamps.After(c.store.Latest())
 	opened := c.now()
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.now, options.StaleLease, c.closing
 	c.flights.asks = func(key string) bool { return c.shardOf(key).asks() }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // call is one run of a script on keys of one shard, and of one slot where that matters.
@@ -141,7 +142,7 @@ func (q *call) command(b rueidis.Builder, whole bool) rueidis.Completed {
 	if q.stamped {
 		keys = slices.Grow(slices.Clone(keys), len(keys))
 		for _, key := range q.keys {
-			keys = append(keys, stampKey(key))
+			keys = append(keys, stamp.Key(key))
 		}
 	}
 	if whole {

@@ -10,6 +10,7 @@ import (
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/slot"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // FLUSHALL and FLUSHDB leave no trace of their own, and take stamps along. Whoever is cut off meanwhile would bring back, with a replay, what they
@@ -102,7 +103,7 @@ func (l *link) flushKey(sh *shard) (string, bool) {
 
 // wasFlushed reports whether a record, whose time may be off by margin, is of before a flush.
 func (sh *shard) wasFlushed(r *fallback.Record, margin time.Duration) bool {
-	at, ok := stampMicros(r.Stamp)
+	at, ok := stamp.Micros(r.Stamp)
 	flushed := sh.flushedAt.Load()
 	return flushed > 0 && (!ok || at-margin.Microseconds() <= flushed)
 }

@@ -14,7 +14,7 @@ func (c *Client) newLink() *link {
 	return newLink(c.closing, linkOptions{
 		Redis: c.opt.Redis, ClientBuilder: c.opt.ClientBuilder, ConnectTimeout: c.opt.ConnectTimeout, RedisTimeout: c.opt.RedisTimeout,
 		StaleLease: c.opt.StaleLease, DegradedTTL: c.opt.DegradedTTL, FlushKeyTTL: max(24*time.Hour, 2*c.opt.StampTTL),
-		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.client, Logger: c.opt.Logger,
+		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.Client(), Logger: c.opt.Logger,
 	}, linkHooks{
 		InBackground: c.inBackground,
 		Contain:      c.contained,

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -66,7 +67,7 @@ func (c *Client) newMarker(sh *shard) string {
 	b = strconv.AppendUint(b, c.tokens.Add(1), 36)
 	b = append(b, ':')
 	now, _ := c.serverTime(sh)
-	return string(appendDigits(b, now, stampTime))
+	return string(stamp.AppendMicros(b, now))
 }
 
 // newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client was made.

@@ -160,39 +160,6 @@ func TestModeChangesAreToldInOrder(t *testing.T) {
 	})
 }
 
-// The stamps of one client grow, whatever its clock does, and those of the next client of the same directory are greater.
-func TestStampsGrow(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		st, err := newStamper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		last := ""
-		for _, now := range rapid.SliceOf(rapid.Int64Range(-10, 1<<50)).Draw(t, "clock") {
-			s := st.next(now, 7, func() bool { return false })
-			at, ok := stampMicros(s.text)
-			if !ok || len(s.text) != stampLen || s.text <= last {
-				t.Fatalf("%q after %q", s.text, last)
-			}
-			if now > 0 && s.slack != 7+at-now {
-				t.Fatalf("slack %d for a stamp that is %d ahead", s.slack, at-now)
-			}
-			last = s.text
-		}
-		next, err := newStamper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		next.after(last)
-		if s := next.next(0, 0, func() bool { return false }); s.text <= last {
-			t.Fatalf("%q after %q of the process before", s.text, last)
-		}
-		if s := next.next(5, 0, func() bool { return true }); len(last) > 0 && last[:stampTime] > "0000000001000010" && s.text[:stampTime] != "0000000000000006" {
-			t.Fatalf("%q: nothing is left that it must be greater than", s.text)
-		}
-	})
-}
-
 func TestHealthIsReadableAsJSON(t *testing.T) {
 	text, err := json.Marshal(ShardHealth{Addr: "a:1", Mode: Recovering})
 	require.NoError(t, err)

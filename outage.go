@@ -10,6 +10,7 @@ import (
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -72,7 +73,7 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 	if Mode(sh.mode.Load()) != Degraded {
 		return m, false
 	}
-	made, _ := stampMicros(record.Stamp)
+	made, _ := stamp.Micros(record.Stamp)
 	m.at = time.UnixMicro(made)
 	use := m.left
 	if record.Op == fallback.OpFill {
@@ -141,8 +142,8 @@ func (c *Client) known(ctx context.Context, key string) (fallback.Record, bool, 
 
 // forgetFill drops what a loader has returned for key from the store: Redis knows something newer now.
 func (c *Client) forgetFill(key string) {
-	if stamp, ok := c.store.Stamp(key); ok && !c.store.Pending(key) {
-		c.store.Settle(fallback.Record{Op: fallback.OpFill, Key: key, Stamp: stamp})
+	if was, ok := c.store.Stamp(key); ok && !c.store.Pending(key) {
+		c.store.Settle(fallback.Record{Op: fallback.OpFill, Key: key, Stamp: was})
 	}
 }
 
@@ -165,7 +166,7 @@ func (l *load) retain(i int) *near.Entry {
 	now, slack := c.serverTime(sh)
 	record := fallback.Record{
 		Op: fallback.OpFill, Key: key, Value: stored, Expires: expiresAt(now, ttl),
-		Stamp: c.stamps.format(now-(c.now()-l.began)/int64(time.Microsecond), 0), Slack: slack,
+		Stamp: c.stamps.Load(now - (c.now()-l.began)/int64(time.Microsecond)), Slack: slack,
 	}
 	return c.near.CommitAway(key, near.Away{
 		Value: near.Value{Raw: raw, Absent: !out.found, TTL: ttl, Room: l.room},
@@ -273,15 +274,15 @@ func (o *overtakings) end(keys []string) {
 
 // acknowledged notes that Redis has done a write; kept notes that one is in the store. Whichever comes later for two writes of a
 // key settles the older.
-func (c *Client) acknowledged(keys []string, stamp string) {
+func (c *Client) acknowledged(keys []string, done string) {
 	c.overtaking.mu.Lock()
 	for _, key := range keys {
 		of := c.overtaking.byKey[key]
-		of.done = max(of.done, stamp)
+		of.done = max(of.done, done)
 	}
 	c.overtaking.mu.Unlock()
 	for _, key := range keys {
-		c.settleOlder(key, stamp)
+		c.settleOlder(key, done)
 	}
 }
 
@@ -294,9 +295,10 @@ func (c *Client) kept(records []fallback.Record) {
 	}
 }
 
-// settleOlder settles the pending record of key if this client has made it before the write with that stamp.
-func (c *Client) settleOlder(key, stamp string) {
-	if was, ok := c.store.Stamp(key); ok && len(was) == stampLen && was < stamp && was[stampTime:stampTime+stampClient] == c.stamps.client {
+// settleOlder settles the pending record of key if this client made it before the write whose stamp is done.
+func (c *Client) settleOlder(key, done string) {
+	was, _ := c.store.Stamp(key)
+	if by, ok := stamp.Parse(was); ok && by.Client == c.stamps.Client() && was < done {
 		c.store.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -149,7 +150,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 	}
 	patience := c.opt.RedisTimeout + atLinkRate(bytes+min(sh.bulk.Load(), mostAhead)) // as runFor has, for notAfter
 	for _, i := range mine {
-		if stamp, ok := c.store.Stamp(records[i].Key); !ok || stamp != records[i].Stamp {
+		if now, ok := c.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue
 		}
@@ -161,7 +162,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
 			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !c.opt.DisableStamps {
-				c.recent.add([]string{due[n].Key}, stamp{due[n].Stamp, due[n].Slack}, c.now())
+				c.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, c.now())
 			}
 		}
 	}

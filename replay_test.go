@@ -3,7 +3,6 @@ package aside
 import (
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/sim"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -39,8 +39,7 @@ func newReplayBench(t *testing.T) *replayBench {
 
 // the stamps that the cells are about, in ms before now, and by whom. The margin is 100 ms.
 func (b *replayBench) stamp(ms int64, client string, number int64) string {
-	s := stamper{client: (client + "0000000000000000")[:stampClient]}
-	return s.format(b.now+ms*1000, number)
+	return stamp.Stamp{Micros: b.now + ms*1000, Client: (client + "0000000000000000")[:16], Number: number}.String()
 }
 
 func (b *replayBench) replay(op fallback.Op, stamp, value string, ttl time.Duration) fallback.Verdict {
@@ -65,7 +64,7 @@ func (b *replayBench) value() any {
 
 // mark is the stamp that is there, or "".
 func (b *replayBench) mark() string {
-	mark, _ := b.server.Do("GET", stampKey(b.key)).(string)
+	mark, _ := b.server.Do("GET", stamp.Key(b.key)).(string)
 	return mark
 }
 
@@ -73,7 +72,7 @@ func TestReplayDoesWhatTheTableSays(t *testing.T) {
 	b := newReplayBench(t)
 	const me, them = "aaaa", "bbbb"
 	marker := func(ms int64) string {
-		return b.c.tokenPrefix + "1:" + string(appendDigits(nil, b.now+ms*1000, stampTime))
+		return b.c.tokenPrefix + "1:" + string(stamp.AppendMicros(nil, b.now+ms*1000))
 	}
 	states := map[string]func(){
 		"nothing":                 func() {},
@@ -158,15 +157,23 @@ func TestReplayDoesWhatTheTableSays(t *testing.T) {
 					case 'k':
 						require.Equal(t, markBefore, mark)
 					case 'm':
-						require.Equal(t, own, mark[:stampLen])
-						require.Equal(t, "0000000000000000", mark[stampLen:stampLen+stampTime])
-						require.Equal(t, want.value == mine, mark[stampLen+stampTime:] != "0")
+						left := parsed(t, mark)
+						require.Equal(t, own, left.Stamp.String())
+						require.Zero(t, left.Other)
+						require.Equal(t, want.value == mine, left.Ends != 0)
 					case 'M': // its time does not fall below that of the operation before
-						require.Equal(t, markBefore[:stampTime]+own[stampTime:], mark[:stampLen])
+						want, ok := stamp.Parse(own)
+						require.True(t, ok)
+						want.Micros = parsed(t, markBefore).Micros
+						require.Equal(t, want, parsed(t, mark).Stamp)
 					case 'c':
-						later, earlier := max(own, markBefore[:stampLen]), min(own, markBefore[:stampLen])
-						require.Equal(t, later, mark[:stampLen])
-						require.Equal(t, earlier[:stampTime]+"0", mark[stampLen:])
+						before := parsed(t, markBefore).Stamp.String()
+						earlier, ok := stamp.Micros(min(own, before))
+						require.True(t, ok)
+						left := parsed(t, mark)
+						require.Equal(t, max(own, before), left.Stamp.String())
+						require.Equal(t, earlier, left.Other)
+						require.Zero(t, left.Ends)
 					}
 				}
 				if state == "another type" && op == fallback.OpFill {
@@ -177,11 +184,21 @@ func TestReplayDoesWhatTheTableSays(t *testing.T) {
 	}
 }
 
+// parsed is a stamp that Redis holds.
+func parsed(t testing.TB, mark string) stamp.Left {
+	t.Helper()
+	left, ok := stamp.ParseLeft(mark)
+	require.True(t, ok, "%q is no stamp", mark)
+	return left
+}
+
 // put makes a stamp and a value. Kind S: of a Set whose own value has expired.
-func (b *replayBench) put(kind byte, stamp, value string) {
+func (b *replayBench) put(kind byte, of, value string) {
 	if value != "" {
 		b.server.Do("SET", b.key, value, "PX", 60_000)
 	}
+	by, ok := stamp.Parse(of)
+	require.True(b.t, ok)
 	ends := int64(0)
 	switch kind {
 	case 's':
@@ -189,7 +206,7 @@ func (b *replayBench) put(kind byte, stamp, value string) {
 	case 'S':
 		ends = b.now/1000 - 1
 	}
-	b.server.Do("SET", stampKey(b.key), stamp+"0000000000000000"+strconv.FormatInt(ends, 10), "PX", 3_600_000)
+	b.server.Do("SET", stamp.Key(b.key), stamp.Left{Stamp: by, Ends: ends}.String(), "PX", 3_600_000)
 }
 
 func TestWhatIsTooOldIsReplayedAsADelete(t *testing.T) {
@@ -239,9 +256,11 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 	base := b.now - 10_000_000
 	const ttl = 60_000 // ms
 	env := sim.Env{Now: b.now, Margin: 2 * leastClockError.Microseconds(), StampTTL: time.Hour.Microseconds(), Fenced: true}
+	stampOf := func(s sim.Stamp) stamp.Stamp {
+		return stamp.Stamp{Micros: s.Time, Client: fmt.Sprintf("%016x", s.Client), Number: int64(s.Counter)}
+	}
 	stampText := func(s sim.Stamp) string {
-		st := stamper{client: fmt.Sprintf("%016x", s.Client)}
-		return st.format(s.Time, int64(s.Counter))
+		return stampOf(s).String()
 	}
 	for trial := range 400 {
 		b.key = fmt.Sprint("k", trial)
@@ -251,7 +270,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 		last := map[uint64]int64{}
 		for range 2 + random.IntN(10) {
 			client := uint64(1 + random.IntN(3))
-			stamp := func() sim.Stamp {
+			next := func() sim.Stamp {
 				counters[client]++
 				last[client] = max(last[client]+1, base+random.Int64N(400_000))
 				return sim.Stamp{Time: last[client], Client: client, Counter: counters[client]}
@@ -259,7 +278,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			value := fmt.Sprint("v", random.Uint32())
 			switch what := random.IntN(12); what {
 			case 0, 1: // a healthy Set or Del
-				w := sim.Write{Op: sim.OpSet, Stamp: stamp(), Value: value, TTL: ttl, NotAfter: base * 2}
+				w := sim.Write{Op: sim.OpSet, Stamp: next(), Value: value, TTL: ttl, NotAfter: base * 2}
 				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), stampText(w.Stamp), "3600000", value, fmt.Sprint(ttl)}
 				if what == 1 {
 					w.Op, s, args = sim.OpDel, script.Del, args[:3]
@@ -268,7 +287,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				b.c.run(t.Context(), b.sh, q)
 				require.NoError(t, q.err)
 				done := env
-				done.Now, _ = stampMicros(b.mark())
+				done.Now, _ = stamp.Micros(b.mark())
 				var out sim.Outcome
 				model, out = sim.Apply(model, w, done)
 				story = append(story, fmt.Sprintf("apply %+v: %v", w, out))
@@ -289,7 +308,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 					story = append(story, "fill "+value)
 				}
 			default: // a record is replayed, and perhaps again
-				r := sim.Record{Op: sim.Op(random.IntN(3)), Stamp: stamp(), Value: value, Expires: b.now/1000 + ttl}
+				r := sim.Record{Op: sim.Op(random.IntN(3)), Stamp: next(), Value: value, Expires: b.now/1000 + ttl}
 				if random.IntN(5) == 0 {
 					r.Expires = b.now/1000 - 1
 				}
@@ -318,8 +337,11 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				require.Empty(t, mark, about)
 				continue
 			}
-			require.Equal(t, stampText(c.Stamp)+fmt.Sprintf("%016d", c.Other), mark[:stampLen+stampTime], about)
-			require.Equal(t, c.ValueExpires != 0, mark[stampLen+stampTime:] != "0", about)
+			left, ok := stamp.ParseLeft(mark)
+			require.True(t, ok, about)
+			require.Equal(t, stampOf(c.Stamp), left.Stamp, about)
+			require.Equal(t, c.Other, left.Other, about)
+			require.Equal(t, c.ValueExpires != 0, left.Ends != 0, about)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // A server that takes over, by a failover or because a name leads elsewhere now, may lack what the one before has acknowledged last: replication does
@@ -34,11 +35,11 @@ type recents struct {
 
 type recentWrite struct {
 	key   string
-	stamp stamp
+	stamp stamp.Proposal
 	at    int64 // in Client.now's time
 }
 
-func (r *recents) add(keys []string, s stamp, now int64) {
+func (r *recents) add(keys []string, s stamp.Proposal, now int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, key := range keys {
@@ -58,8 +59,8 @@ func (r *recents) since(then int64) map[string]fallback.Record {
 	defer r.mu.Unlock()
 	records := make(map[string]fallback.Record)
 	for _, w := range r.writes {
-		if w.at >= then && w.stamp.text > records[w.key].Stamp {
-			records[w.key] = fallback.Record{Op: fallback.OpDel, Key: w.key, Stamp: w.stamp.text, Slack: w.stamp.slack}
+		if w.at >= then && w.stamp.Text > records[w.key].Stamp {
+			records[w.key] = fallback.Record{Op: fallback.OpDel, Key: w.key, Stamp: w.stamp.Text, Slack: w.stamp.Slack}
 		}
 	}
 	return records

@@ -15,6 +15,7 @@ import (
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -79,7 +80,7 @@ type write struct {
 // writing is a batch of a write.
 type writing struct {
 	*batch
-	stamp stamp
+	stamp stamp.Proposal
 }
 
 // beginWrite lets a call begin that changes keys in Redis; endWrite must follow, if it does.
@@ -169,7 +170,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		b.stamped = stamped
 		all[i] = &writing{batch: b, stamp: c.newStamp(b.shard)}
 	}
-	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.shard.asks() || b.stamp.slack <= mostClockError.Microseconds() }); len(lost) > 0 {
+	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.shard.asks() || b.stamp.Slack <= mostClockError.Microseconds() }); len(lost) > 0 {
 		c.lookAtClocks(ctx, lost) // the machine has slept, or its clock was set
 		for _, b := range lost {
 			b.stamp = c.newStamp(b.shard)
@@ -194,7 +195,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		c.judgeClock(b.shard, &b.call)
 		switch {
 		case err == nil && stamped:
-			c.acknowledged(b.keys, b.stamp.text)
+			c.acknowledged(b.keys, b.stamp.Text)
 			c.recent.add(b.keys, b.stamp, c.now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
@@ -281,8 +282,8 @@ func (c *Client) settleFirst(ctx context.Context, keys []string) (now, later []s
 	return now, later
 }
 
-func (c *Client) recordOf(w *write, key string, sh *shard, s stamp) fallback.Record {
-	r := fallback.Record{Op: w.op, Key: key, Stamp: s.text, Slack: s.slack}
+func (c *Client) recordOf(w *write, key string, sh *shard, s stamp.Proposal) fallback.Record {
+	r := fallback.Record{Op: w.op, Key: key, Stamp: s.Text, Slack: s.Slack}
 	if w.op == fallback.OpSet {
 		now, _ := c.serverTime(sh)
 		r.Value, r.Expires = w.args[0], expiresAt(now, w.ttl)
@@ -339,7 +340,7 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 		batches = append(batches, b.batch)
 		b.args = append(b.args[:0], "")
 		if b.stamped {
-			b.args = append(b.args, b.stamp.text, milliseconds(c.opt.StampTTL))
+			b.args = append(b.args, b.stamp.Text, milliseconds(c.opt.StampTTL))
 		}
 		b.args = append(b.args, w.args...)
 	}
@@ -377,7 +378,7 @@ func (c *Client) patienceFor(ctx context.Context, sh *shard, piece []*batch) tim
 func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 	for _, key := range b.keys {
 		if b.stamped {
-			q := newCall(script.Stamp, stampKey(key), b.args[:3]...)
+			q := newCall(script.Stamp, stamp.Key(key), b.args[:3]...)
 			q.args = append(q.args, milliseconds(w.ttl))
 			c.run(ctx, b.shard, q)
 			b.reply, b.err = q.reply, q.err
@@ -419,4 +420,13 @@ func (c *Client) writeError(q *call) error {
 		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
 	}
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
+}
+
+// newStamp proposes the stamp of a Set or Del of sh's keys.
+func (c *Client) newStamp(sh *shard) stamp.Proposal {
+	now, slack := c.serverTime(sh)
+	return c.stamps.Next(now, slack, func() bool {
+		kept := c.store.Stats()
+		return kept.Sets+kept.Deletes == 0 && c.writing.Load() <= 1 // no other write is on its way to the store
+	})
 }

@@ -21,12 +21,15 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func stamp(n int) string {
-	return fmt.Sprintf("%016d%016x%012d", 1763719200000000+n*1000000, 0xc0ffee, n)
+func stampOf(n int) string { return stampAt(time.UnixMicro(1763719200000000+int64(n)*1000000), n) }
+
+func stampAt(at time.Time, n int) string {
+	return stamp.Stamp{Micros: at.UnixMicro(), Client: "0000000000c0ffee", Number: int64(n)}.String()
 }
 
 // far is an end that these tests do not live to see; past one that they have.
@@ -45,16 +48,16 @@ func written(t testing.TB) string {
 
 	d, err := fallback.Open(source, o)
 	require.NoError(t, err)
-	put(d, fallback.Record{Op: fallback.OpSet, Key: "in a file", Value: "v", Expires: far, Stamp: stamp(1), Slack: 7})
-	d.Fill(fallback.Record{Op: fallback.OpFill, Key: "loaded", Value: `{"id":1}`, Expires: far, Stamp: stamp(2)})
+	put(d, fallback.Record{Op: fallback.OpSet, Key: "in a file", Value: "v", Expires: far, Stamp: stampOf(1), Slack: 7})
+	d.Fill(fallback.Record{Op: fallback.OpFill, Key: "loaded", Value: `{"id":1}`, Expires: far, Stamp: stampOf(2)})
 	require.NoError(t, d.Close(t.Context()))
 
 	d, err = fallback.Open(source, o)
 	require.NoError(t, err)
-	put(d, fallback.Record{Op: fallback.OpSet, Key: "user:42", Value: "Grüß Gott\n", Expires: far, Stamp: stamp(3), Slack: 1250})
-	put(d, fallback.Record{Op: fallback.OpDel, Key: "user:43", Stamp: stamp(4), Slack: -1})
-	put(d, fallback.Record{Op: fallback.OpSet, Key: "\x00\xff", Value: "\xfe", Expires: far, Stamp: stamp(5)})
-	put(d, fallback.Record{Op: fallback.OpSet, Key: "old", Value: "x", Expires: past, Stamp: stamp(6)})
+	put(d, fallback.Record{Op: fallback.OpSet, Key: "user:42", Value: "Grüß Gott\n", Expires: far, Stamp: stampOf(3), Slack: 1250})
+	put(d, fallback.Record{Op: fallback.OpDel, Key: "user:43", Stamp: stampOf(4), Slack: -1})
+	put(d, fallback.Record{Op: fallback.OpSet, Key: "\x00\xff", Value: "\xfe", Expires: far, Stamp: stampOf(5)})
+	put(d, fallback.Record{Op: fallback.OpSet, Key: "old", Value: "x", Expires: past, Stamp: stampOf(6)})
 	dir := filepath.Join(t.TempDir(), "fallback")
 	require.NoError(t, os.CopyFS(dir, os.DirFS(source)))
 	require.NoError(t, d.Close(t.Context()))
@@ -210,7 +213,7 @@ func TestReplayDoesNotTurnSetsIntoDeletesUnasked(t *testing.T) {
 	dir, url := filepath.Join(t.TempDir(), "fallback"), "redis://"+server.Addr()
 	d, err := fallback.Open(dir, fallback.Options{Sync: fallback.OS, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
-	at := fmt.Sprintf("%016d%016x%012d", time.Now().Add(-5*time.Hour).UnixMicro(), 0xc0ffee, 1)
+	at := stampAt(time.Now().Add(-5*time.Hour), 1)
 	require.NoError(t, d.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: "k", Value: "v", Expires: far, Stamp: at}))
 	require.NoError(t, d.Close(t.Context()))
 

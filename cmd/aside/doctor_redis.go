@@ -15,6 +15,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // doctor looks at one Redis and one directory, and takes notes.
@@ -345,7 +346,7 @@ func (d *doctor) work() {
 		d.note("scripts", failure, remedy(err), "delete: %v", err)
 		return
 	}
-	d.note("scripts", fine, "", "a key, and its aside:stamp:*, may be set, read and deleted")
+	d.note("scripts", fine, "", "a key, and its "+stamp.KeyPrefix+"*, may be set, read and deleted")
 }
 
 // commands tries, one by one, what only the proxy's RESP commands need.

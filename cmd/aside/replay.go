@@ -24,7 +24,7 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/ops"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/slot"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 type replayCmd struct {
@@ -295,18 +295,18 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 		}
 		commands := make([]rueidis.Completed, len(batch))
 		for i := range batch {
-			commands[i] = client.B().Get().Key(stampKey(batch[i].Key)).Build()
+			commands[i] = client.B().Get().Key(stamp.Key(batch[i].Key)).Build()
 		}
 		ctx, cancel := context.WithTimeout(ctx, c.Wait)
 		defer cancel()
 		for i, answer := range client.DoMulti(ctx, commands...) {
-			stamp, err := answer.ToString()
+			there, err := answer.ToString()
 			switch {
 			case rueidis.IsRedisNil(err):
 				unknown++
 			case err != nil:
 				return fmt.Errorf("%s cannot be asked for stamps: %w", redisName(option), err)
-			case later(stamp, batch[i].Stamp):
+			case later(there, batch[i].Stamp):
 				newer++
 			}
 		}
@@ -343,21 +343,11 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 	return nil
 }
 
-// stampKey is where Redis keeps who has written a key last; stamp.go of the library has the
-// picture.
-func stampKey(key string) string { return "aside:stamp:{" + slot.Tag(slot.Of(key)) + "}" + key }
-
-// later reports whether the stamp that Redis has is later than a record's: by number if one client
-// made both, else by time.
+// later reports whether the stamp that Redis has is later than a record's; false for what is no stamp.
 func later(there, record string) bool {
-	const timeDigits, client, number = 16, 16, 12
-	if len(there) < timeDigits+client+number || len(record) < timeDigits+client+number {
-		return false
-	}
-	if there[timeDigits:timeDigits+client] == record[timeDigits:timeDigits+client] {
-		return there[timeDigits+client:timeDigits+client+number] > record[timeDigits+client:timeDigits+client+number]
-	}
-	return there[:timeDigits] > record[:timeDigits]
+	left, ok := stamp.ParseLeft(there)
+	pending, also := stamp.Parse(record)
+	return ok && also && left.Later(pending)
 }
 
 // progress shows how far it has got: a bar on a terminal, a number where that has no room for one,

@@ -130,7 +130,7 @@ func filled(t *testing.T, n int) (dir string) {
 	d, err := fallback.Open(dir, fallback.Options{Sync: fallback.OS, FlushInterval: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	for i := range n {
-		at := fmt.Sprintf("%016d%016x%012d", time.Now().UnixMicro(), 0xc0ffee, i)
+		at := stampAt(time.Now(), i)
 		require.NoError(t, d.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: fmt.Sprint("k", i), Value: "v", Expires: far, Stamp: at}))
 		d.Fill(fallback.Record{Op: fallback.OpFill, Key: fmt.Sprint("loaded ", i), Value: "v", Expires: time.Now().Add(time.Second).UnixMilli(), Stamp: at})
 	}

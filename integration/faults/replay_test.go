@@ -11,6 +11,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // BenchmarkReplay has 100,000 records replayed without a limit of the rate, and writes the same
@@ -101,7 +102,7 @@ func (w *world) pipelined(b *testing.B, tr *truth, scripted bool) time.Duration 
   redis.call('SET', KEYS[i+1], ARGV[i+1], 'PX', 3600000)
 end
 return 1`
-	stamp := strings.Repeat("s", 73)
+	left := strings.Repeat("s", 73)
 	w.server.Empty()
 	redis, err := rueidis.NewClient(disableCache(w.direct()))
 	if err != nil {
@@ -126,7 +127,7 @@ return 1`
 				for some := range slices.Chunk(keys, perCall) {
 					var names, values []string
 					for _, f := range some {
-						names, values = append(names, f.name, "aside:stamp:"+f.name), append(values, f.value(f.version.Load()), stamp)
+						names, values = append(names, f.name, stamp.Key(f.name)), append(values, f.value(f.version.Load()), left)
 					}
 					commands = append(commands, redis.B().Evalsha().Sha1(sha).Numkeys(int64(len(names))).Key(names...).Arg(values...).Build())
 				}

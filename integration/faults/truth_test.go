@@ -14,7 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside"
-	"github.com/redaside/aside/internal/slot"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // truth is where values really live, and what is known of each key: a version that only grows, and
@@ -246,7 +246,7 @@ func (tr *truth) inRedis(t testing.TB, redis rueidis.Client, l loss) (v verdict)
 	ctx := testContext(t)
 	names := make([]string, 0, 2*len(tr.keys))
 	for _, f := range tr.keys {
-		names = append(names, f.name, stampName(f.name))
+		names = append(names, f.name, stamp.Key(f.name))
 	}
 	held, err := rueidis.MGet(redis, ctx, names)
 	if err != nil {
@@ -277,17 +277,17 @@ func (tr *truth) inRedis(t testing.TB, redis rueidis.Client, l loss) (v verdict)
 		if last == nil || last.deleted || f.tried != last.version {
 			continue // nothing is right; or one does not know, as a later write was refused or has no outcome
 		}
-		stamp, err := text(held[stampName(f.name)])
+		there, err := text(held[stamp.Key(f.name)])
 		if err != nil {
-			t.Fatalf("%s: %v", stampName(f.name), err)
+			t.Fatalf("%s: %v", stamp.Key(f.name), err)
 		}
 		switch {
-		case last.replayedAsDelete(stamp):
+		case last.replayedAsDelete(there):
 			v.turned++
 		case l.excuses(f, *last):
 			v.lostRedis++
 		default:
-			v.lost = append(v.lost, fmt.Sprintf("%s holds nothing (stamp %q), acknowledged was %s", f.name, stamp, f.history()))
+			v.lost = append(v.lost, fmt.Sprintf("%s holds nothing (stamp %q), acknowledged was %s", f.name, there, f.history()))
 		}
 	}
 	return v
@@ -331,14 +331,12 @@ func (f *fact) history() string {
 	return b.String()
 }
 
-// replayedAsDelete says that a stamp in Redis is that of this write, a Set, and that its value was
-// not written; see stamp.go.
-func (a ack) replayedAsDelete(stamp string) bool {
-	const client, number, end = 16, 16 + 16 + 12, 16 + 16 + 12 + 16
-	return a.stamp != "" && len(stamp) > end && stamp[client:number] == a.stamp[client:number] && stamp[end:] == "0"
+// replayedAsDelete reports whether a stamp in Redis is that of this write, a Set, and its value was not written.
+func (a ack) replayedAsDelete(there string) bool {
+	left, ok := stamp.ParseLeft(there)
+	mine, also := stamp.Parse(a.stamp)
+	return ok && also && left.Client == mine.Client && left.Number == mine.Number && left.Ends == 0
 }
-
-func stampName(key string) string { return "aside:stamp:{" + slot.Tag(slot.Of(key)) + "}" + key }
 
 // text is a string that may be missing.
 func text(m rueidis.RedisMessage) (string, error) {

@@ -28,7 +28,7 @@ func damaged(t *testing.T) (dir string, acknowledged map[string]string) {
 	put := func(d *fallback.Dir, key string) {
 		n++
 		acknowledged[key] = fmt.Sprint("value ", n)
-		require.NoError(t, d.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: key, Value: acknowledged[key], Expires: 4e12, Stamp: stamp(n)}))
+		require.NoError(t, d.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: key, Value: acknowledged[key], Expires: 4e12, Stamp: stampOf(n)}))
 	}
 	d := open(t, source, still(0))
 	put(d, "in a file")

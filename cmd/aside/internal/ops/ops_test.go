@@ -27,6 +27,7 @@ import (
 
 	"github.com/redaside/aside/cmd/aside/internal/ops"
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -100,7 +101,9 @@ func read(t *testing.T, dir string) ([]ops.Record, ops.Findings) {
 	return records, found
 }
 
-func stamp(n int) string { return fmt.Sprintf("%016d%016x%012d", 1763719200000000+n, 0xc0ffee, n) }
+func stampOf(n int) string {
+	return stamp.Stamp{Micros: 1763719200000000 + int64(n), Client: "0000000000c0ffee", Number: int64(n)}.String()
+}
 
 // What is read must be what the next process would find, whatever was written, settled and flushed
 // in whatever order.
@@ -115,7 +118,7 @@ func TestWhatIsReadIsWhatTheNextProcessWouldFind(t *testing.T) {
 			if random.IntN(4) == 0 {
 				at = random.IntN(step + 1) // comes late
 			}
-			record := fallback.Record{Op: fallback.OpSet, Key: key, Value: fmt.Sprint("v", step), Expires: 4e12, Stamp: stamp(at), Slack: 7}
+			record := fallback.Record{Op: fallback.OpSet, Key: key, Value: fmt.Sprint("v", step), Expires: 4e12, Stamp: stampOf(at), Slack: 7}
 			switch random.IntN(8) {
 			case 0, 1, 2:
 				require.NoError(t, store.Put(t.Context(), record))
@@ -215,7 +218,7 @@ func TestProblemsAreToldApart(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir, still(0))
 	for i := range 3 {
-		require.NoError(t, store.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: fmt.Sprint("k", i), Value: "v", Expires: 4e12, Stamp: stamp(i)}))
+		require.NoError(t, store.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: fmt.Sprint("k", i), Value: "v", Expires: 4e12, Stamp: stampOf(i)}))
 	}
 	dir = snapshot(t, dir)
 	part := firstPart(t, dir)
@@ -383,7 +386,7 @@ func TestReadingBesideAWriterMissesNothingThatWasAcknowledgedBefore(t *testing.T
 	go func() { // ends with stop
 		defer close(done)
 		for i := 0; ; i++ {
-			record := fallback.Record{Op: fallback.OpSet, Key: fmt.Sprint("k", i%keys), Value: strings.Repeat("v", 3000), Expires: 4e12, Stamp: stamp(i)}
+			record := fallback.Record{Op: fallback.OpSet, Key: fmt.Sprint("k", i%keys), Value: strings.Repeat("v", 3000), Expires: 4e12, Stamp: stampOf(i)}
 			if err := store.Put(context.Background(), record); err != nil {
 				t.Errorf("put: %v", err)
 				return
@@ -410,7 +413,7 @@ func TestReadingBesideAWriterMissesNothingThatWasAcknowledgedBefore(t *testing.T
 			stamps[r.Key] = r.Stamp
 		}
 		for i := max(0, before-keys); i < before; i++ {
-			require.GreaterOrEqual(t, stamps[fmt.Sprint("k", i%keys)], stamp(i), "write %d of %d", i, before)
+			require.GreaterOrEqual(t, stamps[fmt.Sprint("k", i%keys)], stampOf(i), "write %d of %d", i, before)
 		}
 		require.Equal(t, os.Getpid(), found.Holder)
 		require.True(t, found.Running)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/vfs"
 )
 
@@ -34,12 +35,8 @@ type Record struct {
 // Written is when it was written, by Redis's clock as it was known then; the zero time if its stamp
 // does not say so.
 func (r *Record) Written() time.Time {
-	const digits = 16
-	if len(r.Stamp) < digits {
-		return time.Time{}
-	}
-	µs, err := strconv.ParseInt(r.Stamp[:digits], 10, 64)
-	if err != nil {
+	µs, ok := stamp.Micros(r.Stamp)
+	if !ok {
 		return time.Time{}
 	}
 	return time.UnixMicro(µs).UTC()

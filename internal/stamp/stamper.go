@@ -1,0 +1,67 @@
+package stamp
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Proposal is a stamp for an operation that is about to be done.
+type Proposal struct {
+	Text  string
+	Slack int64 // by how many µs its time may be off the server's clock; negative: nobody knows
+}
+
+// Stamper makes the stamps of a client. Safe for concurrent use.
+type Stamper struct {
+	client    string // immutable after New, as is mostAhead
+	mostAhead int64  // µs by which stamps may run ahead of a clock that can be trusted
+
+	mu     sync.Mutex
+	last   int64 // time of the latest stamp, of whatever shard: keys move, and a key's stamps must grow; guarded by mu
+	number int64 // of the latest operation; guarded by mu
+}
+
+// New returns the Stamper of a client that nobody has been before. See Next for mostAhead.
+func New(mostAhead time.Duration) (*Stamper, error) {
+	var id [clientLen / 2]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("aside: no randomness for the client's id: %w", err)
+	}
+	return &Stamper{client: hex.EncodeToString(id[:]), mostAhead: mostAhead.Microseconds()}, nil
+}
+
+// Client returns the client's id.
+func (st *Stamper) Client() string { return st.client }
+
+// After makes sure that stamps to come are greater than s, which another process has left on this disk.
+func (st *Stamper) After(s string) {
+	if t, ok := Micros(s); ok {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.last = max(st.last, t)
+	}
+}
+
+// Next returns the stamp of an operation that happens now, by a clock that may be off by slack. Stamps may have run ahead of a
+// clock that can be trusted, by more than mostAhead: a clock made them that could not. They come back to it once mayFall reports
+// that nothing is left that they must be greater than.
+func (st *Stamper) Next(now, slack int64, mayFall func() bool) Proposal {
+	st.mu.Lock()
+	if slack >= 0 && st.last > now+st.mostAhead && mayFall() {
+		st.last = now
+	}
+	st.number++
+	number, t := st.number, max(now, st.last+1)
+	st.last = t
+	st.mu.Unlock()
+	if slack >= 0 {
+		slack += t - now
+	}
+	return Proposal{Text: Stamp{Micros: t, Client: st.client, Number: number}.String(), Slack: slack}
+}
+
+// Load returns the stamp of a value that was loaded at t. It has no number, as a load is no operation.
+func (st *Stamper) Load(t int64) string { return Stamp{Micros: t, Client: st.client}.String() }
