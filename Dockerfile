@@ -3,7 +3,7 @@
 #   docker build -t aside .
 #   docker run -p 127.0.0.1:9997:9997 -p 127.0.0.1:9998:9998 -v aside:/data -e ASIDE_SERVICE_INSECURE=true aside
 
-FROM --platform=$BUILDPLATFORM golang:1.26-alpine AS build
+FROM --platform=$BUILDPLATFORM golang:1.26.8-alpine AS build
 WORKDIR /src
 # Modules first: they change less often than the code.
 COPY go.mod go.sum ./

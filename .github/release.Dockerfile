@@ -1,5 +1,5 @@
 # The image of a release: as Dockerfile at the root makes it, around the binary that the release has built.
-FROM --platform=$BUILDPLATFORM golang:1.26-alpine AS base
+FROM --platform=$BUILDPLATFORM golang:1.26.8-alpine AS base
 RUN mkdir -m 0700 /data
 
 FROM scratch
