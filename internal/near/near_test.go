@@ -3,7 +3,9 @@ package near
 import (
 	"fmt"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -159,9 +161,11 @@ func TestMemoryStaysWithinItsBytes(t *testing.T) {
 }
 
 func TestALookupTakesNoAllocation(t *testing.T) {
-	m, v, _ := newTest(1 << 20)
-	m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour})
-	require.Zero(t, testing.AllocsPerRun(100, func() { m.Lookup("k") }))
+	for _, keys := range []int{0, 10} {
+		m, v, _ := newTest(1<<20, func(o *Options) { o.MaxKeys = keys })
+		m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour})
+		require.Zero(t, testing.AllocsPerRun(100, func() { m.Lookup("k") }))
+	}
 }
 
 // What memory held when Redis went away is served for AwayTTL; what was loaded since, for as long, but in this outage only.
@@ -238,6 +242,206 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 		require.Nil(t, read(), "after")
 		require.Nil(t, m.Lookup("k"))
 	}
+}
+
+// Whoever reads, and however the answers are delayed: once a change was told, what was there before is not served.
+func TestWhatHasChangedIsNotServed(t *testing.T) {
+	for name, set := range map[string]func(*Options){"otter": func(*Options) {}, "LRU": func(o *Options) { o.MaxKeys = 10 }} {
+		t.Run(name, func(t *testing.T) {
+			m, v, _ := newTest(1<<20, set)
+			var redis atomic.Int64
+			var readers sync.WaitGroup
+			ends := make(chan struct{})
+			for range 4 {
+				readers.Go(func() {
+					for {
+						select {
+						case <-ends:
+							return
+						default:
+						}
+						r := m.Reserve("k", v)
+						answer := redis.Load()
+						runtime.Gosched() // the answer is on its way
+						m.Commit("k", r, Value{Raw: strconv.FormatInt(answer, 10), TTL: time.Hour})
+					}
+				})
+			}
+			served := 0
+			for range 2000 {
+				now := redis.Add(1)
+				m.Invalidate("k")
+				for range 10 {
+					if e := m.Lookup("k"); e != nil {
+						served++
+						value, err := strconv.ParseInt(e.Raw(), 10, 64)
+						if err != nil || value < now {
+							t.Errorf("%q is served after the change to %d was told", e.Raw(), now)
+						}
+					}
+					runtime.Gosched()
+				}
+			}
+			close(ends)
+			readers.Wait()
+			require.Positive(t, served)
+		})
+	}
+}
+
+// A void reservation stores nothing, and says that nothing is told to us, so that its holder polls.
+func TestAVoidReservationStoresNothing(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	r := m.Reserve("k", v)
+	require.True(t, r.Pushes())
+	r.Void()
+	require.False(t, r.Pushes())
+	require.Nil(t, m.Commit("k", r, Value{Raw: "v", TTL: time.Hour}))
+	e := m.Prepare("k", r, Value{Raw: "v", TTL: time.Hour})
+	require.Nil(t, e)
+	require.Nil(t, m.Put("k", r, e))
+	require.Nil(t, m.Commit("k", Reservation{}, Value{Raw: "v", TTL: time.Hour}))
+	_, leave, ok := m.Wait("k", r, nil)
+	require.True(t, ok, "but its generation is good")
+	leave()
+}
+
+// What was loaded is stored once Redis has accepted it, and not if the key has changed meanwhile.
+func TestWhatIsLoadedIsPreparedAndPut(t *testing.T) {
+	m, v, c := newTest(1 << 20)
+	r := m.Reserve("k", v)
+	e := m.Prepare("k", r, Value{Raw: "v", TTL: 100})
+	require.Nil(t, m.Lookup("k"), "not accepted yet")
+	c.Add(7)
+	require.Same(t, e, m.Put("k", r, e))
+	require.Same(t, e, m.Lookup("k"))
+	require.False(t, e.Read())
+	require.EqualValues(t, 1, e.At())
+	ends, ok := e.Ends()
+	require.True(t, ok)
+	require.EqualValues(t, 101, ends)
+
+	r = m.Reserve("absent", v)
+	e = m.Prepare("absent", r, Value{Absent: true, TTL: -1})
+	require.True(t, e.Absent())
+	_, ok = e.Ends()
+	require.False(t, ok)
+	m.Drop("absent")
+	require.Nil(t, m.Put("absent", r, e))
+	require.Nil(t, m.Lookup("absent"))
+}
+
+// MaxTTL ends the use of an entry, not its key; AwayTTL that of what was loaded in an outage, unless it is -1.
+func TestEntriesAreServedAsLongAsTheOptionsSay(t *testing.T) {
+	m, v, c := newTest(1<<20, func(o *Options) { o.MaxTTL = 50 })
+	e := m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: 100})
+	ends, _ := e.Ends()
+	require.EqualValues(t, 101, ends)
+	c.Store(50)
+	require.NotNil(t, m.Lookup("k"))
+	c.Store(51)
+	require.Nil(t, m.Lookup("k"))
+
+	for _, bound := range []time.Duration{50, -1} {
+		m, v, c := newTest(1<<20, func(o *Options) { o.AwayTTL = bound })
+		v.Degrade(never)
+		m.CommitAway("k", Away{Value: Value{Raw: "v", TTL: 100}, Valid: v, Outage: v.Outage()})
+		c.Store(50)
+		require.NotNil(t, m.Lookup("k"))
+		c.Store(51)
+		require.Equal(t, bound < 0, m.Lookup("k") != nil)
+		c.Store(101)
+		require.Nil(t, m.Lookup("k"))
+	}
+}
+
+// What goes with a write in an outage is done although no entry is kept, and before anybody can see the entry.
+func TestThenIsCalledIfTheKeyHasNotChanged(t *testing.T) {
+	for _, maxBytes := range []int64{1 << 20, -1} {
+		m, v, _ := newTest(maxBytes)
+		require.Equal(t, maxBytes > 0, m.Keeps())
+		v.Degrade(never)
+		then := 0
+		e := m.CommitAway("k", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: m.Generation("k"), Then: func() {
+			then++
+			require.Nil(t, m.Lookup("k"))
+		}})
+		require.Equal(t, 1, then)
+		require.Equal(t, m.Keeps(), e != nil)
+	}
+}
+
+// Early is told of what an invalidation finds in memory, and of what it comes before; not of what this process drops.
+func TestEarlyInvalidationsAreTold(t *testing.T) {
+	var told []string
+	m, v, _ := newTest(1<<20, func(o *Options) {
+		o.Early = func(e *Entry) { told = append(told, fmt.Sprint(e.Raw(), e.Read())) }
+	})
+	m.Invalidate("k")
+	m.Commit("k", m.Reserve("k", v), Value{Raw: "read", TTL: time.Hour})
+	m.Invalidate("k")
+	require.Nil(t, m.Lookup("k"))
+	r := m.Reserve("k", v)
+	e := m.Prepare("k", r, Value{Raw: "loaded", TTL: time.Hour})
+	m.Invalidate("k")
+	m.Put("k", r, e)
+	require.Equal(t, []string{"readtrue", "loadedfalse"}, told)
+
+	m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour})
+	m.Drop("k")
+	r = m.Reserve("k", v)
+	v.NewEpoch()
+	m.Invalidate("k")
+	m.Commit("k", r, Value{Raw: "v", TTL: time.Hour})
+	require.Len(t, told, 2, "and of nothing that was read on another connection")
+}
+
+// A codec finds its own decoded value and no other's.
+func TestADecodedValueIsItsCodecs(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	e := m.Commit("k", m.Reserve("k", v), Value{Raw: "1", TTL: time.Hour, Room: 8})
+	require.Nil(t, e.DecodedBy("codec"))
+	one := 1
+	m.KeepDecoded("k", e, &Decoded{By: "codec", Value: &one}, 8)
+	require.Same(t, &one, e.DecodedBy("codec"))
+	require.Nil(t, e.DecodedBy("another"))
+}
+
+// A hint wakes a caller that waits for several keys; one token is enough for many.
+func TestAHintIsGivenForEachKeyThatChanges(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	hint := make(chan struct{}, 1)
+	for _, key := range []string{"a", "b"} {
+		_, _, ok := m.Wait(key, m.Reserve(key, v), hint)
+		require.True(t, ok)
+	}
+	m.Wake("a")
+	m.Invalidate("b")
+	<-hint
+	require.Empty(t, hint)
+	require.Zero(t, m.waiting())
+}
+
+// Close drops what there is.
+func TestNothingIsLeftAfterClose(t *testing.T) {
+	for _, keys := range []int{0, 10} {
+		m, v, _ := newTest(1<<20, func(o *Options) { o.MaxKeys = keys })
+		m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour})
+		m.CleanUp()
+		entries, bytes := m.Size()
+		require.Equal(t, 1, entries)
+		require.Positive(t, bytes)
+		m.Close()
+		require.Nil(t, m.Lookup("k"))
+		entries, _ = m.Size()
+		require.Zero(t, entries)
+	}
+	none, _, _ := newTest(-1)
+	none.Close()
+	none.CleanUp()
+	entries, bytes := none.Size()
+	require.Zero(t, entries)
+	require.Zero(t, bytes)
 }
 
 // waiting counts the keys that somebody waits for.

@@ -165,6 +165,3 @@ func (v *Validity) Tracked() bool { return v.tracked }
 
 // Pushes reports whether changes are told to us, as far as is known.
 func (v *Validity) Pushes() bool { return v.tracked && !v.deaf.Load() }
-
-// Degraded reports whether the server is away.
-func (v *Validity) Degraded() bool { return v.degraded.Load() }

@@ -113,11 +113,9 @@ func TestANewServerIsInItsFirstOutage(t *testing.T) {
 		v := NewValidity(tracked)
 		require.Equal(t, tracked, v.Tracked())
 		require.Equal(t, tracked, v.Pushes())
-		require.True(t, v.Degraded())
 		require.False(t, v.ServesRead(v.Epoch(), soon))
 		require.True(t, v.ServesAway(v.Outage()))
 		v.Restore()
-		require.False(t, v.Degraded())
 		require.False(t, v.ServesAway(v.Outage()))
 	}
 }
