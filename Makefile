@@ -17,7 +17,7 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod */*/*/go.mod))
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
-PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\)')
+PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\)')
 # The packages of the library whose tests want a server.
 INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | sort -u)
 
@@ -61,7 +61,8 @@ test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
 
 test-docker: ## the same with servers in containers (REDIS_IMAGE, by default redis:7-alpine)
-	@ASIDE_BACKEND=docker $(TEST) -timeout 20m $(INTEGRATION)
+	@cd integration && $(TEST) -timeout 20m ./containers
+	@ASIDE_BACKEND=docker $(TEST) -timeout 20m -skip '^TestTheMainJob$$' $(INTEGRATION)
 	@cd internal/redistest/docker && $(TEST) -tags docker ./...
 
 test-versions: ## the same with each of several servers: VERSIONS="path/to/redis-server path/to/valkey-server"

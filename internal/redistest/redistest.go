@@ -126,6 +126,16 @@ func Start(t testing.TB, options ...Option) *Server {
 	return nil
 }
 
+// Container is Start with a container, whatever else there is. Where no engine answers it calls Skip.
+func Container(t testing.TB, options ...Option) *Server {
+	t.Helper()
+	notShort(t)
+	if !dockerAnswers() {
+		Skip(t, "redistest: no Docker engine answers")
+	}
+	return startDocker(t, newSettings(options))
+}
+
 // Addr is the host:port for clients. It stays the same when the server is killed and restarted.
 func (s *Server) Addr() string { return s.addr() }
 

@@ -154,7 +154,8 @@ func (s *server) start(ctx context.Context) (addr string, err error) {
 
 func (s *server) remove() (err error) {
 	if s.container != nil {
-		err = testcontainers.TerminateContainer(s.container)
+		// It has nothing to save, and one that is frozen would be waited for.
+		err = testcontainers.TerminateContainer(s.container, testcontainers.StopTimeout(0))
 	}
 	if s.engine != nil {
 		err = errors.Join(err, s.engine.Close())
