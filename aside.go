@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/logqueue"
 	"github.com/redaside/aside/internal/near"
@@ -47,6 +45,7 @@ type Client struct {
 	claims     claims // keys whose records are being replayed
 	overtaking overtakings
 	recent     recents
+	doubts     doubts // what servers may lack
 	replays    replays
 	places     places        // of the loaders that run without a lock
 	readers    chan struct{} // has one for each reader of the store
@@ -424,7 +423,7 @@ var errUnknownHeader = errors.New("aside: the stored value has a header of anoth
 // askAgain reports whether the leader of f should ask sh once more: one late answer of a server that is well must not call the loader while
 // somebody else holds the lock.
 func (c *Client) askAgain(f *flight, sh *shard, err error) bool {
-	if f.again || !sh.asks() || !c.unanswered(err) && !errors.Is(err, errLeftOut) {
+	if f.again || !sh.asks() || !unanswered(err) && !errors.Is(err, errLeftOut) {
 		return false
 	}
 	f.again = true
@@ -484,10 +483,10 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 	r := c.near.Reserve(key, sh.valid)
 	if bad == "" && large == 0 && sh.canBatch() {
 		place := &request{key: key, done: make(chan struct{})}
-		if !sh.lockBatch.enter(place) {
+		if !sh.batcher(locks).enter(place) {
 			return c.awaitSeat(ctx, place, r)
 		}
-		defer sh.lockBatch.leave(c.link)
+		defer sh.batcher(locks).leave(c.link)
 	}
 	marker := c.newMarker(sh)
 	q := newCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
@@ -500,7 +499,7 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 	}
 	c.inTurn(ctx, sh, []*call{q}, func() { c.run(ctx, sh, q) })
 	found, err := q.finding(marker)
-	if err != nil && c.unanswered(err) {
+	if err != nil && unanswered(err) {
 		c.disown(sh, q.keys, marker)
 	}
 	if q.moved {
@@ -529,12 +528,6 @@ func (c *Client) awaitSeat(ctx context.Context, place *request, r near.Reservati
 	}
 	found := answers.found[place.at]
 	return r, found, found.err
-}
-
-// unanswered says that a question may have been executed, though no answer came.
-func (c *Client) unanswered(err error) bool {
-	_, reply := rueidis.IsRedisErr(err)
-	return !reply && !neverSent(err)
 }
 
 func (c *Client) check(ttl time.Duration, opts []CallOption) (callOptions, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -128,4 +129,27 @@ var errClocks = errors.New("the server that runs the scripts has another clock t
 func (q *call) untimely() bool {
 	n, err := q.reply.AsInt64()
 	return q.err == nil && err == nil && n <= 0
+}
+
+// lookAtClocks probes shards, all at once, and returns when it knows or ctx has ended.
+func (l *link) lookAtClocks(ctx context.Context, shards []*shard) {
+	var probes sync.WaitGroup
+	for _, sh := range shards {
+		probes.Add(1)
+		if !l.up.InBackground(func() { // ends within its timeout
+			defer probes.Done()
+			l.probe(sh)
+		}) {
+			probes.Done()
+		}
+	}
+	done := make(chan struct{})
+	go func() { // ends with the probes
+		probes.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }

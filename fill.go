@@ -100,7 +100,7 @@ func (l *load) store() {
 		}
 		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
 			item.reserved = c.near.Reserve(item.f.key, item.shard.valid)
-			if most := item.shard.longest.most(c.now()); storable && int64(len(wire.Pack(out.raw))) > most {
+			if most := c.longestArg(item.shard); storable && int64(len(wire.Pack(out.raw))) > most {
 				c.counts.tooLarge.Add(1)
 				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
 				c.warn(&c.seldomStore, "a loaded value is too large for Redis, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "proto-max-bulk-len", most)
@@ -149,12 +149,12 @@ func (l *load) fillOne() {
 	item, request := &l.items[0], &l.one.request
 	request.key, request.args, request.owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
 	joins := item.shard.canBatch()
-	if joins && !item.shard.fillBatch.enter(request) {
+	if joins && !item.shard.batcher(fills).enter(request) {
 		return
 	}
 	moved, accepted, err := l.c.overLock(script.Fill, item, request.args)
 	if joins {
-		item.shard.fillBatch.leave(l.c.link)
+		item.shard.batcher(fills).leave(l.c.link)
 	}
 	l.filledOne(moved, accepted, err)
 }

@@ -7,10 +7,8 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/slot"
-	"github.com/redaside/aside/internal/stamp"
 )
 
 // FLUSHALL and FLUSHDB leave no trace of their own, and take stamps along. Whoever is cut off meanwhile would bring back, with a replay, what they
@@ -99,11 +97,4 @@ func (l *link) flushKey(sh *shard) (string, bool) {
 		first = min(first, r.from)
 	}
 	return probeKeyPrefix + "{" + slot.Tag(first) + "}" + flushKeySuffix, true
-}
-
-// wasFlushed reports whether a record, whose time may be off by margin, is of before a flush.
-func (sh *shard) wasFlushed(r *fallback.Record, margin time.Duration) bool {
-	at, ok := stamp.Micros(r.Stamp)
-	flushed := sh.flushedAt.Load()
-	return flushed > 0 && (!ok || at-margin.Microseconds() <= flushed)
 }

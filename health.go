@@ -10,8 +10,8 @@ import (
 
 // state is how a shard, or all of them, are doing.
 type linkHealth struct {
-	addr   string // of a shard, where there are several
-	mode   Mode   // the worst of its shards'
+	addr   string   // of a shard, where there are several
+	mode   linkMode // the worst of its shards'
 	since  time.Time
 	err    error // why it is degraded, or what does not work although it is not
 	shards []linkHealth
@@ -19,14 +19,14 @@ type linkHealth struct {
 
 // health says how the shards are doing. It asks nobody.
 func (l *link) health() linkHealth {
-	h := linkHealth{mode: Degraded, since: l.began, err: l.notReached()}
+	h := linkHealth{mode: linkDegraded, since: l.began, err: l.notReached()}
 	t := l.topo.Load()
 	if t == nil {
 		return h
 	}
 	for i, sh := range t.shards {
 		sh.state.mu.Lock()
-		s := linkHealth{addr: sh.addr, mode: Mode(sh.mode.Load()), since: sh.state.since, err: sh.state.errLocked()}
+		s := linkHealth{addr: sh.addr, mode: linkMode(sh.mode.Load()), since: sh.state.since, err: sh.state.errLocked()}
 		sh.state.mu.Unlock()
 		h.shards = append(h.shards, s)
 		if i == 0 || badness(s.mode) > badness(h.mode) || s.mode == h.mode && h.err == nil && s.err != nil {
@@ -34,13 +34,13 @@ func (l *link) health() linkHealth {
 		}
 	}
 	slices.SortFunc(h.shards, func(a, b linkHealth) int { return cmp.Compare(a.addr, b.addr) })
-	if t.holes && h.mode != Degraded {
-		h.mode, h.since, h.err = Degraded, t.since, errHoles
+	if t.holes && h.mode != linkDegraded {
+		h.mode, h.since, h.err = linkDegraded, t.since, errHoles
 	}
 	return h
 }
 
-func badness(m Mode) int { return [...]int{Healthy: 0, Recovering: 1, Degraded: 2}[m] }
+func badness(m linkMode) int { return [...]int{linkHealthy: 0, linkRecovering: 1, linkDegraded: 2}[m] }
 
 var errHoles = errors.New("aside: some slots of the cluster have no primary that is known")
 

@@ -28,11 +28,10 @@ func (c *Client) newLink() *link {
 		Observed:     c.observed,
 		Outage:       c.outageBegins,
 		Unreplayed:   c.unreplayed,
-		Started:      func(sh *shard) { c.inBackground(func() { c.replayer(sh) }) }, // ends with sh.stop or Close
+		Started:      func(sh *shard) { c.inBackground(func() { c.replayer(sh) }) }, // ends when sh leaves, or with Close
 		TookOver:     c.tookOver,
 		Flushed:      c.flushed,
-		SendLocks:    c.sendLocks,
-		SendFills:    c.sendFills,
+		Send:         [...]func(*shard, []*request){locks: c.sendLocks, fills: c.sendFills},
 	})
 }
 
@@ -56,7 +55,7 @@ func (c *Client) lost() {
 }
 
 func (c *Client) modeChanged(change shardChange) {
-	c.modes.announce(c, ModeChange{Shard: change.Shard.addr, From: change.From, To: change.To, At: change.At, Err: change.Err}, nil)
+	c.modes.announce(c, ModeChange{Shard: change.Addr, From: Mode(change.From), To: Mode(change.To), At: change.At, Err: change.Err}, nil)
 }
 
 // observed tells the observer what has happened to a shard.
@@ -77,7 +76,7 @@ func (c *Client) outageBegins() func() []any {
 // unreplayed reports whether there is anything that sh may have to be told.
 func (c *Client) unreplayed(sh *shard) bool {
 	kept := c.store.Stats()
-	return kept.Sets+kept.Deletes+kept.Fills > 0 || sh.doubts.some.Load()
+	return kept.Sets+kept.Deletes+kept.Fills > 0 || c.doubts.about(sh)
 }
 
 // flushed says that what was kept for sh, and is from before it was flushed, will not be brought back.
@@ -92,6 +91,6 @@ func (c *Client) flushed(sh *shard) {
 func (c *Client) tookOver(t takeover) {
 	lacking := c.recent.since(t.Since - int64(recentFor))
 	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.shardOf(key) != t.Shard || !t.Had(key) })
-	t.Shard.doubts.add(lacking)
+	c.doubts.add(t.Shard, lacking)
 	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.address(t.Shard), "recentWrites", len(lacking)}, t.Attrs...)...)
 }

@@ -104,7 +104,19 @@ func explained(err error) error {
 	return err
 }
 
-// neverSent says that an error proves that the server has not seen the question.
+// unanswered reports whether commands may have been executed, though no answer came.
+func unanswered(err error) bool {
+	_, reply := rueidis.IsRedisErr(err)
+	return !reply && !neverSent(err)
+}
+
+// refused reports whether err is a server's answer to one command, of which it says nothing but that it was not done.
+func refused(err error) bool {
+	_, reply := rueidis.IsRedisErr(err)
+	return reply && judge(err, true) == answered
+}
+
+// neverSent reports whether an error proves that the server has not seen the question.
 func neverSent(err error) bool {
 	return errors.Is(err, errNotAsked) || errors.Is(err, errGateFull) || isDial(err)
 }
@@ -191,3 +203,28 @@ var errGateFull = fmt.Errorf("%w (too many questions are out already)", ErrRedis
 
 // errNoScripts is why a server is of no use though it answers.
 var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
+
+// writeError says what an answer to a write means to whoever asked for it.
+func (q *call) writeError() error {
+	err := q.err
+	if err == nil {
+		if q.untimely() {
+			return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(errClocks))
+		}
+		_, err := q.reply.AsInt64()
+		return err
+	}
+	if reply, ok := rueidis.IsRedisErr(err); ok {
+		if judge(err, true) == answered && !reply.IsTryAgain() {
+			return fmt.Errorf("refused by Redis: %w", err)
+		}
+		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
+	}
+	if neverSent(err) {
+		if errors.Is(err, ErrRedisAway) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
+}

@@ -365,7 +365,7 @@ func (l *load) release(err error) {
 	for i := range l.items {
 		item := &l.items[i]
 		if item.shard != nil {
-			if run := item.shard.run.Load(); run != nil && run.echoes { // the push was our own
+			if item.shard.echoes() { // the push was our own
 				item.gen = c.near.Generation(item.f.key)
 			}
 		}

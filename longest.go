@@ -50,6 +50,9 @@ func (l *longest) most(now int64) int64 {
 	return math.MaxInt64
 }
 
+// longestArg is the length of the longest argument that sh's server reads, as far as is known.
+func (l *link) longestArg(sh *shard) int64 { return sh.longest.most(l.now()) }
+
 // refused notes that the server has refused an argument of that length.
 func (l *longest) refused(bytes, now int64) {
 	if was := l.failed.Load(); was == 0 || bytes < was || now >= l.retryAt.Load() {

@@ -194,11 +194,10 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 		found, err = g.q.finding("")
 	}
 	if err != nil {
-		_, reply := rueidis.IsRedisErr(err)
 		switch {
 		case ctx.Err() != nil:
 			err = ctx.Err()
-		case reply && judge(err, true) == answered: // WRONGTYPE, NOPERM
+		case refused(err): // WRONGTYPE, NOPERM
 			err = fmt.Errorf("aside: refused by Redis: %w", err)
 		case !errors.Is(err, ErrRedisAway):
 			err = fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))

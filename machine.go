@@ -2,6 +2,7 @@ package aside
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -18,6 +19,40 @@ const (
 	decisive       = failuresToLose
 )
 
+// linkMode says how far a shard can be relied upon. What leads from one to the other, aside.Mode tells.
+//
+//	        lost                      back, nothing to replay
+//	Healthy ------> Degraded ------------------------------------> Healthy
+//	   ^              |   ^
+//	   |         back |   | lost
+//	   |              v   |
+//	   +--------- Recovering
+//	     replayed
+type linkMode int32
+
+// The modes.
+const (
+	linkHealthy    linkMode = iota // it answers
+	linkDegraded                   // nobody asks it, but its prober
+	linkRecovering                 // it answers, and is being told what it has missed
+)
+
+func (m linkMode) String() string {
+	switch m {
+	case linkHealthy:
+		return "healthy"
+	case linkDegraded:
+		return "degraded"
+	case linkRecovering:
+		return "recovering"
+	default:
+		return fmt.Sprintf("Mode(%d)", int32(m))
+	}
+}
+
+// MarshalText has a mode logged by its name, in JSON too.
+func (m linkMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
 // modeEvent is what may change a mode.
 type modeEvent int
 
@@ -28,6 +63,19 @@ const (
 	replayed
 )
 
+// after is the whole machine.
+func (m linkMode) after(e modeEvent) linkMode {
+	switch {
+	case e == lost:
+		return linkDegraded
+	case e == back && m == linkDegraded:
+		return linkRecovering
+	case e == backEmpty && m == linkDegraded, e == replayed && m == linkRecovering:
+		return linkHealthy
+	}
+	return m
+}
+
 // modeState is a shard's mode.
 type modeState struct {
 	mu    sync.Mutex // guards all below, and changes of shard.mode
@@ -37,13 +85,13 @@ type modeState struct {
 	away  outageLog
 }
 
-// happened is the one place where a shard changes its mode: it logs that once, counts it and has the observers told.
+// happened changes the mode of a shard that is in use: it logs that once, counts it and has those above told.
 func (l *link) happened(sh *shard, e modeEvent, why error) {
 	sh.state.mu.Lock()
-	from := Mode(sh.mode.Load())
+	from := linkMode(sh.mode.Load())
 	to := from.after(e)
 	if to == from || sh.gone.Load() {
-		if to == Degraded && why != nil {
+		if to == linkDegraded && why != nil {
 			sh.state.err = why
 		}
 		sh.state.mu.Unlock()
@@ -51,49 +99,55 @@ func (l *link) happened(sh *shard, e modeEvent, why error) {
 	}
 	now := time.Now()
 	sh.state.since, sh.state.err = now, why
-	first := sh.fresh.Load() && from == Degraded
+	first := sh.fresh.Load() && from == linkDegraded
 	after := now.Sub(sh.state.away.since)
-	if to == Degraded {
+	if to == linkDegraded {
 		sh.state.away.begin(l, now)
-		// What memory holds may be used for a while yet: what was proven when the connection was last known to be well.
-		sh.valid.Degrade(l.until(l.opt.DegradedTTL))
-		if primary := sh.primary.Load(); from == Healthy && primary != nil { // not what a connection that has just led elsewhere has told
+		if primary := sh.primary.Load(); from == linkHealthy && primary != nil { // not what a connection that has just led elsewhere has told
 			sh.runIDBefore = *primary
 		}
 	}
-	if from == Degraded {
+	if from == linkDegraded {
 		server, _ := l.serverTime(sh)
 		sh.backAt.Store(server)
 	}
-	sh.mode.Store(int32(to))
-	if from == Degraded {
-		sh.valid.Restore()
-	}
-	l.up.ModeChanged(shardChange{Shard: sh, From: from, To: to, At: now, Err: why})
+	// In an outage, what memory holds may be used for a while yet: what was proven when the connection was last known to be well.
+	sh.changeModeLocked(to, l.until(l.opt.DegradedTTL))
+	l.up.ModeChanged(shardChange{Addr: sh.addr, From: from, To: to, At: now, Err: why})
 	sh.state.mu.Unlock()
 
 	switch to {
-	case Degraded:
+	case linkDegraded:
 		l.counts.outages.Add(1)
 		l.opt.Logger.Warn("aside: Redis is away, going on without it", "address", l.address(sh), "from", from, "to", to, "error", why)
 		l.up.Observed(linkEvent{Kind: linkAway, Addr: sh.addr, Err: why})
 		sh.probeNow()
 		l.topologyMoved() // a replica may have taken over
 		l.up.Woken()      // nobody need wait for a push or a lock's end
-	case Recovering:
+	case linkRecovering:
 		l.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "address", l.address(sh), "from", from, "to", to, "after", asText(after))
 		l.up.Observed(linkEvent{Kind: linkBack, Addr: sh.addr})
 		sh.replayNow()
-	case Healthy:
+	case linkHealthy:
 		if first {
 			l.opt.Logger.Info("aside: connected", "address", l.address(sh))
 		} else {
 			l.opt.Logger.Info("aside: Redis is well", "address", l.address(sh), "from", from, "to", to, "after", asText(after))
 		}
 		sh.replayNow() // a write may have been kept since returned has looked
-		if from == Degraded {
+		if from == linkDegraded {
 			l.up.Observed(linkEvent{Kind: linkBack, Addr: sh.addr})
 		}
+	}
+}
+
+// changeModeLocked is the one place where a mode is stored. unverifiedUntil is until when, if sh is degraded, what was read may be served.
+func (sh *shard) changeModeLocked(to linkMode, unverifiedUntil int64) {
+	if to == linkDegraded {
+		sh.valid.Degrade(unverifiedUntil)
+	}
+	if was := sh.mode.Swap(int32(to)); linkMode(was) == linkDegraded && to != linkDegraded {
+		sh.valid.Restore()
 	}
 }
 
@@ -101,7 +155,7 @@ func (l *link) happened(sh *shard, e modeEvent, why error) {
 func (sh *shard) because(why error) {
 	sh.state.mu.Lock()
 	defer sh.state.mu.Unlock()
-	if Mode(sh.mode.Load()) == Degraded {
+	if linkMode(sh.mode.Load()) == linkDegraded {
 		sh.state.err = why
 	}
 }
@@ -131,6 +185,9 @@ func (l *link) returned(sh *shard) {
 	}
 	l.happened(sh, backEmpty, nil)
 }
+
+// caughtUp notes that nothing is left of what sh has missed.
+func (l *link) caughtUp(sh *shard) { l.happened(sh, replayed, nil) }
 
 // until is the end of a duration that begins now, in Client.now's time; -1 has none.
 func (l *link) until(d time.Duration) int64 {

@@ -36,18 +36,7 @@ const (
 	Recovering
 )
 
-func (m Mode) String() string {
-	switch m {
-	case Healthy:
-		return "healthy"
-	case Degraded:
-		return "degraded"
-	case Recovering:
-		return "recovering"
-	default:
-		return fmt.Sprintf("Mode(%d)", int32(m))
-	}
-}
+func (m Mode) String() string { return linkMode(m).String() }
 
 // MarshalText implements [encoding.TextMarshaler]: a mode is its name, in JSON too.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
@@ -61,19 +50,6 @@ func (m *Mode) UnmarshalText(text []byte) error {
 		}
 	}
 	return fmt.Errorf("%w: %s is not a mode: healthy, degraded or recovering", ErrInvalidArgument, quoted(string(text)))
-}
-
-// after is the whole machine.
-func (m Mode) after(e modeEvent) Mode {
-	switch {
-	case e == lost:
-		return Degraded
-	case e == back && m == Degraded:
-		return Recovering
-	case e == backEmpty && m == Degraded, e == replayed && m == Recovering:
-		return Healthy
-	}
-	return m
 }
 
 // ModeChange is one change of a shard's mode.
@@ -111,9 +87,9 @@ func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.mod
 // Health says how the client is doing. It asks nobody.
 func (c *Client) Health() Health {
 	all := c.link.health()
-	h := Health{Mode: all.mode, Since: all.since, Err: all.err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
+	h := Health{Mode: Mode(all.mode), Since: all.since, Err: all.err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
 	for _, s := range all.shards {
-		h.Shards = append(h.Shards, ShardHealth{Addr: s.addr, Mode: s.mode, Since: s.since, Err: s.err})
+		h.Shards = append(h.Shards, ShardHealth{Addr: s.addr, Mode: Mode(s.mode), Since: s.since, Err: s.err})
 	}
 	return h
 }

@@ -19,28 +19,28 @@ import (
 // makes it healthy where there was something to replay.
 func TestTheModeMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		mode, owed := Degraded, false // owed: it came back with records, and they have not been replayed
+		mode, owed := linkDegraded, false // owed: it came back with records, and they have not been replayed
 		for i, e := range rapid.SliceOf(rapid.SampledFrom([]modeEvent{lost, back, backEmpty, replayed})).Draw(t, "events") {
 			was := mode
 			mode = mode.after(e)
 			switch {
 			case e == lost:
 				owed = false
-			case was == Degraded && e == back:
+			case was == linkDegraded && e == back:
 				owed = true
 			case e == replayed:
 				owed = false
 			}
 			switch mode {
-			case Degraded:
-				if e != lost && was != Degraded {
+			case linkDegraded:
+				if e != lost && was != linkDegraded {
 					t.Fatalf("event %d made it degraded", i)
 				}
-			case Recovering:
+			case linkRecovering:
 				if !owed {
 					t.Fatalf("event %d: recovering with nothing to replay", i)
 				}
-			case Healthy:
+			case linkHealthy:
 				if owed {
 					t.Fatalf("event %d: healthy before the replay has ended", i)
 				}
@@ -83,18 +83,18 @@ func TestTheBreakersRules(t *testing.T) {
 	silence := errors.New("no answer")
 	for name, row := range map[string]struct {
 		happens func(c *Client, sh *shard)
-		want    Mode
+		want    linkMode
 	}{
 		"four timeouts of callers": {func(c *Client, sh *shard) {
 			for range 4 {
 				c.failed(sh, silence, callersTimeout)
 			}
-		}, Healthy},
+		}, linkHealthy},
 		"five": {func(c *Client, sh *shard) {
 			for range 5 {
 				c.failed(sh, silence, callersTimeout)
 			}
-		}, Degraded},
+		}, linkDegraded},
 		"five, with an answer in between": {func(c *Client, sh *shard) {
 			for i := range 5 {
 				if i == 3 {
@@ -102,19 +102,19 @@ func TestTheBreakersRules(t *testing.T) {
 				}
 				c.failed(sh, silence, callersTimeout)
 			}
-		}, Healthy},
-		"one of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout) }, Healthy},
-		"two of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout); c.failed(sh, silence, probesTimeout) }, Degraded},
-		"a broken connection": {func(c *Client, sh *shard) { c.failed(sh, silence, brokenOnly) }, Healthy},
+		}, linkHealthy},
+		"one of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout) }, linkHealthy},
+		"two of the prober":   {func(c *Client, sh *shard) { c.failed(sh, silence, probesTimeout); c.failed(sh, silence, probesTimeout) }, linkDegraded},
+		"a broken connection": {func(c *Client, sh *shard) { c.failed(sh, silence, brokenOnly) }, linkHealthy},
 		"one timeout, the lease has lapsed": {func(c *Client, sh *shard) {
 			sh.valid.Prove(sh.valid.Epoch(), c.now())
 			c.failed(sh, silence, callersTimeout)
-		}, Degraded},
+		}, linkDegraded},
 		"a broken connection, the lease has lapsed with it": {func(c *Client, sh *shard) {
 			sh.newEpoch()
 			c.failed(sh, silence, brokenOnly)
-		}, Healthy},
-		"a refused dial": {func(c *Client, sh *shard) { c.failed(sh, silence, decisive) }, Degraded},
+		}, linkHealthy},
+		"a refused dial": {func(c *Client, sh *shard) { c.failed(sh, silence, decisive) }, linkDegraded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestTheBreakersRules(t *testing.T) {
 				sh := newShardOf(c)
 				sh.valid.Prove(sh.valid.Epoch(), never)
 				row.happens(c, sh)
-				require.Equal(t, row.want, Mode(sh.mode.Load()))
+				require.Equal(t, row.want, linkMode(sh.mode.Load()))
 			})
 		})
 	}

@@ -380,7 +380,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	c.runBatches(ctx, all, new(pieces), func(b *batch) {
 		marker := b.args[0]
 		found, err := b.findings(marker)
-		if err != nil && c.unanswered(err) {
+		if err != nil && unanswered(err) {
 			c.disown(b.shard, b.keys, marker)
 		}
 		for n, i := range b.of {

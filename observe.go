@@ -187,7 +187,7 @@ func (s *seldom) after(now int64, pause time.Duration) bool {
 
 // refusedRead says, once a minute, that Redis refuses to read a key (WRONGTYPE, NOPERM): nothing is remembered of it, so that each call loads.
 func (c *Client) refusedRead(key string, err error) {
-	if _, reply := replyOf(err); reply && judge(err, true) == answered && c.seldomRead.after(c.now(), time.Minute) {
+	if refused(err) && c.seldomRead.after(c.now(), time.Minute) {
 		c.opt.Logger.Warn("aside: Redis refuses to read a key, so it is loaded at each call; another program may keep another type under it", "key", quoted(key), "error", err)
 	}
 }

@@ -70,7 +70,7 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 	}
 	now, _ := c.serverTime(sh)
 	m.left = time.Duration(record.Expires-now/1000) * time.Millisecond
-	if Mode(sh.mode.Load()) != Degraded {
+	if sh.asks() {
 		return m, false
 	}
 	made, _ := stamp.Micros(record.Stamp)
@@ -80,7 +80,7 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 		if c.opt.DegradedTTL >= 0 {
 			use = min(use, c.opt.DegradedTTL-time.Duration(now-made)*time.Microsecond)
 		}
-		if made < sh.backAt.Load() { // of an earlier outage: anybody may have deleted it in between
+		if made < sh.wasBackAt() { // of an earlier outage: anybody may have deleted it in between
 			return m, false
 		}
 	}
@@ -151,7 +151,7 @@ func (c *Client) forgetFill(key string) {
 func (l *load) retain(i int) *near.Entry {
 	c, item, out := l.c, l.items[i], &l.out[i]
 	sh := c.home(item.f.key)
-	if Mode(sh.mode.Load()) != Degraded {
+	if sh.asks() {
 		return nil
 	}
 	ttl := l.ttlOf(i)

@@ -34,7 +34,7 @@ func (o *outageLog) line(now time.Time) []any {
 func (l *link) remind(sh *shard) {
 	now := time.Now()
 	sh.state.mu.Lock()
-	if Mode(sh.mode.Load()) != Degraded || sh.gone.Load() || !sh.state.away.due(now) {
+	if linkMode(sh.mode.Load()) != linkDegraded || sh.gone.Load() || !sh.state.away.due(now) {
 		sh.state.mu.Unlock()
 		return
 	}

@@ -80,6 +80,11 @@ func (sh *shard) arrived(bytes, expected int64) {
 	sh.expected.Add(-expected)
 }
 
+// sendTime is how long so many bytes may take to sh's server, behind what is on its way already.
+func (sh *shard) sendTime(bytes int64) time.Duration {
+	return atLinkRate(bytes + min(sh.bulk.Load(), mostAhead))
+}
+
 // unseen is how long what is on its way to sh's server may take without anybody seeing it move.
 func (sh *shard) unseen() time.Duration {
 	return atLinkRate(min(sh.bulk.Load(), mostUnseen)) + sh.preparing()
@@ -131,4 +136,13 @@ func (sh *shard) flows(asked, passed, now int64, recent time.Duration) bool {
 	}
 	enough := linkRate / 2 * time.Duration(now-asked).Seconds()
 	return now < at+int64(recent) && float64(sh.traffic.passed.Load()-passed) > enough
+}
+
+// patienceFor is how long sh's server may take to do a write of so many bytes: as long as its answer is waited for where nothing comes meanwhile.
+func (l *link) patienceFor(ctx context.Context, sh *shard, bytes int64) time.Duration {
+	patience := l.opt.RedisTimeout + sh.sendTime(bytes) + sh.preparing()
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline))
+	}
+	return patience
 }

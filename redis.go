@@ -15,6 +15,17 @@ import (
 //
 // Its connections are shared by all of its callers. What would change a connection for the others is refused.
 
+// ownClient returns the client for the user's own commands, or false while Redis has not been reached yet.
+func (l *link) ownClient() (rueidis.Client, bool) {
+	if l.topo.Load() == nil {
+		return nil, false
+	}
+	return &guardedClient{&l.lateClient}, true
+}
+
+// connectOwn sees to it that it is there. It takes ConnectTimeout at most.
+func (l *link) connectOwn(ctx context.Context) error { return l.lateClient.connect(ctx) }
+
 // lateClient is a rueidis client that is made when it is first needed. Safe for concurrent use.
 type lateClient struct {
 	l *link // immutable

@@ -66,13 +66,13 @@ func (c *Client) unsettled(ctx context.Context, key string) bool {
 
 // mayBeUnsettled reports whether it is worth asking.
 func (c *Client) mayBeUnsettled(key string) bool {
-	return c.store.Pending(key) || c.home(key).doubts.some.Load()
+	return c.store.Pending(key) || c.doubts.about(c.home(key))
 }
 
 // doubtful reports whether key's server may still lack what it was told by its predecessor's client, see takeover.go.
 func (c *Client) doubtful(ctx context.Context, key string) bool {
 	sh := c.home(key)
-	return sh.doubts.some.Load() && sh.asks() && !c.makeSure(ctx, sh, key)
+	return c.doubts.about(sh) && sh.asks() && !c.makeSure(ctx, sh, key)
 }
 
 // claims are the keys whose records are being replayed. Safe for concurrent use.
@@ -148,7 +148,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 	for _, i := range mine {
 		bytes += int64(len(records[i].Value))
 	}
-	patience := c.opt.RedisTimeout + atLinkRate(bytes+min(sh.bulk.Load(), mostAhead)) // as runFor has, for notAfter
+	patience := c.opt.RedisTimeout + sh.sendTime(bytes) // as runFor has, for notAfter
 	for _, i := range mine {
 		if now, ok := c.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
@@ -230,11 +230,18 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 		}
 		margin := 2 * max(slack, leastClockError)
 		expires := r.Expires
-		if sh.wasFlushed(r, margin) {
+		if wasFlushed(sh, r, margin) {
 			expires = 0 // it has ended with the flush
 		}
 		return append(to, string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(expires, 10), doubt)
 	})
+}
+
+// wasFlushed reports whether a record, whose time may be off by margin, is of before a flush of sh.
+func wasFlushed(sh *shard, r *fallback.Record, margin time.Duration) bool {
+	at, ok := stamp.Micros(r.Stamp)
+	flushed := sh.wasFlushedAt()
+	return flushed > 0 && (!ok || at-margin.Microseconds() <= flushed)
 }
 
 // replayOutcome is what q has answered for its nth record.
@@ -260,7 +267,7 @@ func replayOutcome(q *call, n int) fallback.Outcome {
 }
 
 func replayFailure(err error) fallback.Outcome {
-	if _, reply := rueidis.IsRedisErr(err); reply && judge(err, true) == answered {
+	if refused(err) {
 		return fallback.Outcome{Verdict: fallback.Refused, Err: err}
 	}
 	return fallback.Outcome{Verdict: fallback.NoAnswer, Err: err}
@@ -310,13 +317,14 @@ func (c *Client) replaying(r Replay) {
 
 // replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
 func (c *Client) replayer(sh *shard) {
+	defer c.doubts.drop(sh)
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for {
 		select {
-		case <-sh.replay:
+		case <-sh.replayDue():
 		case <-retry.C:
-		case <-sh.stop:
+		case <-sh.left():
 			return
 		case <-c.closing.Done():
 			return
@@ -332,7 +340,7 @@ func (c *Client) replayer(sh *shard) {
 		if kept := c.store.Stats(); kept.Sets+kept.Deletes > 0 {
 			retry.Reset(replayRetry)
 		}
-		c.happened(sh, replayed, nil)
+		c.caughtUp(sh)
 	}
 }
 
@@ -342,7 +350,7 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	}
 	ctx, cancel := context.WithCancel(c.closing)
 	defer cancel()
-	same, restarted := c.sameServer(sh)
+	same, restarted := sh.sameServer()
 	var over atomic.Bool // what is told after that is old
 	syncer := fallback.NewSyncer(c.store, replayTarget{c, sh}, fallback.SyncerOptions{
 		Rate:      c.opt.ReplayRate,
@@ -381,16 +389,4 @@ func (c *Client) replayAttrs(sh *shard, r fallback.ReplayReport, restarted bool)
 		attrs = append(attrs, "refusal", r.Refusal)
 	}
 	return attrs
-}
-
-// sameServer reports whether sh's server is, for certain, the one that was lost: missing stamps then prove that nothing was written. restarted: it is,
-// for certain, another one, or another life of it.
-func (c *Client) sameServer(sh *shard) (same, restarted bool) {
-	run := sh.run.Load()
-	sh.state.mu.Lock()
-	defer sh.state.mu.Unlock()
-	if run == nil || run.id == "" || sh.runIDBefore == "" {
-		return false, false
-	}
-	return run.id == sh.runIDBefore, run.id != sh.runIDBefore
 }

@@ -27,34 +27,32 @@ type shard struct {
 	slots    atomic.Pointer[[]slotRange] // in a cluster: that it has
 	dead     atomic.Bool                 // rueidis has closed it
 
-	mode  atomic.Int32 // a Mode; valid is degraded when it is
+	mode  atomic.Int32 // a linkMode; changed by changeModeLocked only, valid with it
 	state modeState
 	flaws atomic.Int32 // how many state has
 
-	alive     atomic.Int64                // until when the latest probe counts as a sign of life, in Client.now's time
-	clock     atomic.Pointer[clockSample] // nil until it has answered
-	failing   atomic.Int32                // weight of the questions without an answer, in a row
-	broken    atomic.Bool                 // the last probe found its connection broken
-	gone      atomic.Bool                 // it has left the cluster: its mode does not change any more
-	bulk      atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
-	traffic   *traffic                    // what passes on its connections
-	guessed   atomic.Int64                // likewise, by typical
-	typical   atomic.Int64                // bytes that a key of a batch has had lately
-	expected  atomic.Int64                // bytes that it was asked for, as far as that is known
-	turns     turns                       // of what is large
-	seen      atomic.Int64                // when it was last well, in Client.now's time
-	longest   longest                     // argument that the server reads
-	backAt    atomic.Int64                // the server's time, in µs, when it was last degraded
-	fresh     atomic.Bool                 // it has never been away
-	kick      chan struct{}               // asks the prober to look at once; buffered, never blocks
-	replay    chan struct{}               // asks the replayer to look at once; buffered, never blocks
-	gate      gate                        // bounds the questions that are out
-	lockBatch batcher                     // questions that go together under load
-	fillBatch batcher
+	alive    atomic.Int64                // until when the latest probe counts as a sign of life, in Client.now's time
+	clock    atomic.Pointer[clockSample] // nil until it has answered
+	failing  atomic.Int32                // weight of the questions without an answer, in a row
+	broken   atomic.Bool                 // the last probe found its connection broken
+	gone     atomic.Bool                 // it has left the cluster: its mode does not change any more
+	bulk     atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
+	traffic  *traffic                    // what passes on its connections
+	guessed  atomic.Int64                // likewise, by typical
+	typical  atomic.Int64                // bytes that a key of a batch has had lately
+	expected atomic.Int64                // bytes that it was asked for, as far as that is known
+	turns    turns                       // of what is large
+	seen     atomic.Int64                // when it was last well, in Client.now's time
+	longest  longest                     // argument that the server reads
+	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
+	fresh    atomic.Bool                 // it has never been away
+	kick     chan struct{}               // asks the prober to look at once; buffered, never blocks
+	replay   chan struct{}               // asks the replayer to look at once; buffered, never blocks
+	gate     gate                        // bounds the questions that are out
+	batchers [2]batcher                  // of commands that go together under load
 
 	run         atomic.Pointer[runID]
 	primary     atomic.Pointer[string] // the run id of the latest primary
-	doubts      doubts                 // what its server may lack
 	watch       flushWatch             // the prober's
 	histories   map[string]string      // of the primaries so far, by run id; guarded by state.mu
 	spread      atomic.Bool            // scripts go to several servers; changed by the prober
@@ -82,20 +80,54 @@ func (l *link) newShard(addr string, client rueidis.Client, tracked bool) *shard
 		addr: addr, client: client, valid: near.NewValidity(tracked), stop: make(chan struct{}), probing: make(chan struct{}, 1),
 		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: l.inFlightRoom()}, traffic: l.roads.to(addr),
 	}
-	sh.mode.Store(int32(Degraded)) // until the first probe is answered
+	sh.mode.Store(int32(linkDegraded)) // until the first probe is answered
 	sh.state.since = time.Now()
 	sh.state.away.begin(l, sh.state.since)
 	sh.fresh.Store(true)
-	sh.lockBatch.send = func(requests []*request) { l.up.SendLocks(sh, requests) }
-	sh.fillBatch.send = func(requests []*request) { l.up.SendFills(sh, requests) }
+	for i := range sh.batchers {
+		sh.batchers[i].send = func(requests []*request) { l.up.Send[i](sh, requests) }
+	}
 	return sh
 }
 
-// asks says whether callers may ask sh: it is not degraded.
-func (sh *shard) asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
+// batcher sends commands of one kind together.
+func (sh *shard) batcher(kind int) *batcher { return &sh.batchers[kind] }
 
-// joins says whether questions of different keys may go together: not in a cluster, where their slots differ, nor where they go to several servers. nil, where a slot has no
-// home just now, joins nothing.
+// left is closed when sh has left the cluster.
+func (sh *shard) left() <-chan struct{} { return sh.stop }
+
+// replayDue gets a token when there may be something to replay.
+func (sh *shard) replayDue() <-chan struct{} { return sh.replay }
+
+// wasBackAt is the server's time, in µs, when sh was last degraded; 0: it has always been.
+func (sh *shard) wasBackAt() int64 { return sh.backAt.Load() }
+
+// wasFlushedAt is until when, at the latest, its database was flushed, in the server's µs; 0: never, as far as is known.
+func (sh *shard) wasFlushedAt() int64 { return sh.flushedAt.Load() }
+
+// echoes reports whether the server pushes to us what a script of ours has read and then deleted.
+func (sh *shard) echoes() bool {
+	run := sh.run.Load()
+	return run != nil && run.echoes
+}
+
+// sameServer reports whether the server is, for certain, the one that was lost. restarted: it is, for certain, another one, or another
+// life of it.
+func (sh *shard) sameServer() (same, restarted bool) {
+	run := sh.run.Load()
+	sh.state.mu.Lock()
+	defer sh.state.mu.Unlock()
+	if run == nil || run.id == "" || sh.runIDBefore == "" {
+		return false, false
+	}
+	return run.id == sh.runIDBefore, run.id != sh.runIDBefore
+}
+
+// asks reports whether callers may ask sh: it is not degraded.
+func (sh *shard) asks() bool { return sh != nil && linkMode(sh.mode.Load()) != linkDegraded }
+
+// canBatch reports whether commands for different keys may share one script call: not in a cluster, where their slots differ, nor where they
+// go to several servers, nor for nil, where a slot has no home just now.
 func (sh *shard) canBatch() bool { return sh != nil && sh.addr == "" && !sh.spread.Load() }
 
 // hasSlotOf reports whether key, a probe's, is in a slot that sh has by the present topology.
@@ -126,7 +158,7 @@ func (sh *shard) replayNow() {
 func (sh *shard) retire() {
 	sh.state.mu.Lock()
 	sh.gone.Store(true)
-	sh.mode.Store(int32(Degraded))
+	sh.changeModeLocked(linkDegraded, 0)
 	sh.valid.Retire()
 	sh.state.mu.Unlock()
 	sh.beginEpoch()

@@ -66,42 +66,60 @@ func (r *recents) since(then int64) map[string]fallback.Record {
 	return records
 }
 
-// doubts are writes that the server may lack: until it has answered for them, their keys are not read from it. Safe for concurrent use.
+// doubts are writes that a server may lack: until it has answered for them, their keys are not read from it. Safe for concurrent use.
 type doubts struct {
-	some atomic.Bool // whether there are any; for the many callers that ask when there are none
+	shards atomic.Int32 // len of byShard; for the many callers that ask when there are none
 
-	mu    sync.Mutex
-	byKey map[string]fallback.Record // guarded by mu
+	mu      sync.Mutex
+	byShard map[*shard]map[string]fallback.Record // by key; guarded by mu
 }
 
-func (d *doubts) add(records map[string]fallback.Record) {
+// about reports whether there are any about sh.
+func (d *doubts) about(sh *shard) bool {
+	if d.shards.Load() == 0 {
+		return false
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.byKey == nil {
-		d.byKey = make(map[string]fallback.Record, len(records))
-	}
-	for key, record := range records {
-		if record.Stamp > d.byKey[key].Stamp {
-			d.byKey[key] = record
-		}
-	}
-	d.some.Store(len(d.byKey) > 0)
+	return len(d.byShard[sh]) > 0
 }
 
-// of returns the doubts about keys; about all for none.
-func (d *doubts) of(keys ...string) (records []*fallback.Record) {
-	if !d.some.Load() {
+func (d *doubts) add(sh *shard, records map[string]fallback.Record) {
+	if len(records) == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	byKey := d.byShard[sh]
+	if byKey == nil {
+		byKey = make(map[string]fallback.Record, len(records))
+		if d.byShard == nil {
+			d.byShard = make(map[*shard]map[string]fallback.Record)
+		}
+		d.byShard[sh] = byKey
+	}
+	for key, record := range records {
+		if record.Stamp > byKey[key].Stamp {
+			byKey[key] = record
+		}
+	}
+	d.shards.Store(int32(len(d.byShard)))
+}
+
+// of returns the doubts about keys of sh; about all for none.
+func (d *doubts) of(sh *shard, keys ...string) (records []*fallback.Record) {
+	if d.shards.Load() == 0 {
 		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(keys) == 0 {
-		for _, record := range d.byKey {
+		for _, record := range d.byShard[sh] {
 			records = append(records, &record)
 		}
 	}
 	for _, key := range keys {
-		if record, ok := d.byKey[key]; ok {
+		if record, ok := d.byShard[sh][key]; ok {
 			records = append(records, &record)
 		}
 	}
@@ -109,25 +127,36 @@ func (d *doubts) of(keys ...string) (records []*fallback.Record) {
 }
 
 // settled ends a doubt that has been answered, unless there is a newer one.
-func (d *doubts) settled(record *fallback.Record) {
+func (d *doubts) settled(sh *shard, record *fallback.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.byKey[record.Key].Stamp == record.Stamp {
-		delete(d.byKey, record.Key)
+	if byKey := d.byShard[sh]; byKey[record.Key].Stamp == record.Stamp {
+		delete(byKey, record.Key)
+		if len(byKey) == 0 {
+			delete(d.byShard, sh)
+		}
 	}
-	d.some.Store(len(d.byKey) > 0)
+	d.shards.Store(int32(len(d.byShard)))
+}
+
+// drop ends all doubts about a shard that is not used any more.
+func (d *doubts) drop(sh *shard) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.byShard, sh)
+	d.shards.Store(int32(len(d.byShard)))
 }
 
 // makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was answered.
 func (c *Client) makeSure(ctx context.Context, sh *shard, keys ...string) bool {
 	answered, deleted := true, 0
-	for some := range slices.Chunk(sh.doubts.of(keys...), maxBatchKeys) {
+	for some := range slices.Chunk(c.doubts.of(sh, keys...), maxBatchKeys) {
 		for i, outcome := range c.askReplay(ctx, sh, some, c.opt.RedisTimeout) {
 			if outcome.Verdict == fallback.NoAnswer {
 				answered = false
 				continue
 			}
-			sh.doubts.settled(some[i])
+			c.doubts.settled(sh, some[i])
 			if outcome.Verdict == fallback.Applied {
 				deleted++
 			}

@@ -8,6 +8,12 @@ import (
 
 // What goes together under load, see batcher: the commands that lock keys, and those that fill them.
 
+// The kinds of commands that go together.
+const (
+	locks = iota
+	fills
+)
+
 // lockAnswers are the answers to a batch of read-or-lock.
 type lockAnswers struct {
 	q     *call
@@ -23,7 +29,7 @@ func (c *Client) sendLocks(sh *shard, requests []*request) {
 	}
 	c.run(context.Background(), sh, q)
 	found, err := q.findings(marker)
-	if err != nil && c.unanswered(err) {
+	if err != nil && unanswered(err) {
 		c.disown(sh, q.keys, marker)
 	}
 	answers := &lockAnswers{q, found}

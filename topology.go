@@ -170,14 +170,14 @@ func (l *link) refresh(s *session) error {
 	if l.closing.Err() != nil {
 		return ErrClosed
 	}
+	l.noShard.state.mu.Lock()
 	switch {
 	case !next.holes:
-		l.noShard.mode.Store(int32(Healthy))
-		l.noShard.valid.Restore()
+		l.noShard.changeModeLocked(linkHealthy, 0)
 	case old == nil || !old.holes:
-		l.noShard.valid.Degrade(0)
-		l.noShard.mode.Store(int32(Degraded))
+		l.noShard.changeModeLocked(linkDegraded, 0)
 	}
+	l.noShard.state.mu.Unlock()
 	next.remember(old)
 	l.topo.Store(next)
 	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.Options.Home.

@@ -18,21 +18,20 @@ type linkHooks struct {
 	Lost        func()           // a connection is gone, or all was flushed: anything may have changed. Epochs have been raised
 	Woken       func()           // nobody need wait for a push any more
 
-	ModeChanged func(c shardChange)  // called with the shard's lock held: to be queued
-	Observed    func(e linkEvent)    //
-	Outage      func() func() []any  // an outage begins: what is returned tells, for the log, how it goes
-	Unreplayed  func(sh *shard) bool // reports whether there is anything to replay
-	Started     func(sh *shard)      // sh is used from now on
-	TookOver    func(t takeover)     // another server answers
-	Flushed     func(sh *shard)      // sh's database was flushed
-	SendLocks   func(sh *shard, requests []*request)
-	SendFills   func(sh *shard, requests []*request)
+	ModeChanged func(c shardChange)                     // called with the shard's lock held: to be queued
+	Observed    func(e linkEvent)                       //
+	Outage      func() func() []any                     // an outage begins: what is returned tells, for the log, how it goes
+	Unreplayed  func(sh *shard) bool                    // reports whether there is anything to replay
+	Started     func(sh *shard)                         // sh is used from now on
+	TookOver    func(t takeover)                        // another server answers
+	Flushed     func(sh *shard)                         // sh's database was flushed
+	Send        [2]func(sh *shard, requests []*request) // of what goes together under load, see batcher: two kinds
 }
 
 // shardChange is one change of a shard's mode.
 type shardChange struct {
-	Shard    *shard
-	From, To Mode
+	Addr     string // of the shard in a cluster, else ""
+	From, To linkMode
 	At       time.Time
 	Err      error // why it was lost; nil otherwise
 }

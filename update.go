@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 
 	"github.com/redis/rueidis"
@@ -43,16 +42,12 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if err := c.awaitStored(who, keys...); err != nil {
 		return err
 	}
-	t := c.topo.Load()
-	if t == nil {
-		return errNotAsked
-	}
-	shards := t.shardsOf(keys)
+	shards := c.shardsOf(keys)
 	asked := slices.DeleteFunc(slices.Clone(shards), func(sh *shard) bool { return !sh.asks() })
 	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
 		return errNotAsked
 	}
-	if err := c.lateClient.connect(who); err != nil {
+	if err := c.connectOwn(who); err != nil {
 		return fmt.Errorf("%w: %w", errNotAsked, reason.Of(err))
 	}
 	c.forget(keys)
@@ -62,7 +57,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 			c.readBack(who, keys)
 		}
 	}()
-	done = c.doUpdate(who, asked, do)
+	done = c.lend(who, asked, do)
 	if errors.Is(done, ErrUnchanged) {
 		return nil
 	}
@@ -78,83 +73,6 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	return done
 }
 
-// shardsOf returns the shards of keys, each once; all of them for no keys.
-func (t *topology) shardsOf(keys []string) (shards []*shard) {
-	if len(keys) == 0 {
-		return t.shards
-	}
-	for _, key := range keys {
-		if sh := t.shardOf(key); !slices.Contains(shards, sh) {
-			shards = append(shards, sh)
-		}
-	}
-	return shards
-}
-
-func (c *Client) doUpdate(ctx context.Context, shards []*shard, do func(ctx context.Context, redis rueidis.Client) error) error {
-	limit, limited, cancel := boundedContext(ctx, c.opt.RedisTimeout)
-	defer cancel()
-	passed := shards[0].traffic.passed.Load()
-	entered := 0
-	defer func() {
-		for _, sh := range shards[:entered] {
-			sh.gate.leave()
-		}
-	}()
-	for _, sh := range shards {
-		if !sh.asks() {
-			return errNotAsked
-		}
-		if err := sh.gate.enter(limit); err != nil {
-			return fmt.Errorf("%w: %w", errGateFull, reason.Of(err))
-		}
-		entered++
-	}
-	asked := c.now()
-	said := &answers{}
-	var err error
-	if failed := c.contained("the function given to Update", func() {
-		err = do(limit, &guardedClient{&askedClient{&c.lateClient, said}})
-		err = examined(err)
-	}); failed != nil {
-		err = failed
-	}
-	errs, ok := said.all()
-	if len(shards) == 1 {
-		var calls []*call
-		for _, e := range errs {
-			if judge(e, limited) != moved && !elsewhere(e, shards[0].addr) {
-				calls = append(calls, &call{err: e})
-			}
-		}
-		if ok {
-			shards[0].failing.Store(0)
-		}
-		c.conclude(shards[0], calls, limited, asked, passed)
-	}
-	if err == nil || rueidis.IsRedisNil(err) {
-		return err
-	}
-	from := origin(err, errs)
-	if from == nil {
-		return err // do's own
-	}
-	_, reply := replyOf(from)
-	switch {
-	case judge(from, limited) == answered:
-		return err
-	case reply, neverSent(from):
-		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
-	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
-}
-
-// elsewhere says that an error is of a connection to another address: of a cluster's node that do has asked by mistake, or was sent to.
-func elsewhere(err error, addr string) bool {
-	var of *net.OpError
-	return addr != "" && errors.As(err, &of) && of.Addr != nil && of.Addr.String() != addr
-}
-
 // Redis returns a rueidis client for commands of your own, or false while Redis has not been reached yet. It is made from the same options,
 // by the same ClientBuilder, when it is first used, and has its own connections. Its Close does nothing: Close of the Client closes it.
 //
@@ -164,8 +82,5 @@ func elsewhere(err error, addr string) bool {
 // What is written here is pushed to every process, this one included, but leaves no stamps and does not end loads that are under way: use
 // [Client.Update] for keys that Get reads.
 func (c *Client) Redis() (rueidis.Client, bool) {
-	if c.topo.Load() == nil {
-		return nil, false
-	}
-	return &guardedClient{&c.lateClient}, true
+	return c.ownClient()
 }

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/near"
@@ -124,7 +121,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	}
 	errs, kept := c.perform(who, w)
 	after := c.forget(w.keys)
-	if kept && sh != nil && Mode(sh.mode.Load()) == Degraded && after == before+1 { // nobody else has changed it meanwhile
+	if kept && sh != nil && !sh.asks() && after == before+1 { // nobody else has changed it meanwhile
 		c.near.CommitAway(w.keys[0], near.Away{
 			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.valid, Outage: outage, Generation: after,
 		})
@@ -171,7 +168,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		all[i] = &writing{batch: b, stamp: c.newStamp(b.shard)}
 	}
 	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.shard.asks() || b.stamp.Slack <= mostClockError.Microseconds() }); len(lost) > 0 {
-		c.lookAtClocks(ctx, lost) // the machine has slept, or its clock was set
+		c.lookAtClocks(ctx, shardsOf(lost)) // the machine has slept, or its clock was set
 		for _, b := range lost {
 			b.stamp = c.newStamp(b.shard)
 		}
@@ -179,7 +176,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	c.execute(ctx, w, all)
 	untimely := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.untimely() })
 	if len(untimely) > 0 { // the server's clock is not what we take it for: look at it and try again, once
-		c.lookAtClocks(ctx, untimely)
+		c.lookAtClocks(ctx, shardsOf(untimely))
 		for _, b := range untimely { // nothing has been done in its name
 			b.stamp = c.newStamp(b.shard)
 		}
@@ -191,7 +188,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	var records []fallback.Record
 	var unknown []*writing
 	for _, b := range all {
-		err := c.writeError(&b.call)
+		err := b.writeError()
 		c.judgeClock(b.shard, &b.call)
 		switch {
 		case err == nil && stamped:
@@ -298,32 +295,14 @@ func quotedKeys(keys []string) string {
 	return fmt.Sprintf("%s and %d more", quoted(keys[0]), len(keys)-1)
 }
 
-// lookAtClocks probes the shards of batches, all at once, and returns when it knows or ctx has ended.
-func (c *Client) lookAtClocks(ctx context.Context, late []*writing) {
-	seen := make(map[*shard]bool, 1)
-	var probes sync.WaitGroup
-	for _, b := range late {
-		if seen[b.shard] {
-			continue
-		}
-		seen[b.shard] = true
-		probes.Add(1)
-		if !c.inBackground(func() { // ends within its timeout
-			defer probes.Done()
-			c.probe(b.shard)
-		}) {
-			probes.Done()
+// shardsOf returns the shards of writes, each once.
+func shardsOf(all []*writing) (shards []*shard) {
+	for _, b := range all {
+		if !slices.Contains(shards, b.shard) {
+			shards = append(shards, b.shard)
 		}
 	}
-	done := make(chan struct{})
-	go func() { // ends with the probes
-		probes.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
+	return shards
 }
 
 // execute sends writes, each with the time after which its server must not do it any more: a command that timed out
@@ -348,7 +327,11 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 		if !sh.asks() {
 			return
 		}
-		patience := c.patienceFor(ctx, sh, piece)
+		bytes := int64(0)
+		for _, b := range piece {
+			bytes += b.size()
+		}
+		patience := c.patienceFor(ctx, sh, bytes)
 		now, slack := c.serverTime(sh)
 		for _, b := range piece {
 			b.args[0], b.notAfter = writeWindow(now, slack, patience)
@@ -359,19 +342,6 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 			c.executeMoving(ctx, w, b)
 		}
 	}
-}
-
-// patienceFor is how long the server may take to do a piece of a write: as long as its answer is waited for where nothing comes meanwhile.
-func (c *Client) patienceFor(ctx context.Context, sh *shard, piece []*batch) time.Duration {
-	bytes := min(sh.bulk.Load(), mostAhead)
-	for _, b := range piece {
-		bytes += b.size()
-	}
-	patience := c.opt.RedisTimeout + atLinkRate(bytes) + sh.preparing()
-	if deadline, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(deadline))
-	}
-	return patience
 }
 
 // executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see script.Stamp.
@@ -395,31 +365,6 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 			return
 		}
 	}
-}
-
-// writeError says what an answer to a write means to the caller.
-func (c *Client) writeError(q *call) error {
-	err := q.err
-	if err == nil {
-		if q.untimely() {
-			return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(errClocks))
-		}
-		_, err := q.reply.AsInt64()
-		return err
-	}
-	if reply, ok := rueidis.IsRedisErr(err); ok {
-		if judge(err, true) == answered && !reply.IsTryAgain() {
-			return fmt.Errorf("refused by Redis: %w", err)
-		}
-		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
-	}
-	if neverSent(err) {
-		if errors.Is(err, ErrRedisAway) {
-			return err
-		}
-		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
-	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
 }
 
 // newStamp proposes the stamp of a Set or Del of sh's keys.
