@@ -5,70 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
-	"maps"
 	"math"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/logqueue"
 	"github.com/redaside/aside/internal/near"
-	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
-	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
-
-// Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
-// one process at a time runs for a key. It speaks strings; [Typed] puts a codec in front. Safe for concurrent use.
-type Client struct {
-	*link                 // the floor that asks Redis
-	opt         Options   // complete; immutable
-	started     time.Time // for people
-	tokenPrefix string
-	lockTTL     string // in ms, as Redis takes it
-	near        *near.Memory
-	stamps      *stamp.Stamper
-	store       fallback.Store // what outages leave behind
-	flights     flights
-	counts      counters
-	log         *logqueue.Handler // in front of the caller's, see log.go
-
-	tokens atomic.Uint64 // acquisitions so far
-	early  early
-
-	modes      announcer[ModeChange]
-	claims     claims // keys whose records are being replayed
-	overtaking overtakings
-	recent     recents
-	doubts     doubts // what servers may lack
-	replays    replays
-	places     places        // of the loaders that run without a lock
-	readers    chan struct{} // has one for each reader of the store
-	writing    atomic.Int64  // writes under way
-	earlyBytes atomic.Int64  // loaded values that callers have and Redis has not acknowledged, see fill.go
-
-	closing    context.Context    // ends with Close
-	close      context.CancelFunc // of closing
-	closedAt   atomic.Int64       // when Close was called, in now's time; set before closing ends
-	closeOnce  sync.Once
-	closed     chan struct{}  // closed when that has ended
-	closeErr   error          // set before closed is
-	callbacks  sync.Map       // the numbers of the goroutines that run callbacks, see contain.go
-	background sync.WaitGroup // every goroutine of ours
-
-	idle    chan func() // to a worker that waits for one
-	loadsMu sync.Mutex
-	loads   map[*load]struct{} // guarded by loadsMu; those that run
-
-	roundTrips roundTripViews
-
-	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay, seldomRead seldom
-}
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
 // It may ask the Client for other keys, with its context; what it is loading itself, or what waits for it, is ErrRecursiveLoad.
@@ -88,177 +33,6 @@ type Loader[T any] func(ctx context.Context, key string) (T, error)
 // ignored, but where it returns such keys only, which is an error.
 // When it returns an error the map is ignored, and nothing is concluded about any key; ErrNotFound means that all are absent.
 type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
-
-const (
-	closeGrace = 2 * time.Second        // for loaders and questions that do not heed their context
-	fillGrace  = 500 * time.Millisecond // of that, for what was loaded and waits to be stored
-	flushGrace = 2 * time.Second        // for a disk that hangs
-)
-
-// New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at most, and succeeds without
-// one (unless RequireRedis is set): the client then is degraded until Redis answers. Its error says all that is wrong with
-// the options, or why the fallback directory cannot be used (ErrLocked: another process has it). With one it takes 100
-// milliseconds at least, so that what the process before has written is earlier for every clock.
-func New(options Options) (*Client, error) {
-	options = options.withDefaults()
-	if err := options.validate(); err != nil {
-		return nil, err
-	}
-	prefix, err := newTokenPrefix()
-	if err != nil {
-		return nil, err
-	}
-	log := queueLog(&options)
-	c := &Client{
-		opt: options, log: log, closed: make(chan struct{}), tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL),
-		idle: make(chan func()), loads: make(map[*load]struct{}),
-		places: places{free: options.MaxLoaders}, readers: make(chan struct{}, maxReaders),
-	}
-	c.closing, c.close = context.WithCancel(context.Background())
-	if c.stamps, err = stamp.New(mostClockError); err != nil {
-		return nil, err
-	}
-	c.link = c.newLink()
-	c.started = c.began
-	c.near = near.New(near.Options{
-		MaxBytes: options.MemoryBytes, MaxKeys: options.MemoryKeys, MaxTTL: options.MemoryTTL, AwayTTL: options.DegradedTTL,
-		Now: c.now, Home: func(key string) *near.Validity { return c.home(key).valid }, Early: c.noteEarly,
-	})
-	c.modes.what, c.replays.what = "a function given to OnModeChange", "Options.OnReplay"
-	if options.OnReplay != nil {
-		c.replays.watch(options.OnReplay)
-	}
-	if c.store, err = options.openStore(); err != nil {
-		log.Flush(logGrace) // it may say why
-		return nil, err
-	}
-	if options.Store != nil {
-		c.store = guardedStore{options.Store, c}
-	}
-	c.stamps.After(c.store.Latest())
-	opened := c.now()
-	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.now, options.StaleLease, c.closing
-	c.flights.asks = func(key string) bool { return c.shardOf(key).asks() }
-
-	first := make(chan error, 1)
-	c.inBackground(func() { c.connect(first) }) // ends with Close
-	c.inBackground(c.renewer)                   // so does this
-	timer := time.NewTimer(options.ConnectTimeout)
-	defer timer.Stop()
-	err = errors.New("no answer")
-	for waiting := true; waiting; {
-		select {
-		case err = <-first:
-			waiting = err != nil && options.RequireRedis // the next attempt may succeed
-		case <-timer.C:
-			waiting = false
-		}
-	}
-	for look := time.NewTicker(5 * time.Millisecond); err == nil && options.RequireRedis && !c.connected(); { // it may be loading its data
-		select {
-		case <-look.C:
-			continue
-		case <-timer.C:
-			look.Stop()
-		}
-		break
-	}
-	if options.RequireRedis && !c.connected() {
-		if err == nil {
-			err = cmp.Or(c.Health().Err, errors.New("it accepts connections but does not answer"))
-		}
-		err = fmt.Errorf("%w and Options.RequireRedis is set: %v within Options.ConnectTimeout (%v): %w", ErrRedisAway, options.Redis.InitAddress, options.ConnectTimeout, reason.Of(err))
-		return nil, errors.Join(err, c.Close())
-	}
-	if options.FallbackDir != "" || options.Store != nil {
-		// The process before, which had the directory, may have written until it was opened. Replayed, a write of ours within the
-		// error of clocks from one of those could not be told from an earlier one, and neither would be kept.
-		c.sleep(2*leastClockError - time.Duration(c.now()-opened))
-	}
-	return c, nil
-}
-
-// Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
-// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
-// loaded already is stored, if Redis answers within half a second, or RedisTimeout if that is longer. Then it has the fallback store put on disk what it has accepted, for
-// 2 seconds at most, and gives up its directory. Last it waits for half a second at most until Options.Logger has its lines. It replays nothing: the next client with that directory does.
-// (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
-// has left its cluster.)
-// Closing again does nothing and returns the same.
-//
-// A loader, an Observer or another callback that calls it gets an error at once, as it would wait for itself: the client then closes without it, and
-// a Close elsewhere waits until it has.
-func (c *Client) Close() error {
-	inside := c.inCallback()
-	c.closeOnce.Do(func() { go c.shutDown() }) // ends as told above
-	if inside {
-		return errCloseInside
-	}
-	<-c.closed
-	return c.closeErr
-}
-
-var errCloseInside = errors.New("aside: Close was called by a callback that it would wait for (a loader, Observer, OnModeChange, ...): the client closes without waiting for it, call Close elsewhere to wait until it has")
-
-// shutDown does what Close waits for, once.
-func (c *Client) shutDown() {
-	defer close(c.closed)
-	var running map[*load]struct{}
-	c.freeze(func() { // no prober
-		c.loadsMu.Lock() // and no load is started after this
-		defer c.loadsMu.Unlock()
-		c.closedAt.Store(c.now())
-		c.close()
-		running = maps.Clone(c.loads)
-	})
-	for l := range running {
-		l.cancel()
-	}
-	ended := make(chan struct{})
-	go func() { // ends when the last loader returns
-		c.background.Wait()
-		close(ended)
-	}()
-	timer := time.NewTimer(closeGrace)
-	defer timer.Stop()
-	select {
-	case <-ended:
-	case <-timer.C:
-		c.closeErr = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
-	}
-	c.end()
-	c.near.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
-	defer cancel()
-	if err := c.store.Close(ctx); err != nil {
-		c.closeErr = errors.Join(c.closeErr, fmt.Errorf("aside: Close: the fallback store: %w", reason.Of(err)))
-	}
-	if err := c.flushLog(); err != nil {
-		c.closeErr = errors.Join(c.closeErr, err)
-	}
-}
-
-// enter begins work that Close waits for; the caller ends it with c.background.Done. false: the client is closed.
-func (c *Client) enter() bool {
-	c.loadsMu.Lock()
-	defer c.loadsMu.Unlock()
-	if c.closing.Err() != nil {
-		return false
-	}
-	c.background.Add(1)
-	return true
-}
-
-// inBackground runs fn in a goroutine that Close waits for; not at all once the client is closed.
-func (c *Client) inBackground(fn func()) bool {
-	c.loadsMu.Lock()
-	defer c.loadsMu.Unlock()
-	if c.closing.Err() != nil {
-		return false
-	}
-	c.background.Go(fn)
-	return true
-}
 
 // Get returns the value of key: from memory, from Redis, or from load, whose value is then stored for ttl. At most one
 // process loads a key at a time, and only once for all its callers. load runs in another goroutine and may outlive the call: see [Loader].
@@ -299,14 +73,6 @@ func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) erro
 	return err
 }
 
-// hit counts an answer from memory.
-func (c *Client) hit(key string) {
-	c.counts.memoryHits.add()
-	if c.opt.Observer != nil {
-		c.observeHit(key)
-	}
-}
-
 var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loads the value, or use Peek", ErrInvalidArgument)
 
 // obtain is the life of a Get behind memory.
@@ -322,8 +88,8 @@ var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loa
 //
 // bad is the fingerprint of what the key was found to hold and could not be decoded, else "".
 func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome, error) {
-	options, err := c.check(p.ttl, p.opts)
-	if err == nil {
+	var err error
+	if p.options, err = c.check(p.ttl, p.opts); err == nil {
 		err = c.checkKey(key)
 	}
 	if err != nil {
@@ -344,7 +110,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 			return outcome{}, err
 		}
 		if t.leader {
-			c.lead(who, t.f, bad, p, options)
+			c.lead(who, t.f, bad, p)
 		} else {
 			c.shares(key)
 		}
@@ -364,7 +130,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 }
 
 // lead asks Redis for the key of a flight until it is done or its loader has been started.
-func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callOptions) {
+func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan) {
 	defer c.flights.abandon(f)
 	for ; ; f.polls++ {
 		sh := c.shardOf(f.key)
@@ -384,7 +150,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callO
 			c.refusedRead(f.key, err)
 			if !c.recall(ctx, f, p.room) && ctx.Err() == nil {
 				item.free = errors.Is(err, errNotAsked)
-				c.start(ctx, p, options, []loadItem{item})
+				c.newLoad(ctx, p, []loadItem{item}).start()
 			}
 			return
 		}
@@ -397,13 +163,13 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan, options callO
 			return
 		case wire.Unreadable:
 			bad = fingerprint(found.stored)
-			c.counts.decodeErrors.Add(1)
+			c.counted.decodeErrors.Add(1)
 			c.observe(Event{Kind: EventDecodeFailed, Key: f.key, Err: errUnknownHeader})
 			c.warn(&c.seldomDecode, "a stored value has a header of another version, so it is loaded again", keyAttr(f.key))
 		case wire.Lock:
 			if found.mine {
 				item.marker = found.stored
-				c.start(ctx, p, options, []loadItem{item})
+				c.newLoad(ctx, p, []loadItem{item}).start()
 				return
 			}
 			if f.stuck.overdue(found, c.now(), c.opt.LockTTL) || c.orphaned(f.key, found.stored) {
@@ -432,7 +198,7 @@ func (c *Client) askAgain(f *flight, sh *shard, err error) bool {
 
 // found completes a flight with what Redis had.
 func (c *Client) found(f *flight, r near.Reservation, found finding, room uintptr) {
-	c.counts.redisHits.Add(1)
+	c.counted.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
 	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: r.Generation()}
 	out.entry = c.near.Commit(f.key, r, near.Value{Raw: out.raw, Absent: out.absent, TTL: found.ttl, Room: room})
@@ -556,21 +322,4 @@ func (c *Client) checkKey(key string) error {
 		return fmt.Errorf("%w: key %s is longer than Options.MaxKeyBytes (%d): shorten or hash it, or raise the limit", ErrTooLarge, quoted(key), c.opt.MaxKeyBytes)
 	}
 	return nil
-}
-
-// Stats returns what the client has done since New.
-func (c *Client) Stats() Stats {
-	n, of := &c.counts, &c.link.counts
-	s := Stats{
-		MemoryHits: n.memoryHits.sum(), RedisHits: n.redisHits.Load(), Loads: n.loads.Load(), LoadErrors: n.loadErrors.Load(),
-		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
-		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
-		RedisErrors: of.redisErrors.Load(), Invalidations: of.invalidations.Load(), GoneEarly: n.goneEarly.Load(), Flushes: of.flushes.Load(),
-		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: of.failovers.Load(),
-		RedisConnected: c.connected(), Waiting: c.flights.count(),
-	}
-	fallen := c.store.Stats()
-	s.Pending = fallen.Sets + fallen.Deletes
-	s.MemoryEntries, s.MemoryBytes = c.near.Size()
-	return s
 }

@@ -12,10 +12,10 @@ import (
 // of a nil pointer in an error do, or call us again, Close too. Where we hold something, or are in a goroutine of ours, it runs contained.
 
 // contained calls fn in a goroutine of its own and waits for it. The error is a *PanicError, or says that fn, which is called what, has ended its goroutine.
-func (c *Client) contained(what string, fn func()) error {
+func (lc *lifecycle) contained(what string, fn func()) error {
 	done := make(chan error, 1)
 	go func() { // ends with fn
-		defer c.callback()()
+		defer lc.callback()()
 		returned := false
 		defer func() {
 			switch p := recover(); {
@@ -88,15 +88,15 @@ func isNotFound(err error) bool {
 }
 
 // callback notes that this goroutine runs a callback, until the returned function is called: Close must not wait for it there.
-func (c *Client) callback() (over func()) {
+func (lc *lifecycle) callback() (over func()) {
 	id := goroutine()
-	c.callbacks.Store(id, nil)
-	return func() { c.callbacks.Delete(id) }
+	lc.callbacks.Store(id, nil)
+	return func() { lc.callbacks.Delete(id) }
 }
 
 // inCallback reports whether the caller is called by a callback, in its goroutine.
-func (c *Client) inCallback() bool {
-	_, ok := c.callbacks.Load(goroutine())
+func (lc *lifecycle) inCallback() bool {
+	_, ok := lc.callbacks.Load(goroutine())
 	return ok
 }
 

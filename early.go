@@ -32,8 +32,8 @@ func (c *Client) noteEarly(e *near.Entry) {
 	if !e.Read() || now-e.At() >= int64(earlyWithin) {
 		return
 	}
-	c.counts.goneEarly.Add(1)
-	asked := c.counts.redisHits.Load()
+	c.counted.goneEarly.Add(1)
+	asked := c.counted.redisHits.Load()
 	w := &c.early
 	w.mu.Lock()
 	if now-w.since >= int64(earlyWindow) {

@@ -25,8 +25,8 @@ const (
 // stored. The others must wait: nothing else tells whether somebody has changed the key since the load began.
 func (l *load) answerEarly() {
 	c := l.c
-	if all := c.earlyBytes.Add(l.early); c.opt.StoreFirst || all > maxEarly && all > l.early {
-		c.earlyBytes.Add(-l.early)
+	if all := c.loads.earlyBytes.Add(l.early); c.opt.StoreFirst || all > maxEarly && all > l.early {
+		c.loads.earlyBytes.Add(-l.early)
 		l.early = 0
 		return
 	}
@@ -40,7 +40,7 @@ func (l *load) answerEarly() {
 // awaitStored waits until what was loaded for keys, and is early, is stored or cannot be: who has something from Get must find it in Redis, too. It
 // waits for RedisTimeout at most, and not for a shard that is away.
 func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
-	if c.earlyBytes.Load() == 0 {
+	if c.loads.earlyBytes.Load() == 0 {
 		return nil
 	}
 	var all []<-chan struct{}
@@ -82,14 +82,14 @@ func (l *load) store() {
 		storable := true
 		switch {
 		case !out.found:
-			c.counts.notFound.Add(1)
+			c.counted.notFound.Add(1)
 			storable = l.options.negativeTTL > 0
 		case out.err != nil:
-			c.counts.encodeErrors.Add(1)
+			c.counted.encodeErrors.Add(1)
 			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: out.err})
 			storable = false
 		case len(out.raw) > c.opt.MaxValueBytes:
-			c.counts.tooLarge.Add(1)
+			c.counted.tooLarge.Add(1)
 			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
 			c.warn(&c.seldomStore, "a loaded value is too large, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "MaxValueBytes", c.opt.MaxValueBytes)
 			storable = false
@@ -101,7 +101,7 @@ func (l *load) store() {
 		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
 			item.reserved = c.near.Reserve(item.f.key, item.shard.valid)
 			if most := c.longestArg(item.shard); storable && int64(len(wire.Pack(out.raw))) > most {
-				c.counts.tooLarge.Add(1)
+				c.counted.tooLarge.Add(1)
 				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
 				c.warn(&c.seldomStore, "a loaded value is too large for Redis, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "proto-max-bulk-len", most)
 				storable = false // and its lock is given back
@@ -184,7 +184,7 @@ func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	case err != nil:
 		out.entry = l.retain(item.n)
 	case !accepted:
-		c.counts.fillsRefused.Add(1)
+		c.counted.fillsRefused.Add(1)
 	case !moved:
 		out.entry = c.near.Put(item.f.key, item.reserved, item.entry)
 	}

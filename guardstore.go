@@ -11,14 +11,14 @@ import (
 // guardedStore is a store of the user's own: what it does wrong ends neither the process nor a goroutine of ours. A call that fails so knows of nothing.
 type guardedStore struct {
 	user fallback.Store
-	c    *Client
+	says *reports
 }
 
 // guard calls fn, and logs what keeps it from returning.
 func (g guardedStore) guard(fn func()) error {
-	err := g.c.contained("Options.Store", fn)
+	err := g.says.life.contained("Options.Store", fn)
 	if err != nil {
-		g.c.warn(&g.c.seldomDisk, "Options.Store did not return", "error", err)
+		g.says.warn(&g.says.seldomDisk, "Options.Store did not return", "error", err)
 	}
 	return err
 }

@@ -11,7 +11,7 @@ import (
 
 // newLink makes the floor that asks Redis.
 func (c *Client) newLink() *link {
-	return newLink(c.closing, linkOptions{
+	return newLink(c.lifecycle.ctx, linkOptions{
 		Redis: c.opt.Redis, ClientBuilder: c.opt.ClientBuilder, ConnectTimeout: c.opt.ConnectTimeout, RedisTimeout: c.opt.RedisTimeout,
 		StaleLease: c.opt.StaleLease, DegradedTTL: c.opt.DegradedTTL, FlushKeyTTL: max(24*time.Hour, 2*c.opt.StampTTL),
 		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.Client(), Logger: c.opt.Logger,
@@ -66,10 +66,10 @@ func (c *Client) observed(e linkEvent) {
 
 // outageBegins returns how an outage goes, for the log: what waits, and what the loaders were spared.
 func (c *Client) outageBegins() func() []any {
-	loads := c.counts.loads.Load()
+	loads := c.counted.loads.Load()
 	return func() []any {
 		kept := c.store.Stats()
-		return []any{"pending", kept.Sets + kept.Deletes, "bytes", kept.Bytes, "loads", c.counts.loads.Load() - loads}
+		return []any{"pending", kept.Sets + kept.Deletes, "bytes", kept.Bytes, "loads", c.counted.loads.Load() - loads}
 	}
 }
 
@@ -89,7 +89,7 @@ func (c *Client) flushed(sh *shard) {
 // tookOver has a server that has taken over looked at for what it may lack. What counts is when the other was well last: how long it
 // took until somebody took over says nothing of what was replicated.
 func (c *Client) tookOver(t takeover) {
-	lacking := c.recent.since(t.Since - int64(recentFor))
+	lacking := c.store.recent.since(t.Since - int64(recentFor))
 	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.shardOf(key) != t.Shard || !t.Had(key) })
 	c.doubts.add(t.Shard, lacking)
 	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.address(t.Shard), "recentWrites", len(lacking)}, t.Attrs...)...)

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redaside/aside/internal/near"
@@ -22,10 +24,11 @@ type loadCaller interface {
 
 // plan is what a call wants done with keys that memory could not answer.
 type plan struct {
-	ttl  time.Duration
-	opts []CallOption
-	call loadCaller
-	room uintptr // see near.Value.Room
+	ttl     time.Duration
+	opts    []CallOption
+	options callOptions // what opts come to; set by obtain
+	call    loadCaller
+	room    uintptr // see near.Value.Room
 }
 
 // loaded is what a loader gave for one key.
@@ -33,6 +36,67 @@ type loaded struct {
 	raw   string
 	found bool
 	err   error // found, but it cannot be encoded
+}
+
+// loads are the loads of a client that run, and what they share. Safe for concurrent use.
+type loads struct {
+	places places // of those that run without a lock
+
+	// earlyBytes are loaded values that callers have and Redis has not acknowledged, see fill.go.
+	earlyBytes atomic.Int64
+
+	mu      sync.Mutex
+	running map[*load]struct{} // guarded by mu
+}
+
+func (ls *loads) add(l *load) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.running == nil {
+		ls.running = make(map[*load]struct{})
+	}
+	ls.running[l] = struct{}{}
+}
+
+func (ls *loads) remove(l *load) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	delete(ls.running, l)
+}
+
+func (ls *loads) all() []*load {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return slices.Collect(maps.Keys(ls.running))
+}
+
+// due returns the locks that are older than age, and counts them as renewed now.
+func (ls *loads) due(age, now int64) (items []*loadItem) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for l := range ls.running {
+		l.mu.Lock()
+		if (!l.ended || l.storing) && now-l.renewed >= age {
+			l.renewed = now
+			items = append(items, pointers(slices.Clone(l.items))...) // the load goes on with its own
+		}
+		l.mu.Unlock()
+	}
+	return items
+}
+
+// has reports whether a load that has not ended for key holds its lock with marker.
+func (ls *loads) has(key, marker string) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for l := range ls.running {
+		for i := range l.items {
+			if item := &l.items[i]; item.marker == marker && item.f.key == key { // store may be writing the rest of it
+				return !item.f.isFinished()
+			}
+		}
+	}
+	return false
 }
 
 // load is one call of a loader, for the keys of one or many flights.
@@ -52,7 +116,7 @@ type load struct {
 	bare    bool  // one of items at least has no lock
 	missing error // with which the loader said that there is nothing, else nil
 	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
-	early   int64 // its share of Client.earlyBytes
+	early   int64 // its share of loads.earlyBytes
 	values  loadContext
 	seating seating
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
@@ -123,40 +187,42 @@ func (l *load) end() (mine, deserted bool) {
 	return true, l.live == 0 || l.blind
 }
 
-// start calls the loader for items, whose flights who leads, and returns at once. It keeps items.
-func (c *Client) start(who *caller, p *plan, options callOptions, items []loadItem) {
-	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: options, call: p.call, room: p.room, live: len(items), began: c.now()}
+// newLoad makes a load for items, whose flights who leads. It keeps items.
+func (c *Client) newLoad(who *caller, p *plan, items []loadItem) *load {
+	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: p.options, call: p.call, room: p.room, live: len(items), began: c.now()}
 	if len(items) > 1 {
 		l.keys, l.out, l.items = make([]string, len(items)), make([]loaded, len(items)), items
 	} else {
 		l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
-		items = l.items
 	}
 	l.renewed, l.values = l.began, loadContext{l}
-	for i, item := range items {
+	for i := range l.items {
+		item := &l.items[i]
 		l.keys[i] = item.f.key
 		l.free = l.free || item.free
 		l.bare = l.bare || item.marker == ""
 		if item.locked > 0 {
 			l.renewed = min(l.renewed, item.locked)
 		}
-		items[i].gen, items[i].outage = c.near.Generation(item.f.key), c.home(item.f.key).valid.Outage()
+		item.gen, item.outage = c.near.Generation(item.f.key), c.home(item.f.key).valid.Outage()
 	}
-	ctx, cancel := context.WithTimeout(&l.values, options.loadTimeout)
-	l.cancel = cancel
+	return l
+}
 
-	c.loadsMu.Lock()
-	if c.closing.Err() != nil {
-		c.loadsMu.Unlock()
+// start calls the loader and returns at once.
+func (l *load) start() {
+	c := l.c
+	ctx, cancel := context.WithTimeout(&l.values, l.options.loadTimeout)
+	l.cancel = cancel
+	c.loads.add(l)
+	if !c.enterAll(2) { // the loader's goroutine, and whoever settles the load
+		c.loads.remove(l)
 		l.cancel()
 		l.release(ErrClosed)
 		return
 	}
-	c.loads[l] = struct{}{}
-	c.background.Add(2) // the loader's goroutine, and whoever settles the load
-	c.loadsMu.Unlock()
-
-	for _, item := range items {
+	for i := range l.items {
+		item := &l.items[i]
 		item.f.stripe.mu.Lock()
 		item.f.load = l
 		item.f.stripe.mu.Unlock()
@@ -190,36 +256,6 @@ func (c *Client) start(who *caller, p *plan, options callOptions, items []loadIt
 	})
 }
 
-// work runs a load in a goroutine: one that has just finished another, if there is one, because it has the stack that a load
-// needs; growing a new one was a fifteenth of what a miss costs us.
-func (c *Client) work(do func()) {
-	select {
-	case c.idle <- do:
-	default:
-		c.background.Add(1) // not from zero: the load counts until it has ended
-		go c.worker(do)
-	}
-}
-
-// worker ends when it has been idle for a second, with Close, or with a loader that ends its goroutine.
-func (c *Client) worker(do func()) {
-	defer c.background.Done()
-	defer c.callback()()
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
-	for {
-		do()
-		timer.Reset(time.Second)
-		select {
-		case do = <-c.idle:
-		case <-timer.C:
-			return
-		case <-c.closing.Done():
-			return
-		}
-	}
-}
-
 // ofContext reports whether an error of a loader says that a context has ended.
 func ofContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
@@ -228,10 +264,10 @@ func ofContext(err error) bool {
 // run calls the loader, and examines its errors. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
 func (l *load) run(ctx context.Context) (notFound bool, err error) {
 	if l.bare { // nobody else spares the database this
-		if err := l.c.places.enter(ctx, l); err != nil {
+		if err := l.c.loads.places.enter(ctx, l); err != nil {
 			return false, err
 		}
-		defer l.c.places.leave(l)
+		defer l.c.loads.places.leave(l)
 	}
 	returned := false
 	defer func() {
@@ -283,18 +319,16 @@ func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Dur
 // settled is the end of a load: all who waited for it know.
 func (l *load) settled() {
 	l.cancel()
-	l.c.earlyBytes.Add(-l.early)
-	l.c.loadsMu.Lock()
-	delete(l.c.loads, l)
-	l.c.loadsMu.Unlock()
+	l.c.loads.earlyBytes.Add(-l.early)
+	l.c.loads.remove(l)
 	l.c.background.Done()
 }
 
 func (l *load) observe(err error, took time.Duration) {
 	c := l.c
-	c.counts.loads.Add(1)
+	c.counted.loads.Add(1)
 	if err != nil && !isNotFound(err) { // examined, or ours
-		c.counts.loadErrors.Add(1)
+		c.counted.loadErrors.Add(1)
 	}
 	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})
 }
@@ -311,43 +345,10 @@ func (c *Client) renewer() {
 			return
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
-		if items := c.dueForRenewal(int64(c.opt.LockTTL / 3)); len(items) > 0 {
+		if items := c.loads.due(int64(c.opt.LockTTL/3), c.now()); len(items) > 0 {
 			c.overLocks(script.Renew, script.Renew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
 		}
 	}
-}
-
-// orphaned says that a marker is one of ours, of a load that has ended for this key: Redis went away, or refused, before it could be filled or given back.
-func (c *Client) orphaned(key, marker string) bool {
-	if !strings.HasPrefix(marker, c.tokenPrefix) {
-		return false
-	}
-	c.loadsMu.Lock()
-	defer c.loadsMu.Unlock()
-	for l := range c.loads {
-		for i := range l.items {
-			if item := &l.items[i]; item.marker == marker && item.f.key == key { // store may be writing the rest of it
-				return item.f.isFinished()
-			}
-		}
-	}
-	return true
-}
-
-// dueForRenewal returns the locks that are older than age, and counts them as renewed.
-func (c *Client) dueForRenewal(age int64) (items []*loadItem) {
-	c.loadsMu.Lock()
-	defer c.loadsMu.Unlock()
-	now := c.now()
-	for l := range c.loads {
-		l.mu.Lock()
-		if (!l.ended || l.storing) && now-l.renewed >= age {
-			l.renewed = now
-			items = append(items, pointers(slices.Clone(l.items))...) // the load goes on with its own
-		}
-		l.mu.Unlock()
-	}
-	return items
 }
 
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
@@ -386,3 +387,9 @@ func pointers(items []loadItem) []*loadItem {
 }
 
 func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }
+
+// orphaned reports whether a marker is one of ours, of a load that has ended for this key: Redis went away, or refused, before it could be
+// filled or given back.
+func (c *Client) orphaned(key, marker string) bool {
+	return strings.HasPrefix(marker, c.tokenPrefix) && !c.loads.has(key, marker)
+}

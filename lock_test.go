@@ -158,10 +158,10 @@ func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
 
 func requireNothingLent(t *testing.T, c *Client) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); c.earlyBytes.Load() != 0 && time.Now().Before(end); {
+	for end := time.Now().Add(20 * time.Second); c.loads.earlyBytes.Load() != 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	require.Zero(t, c.earlyBytes.Load())
+	require.Zero(t, c.loads.earlyBytes.Load())
 }
 
 func TestNothingIsLentInTheEnd(t *testing.T) {
@@ -196,7 +196,7 @@ func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
 			for _, key := range keys {
 				found[key] = "v"
 			}
-			waits := c.counts.lockWaits.Load()
+			waits := c.counted.lockWaits.Load()
 			for range 4 {
 				for _, key := range keys {
 					c.forget([]string{key}) // as a write does last, so that the next Get asks
@@ -208,7 +208,7 @@ func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
 					})
 				}
 			}
-			for c.counts.lockWaits.Load() == waits {
+			for c.counted.lockWaits.Load() == waits {
 				runtime.Gosched()
 			}
 			return found, nil

@@ -21,9 +21,9 @@ func queueLog(o *Options) *logqueue.Handler {
 	return queue
 }
 
-// flushLog waits for the handler, in bounds.
-func (c *Client) flushLog() error {
-	if c.log.Flush(logGrace) {
+// flush waits for the handler, in bounds.
+func (r *reports) flush() error {
+	if r.log.Flush(logGrace) {
 		return nil
 	}
 	return fmt.Errorf("aside: Close left log lines behind: the handler of Options.Logger did not take them within %v", logGrace)

@@ -208,7 +208,7 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	if what != wire.Value && what != wire.Absence {
 		return Found{}, nil, false, nil
 	}
-	c.counts.redisHits.Add(1)
+	c.counted.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: g.key, Source: SourceRedis})
 	var e *near.Entry
 	if !g.q.moved {
@@ -280,5 +280,5 @@ func (c *Client) inMemory(e *near.Entry) Found {
 	return f
 }
 
-// wall is the time of day of a moment of Client.now.
+// wall is the time of day of a moment of now.
 func (c *Client) wall(at int64) time.Time { return c.began.Add(time.Duration(at)) }

@@ -87,7 +87,7 @@ func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.mod
 // Health says how the client is doing. It asks nobody.
 func (c *Client) Health() Health {
 	all := c.link.health()
-	h := Health{Mode: Mode(all.mode), Since: all.since, Err: all.err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.replays.latest()}
+	h := Health{Mode: Mode(all.mode), Since: all.since, Err: all.err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.store.replays.latest()}
 	for _, s := range all.shards {
 		h.Shards = append(h.Shards, ShardHealth{Addr: s.addr, Mode: Mode(s.mode), Since: s.since, Err: s.err})
 	}

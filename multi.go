@@ -110,8 +110,8 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 //
 // keys has each key once; bad has fingerprints of what keys were found to hold and could not be decoded.
 func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome)) error {
-	options, err := c.check(p.ttl, p.opts)
-	if err != nil || len(keys) == 0 {
+	var err error
+	if p.options, err = c.check(p.ttl, p.opts); err != nil || len(keys) == 0 {
 		return err
 	}
 	failed := make(map[string]error)
@@ -148,7 +148,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 			tickets = append(tickets, t)
 		}
-		c.leadMulti(who, led, bad, p, options)
+		c.leadMulti(who, led, bad, p)
 		for i := range tickets { // not before: an Observer may ask for what we lead
 			if !tickets[i].leader {
 				c.shares(tickets[i].f.key)
@@ -187,7 +187,7 @@ func isEncodeError(err error) bool {
 }
 
 // leadMulti is lead for many flights. It returns when each is done or its loader has been started.
-func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string, p *plan, options callOptions) {
+func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string, p *plan) {
 	defer func() {
 		for _, f := range flights {
 			c.flights.abandon(f)
@@ -227,7 +227,7 @@ func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string
 				}
 			case a.found.content == wire.Unreadable:
 				bad[a.f.key] = fingerprint(a.found.stored)
-				c.counts.decodeErrors.Add(1)
+				c.counted.decodeErrors.Add(1)
 				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
 				waits.again = append(waits.again, a.f)
 			case a.found.large > 0:
@@ -240,7 +240,7 @@ func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string
 			}
 		}
 		if len(load) > 0 {
-			c.start(ctx, p, options, load)
+			c.newLoad(ctx, p, load).start()
 		}
 	}
 }

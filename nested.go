@@ -43,7 +43,7 @@ func (fs *flights) joinNested(who *caller, key string, gen uint64) (t ticket, _ 
 		its := t.f.load
 		s.mu.Unlock()
 		if its != nil && its.bare {
-			its.c.places.joined(its, who)
+			its.c.loads.places.joined(its, who)
 		}
 		break
 	}

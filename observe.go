@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/redaside/aside/internal/logqueue"
 )
 
 // Source says which tier answered.
@@ -142,36 +144,56 @@ func (s *striped) sum() (n int64) {
 	return n
 }
 
+// reports are what a client says of itself: to the Observer, in the log, and in its counters. Safe for concurrent use.
+type reports struct {
+	life     *lifecycle        // immutable
+	clock    func() int64      // Client.now; immutable
+	observer Observer          // Options.Observer; immutable
+	logger   *slog.Logger      // Options.Logger, behind log; immutable
+	log      *logqueue.Handler // see log.go; immutable
+	counted  counters
+
+	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay, seldomRead seldom
+}
+
 // observe tells the observer. What keeps it from returning is logged.
-func (c *Client) observe(e Event) {
-	if c.opt.Observer == nil {
+func (r *reports) observe(e Event) {
+	if r.observer == nil {
 		return
 	}
-	if err := c.contained("Options.Observer", func() { c.opt.Observer.Observe(e) }); err != nil {
-		c.warn(&c.seldomObserver, "Options.Observer did not return", "error", err, "event", e.Kind.String())
+	if err := r.life.contained("Options.Observer", func() { r.observer.Observe(e) }); err != nil {
+		r.warn(&r.seldomObserver, "Options.Observer did not return", "error", err, "event", e.Kind.String())
 	}
 }
 
 // observeHit is observe for a hit from memory, which no goroutine is made for: where the observer ends its goroutine that is its caller's own.
-func (c *Client) observeHit(key string) {
+func (r *reports) observeHit(key string) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.warn(&c.seldomObserver, "Options.Observer did not return", "error", newPanicError(p), "event", EventHit.String())
+			r.warn(&r.seldomObserver, "Options.Observer did not return", "error", newPanicError(p), "event", EventHit.String())
 		}
 	}()
-	c.opt.Observer.Observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
+	r.observer.Observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
+}
+
+// hit counts an answer from memory.
+func (r *reports) hit(key string) {
+	r.counted.memoryHits.add()
+	if r.observer != nil {
+		r.observeHit(key)
+	}
 }
 
 // shares counts a call that does not ask itself.
-func (c *Client) shares(key string) {
-	c.counts.shared.Add(1)
-	c.observe(Event{Kind: EventShared, Key: key})
+func (r *reports) shares(key string) {
+	r.counted.shared.Add(1)
+	r.observe(Event{Kind: EventShared, Key: key})
 }
 
 // waitsForLock counts a wait for somebody else's lock.
-func (c *Client) waitsForLock(key string) {
-	c.counts.lockWaits.Add(1)
-	c.observe(Event{Kind: EventLockWait, Key: key})
+func (r *reports) waitsForLock(key string) {
+	r.counted.lockWaits.Add(1)
+	r.observe(Event{Kind: EventLockWait, Key: key})
 }
 
 // seldom lets one call a second through, so that a broken codec cannot drown the log.
@@ -186,15 +208,15 @@ func (s *seldom) after(now int64, pause time.Duration) bool {
 }
 
 // refusedRead says, once a minute, that Redis refuses to read a key (WRONGTYPE, NOPERM): nothing is remembered of it, so that each call loads.
-func (c *Client) refusedRead(key string, err error) {
-	if refused(err) && c.seldomRead.after(c.now(), time.Minute) {
-		c.opt.Logger.Warn("aside: Redis refuses to read a key, so it is loaded at each call; another program may keep another type under it", "key", quoted(key), "error", err)
+func (r *reports) refusedRead(key string, err error) {
+	if refused(err) && r.seldomRead.after(r.clock(), time.Minute) {
+		r.logger.Warn("aside: Redis refuses to read a key, so it is loaded at each call; another program may keep another type under it", "key", quoted(key), "error", err)
 	}
 }
 
-func (c *Client) warn(s *seldom, msg string, args ...any) {
-	if s.ok(c.now()) {
-		c.opt.Logger.Warn("aside: "+msg, args...)
+func (r *reports) warn(s *seldom, msg string, args ...any) {
+	if s.ok(r.clock()) {
+		r.logger.Warn("aside: "+msg, args...)
 	}
 }
 

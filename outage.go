@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redaside/aside/fallback"
@@ -60,7 +59,7 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 	sh := c.home(key)
 	m.gen = c.near.Generation(key)
 	outage := sh.valid.Outage()
-	record, ok, err := c.known(ctx, key)
+	record, ok, err := c.store.read(ctx, key)
 	if m.err = err; !ok {
 		return m, false
 	}
@@ -89,7 +88,7 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 	if use <= 0 || what != wire.Value && what != wire.Absence {
 		return m, false
 	}
-	c.counts.diskHits.Add(1)
+	c.counted.diskHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: key, Source: SourceDisk})
 	m.raw, m.absent = value, what == wire.Absence
 	m.entry = c.near.CommitAway(key, near.Away{
@@ -97,54 +96,6 @@ func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m rec
 		Valid: sh.valid, Outage: outage, Generation: m.gen,
 	})
 	return m, true
-}
-
-// known returns what the store has of key. A disk that hangs must not hold up a caller whose time is over, so it is read by
-// somebody else, of whom there are not too many.
-func (c *Client) known(ctx context.Context, key string) (fallback.Record, bool, error) {
-	if _, ok := c.store.Stamp(key); !ok {
-		return fallback.Record{}, false, nil
-	}
-	type answer struct {
-		record fallback.Record
-		ok     bool
-		err    error
-	}
-	answers := make(chan answer, 1)
-	select {
-	case c.readers <- struct{}{}:
-	case <-ctx.Done():
-		return fallback.Record{}, false, ctx.Err()
-	case <-c.closing.Done():
-		return fallback.Record{}, false, ErrClosed
-	}
-	reading := c.inBackground(func() { // ends with the disk
-		defer func() { <-c.readers }()
-		record, ok, err := c.store.Get(key)
-		if err != nil {
-			c.warn(&c.seldomDisk, "the fallback store cannot be read", keyAttr(key), "error", err)
-		}
-		answers <- answer{record, ok && err == nil, err}
-	})
-	if !reading {
-		<-c.readers
-		return fallback.Record{}, false, ErrClosed
-	}
-	select {
-	case a := <-answers:
-		return a.record, a.ok, a.err
-	case <-ctx.Done():
-		return fallback.Record{}, false, ctx.Err()
-	case <-c.closing.Done():
-		return fallback.Record{}, false, ErrClosed
-	}
-}
-
-// forgetFill drops what a loader has returned for key from the store: Redis knows something newer now.
-func (c *Client) forgetFill(key string) {
-	if was, ok := c.store.Stamp(key); ok && !c.store.Pending(key) {
-		c.store.Settle(fallback.Record{Op: fallback.OpFill, Key: key, Stamp: was})
-	}
 }
 
 // retain keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
@@ -191,7 +142,7 @@ func (c *Client) remember(ctx context.Context, records []fallback.Record, cause 
 	if err := c.store.Put(ctx, records...); err != nil {
 		return fmt.Errorf("%w, and it cannot be kept for later: %w", cause, reason.Of(err))
 	}
-	c.counts.journaled.Add(int64(len(records)))
+	c.counted.journaled.Add(int64(len(records)))
 	for i := range records {
 		record := &records[i]
 		c.observe(Event{Kind: EventJournaled, Key: record.Key, Err: cause})
@@ -227,78 +178,4 @@ func (g graced) Err() error {
 		return g.callers.Err()
 	}
 	return err
-}
-
-// overtakings know, of the keys that are being written, which write Redis has acknowledged last. A write without an answer, which is
-// then kept for replay, may be older than that:
-//
-//	Set k, no answer     Del k, done     the Set is kept     Redis goes     Get k    <- would be what was deleted
-//
-// Its replay would find that out, but until then this process would believe the record. Safe for concurrent use.
-type overtakings struct {
-	mu    sync.Mutex
-	byKey map[string]*overtaking // of keys with a write under way; guarded by mu
-}
-
-type overtaking struct {
-	writes int
-	done   string // the greatest stamp that Redis has acknowledged
-}
-
-func (o *overtakings) begin(keys []string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.byKey == nil {
-		o.byKey = make(map[string]*overtaking)
-	}
-	for _, key := range keys {
-		of := o.byKey[key]
-		if of == nil {
-			of = new(overtaking)
-			o.byKey[key] = of
-		}
-		of.writes++
-	}
-}
-
-func (o *overtakings) end(keys []string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, key := range keys {
-		of := o.byKey[key]
-		if of.writes--; of.writes == 0 {
-			delete(o.byKey, key)
-		}
-	}
-}
-
-// acknowledged notes that Redis has done a write; kept notes that one is in the store. Whichever comes later for two writes of a
-// key settles the older.
-func (c *Client) acknowledged(keys []string, done string) {
-	c.overtaking.mu.Lock()
-	for _, key := range keys {
-		of := c.overtaking.byKey[key]
-		of.done = max(of.done, done)
-	}
-	c.overtaking.mu.Unlock()
-	for _, key := range keys {
-		c.settleOlder(key, done)
-	}
-}
-
-func (c *Client) kept(records []fallback.Record) {
-	for i := range records {
-		c.overtaking.mu.Lock()
-		done := c.overtaking.byKey[records[i].Key].done
-		c.overtaking.mu.Unlock()
-		c.settleOlder(records[i].Key, done)
-	}
-}
-
-// settleOlder settles the pending record of key if this client made it before the write whose stamp is done.
-func (c *Client) settleOlder(key, done string) {
-	was, _ := c.store.Stamp(key)
-	if by, ok := stamp.Parse(was); ok && by.Client == c.stamps.Client() && was < done {
-		c.store.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
-	}
 }

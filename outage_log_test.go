@@ -46,7 +46,7 @@ func TestOneLineAMinuteWhileRedisIsAway(t *testing.T) {
 		c.happened(sh, lost, errors.New("gone"))
 		synctest.Wait()
 		log.reset()
-		c.counts.loads.Add(7)
+		c.counted.loads.Add(7)
 		for range 5 * 60 * 10 {
 			time.Sleep(100 * time.Millisecond)
 			c.remind(sh)

@@ -71,7 +71,7 @@ func (p *places) enter(ctx context.Context, l *load) error {
 	}
 	p.waiting = slices.Delete(p.waiting, i, i+1)
 	if ctx.Err() == nil {
-		l.c.counts.overloaded.Add(1)
+		l.c.counted.overloaded.Add(1)
 	}
 	return err
 }

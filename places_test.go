@@ -43,7 +43,7 @@ func TestANestedLoadRunsOnItsParentsPlace(t *testing.T) {
 			}
 			require.LessOrEqual(t, most.Load(), int64(row.places))
 			require.Zero(t, c.Stats().Overloaded)
-			require.Equal(t, row.places, c.places.free, "all are given back")
+			require.Equal(t, row.places, c.loads.places.free, "all are given back")
 		})
 	}
 }
@@ -74,7 +74,7 @@ func TestOneNestedLoadAtATimeRunsOnAPlace(t *testing.T) {
 		})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, most.Load())
-		require.Equal(t, 1, c.places.free)
+		require.Equal(t, 1, c.loads.places.free)
 	})
 }
 
@@ -101,6 +101,6 @@ func TestAWaitingLoadMovesToThePlaceOfTheLoaderThatWaitsForIt(t *testing.T) {
 		close(goOn)
 		require.Equal(t, "inner<nil>", <-got)
 		require.Equal(t, "inner<nil>", <-got)
-		require.Equal(t, 1, c.places.free)
+		require.Equal(t, 1, c.loads.places.free)
 	})
 }

@@ -39,7 +39,7 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 		if !sh.asks() {
 			continue
 		}
-		if record, ok, _ := c.known(ctx, key); ok && record.Op != fallback.OpFill {
+		if record, ok, _ := c.store.read(ctx, key); ok && record.Op != fallback.OpFill {
 			byShard[sh] = append(byShard[sh], record)
 		}
 	}
@@ -114,7 +114,7 @@ func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallbac
 		var mine, others []int
 		var busy <-chan struct{}
 		for _, i := range left {
-			if taken := c.claims.take(records[i].Key); taken != nil {
+			if taken := c.store.claims.take(records[i].Key); taken != nil {
 				others, busy = append(others, i), taken
 			} else {
 				mine = append(mine, i)
@@ -139,7 +139,7 @@ func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallbac
 func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
 	defer func() {
 		for _, i := range mine {
-			c.claims.release(records[i].Key)
+			c.store.claims.release(records[i].Key)
 		}
 	}()
 	var due []*fallback.Record
@@ -162,7 +162,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
 			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !c.opt.DisableStamps {
-				c.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, c.now())
+				c.store.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, c.now())
 			}
 		}
 	}
@@ -221,7 +221,7 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
-			wall, since := time.Now().UnixMicro(), c.started.UnixMicro()+c.now()/int64(time.Microsecond)
+			wall, since := time.Now().UnixMicro(), c.began.UnixMicro()+c.now()/int64(time.Microsecond)
 			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 		}
 		doubt := "0"
@@ -309,10 +309,10 @@ func (r *replays) latest() Replay {
 }
 
 func (c *Client) replaying(r Replay) {
-	c.replays.mu.Lock()
-	defer c.replays.mu.Unlock()
-	c.replays.last = r
-	c.replays.announce(c, r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
+	c.store.replays.mu.Lock()
+	defer c.store.replays.mu.Unlock()
+	c.store.replays.last = r
+	c.store.replays.announce(c, r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
 }
 
 // replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
@@ -352,7 +352,7 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	defer cancel()
 	same, restarted := sh.sameServer()
 	var over atomic.Bool // what is told after that is old
-	syncer := fallback.NewSyncer(c.store, replayTarget{c, sh}, fallback.SyncerOptions{
+	syncer := fallback.NewSyncer(c.store.Store, replayTarget{c, sh}, fallback.SyncerOptions{
 		Rate:      c.opt.ReplayRate,
 		Belongs:   func(key string) bool { return c.shardOf(key) == sh },
 		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,

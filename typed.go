@@ -294,7 +294,7 @@ func (t *TypedClient[T]) read(raw string) (T, error) {
 }
 
 func (t *TypedClient[T]) undecodable(key string, err error) {
-	t.c.counts.decodeErrors.Add(1)
+	t.c.counted.decodeErrors.Add(1)
 	t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
 }
 

@@ -93,14 +93,12 @@ func (c *Client) beginWrite(ctx context.Context, keys []string) error {
 	if !c.enter() {
 		return ErrClosed
 	}
-	c.writing.Add(1)
-	c.overtaking.begin(keys)
+	c.store.begin(keys)
 	return nil
 }
 
 func (c *Client) endWrite(keys []string) {
-	c.overtaking.end(keys)
-	c.writing.Add(-1)
+	c.store.end(keys)
 	c.background.Done()
 }
 
@@ -135,7 +133,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 // forget drops what this process knows of keys, and returns the generation that begins for the last.
 func (c *Client) forget(keys []string) (gen uint64) {
 	for _, key := range keys {
-		c.forgetFill(key)
+		c.store.dropFill(key)
 		gen = c.near.Drop(key)
 		c.flights.detach(key)
 	}
@@ -192,8 +190,8 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		c.judgeClock(b.shard, &b.call)
 		switch {
 		case err == nil && stamped:
-			c.acknowledged(b.keys, b.stamp.Text)
-			c.recent.add(b.keys, b.stamp, c.now())
+			c.store.acknowledged(b.keys, b.stamp.Text)
+			c.store.recent.add(b.keys, b.stamp, c.now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
 			if cause == nil || errors.Is(err, ErrUnknownOutcome) {
@@ -221,7 +219,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		keys[i] = records[i].Key
 	}
 	err := c.remember(ctx, records, cause)
-	c.kept(records)
+	c.store.kept(records)
 	if err != nil {
 		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(err))), errors.Is(err, ErrNotDurable)
 	}
@@ -372,6 +370,6 @@ func (c *Client) newStamp(sh *shard) stamp.Proposal {
 	now, slack := c.serverTime(sh)
 	return c.stamps.Next(now, slack, func() bool {
 		kept := c.store.Stats()
-		return kept.Sets+kept.Deletes == 0 && c.writing.Load() <= 1 // no other write is on its way to the store
+		return kept.Sets+kept.Deletes == 0 && c.store.writing.Load() <= 1 // no other write is on its way to the store
 	})
 }

@@ -1,0 +1,131 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lifecycle is a client's, from New to the end of Close: every goroutine of ours, for which Close waits. Safe for concurrent use.
+type lifecycle struct {
+	ctx    context.Context    //nolint:containedctx // ends with Close; immutable
+	cancel context.CancelFunc // of ctx; immutable
+	idle   chan func()        // to a worker that waits for work; immutable
+
+	callbacks sync.Map // the numbers of the goroutines that run callbacks, see contain.go
+
+	mu         sync.Mutex     // held while ctx ends, and by those who must not begin anything afterwards
+	background sync.WaitGroup // every goroutine of ours; may be added to with mu held, or by one of them
+	closedAt   atomic.Int64   // when Close was called, in Client.now's time; set before ctx ends
+
+	closeOnce sync.Once
+	closed    chan struct{} // closed when Close is over; immutable
+	closeErr  error         // set before closed is closed
+}
+
+// begin begins it, once.
+func (lc *lifecycle) begin() {
+	lc.idle, lc.closed = make(chan func()), make(chan struct{})
+	lc.ctx, lc.cancel = context.WithCancel(context.Background())
+}
+
+// enter begins work that Close waits for; the caller ends it with background.Done. false: the client is closed.
+func (lc *lifecycle) enter() bool { return lc.enterAll(1) }
+
+// enterAll is enter for several parts of work, each of which ends by itself.
+func (lc *lifecycle) enterAll(parts int) bool {
+	lc.mu.Lock()
+	defer lc.mu.Unlock()
+	if lc.ctx.Err() != nil {
+		return false
+	}
+	lc.background.Add(parts)
+	return true
+}
+
+// inBackground runs fn in a goroutine that Close waits for; not at all once the client is closed.
+func (lc *lifecycle) inBackground(fn func()) bool {
+	if !lc.enter() {
+		return false
+	}
+	go func() { // ends with fn
+		defer lc.background.Done()
+		fn()
+	}()
+	return true
+}
+
+// work runs a load in a goroutine: one that has just finished another, if there is one, because it has the stack that a load
+// needs; growing a new one was a fifteenth of what a miss costs us.
+func (lc *lifecycle) work(fn func()) {
+	select {
+	case lc.idle <- fn:
+	default:
+		lc.background.Add(1) // not from zero: the load counts until it has ended
+		go lc.worker(fn)
+	}
+}
+
+// worker ends when it has been idle for a second, with Close, or with a loader that ends its goroutine.
+func (lc *lifecycle) worker(fn func()) {
+	defer lc.background.Done()
+	defer lc.callback()()
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	for {
+		fn()
+		timer.Reset(time.Second)
+		select {
+		case fn = <-lc.idle:
+		case <-timer.C:
+			return
+		case <-lc.ctx.Done():
+			return
+		}
+	}
+}
+
+// finish begins the end, at now: nothing begins in the background after it.
+func (lc *lifecycle) finish(now int64) {
+	lc.mu.Lock()
+	defer lc.mu.Unlock()
+	lc.closedAt.Store(now)
+	lc.cancel()
+}
+
+// ended waits until every goroutine of ours has ended, for so long; false: some have not.
+func (lc *lifecycle) ended(within time.Duration) bool {
+	all := make(chan struct{})
+	go func() { // ends when the last loader returns
+		lc.background.Wait()
+		close(all)
+	}()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-all:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// close has shutDown run, once, and returns its error when it has ended; in a callback that it waits for, an error at once.
+func (lc *lifecycle) close(shutDown func() error) error {
+	inside := lc.inCallback()
+	lc.closeOnce.Do(func() {
+		go func() { // ends in bounds, see Close
+			defer close(lc.closed)
+			lc.closeErr = shutDown()
+		}()
+	})
+	if inside {
+		return errCloseInside
+	}
+	<-lc.closed
+	return lc.closeErr
+}
+
+var errCloseInside = errors.New("aside: Close was called by a callback that it would wait for (a loader, Observer, OnModeChange, ...): the client closes without waiting for it, call Close elsewhere to wait until it has")

@@ -1,0 +1,163 @@
+package aside
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/stamp"
+)
+
+// outbox is what this process has of writes and loads that Redis cannot be told of: the fallback store, and what must be known of writes under
+// way to use it. Safe for concurrent use.
+type outbox struct {
+	fallback.Store               // immutable
+	life           *lifecycle    // immutable
+	says           *reports      // immutable
+	client         string        // of this client's stamps; immutable
+	readers        chan struct{} // has one for each reader of the store; immutable
+
+	writing    atomic.Int64 // writes under way
+	overtaking overtakings  // which of these Redis has acknowledged
+	recent     recents      // the latest that it has acknowledged, see takeover.go
+	claims     claims       // keys whose records are being replayed, see replay.go
+	replays    replays      // how far that is
+}
+
+func (o *outbox) open(store fallback.Store, c *Client) {
+	o.Store, o.life, o.says, o.client, o.readers = store, &c.lifecycle, &c.reports, c.stamps.Client(), make(chan struct{}, maxReaders)
+}
+
+// begin begins a write of keys, end ends it.
+func (o *outbox) begin(keys []string) {
+	o.writing.Add(1)
+	o.overtaking.begin(keys)
+}
+
+func (o *outbox) end(keys []string) {
+	o.overtaking.end(keys)
+	o.writing.Add(-1)
+}
+
+// read returns what the store has of key. A disk that hangs must not hold up a caller whose time is over, so it is read by
+// somebody else, of whom there are not too many.
+func (o *outbox) read(ctx context.Context, key string) (fallback.Record, bool, error) {
+	if _, ok := o.Stamp(key); !ok {
+		return fallback.Record{}, false, nil
+	}
+	type answer struct {
+		record fallback.Record
+		ok     bool
+		err    error
+	}
+	answers := make(chan answer, 1)
+	select {
+	case o.readers <- struct{}{}:
+	case <-ctx.Done():
+		return fallback.Record{}, false, ctx.Err()
+	case <-o.life.ctx.Done():
+		return fallback.Record{}, false, ErrClosed
+	}
+	reading := o.life.inBackground(func() { // ends with the disk
+		defer func() { <-o.readers }()
+		record, ok, err := o.Get(key)
+		if err != nil {
+			o.says.warn(&o.says.seldomDisk, "the fallback store cannot be read", keyAttr(key), "error", err)
+		}
+		answers <- answer{record, ok && err == nil, err}
+	})
+	if !reading {
+		<-o.readers
+		return fallback.Record{}, false, ErrClosed
+	}
+	select {
+	case a := <-answers:
+		return a.record, a.ok, a.err
+	case <-ctx.Done():
+		return fallback.Record{}, false, ctx.Err()
+	case <-o.life.ctx.Done():
+		return fallback.Record{}, false, ErrClosed
+	}
+}
+
+// dropFill drops what a loader has returned for key from the store: Redis knows something newer now.
+func (o *outbox) dropFill(key string) {
+	if was, ok := o.Stamp(key); ok && !o.Pending(key) {
+		o.Settle(fallback.Record{Op: fallback.OpFill, Key: key, Stamp: was})
+	}
+}
+
+// overtakings know, of the keys that are being written, which write Redis has acknowledged last. A write without an answer, which is
+// then kept for replay, may be older than that:
+//
+//	Set k, no answer     Del k, done     the Set is kept     Redis goes     Get k    <- would be what was deleted
+//
+// Its replay would find that out, but until then this process would believe the record. Safe for concurrent use.
+type overtakings struct {
+	mu    sync.Mutex
+	byKey map[string]*overtaking // of keys with a write under way; guarded by mu
+}
+
+type overtaking struct {
+	writes int
+	done   string // the greatest stamp that Redis has acknowledged
+}
+
+func (o *overtakings) begin(keys []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.byKey == nil {
+		o.byKey = make(map[string]*overtaking)
+	}
+	for _, key := range keys {
+		of := o.byKey[key]
+		if of == nil {
+			of = new(overtaking)
+			o.byKey[key] = of
+		}
+		of.writes++
+	}
+}
+
+func (o *overtakings) end(keys []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, key := range keys {
+		of := o.byKey[key]
+		if of.writes--; of.writes == 0 {
+			delete(o.byKey, key)
+		}
+	}
+}
+
+// acknowledged notes that Redis has done a write; kept notes that one is in the store. Whichever comes later for two writes of a
+// key settles the older.
+func (o *outbox) acknowledged(keys []string, done string) {
+	o.overtaking.mu.Lock()
+	for _, key := range keys {
+		of := o.overtaking.byKey[key]
+		of.done = max(of.done, done)
+	}
+	o.overtaking.mu.Unlock()
+	for _, key := range keys {
+		o.settleOlder(key, done)
+	}
+}
+
+func (o *outbox) kept(records []fallback.Record) {
+	for i := range records {
+		o.overtaking.mu.Lock()
+		done := o.overtaking.byKey[records[i].Key].done
+		o.overtaking.mu.Unlock()
+		o.settleOlder(records[i].Key, done)
+	}
+}
+
+// settleOlder settles the pending record of key if this client made it before the write whose stamp is done.
+func (o *outbox) settleOlder(key, done string) {
+	was, _ := o.Stamp(key)
+	if by, ok := stamp.Parse(was); ok && by.Client == o.client && was < done {
+		o.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
+	}
+}
