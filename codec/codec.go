@@ -2,18 +2,18 @@ package codec
 
 // Codec turns values of T into the bytes that Redis keeps, and back. Safe for concurrent use.
 //
-// Encodings are strings because nobody can change a string: what is cached is handed to many
-// decoders at once, and none of them can spoil it for the others.
+// Encodings are strings because strings are immutable: a cached value is passed to many decoders at
+// once, and none of them can change it for the others.
 //
 // The rules, which package codectest checks:
 //
-//   - Decode(Encode(v)) equals v, as far as the format can say it; where it cannot, the codec's
-//     documentation tells what comes back. Every encoding stands alone: it can be decoded by
+//   - Decode(Encode(v)) equals v, as far as the format can represent it; the codec's documentation
+//     says what comes back otherwise. Every encoding is self-contained: it can be decoded by
 //     another process, in any order, any number of times.
-//   - Decode never panics, whatever the bytes, and returns an error for what it cannot read. The
-//     value that comes with an error means nothing.
+//   - Decode never panics, whatever the bytes, and returns an error for bytes that it cannot read.
+//     The value beside an error has no meaning.
 //   - Decode keeps no state, does not change s, and returns a value that shares no mutable memory
-//     with an earlier result or with s: what it returned is the caller's to change.
+//     with an earlier result or with s: callers may change what it returned.
 //   - Encode does not change v and does not retain it: changing v afterwards changes nothing that
 //     was encoded. It may be called with a value that other goroutines are reading.
 //   - The empty string is an encoding like any other: Encode may return it and Decode may be given

@@ -1,6 +1,6 @@
 // Package codec turns Go values into the bytes that Redis keeps, and back.
 //
-// A [Codec] is made once, for one type, and used by everybody:
+// A [Codec] is made once, for one type, and shared:
 //
 //	users := aside.Typed(client, codec.JSON[User]())
 //
@@ -18,26 +18,27 @@
 //	zstd.New        values are some hundred bytes and repetitive; it   marker and zstd,      switch it on in two steps:
 //	                wraps any of the above                             or the inner bytes    see there
 //
-// msgpack, proto and zstd are packages of their own beneath this one, so that only those who import
-// them link them.
+// msgpack, proto and zstd are packages of their own, so that only programs that import them link
+// them.
 //
-// Each codec's documentation says what it cannot represent. A view compares what the first loads
-// return with what comes back, and logs where they differ. What is never read back, or cannot be
-// encoded, is loaded at every call: a line a minute in the log names the view and its type, and
-// Stats counts EncodeErrors and DecodeErrors.
+// Each codec's documentation says what it cannot represent. A view compares the first loaded values
+// with what the codec gives back, and logs where they differ. A value that cannot be encoded, or
+// not be decoded again, is loaded at every call: a line a minute in the log names the view and its
+// type, and Stats counts EncodeErrors and DecodeErrors.
 //
 // # Changing a type
 //
 // Cached values outlive a deployment, so two versions of T read each other's bytes for a while.
 // JSON, msgpack and Gob skip fields that they do not know and leave absent ones zero; that is right
 // when a field is added, and wrong when its meaning changes: then change the key (a version in its
-// prefix), so that the old values are not found. What does not decode is a miss, never a wrong
-// answer (so is, to JSON and MessagePack, an object of which no member is a field; Gob refuses that
-// by itself, and Func decides by its functions): it is loaded again and replaced.
+// prefix), so that the old values are not found. A value that does not decode is a miss, never a
+// wrong answer: it is loaded again and replaced. (JSON and MessagePack treat an object none of
+// whose members is a field in the same way; Gob refuses it by itself, and with Func your functions
+// decide.)
 //
 // # Your own codec
 //
-// Implement the two methods of [Codec], or hand two functions to [Func], and run the rules over it:
+// Implement the two methods of [Codec], or pass two functions to [Func], and check it:
 //
 //	func TestMyCodec(t *testing.T) { codectest.Run(t, MyCodec{}, []Thing{{}, {Name: "a"}}) }
 package codec

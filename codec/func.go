@@ -8,9 +8,9 @@ import (
 
 // Func makes a codec of two functions, which must keep the rules of [Codec] and be safe for
 // concurrent use. A panic in either comes back as an error. Where one of them is nil the codec is
-// still usable for the other direction; calls that need it return an error that names it. What
-// deserialize cannot read of what serialize writes is loaded at every call. A value that refers to
-// itself is serialize's to refuse: where that runs out of stack the process ends.
+// still usable for the other direction; calls that need it return an error that names it. A value
+// that serialize writes and deserialize cannot read is loaded at every call. serialize must refuse
+// a value that refers to itself: if it runs out of stack, the process ends.
 func Func[T any](serialize func(T) (string, error), deserialize func(string) (T, error)) Codec[T] {
 	return funcCodec[T]{serialize: serialize, deserialize: deserialize}
 }

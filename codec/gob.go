@@ -15,16 +15,16 @@ import (
 	"github.com/redaside/aside/codec/internal/outcome"
 )
 
-// Gob is the codec of encoding/gob, for Go programs only. Every value stands alone and therefore
-// carries the description of its type, some hundred bytes: it pays for large values, not for many
-// small ones.
+// Gob is the codec of encoding/gob, for Go programs only. Every value is self-contained and
+// therefore carries the description of its type, some hundred bytes: use it for large values, not
+// for many small ones.
 //
-// It cannot represent: unexported fields; a pointer apart from what it points to; nil apart from
-// empty: an empty slice comes back nil, and a nil map that is the whole value comes back empty.
-// Encode refuses a nil pointer (also in a slice or map), functions and channels, and an interface's
-// concrete type unless gob.Register knows it, in every program that reads it. It refuses a value
-// that refers to itself, or that is nested deeper than 100,000, before it runs out of stack; what a
-// type's own methods do it cannot follow.
+// It cannot represent: unexported fields; the difference between a pointer and its target; the
+// difference between nil and empty: an empty slice comes back nil, and a nil map that is the whole
+// value comes back empty. Encode refuses a nil pointer (also in a slice or map), functions and
+// channels, and an interface's concrete type unless gob.Register knows it, in every program that
+// reads it. It refuses a value that refers to itself, or that is nested deeper than 100,000, before
+// it runs out of stack; it cannot check what a type's own methods do.
 //
 // The checksum makes damaged bytes an error. It does not make gob safe against forged values:
 // encoding/gob is not hardened against that. Where others can write to your Redis, use JSON.

@@ -17,19 +17,20 @@ import (
 // Marshalers and Unmarshalers (also those with a pointer receiver) work as they do there.
 //
 // It cannot represent: unexported fields; NaN, infinities, channels and functions, which Encode
-// refuses; the monotonic clock reading of a time; the Go type of what is in an interface (numbers
+// refuses; the monotonic clock reading of a time; the Go type of a value in an interface (numbers
 // come back as float64, which is exact up to 2⁵³; an interface with methods is never read; a map
 // key comes back as text); a field with the tag "-"; fields beside an embedded type with a
-// MarshalJSON of its own, which speaks for the whole. A nil pointer, slice or map comes back nil,
-// an empty one empty. Bytes that are not UTF-8 come back as U+FFFD in strings; a []byte is kept as
-// base64.
+// MarshalJSON of its own, which encodes the whole struct. A nil pointer, slice or map comes back
+// nil, an empty one empty. Bytes that are not UTF-8 come back as U+FFFD in strings; a []byte is
+// kept as base64.
 //
 // Decode refuses anything after the value, and nesting deeper than 10,000. Unknown fields are
-// skipped; but where T is a struct or a pointer to one, an object that has members and none of them
-// is a field of T is refused, for it is another type's: encoding/json would make a zero T of it.
+// skipped; but where T is a struct or a pointer to one, an object that has members, none of which
+// is a field of T, is refused, because it belongs to another type: encoding/json would make a zero
+// T of it.
 //
 // Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before
-// it runs out of stack. It follows what encoding/json follows: not what a type's own methods do.
+// it runs out of stack. It cannot check what a type's own methods do.
 func JSON[T any]() Codec[T] { return jsonCodec[T]{jsonRules.PlanOf(reflect.TypeFor[T]())} }
 
 type jsonCodec[T any] struct{ nesting *nesting.Plan }

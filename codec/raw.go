@@ -12,8 +12,8 @@ func (stringCodec) Encode(v string) (string, error) { return v, nil }
 func (stringCodec) Decode(s string) (string, error) { return s, nil }
 
 // Bytes is the codec for values that are bytes already, stored as they are. Both methods copy, so
-// what is decoded is the caller's to change. Neither fails. Nil and empty cannot be told apart:
-// both are stored as the empty string and come back as an empty slice that is not nil.
+// callers may change a decoded value. Neither fails. Nil and empty are not distinguished: both are
+// stored as the empty string and come back as an empty slice that is not nil.
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type bytesCodec struct{}

@@ -11,19 +11,19 @@ import (
 	"github.com/redaside/aside/fallback/journal"
 )
 
-// Sync says what a Put waits for.
+// Sync is what a Put waits for.
 type Sync = journal.Sync
 
-// What a Put waits for: see the constants of the same names in package journal.
+// The values of Sync: see the constants of the same names in package journal.
 const (
 	Always      = journal.Always
 	EverySecond = journal.EverySecond
 	OS          = journal.OS
 )
 
-// Options says how a [Dir] behaves. The zero value is usable.
+// Options configures a [Dir]. The zero value is usable.
 type Options struct {
-	// DB is the Redis database that the records belong to. Those of another one that lie in the
+	// DB is the Redis database that the records belong to. Records of other databases in the
 	// directory are neither served nor changed. Defaults to 0.
 	DB int
 
@@ -32,32 +32,32 @@ type Options struct {
 	// process. Defaults to Always.
 	Sync Sync
 
-	// FlushInterval is how often records that are in the journal get files of their own, and how
-	// often what the disk has refused is tried again. Nothing rests on it but the size of the
-	// journal. Defaults to 3 seconds.
+	// FlushInterval is how often records in the journal get files of their own, and how often
+	// writes that the disk refused are tried again. Only the size of the journal depends on it.
+	// Defaults to 3 seconds.
 	FlushInterval time.Duration
 
-	// MaxQueue is how many records may wait for their files before they get them though the
-	// interval is not over. Under a load that fills it again at once the disk is left to the
-	// writers half of the time, and more may wait. Defaults to 1000.
+	// MaxQueue is how many records may wait for their files; more get them before the interval is
+	// over. Under a load that fills the queue again at once, the disk is left to the writers half
+	// of the time, and more records may wait. Defaults to 1000.
 	MaxQueue int
 
 	// MaxBytes bounds the journal and the record files, in bytes of their contents; the file system
-	// rounds up, commonly to 4 KiB a file and as much for its folder, and what is in quarantine is
-	// not counted. Fills are thrown away first, and never take more than three quarters; then Put
-	// of a set returns ErrFull; the last MiB, or sixteenth if that is less, is kept for deletes.
-	// Defaults to 1 GiB.
+	// rounds up, commonly to 4 KiB a file and as much for its folder. Quarantine is not counted.
+	// Fills are dropped first, and never take more than three quarters. Then Put of a set returns
+	// ErrFull. The last MiB, or sixteenth if that is less, is reserved for deletes. Defaults to 1
+	// GiB.
 	MaxBytes int64
 
-	// MemoryBytes bounds the values kept in memory: those that wait for their files, and of the
-	// others the newest, so that they are read and replayed without the disk. When what waits
-	// exceeds it, Put waits for the disk. Keys and what is known of them, about 300 bytes each, are
-	// always in memory and not counted. Defaults to 64 MiB.
+	// MemoryBytes bounds the values kept in memory: those that wait for their files, and the newest
+	// of the others, so that they are read and replayed without the disk. When waiting values
+	// exceed it, Put waits for the disk. Keys, with about 300 bytes each, are always in memory and
+	// not counted. Defaults to 64 MiB.
 	MemoryBytes int64
 
 	// Logger gets a line when the directory is opened and was not empty, one when the disk fails
-	// and one when it works again, and one for each file that is put into quarantine. Never a key
-	// or a value. Defaults to slog.Default().
+	// and one when it works again, and one for each file that is put into quarantine. No line has a
+	// key or a value. Defaults to slog.Default().
 	Logger *slog.Logger
 
 	dir    string // for messages; Open knows it
@@ -115,5 +115,5 @@ func (o Options) validate() error {
 	return errors.Join(errs...)
 }
 
-// reserve is what is kept of max bytes for deletes.
+// reserve is the part of maxBytes that is kept for deletes.
 func reserve(maxBytes int64) int64 { return min(1<<20, maxBytes/16) }

@@ -9,51 +9,50 @@ import (
 	"time"
 )
 
-// Target is where records are replayed to: Redis, through whoever speaks to it.
+// Target is where records are replayed to: Redis, through the client that is connected to it.
 type Target interface {
-	// Replay asks Redis to take in records by its rules, all in one round trip, and returns one
-	// answer for each, in their order. Those that it does not answer count as NoAnswer. Called by
-	// two goroutines at once.
+	// Replay sends records to Redis, all in one round trip, and returns one answer for each, in
+	// their order. A record without an answer counts as NoAnswer. Two goroutines call it at once.
 	Replay(ctx context.Context, records []Record) []Outcome
 }
 
-// Outcome is what Redis has answered for a record.
+// Outcome is Redis's answer for a record.
 type Outcome struct {
 	Verdict Verdict
 	Err     error // of NoAnswer and Refused
 }
 
-// Verdict says what became of a record.
+// Verdict is the result for a record.
 type Verdict int
 
 // The possible results for a record. With the first two it stays in the Store; with the others it
 // is settled.
 const (
 	NoAnswer   Verdict = iota // Redis has not answered: the pass ends
-	Refused                   // Redis said no, because it is full, for example: the pass goes on
+	Refused                   // Redis refused it, because it is full, for example: the pass goes on
 	Applied                   // it is in effect
 	Superseded                // there was something newer
 	Deleted                   // it was a set, and Redis has deleted the key: it was too old to be written, or had expired
 	Dropped                   // it was a fill, and may not be written any more
 )
 
-// SyncerOptions says how a [Syncer] replays. The zero value is usable.
+// SyncerOptions configures a [Syncer]. The zero value is usable.
 type SyncerOptions struct {
-	// Rate is how many records are replayed in a second, so that Redis has time for its callers. -1
-	// is no limit. Defaults to 5,000.
+	// Rate is how many records are replayed in a second, so that Redis has time for other clients.
+	// -1: no limit. Defaults to 5,000.
 	Rate int
 
-	// DropFills settles the fills without replaying them. It is for when the absence of a stamp
-	// proves nothing. Defaults to false.
+	// DropFills settles the fills without replaying them: for a server where a missing stamp does
+	// not prove that a key was not written. Defaults to false.
 	DropFills bool
 
-	// Belongs reports whether a key is this Syncer's to replay: in a cluster a shard's, whose
-	// primary is back. It must be quick. Defaults to all keys.
+	// Belongs reports whether this Syncer replays a key: in a cluster, whether the key is in the
+	// shard whose primary is back. It must be quick. Defaults to all keys.
 	Belongs func(key string) bool
 
 	// Progress is called now and then, at most every 100 milliseconds, and at the end, from one
-	// goroutine. It may be slow: it then misses what is between, and Run waits for it at most 100
-	// milliseconds. A panic in it ends nothing. Defaults to none.
+	// goroutine. It may be slow: it then misses some steps, and Run waits for it at most 100
+	// milliseconds. A panic in it is ignored. Defaults to none.
 	Progress func(Progress)
 }
 
@@ -63,19 +62,19 @@ type Progress struct {
 	Report      ReplayReport
 }
 
-// ReplayReport says what became of the records of one pass.
+// ReplayReport counts the results of one pass.
 type ReplayReport struct {
 	Began time.Time
 	Took  time.Duration
 	Total int // records that there were
 
-	Applied, Superseded, Deleted, Dropped int   // see Verdict; none of these is in the Store any more
-	Refused, Failed                       int   // of Verdict Refused and NoAnswer; these are
-	Refusal                               error // what Redis said to the last that it refused
-	Err                                   error // why the pass has ended before its end; nil if every record was asked for
+	Applied, Superseded, Deleted, Dropped int   // see Verdict; these have left the Store
+	Refused, Failed                       int   // of Verdict Refused and NoAnswer; these are still in the Store
+	Refusal                               error // Redis's error for the last that it refused
+	Err                                   error // why the pass ended early; nil if every record was sent
 }
 
-// Done is how many records were answered for.
+// Done is how many records were answered.
 func (r ReplayReport) Done() int {
 	return r.Applied + r.Superseded + r.Deleted + r.Dropped + r.Refused
 }
@@ -101,8 +100,8 @@ const (
 	progressInterval = 100 * time.Millisecond
 )
 
-// Syncer replays what a Store has remembered, so that the Store has it no more. Safe for concurrent
-// use, though two passes at once do the work twice.
+// Syncer replays the records of a Store, so that they can leave it. Safe for concurrent use, though
+// two passes at once do the work twice.
 //
 // A pass goes like this: the deletes, then the sets, then the fills; each kind only when the one
 // before is done, as a fill may not be written beside a delete that is yet to come. A record is

@@ -17,13 +17,13 @@ import (
 	"github.com/redaside/aside/codec"
 )
 
-// Run checks that c keeps the rules of [codec.Codec], each in a subtest of its own. values are what
-// is encoded: at least one, and best all shapes that T has: zero, full, nested, nil and empty. They
-// are not changed. Values that the codec cannot tell apart (Bytes: nil and empty) need an Equal
-// that does not either.
+// Run checks that c keeps the rules of [codec.Codec], each in a subtest of its own. values are
+// encoded and decoded: pass at least one, and best all shapes that T has: zero, full, nested, nil
+// and empty. They are not changed. If the codec does not distinguish some values (Bytes: nil and
+// empty), pass an Equal that does not either.
 //
 // It makes some thousand calls for each value and takes well under a second for values of a few
-// hundred bytes. What is random in it is the same in every run.
+// hundred bytes. Its random choices are the same in every run.
 func Run[T any](t *testing.T, c codec.Codec[T], values []T, opts ...Option[T]) {
 	t.Helper()
 	contract(subtests{t}, c, values, opts)
@@ -32,8 +32,8 @@ func Run[T any](t *testing.T, c codec.Codec[T], values []T, opts ...Option[T]) {
 // Option changes how [Run] handles values of T.
 type Option[T any] func(*suite[T])
 
-// Equal says when two values are the same. Defaults to reflect.DeepEqual, which is too strict for
-// protobuf messages (use proto.Equal) and for times in local time (use their Equal method).
+// Equal reports whether two values are the same. Defaults to reflect.DeepEqual, which is too strict
+// for protobuf messages (use proto.Equal) and for times in local time (use their Equal method).
 func Equal[T any](equal func(a, b T) bool) Option[T] {
 	return func(s *suite[T]) { s.equal = equal }
 }

@@ -24,23 +24,22 @@ import (
 // use.
 //
 // It cannot represent: unexported fields; the location of a time, which comes back as local time
-// (the same instant); the Go type of what is in an interface (a struct comes back as
+// (the same instant); the Go type of a value in an interface (a struct comes back as
 // map[string]any, a map as that, or as map[any]any if a key is no text, integers perhaps in another
-// type of integer); what is in an interface with methods, which is never read; a map with other
+// type of integer); a value in an interface with methods, which is never read; a map with other
 // keys than text in a map[string]any, likewise; complex numbers, channels and functions, which
 // Encode refuses. A nil embedded pointer comes back as one to a zero struct. A nil pointer, slice
 // or map comes back nil. The encoding of a map is in no particular order.
 //
 // Decode refuses anything after the value, nesting deeper than 10,000, and lengths beyond the end
-// of the input, before memory is taken for them; it takes memory in proportion to the input.
-// Unknown fields are skipped; but where T is a struct or a pointer to one, a map that has entries
-// and none of them is a field of T is refused, for it is another type's. An extension whose
+// of the input, before memory is allocated for them; it allocates in proportion to the input.
+// Unknown fields are skipped; but where T is a struct or a pointer to one, a map that has entries,
+// none of which is a field of T, is refused, because it belongs to another type. An extension whose
 // registered decoder begins by reading a map from its content is refused.
 //
 // Encode refuses a value that refers to itself, or that is nested deeper than Decode reads, before
-// it runs out of stack; what a type's own methods do it cannot follow. A struct that embeds itself
-// (through a pointer) is refused in both directions: the library does not end when it learns such a
-// type.
+// it runs out of stack; it cannot check what a type's own methods do. A struct that embeds itself
+// (through a pointer) is refused in both directions: the library loops for ever on such a type.
 func New[T any]() codec.Codec[T] {
 	plan := rules.PlanOf(reflect.TypeFor[T]())
 	return msgpackCodec[T]{plan}

@@ -17,16 +17,16 @@ import (
 // for concurrent use.
 //
 // The encoding is protobuf's binary form; the same message may be encoded in different bytes.
-// Fields that the message does not know are kept. Encode refuses a nil message, which on the wire
-// could not be told from an empty one, and strings that are not UTF-8; a loader says that there is
-// nothing with aside.ErrNotFound. An empty message is the empty string. Both directions refuse a
-// proto2 message without its required fields, and nesting deeper than 10,000; Encode so also a
+// Fields that the message does not know are kept. Encode refuses a nil message, whose encoding
+// would be that of an empty one, and strings that are not UTF-8; a loader returns aside.ErrNotFound
+// where there is no value. An empty message is the empty string. Both directions refuse a proto2
+// message without its required fields, and nesting deeper than 10,000; so Encode also refuses a
 // message that contains itself.
 //
 // Compare messages with proto.Equal: the fields that protobuf keeps for itself differ between a
 // message and its copy.
 //
-// Where T is no such type (an interface, or dynamicpb.Message, which has no descriptor until it is
+// If T is no such type (an interface, or dynamicpb.Message, which has no descriptor until it is
 // made with one), calls return an error.
 func New[T proto.Message]() codec.Codec[T] {
 	c := protoCodec[T]{}

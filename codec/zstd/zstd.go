@@ -1,5 +1,5 @@
-// Package zstd compresses what another codec wrote. It is a package of its own so that only those
-// who compress link a compression library.
+// Package zstd compresses what another codec writes. It is a package of its own so that only
+// programs that compress link a compression library.
 package zstd
 
 import (
@@ -20,20 +20,20 @@ import (
 )
 
 // MaxDecompressed is the largest value, in bytes as the inner codec wrote it, that [New]
-// compresses, and the largest that it expands when reading: 64 MiB. A stored value that claims more
-// is an error before memory is taken for it. Larger values are stored uncompressed, and are then
-// limited by the client's own MaxValueBytes only.
+// compresses, and the largest that it expands when reading: 64 MiB. A stored value that claims to
+// be larger is an error before memory is allocated for it. Larger values are stored uncompressed,
+// and are then limited by the client's own MaxValueBytes only.
 const MaxDecompressed = 64 << 20
 
-// New stores what the inner codec wrote compressed with zstd (level 3, checksummed), where that
-// makes it smaller.
+// New compresses what the inner codec writes with zstd (level 3, checksummed), where that makes it
+// smaller.
 //
 // Values of less than minSize bytes are not tried; minSize ≤ 0 means that every value is. Below
 // some hundred bytes there is little to gain: marker, frame and checksum cost about 20 bytes.
-// Values that would not get smaller are stored as the inner codec wrote them.
+// Values that would not get smaller are stored uncompressed.
 //
-// Switching it on: readers with this codec also read what was written without it. Readers without
-// it do not understand compressed values: JSON, Gob, msgpack and proto return an error, so they
+// Switching it on: readers with this codec also read values that were written without it. Readers
+// without it cannot read compressed values: JSON, Gob, msgpack and proto return an error, so they
 // load and overwrite; String, Bytes and some Funcs accept any bytes and would return the compressed
 // ones as the value. So, where processes are replaced one after another, first deploy
 // zstd.New(inner, math.MaxInt), which reads both forms and compresses nothing, then lower minSize.
@@ -41,16 +41,16 @@ const MaxDecompressed = 64 << 20
 // the longest TTL has passed. Changing minSize alone needs no care.
 //
 // One exception: a value that was written without it and happens to begin with the six bytes
-// "\x00zstd:" is taken for one of ours. It does not decode, and is loaded again, unless the seventh
-// byte is '0': then the value comes back without those seven.
+// "\x00zstd:" is taken for a compressed one. It does not decode, and is loaded again, unless the
+// seventh byte is '0': then the value comes back without those seven.
 //
 // A nil inner codec makes a codec whose calls return an error.
 //
 // Memory, once for all zstd codecs of the process: when the first value is compressed, up to 3 MB
 // for each of at most four encoders; when the first is expanded, for each of GOMAXPROCS decoders
-// 0.15 MB, and the value that it expanded last. More calls than that at one time wait for their
-// turn. No goroutine is started. In a bubble of testing/synctest too; the first call of a process,
-// if it comes from one, makes memory for itself.
+// 0.15 MB, and the value that it expanded last. Further calls at the same time wait for their turn.
+// No goroutine is started. It works in a bubble of testing/synctest, too; if the first call of a
+// process comes from one, it gets memory of its own.
 func New[T any](inner codec.Codec[T], minSize int) codec.Codec[T] {
 	return zstdCodec[T]{inner: inner, minSize: minSize}
 }

@@ -12,14 +12,14 @@ import (
 	"github.com/redaside/aside/internal/vfs"
 )
 
-// ErrClosed says that the Journal was closed before the call.
+// ErrClosed means that the Journal was closed before the call.
 var ErrClosed = errors.New("journal: closed")
 
 // Journal is a journal that grows. [Open] returns it. Safe for concurrent use.
 //
 // An Append puts its records into the queue and waits. One committer at a time, a goroutine that
-// exists while there is a queue, takes all that is there, writes it, syncs it, and tells those who
-// wait. What comes meanwhile is the next batch: the slower the disk, the larger the batches.
+// exists while there is a queue, takes the whole queue, writes it, syncs it, and wakes the callers.
+// Records that arrive meanwhile are the next batch: the slower the disk, the larger the batches.
 type Journal struct {
 	o Options // immutable
 
@@ -73,7 +73,7 @@ func newJournal(fsys vfs.FS, dir string, o Options) *Journal {
 // Passed as a slice, they have their Seq then.
 //
 // On an error some of them may be in the journal all the same, each whole or not at all. The error
-// wraps ctx's if that ended while Append waited, what the disk said (such as syscall.ENOSPC),
+// wraps ctx's if that ended while Append waited, the disk's error (such as syscall.ENOSPC),
 // ErrInvalid, ErrTooLarge or ErrClosed. The journal can be used again after each of them but the
 // last.
 func (j *Journal) Append(ctx context.Context, records ...Record) error {
@@ -148,8 +148,8 @@ func (j *Journal) Rotate() error {
 }
 
 // Drop removes the parts in which no record has a number greater than upTo, the oldest first and
-// durably, the one that is being written included. It waits for the disk as long as that takes.
-// What an error has left can be dropped again.
+// durably, the one that is being written included. It waits for the disk for as long as that takes.
+// After an error it may be called again.
 func (j *Journal) Drop(upTo uint64) error {
 	j.pen.Lock()
 	defer j.pen.Unlock()
@@ -167,9 +167,9 @@ func (j *Journal) Drop(upTo uint64) error {
 // Size is how many bytes the journal has on disk.
 func (j *Journal) Size() int64 { return j.writer.size.Load() }
 
-// Close writes and syncs what is there to be, in every mode, and ends. It returns when ctx ends at
-// the latest, and says so then; a disk that hangs keeps a goroutine until it answers. Closing again
-// waits for the same and returns the same.
+// Close writes and syncs the queue, in every mode, and ends. It returns when ctx ends at the
+// latest, with ctx's error; a disk that hangs keeps a goroutine until it answers. Closing again
+// waits for the same and returns the same error.
 func (j *Journal) Close(ctx context.Context) error {
 	j.mu.Lock()
 	if !j.closed {

@@ -27,8 +27,8 @@ type Report struct {
 	Problems   []error  // what could not be mended, say on a disk that is read-only: it will be tried again. Nothing is lost by it
 }
 
-// Open reads the journal in a directory of fsys, which it makes if need be, and hands each record
-// over, in order and once. The caller sees to it that nobody else has it open. The numbered steps
+// Open reads the journal in a directory of fsys, which it makes if need be, and passes each record
+// to each, in order and once. The caller ensures that nothing else has it open. The numbered steps
 // are those of the package comment.
 //
 // An error means that the journal cannot be used, because each or the disk said so, or a

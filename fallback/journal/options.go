@@ -7,10 +7,10 @@ import (
 	"log/slog"
 )
 
-// Sync says what an Append waits for.
+// Sync is what an Append waits for.
 type Sync int
 
-// What an Append waits for before it returns.
+// The values of Sync.
 const (
 	// Always: the record survives a loss of power when Append returns. Appends at the same time
 	// share one fsync.
@@ -28,7 +28,7 @@ const (
 
 const defaultMaxRecordBytes = 600 << 20
 
-// Options say how a Journal is kept. The zero value is usable.
+// Options configures a Journal. The zero value is usable.
 type Options struct {
 	// Sync is what an Append waits for. Defaults to Always.
 	Sync Sync
@@ -37,21 +37,20 @@ type Options struct {
 	// larger gets a part of its own. Defaults to 64 MiB.
 	PartBytes int64
 
-	// MaxRecordBytes is how large a record may be, with 512 bytes for what stands around key and
-	// value. What is larger is refused with ErrTooLarge. Defaults to 600 MiB; Redis takes keys and
-	// values of up to 512 MiB.
+	// MaxRecordBytes is how large a record may be, with 512 bytes for what surrounds key and value.
+	// A larger record is refused with ErrTooLarge. Defaults to 600 MiB; Redis takes keys and values
+	// of up to 512 MiB.
 	MaxRecordBytes int64
 
-	// Quarantine is the directory, in the same FS, that gets what could not be read. Made when it
-	// is needed. Defaults to "quarantine".
+	// Quarantine is the directory, in the same FS, for bytes that could not be read. It is made
+	// when needed. Defaults to "quarantine".
 	Quarantine string
 
 	// FirstSeq is the least number that the next record may have: one more than the greatest that
-	// the caller knows of. A directory in which nothing is left does not know it any more. Defaults
-	// to 1.
+	// the caller knows. An empty directory does not have it. Defaults to 1.
 	FirstSeq uint64
 
-	// Logger is told of damage and of what the disk refuses. Defaults to silence.
+	// Logger gets lines about damage and the disk's errors. Defaults to none.
 	Logger *slog.Logger
 }
 

@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-// Op is what a record says has happened. The values are the letters that stand in the file.
+// Op is what happened to a record's key. The values are the letters that stand in the file.
 type Op byte
 
 // The kinds of records.
@@ -37,7 +37,7 @@ type Record struct {
 // KeyHash stands for a key. Two keys with the same one will not be found.
 type KeyHash [16]byte
 
-// HashKey returns what a Settle that was read back has of its key.
+// HashKey returns the hash of a key that a Settle has when it is read back.
 func HashKey(key string) KeyHash {
 	sum := sha256.Sum256(bytesOf(key))
 	return KeyHash(sum[:16])
@@ -51,10 +51,10 @@ const (
 	overhead = 512
 )
 
-// ErrTooLarge says that a record is beyond Options.MaxRecordBytes.
+// ErrTooLarge means that a record is beyond Options.MaxRecordBytes.
 var ErrTooLarge = errors.New("journal: record too large")
 
-// ErrInvalid says that a record cannot be right as it is.
+// ErrInvalid means that a record cannot be written.
 var ErrInvalid = errors.New("journal: invalid record")
 
 // bytes is how much a record takes, at most.

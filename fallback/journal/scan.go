@@ -49,9 +49,9 @@ func (e *VersionError) Error() string {
 		"wrote it. Nothing is lost: run that until nothing is pending, or move the directory away, keep it, and replay it with that later", part, e.Version, e.Offset, version)
 }
 
-// Scan reads a part and changes nothing. It calls each with every valid record, as it stands there,
-// and the offset at which it begins. It returns what it has found so far with an error of r or of
-// each, or a [*VersionError].
+// Scan reads a part and changes nothing. It calls each with every valid record, as it was written,
+// and the offset at which it begins. It returns its findings so far with an error of r or of each,
+// or a [*VersionError].
 func Scan(r io.Reader, each func(r Record, offset int64) error) (Findings, error) {
 	return scan(r, defaultMaxRecordBytes, func(r *Record, _ string, offset int64) error {
 		if r.Op == skip {
