@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/stamp"
@@ -33,8 +34,8 @@ type Client struct {
 	store     outbox  // what outages leave behind
 	doubts    doubts  // what servers may lack
 
-	tokens     atomic.Uint64 // acquisitions so far
-	modes      announcer[ModeChange]
+	tokens     atomic.Uint64           // acquisitions so far
+	modes      *events.Bus[ModeChange] // immutable
 	roundTrips roundTripViews
 }
 
@@ -72,9 +73,10 @@ func New(options Options) (*Client, error) {
 	c.loads.places.free = options.MaxLoaders
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.now, options.StaleLease, c.closing
 	c.flights.asks = func(key string) bool { return c.shardOf(key).asks() }
-	c.modes.what, c.store.replays.what = "a function given to OnModeChange", "Options.OnReplay"
+	c.modes = events.New[ModeChange](c.inBackground, func(f func()) { c.told("a function given to OnModeChange", f) })
+	c.store.replays.Bus = events.New[Replay](c.inBackground, func(f func()) { c.told("Options.OnReplay", f) })
 	if options.OnReplay != nil {
-		c.store.replays.watch(options.OnReplay)
+		c.store.replays.Watch(options.OnReplay)
 	}
 	store, err := options.openStore()
 	if err != nil {

@@ -55,7 +55,7 @@ func (c *Client) lost() {
 }
 
 func (c *Client) modeChanged(change shardChange) {
-	c.modes.announce(c, ModeChange{Shard: change.Addr, From: Mode(change.From), To: Mode(change.To), At: change.At, Err: change.Err}, nil)
+	c.modes.Announce(ModeChange{Shard: change.Addr, From: Mode(change.From), To: Mode(change.To), At: change.At, Err: change.Err}, nil)
 }
 
 // observed tells the observer what has happened to a shard.

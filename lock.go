@@ -79,14 +79,8 @@ func newTokenPrefix() (string, error) {
 	return wire.LockPrefix + id.String() + ":", nil
 }
 
-// milliseconds is d as Redis takes it: rounded up, so that what is asked to live at all does.
-func milliseconds(d time.Duration) string {
-	ms := int64(d / time.Millisecond)
-	if d%time.Millisecond != 0 {
-		ms++
-	}
-	return strconv.FormatInt(ms, 10)
-}
+// milliseconds is d as an argument of scripts and commands.
+func milliseconds(d time.Duration) string { return strconv.FormatInt(script.Milliseconds(d), 10) }
 
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.

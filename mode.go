@@ -82,7 +82,7 @@ type ShardHealth struct {
 // OnModeChange has f called after each change of a shard's mode, one after the other and in order, and perhaps for one that has
 // just been. f may take its time and call the Client. remove ends that: once it has returned, f is not called
 // for changes to come.
-func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.modes.watch(f) }
+func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.modes.Watch(f) }
 
 // Health says how the client is doing. It asks nobody.
 func (c *Client) Health() Health {

@@ -9,6 +9,7 @@ import (
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -126,13 +127,9 @@ func (l *load) retain(i int) *near.Entry {
 	})
 }
 
-// expiresAt is the end of a ttl that begins at now (µs), in ms and rounded up as milliseconds does.
+// expiresAt is the end, in ms, of a ttl that begins at now (µs).
 func expiresAt(now int64, ttl time.Duration) int64 {
-	ms := int64(ttl / time.Millisecond)
-	if ttl%time.Millisecond != 0 {
-		ms++
-	}
-	return max(now/1000+ms, 1)
+	return max(now/1000+script.Milliseconds(ttl), 1)
 }
 
 // remember puts writes that Redis has not answered for into the store. cause is why. nil: they are as good as written.

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
@@ -296,7 +297,7 @@ type Replay struct {
 
 // replays keeps the latest, and tells.
 type replays struct {
-	announcer[Replay]
+	*events.Bus[Replay] // immutable after New
 
 	mu   sync.Mutex
 	last Replay // guarded by mu
@@ -312,7 +313,7 @@ func (c *Client) replaying(r Replay) {
 	c.store.replays.mu.Lock()
 	defer c.store.replays.mu.Unlock()
 	c.store.replays.last = r
-	c.store.replays.announce(c, r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
+	c.store.replays.Announce(r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
 }
 
 // replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.

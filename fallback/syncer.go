@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/events"
 )
 
 // Target is where records are replayed to: Redis, through the client that is connected to it.
@@ -131,7 +133,9 @@ func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 	p := &pass{Syncer: s, end: end, report: ReplayReport{Began: time.Now(), Total: s.total()}}
 	p.pace.rate = s.o.Rate
 	if s.o.Progress != nil {
-		p.teller = newTeller(s.o.Progress)
+		p.progress = events.New[Progress](goes, unsteered)
+		p.progress.Watch(s.o.Progress)
+		p.told = time.Now()
 	}
 	for _, op := range []Op{OpDel, OpSet, OpFill} {
 		if ctx.Err() == nil {
@@ -141,8 +145,9 @@ func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 	p.report.Took = time.Since(p.report.Began)
 	p.report.Err = context.Cause(ctx)
 	p.report.Total = max(p.report.Total, p.report.Done()+p.report.Failed)
-	if p.teller != nil {
-		p.teller.close(p.progressLocked()) // nobody else is left
+	if p.progress != nil {
+		p.progress.Announce(p.progressLocked(), overtaken) // nobody else is left
+		p.progress.Flush(progressInterval)                 // an observer may take longer, and does not steer
 	}
 	return p.report, p.report.Err
 }
@@ -161,12 +166,13 @@ func (s *Syncer) total() int {
 // pass is one call of Run.
 type pass struct {
 	*Syncer
-	pace   pace // used by Run's goroutine only
-	end    context.CancelCauseFunc
-	teller *teller // nil: there is no observer
+	pace     pace // used by Run's goroutine only
+	end      context.CancelCauseFunc
+	progress *events.Bus[Progress] // immutable; nil: there is no observer
 
-	mu     sync.Mutex   // guards report
-	report ReplayReport // also told at most so often
+	mu     sync.Mutex   // guards all below
+	report ReplayReport // told of at most so often
+	told   time.Time    // when that was last
 }
 
 // replay goes through the records with op, and returns when all batches that it has sent are
@@ -280,8 +286,9 @@ func (p *pass) ask(ctx context.Context, records []Record) {
 	if report.Refusal != nil {
 		all.Refusal = report.Refusal
 	}
-	if p.teller != nil {
-		p.teller.tell(p.progressLocked)
+	if p.progress != nil && time.Since(p.told) >= progressInterval {
+		p.told = time.Now()
+		p.progress.Announce(p.progressLocked(), overtaken)
 	}
 }
 
@@ -325,53 +332,17 @@ func (p *pace) wait(ctx context.Context, n int) error {
 	}
 }
 
-// teller calls a Progress function from a goroutine of its own.
-type teller struct {
-	last time.Time     // when it was told; guarded by pass.mu
-	news chan Progress // has room for the newest
-	done chan struct{}
+// overtaken: an observer that was busy is told the newest only.
+func overtaken(Progress) bool { return true }
+
+// goes runs an observer's goroutine, which ends when it was told what there was to tell.
+func goes(run func()) bool {
+	go run()
+	return true
 }
 
-func newTeller(call func(Progress)) *teller {
-	t := &teller{last: time.Now(), news: make(chan Progress, 1), done: make(chan struct{})}
-	go func() { // ends with close, when call has returned
-		defer close(t.done)
-		for p := range t.news {
-			func() {
-				defer func() { _ = recover() }() // an observer does not steer
-				call(p)
-			}()
-		}
-	}()
-	return t
-}
-
-// tell passes on what there is to tell, if it is time. Called with pass.mu held.
-func (t *teller) tell(what func() Progress) {
-	if time.Since(t.last) < progressInterval {
-		return
-	}
-	t.last = time.Now()
-	t.put(what())
-}
-
-// put replaces what was not heard yet.
-func (t *teller) put(p Progress) {
-	select {
-	case <-t.news:
-	default:
-	}
-	t.news <- p
-}
-
-// close tells the last, and waits for it, though not for ever.
-func (t *teller) close(last Progress) {
-	t.put(last)
-	close(t.news)
-	timer := time.NewTimer(progressInterval)
-	defer timer.Stop()
-	select {
-	case <-t.done:
-	case <-timer.C:
-	}
+// unsteered calls an observer: it does not steer, so it may panic.
+func unsteered(call func()) {
+	defer func() { _ = recover() }()
+	call()
 }

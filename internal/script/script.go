@@ -32,6 +32,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
@@ -93,8 +94,17 @@ const includes = "-- include: "
 
 // constants are the names that stand for values of Go.
 var constants = strings.NewReplacer(
-	"LONGEST_TTL", strconv.FormatInt(wire.LongestTTL.Milliseconds(), 10),
+	"LONGEST_TTL", strconv.FormatInt(Milliseconds(wire.LongestTTL), 10),
 )
+
+// Milliseconds returns d as Redis takes it: rounded up, so that what is asked to live at all does.
+func Milliseconds(d time.Duration) int64 {
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond != 0 {
+		ms++
+	}
+	return ms
+}
 
 // load reads a script when the program starts. A file that is not there is a mistake in this package.
 func load(name string) *Script {

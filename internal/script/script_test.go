@@ -2,10 +2,12 @@ package script
 
 import (
 	"io/fs"
+	"math"
 	"path"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -75,6 +77,12 @@ func TestConstantsHaveTheirValues(t *testing.T) {
 	capitals := regexp.MustCompile(`\b[A-Z]+_[A-Z_]+\b`)
 	for _, s := range all {
 		require.NotRegexp(t, capitals, s.Text(), "%s", s.name)
+	}
+}
+
+func TestMillisecondsAreRoundedUp(t *testing.T) {
+	for d, want := range map[time.Duration]int64{0: 0, 1: 1, time.Millisecond - 1: 1, time.Millisecond: 1, time.Millisecond + 1: 2, time.Hour: 3_600_000, math.MaxInt64: 9_223_372_036_855} {
+		require.Equal(t, want, Milliseconds(d), "%d", d)
 	}
 }
 
