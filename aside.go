@@ -148,7 +148,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan) {
 			continue
 		case err != nil:
 			c.refusedRead(f.key, err)
-			if !c.recall(ctx, f, p.room) && ctx.Err() == nil {
+			if !c.answerFromStore(ctx, f, p.room) && ctx.Err() == nil {
 				item.free = errors.Is(err, errNotAsked)
 				c.newLoad(ctx, p, []loadItem{item}).start()
 			}

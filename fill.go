@@ -95,7 +95,7 @@ func (l *load) store() {
 			storable = false
 		}
 		if item.marker == "" {
-			l.give(i, outcome{free: item.free, entry: l.retain(i)})
+			l.give(i, outcome{free: item.free, entry: l.keepLoad(i)})
 			continue
 		}
 		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
@@ -182,7 +182,7 @@ func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	out := outcome{proven: accepted, gen: item.reserved.Generation()}
 	switch {
 	case err != nil:
-		out.entry = l.retain(item.n)
+		out.entry = l.keepLoad(item.n)
 	case !accepted:
 		c.counted.fillsRefused.Add(1)
 	case !moved:

@@ -137,7 +137,7 @@ func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
 	c := newConnected(t, proxy.Addr())
 	ctx := t.Context()
 	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) {
-		c.forget([]string{"k"}) // as a write does last
+		c.drop([]string{"k"}) // as a write does last
 		proxy.CutRequests()
 		return "v", nil
 	})
@@ -199,7 +199,7 @@ func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
 			waits := c.counted.lockWaits.Load()
 			for range 4 {
 				for _, key := range keys {
-					c.forget([]string{key}) // as a write does last, so that the next Get asks
+					c.drop([]string{key}) // as a write does last, so that the next Get asks
 					asking.Go(func() {
 						_, err := c.Get(t.Context(), time.Minute, key, func(context.Context, string) (string, error) { return "", fmt.Errorf("%s is being loaded", key) })
 						if err != nil {

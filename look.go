@@ -258,15 +258,15 @@ func (c *Client) readBack(ctx context.Context, keys []string) {
 
 // lookAway looks into the fallback store.
 func (c *Client) lookAway(ctx context.Context, key string) (Found, *near.Entry, bool, error) {
-	m, ok := c.recollect(ctx, key, 0)
+	s, ok := c.readStore(ctx, key, 0)
 	switch {
 	case ok:
-		return Found{Value: m.raw, TTL: m.left, Source: SourceDisk, At: m.at}, m.entry, !m.absent, nil
+		return Found{Value: s.raw, TTL: s.left, Source: SourceDisk, At: s.at}, s.entry, !s.absent, nil
 	case ctx.Err() != nil: // perhaps before the disk has answered
 		return Found{}, nil, false, ctx.Err()
-	case m.err != nil:
-		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", errNotAsked, reason.Of(m.err))
-	case m.nothing && !c.shardOf(key).asks():
+	case s.err != nil:
+		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", errNotAsked, reason.Of(s.err))
+	case s.nothing && !c.shardOf(key).asks():
 		return Found{}, nil, false, nil
 	}
 	return Found{}, nil, false, errNotAsked

@@ -222,7 +222,7 @@ func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string
 				waits.again = append(waits.again, a.f)
 			case a.err != nil:
 				c.refusedRead(a.f.key, a.err)
-				if !c.recall(ctx, a.f, p.room) {
+				if !c.answerFromStore(ctx, a.f, p.room) {
 					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
 				}
 			case a.found.content == wire.Unreadable:

@@ -16,7 +16,7 @@ import (
 
 // What a Client does while Redis is away; replay.go makes it good when Redis is back.
 //
-// Per shard. Reads: memory (near.go) → the fallback store → the loader, of which MaxLoaders may run at once. Writes:
+// Per shard. Reads: memory (internal/near) → the fallback store → the loader, of which MaxLoaders may run at once. Writes:
 // the fallback store, then memory. An operation that Redis was asked for and has not answered goes to the store as well,
 // with the stamp that it had: if it was done, its replay finds that out.
 
@@ -31,17 +31,17 @@ const (
 	unansweredRetry = 100 * time.Millisecond
 )
 
-// recall completes a flight from the fallback store; false if that does not know.
-func (c *Client) recall(ctx context.Context, f *flight, room uintptr) bool {
-	m, ok := c.recollect(ctx, f.key, room)
+// answerFromStore completes f with what the fallback store holds, and reports whether it holds anything.
+func (c *Client) answerFromStore(ctx context.Context, f *flight, room uintptr) bool {
+	s, ok := c.readStore(ctx, f.key, room)
 	if ok {
-		c.flights.complete(f, outcome{raw: m.raw, absent: m.absent, proven: true, gen: m.gen, entry: m.entry})
+		c.flights.complete(f, outcome{raw: s.raw, absent: s.absent, proven: true, gen: s.gen, entry: s.entry})
 	}
 	return ok
 }
 
-// recollection is what the fallback store knows of a key.
-type recollection struct {
+// storeAnswer is what the fallback store holds for a key.
+type storeAnswer struct {
 	raw    string
 	absent bool
 	left   time.Duration // of its ttl
@@ -53,54 +53,55 @@ type recollection struct {
 	err     error // it could not be read, so nobody knows
 }
 
-// recollect asks the fallback store for key; false if that does not know, or Redis is not away. An explicit record is the
-// newest that this process knows of the key for as long as it is pending; but where Redis is not away, and does just not answer for it, the
-// loader knows more: others may have written since. What was loaded is as old as what memory holds.
-func (c *Client) recollect(ctx context.Context, key string, room uintptr) (m recollection, ok bool) {
+// readStore reads key from the fallback store and puts it into memory; false if the store has no value, or Redis is not
+// away. The record of a Set or Del is the newest that this process has heard of the key, for as long as it is pending; but
+// where Redis is not away, and only does not answer for the key, the loader knows more: others may have written since. The
+// record of a load is as old as what memory holds.
+func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s storeAnswer, ok bool) {
 	sh := c.home(key)
-	m.gen = c.near.Generation(key)
+	s.gen = c.near.Generation(key)
 	outage := sh.valid.Outage()
 	record, ok, err := c.store.read(ctx, key)
-	if m.err = err; !ok {
-		return m, false
+	if s.err = err; !ok {
+		return s, false
 	}
 	if record.Op == fallback.OpDel {
-		m.nothing = true
-		return m, false
+		s.nothing = true
+		return s, false
 	}
 	now, _ := c.serverTime(sh)
-	m.left = time.Duration(record.Expires-now/1000) * time.Millisecond
+	s.left = time.Duration(record.Expires-now/1000) * time.Millisecond
 	if sh.asks() {
-		return m, false
+		return s, false
 	}
 	made, _ := stamp.Micros(record.Stamp)
-	m.at = time.UnixMicro(made)
-	use := m.left
+	s.at = time.UnixMicro(made)
+	use := s.left
 	if record.Op == fallback.OpFill {
 		if c.opt.DegradedTTL >= 0 {
 			use = min(use, c.opt.DegradedTTL-time.Duration(now-made)*time.Microsecond)
 		}
 		if made < sh.wasBackAt() { // of an earlier outage: anybody may have deleted it in between
-			return m, false
+			return s, false
 		}
 	}
 	value, what := wire.Unpack(record.Value)
-	m.nothing = m.left <= 0 && record.Op == fallback.OpSet
+	s.nothing = s.left <= 0 && record.Op == fallback.OpSet
 	if use <= 0 || what != wire.Value && what != wire.Absence {
-		return m, false
+		return s, false
 	}
 	c.counted.diskHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: key, Source: SourceDisk})
-	m.raw, m.absent = value, what == wire.Absence
-	m.entry = c.near.CommitAway(key, near.Away{
-		Value: near.Value{Raw: m.raw, Absent: m.absent, TTL: use, Room: room},
-		Valid: sh.valid, Outage: outage, Generation: m.gen,
+	s.raw, s.absent = value, what == wire.Absence
+	s.entry = c.near.CommitAway(key, near.Away{
+		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: use, Room: room},
+		Valid: sh.valid, Outage: outage, Generation: s.gen,
 	})
-	return m, true
+	return s, true
 }
 
-// retain keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
-func (l *load) retain(i int) *near.Entry {
+// keepLoad keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
+func (l *load) keepLoad(i int) *near.Entry {
 	c, item, out := l.c, l.items[i], &l.out[i]
 	sh := c.home(item.f.key)
 	if sh.asks() {
@@ -132,8 +133,10 @@ func expiresAt(now int64, ttl time.Duration) int64 {
 	return max(now/1000+script.Milliseconds(ttl), 1)
 }
 
-// remember puts writes that Redis has not answered for into the store. cause is why. nil: they are as good as written.
-func (c *Client) remember(ctx context.Context, records []fallback.Record, cause error) error {
+// keepWrites puts writes that Redis has not acknowledged into the store; cause says why it has not. nil: they survive the
+// end of the process, and are as good as written.
+func (c *Client) keepWrites(ctx context.Context, records []fallback.Record, cause error) error {
+	defer c.store.settleOvertaken(records)
 	ctx, cancel := withGrace(ctx)
 	defer cancel()
 	if err := c.store.Put(ctx, records...); err != nil {

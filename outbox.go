@@ -40,8 +40,8 @@ func (o *outbox) end(keys []string) {
 	o.writing.Add(-1)
 }
 
-// read returns what the store has of key. A disk that hangs must not hold up a caller whose time is over, so it is read by
-// somebody else, of whom there are not too many.
+// read returns the store's record of key. A disk that hangs must not hold up a caller whose time is over, so another
+// goroutine reads it, of which there are maxReaders at most.
 func (o *outbox) read(ctx context.Context, key string) (fallback.Record, bool, error) {
 	if _, ok := o.Stamp(key); !ok {
 		return fallback.Record{}, false, nil
@@ -81,8 +81,8 @@ func (o *outbox) read(ctx context.Context, key string) (fallback.Record, bool, e
 	}
 }
 
-// dropFill drops what a loader has returned for key from the store: Redis knows something newer now.
-func (o *outbox) dropFill(key string) {
+// dropLoad drops what keepLoad has put into the store for key: Redis has something newer now.
+func (o *outbox) dropLoad(key string) {
 	if was, ok := o.Stamp(key); ok && !o.Pending(key) {
 		o.Settle(fallback.Record{Op: fallback.OpFill, Key: key, Stamp: was})
 	}
@@ -131,8 +131,8 @@ func (o *overtakings) end(keys []string) {
 	}
 }
 
-// acknowledged notes that Redis has done a write; kept notes that one is in the store. Whichever comes later for two writes of a
-// key settles the older.
+// acknowledged notes that Redis has done a write, and settleOvertaken looks at that once a write is in the store. Whichever
+// comes later for two writes of a key settles the older.
 func (o *outbox) acknowledged(keys []string, done string) {
 	o.overtaking.mu.Lock()
 	for _, key := range keys {
@@ -145,7 +145,7 @@ func (o *outbox) acknowledged(keys []string, done string) {
 	}
 }
 
-func (o *outbox) kept(records []fallback.Record) {
+func (o *outbox) settleOvertaken(records []fallback.Record) {
 	for i := range records {
 		o.overtaking.mu.Lock()
 		done := o.overtaking.byKey[records[i].Key].done

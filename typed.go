@@ -102,9 +102,9 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			var none T
 			return none, ErrNotFound
 		}
-		if kept := t.kept(e); kept != nil {
+		if value := t.decodedIn(e); value != nil {
 			t.c.hit(key)
-			return *kept, nil
+			return *value, nil
 		}
 		value, err := t.decode(key, e.Raw(), e)
 		if err == nil {
@@ -242,8 +242,8 @@ func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
 	if !t.keep || e == nil {
 		return t.decodeAnew(key, raw)
 	}
-	if kept := t.kept(e); kept != nil {
-		return *kept, nil
+	if value := t.decodedIn(e); value != nil {
+		return *value, nil
 	}
 	value, err := t.decodeOnce(key, raw, e)
 	if err != nil {
@@ -256,8 +256,8 @@ func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
 func (t *TypedClient[T]) decodeOnce(key, raw string, e *near.Entry) (T, error) {
 	e.LockDecoding() // two hundred waiters of one key decode it once
 	defer e.UnlockDecoding()
-	if kept := t.kept(e); kept != nil {
-		return *kept, nil
+	if value := t.decodedIn(e); value != nil {
+		return *value, nil
 	}
 	value, err := t.read(raw)
 	if err == nil {
@@ -342,8 +342,8 @@ func (t *TypedClient[T]) tryEncode(value T) (raw string, err error) {
 	return raw, err
 }
 
-// kept returns what is decoded in e already, if this view may use it.
-func (t *TypedClient[T]) kept(e *near.Entry) *T {
+// decodedIn returns what is decoded in e already, if this view may use it.
+func (t *TypedClient[T]) decodedIn(e *near.Entry) *T {
 	if !t.keep {
 		return nil
 	}
@@ -366,8 +366,8 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		if e.Absent() {
 			return true
 		}
-		if kept := t.kept(e); kept != nil {
-			values[key] = *kept
+		if value := t.decodedIn(e); value != nil {
+			values[key] = *value
 			return true
 		}
 		value, err := t.decode(key, e.Raw(), e)
@@ -487,8 +487,8 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 		return none, false, err
 	}
 	if e != nil {
-		if kept := t.kept(e); kept != nil {
-			return *kept, true, nil
+		if value := t.decodedIn(e); value != nil {
+			return *value, true, nil
 		}
 	}
 	value, err := t.decode(key, found.Value, e)

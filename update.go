@@ -50,10 +50,10 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if err := c.connectOwn(who); err != nil {
 		return fmt.Errorf("%w: %w", errNotAsked, reason.Of(err))
 	}
-	c.forget(keys)
+	c.drop(keys)
 	var done error
 	defer func() {
-		if c.forget(keys); done == nil || rueidis.IsRedisNil(done) {
+		if c.drop(keys); done == nil || rueidis.IsRedisNil(done) {
 			c.readBack(who, keys)
 		}
 	}()

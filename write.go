@@ -16,7 +16,7 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// The writes. Each drops what this process remembers of its keys before it begins and before it returns, whatever came of
+// The writes. Each drops what this process holds of its keys before it begins and before it returns, whatever came of
 // it, so that a process reads its own writes and stores nothing that was read before; and takes their flights off the
 // table, so that no load that began before it answers anybody who asks after it.
 //
@@ -110,7 +110,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	defer c.endWrite(w.keys)
 	who := enterCall(ctx)
 	defer who.leave()
-	before := c.forget(w.keys)
+	before := c.drop(w.keys)
 	var sh *shard
 	var outage uint64
 	if w.op == fallback.OpSet {
@@ -118,7 +118,7 @@ func (c *Client) write(ctx context.Context, w *write) error {
 		outage = sh.valid.Outage()
 	}
 	errs, kept := c.perform(who, w)
-	after := c.forget(w.keys)
+	after := c.drop(w.keys)
 	if kept && sh != nil && !sh.asks() && after == before+1 { // nobody else has changed it meanwhile
 		c.near.CommitAway(w.keys[0], near.Away{
 			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.valid, Outage: outage, Generation: after,
@@ -130,18 +130,18 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	return reason.Join(errs...)
 }
 
-// forget drops what this process knows of keys, and returns the generation that begins for the last.
-func (c *Client) forget(keys []string) (gen uint64) {
+// drop drops what this process holds of keys and detaches their flights. It returns the generation that begins for the last.
+func (c *Client) drop(keys []string) (gen uint64) {
 	for _, key := range keys {
-		c.store.dropFill(key)
+		c.store.dropLoad(key)
 		gen = c.near.Drop(key)
 		c.flights.detach(key)
 	}
 	return gen
 }
 
-// perform asks Redis for a write, and has the store remember what Redis was not asked for or has not answered. kept: there
-// is such, and the store has it.
+// perform asks Redis for a write, and has the store keep what Redis was not asked for or has not answered. kept: there is
+// such a write, and the store has it.
 func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool) {
 	var cause error
 	ask, later := c.settleFirst(ctx, w.keys)
@@ -218,9 +218,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	for i := range records {
 		keys[i] = records[i].Key
 	}
-	err := c.remember(ctx, records, cause)
-	c.store.kept(records)
-	if err != nil {
+	if err := c.keepWrites(ctx, records, cause); err != nil {
 		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(err))), errors.Is(err, ErrNotDurable)
 	}
 	for _, b := range unknown {
