@@ -421,7 +421,7 @@ func (d *Dir) writeItem(it *item, made *sync.Map) {
 	it.put = it.err == nil
 }
 
-// vacant reports whether a name of which the index knows nothing may be written to. There may be
+// vacant reports whether a file name that the index does not have may be written to. There may be
 // something all the same: of the same key, if a call that failed was done; of another one with the
 // same MD5, which must wait until that is settled.
 func (d *Dir) vacant(name, key string) (occupied bool, err error) {
@@ -466,7 +466,7 @@ func (d *Dir) roomForFill(size int64) bool {
 	return d.journalSize()+d.fileBytes+d.reserved+size <= d.o.MaxBytes-reserve(d.o.MaxBytes)
 }
 
-// replaceFile puts b under a name, at once: whoever opens the name finds all of what was there
+// replaceFile puts b under a name, at once: a reader of the name finds all of what was there
 // before, or all of b. If it is to be durable the caller syncs the folder. left says that on an
 // error half of it may lie beside the name.
 func (d *Dir) replaceFile(name string, b []byte, durable bool) (left bool, err error) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// index is what is known of each key: one entry for each, by the rules in Store's description. A
+// index has one entry for each key that has a record, by the rules in Store's description. A
 // Dir and a Memory are an index and what makes it last. Safe for concurrent use; methods whose
 // names end in Locked expect mu to be held.
 type index struct {
@@ -37,7 +37,7 @@ type index struct {
 	dirtyFiles            int64 // the most bytes that the files of dirty records may take
 }
 
-// entry is what is known of a key. Guarded by index.mu.
+// entry is the record of one key, and the state of its file. Guarded by index.mu.
 type entry struct {
 	record Record // its Value is empty while it is in the file only
 	at     int64  // when it was recorded, in ms since 1970 by this machine's clock
@@ -72,7 +72,7 @@ func replaces(next, now *Record) bool {
 }
 
 // mergeLocked remembers a record if the rules say so. dirty reports whether the file is behind it.
-// It returns the entry if the record is now what is known of the key.
+// It returns the entry if the record is now the key's.
 func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	x.seenLocked(r.Stamp)
 	e := x.byKey[r.Key]
@@ -243,7 +243,7 @@ type found struct {
 	change uint64 // the number that the entry's last change had then
 }
 
-// find returns what is known of a key.
+// find returns the entry of a key.
 func (x *index) find(key string) (f found, ok bool) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -281,7 +281,7 @@ func (x *index) stamp(key string) (string, bool) {
 	return e.record.Stamp, true
 }
 
-// each yields what is known of the keys whose records have op, as it is when it comes to them. The
+// each yields the records with op, as it is when it comes to them. The
 // lock is held only from one to the next: Go's maps may change while they are ranged over, if only
 // not at the same moment.
 func (x *index) each(op Op) iter.Seq[found] {
@@ -330,7 +330,7 @@ func (x *index) latestStamp() string {
 	return x.latest
 }
 
-// entries is a list of entries, each of which knows its neighbours, so that it leaves in constant
+// entries is a list of entries, each linked to its neighbours, so that one is removed in constant
 // time.
 type entries struct {
 	kind list

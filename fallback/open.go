@@ -141,7 +141,7 @@ func (d *Dir) recover() error {
 			"took", time.Since(began))
 	}
 	if d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign) > 0 || log.Size() > 0 {
-		d.wake() // files for what is in the journal only, and away with what is left over
+		d.wake() // files for what is in the journal only, and leftovers are removed
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ type recordJSON struct {
 	ValueEncoding string  `json:"valueEncoding,omitempty"`
 }
 
-// listed is a record, of which the value may be left out.
+// listed is a record, perhaps without its value.
 type listed struct {
 	ops.Record
 

@@ -37,7 +37,7 @@ const (
 // errFound says that a command has found something, and has said what.
 var errFound = errors.New("something was found")
 
-// usageError is a mistake of whoever called.
+// usageError is a mistake in the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }

@@ -336,7 +336,7 @@ func (p *proxyServer) stop(ctx context.Context) error {
 }
 
 // slowDisk reports whether a client's Close has only run out of time: then the journal has what was
-// acknowledged, and what is left undone is what the next process with the directory does anyway.
+// acknowledged, and the rest is what the next process with the directory does anyway.
 func slowDisk(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, fallback.ErrDisk)
 }

@@ -122,8 +122,8 @@ func elsewhereToo(elsewhere *ops.Summary) error {
 	return nil
 }
 
-// tidy removes what is left of records for which Redis has answered, as an earlier run was killed,
-// or had no time to; and loaded values, of which nobody knows any more whether they hold.
+// tidy removes the files of records that Redis has answered for, which an earlier run left because
+// it was killed or had no time; and loaded values, which may be out of date.
 func (c *replayCmd) tidy(ctx context.Context, db int) error {
 	dir, err := fallback.Open(c.Dir, fallback.Options{DB: db, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -232,8 +232,8 @@ func (c *replayCmd) broken(db, all int) string {
 	return fmt.Sprintf("%d of %s were replayed, %d are left in %s: run this again to replay them", max(0, all-left), count(all, "record"), left, c.Dir)
 }
 
-// watch waits until the client has asked Redis for everything once; what is left then was refused,
-// or cannot be read.
+// watch waits until the client has asked Redis for everything once; records that are left then were
+// refused, or cannot be read.
 func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, bar *progress) error {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
@@ -343,7 +343,8 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 	return nil
 }
 
-// later reports whether the stamp that Redis has is later than a record's; false for what is no stamp.
+// later reports whether the stamp that Redis has is later than a record's; false for what is no
+// stamp.
 func later(there, record string) bool {
 	left, ok := stamp.ParseLeft(there)
 	pending, also := stamp.Parse(record)
@@ -418,7 +419,7 @@ func (p *progress) end(done int) {
 	}
 }
 
-// warnings is a log of which the latest warning matters, and all that say that something is lost.
+// warnings is a log that keeps the latest warning, and all that report a loss.
 // Safe for concurrent use.
 type warnings struct {
 	mu   sync.Mutex

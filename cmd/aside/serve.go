@@ -78,7 +78,7 @@ func (s *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	if c.Log.Format == "text" || !c.Log.Stdout { // a line that is no JSON would break whoever reads the others
+	if c.Log.Format == "text" || !c.Log.Stdout { // a line that is not JSON would break a program that reads the others
 		var greeting bytes.Buffer
 		p.greet(&greeting)
 		logs.stdout.queue.Put(greeting.Bytes())

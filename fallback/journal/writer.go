@@ -290,7 +290,7 @@ func (w *writer) drop(upTo uint64) error {
 	return nil
 }
 
-// dropOldest syncs the directory each time, so that what is left after a loss of power has no hole
+// dropOldest syncs the directory each time, so that a loss of power leaves no gap
 // in it.
 func (w *writer) dropOldest() error {
 	p := w.old[0]

@@ -216,7 +216,7 @@ func (p *Proxy) Connections() int {
 	return n
 }
 
-// set changes the faults and wakes whoever waits for one to end.
+// set changes the faults and wakes the goroutines that wait for one to end.
 func (p *Proxy) set(change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

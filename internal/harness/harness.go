@@ -1,5 +1,5 @@
-// Package harness is what the black-box tests of aside share: a client that is ready, a source of values that a test can
-// hold up, and waiting for events instead of sleeping.
+// Package harness is what the black-box tests of aside share: a client that is ready, a source of
+// values that a test can hold up, and waiting for events instead of sleeping.
 package harness
 
 import (
@@ -16,7 +16,8 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// Patience bounds every wait of a test for something that has to happen. It proves nothing about speed.
+// Patience bounds every wait of a test for something that has to happen. It proves nothing about
+// speed.
 const Patience = 20 * time.Second
 
 // Quiet logs nothing.
@@ -30,7 +31,8 @@ func Context(t testing.TB) context.Context {
 	return ctx
 }
 
-// NewClient makes a client of the server at addr, ready to ask it, and closes it when the test ends.
+// NewClient makes a client of the server at addr, ready to ask it, and closes it when the test
+// ends.
 func NewClient(t testing.TB, addr string, change ...func(*aside.Options)) *aside.Client {
 	t.Helper()
 	options := aside.Options{
@@ -62,7 +64,8 @@ func Forgetful(o *aside.Options) { o.DegradedTTL = 1 }
 // Untracked clients have no pushes, and so no memory.
 func Untracked(o *aside.Options) { o.Redis.DisableCache = true }
 
-// Counted puts a proxy before the server at addr that counts what callers send, not what the prober or a handshake does.
+// Counted puts a proxy before the server at addr that counts what callers send, not what the prober
+// or a handshake does.
 func Counted(t testing.TB, addr string) *faultproxy.Proxy {
 	t.Helper()
 	proxy := faultproxy.New(t, addr)
@@ -70,7 +73,8 @@ func Counted(t testing.TB, addr string) *faultproxy.Proxy {
 	return proxy
 }
 
-// Stored waits until what c has loaded for keys is in Redis. Get does not, so a test must that goes on to look there.
+// Stored waits until what c has loaded for keys is in Redis. Get does not, so a test must that goes
+// on to look there.
 func Stored(t testing.TB, c *aside.Client, keys ...string) {
 	t.Helper()
 	_, err := c.LookMulti(Context(t), keys)
@@ -121,7 +125,8 @@ func AwaitShared(t testing.TB, c *aside.Client, n int64) {
 	Eventually(t, fmt.Sprintf("%d callers share a flight", n), func() bool { return c.Stats().Shared >= n })
 }
 
-// AwaitNobody waits until nobody waits any more, and all that was loaded is stored. It sends no command.
+// AwaitNobody waits until nobody waits any more, and all that was loaded is stored. It sends no
+// command.
 func AwaitNobody(t testing.TB, c *aside.Client) {
 	t.Helper()
 	Eventually(t, "nobody waits", func() bool { return c.Stats().Waiting == 0 })

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Source is where values really live: a loader that counts, and that a test can hold up. Safe for concurrent use.
+// Source is where values really live: a loader that counts, and that a test can hold up. Safe for
+// concurrent use.
 type Source struct {
 	Calls atomic.Int64
 

@@ -126,7 +126,8 @@ func Start(t testing.TB, options ...Option) *Server {
 	return nil
 }
 
-// Container is Start with a container, whatever else there is. Where no engine answers it calls Skip.
+// Container is Start with a container, whatever else there is. Where no engine answers it calls
+// Skip.
 func Container(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	notShort(t)

@@ -153,7 +153,7 @@ func (o Outcome) String() string {
 
 func ms(us int64) int64 { return us / 1000 }
 
-// At returns what is left of a state at a time.
+// At returns a state without what has expired at a time.
 func (s State) At(now int64) State {
 	if s.Content != Nothing && ms(now) >= s.Expires {
 		s = State{Companion: s.Companion}

@@ -19,7 +19,7 @@ func lockFile(file *os.File) error {
 	return err
 }
 
-// unlockFile ends the lock, whoever else has the file open. Should it fail, the close does it a
+// unlockFile ends the lock, even if others have the file open. Should it fail, the close does it a
 // little later.
 func unlockFile(file *os.File) { _ = flock(file, syscall.LOCK_UN) }
 

@@ -1,4 +1,4 @@
-// Package wire says what stands in a data key.
+// Package wire is the format of data keys in Redis.
 package wire
 
 import (
@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-// A value is raw: what the codec wrote, so that redis-cli and other languages can read it.
-// Only where a feature needs it does a header stand in front:
+// A value is raw, as the codec wrote it, so that redis-cli and other languages can read it. A
+// header precedes it only where a feature needs one:
 //
 //	+------------------+---------+------+-----------
 //	| \x00 a s i d e : | version | kind | payload…
 //	+------------------+---------+------+-----------
 //
-//	version '1'. kind 'n': cached absence, no payload. kind 'e': escape, the payload is a value that itself begins
-//	with the seven bytes of the prefix, or that looks like another library's lock. The version is read before anything after it; where version 1 expects a kind
-//	that it does not know, or the version is another, the entry is unreadable: a miss, to be loaded and replaced.
+//	version '1'. kind 'n': cached absence, no payload. kind 'e': escape, the payload is a value that
+//	itself begins with the seven bytes of the prefix, or that looks like another library's lock. The
+//	version is read before anything after it. An entry with another version, or with a kind that
+//	version 1 does not have, is unreadable: a miss, to be loaded and replaced.
 //
 // A lock marker begins with the same prefix and the word "lock", so that no version will ever be
 // 'l':
@@ -29,12 +30,10 @@ const (
 	LockPrefix = Prefix + "lock:"
 )
 
-// LongestTTL is the longest ttl that is one: a longer one is none, and its key does not expire in
-// Redis.
+// LongestTTL is the longest ttl: with a longer one the key does not expire in Redis.
 const LongestTTL = 100 * 365 * 24 * time.Hour
 
-// Endless is the ttl of what does not expire, where one is needed: that of its record and its
-// stamp.
+// Endless is the ttl of a value that does not expire, for its record and its stamp, which need one.
 const Endless = 2 * LongestTTL
 
 // peers begin the marks that other libraries leave in a data key while they load it: rueidisaside
@@ -42,7 +41,7 @@ const Endless = 2 * LongestTTL
 // locks are not ours to fill, and none of them is ever a value.
 var peers = [...]string{"rueidisid:", "valkeyid:", "__redcache:lock:"}
 
-// PeerPrefixes returns what the marks of other libraries begin with.
+// PeerPrefixes returns the prefixes of other libraries' marks.
 func PeerPrefixes() []string { return peers[:] }
 
 // maxPeerID is more than any of them has behind its prefix.
@@ -68,7 +67,7 @@ func notInID(r rune) bool {
 	return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || strings.ContainsRune("-_:{}", r))
 }
 
-// Content is what the bytes in a data key say.
+// Content is the kind of the bytes in a data key.
 type Content int
 
 // The contents.
@@ -88,7 +87,7 @@ func Pack(value string) string {
 	return value
 }
 
-// Unpack says what stored bytes mean; value is set for Value only.
+// Unpack returns the kind of stored bytes; value is set for Value only.
 func Unpack(stored string) (value string, c Content) {
 	switch {
 	case PeerLock(stored):

@@ -31,7 +31,7 @@ const (
 	listTries = 100
 )
 
-// openPart is a part that stays there for us, whoever removes it.
+// openPart is an open part; it stays readable for us when it is removed.
 type openPart struct {
 	name   string
 	number uint64
@@ -59,7 +59,7 @@ func (r *reader) journal() error {
 		damaged = r.part(&parts[i], i == len(parts)-1) || damaged
 	}
 	damaged = r.empties(parts) || damaged
-	if damaged { // what is missing then has been reported as damage
+	if damaged { // the missing records have been reported as damage
 		return nil
 	}
 	return r.gaps(parts)

@@ -125,7 +125,7 @@ type Findings struct {
 	Problems     []Problem
 }
 
-// Missing counts the problems because of which something that was acknowledged may be missing.
+// Missing counts the problems that may hide the loss of an acknowledged write.
 func (f *Findings) Missing() int {
 	n := 0
 	for _, p := range f.Problems {
@@ -139,7 +139,7 @@ func (f *Findings) Missing() int {
 // ErrNotADirectory says that what was named is no fallback directory.
 var ErrNotADirectory = errors.New("no fallback directory of aside")
 
-// Read hands over what is known of each key of every database in a fallback directory: one record
+// Read passes on the record of each key of every database in a fallback directory: one record
 // for each, in no particular order, merged from journal and files as the next process would. It
 // needs memory for what the journal holds, which is what has been written since the last flush;
 // files are read one by one. An error is each's, or says that the directory could not be read at
@@ -309,7 +309,7 @@ func (r *reader) reason(name string) (string, error) {
 	return strings.Join(lines[:min(2, len(lines))], "; "), err
 }
 
-// files reads the record files of all databases, and hands over what is known of their keys.
+// files reads the record files of all databases, and passes their records on.
 func (r *reader) files() error {
 	if info, err := r.fsys.Lstat(filesDir); err == nil && !info.IsDir() {
 		return nil // top has said so

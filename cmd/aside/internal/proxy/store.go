@@ -18,21 +18,21 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// NoExpiry is the TTL of what does not expire.
+// NoExpiry is the TTL of a value that does not expire.
 const NoExpiry time.Duration = -1
 
-// LongestTTL is the longest ttl that is one: what has longer left does not expire.
+// LongestTTL is the longest ttl: a value with a longer one does not expire.
 const LongestTTL = aside.LongestTTL
 
-// ErrDegraded means that Redis is away, and that what is here does not answer the request. Whether
-// Redis has the key is not known.
+// ErrDegraded means that Redis is away, and that the Store cannot answer without it: Redis may have
+// the key.
 var ErrDegraded = errors.New("Redis is away, and what this proxy has does not answer this")
 
-// ErrConcurrency says that the caller has waited for its turn (service.concurrency) until its
+// ErrConcurrency means that the caller has waited for its turn (service.concurrency) until its
 // context ended.
 var ErrConcurrency = errors.New("too many requests are being served")
 
-// ErrReserved says that a key is one of the library's own, which clients neither read nor write.
+// ErrReserved means that a key is one of the library's own, which clients neither read nor write.
 var ErrReserved = errors.New("keys that begin with " + ownPrefix + " are the proxy's own: choose another")
 
 // ownPrefix begins all keys that the library keeps beside the data: stamps, and what its probes ask
@@ -50,7 +50,7 @@ func allowed(keys ...string) error {
 	return nil
 }
 
-// Value is what a key holds.
+// Value is the value of a key.
 type Value struct {
 	Data        string
 	ContentType string        // as it was put by HTTP; "" if it was not
@@ -130,7 +130,7 @@ func (s *Store) enter(ctx context.Context) error {
 }
 
 // Get returns what key holds. The error is aside.ErrNotFound if it holds nothing, ErrDegraded if
-// that is not known, ErrReserved, or ctx's.
+// that cannot be known, ErrReserved, or ctx's.
 func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 	if err := allowed(key); err != nil {
 		return Value{}, err
@@ -156,7 +156,7 @@ func valueOf(found aside.Found) Value {
 }
 
 // GetMulti returns what keys hold; those that hold nothing are left out. It fails as a whole if one
-// of them is not known.
+// of them cannot be answered.
 func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, error) {
 	if err := allowed(keys...); err != nil {
 		return nil, err
@@ -182,8 +182,8 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 }
 
 // Set stores v.Data, with v.ContentType, under key for v.TTL, or without end for NoExpiry. nil
-// means that Redis has it, or the disk, for Redis. Errors are those of aside.Client.Set, and
-// ErrReserved.
+// means that Redis has it, or that it is on disk and will be replayed. Errors are those of
+// aside.Client.Set, and ErrReserved.
 func (s *Store) Set(ctx context.Context, key string, v Value) error {
 	if err := allowed(key); err != nil {
 		return err
@@ -217,14 +217,14 @@ type Command struct {
 	Key  string
 	Args []string
 
-	// Changed says from the reply whether the key was changed. nil: it always is.
+	// Changed reports, by the reply, whether the key was changed. nil: it always is.
 	Changed func(reply rueidis.RedisMessage) bool
 }
 
-// Do has Redis run a command that writes its key: EXPIRE, INCR, SET with NX. Writes of the key that
-// wait for Redis are replayed first, and what this process remembers of it is given up. A nil reply
-// is no error. The error is ErrDegraded where Redis is away, what Redis has answered (a
-// *rueidis.RedisError), or that there was no answer (aside.ErrUnknownOutcome).
+// Do sends Redis a command that writes its key: EXPIRE, INCR, SET with NX. Writes of the key that
+// wait for Redis are replayed first, and its entry in memory is dropped. A nil reply is no error.
+// The error is ErrDegraded where Redis is away, Redis's own (a *rueidis.RedisError), or
+// aside.ErrUnknownOutcome if there was no answer.
 func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, error) {
 	if err := allowed(command.Key); err != nil {
 		return rueidis.RedisMessage{}, err
@@ -238,8 +238,8 @@ func (s *Store) Do(ctx context.Context, command Command) (rueidis.RedisMessage, 
 	})
 }
 
-// Ask has Redis run a command that only reads, on keys of one slot; none for SCAN. Errors are those
-// of Do, but for an answer that did not come, which is ErrDegraded.
+// Ask sends Redis a command that only reads, on keys of one slot; none for SCAN. Errors are those
+// of Do, but a missing answer is ErrDegraded.
 func (s *Store) Ask(ctx context.Context, name string, keys []string, args ...string) (rueidis.RedisMessage, error) {
 	if err := allowed(keys...); err != nil {
 		return rueidis.RedisMessage{}, err
@@ -269,14 +269,14 @@ func (s *Store) run(ctx context.Context, keys []string, fn func(ctx context.Cont
 	return reply, s.noted(degraded(err))
 }
 
-// Open reads a value that a command of Redis's own has returned; false if it is none, but a lock or
-// a remembered absence.
+// Open reads a value that a command of Redis's own has returned; false if it is a lock or a cached
+// absence.
 func (s *Store) Open(stored string) (Value, bool) {
 	value, what := wire.Unpack(stored)
 	return open(value), what == wire.Value
 }
 
-// Pack is what a command of Redis's own has to be given to store a value.
+// Pack returns the argument by which a command of Redis's own stores a value.
 func (s *Store) Pack(data string) string { return wire.Pack(seal(data, "")) }
 
 func degraded(err error) error {

@@ -1,5 +1,5 @@
 // Package config is what `aside serve` can be told: in a YAML file, by environment variables and by
-// flags, of which the later one wins. There is one table of settings (settings.go), from which the
+// flags; the later one wins. There is one table of settings (settings.go), from which the
 // three, their help and their reference in docs/PROXY.md are made.
 //
 // Load reports all that is wrong at once, each with where it stands and a remedy, and never quotes

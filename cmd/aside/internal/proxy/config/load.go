@@ -53,7 +53,7 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Load reads the file, the environment and the flags, of which the later one wins. The error is
+// Load reads the file, the environment and the flags; the later one wins. The error is
 // Problems. Warnings are of environment variables that look like settings and are none (they may be
 // somebody else's), and of files that every user of the machine may read or change.
 func Load(from Sources) (c Config, warnings []string, err error) {

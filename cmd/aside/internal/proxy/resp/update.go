@@ -261,7 +261,7 @@ func appendTo(c *conn, args []string) {
 	c.failWrite(errContended)
 }
 
-// repacked is what is to be stored for data instead of stored, which was v: with v's content type,
+// repacked is the string to store for data in place of stored, which was v: with v's content type,
 // if it had one.
 func (c *conn) repacked(stored string, v proxy.Value, data string) string {
 	if v.ContentType == "" {

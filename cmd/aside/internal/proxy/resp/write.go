@@ -216,7 +216,7 @@ func del(c *conn, args []string) {
 	c.int(n)
 }
 
-// countHeld counts which of keys are there, once each; while Redis is away, those of which that is
+// countHeld counts the keys that are there, once each; while Redis is away, those for which that is
 // known.
 func (c *conn) countHeld(keys []string) (int64, error) {
 	values, err := c.values(keys)

@@ -13,8 +13,9 @@ import (
 )
 
 // conns are the connections of clients. There are Options.MaxConnections at most, and no more than
-// the open files of the process allow, of which the other front end keeps a quarter. One more takes
-// the place of one that rests; where none does it is told so and closed. Safe for concurrent use.
+// the open files of the process allow; a quarter of these stays with the other front end. One more
+// takes the place of one that rests; where none does it is told so and closed. Safe for concurrent
+// use.
 type conns struct {
 	budget *proxy.Budget // immutable, as is max; shared with the other front end
 	max    int

@@ -20,7 +20,7 @@ const (
 // its browser connects again when it can. Safe for concurrent use.
 type hub struct {
 	snapshot func() status // immutable, as are the next ones
-	tick     func()        // each second, whoever looks
+	tick     func()        // each second, with or without viewers
 	most     int           // viewers
 	hurried  chan struct{} // has room for one: tell them now
 	stop     chan struct{} // closed by close

@@ -34,8 +34,8 @@ func (x *exchange) framed() bool {
 	return true
 }
 
-// wholeAndPlain refuses a PUT whose body is not the value itself, or of which nobody can say what
-// it is.
+// wholeAndPlain refuses a PUT whose body is not the value itself, or of which it is not certain
+// what it is.
 func (x *exchange) wholeAndPlain() bool {
 	h := x.r.Header
 	if _, ok := h["Content-Range"]; ok {

@@ -19,7 +19,7 @@ var loginHTML string
 // page is the status page, and the form that asks for a token, each with its policy. Immutable.
 type page struct{ status, login document }
 
-// document is a page with its style and script in it, of which the policy allows exactly these.
+// document is a page with its style and script in it; the policy allows exactly these.
 type document struct{ html, policy, tag string }
 
 func newPage() *page { return &page{status: newDocument(pageHTML), login: newDocument(loginHTML)} }

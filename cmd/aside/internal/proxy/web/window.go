@@ -10,7 +10,7 @@ import (
 // window counts how long requests took in the last minute, second by second. Safe for concurrent
 // use.
 //
-// Durations fall into buckets of which each is at most 1/8 wider than where it begins, from a
+// Durations fall into buckets, each at most 1/8 wider than its beginning, from a
 // microsecond to a minute; so a percentile is told up to 12.5 % too high, and never too low.
 type window struct {
 	seconds [windowSlots]slot
