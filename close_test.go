@@ -93,6 +93,7 @@ func TestCloseWhileConnectingAndWhileRedisIsAway(t *testing.T) {
 }
 
 func TestCloseSaysWhatItLeftBehind(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: []string{server.Addr()}}, Logger: quiet})
 	require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 
 // A flight that is held up, here by another shard that hangs, must not give a value from before a push to a caller from after it.
 func TestAHungShardDoesNotMakeAnotherShardsFlightsStale(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) {
 		o.Redis.InitAddress = cluster.Addrs()

@@ -1,8 +1,10 @@
 package aside_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -19,6 +21,13 @@ import (
 func TestMain(m *testing.M) {
 	if role := os.Getenv(childRole); role != "" {
 		os.Exit(runChild(role))
+	}
+	// What runs in parallel waits, for clusters and outages: unless somebody says how much, more of it than processors.
+	flag.Parse()
+	if n := runtime.GOMAXPROCS(0); n < 4 && flag.Lookup("test.parallel").Value.String() == fmt.Sprint(n) {
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err)
+		}
 	}
 	// rueidis sleeps for a second before it looks at a topology again that it could not read, and for five before it closes
 	// the connections to nodes that have left, whether it is closed or not. Whatever else is left is ours.

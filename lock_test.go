@@ -116,6 +116,7 @@ func TestAMarkersStampIsTheServersTime(t *testing.T) {
 
 // A machine has slept, so that nobody knows the server's time: a Set without a deadline does not wait for it.
 func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c := newConnected(t, proxy.Addr())

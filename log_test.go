@@ -31,6 +31,7 @@ func (h hindrance) WithGroup(string) slog.Handler { return h }
 
 // A pipe that nobody reads must not keep the service in an outage, lose what it was told, or keep it from ending; nor may a bug in the handler.
 func TestALogHandlerHoldsNothingUp(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		handle func(slog.Record)

@@ -347,6 +347,7 @@ func throttle(t testing.TB, addr string, perSecond int) string {
 
 // What takes longer than RedisTimeout to send is replayed all the same, and does not take its shard down for ever.
 func TestALargeBacklogOnASlowLinkIsReplayed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	_, option := durable(t)
 	c, ctx := newClient(t, throttle(t, server.Addr(), 50_000_000/8), hasty, option), testContext(t)

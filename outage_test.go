@@ -179,6 +179,7 @@ func TestAnUnansweredWriteIsSettledByReplay(t *testing.T) {
 
 // The database survives the absence of the cache.
 func TestAtMostMaxLoadersRunAtOnce(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), hasty, func(o *aside.Options) { o.MaxLoaders = 4 }), testContext(t)
 	server.Kill()

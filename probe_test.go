@@ -163,6 +163,7 @@ func TestWhatNobodyToldUsOfIsNotServedInAnOutage(t *testing.T) {
 
 // PING and TIME are answered in front, and nothing is behind. That is an outage: writes are kept, and nothing is served beyond the lease.
 func TestAProxyThatAnswersForADeadRedis(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	middle := newMiddleman(t, server.Addr())
 	for name, change := range map[string]func(*aside.Options){"with memory": func(*aside.Options) {}, "DisableCache": untracked, "without memory": func(o *aside.Options) { o.MemoryBytes = -1 }} {
@@ -352,6 +353,7 @@ func TestTrackingThatIsPermittedLater(t *testing.T) {
 
 // The first slot of a shard is being moved, as each reshard begins, and nobody goes on: the others keep their memory.
 func TestASlotThatIsMovingCostsNoOtherKey(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	cluster.BeginMigration(0, 0, 1)
 	c, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: cluster.Addrs()}, RequireRedis: true, ConnectTimeout: patience, Logger: quiet})

@@ -16,6 +16,7 @@ import (
 // TLS, credentials, Sentinel and Cluster: by rueidis's own options.
 
 func TestTheMainJobOnACluster(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }
 	a, b, ctx := newClient(t, "", clusterOf), newClient(t, "", clusterOf), testContext(t)
@@ -64,6 +65,7 @@ func TestTheMainJobOnACluster(t *testing.T) {
 }
 
 func TestOneFrozenNodeCostsItsOwnKeysOnly(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	c, ctx := newClient(t, "", hasty, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	load := func(context.Context, string) (string, error) { return "v", nil }
@@ -113,6 +115,7 @@ func TestOneFrozenNodeCostsItsOwnKeysOnly(t *testing.T) {
 
 // A slot moves while its keys are read and written. Nobody gets an error or a value older than the last write.
 func TestASlotMovesUnderLoad(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }
 	a, b, ctx := newClient(t, "", clusterOf), newClient(t, "", clusterOf), testContext(t)

@@ -161,6 +161,7 @@ func TestADelOfManyKeysIsNoOutage(t *testing.T) {
 
 // A frozen server is noticed though large values are on the way to it and from it.
 func TestAFreezeIsNoticedBehindLargeValues(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	keys := fillDirectly(t, server, 4, 8<<20)
 	proxy := faultproxy.New(t, server.Addr())

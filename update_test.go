@@ -159,6 +159,7 @@ func TestAnUpdateThatChangesNothingLeavesNoStamp(t *testing.T) {
 
 // An error of a connection to another node of a cluster is not held against the key's own.
 func TestAnUpdateBlamesNoNodeForAnother(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	c, ctx := newClient(t, "", hasty, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	ours := ""

@@ -55,6 +55,7 @@ func TestAnAddressThatIsNoneIsRefusedWithTheRecipe(t *testing.T) {
 
 // Whoever comes to the wrong door is told which it is.
 func TestWhyRedisCannotBeReachedIsSaid(t *testing.T) {
+	t.Parallel()
 	secure := redistest.Start(t, redistest.WithTLS())
 	open := redistest.Start(t)
 	full := redistest.Start(t, redistest.WithReplication()) // without a proxy before it

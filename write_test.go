@@ -176,6 +176,7 @@ func scriptCalls(server *redistest.Server) (n int) {
 
 // Every key's stamp lives in the key's own slot, and a person can see whose it is.
 func TestStampsLiveInTheKeysSlot(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	keys := []string{"k", "", "{}", "{}x", "}{", "}", "{", "a{b", "{a}b", "{a}{b}", "\x00\xff", "aside:stamp:{0}k"}

@@ -174,6 +174,7 @@ func aCallEndsWithItsOwnContextWhileRedisHangs(t *testing.T, start Start) {
 func aSilentPartitionDoesNotMakeReadsStaleBeyondTheLease(t *testing.T, start Start) {
 	for _, fault := range []string{"black hole", "replies cut"} {
 		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
 			server := start(t)
 			proxy := faultproxy.New(t, server.Addr())
 			const lease = 400 * time.Millisecond
@@ -215,10 +216,11 @@ func aSilentPartitionDoesNotMakeReadsStaleBeyondTheLease(t *testing.T, start Sta
 func aLostConnectionGivesUpTheMemory(t *testing.T, start Start) {
 	for _, fault := range []string{"reset", "CLIENT KILL", "restart"} {
 		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
 			server := start(t)
 			proxy := faultproxy.New(t, server.Addr())
 			c, ctx := harness.NewClient(t, proxy.Addr(), harness.Hasty, harness.Forgetful), harness.Context(t)
-			for i := range 20 {
+			for i := range 8 {
 				want := fmt.Sprint(i)
 				server.Do("SET", "k", want)
 				harness.Eventually(t, "it is connected and reads "+want, func() bool {

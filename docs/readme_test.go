@@ -1,4 +1,4 @@
-package aside_test
+package docs
 
 import (
 	"os"
@@ -12,9 +12,9 @@ import (
 
 // What the README shows compiles: each of its Go blocks is a program.
 func TestTheReadmeCompiles(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
-	root, err := os.Getwd()
+	root, err := filepath.Abs("..")
 	require.NoError(t, err)
 	blocks := strings.Split(string(readme), "```go\n")[1:]
 	require.NotEmpty(t, blocks)
@@ -22,11 +22,11 @@ func TestTheReadmeCompiles(t *testing.T) {
 		program, _, ok := strings.Cut(block, "```")
 		require.True(t, ok)
 		dir := t.TempDir()
-		mod, err := os.ReadFile("go.mod")
+		mod, err := os.ReadFile("../go.mod")
 		require.NoError(t, err)
 		mod = []byte(strings.Replace(string(mod), "module github.com/redaside/aside\n", "module readme\n", 1) +
 			"\nrequire github.com/redaside/aside v0.0.0\nreplace github.com/redaside/aside => " + root + "\n")
-		sum, err := os.ReadFile("go.sum")
+		sum, err := os.ReadFile("../go.sum")
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), mod, 0o600))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "go.sum"), sum, 0o600))
