@@ -248,11 +248,11 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 	}
 	r := c.near.Reserve(key, sh.valid)
 	if bad == "" && large == 0 && sh.canBatch() {
-		place := &request{key: key, done: make(chan struct{})}
+		place := newRequest(key)
 		if !sh.batcher(locks).enter(place) {
 			return c.awaitSeat(ctx, place, r)
 		}
-		defer sh.batcher(locks).leave(c.link)
+		defer sh.batcher(locks).leave()
 	}
 	marker := c.newMarker(sh)
 	q := newCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)

@@ -11,7 +11,8 @@ import (
 // connection and us a fraction of what as many calls would. (What group commit does for a log.) Not in a cluster, where a call
 // must keep to one slot. Safe for concurrent use.
 type batcher struct {
-	send func([]*request) // answers each request; returns when it has. Immutable
+	send         func([]*request)     // answers each request; returns when it has. Immutable
+	inBackground func(fn func()) bool // see Hooks; immutable
 
 	mu   sync.Mutex
 	out  int        // commands under way; guarded by mu
@@ -49,6 +50,9 @@ type requestOwner interface {
 	insists() bool // reports whether it is to be sent all the same while the client closes
 }
 
+// newRequest makes the request of a caller that waits for it.
+func newRequest(key string) *request { return &request{key: key, done: make(chan struct{})} }
+
 // enter reports whether the caller may ask by itself, and must call leave after. Else r waits to be sent.
 func (b *batcher) enter(r *request) bool {
 	b.mu.Lock()
@@ -62,12 +66,12 @@ func (b *batcher) enter(r *request) bool {
 }
 
 // leave lets those go who have come meanwhile. It does not wait for them.
-func (b *batcher) leave(l *link) {
+func (b *batcher) leave() {
 	requests := b.take()
 	if requests == nil {
 		return
 	}
-	sent := l.up.InBackground(func() { // ends when nothing is left to be sent, or Close has failed the commands
+	sent := b.inBackground(func() { // ends when nothing is left to be sent, or Close has failed the commands
 		for ; requests != nil; requests = b.take() {
 			b.send(requests)
 		}
@@ -78,7 +82,7 @@ func (b *batcher) leave(l *link) {
 			continue
 		}
 		for _, r := range requests {
-			r.answer(nil, 0, ErrClosed)
+			r.answer(nil, 0, errIsClosed)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 )
 
@@ -59,7 +60,7 @@ func New(options Options) (*Client, error) {
 		return nil, err
 	}
 	log := queueLog(&options)
-	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: milliseconds(options.LockTTL)}
+	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL)}
 	c.lifecycle.begin()
 	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.now() }, observer: options.Observer, logger: options.Logger, log: log}
 	if c.stamps, err = stamp.New(mostClockError); err != nil {
@@ -165,13 +166,13 @@ func (c *Client) shutDown() (err error) {
 
 // Stats returns what the client has done since New.
 func (c *Client) Stats() Stats {
-	n, of := &c.counted, &c.link.counts
+	n, of := &c.counted, c.tally()
 	s := Stats{
 		MemoryHits: n.memoryHits.sum(), RedisHits: n.redisHits.Load(), Loads: n.loads.Load(), LoadErrors: n.loadErrors.Load(),
 		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
-		RedisErrors: of.redisErrors.Load(), Invalidations: of.invalidations.Load(), GoneEarly: n.goneEarly.Load(), Flushes: of.flushes.Load(),
-		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.outages.Load(), Overloaded: n.overloaded.Load(), Failovers: of.failovers.Load(),
+		RedisErrors: of.redisErrors, Invalidations: of.invalidations, GoneEarly: n.goneEarly.Load(), Flushes: of.flushes,
+		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.outages, Overloaded: n.overloaded.Load(), Failovers: of.failovers,
 		RedisConnected: c.connected(), Waiting: c.flights.count(),
 	}
 	fallen := c.store.Stats()

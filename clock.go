@@ -153,3 +153,11 @@ func (l *link) lookAtClocks(ctx context.Context, shards []*shard) {
 	case <-ctx.Done():
 	}
 }
+
+// skew has tests move what is known of the server's clock, against the monotonic clock here and against that of the wall.
+func (sh *shard) skew(steady, wall time.Duration) {
+	moved := *sh.clock.Load()
+	moved.ahead += steady.Microseconds()
+	moved.wallAhead += wall.Microseconds()
+	sh.clock.Store(&moved)
+}

@@ -233,7 +233,7 @@ func (l *link) callBuilder(option rueidis.ClientOption, late func(rueidis.Client
 				late(b.redis)
 			}
 		}()
-		return nil, ErrClosed
+		return nil, errIsClosed
 	}
 }
 

@@ -154,7 +154,7 @@ func (l *load) fillOne() {
 	}
 	moved, accepted, err := l.c.overLock(script.Fill, item, request.args)
 	if joins {
-		item.shard.batcher(fills).leave(l.c.link)
+		item.shard.batcher(fills).leave()
 	}
 	l.filledOne(moved, accepted, err)
 }
@@ -171,7 +171,7 @@ func (l *load) fillArgs(to []string, item *loadItem) []string {
 		stored, ttl = wire.Pack(l.out[item.n].raw), &l.valueTTL
 	}
 	if *ttl == "" {
-		*ttl = milliseconds(l.ttlOf(item.n))
+		*ttl = script.InMilliseconds(l.ttlOf(item.n))
 	}
 	return append(to, item.marker, stored, *ttl)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"io"
 	"log/slog"
 	"strconv"
 	"sync/atomic"
@@ -162,23 +161,6 @@ func TestWithoutRedisLateCallersShareTheLoad(t *testing.T) {
 		require.NoError(t, <-done)
 		require.EqualValues(t, 3, calls.Load())
 	})
-}
-
-func TestEveryErrorIsJudgedInOnePlace(t *testing.T) {
-	for name, row := range map[string]struct {
-		err     error
-		limited bool
-		want    verdict
-	}{
-		"none":                      {nil, true, answered},
-		"our timeout":               {context.DeadlineExceeded, true, timedOut},
-		"the caller's deadline":     {context.DeadlineExceeded, false, gaveUp},
-		"the caller's cancellation": {context.Canceled, true, gaveUp},
-		"a broken connection":       {io.EOF, true, away},
-		"rueidis is closing":        {rueidis.ErrClosing, true, away},
-	} {
-		require.Equal(t, row.want, judge(row.err, row.limited), name)
-	}
 }
 
 // A long ErrorTTL would else have as many errors in memory as there are keys that fail.

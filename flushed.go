@@ -63,7 +63,7 @@ func (l *link) lookForFlush(sh *shard) {
 	w.epoch, w.at = epoch, l.now()
 	ctx, cancel := context.WithTimeout(l.closing, l.opt.RedisTimeout)
 	defer cancel()
-	q := newCall(script.Made, key, milliseconds(l.opt.FlushKeyTTL))
+	q := newCall(script.Made, key, script.InMilliseconds(l.opt.FlushKeyTTL))
 	l.send(ctx, sh.client, []*call{q}, false)
 	if isNoScript(q.err) {
 		l.send(ctx, sh.client, []*call{q}, true)

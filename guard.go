@@ -2,16 +2,11 @@ package aside
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/redis/rueidis"
 )
-
-// ErrShared says that a command would have changed a connection that others use at the same time. It belongs on a connection of
-// one's own, see rueidis.Client.Dedicated.
-var ErrShared = errors.New("aside: not on a shared connection")
 
 // guardedClient refuses what must not be sent on a shared connection. Its Close does nothing.
 type guardedClient struct{ rueidis.Client }
@@ -86,7 +81,7 @@ func refuseAnywhere(multi ...rueidis.Completed) error {
 	for i := range multi {
 		switch name := commandName(multi[i].Commands()); name {
 		case "MONITOR", "SYNC", "PSYNC", "CLIENT REPLY":
-			return fmt.Errorf("%w: %s answers in a way that rueidis takes for an error of the protocol: use redis-cli, or a connection that you have dialed yourself", ErrShared, name)
+			return fmt.Errorf("%w: %s answers in a way that rueidis takes for an error of the protocol: use redis-cli, or a connection that you have dialed yourself", errIsShared, name)
 		}
 	}
 	return nil
@@ -126,7 +121,7 @@ func refuse(multi ...rueidis.Completed) error {
 }
 
 func errShared(name string) error {
-	return fmt.Errorf("%w: %s would change it for everybody: use Dedicated() or Dedicate() for a connection of your own, and Receive for subscriptions", ErrShared, name)
+	return fmt.Errorf("%w: %s would change it for everybody: use Dedicated() or Dedicate() for a connection of your own, and Receive for subscriptions", errIsShared, name)
 }
 
 // commandName is the name of a command, of CLIENT with its subcommand.

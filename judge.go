@@ -192,14 +192,14 @@ func (l *link) conclude(sh *shard, calls []*call, limited bool, asked, passed in
 	}
 }
 
-// errNotAsked is ErrRedisAway for a question that was never sent, so that nothing can have happened.
-var errNotAsked = fmt.Errorf("%w (not asked)", ErrRedisAway)
+// errNotAsked is errRedisIsAway for a question that was never sent, so that nothing can have happened.
+var errNotAsked = fmt.Errorf("%w (not asked)", errRedisIsAway)
 
 // errLeftOut is the same for what was left of a batch when one of its pieces had no answer.
 var errLeftOut = fmt.Errorf("%w: an earlier piece of the batch was not answered", errNotAsked)
 
 // errGateFull is the same when Redis is there but has too many questions to answer.
-var errGateFull = fmt.Errorf("%w (too many questions are out already)", ErrRedisAway)
+var errGateFull = fmt.Errorf("%w (too many questions are out already)", errRedisIsAway)
 
 // errNoScripts is why a server is of no use though it answers.
 var errNoScripts = errors.New("Redis does not run our scripts, so nothing can be cached or written: permit EVALSHA, EVAL and TIME to this user (+evalsha +eval +time), and do not rename them")
@@ -209,7 +209,7 @@ func (q *call) writeError() error {
 	err := q.err
 	if err == nil {
 		if q.untimely() {
-			return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(errClocks))
+			return fmt.Errorf("%w: %w", errRedisIsAway, reason.Of(errClocks))
 		}
 		_, err := q.reply.AsInt64()
 		return err
@@ -218,13 +218,13 @@ func (q *call) writeError() error {
 		if judge(err, true) == answered && !reply.IsTryAgain() {
 			return fmt.Errorf("refused by Redis: %w", err)
 		}
-		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
+		return fmt.Errorf("%w: %w", errRedisIsAway, reason.Of(err))
 	}
 	if neverSent(err) {
-		if errors.Is(err, ErrRedisAway) {
+		if errors.Is(err, errRedisIsAway) {
 			return err
 		}
-		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
+		return fmt.Errorf("%w: %w", errRedisIsAway, reason.Of(err))
 	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
+	return fmt.Errorf("%w: %w", errOutcomeUnknown, reason.Of(err))
 }

@@ -67,9 +67,9 @@ func (l *link) lend(ctx context.Context, shards []*shard, fn func(ctx context.Co
 	case judge(from, limited) == answered:
 		return err
 	case reply, neverSent(from):
-		return fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
+		return fmt.Errorf("%w: %w", errRedisIsAway, reason.Of(err))
 	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
+	return fmt.Errorf("%w: %w", errOutcomeUnknown, reason.Of(err))
 }
 
 // shardsOf returns the shards of keys, each once; all of them for no keys; none while Redis has not been reached.

@@ -37,7 +37,7 @@ type link struct {
 	probeKeys atomic.Uint64 // made so far
 	ears      sync.Map      // the shards whose probes have a key, by that key
 
-	counts linkCounts
+	counts linkCounters
 }
 
 // linkOptions is what a link goes by. Redis and the durations are complete.

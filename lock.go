@@ -79,9 +79,6 @@ func newTokenPrefix() (string, error) {
 	return wire.LockPrefix + id.String() + ":", nil
 }
 
-// milliseconds is d as an argument of scripts and commands.
-func milliseconds(d time.Duration) string { return strconv.FormatInt(script.Milliseconds(d), 10) }
-
 // overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
 // goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
 // until, if not 0, is when what is left goes at once, whatever others have to ask; till then it goes in small pieces.
@@ -213,14 +210,8 @@ func (c *Client) disown(sh *shard, keys []string, marker string) {
 
 // renewedTTL is the ttl of a lock that is renewed now, as Redis takes it: LockTTL, and for how long its fill may be behind others.
 func (c *Client) renewedTTL() string {
-	ahead := int64(0)
-	if t := c.topo.Load(); t != nil {
-		for _, sh := range t.shards {
-			ahead = max(ahead, sh.bulk.Load())
-		}
+	if delay := c.delay(); delay > 0 {
+		return script.InMilliseconds(c.opt.LockTTL + delay)
 	}
-	if ahead < maxBatchBytes {
-		return c.lockTTL
-	}
-	return milliseconds(c.opt.LockTTL + atLinkRate(min(ahead, mostAhead)))
+	return c.lockTTL
 }

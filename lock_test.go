@@ -37,12 +37,9 @@ func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c := newConnected(t, proxy.Addr())
 	ctx := t.Context()
-	sh := c.topo.Load().shards[0]
+	sh := c.shards()[0]
 	jump := func() {
-		was := *sh.clock.Load()
-		was.ahead -= time.Hour.Microseconds()
-		was.wallAhead -= time.Hour.Microseconds()
-		sh.clock.Store(&was)
+		sh.skew(-time.Hour, -time.Hour)
 	}
 	jump()
 	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
@@ -64,7 +61,7 @@ func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
-	ctx, sh := t.Context(), c.topo.Load().shards[0]
+	ctx, sh := t.Context(), c.shards()[0]
 	_, first, err := c.readOrLock(ctx, sh, "k", "", 0)
 	require.NoError(t, err)
 	require.True(t, first.mine)
@@ -101,7 +98,7 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 func TestAMarkersStampIsTheServersTime(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
-	sh := c.topo.Load().shards[0]
+	sh := c.shards()[0]
 	clock := server.Do("TIME").([]any)
 	var seconds, micros, stamp int64
 	_, err := fmt.Sscan(clock[0].(string), &seconds)
@@ -121,9 +118,7 @@ func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c := newConnected(t, proxy.Addr())
 	proxy.BlackHole()
-	was := *c.topo.Load().shards[0].clock.Load()
-	was.wallAhead += time.Hour.Microseconds()
-	c.topo.Load().shards[0].clock.Store(&was)
+	c.shards()[0].skew(0, time.Hour)
 	require.ErrorIs(t, c.Set(t.Context(), time.Hour, "k", "v"), ErrNotDurable)
 	proxy.Heal()
 	for c.Stats().Pending > 0 {

@@ -377,7 +377,7 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 		b.args = []string{c.newMarker(b.shard), c.lockTTL, last}
 		b.head = len(b.args)
 	}
-	c.runBatches(ctx, all, new(pieces), func(b *batch) {
+	c.runBatches(ctx, all, &pieces{}, func(b *batch) {
 		marker := b.args[0]
 		found, err := b.findings(marker)
 		if err != nil && unanswered(err) {

@@ -2,12 +2,8 @@ package aside
 
 import (
 	"bytes"
-	"errors"
-	"log/slog"
-	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -37,41 +33,12 @@ func (l *logText) reset() {
 	l.text.Reset()
 }
 
-// While Redis is away the log says once a minute how it goes.
-func TestOneLineAMinuteWhileRedisIsAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logText
-		c := newAway(t, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-		sh := newShardOf(c)
-		c.happened(sh, lost, errors.New("gone"))
-		synctest.Wait()
-		log.reset()
-		c.counted.loads.Add(7)
-		for range 5 * 60 * 10 {
-			time.Sleep(100 * time.Millisecond)
-			c.remind(sh)
-		}
-		synctest.Wait() // for the log's queue
-		var lines, never []string
-		for line := range strings.Lines(log.String()) {
-			if strings.Contains(line, "error=gone") {
-				lines = append(lines, line)
-			} else {
-				never = append(never, line)
-			}
-		}
-		require.Len(t, never, 4, "the client itself was never connected, and says so likewise")
-		require.Contains(t, never[3], "nobody is there")
-		require.Len(t, lines, 5)
-		for _, part := range []string{"level=WARN", "Redis is still away", "address=127.0.0.1:6379", "since=", "after=5m0s", "pending=0", "bytes=0", "loads=7", "error=gone"} {
-			require.Contains(t, lines[4], part)
-		}
-		c.happened(sh, backEmpty, nil)
-		synctest.Wait()
-		log.reset()
-		time.Sleep(5 * time.Minute)
-		c.remind(sh)
-		synctest.Wait()
-		require.NotContains(t, log.String(), "error=gone")
-	})
+// What an outage has cost stands in the log's lines about it.
+func TestTheLogOfAnOutageSaysWhatWaits(t *testing.T) {
+	c := newAway(t)
+	c.counted.loads.Add(3)
+	attrs := c.outageBegins()
+	c.counted.loads.Add(7)
+	require.ErrorIs(t, c.Set(t.Context(), time.Minute, "k", "v"), ErrNotDurable)
+	require.Equal(t, []any{"pending", 1, "bytes", c.store.Stats().Bytes, "loads", int64(7)}, attrs())
 }

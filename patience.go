@@ -146,3 +146,15 @@ func (l *link) patienceFor(ctx context.Context, sh *shard, bytes int64) time.Dur
 	}
 	return patience
 }
+
+// delay is how long what is on the way to the servers may keep back a command: of the one to which most is; 0 if that is less than a batch.
+func (l *link) delay() time.Duration {
+	ahead := int64(0)
+	for _, sh := range l.shards() {
+		ahead = max(ahead, sh.bulk.Load())
+	}
+	if ahead < maxBatchBytes {
+		return 0
+	}
+	return atLinkRate(min(ahead, mostAhead))
+}

@@ -50,10 +50,6 @@ const (
 	redialPatience = 2 * time.Second // with a server that is loading, or waits for its primary: that usually ends by itself
 )
 
-// ErrNoInvalidations says, in Health, that changes of keys are not pushed to this client although it asked for that: its local memory is
-// not used, and who waits for another process's load polls.
-var ErrNoInvalidations = errors.New("aside: no invalidations arrive")
-
 const noPushesRemedy = "a ClientBuilder must return a client that was made from the option it got; a proxy must pass on RESP3 pushes in order (docs/OPERATIONS.md, What may stand between); or switch the memory off (Options.Redis.DisableCache)"
 
 // proof is how a shard's prober proves that pushes arrive. It belongs to the prober, but for what says otherwise.
@@ -170,7 +166,7 @@ func (l *link) probeOnce(sh *shard) (ok, again bool) {
 	create := prove && !p.made
 	switch {
 	case create && p.full:
-		questions = append(questions, b.Eval().Script(script.Probe.Text()).Numkeys(1).Key(p.key).Arg(milliseconds(probeTTL)).Build())
+		questions = append(questions, b.Eval().Script(script.Probe.Text()).Numkeys(1).Key(p.key).Arg(script.InMilliseconds(probeTTL)).Build())
 	case create:
 		questions = append(questions, b.Set().Key(p.key).Value("").PxMilliseconds(ttl).Build())
 	}
@@ -246,16 +242,16 @@ func (l *link) probeOnce(sh *shard) (ok, again bool) {
 		p.full, p.made = true, false
 		return true, true
 	case l.crowded(sh):
-		l.deafened(sh, fmt.Errorf("%w in order: the client has several connections to one server, and what is read on one is not proven by another: a ClientBuilder must not change PipelineMultiplex, and nobody else may use what it returns for blocking or dedicated commands (Client.Redis has connections of its own)", ErrNoInvalidations))
+		l.deafened(sh, fmt.Errorf("%w in order: the client has several connections to one server, and what is read on one is not proven by another: a ClientBuilder must not change PipelineMultiplex, and nobody else may use what it returns for blocking or dedicated commands (Client.Redis has connections of its own)", errNoPushes))
 	case refusal != nil:
 		p.made = false
-		l.deafened(sh, fmt.Errorf("%w, or that cannot be proven: Redis refuses the probe key %s: %w; permit it (docs/OPERATIONS.md, Permissions), or see why Redis takes no writes", ErrNoInvalidations, quoted(p.key), refusal))
+		l.deafened(sh, fmt.Errorf("%w, or that cannot be proven: Redis refuses the probe key %s: %w; permit it (docs/OPERATIONS.md, Permissions), or see why Redis takes no writes", errNoPushes, strconv.Quote(p.key), refusal))
 	case existed == 0: // it was evicted, or flushed
 		p.made = false
 		return true, true
 	case !heardOne:
 		p.made = false
-		l.deafened(sh, fmt.Errorf("%w: a key that was read and then changed on this connection was not pushed before the next answer: %s", ErrNoInvalidations, noPushesRemedy))
+		l.deafened(sh, fmt.Errorf("%w: a key that was read and then changed on this connection was not pushed before the next answer: %s", errNoPushes, noPushesRemedy))
 	default:
 		p.made, p.full, p.epoch, p.pause, p.notBefore = true, false, epoch, 0, 0
 		l.flawed(sh, flawPushes, nil)

@@ -54,7 +54,7 @@ func (c *lateClient) get(ctx context.Context) (rueidis.Client, error) {
 			if !c.l.up.InBackground(c.make) { // ends with its dial
 				c.making = nil
 				c.mu.Unlock()
-				return nil, ErrClosed
+				return nil, errIsClosed
 			}
 		}
 		making := c.making

@@ -218,7 +218,7 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 	if c.opt.DisableStamps {
 		return c.batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
 	}
-	return c.batches(script.Replay, []string{window, milliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+	return c.batches(script.Replay, []string{window, script.InMilliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began

@@ -32,7 +32,7 @@ type replayBench struct {
 func newReplayBench(t *testing.T) *replayBench {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
-	sh := c.topo.Load().shards[0]
+	sh := c.shards()[0]
 	now, _ := c.serverTime(sh)
 	return &replayBench{t: t, server: server, c: c, sh: sh, now: now}
 }

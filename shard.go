@@ -85,6 +85,7 @@ func (l *link) newShard(addr string, client rueidis.Client, tracked bool) *shard
 	sh.state.away.begin(l, sh.state.since)
 	sh.fresh.Store(true)
 	for i := range sh.batchers {
+		sh.batchers[i].inBackground = l.up.InBackground
 		sh.batchers[i].send = func(requests []*request) { l.up.Send[i](sh, requests) }
 	}
 	return sh

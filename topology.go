@@ -47,6 +47,14 @@ func (l *link) shardOf(key string) *shard {
 	return nil
 }
 
+// shards returns all shards; none while Redis has not been reached.
+func (l *link) shards() []*shard {
+	if t := l.topo.Load(); t != nil {
+		return t.shards
+	}
+	return nil
+}
+
 // home is shardOf for what must have a shard: where none is known it is one that nobody can ask.
 func (l *link) home(key string) *shard {
 	if sh := l.shardOf(key); sh != nil {
@@ -168,7 +176,7 @@ func (l *link) refresh(s *session) error {
 	l.topoMu.Lock()
 	defer l.topoMu.Unlock()
 	if l.closing.Err() != nil {
-		return ErrClosed
+		return errIsClosed
 	}
 	l.noShard.state.mu.Lock()
 	switch {

@@ -63,5 +63,20 @@ type takeover struct {
 
 // linkCounts is what a link has counted since it began.
 type linkCounts struct {
+	invalidations int64 // keys that have changed
+	flushes       int64 // times that anything may have changed
+	redisErrors   int64 // commands that failed
+	outages       int64 // times that a shard became degraded
+	failovers     int64 // times that another server answered than before
+}
+
+// linkCounters are the live form of linkCounts. Safe for concurrent use.
+type linkCounters struct {
 	invalidations, flushes, redisErrors, outages, failovers atomic.Int64
+}
+
+// tally returns what the link has counted so far.
+func (l *link) tally() linkCounts {
+	n := &l.counts
+	return linkCounts{n.invalidations.Load(), n.flushes.Load(), n.redisErrors.Load(), n.outages.Load(), n.failovers.Load()}
 }

@@ -27,7 +27,7 @@ func dialTimeout(secure *tls.Config) time.Duration {
 // does not tell. rueidis says "EOF" where the server has too many clients, and "context deadline exceeded" where it does not speak TLS.
 func (l *link) unreachable(err error, hint string) error {
 	where := strings.Join(l.opt.Redis.InitAddress, ", ")
-	if errors.Is(err, ErrClosed) {
+	if errors.Is(err, errIsClosed) {
 		return err
 	}
 	if _, reply := replyOf(err); hint != "" && !reply {
@@ -44,7 +44,7 @@ func (l *link) unreachable(err error, hint string) error {
 // hint looks at the first address; "" if the error says it all, or nothing is to be seen there.
 func (l *link) hint(err error) string {
 	o := l.baseOption()
-	if _, reply := replyOf(err); reply || errors.Is(err, ErrClosed) {
+	if _, reply := replyOf(err); reply || errors.Is(err, errIsClosed) {
 		return ""
 	}
 	dialer, secure, where := &o.Dialer, o.TLSConfig, "Options.Redis"

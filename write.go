@@ -38,7 +38,7 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 	}
 	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
 	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: script.Set, bare: script.SetBare,
-		args: []string{wire.Pack(value), milliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
+		args: []string{wire.Pack(value), script.InMilliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
 }
 
 // Del removes keys. After it returned nil this process never serves what they held; another does not once Redis's push has
@@ -58,7 +58,7 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if err := c.awaitStored(ctx, keys...); err != nil {
 		return err
 	}
-	return c.write(ctx, &write{verb: "touch", keys: keys, bare: script.Touch, args: append(append([]string{milliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)})
+	return c.write(ctx, &write{verb: "touch", keys: keys, bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)})
 }
 
 // write is one Set, Del or Touch.
@@ -315,7 +315,7 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 		batches = append(batches, b.batch)
 		b.args = append(b.args[:0], "")
 		if b.stamped {
-			b.args = append(b.args, b.stamp.Text, milliseconds(c.opt.StampTTL))
+			b.args = append(b.args, b.stamp.Text, script.InMilliseconds(c.opt.StampTTL))
 		}
 		b.args = append(b.args, w.args...)
 	}
@@ -345,7 +345,7 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 	for _, key := range b.keys {
 		if b.stamped {
 			q := newCall(script.Stamp, stamp.Key(key), b.args[:3]...)
-			q.args = append(q.args, milliseconds(w.ttl))
+			q.args = append(q.args, script.InMilliseconds(w.ttl))
 			c.run(ctx, b.shard, q)
 			b.reply, b.err = q.reply, q.err
 			if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said <= 0 {

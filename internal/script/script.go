@@ -139,3 +139,6 @@ func add(text *strings.Builder, name string, had *[]string) {
 		}
 	}
 }
+
+// InMilliseconds is Milliseconds as scripts and commands take it.
+func InMilliseconds(d time.Duration) string { return strconv.FormatInt(Milliseconds(d), 10) }
