@@ -13,7 +13,7 @@
 //
 // While its server is away, an entry is also served unverified, for Options.AwayTTL: what was read on the connection that
 // was the last to be proven, and what was loaded or set in this very outage. Entries of an earlier outage are not: the
-// key may have been deleted in between without our being told. The last three rules are those of the Validity.
+// key may have been deleted in between without our being told. All of these rules but the first are the Validity's.
 //
 // # Reservations
 //
@@ -25,9 +25,9 @@
 //
 // So each key has a generation, which grows whenever the key may have changed. A reader notes it with [Memory.Reserve]
 // before it asks, and [Memory.Commit] stores the answer only if it is still the same: in between there was no
-// invalidation, no own write and no new epoch. Asking first and reserving then would not do: the order above with the
-// reservation made between 2 and 3. Keys share generations (there are 1,024 stripes of them); a reservation that is void
-// in vain costs one more read.
+// invalidation, no own write and no new epoch. A reservation that is made after Redis was asked would not do: if it is
+// made between 2 and 3, it has missed the change. Keys share generations (there are 1,024 stripes of them); a reservation
+// that is void in vain costs one more read.
 //
 // What was loaded or set while the server is away has nobody to push its changes, and is stored by [Memory.CommitAway]
 // only if the outage is still the same, too.
@@ -83,7 +83,7 @@ type Memory struct {
 
 // stripe is what keys with the same hash share.
 type stripe struct {
-	mu      sync.Mutex         // guards all below; never held while calling out, but for Options.Early and Away.Then
+	mu      sync.Mutex         // guards all below; never held while calling out, but for Home and Early of Options and Away.Then
 	gen     uint64             // grows when a key of the stripe may have changed
 	waiters map[string]*waiter // keys that somebody waits for; removed by the waker or the last to leave
 	_       [32]byte           // a cache line each
@@ -137,13 +137,13 @@ func (m *Memory) Reserve(key string, valid *Validity) Reservation {
 }
 
 // Generation is the key's when r was made.
-func (r Reservation) Generation() uint64 { return r.gen }
+func (r *Reservation) Generation() uint64 { return r.gen }
 
 // At is when r was made: the ttl of the answer counts from there.
-func (r Reservation) At() int64 { return r.at }
+func (r *Reservation) At() int64 { return r.at }
 
 // Pushes reports whether changes of the key are told to us.
-func (r Reservation) Pushes() bool { return r.valid != nil && r.valid.Pushes() }
+func (r *Reservation) Pushes() bool { return r.valid != nil && r.valid.Pushes() }
 
 // Void has r store nothing: the answer came from another server than the one it was made for.
 func (r *Reservation) Void() { r.valid = nil }
