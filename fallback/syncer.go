@@ -133,7 +133,7 @@ func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 	p := &pass{Syncer: s, end: end, report: ReplayReport{Began: time.Now(), Total: s.total()}}
 	p.pace.rate = s.o.Rate
 	if s.o.Progress != nil {
-		p.progress = events.New[Progress](goes, unsteered)
+		p.progress = events.New[Progress](inGoroutine, withoutPanic)
 		p.progress.Watch(s.o.Progress)
 		p.told = time.Now()
 	}
@@ -332,17 +332,17 @@ func (p *pace) wait(ctx context.Context, n int) error {
 	}
 }
 
-// overtaken: an observer that was busy is told the newest only.
+// overtaken has an observer that was busy told the newest progress only.
 func overtaken(Progress) bool { return true }
 
-// goes runs an observer's goroutine, which ends when it was told what there was to tell.
-func goes(run func()) bool {
+// inGoroutine runs an observer's goroutine, which ends when there is nothing left to tell.
+func inGoroutine(run func()) bool {
 	go run()
 	return true
 }
 
-// unsteered calls an observer: it does not steer, so it may panic.
-func unsteered(call func()) {
+// withoutPanic calls an observer. A panic of its own must not end the replay.
+func withoutPanic(call func()) {
 	defer func() { _ = recover() }()
 	call()
 }

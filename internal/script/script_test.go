@@ -29,7 +29,7 @@ func TestEachFileIsOneScript(t *testing.T) {
 	require.ElementsMatch(t, names, of)
 }
 
-// Who changes a script finds in its head what callers give it, what they get, and whether they may ask twice.
+// A script's head tells what callers give it, what they get, and whether it may be run twice.
 func TestEachFileHasAHead(t *testing.T) {
 	for _, s := range all {
 		source, err := files.ReadFile(s.name + ".lua")
@@ -61,7 +61,7 @@ func TestEachPieceIsUsedAndSaysWhatItDefines(t *testing.T) {
 	})
 	require.NoError(t, err)
 	for _, name := range pieces {
-		require.Contains(t, heads.String(), " "+strings.TrimSuffix(path.Base(name), ".lua"), "who includes it")
+		require.Contains(t, heads.String(), " "+strings.TrimSuffix(path.Base(name), ".lua"), "%s is included nowhere", name)
 		source, err := files.ReadFile(name)
 		require.NoError(t, err)
 		for _, defined := range regexp.MustCompile(`(?m)^local function (\w+)`).FindAllStringSubmatch(string(source), -1) {

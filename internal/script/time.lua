@@ -3,7 +3,7 @@
 -- may be run.
 --
 -- KEYS:       none
--- ARGV:       the prefix of probe keys, so that whoever watches the server knows a probe by it
+-- ARGV:       the prefix of probe keys, which marks the call as a probe's
 -- Answer:     seconds, microseconds
 -- Second run: changes nothing
 
