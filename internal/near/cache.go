@@ -2,8 +2,9 @@ package near
 
 import "github.com/maypok86/otter/v2"
 
-// cache is what the entries are kept in: otter, bounded by bytes, which drops what is least useful (W-TinyLFU), or a strict
-// LRU, bounded by bytes and keys. One of the two is set; both fields are immutable. Safe for concurrent use.
+// cache is what the entries are kept in: otter, bounded by bytes, which drops what is least useful
+// (W-TinyLFU), or a strict LRU, bounded by bytes and keys. One of the two is set; both fields are
+// immutable. Safe for concurrent use.
 type cache struct {
 	otter *otter.Cache[string, *Entry]
 	lru   *lru

@@ -9,7 +9,8 @@ import (
 	"github.com/redaside/aside/internal/shape"
 )
 
-// Entry is what is remembered for a key. Safe for concurrent use. It fills a size class of the allocator (80 bytes).
+// Entry is what is remembered for a key. Safe for concurrent use. It fills a size class of the
+// allocator (80 bytes).
 type Entry struct {
 	decoding sync.Mutex // held while somebody decodes, so that many waiters decode once
 
@@ -63,8 +64,8 @@ func (e *Entry) servedAt(now int64) bool {
 	}
 }
 
-// DecodedBy returns the value that a codec has decoded from e; nil if that has not been, or another codec's value is
-// kept.
+// DecodedBy returns the value that a codec has decoded from e; nil if that has not been, or another
+// codec's value is kept.
 func (e *Entry) DecodedBy(codec any) any {
 	if d := e.decoded.Load(); d != nil && d.By == codec {
 		return d.Value
@@ -72,14 +73,15 @@ func (e *Entry) DecodedBy(codec any) any {
 	return nil
 }
 
-// LockDecoding is called before e is decoded, so that of many callers one decodes it, and UnlockDecoding afterwards.
+// LockDecoding is called before e is decoded, so that of many callers one decodes it, and
+// UnlockDecoding afterwards.
 func (e *Entry) LockDecoding() { e.decoding.Lock() }
 
 // UnlockDecoding is the end of LockDecoding.
 func (e *Entry) UnlockDecoding() { e.decoding.Unlock() }
 
-// KeepDecoded attaches a decoded value of so many bytes to an entry, and has it weighed again if that was not foreseen.
-// Whether the entry is still in memory does not matter.
+// KeepDecoded attaches a decoded value of so many bytes to an entry, and has it weighed again if
+// that was not foreseen. Whether the entry is still in memory does not matter.
 func (m *Memory) KeepDecoded(key string, e *Entry, d *Decoded, bytes int) {
 	e.decoded.Store(d)
 	weight := weighDecoded(key, e.raw, bytes)
@@ -89,14 +91,14 @@ func (m *Memory) KeepDecoded(key string, e *Entry, d *Decoded, bytes int) {
 	m.cache.reweigh(key, e, weight)
 }
 
-// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in otter and its share of the
-// table. TestMemoryStaysWithinItsBytes compares it with the heap.
+// entryOverhead is what an entry costs beside its key and value: the entry itself, its node in
+// otter and its share of the table. TestMemoryStaysWithinItsBytes compares it with the heap.
 const entryOverhead = 248
 
 const never = math.MaxInt64 // of times, and of epochs that are never reached
 
-// weigh estimates the size of an entry. A decoded value, of which room is the fixed part, is taken to hold as many bytes
-// as its encoding until it is there.
+// weigh estimates the size of an entry. A decoded value, of which room is the fixed part, is taken
+// to hold as many bytes as its encoding until it is there.
 func weigh(key, raw string, room uintptr) uint32 {
 	if room == 0 {
 		return weighDecoded(key, raw, 0)

@@ -5,8 +5,9 @@ import (
 	"sync"
 )
 
-// lru holds the entries that were used last: at most maxKeys, and at most maxBytes of them. Each use takes its one mutex,
-// which is what it costs to know the order exactly. Safe for concurrent use.
+// lru holds the entries that were used last: at most maxKeys, and at most maxBytes of them. Each
+// use takes its one mutex, which is what it costs to know the order exactly. Safe for concurrent
+// use.
 type lru struct {
 	maxKeys  int          // immutable
 	maxBytes int64        // immutable
@@ -19,9 +20,9 @@ type lru struct {
 	bytes  int64
 }
 
-// lruTable finds nodes by their keys. Nodes with the same place in it are a chain, which costs a key 8 bytes there and 8
-// in its node, where a Go map would take 40. There are many tables, so that none of them is large when it grows. Guarded
-// by the lru's mu, as lruNode is.
+// lruTable finds nodes by their keys. Nodes with the same place in it are a chain, which costs a
+// key 8 bytes there and 8 in its node, where a Go map would take 40. There are many tables, so that
+// none of them is large when it grows. Guarded by the lru's mu, as lruNode is.
 type lruTable struct {
 	chains []*lruNode // as many as a power of two
 	keys   int
@@ -127,8 +128,8 @@ func (l *lru) reweigh(key string, e *Entry, weight uint32) {
 	}
 }
 
-// fitLocked drops what has no room any more beside n, or n if that never has: it must not drive out all others before it
-// goes itself.
+// fitLocked drops what has no room any more beside n, or n if that never has: it must not drive out
+// all others before it goes itself.
 func (l *lru) fitLocked(n *lruNode) {
 	if int64(n.entry.weight.Load()) > l.maxBytes {
 		l.dropLocked(n)

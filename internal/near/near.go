@@ -1,19 +1,22 @@
-// Package near is the memory of this process: what Redis said about keys, for as long as Redis keeps us told of their
-// changes. It knows no connection and no cluster, only the [Validity] of the server that a key is at, and speaks to
-// nobody.
+// Package near is the memory of this process: what Redis said about keys, for as long as Redis
+// keeps us told of their changes. It knows no connection and no cluster, only the [Validity] of the
+// server that a key is at, and speaks to nobody.
 //
 // # Entries
 //
-// An [Entry] is what is remembered for a key: the bytes that its codec wrote, or that the key is absent; when that was
-// so; and, once somebody has decoded it, the decoded value. It is served while three things hold:
+// An [Entry] is what is remembered for a key: the bytes that its codec wrote, or that the key is
+// absent; when that was so; and, once somebody has decoded it, the decoded value. It is served
+// while three things hold:
 //
 //	not expired   the ttl that Redis reported, counted from before Redis was asked
 //	same epoch    the connection on which it was read still stands, so that a change would have been pushed
 //	in the lease  a proof of that is young enough
 //
-// While its server is away, an entry is also served unverified, for Options.AwayTTL: what was read on the connection that
-// was the last to be proven, and what was loaded or set in this very outage. Entries of an earlier outage are not: the
-// key may have been deleted in between without our being told. All of these rules but the first are the Validity's.
+// While its server is away, an entry is also served unverified: what was read on the connection
+// that was the last to be proven, until the time that the Validity was told; and what was loaded or
+// set in this very outage, for Options.AwayTTL. Entries of an earlier outage are not: the key may
+// have been deleted in between without our being told. All of these rules but the first are the
+// Validity's.
 //
 // # Reservations
 //
@@ -23,28 +26,31 @@
 //	2: somebody changes k; Redis pushes that, and Memory.Invalidate drops k, which is not there yet
 //	3: reader stores "old", which nothing will ever invalidate
 //
-// So each key has a generation, which grows whenever the key may have changed. A reader notes it with [Memory.Reserve]
-// before it asks, and [Memory.Commit] stores the answer only if it is still the same: in between there was no
-// invalidation, no own write and no new epoch. A reservation that is made after Redis was asked would not do: if it is
-// made between 2 and 3, it has missed the change. Keys share generations (there are 1,024 stripes of them); a reservation
-// that is void in vain costs one more read.
+// So each key has a generation, which grows whenever the key may have changed. A reader notes it
+// with [Memory.Reserve] before it asks, and [Memory.Commit] stores the answer only if it is still
+// the same: in between there was no invalidation, no own write and no new epoch. A reservation that
+// is made after Redis was asked would not do: if it is made between 2 and 3, it has missed the
+// change. Keys share generations (there are 1,024 stripes of them); a reservation that is void in
+// vain costs one more read.
 //
-// What was loaded or set while the server is away has nobody to push its changes, and is stored by [Memory.CommitAway]
-// only if the outage is still the same, too.
+// What was loaded or set while the server is away has nobody to push its changes, and is stored by
+// [Memory.CommitAway] only if the outage is still the same, too.
 //
 // # Waiters
 //
-// A caller that finds a key locked by somebody else waits for its change: [Memory.Wait] returns a channel that is closed
-// by the next Invalidate, Drop or Wake of the key, or by WakeAll. It takes the reservation under which the lock was
-// read. If the key has changed since, the invalidation has been and gone, and nobody would close the channel; so Wait
-// then refuses, and the caller asks again.
+// A caller that finds a key locked by somebody else waits for its change: [Memory.Wait] returns a
+// channel that is closed by the next Invalidate, Drop or Wake of the key, or by WakeAll. It takes
+// the reservation under which the lock was read. If the key has changed since, the invalidation has
+// been and gone, and nobody would close the channel; so Wait then refuses, and the caller asks
+// again.
 //
 // # Locking
 //
-// A stripe's mutex guards its generation, its waiters, and the order of the two with storing: an entry is stored with
-// the stripe locked, after its reservation was checked, and dropped with the stripe locked, after the generation has
-// grown. Lookup does not take it. Entries are in otter, which reads without a lock; if Options.MaxKeys is set they are
-// in a strict LRU, whose one mutex every lookup takes.
+// A stripe's mutex guards its generation, its waiters, and the order of the two with storing: an
+// entry is stored with the stripe locked, after its reservation was checked, and dropped with the
+// stripe locked, after the generation has grown. Lookup does not take it. Entries are in otter,
+// which reads without a lock; if Options.MaxKeys is set they are in a strict LRU, whose one mutex
+// every lookup takes.
 package near
 
 import (
@@ -61,14 +67,15 @@ type Options struct {
 	MaxTTL   time.Duration // of any entry, if not 0
 	AwayTTL  time.Duration // of what was loaded or set while its server is away; -1: no bound
 
-	// Now is the time on a clock that never goes back, in nanoseconds; never 0. Validities are told times of the same clock.
+	// Now is the time on a clock that never goes back, in nanoseconds; never 0. Validities are told
+	// times of the same clock.
 	Now func() int64
 
 	// Home returns the Validity of the server that key is at now. nil: it is always the same one.
 	Home func(key string) *Validity
 
-	// Early, if not nil, is told of each entry that an invalidation concerns: before it is dropped, or instead of its
-	// being stored. It must not block.
+	// Early, if not nil, is told of each entry that an invalidation concerns: before it is dropped,
+	// or instead of its being stored. It must not block.
 	Early func(*Entry)
 }
 
@@ -83,7 +90,9 @@ type Memory struct {
 
 // stripe is what keys with the same hash share.
 type stripe struct {
-	mu      sync.Mutex         // guards all below; never held while calling out, but for Home and Early of Options and Away.Then
+	// Guards all below. Never held while calling out, but for Home and Early of Options and
+	// Away.Then.
+	mu      sync.Mutex
 	gen     uint64             // grows when a key of the stripe may have changed
 	waiters map[string]*waiter // keys that somebody waits for; removed by the waker or the last to leave
 	_       [32]byte           // a cache line each
@@ -97,8 +106,8 @@ func New(o Options) *Memory {
 // Keeps reports whether entries are kept at all.
 func (m *Memory) Keeps() bool { return m.cache != nil }
 
-// Lookup returns the entry of key if it may be served, else nil. It allocates nothing, and takes no lock unless
-// Options.MaxKeys is set.
+// Lookup returns the entry of key if it may be served, else nil. It allocates nothing, and takes no
+// lock unless Options.MaxKeys is set.
 func (m *Memory) Lookup(key string) *Entry {
 	if m.cache == nil {
 		return nil
@@ -114,7 +123,8 @@ func (m *Memory) stripe(key string) *stripe {
 	return &m.stripes[maphash.String(m.seed, key)%uint64(len(m.stripes))]
 }
 
-// Generation is the number of the state that key is in: if it is the same later, no change was heard of in between.
+// Generation is the number of the state that key is in: if it is the same later, no change was
+// heard of in between.
 func (m *Memory) Generation(key string) uint64 {
 	s := m.stripe(key)
 	s.mu.Lock()
@@ -122,8 +132,8 @@ func (m *Memory) Generation(key string) uint64 {
 	return s.gen
 }
 
-// Reservation is the right to store the answer to a command that is about to be sent. The zero Reservation stores
-// nothing.
+// Reservation is the right to store the answer to a command that is about to be sent. The zero
+// Reservation stores nothing.
 type Reservation struct {
 	valid *Validity // nil: the answer must not be stored
 	gen   uint64
@@ -156,8 +166,8 @@ type Value struct {
 	Room   uintptr       // the size of a T whose decoded form will be kept beside, else 0
 }
 
-// Commit stores what Redis answered and returns where; nil if r is void, or nothing is kept. v.Raw is not copied: it must
-// be a string of its own, as what rueidis reads is.
+// Commit stores what Redis answered and returns where; nil if r is void, or nothing is kept. v.Raw
+// is not copied: it must be a string of its own, as what rueidis reads is.
 func (m *Memory) Commit(key string, r Reservation, v Value) *Entry {
 	if !m.storable(r) {
 		return nil
@@ -165,8 +175,8 @@ func (m *Memory) Commit(key string, r Reservation, v Value) *Entry {
 	return m.Put(key, r, m.newEntry(key, r, v))
 }
 
-// Prepare makes an entry of what this process has loaded, for Put to store once Redis has accepted it; nil if nothing is
-// kept. It copies v.Raw, which may be a short piece of a long string.
+// Prepare makes an entry of what this process has loaded, for Put to store once Redis has accepted
+// it; nil if nothing is kept. It copies v.Raw, which may be a short piece of a long string.
 func (m *Memory) Prepare(key string, r Reservation, v Value) *Entry {
 	if !m.storable(r) {
 		return nil
@@ -217,8 +227,8 @@ type Away struct {
 	Then       func() // called if the key has not changed since, with its stripe locked; nil: nothing
 }
 
-// CommitAway stores a and returns where; nil if its outage is over, its key has changed since, or nothing is kept. It
-// copies the key and not a.Raw.
+// CommitAway stores a and returns where; nil if its outage is over, its key has changed since, or
+// nothing is kept. It copies the key and not a.Raw.
 func (m *Memory) CommitAway(key string, a Away) *Entry {
 	now := m.opt.Now()
 	e := &Entry{raw: a.Raw, absent: a.Absent, ends: never, valid: a.Valid, away: true, span: a.Outage, at: now}
@@ -247,8 +257,9 @@ func (m *Memory) CommitAway(key string, a Away) *Entry {
 	return e
 }
 
-// livesAt reports whether key is at the server of valid. A caller that has chosen the server by a topology that is
-// replaced since, and has looked at its epoch and outage after they were given up for that, must not store anything.
+// livesAt reports whether key is at the server of valid. A caller that has chosen the server by a
+// topology that is replaced since, and has looked at its epoch and outage after they were given up
+// for that, must not store anything.
 func (m *Memory) livesAt(key string, valid *Validity) bool {
 	return m.opt.Home == nil || m.opt.Home(key) == valid
 }
@@ -261,7 +272,8 @@ func (m *Memory) bounded(e *Entry) int64 {
 	return e.ends
 }
 
-// Invalidate drops a key because Redis has pushed that it has changed, and wakes the callers that wait for it.
+// Invalidate drops a key because Redis has pushed that it has changed, and wakes the callers that
+// wait for it.
 func (m *Memory) Invalidate(key string) {
 	if m.cache != nil && m.opt.Early != nil {
 		if e, ok := m.cache.get(key); ok {
@@ -271,8 +283,8 @@ func (m *Memory) Invalidate(key string) {
 	m.Drop(key)
 }
 
-// Drop drops a key because this process writes it, voids the reservations for it and wakes the callers that wait for it.
-// It returns the generation that begins.
+// Drop drops a key because this process writes it, voids the reservations for it and wakes the
+// callers that wait for it. It returns the generation that begins.
 func (m *Memory) Drop(key string) (gen uint64) {
 	s := m.stripe(key)
 	s.mu.Lock()
@@ -294,7 +306,8 @@ func (m *Memory) Close() {
 	}
 }
 
-// CleanUp drops at once what there is no room for, which is otherwise done in the background. For tests that measure.
+// CleanUp drops at once what there is no room for, which is otherwise done in the background. For
+// tests that measure.
 func (m *Memory) CleanUp() {
 	if m.cache != nil {
 		m.cache.cleanUp()

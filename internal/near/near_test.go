@@ -119,7 +119,8 @@ func TestAWaiterIsWokenOnceAndLeavesNothing(t *testing.T) {
 	require.False(t, ok, "it has changed since it was asked for: ask again")
 }
 
-// A decoded value is accounted for where it is attached, and only while its entry is still the one in memory.
+// A decoded value is accounted for where it is attached, and only while its entry is still the one
+// in memory.
 func TestDecodedValuesCount(t *testing.T) {
 	m, v, _ := newTest(1 << 20)
 	e := m.Commit("k", m.Reserve("k", v), Value{Raw: strings.Repeat("x", 1000), TTL: time.Hour})
@@ -137,8 +138,8 @@ func TestDecodedValuesCount(t *testing.T) {
 	require.Zero(t, settledSize())
 }
 
-// The estimate of an entry's size is not below what the heap says, and many more keys than there is room for stay within
-// the bound.
+// The estimate of an entry's size is not below what the heap says, and many more keys than there is
+// room for stay within the bound.
 func TestMemoryStaysWithinItsBytes(t *testing.T) {
 	require.LessOrEqual(t, unsafe.Sizeof(Entry{}), uintptr(80), "one byte more costs 16")
 	const bound = 16 << 20
@@ -169,7 +170,8 @@ func TestALookupTakesNoAllocation(t *testing.T) {
 	}
 }
 
-// What memory held when Redis went away is served for AwayTTL; what was loaded since, for as long, but in this outage only.
+// What memory held when Redis went away is served for AwayTTL; what was loaded since, for as long,
+// but in this outage only.
 func TestMemoryInAnOutage(t *testing.T) {
 	m, v, c := newTest(1<<20, func(o *Options) { o.AwayTTL = 100 })
 	v.Prove(v.Epoch(), never)
@@ -216,8 +218,8 @@ func TestMemoryInAnOutage(t *testing.T) {
 	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: gen, Then: func() { t.Error("recorded") }}), "deleted during its load")
 }
 
-// While a new topology takes over there are callers that go by the old one. What they store, under a server that has left
-// or lost the slot, must not be served: its key has another home.
+// While a new topology takes over there are callers that go by the old one. What they store, under
+// a server that has left or lost the slot, must not be served: its key has another home.
 func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 	for _, leaves := range []bool{true, false} {
 		var home *Validity
@@ -245,7 +247,8 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 	}
 }
 
-// Whoever reads, and however the answers are delayed: once a change was told, what was there before is not served.
+// Whoever reads, and however the answers are delayed: once a change was told, what was there before
+// is not served.
 func TestWhatHasChangedIsNotServed(t *testing.T) {
 	for name, set := range map[string]func(*Options){"otter": func(*Options) {}, "LRU": func(o *Options) { o.MaxKeys = 10 }} {
 		t.Run(name, func(t *testing.T) {
@@ -332,7 +335,8 @@ func TestWhatIsLoadedIsPreparedAndPut(t *testing.T) {
 	require.Nil(t, m.Lookup("absent"))
 }
 
-// MaxTTL ends the use of an entry, not its key; AwayTTL that of what was loaded in an outage, unless it is -1.
+// MaxTTL ends the use of an entry, not its key; AwayTTL that of what was loaded in an outage,
+// unless it is -1.
 func TestEntriesAreServedAsLongAsTheOptionsSay(t *testing.T) {
 	m, v, c := newTest(1<<20, func(o *Options) { o.MaxTTL = 50 })
 	e := m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: 100})
@@ -356,7 +360,8 @@ func TestEntriesAreServedAsLongAsTheOptionsSay(t *testing.T) {
 	}
 }
 
-// What goes with a write in an outage is done although no entry is kept, and before anybody can see the entry.
+// What goes with a write in an outage is done although no entry is kept, and before anybody can see
+// the entry.
 func TestThenIsCalledIfTheKeyHasNotChanged(t *testing.T) {
 	for _, maxBytes := range []int64{1 << 20, -1} {
 		m, v, _ := newTest(maxBytes)
@@ -372,7 +377,8 @@ func TestThenIsCalledIfTheKeyHasNotChanged(t *testing.T) {
 	}
 }
 
-// Early is told of what an invalidation finds in memory, and of what it comes before; not of what this process drops.
+// Early is told of what an invalidation finds in memory, and of what it comes before; not of what
+// this process drops.
 func TestEarlyInvalidationsAreTold(t *testing.T) {
 	var told []string
 	m, v, _ := newTest(1<<20, func(o *Options) {

@@ -5,18 +5,21 @@ import (
 	"sync/atomic"
 )
 
-// Validity is what one server (a shard of a cluster) has shown of itself: whether what was read from it, or
-// loaded for it, may be served from memory. Each entry points to the Validity of its server, so one change here
-// invalidates all entries of that server at once, at no cost for each of them.
+// Validity is what one server (a shard of a cluster) has shown of itself: whether what was read
+// from it, or loaded for it, may be served from memory. Each entry points to the Validity of its
+// server, so one change here invalidates all entries of that server at once, at no cost for each of
+// them.
 //
-// An entry that was read from Redis is served while the connection on which it was read still stands (its epoch),
-// and a proof of that connection is young enough (the lease). While the server is degraded it is served without
-// a lease, until a time that Degrade is told, if its epoch is the last that was proven. An entry that was loaded
-// or set in an outage is served in that outage only: between two anybody may have deleted the key unheard.
+// An entry that was read from Redis is served while the connection on which it was read still
+// stands (its epoch), and a proof of that connection is young enough (the lease). While the server
+// is degraded it is served without a lease, until a time that Degrade is told, if its epoch is the
+// last that was proven. An entry that was loaded or set in an outage is served in that outage only:
+// between two anybody may have deleted the key unheard.
 //
-// Safe for concurrent use. Whoever watches the server calls the methods that change it; readers of entries load
-// the fields they need, one by one and without a lock. That is sound because each method stores what withdraws
-// before what permits: a reader that meets a change halfway sees an entry as it was before, or as invalid.
+// Safe for concurrent use. Whoever watches the server calls the methods that change it; readers of
+// entries load the fields they need, one by one and without a lock. That is sound because each
+// method stores what withdraws before what permits: a reader that meets a change halfway sees an
+// entry as it was before, or as invalid.
 type Validity struct {
 	tracked bool // the server was asked to tell us of changes; immutable
 
@@ -31,8 +34,8 @@ type Validity struct {
 	mu sync.Mutex // held by whatever changes the fields above, so that no two changes mix; never while calling out
 }
 
-// NewValidity returns the Validity of a server of which nothing is known yet: degraded, in its first outage, with
-// nothing to serve. tracked: the server was asked to tell us of changes.
+// NewValidity returns the Validity of a server of which nothing is known yet: degraded, in its
+// first outage, with nothing to serve. tracked: the server was asked to tell us of changes.
 func NewValidity(tracked bool) *Validity {
 	v := &Validity{tracked: tracked}
 	v.epoch.Store(1)
@@ -41,10 +44,10 @@ func NewValidity(tracked bool) *Validity {
 	return v
 }
 
-// NewEpoch notes that a connection is lost, or that there is a new one: changes may have been missed in between.
-// What was read so far is not served until the server is back, and what is read from now on only once Prove has
-// been called for the new epoch. If the server turns out to be away, what the last proven connection said is
-// served again, for as long as Degrade permits.
+// NewEpoch notes that a connection is lost, or that there is a new one: changes may have been
+// missed in between. What was read so far is not served until the server is back, and what is read
+// from now on only once Prove has been called for the new epoch. If the server turns out to be
+// away, what the last proven connection said is served again, for as long as Degrade permits.
 func (v *Validity) NewEpoch() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -56,9 +59,10 @@ func (v *Validity) newEpochLocked() {
 	v.lease.Store(0)
 }
 
-// Prove notes that every change that concerns epoch had been told when a probe on that connection was sent, so
-// that its entries may be served until the given time. It does nothing if epoch is not the present one any more,
-// while nothing is heard (see Deafen), and after Retire: then the proof is about what has been given up since.
+// Prove notes that every change that concerns epoch had been told when a probe on that connection
+// was sent, so that its entries may be served until the given time. It does nothing if epoch is not
+// the present one any more, while nothing is heard (see Deafen), and after Retire: then the proof
+// is about what has been given up since.
 func (v *Validity) Prove(epoch uint64, until int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -69,9 +73,9 @@ func (v *Validity) Prove(epoch uint64, until int64) {
 	v.lease.Store(until)
 }
 
-// Deafen notes that changes are not told, or that this cannot be proven. What was read since they were, nobody
-// knows since when they are not, is given up, also for an outage; nothing is stored until Hear. It reports
-// whether that is new.
+// Deafen notes that changes are not told, or that this cannot be proven. What was read since they
+// were, nobody knows since when they are not, is given up, also for an outage; nothing is stored
+// until Hear. It reports whether that is new.
 func (v *Validity) Deafen() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -82,8 +86,8 @@ func (v *Validity) Deafen() bool {
 	return true
 }
 
-// Hear notes that changes are told again, and reports whether they were not before. Then an epoch begins: what was
-// asked for meanwhile was not tracked, and must not be stored.
+// Hear notes that changes are told again, and reports whether they were not before. Then an epoch
+// begins: what was asked for meanwhile was not tracked, and must not be stored.
 func (v *Validity) Hear() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -95,8 +99,8 @@ func (v *Validity) Hear() bool {
 	return true
 }
 
-// Degrade notes that the server is away. An outage begins, which nothing that was loaded in an earlier one outlives.
-// What the last proven connection said may be served until the given time.
+// Degrade notes that the server is away. An outage begins, which nothing that was loaded in an
+// earlier one outlives. What the last proven connection said may be served until the given time.
 func (v *Validity) Degrade(until int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -105,16 +109,17 @@ func (v *Validity) Degrade(until int64) {
 	v.degraded.Store(true)
 }
 
-// Restore notes that the server may be asked again. What was loaded while it was away is not served any more, as
-// the server tells of no changes of it; what was read on a connection that still stands is, within its lease.
+// Restore notes that the server may be asked again. What was loaded while it was away is not served
+// any more, as the server tells of no changes of it; what was read on a connection that still
+// stands is, within its lease.
 func (v *Validity) Restore() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.degraded.Store(false)
 }
 
-// InvalidateAll gives up all that was read from the server, and all that was loaded for it in an outage: some of
-// its keys have another server now, whose changes are told elsewhere.
+// InvalidateAll gives up all that was read from the server, and all that was loaded for it in an
+// outage: some of its keys have another server now, whose changes are told elsewhere.
 func (v *Validity) InvalidateAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -17,8 +17,8 @@ type served struct {
 	away bool // what was loaded in the outage in which the transition happened, or in the latest before it
 }
 
-// Each row is one transition of a server that was well: what may be served before and after it, and what was read once the server is found
-// to be away next.
+// Each row is one transition of a server that was well: what may be served before and after it, and
+// what was read once the server is found to be away next.
 func TestWhatMayBeServedAfterEachTransition(t *testing.T) {
 	var (
 		nothing = served{}
@@ -107,7 +107,8 @@ func TestWhatIsReadOnTheNextConnection(t *testing.T) {
 	}
 }
 
-// Of a server that has not answered yet nothing is served that was read, and what was loaded meanwhile is.
+// Of a server that has not answered yet nothing is served that was read, and what was loaded
+// meanwhile is.
 func TestANewServerIsInItsFirstOutage(t *testing.T) {
 	for _, tracked := range []bool{true, false} {
 		v := NewValidity(tracked)

@@ -28,8 +28,9 @@ func (w *waiter) wake() {
 	}
 }
 
-// Wait returns a channel that is closed when key changes, and a function to call when the caller no longer waits; hint,
-// if not nil, gets a token then. ok is false if the key may have changed since the reservation: ask again.
+// Wait returns a channel that is closed when key changes, and a function to call when the caller no
+// longer waits; hint, if not nil, gets a token then. ok is false if the key may have changed since
+// the reservation: ask again.
 func (m *Memory) Wait(key string, r Reservation, hint chan struct{}) (changed <-chan struct{}, leave func(), ok bool) {
 	s := m.stripe(key)
 	s.mu.Lock()
@@ -58,8 +59,9 @@ func (m *Memory) Wait(key string, r Reservation, hint chan struct{}) (changed <-
 	}, true
 }
 
-// Wake wakes the callers that wait for a key that this process has filled or released itself, without waiting for the
-// push. (A caller that has asked and does not wait yet gets the push, so reservations stay good.)
+// Wake wakes the callers that wait for a key that this process has filled or released itself,
+// without waiting for the push. (A caller that has asked and does not wait yet gets the push, so
+// reservations stay good.)
 func (m *Memory) Wake(key string) {
 	s := m.stripe(key)
 	s.mu.Lock()
@@ -68,8 +70,8 @@ func (m *Memory) Wake(key string) {
 	w.wake()
 }
 
-// WakeAll wakes everybody: a connection is lost, so no push can be relied upon. Entries and reservations are voided by
-// the epoch, which the caller has raised.
+// WakeAll wakes everybody: a connection is lost, so no push can be relied upon. Entries and
+// reservations are voided by the epoch, which the caller has raised.
 func (m *Memory) WakeAll() {
 	for i := range m.stripes {
 		s := &m.stripes[i]
