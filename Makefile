@@ -108,6 +108,7 @@ cover: ## which statements the tests of the library reach
 	@echo "$(GO) tool cover -html=coverage.out shows where"
 
 lint: ## golangci-lint, as .golangci.yml says (the first time it is built, which takes about two minutes)
+	@scripts/import-lists
 	@for m in $(MODULES); do (cd $$m && $(GOLANGCI) run) || exit 1; done
 
 fmt: ## format the code and group its imports
