@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -99,7 +100,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 	who := enterCall(ctx)
 	defer who.leave()
 	for {
-		if c.closing.Err() != nil {
+		if c.lifecycle.ctx.Err() != nil {
 			return outcome{}, ErrClosed
 		}
 		if err := who.Err(); err != nil {
@@ -133,11 +134,11 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan) {
 	defer c.flights.abandon(f)
 	for ; ; f.polls++ {
-		sh := c.shardOf(f.key)
+		sh := c.link.Shard(f.key)
 		item := loadItem{f: f, shard: sh}
 		var r near.Reservation
 		var found finding
-		err := errNotAsked
+		err := link.ErrNotAsked
 		if !c.unsettled(ctx, f.key) {
 			r, found, err = c.readOrLock(ctx, sh, f.key, bad, f.large)
 		}
@@ -149,7 +150,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan) {
 		case err != nil:
 			c.refusedRead(f.key, err)
 			if !c.answerFromStore(ctx, f, p.room) && ctx.Err() == nil {
-				item.free = errors.Is(err, errNotAsked)
+				item.free = errors.Is(err, link.ErrNotAsked)
 				c.newLoad(ctx, p, []loadItem{item}).start()
 			}
 			return
@@ -172,7 +173,7 @@ func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan) {
 				c.newLoad(ctx, p, []loadItem{item}).start()
 				return
 			}
-			if f.stuck.overdue(found, c.now(), c.opt.LockTTL) || c.orphaned(f.key, found.stored) {
+			if f.stuck.overdue(found, c.link.Now(), c.opt.LockTTL) || c.orphaned(f.key, found.stored) {
 				bad = fingerprint(found.stored) // it is nobody's
 				continue
 			}
@@ -188,8 +189,8 @@ var errUnknownHeader = errors.New("aside: the stored value has a header of anoth
 
 // askAgain reports whether the leader of f should ask sh once more: one late answer of a server that is well must not call the loader while
 // somebody else holds the lock.
-func (c *Client) askAgain(f *flight, sh *shard, err error) bool {
-	if f.again || !sh.asks() || !unanswered(err) && !errors.Is(err, errLeftOut) {
+func (c *Client) askAgain(f *flight, sh *link.Shard, err error) bool {
+	if f.again || !sh.Asks() || !link.Unanswered(err) && !errors.Is(err, link.ErrLeftOut) {
 		return false
 	}
 	f.again = true
@@ -221,7 +222,7 @@ func (c *Client) awaitHolder(ctx context.Context, key string, r near.Reservation
 		return true
 	case <-ctx.Done():
 		return false
-	case <-c.closing.Done():
+	case <-c.lifecycle.ctx.Done():
 		return false
 	}
 }
@@ -235,40 +236,40 @@ func (c *Client) patience(pushed bool, ttl time.Duration, polls int32) time.Dura
 		end = c.opt.LockTTL
 	}
 	if !pushed {
-		return min(end, jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
+		return min(end, link.Jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
 	}
 	return end
 }
 
 // readOrLock asks for one key. The reservation was made before; it is void if the answer must not be kept.
 // large is how many bytes the key was found to have, if these are too many to be asked for beside others.
-func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, large int64) (near.Reservation, finding, error) {
+func (c *Client) readOrLock(ctx context.Context, sh *link.Shard, key, bad string, large int64) (near.Reservation, finding, error) {
 	if sh == nil {
-		return near.Reservation{}, finding{}, errNotAsked
+		return near.Reservation{}, finding{}, link.ErrNotAsked
 	}
-	r := c.near.Reserve(key, sh.valid)
-	if bad == "" && large == 0 && sh.canBatch() {
-		place := newRequest(key)
-		if !sh.batcher(locks).enter(place) {
+	r := c.near.Reserve(key, sh.Valid)
+	if bad == "" && large == 0 && sh.CanBatch() {
+		place := link.NewRequest(key)
+		if !sh.Batcher(locks).Enter(place) {
 			return c.awaitSeat(ctx, place, r)
 		}
-		defer sh.batcher(locks).leave()
+		defer sh.Batcher(locks).Leave()
 	}
 	marker := c.newMarker(sh)
-	q := newCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
+	q := link.NewCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
 	if bad != "" {
-		q.script, q.args[2] = script.ReplaceOrLock, bad
+		q.Script, q.Args[2] = script.ReplaceOrLock, bad
 	}
-	q.expects = large
+	q.Expects = large
 	if large > 0 {
-		q.args[2] = anyLength
+		q.Args[2] = anyLength
 	}
-	c.inTurn(ctx, sh, []*call{q}, func() { c.run(ctx, sh, q) })
-	found, err := q.finding(marker)
-	if err != nil && unanswered(err) {
-		c.disown(sh, q.keys, marker)
+	c.link.InTurn(ctx, sh, []*link.Call{q}, func() { c.link.Run(ctx, sh, q) })
+	found, err := findingOf(q, marker)
+	if err != nil && link.Unanswered(err) {
+		c.disown(sh, q.Keys, marker)
 	}
-	if q.moved {
+	if q.Moved {
 		r.Void()
 	}
 	return r, found, err
@@ -276,23 +277,23 @@ func (c *Client) readOrLock(ctx context.Context, sh *shard, key, bad string, lar
 
 // What is given to scripts as the most bytes to answer.
 var (
-	mostAnswered = strconv.Itoa(maxBatchBytes)
+	mostAnswered = strconv.Itoa(link.MaxBatchBytes)
 	anyLength    = strconv.Itoa(math.MaxInt32)
 )
 
 // awaitSeat is readOrLock for a caller whose question goes with others'.
-func (c *Client) awaitSeat(ctx context.Context, place *request, r near.Reservation) (near.Reservation, finding, error) {
-	if !place.wait(ctx, c.closing) {
+func (c *Client) awaitSeat(ctx context.Context, place *link.Request, r near.Reservation) (near.Reservation, finding, error) {
+	if !place.Wait(ctx, c.lifecycle.ctx) {
 		return r, finding{}, cmp.Or(ctx.Err(), ErrClosed)
 	}
-	answers, _ := place.result.(*lockAnswers)
-	if answers != nil && answers.q.moved {
+	answers, _ := place.Result.(*lockAnswers)
+	if answers != nil && answers.q.Moved {
 		r.Void()
 	}
-	if place.err != nil {
-		return r, finding{}, place.err
+	if place.Err != nil {
+		return r, finding{}, place.Err
 	}
-	found := answers.found[place.at]
+	found := answers.found[place.At]
 	return r, found, found.err
 }
 

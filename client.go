@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/internal/events"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
@@ -19,7 +20,7 @@ import (
 // Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
 // one process at a time runs for a key. It speaks strings; [Typed] puts a codec in front. Safe for concurrent use.
 type Client struct {
-	*link // the floor that asks Redis
+	link *link.Link // the floor that asks Redis
 
 	opt         Options // complete; immutable
 	tokenPrefix string  // immutable
@@ -62,18 +63,18 @@ func New(options Options) (*Client, error) {
 	log := queueLog(&options)
 	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL)}
 	c.lifecycle.begin()
-	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.now() }, observer: options.Observer, logger: options.Logger, log: log}
-	if c.stamps, err = stamp.New(mostClockError); err != nil {
+	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.link.Now() }, observer: options.Observer, logger: options.Logger, log: log}
+	if c.stamps, err = stamp.New(link.MostClockError); err != nil {
 		return nil, err
 	}
 	c.link = c.newLink()
 	c.near = near.New(near.Options{
 		MaxBytes: options.MemoryBytes, MaxKeys: options.MemoryKeys, MaxTTL: options.MemoryTTL, AwayTTL: options.DegradedTTL,
-		Now: c.now, Home: func(key string) *near.Validity { return c.home(key).valid }, Early: c.noteEarly,
+		Now: c.link.Now, Home: func(key string) *near.Validity { return c.link.Home(key).Valid }, Early: c.noteEarly,
 	})
 	c.loads.places.free = options.MaxLoaders
-	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.now, options.StaleLease, c.closing
-	c.flights.asks = func(key string) bool { return c.shardOf(key).asks() }
+	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
+	c.flights.asks = func(key string) bool { return c.link.Shard(key).Asks() }
 	c.modes = events.New[ModeChange](c.inBackground, func(f func()) { c.told("a function given to OnModeChange", f) })
 	c.store.replays.Bus = events.New[Replay](c.inBackground, func(f func()) { c.told("Options.OnReplay", f) })
 	if options.OnReplay != nil {
@@ -89,11 +90,11 @@ func New(options Options) (*Client, error) {
 	}
 	c.store.open(store, c)
 	c.stamps.After(c.store.Latest())
-	opened := c.now()
+	opened := c.link.Now()
 
 	first := make(chan error, 1)
-	c.inBackground(func() { c.connect(first) }) // ends with Close
-	c.inBackground(c.renewer)                   // so does this
+	c.inBackground(func() { c.link.Connect(first) }) // ends with Close
+	c.inBackground(c.renewer)                        // so does this
 	timer := time.NewTimer(options.ConnectTimeout)
 	defer timer.Stop()
 	err = errors.New("no answer")
@@ -105,7 +106,7 @@ func New(options Options) (*Client, error) {
 			waiting = false
 		}
 	}
-	for look := time.NewTicker(5 * time.Millisecond); err == nil && options.RequireRedis && !c.connected(); { // it may be loading its data
+	for look := time.NewTicker(5 * time.Millisecond); err == nil && options.RequireRedis && !c.link.Connected(); { // it may be loading its data
 		select {
 		case <-look.C:
 			continue
@@ -114,7 +115,7 @@ func New(options Options) (*Client, error) {
 		}
 		break
 	}
-	if options.RequireRedis && !c.connected() {
+	if options.RequireRedis && !c.link.Connected() {
 		if err == nil {
 			err = cmp.Or(c.Health().Err, errors.New("it accepts connections but does not answer"))
 		}
@@ -124,7 +125,7 @@ func New(options Options) (*Client, error) {
 	if options.FallbackDir != "" || options.Store != nil {
 		// The process before, which had the directory, may have written until it was opened. Replayed, a write of ours within the
 		// error of clocks from one of those could not be told from an earlier one, and neither would be kept.
-		c.sleep(2*leastClockError - time.Duration(c.now()-opened))
+		c.link.Sleep(2*leastClockError - time.Duration(c.link.Now()-opened))
 	}
 	return c, nil
 }
@@ -143,7 +144,7 @@ func (c *Client) Close() error { return c.close(c.shutDown) }
 
 // shutDown does what Close waits for.
 func (c *Client) shutDown() (err error) {
-	c.freeze(func() { c.finish(c.now()) }) // no prober is started after this
+	c.link.Freeze(func() { c.finish(c.link.Now()) }) // no prober is started after this
 	running := c.loads.all()
 	for _, l := range running {
 		l.cancel()
@@ -151,7 +152,7 @@ func (c *Client) shutDown() (err error) {
 	if !c.ended(closeGrace) {
 		err = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
 	}
-	c.end()
+	c.link.Close()
 	c.near.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), flushGrace)
 	defer cancel()
@@ -166,14 +167,14 @@ func (c *Client) shutDown() (err error) {
 
 // Stats returns what the client has done since New.
 func (c *Client) Stats() Stats {
-	n, of := &c.counted, c.tally()
+	n, of := &c.counted, c.link.Counts()
 	s := Stats{
 		MemoryHits: n.memoryHits.sum(), RedisHits: n.redisHits.Load(), Loads: n.loads.Load(), LoadErrors: n.loadErrors.Load(),
 		NotFound: n.notFound.Load(), Shared: n.shared.Load(), LockWaits: n.lockWaits.Load(), FillsRefused: n.fillsRefused.Load(),
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
-		RedisErrors: of.redisErrors, Invalidations: of.invalidations, GoneEarly: n.goneEarly.Load(), Flushes: of.flushes,
-		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.outages, Overloaded: n.overloaded.Load(), Failovers: of.failovers,
-		RedisConnected: c.connected(), Waiting: c.flights.count(),
+		RedisErrors: of.RedisErrors, Invalidations: of.Invalidations, GoneEarly: n.goneEarly.Load(), Flushes: of.Flushes,
+		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.Outages, Overloaded: n.overloaded.Load(), Failovers: of.Failovers,
+		RedisConnected: c.link.Connected(), Waiting: c.flights.count(),
 	}
 	fallen := c.store.Stats()
 	s.Pending = fallen.Sets + fallen.Deletes

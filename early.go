@@ -28,7 +28,7 @@ type early struct {
 // noteEarly counts an invalidation of e, and says once a minute when most of what is read goes at once. What this process has stored itself does not
 // count: Redis before 6.2 pushes that back in any case.
 func (c *Client) noteEarly(e *near.Entry) {
-	now := c.now()
+	now := c.link.Now()
 	if !e.Read() || now-e.At() >= int64(earlyWithin) {
 		return
 	}

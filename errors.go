@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/reason"
 )
 
@@ -19,7 +20,7 @@ var (
 	ErrNotFound = errors.New("aside: not found")
 
 	// ErrClosed says that the Client was closed before the call or while it waited.
-	ErrClosed = errIsClosed
+	ErrClosed = link.ErrClosed
 
 	// ErrUnchanged is what the function that is given to Update returns if it has changed nothing.
 	ErrUnchanged = errors.New("aside: nothing was changed")
@@ -27,11 +28,11 @@ var (
 	// ErrRedisAway says that Redis could not be asked: it was never reached, its connection is lost, or it stopped
 	// answering. Only calls that cannot do without Redis return it: Touch; Peek of what nobody here knows; Set and Del
 	// together with the reason why they could not be kept for replay. Get and GetMulti go on without it.
-	ErrRedisAway = errRedisIsAway
+	ErrRedisAway = link.ErrRedisAway
 
 	// ErrUnknownOutcome says that a Set, Del or Touch was sent but its answer did not come in time: it may or may not
 	// have been done. It will not be done any more once the call's deadline has passed, by as much as the clocks err, except by replay.
-	ErrUnknownOutcome = errOutcomeUnknown
+	ErrUnknownOutcome = link.ErrUnknownOutcome
 
 	// ErrNotDurable says that a Set or Del could not be done now and is kept in memory only, because Options.FallbackDir
 	// is not set: this process sees it, and replays it when Redis is back, but it is lost if the process ends before.
@@ -39,11 +40,11 @@ var (
 
 	// ErrNoInvalidations says, in Health, that changes of keys are not pushed to this client although it asked for that: its local memory is
 	// not used, and who waits for another process's load polls.
-	ErrNoInvalidations = errNoPushes
+	ErrNoInvalidations = link.ErrNoInvalidations
 
 	// ErrShared says that a command would have changed a connection that others use at the same time. It belongs on a connection of
 	// one's own, see rueidis.Client.Dedicated.
-	ErrShared = errIsShared
+	ErrShared = link.ErrShared
 
 	// ErrOverloaded says that Redis is away and Options.MaxLoaders loaders run already, none of which has returned within a second.
 	ErrOverloaded = errors.New("aside: too many loaders run")

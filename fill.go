@@ -45,7 +45,7 @@ func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 	}
 	var all []<-chan struct{}
 	for _, key := range keys {
-		if c.shardOf(key).asks() {
+		if c.link.Shard(key).Asks() {
 			all = c.flights.storing(all, key)
 		}
 	}
@@ -61,7 +61,7 @@ func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-c.closing.Done():
+		case <-c.lifecycle.ctx.Done():
 			return ErrClosed
 		}
 	}
@@ -98,9 +98,9 @@ func (l *load) store() {
 			l.give(i, outcome{free: item.free, entry: l.keepLoad(i)})
 			continue
 		}
-		if item.shard = c.shardOf(item.f.key); item.shard != nil { // another may have taken over since the lock
-			item.reserved = c.near.Reserve(item.f.key, item.shard.valid)
-			if most := c.longestArg(item.shard); storable && int64(len(wire.Pack(out.raw))) > most {
+		if item.shard = c.link.Shard(item.f.key); item.shard != nil { // another may have taken over since the lock
+			item.reserved = c.near.Reserve(item.f.key, item.shard.Valid)
+			if most := c.link.LongestArg(item.shard); storable && int64(len(wire.Pack(out.raw))) > most {
 				c.counted.tooLarge.Add(1)
 				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
 				c.warn(&c.seldomStore, "a loaded value is too large for Redis, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "proto-max-bulk-len", most)
@@ -147,14 +147,14 @@ func (l *load) store() {
 // fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
 func (l *load) fillOne() {
 	item, request := &l.items[0], &l.one.request
-	request.key, request.args, request.owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
-	joins := item.shard.canBatch()
-	if joins && !item.shard.batcher(fills).enter(request) {
+	request.Key, request.Args, request.Owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
+	joins := item.shard.CanBatch()
+	if joins && !item.shard.Batcher(fills).Enter(request) {
 		return
 	}
-	moved, accepted, err := l.c.overLock(script.Fill, item, request.args)
+	moved, accepted, err := l.c.overLock(script.Fill, item, request.Args)
 	if joins {
-		item.shard.batcher(fills).leave()
+		item.shard.Batcher(fills).Leave()
 	}
 	l.filledOne(moved, accepted, err)
 }

@@ -5,17 +5,18 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 )
 
 // What the Client does when the link has something to tell.
 
 // newLink makes the floor that asks Redis.
-func (c *Client) newLink() *link {
-	return newLink(c.lifecycle.ctx, linkOptions{
+func (c *Client) newLink() *link.Link {
+	return link.New(c.lifecycle.ctx, link.Options{
 		Redis: c.opt.Redis, ClientBuilder: c.opt.ClientBuilder, ConnectTimeout: c.opt.ConnectTimeout, RedisTimeout: c.opt.RedisTimeout,
 		StaleLease: c.opt.StaleLease, DegradedTTL: c.opt.DegradedTTL, FlushKeyTTL: max(24*time.Hour, 2*c.opt.StampTTL),
 		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.Client(), Logger: c.opt.Logger,
-	}, linkHooks{
+	}, link.Hooks{
 		InBackground: c.inBackground,
 		Contain:      c.contained,
 		Told:         c.told,
@@ -28,10 +29,10 @@ func (c *Client) newLink() *link {
 		Observed:     c.observed,
 		Outage:       c.outageBegins,
 		Unreplayed:   c.unreplayed,
-		Started:      func(sh *shard) { c.inBackground(func() { c.replayer(sh) }) }, // ends when sh leaves, or with Close
+		Started:      func(sh *link.Shard) { c.inBackground(func() { c.replayer(sh) }) }, // ends when sh leaves, or with Close
 		TookOver:     c.tookOver,
 		Flushed:      c.flushed,
-		Send:         [...]func(*shard, []*request){locks: c.sendLocks, fills: c.sendFills},
+		Send:         [...]func(*link.Shard, []*link.Request){locks: c.sendLocks, fills: c.sendFills},
 	})
 }
 
@@ -54,13 +55,13 @@ func (c *Client) lost() {
 	c.flights.dropErrors()
 }
 
-func (c *Client) modeChanged(change shardChange) {
+func (c *Client) modeChanged(change link.ModeChange) {
 	c.modes.Announce(ModeChange{Shard: change.Addr, From: Mode(change.From), To: Mode(change.To), At: change.At, Err: change.Err}, nil)
 }
 
 // observed tells the observer what has happened to a shard.
-func (c *Client) observed(e linkEvent) {
-	kind := [...]EventKind{linkFailed: EventRedisError, linkAway: EventRedisAway, linkBack: EventRedisBack, linkFailover: EventFailover}[e.Kind]
+func (c *Client) observed(e link.Event) {
+	kind := [...]EventKind{link.EventFailed: EventRedisError, link.EventAway: EventRedisAway, link.EventBack: EventRedisBack, link.EventFailover: EventFailover}[e.Kind]
 	c.observe(Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err})
 }
 
@@ -74,23 +75,23 @@ func (c *Client) outageBegins() func() []any {
 }
 
 // unreplayed reports whether there is anything that sh may have to be told.
-func (c *Client) unreplayed(sh *shard) bool {
+func (c *Client) unreplayed(sh *link.Shard) bool {
 	kept := c.store.Stats()
 	return kept.Sets+kept.Deletes+kept.Fills > 0 || c.doubts.about(sh)
 }
 
 // flushed says that what was kept for sh, and is from before it was flushed, will not be brought back.
-func (c *Client) flushed(sh *shard) {
+func (c *Client) flushed(sh *link.Shard) {
 	if kept := c.store.Stats(); kept.Sets+kept.Fills > 0 {
-		c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.address(sh), "sets", kept.Sets, "loaded", kept.Fills)
+		c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.link.Address(sh), "sets", kept.Sets, "loaded", kept.Fills)
 	}
 }
 
 // tookOver has a server that has taken over looked at for what it may lack. What counts is when the other was well last: how long it
 // took until somebody took over says nothing of what was replicated.
-func (c *Client) tookOver(t takeover) {
+func (c *Client) tookOver(t link.Takeover) {
 	lacking := c.store.recent.since(t.Since - int64(recentFor))
-	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.shardOf(key) != t.Shard || !t.Had(key) })
+	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.link.Shard(key) != t.Shard || !t.Had(key) })
 	c.doubts.add(t.Shard, lacking)
-	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.address(t.Shard), "recentWrites", len(lacking)}, t.Attrs...)...)
+	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.link.Address(t.Shard), "recentWrites", len(lacking)}, t.Attrs...)...)
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 )
@@ -128,7 +129,7 @@ type load struct {
 		out     [1]loaded
 		items   [1]loadItem
 		fill    [1]*loadItem
-		request request
+		request link.Request
 	}
 
 	mu      sync.Mutex
@@ -142,10 +143,10 @@ type load struct {
 
 type loadItem struct {
 	f      *flight
-	shard  *shard // nil without a lock
-	marker string // "" without a lock
-	free   bool   // without a lock because Redis is away: there is nobody to ask whether the key has changed
-	locked int64  // before the lock was asked for, in Client.now's time, if others were asked for since
+	shard  *link.Shard // nil without a lock
+	marker string      // "" without a lock
+	free   bool        // without a lock because Redis is away: there is nobody to ask whether the key has changed
+	locked int64       // before the lock was asked for, in Client.now's time, if others were asked for since
 
 	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
 	outage   uint64           // of its key's shard then
@@ -189,7 +190,7 @@ func (l *load) end() (mine, deserted bool) {
 
 // newLoad makes a load for items, whose flights who leads. It keeps items.
 func (c *Client) newLoad(who *caller, p *plan, items []loadItem) *load {
-	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: p.options, call: p.call, room: p.room, live: len(items), began: c.now()}
+	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: p.options, call: p.call, room: p.room, live: len(items), began: c.link.Now()}
 	if len(items) > 1 {
 		l.keys, l.out, l.items = make([]string, len(items)), make([]loaded, len(items)), items
 	} else {
@@ -204,7 +205,7 @@ func (c *Client) newLoad(who *caller, p *plan, items []loadItem) *load {
 		if item.locked > 0 {
 			l.renewed = min(l.renewed, item.locked)
 		}
-		item.gen, item.outage = c.near.Generation(item.f.key), c.home(item.f.key).valid.Outage()
+		item.gen, item.outage = c.near.Generation(item.f.key), c.link.Home(item.f.key).Valid.Outage()
 	}
 	return l
 }
@@ -238,19 +239,19 @@ func (l *load) start() {
 		}
 		switch {
 		case deserted: // what it returned may have been made without values
-			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
+			l.fail(ctx, err, deserted, time.Duration(c.link.Now()-l.began))
 			l.settled()
 		case err == nil:
-			l.observe(nil, time.Duration(c.now()-l.began))
+			l.observe(nil, time.Duration(c.link.Now()-l.began))
 			l.store()
 		case notFound:
 			l.missing = err
-			l.observe(err, time.Duration(c.now()-l.began))
+			l.observe(err, time.Duration(c.link.Now()-l.began))
 			clear(l.out)
 			l.store()
 		default:
 			l.unheld = ofContext(err)
-			l.fail(ctx, err, deserted, time.Duration(c.now()-l.began))
+			l.fail(ctx, err, deserted, time.Duration(c.link.Now()-l.began))
 			l.settled()
 		}
 	})
@@ -305,7 +306,7 @@ func (l *load) expire(ctx context.Context) {
 // fail gives up the locks and hands out the error.
 func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Duration) {
 	switch {
-	case l.c.closing.Err() != nil:
+	case l.c.lifecycle.ctx.Err() != nil:
 		err = ErrClosed
 	case deserted:
 		err = nil // its last waiter left: nothing to say, who joins meanwhile starts over
@@ -341,11 +342,11 @@ func (c *Client) renewer() {
 	for {
 		select {
 		case <-tick.C:
-		case <-c.closing.Done():
+		case <-c.lifecycle.ctx.Done():
 			return
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
-		if items := c.loads.due(int64(c.opt.LockTTL/3), c.now()); len(items) > 0 {
+		if items := c.loads.due(int64(c.opt.LockTTL/3), c.link.Now()); len(items) > 0 {
 			c.overLocks(script.Renew, script.Renew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
 		}
 	}
@@ -366,7 +367,7 @@ func (l *load) release(err error) {
 	for i := range l.items {
 		item := &l.items[i]
 		if item.shard != nil {
-			if item.shard.echoes() { // the push was our own
+			if item.shard.Echoes() { // the push was our own
 				item.gen = c.near.Generation(item.f.key)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/sums"
@@ -61,12 +63,12 @@ func (s *stuck) overdue(found finding, now int64, lockTTL time.Duration) bool {
 }
 
 // newMarker returns a marker for a load that begins now, on sh's clock; nobody has used it before.
-func (c *Client) newMarker(sh *shard) string {
+func (c *Client) newMarker(sh *link.Shard) string {
 	var room [128]byte
 	b := append(room[:0], c.tokenPrefix...)
 	b = strconv.AppendUint(b, c.tokens.Add(1), 36)
 	b = append(b, ':')
-	now, _ := c.serverTime(sh)
+	now, _ := c.link.ServerTime(sh)
 	return string(stamp.AppendMicros(b, now))
 }
 
@@ -94,31 +96,31 @@ func (c *Client) overLocks(one, many *script.Script, head []string, items []*loa
 		}
 		return
 	}
-	how := &pieces{insist: true}
+	how := &link.Pieces{Insist: true}
 	if until > 0 {
-		how.first, how.until = maxBatchKeys, until
+		how.First, how.Until = link.MaxBatchKeys, until
 	} else {
-		how.until = never
+		how.Until = math.MaxInt64
 	}
-	all := c.batches(many, head, len(held), func(i int) (string, *shard) { return held[i].f.key, held[i].shard },
+	all := c.link.Batches(many, head, len(held), func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
 		func(to []string, i int) []string { return args(to, held[i]) })
-	c.runBatches(context.Background(), all, how, func(b *batch) {
+	c.link.RunBatches(context.Background(), all, how, func(b *link.Batch) {
 		if answer == nil {
 			return
 		}
-		ours, err := b.flags()
-		for n, i := range b.of {
-			answer(b.moved, held[i], err == nil && ours[n] == 1, err)
+		ours, err := b.Flags()
+		for n, i := range b.Of {
+			answer(b.Moved, held[i], err == nil && ours[n] == 1, err)
 		}
 	})
 }
 
 // overLock is overLocks for one.
 func (c *Client) overLock(s *script.Script, item *loadItem, args []string) (moved, ours bool, err error) {
-	q := newCall(s, item.f.key, args...)
-	c.inTurn(context.Background(), item.shard, []*call{q}, func() { c.run(context.Background(), item.shard, q) })
-	flags, err := q.flags()
-	return q.moved, err == nil && flags[0] == 1, err
+	q := link.NewCall(s, item.f.key, args...)
+	c.link.InTurn(context.Background(), item.shard, []*link.Call{q}, func() { c.link.Run(context.Background(), item.shard, q) })
+	flags, err := q.Flags()
+	return q.Moved, err == nil && flags[0] == 1, err
 }
 
 // finding is what a key was found to hold.
@@ -132,31 +134,31 @@ type finding struct {
 	err     error         // the server's, for this key
 }
 
-// findings reads an answer of a value and its ttl per key.
-func (q *call) findings(marker string) ([]finding, error) {
-	if q.err != nil {
-		return nil, q.err
+// findingsOf reads an answer of a value and its ttl per key.
+func findingsOf(q *link.Call, marker string) ([]finding, error) {
+	if q.Err != nil {
+		return nil, q.Err
 	}
-	answer, err := q.reply.ToArray()
+	answer, err := q.Reply.ToArray()
 	if err != nil {
 		return nil, err
 	}
-	if len(answer) != 2*len(q.keys) {
-		return nil, fmt.Errorf("aside: a script answered %d elements for %d keys", len(answer), len(q.keys))
+	if len(answer) != 2*len(q.Keys) {
+		return nil, fmt.Errorf("aside: a script answered %d elements for %d keys", len(answer), len(q.Keys))
 	}
-	found := make([]finding, len(q.keys))
+	found := make([]finding, len(q.Keys))
 	for i := range found {
 		found[i] = newFinding(answer[2*i], answer[2*i+1], marker)
 	}
 	return found, nil
 }
 
-// finding reads the answer for a single key.
-func (q *call) finding(marker string) (finding, error) {
-	if q.err != nil {
-		return finding{}, q.err
+// findingOf reads the answer for a single key.
+func findingOf(q *link.Call, marker string) (finding, error) {
+	if q.Err != nil {
+		return finding{}, q.Err
 	}
-	answer, err := q.reply.ToArray()
+	answer, err := q.Reply.ToArray()
 	if err != nil {
 		return finding{}, err
 	}
@@ -198,10 +200,10 @@ func fingerprint(stored string) string {
 }
 
 // disown releases, in the background, what an unanswered read-or-lock may have locked.
-func (c *Client) disown(sh *shard, keys []string, marker string) {
+func (c *Client) disown(sh *link.Shard, keys []string, marker string) {
 	c.inBackground(func() { // ends within RedisTimeout
 		args := slices.Repeat([]string{marker}, len(keys))
-		c.run(context.Background(), sh, &call{script: script.Release, keys: keys, args: args})
+		c.link.Run(context.Background(), sh, &link.Call{Script: script.Release, Keys: keys, Args: args})
 		for _, key := range keys {
 			c.near.Wake(key)
 		}
@@ -210,7 +212,7 @@ func (c *Client) disown(sh *shard, keys []string, marker string) {
 
 // renewedTTL is the ttl of a lock that is renewed now, as Redis takes it: LockTTL, and for how long its fill may be behind others.
 func (c *Client) renewedTTL() string {
-	if delay := c.delay(); delay > 0 {
+	if delay := c.link.Delay(); delay > 0 {
 		return script.InMilliseconds(c.opt.LockTTL + delay)
 	}
 	return c.lockTTL

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -37,15 +38,15 @@ func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c := newConnected(t, proxy.Addr())
 	ctx := t.Context()
-	sh := c.shards()[0]
+	sh := c.link.Shards()[0]
 	jump := func() {
-		sh.skew(-time.Hour, -time.Hour)
+		sh.Skew(-time.Hour, -time.Hour)
 	}
 	jump()
 	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
 	require.Equal(t, "v", server.Do("GET", "k"))
 	var keys []string
-	for i := range 50 * maxBatchKeys {
+	for i := range 50 * link.MaxBatchKeys {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
 	server.Do("SET", "k7", "v")
@@ -61,7 +62,7 @@ func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
-	ctx, sh := t.Context(), c.shards()[0]
+	ctx, sh := t.Context(), c.link.Shards()[0]
 	_, first, err := c.readOrLock(ctx, sh, "k", "", 0)
 	require.NoError(t, err)
 	require.True(t, first.mine)
@@ -78,9 +79,9 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	require.True(t, second.mine)
 	require.NotEqual(t, first.stored, second.stored)
 	run := func(s *script.Script, args ...string) int64 {
-		q := newCall(s, "k", args...)
-		c.run(ctx, sh, q)
-		flags, err := q.flags()
+		q := link.NewCall(s, "k", args...)
+		c.link.Run(ctx, sh, q)
+		flags, err := q.Flags()
 		require.NoError(t, err)
 		return flags[0]
 	}
@@ -98,7 +99,7 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 func TestAMarkersStampIsTheServersTime(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
-	sh := c.shards()[0]
+	sh := c.link.Shards()[0]
 	clock := server.Do("TIME").([]any)
 	var seconds, micros, stamp int64
 	_, err := fmt.Sscan(clock[0].(string), &seconds)
@@ -118,7 +119,7 @@ func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c := newConnected(t, proxy.Addr())
 	proxy.BlackHole()
-	c.shards()[0].skew(0, time.Hour)
+	c.link.Shards()[0].Skew(0, time.Hour)
 	require.ErrorIs(t, c.Set(t.Context(), time.Hour, "k", "v"), ErrNotDurable)
 	proxy.Heal()
 	for c.Stats().Pending > 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
@@ -48,7 +49,7 @@ func (c *Client) Look(ctx context.Context, key string) (Found, error) {
 // LookMulti is Look for many keys, in a round trip to each shard for 64 of them, each of which may take RedisTimeout. Keys without a value are left out. The error is that of the
 // first key that has one, and nothing is returned then.
 func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found, error) {
-	if c.closing.Err() != nil {
+	if c.lifecycle.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
 	if err := c.awaitStored(ctx, keys...); err != nil {
@@ -84,10 +85,10 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	who := enterCall(ctx)
 	defer who.leave()
 	unsettled := c.unsettledOf(who, pending)
-	byShard := make(map[*shard][]*glance, 1)
+	byShard := make(map[*link.Shard][]*glance, 1)
 	for _, key := range left {
-		sh := c.shardOf(key)
-		if sh.asks() && !unsettled[key] {
+		sh := c.link.Shard(key)
+		if sh.Asks() && !unsettled[key] {
 			byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			continue
 		}
@@ -103,13 +104,13 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	var failed atomic.Pointer[glance]
 	for sh, glances := range byShard {
 		asking.Go(func() { // ends with the answers, or when one does not come within RedisTimeout
-			for some := range slices.Chunk(glances, maxBatchKeys) {
-				calls := make([]*call, len(some))
+			for some := range slices.Chunk(glances, link.MaxBatchKeys) {
+				calls := make([]*link.Call, len(some))
 				for i, g := range some {
 					calls[i] = g.q
 				}
-				c.runAll(who, sh, calls...)
-				if _, reply := rueidis.IsRedisErr(some[0].q.err); some[0].q.err != nil && !reply { // a reply is about its key alone
+				c.link.RunAll(who, sh, calls...)
+				if _, reply := rueidis.IsRedisErr(some[0].q.Err); some[0].q.Err != nil && !reply { // a reply is about its key alone
 					failed.Store(some[0])
 				}
 				if failed.Load() != nil {
@@ -153,7 +154,7 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *near.Ent
 	if err := c.checkKey(key); err != nil {
 		return Found{}, nil, false, err
 	}
-	if c.closing.Err() != nil {
+	if c.lifecycle.ctx.Err() != nil {
 		return Found{}, nil, false, ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
@@ -162,42 +163,42 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *near.Ent
 	key = strings.Clone(key) // see obtain
 	who := enterCall(ctx)
 	defer who.leave()
-	sh := c.shardOf(key)
-	if !sh.asks() || c.unsettled(who, key) {
+	sh := c.link.Shard(key)
+	if !sh.Asks() || c.unsettled(who, key) {
 		return c.lookAway(who, key)
 	}
 	g := c.newGlance(key, sh)
-	c.run(who, sh, g.q)
+	c.link.Run(who, sh, g.q)
 	return c.seen(who, g)
 }
 
 // glance is a question for a key that locks nothing.
 type glance struct {
 	key string
-	sh  *shard
+	sh  *link.Shard
 	r   near.Reservation
-	q   *call
+	q   *link.Call
 }
 
-func (c *Client) newGlance(key string, sh *shard) *glance {
-	return &glance{key, sh, c.near.Reserve(key, sh.valid), newCall(script.Read, key, wire.LockPrefix, mostAnswered)}
+func (c *Client) newGlance(key string, sh *link.Shard) *glance {
+	return &glance{key, sh, c.near.Reserve(key, sh.Valid), link.NewCall(script.Read, key, wire.LockPrefix, mostAnswered)}
 }
 
 // seen says what came of a glance.
 func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool, error) {
-	found, err := g.q.finding("")
+	found, err := findingOf(g.q, "")
 	if sh := g.sh; err == nil && found.large > 0 { // to be asked for in turn
-		g.r = c.near.Reserve(g.key, sh.valid)
-		g.q = newCall(script.Read, g.key, wire.LockPrefix, anyLength)
-		g.q.expects = found.large
-		c.inTurn(ctx, sh, []*call{g.q}, func() { c.run(ctx, sh, g.q) })
-		found, err = g.q.finding("")
+		g.r = c.near.Reserve(g.key, sh.Valid)
+		g.q = link.NewCall(script.Read, g.key, wire.LockPrefix, anyLength)
+		g.q.Expects = found.large
+		c.link.InTurn(ctx, sh, []*link.Call{g.q}, func() { c.link.Run(ctx, sh, g.q) })
+		found, err = findingOf(g.q, "")
 	}
 	if err != nil {
 		switch {
 		case ctx.Err() != nil:
 			err = ctx.Err()
-		case refused(err): // WRONGTYPE, NOPERM
+		case link.Refused(err): // WRONGTYPE, NOPERM
 			err = fmt.Errorf("aside: refused by Redis: %w", err)
 		case !errors.Is(err, ErrRedisAway):
 			err = fmt.Errorf("%w: %w", ErrRedisAway, reason.Of(err))
@@ -211,7 +212,7 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	c.counted.redisHits.Add(1)
 	c.observe(Event{Kind: EventHit, Key: g.key, Source: SourceRedis})
 	var e *near.Entry
-	if !g.q.moved {
+	if !g.q.Moved {
 		e = c.near.Commit(g.key, g.r, near.Value{Raw: found.value, Absent: what == wire.Absence, TTL: found.ttl})
 	}
 	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At())}, e, what == wire.Value, nil
@@ -228,23 +229,23 @@ func (c *Client) readBack(ctx context.Context, keys []string) {
 		return
 	}
 	for range readBacks {
-		byShard := make(map[*shard][]*glance, 1)
+		byShard := make(map[*link.Shard][]*glance, 1)
 		for _, key := range keys {
-			if sh := c.shardOf(key); sh.asks() && sh.valid.Tracked() && !c.store.Pending(key) {
+			if sh := c.link.Shard(key); sh.Asks() && sh.Valid.Tracked() && !c.store.Pending(key) {
 				byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			}
 		}
 		keys = nil
 		for sh, glances := range byShard {
-			for some := range slices.Chunk(glances, maxBatchKeys) {
-				calls := make([]*call, len(some))
+			for some := range slices.Chunk(glances, link.MaxBatchKeys) {
+				calls := make([]*link.Call, len(some))
 				for i, g := range some {
 					calls[i] = g.q
 				}
-				c.runFor(ctx, sh, c.opt.RedisTimeout+1, calls...) // see LookMulti
+				c.link.RunFor(ctx, sh, c.opt.RedisTimeout+1, calls...) // see LookMulti
 				for _, g := range some {
-					found, err := g.q.finding("")
-					if err != nil || g.q.moved || found.content != wire.Value {
+					found, err := findingOf(g.q, "")
+					if err != nil || g.q.Moved || found.content != wire.Value {
 						continue
 					}
 					if c.near.Commit(g.key, g.r, near.Value{Raw: found.value, TTL: found.ttl}) == nil {
@@ -265,20 +266,20 @@ func (c *Client) lookAway(ctx context.Context, key string) (Found, *near.Entry, 
 	case ctx.Err() != nil: // perhaps before the disk has answered
 		return Found{}, nil, false, ctx.Err()
 	case s.err != nil:
-		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", errNotAsked, reason.Of(s.err))
-	case s.nothing && !c.shardOf(key).asks():
+		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", link.ErrNotAsked, reason.Of(s.err))
+	case s.nothing && !c.link.Shard(key).Asks():
 		return Found{}, nil, false, nil
 	}
-	return Found{}, nil, false, errNotAsked
+	return Found{}, nil, false, link.ErrNotAsked
 }
 
 func (c *Client) inMemory(e *near.Entry) Found {
 	f := Found{Value: e.Raw(), TTL: -1, Source: SourceMemory, At: c.wall(e.At())}
 	if ends, ok := e.Ends(); ok {
-		f.TTL = time.Duration(max(ends-c.now(), 0))
+		f.TTL = time.Duration(max(ends-c.link.Now(), 0))
 	}
 	return f
 }
 
 // wall is the time of day of a moment of now.
-func (c *Client) wall(at int64) time.Time { return c.began.Add(time.Duration(at)) }
+func (c *Client) wall(at int64) time.Time { return c.link.Began.Add(time.Duration(at)) }

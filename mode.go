@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 )
 
 // Mode says how far a shard, a primary of a cluster or the one server, can be relied upon.
@@ -36,7 +37,7 @@ const (
 	Recovering
 )
 
-func (m Mode) String() string { return linkMode(m).String() }
+func (m Mode) String() string { return link.Mode(m).String() }
 
 // MarshalText implements [encoding.TextMarshaler]: a mode is its name, in JSON too.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
@@ -86,10 +87,10 @@ func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.mod
 
 // Health says how the client is doing. It asks nobody.
 func (c *Client) Health() Health {
-	all := c.link.health()
-	h := Health{Mode: Mode(all.mode), Since: all.since, Err: all.err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.store.replays.latest()}
-	for _, s := range all.shards {
-		h.Shards = append(h.Shards, ShardHealth{Addr: s.addr, Mode: Mode(s.mode), Since: s.since, Err: s.err})
+	all := c.link.Health()
+	h := Health{Mode: Mode(all.Mode), Since: all.Since, Err: all.Err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.store.replays.latest()}
+	for _, s := range all.Shards {
+		h.Shards = append(h.Shards, ShardHealth{Addr: s.Addr, Mode: Mode(s.Mode), Since: s.Since, Err: s.Err})
 	}
 	return h
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/link"
 )
 
 func TestHealthIsReadableAsJSON(t *testing.T) {
@@ -27,7 +29,7 @@ func TestHealthSaysWhyRedisWasNeverReached(t *testing.T) {
 	c, err := New(Options{Redis: rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}}, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer c.Close()
-	require.ErrorIs(t, c.Health().Err, errNeverReached)
+	require.ErrorIs(t, c.Health().Err, link.ErrNeverReached)
 	require.ErrorContains(t, c.Health().Err, "refused")
 }
 
@@ -46,7 +48,7 @@ func TestModeChangesAreToldInOrder(t *testing.T) {
 				panic("one of the user's own")
 			}
 		})
-		change := func(from, to Mode) { c.modeChanged(shardChange{From: linkMode(from), To: linkMode(to)}) }
+		change := func(from, to Mode) { c.modeChanged(link.ModeChange{From: link.Mode(from), To: link.Mode(to)}) }
 		change(Degraded, Healthy)
 		change(Healthy, Degraded)
 		change(Degraded, Recovering)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -126,7 +128,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 	defer who.leave()
 	for len(keys) > 0 {
 		err := who.Err()
-		if c.closing.Err() != nil {
+		if c.lifecycle.ctx.Err() != nil {
 			err = ErrClosed
 		}
 		if err != nil {
@@ -223,7 +225,7 @@ func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string
 			case a.err != nil:
 				c.refusedRead(a.f.key, a.err)
 				if !c.answerFromStore(ctx, a.f, p.room) {
-					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, errNotAsked)})
+					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, link.ErrNotAsked)})
 				}
 			case a.found.content == wire.Unreadable:
 				bad[a.f.key] = fingerprint(a.found.stored)
@@ -260,7 +262,7 @@ type heldLock struct {
 }
 
 func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
-	if a.f.stuck.overdue(a.found, c.now(), c.opt.LockTTL) || c.orphaned(a.f.key, a.found.stored) {
+	if a.f.stuck.overdue(a.found, c.link.Now(), c.opt.LockTTL) || c.orphaned(a.f.key, a.found.stored) {
 		bad[a.f.key] = fingerprint(a.found.stored) // see lead
 		w.again = append(w.again, a.f)
 		return
@@ -272,7 +274,7 @@ func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
 		return
 	}
 	w.held = append(w.held, heldLock{
-		f: a.f, changed: changed, leave: leave, due: c.now() + int64(c.patience(a.reserved.Pushes(), a.found.ttl, a.f.polls)),
+		f: a.f, changed: changed, leave: leave, due: c.link.Now() + int64(c.patience(a.reserved.Pushes(), a.found.ttl, a.f.polls)),
 	})
 	a.f.polls++
 }
@@ -282,22 +284,22 @@ func (w *heldLocks) next(ctx context.Context, c *Client) []*flight {
 	ready := w.again
 	w.again = nil
 	for len(ready) == 0 && len(w.held) > 0 {
-		due := int64(never)
+		due := int64(math.MaxInt64)
 		for _, h := range w.held {
 			due = min(due, h.due)
 		}
-		timer := time.NewTimer(time.Duration(due - c.now()))
+		timer := time.NewTimer(time.Duration(due - c.link.Now()))
 		select {
 		case <-w.changed:
 		case <-timer.C:
 		case <-ctx.Done():
-		case <-c.closing.Done():
+		case <-c.lifecycle.ctx.Done():
 		}
 		timer.Stop()
-		if ctx.Err() != nil || c.closing.Err() != nil {
+		if ctx.Err() != nil || c.lifecycle.ctx.Err() != nil {
 			return nil
 		}
-		now := c.now()
+		now := c.link.Now()
 		w.held = slices.DeleteFunc(w.held, func(h heldLock) bool {
 			select {
 			case <-h.changed:
@@ -323,7 +325,7 @@ func (w *heldLocks) leave() {
 // asking is one key of a readOrLockMulti and what came of it.
 type asking struct {
 	f        *flight
-	shard    *shard
+	shard    *link.Shard
 	reserved near.Reservation // void if the answer must not be kept
 	found    finding
 	err      error
@@ -344,52 +346,52 @@ func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map
 	unsettled := c.unsettledOf(ctx, pending)
 	for i, f := range flights {
 		a := &asked[i]
-		a.f, a.shard = f, c.shardOf(f.key)
+		a.f, a.shard = f, c.link.Shard(f.key)
 		if a.shard == nil || unsettled[f.key] {
-			a.err = errNotAsked
+			a.err = link.ErrNotAsked
 			continue
 		}
-		a.reserved = c.near.Reserve(f.key, a.shard.valid)
+		a.reserved = c.near.Reserve(f.key, a.shard.Valid)
 		if bad[f.key] != "" {
 			replace = append(replace, i)
 		} else {
 			plain = append(plain, i)
 		}
 	}
-	all := c.batchesOf(script.ReadOrLockMany, nil, len(plain),
-		func(i int) (string, *shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil,
+	all := c.link.BatchesOf(script.ReadOrLockMany, nil, len(plain),
+		func(i int) (string, *link.Shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil,
 		func(i int) int64 { return asked[plain[i]].f.large })
 	for _, b := range all {
-		for n, i := range b.of {
-			b.of[n] = plain[i]
+		for n, i := range b.Of {
+			b.Of[n] = plain[i]
 		}
 	}
 	for _, i := range replace {
 		key := asked[i].f.key
-		all = append(all, &batch{shard: asked[i].shard, of: []int{i},
-			call: call{script: script.ReplaceOrLock, keys: []string{key}, args: []string{bad[key]}}})
+		all = append(all, &link.Batch{Shard: asked[i].shard, Of: []int{i},
+			Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{key}, Args: []string{bad[key]}}})
 	}
 	for _, b := range all {
 		last := mostAnswered
-		if len(b.args) > 0 {
-			last = b.args[0]
+		if len(b.Args) > 0 {
+			last = b.Args[0]
 		}
-		b.args = []string{c.newMarker(b.shard), c.lockTTL, last}
-		b.head = len(b.args)
+		b.Args = []string{c.newMarker(b.Shard), c.lockTTL, last}
+		b.Head = len(b.Args)
 	}
-	c.runBatches(ctx, all, &pieces{}, func(b *batch) {
-		marker := b.args[0]
-		found, err := b.findings(marker)
-		if err != nil && unanswered(err) {
-			c.disown(b.shard, b.keys, marker)
+	c.link.RunBatches(ctx, all, &link.Pieces{}, func(b *link.Batch) {
+		marker := b.Args[0]
+		found, err := findingsOf(&b.Call, marker)
+		if err != nil && link.Unanswered(err) {
+			c.disown(b.Shard, b.Keys, marker)
 		}
-		for n, i := range b.of {
+		for n, i := range b.Of {
 			a := &asked[i]
 			if a.err = err; err != nil {
 				continue
 			}
 			a.found, a.err = found[n], found[n].err
-			if b.moved {
+			if b.Moved {
 				a.reserved.Void()
 			}
 			if a.err == nil && (a.found.content == wire.Value || a.found.content == wire.Absence) {

@@ -6,6 +6,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/logqueue"
 )
 
@@ -209,7 +210,7 @@ func (s *seldom) after(now int64, pause time.Duration) bool {
 
 // refusedRead says, once a minute, that Redis refuses to read a key (WRONGTYPE, NOPERM): nothing is remembered of it, so that each call loads.
 func (r *reports) refusedRead(key string, err error) {
-	if refused(err) && r.seldomRead.after(r.clock(), time.Minute) {
+	if link.Refused(err) && r.seldomRead.after(r.clock(), time.Minute) {
 		r.logger.Warn("aside: Redis refuses to read a key, so it is loaded at each call; another program may keep another type under it", "key", quoted(key), "error", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -192,7 +193,7 @@ func (o Options) withDefaults() Options {
 		o.Redis.InitAddress = []string{defaultAddress}
 	}
 	if o.ClientBuilder == nil {
-		o.ClientBuilder = newRueidis
+		o.ClientBuilder = link.NewClient
 	}
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, time.Second)
 	o.RedisTimeout = cmp.Or(o.RedisTimeout, 250*time.Millisecond)

@@ -58,9 +58,9 @@ type storeAnswer struct {
 // where Redis is not away, and only does not answer for the key, the loader knows more: others may have written since. The
 // record of a load is as old as what memory holds.
 func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s storeAnswer, ok bool) {
-	sh := c.home(key)
+	sh := c.link.Home(key)
 	s.gen = c.near.Generation(key)
-	outage := sh.valid.Outage()
+	outage := sh.Valid.Outage()
 	record, ok, err := c.store.read(ctx, key)
 	if s.err = err; !ok {
 		return s, false
@@ -69,9 +69,9 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 		s.nothing = true
 		return s, false
 	}
-	now, _ := c.serverTime(sh)
+	now, _ := c.link.ServerTime(sh)
 	s.left = time.Duration(record.Expires-now/1000) * time.Millisecond
-	if sh.asks() {
+	if sh.Asks() {
 		return s, false
 	}
 	made, _ := stamp.Micros(record.Stamp)
@@ -81,7 +81,7 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 		if c.opt.DegradedTTL >= 0 {
 			use = min(use, c.opt.DegradedTTL-time.Duration(now-made)*time.Microsecond)
 		}
-		if made < sh.wasBackAt() { // of an earlier outage: anybody may have deleted it in between
+		if made < sh.BackAt() { // of an earlier outage: anybody may have deleted it in between
 			return s, false
 		}
 	}
@@ -95,7 +95,7 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 	s.raw, s.absent = value, what == wire.Absence
 	s.entry = c.near.CommitAway(key, near.Away{
 		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: use, Room: room},
-		Valid: sh.valid, Outage: outage, Generation: s.gen,
+		Valid: sh.Valid, Outage: outage, Generation: s.gen,
 	})
 	return s, true
 }
@@ -103,8 +103,8 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 // keepLoad keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
 func (l *load) keepLoad(i int) *near.Entry {
 	c, item, out := l.c, l.items[i], &l.out[i]
-	sh := c.home(item.f.key)
-	if sh.asks() {
+	sh := c.link.Home(item.f.key)
+	if sh.Asks() {
 		return nil
 	}
 	ttl := l.ttlOf(i)
@@ -116,14 +116,14 @@ func (l *load) keepLoad(i int) *near.Entry {
 	if out.found {
 		stored = wire.Pack(raw)
 	}
-	now, slack := c.serverTime(sh)
+	now, slack := c.link.ServerTime(sh)
 	record := fallback.Record{
 		Op: fallback.OpFill, Key: key, Value: stored, Expires: expiresAt(now, ttl),
-		Stamp: c.stamps.Load(now - (c.now()-l.began)/int64(time.Microsecond)), Slack: slack,
+		Stamp: c.stamps.Load(now - (c.link.Now()-l.began)/int64(time.Microsecond)), Slack: slack,
 	}
 	return c.near.CommitAway(key, near.Away{
 		Value: near.Value{Raw: raw, Absent: !out.found, TTL: ttl, Room: l.room},
-		Valid: sh.valid, Outage: item.outage, Generation: item.gen,
+		Valid: sh.Valid, Outage: item.outage, Generation: item.gen,
 		Then: func() { c.store.Fill(record) },
 	})
 }
@@ -146,8 +146,8 @@ func (c *Client) keepWrites(ctx context.Context, records []fallback.Record, caus
 	for i := range records {
 		record := &records[i]
 		c.observe(Event{Kind: EventJournaled, Key: record.Key, Err: cause})
-		if sh := c.shardOf(record.Key); sh.asks() {
-			sh.replayNow()
+		if sh := c.link.Shard(record.Key); sh.Asks() {
+			sh.ReplayNow()
 		}
 	}
 	if !c.store.Durable() {

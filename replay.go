@@ -14,6 +14,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/events"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
@@ -34,10 +35,10 @@ var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded
 // settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
 // pending all the same.
 func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
-	byShard := make(map[*shard][]fallback.Record, 1)
+	byShard := make(map[*link.Shard][]fallback.Record, 1)
 	for _, key := range keys {
-		sh := c.shardOf(key)
-		if !sh.asks() {
+		sh := c.link.Shard(key)
+		if !sh.Asks() {
 			continue
 		}
 		if record, ok, _ := c.store.read(ctx, key); ok && record.Op != fallback.OpFill {
@@ -67,13 +68,13 @@ func (c *Client) unsettled(ctx context.Context, key string) bool {
 
 // mayBeUnsettled reports whether it is worth asking.
 func (c *Client) mayBeUnsettled(key string) bool {
-	return c.store.Pending(key) || c.doubts.about(c.home(key))
+	return c.store.Pending(key) || c.doubts.about(c.link.Home(key))
 }
 
 // doubtful reports whether key's server may still lack what it was told by its predecessor's client, see takeover.go.
 func (c *Client) doubtful(ctx context.Context, key string) bool {
-	sh := c.home(key)
-	return c.doubts.about(sh) && sh.asks() && !c.makeSure(ctx, sh, key)
+	sh := c.link.Home(key)
+	return c.doubts.about(sh) && sh.Asks() && !c.makeSure(ctx, sh, key)
 }
 
 // claims are the keys whose records are being replayed. Safe for concurrent use.
@@ -105,7 +106,7 @@ func (cl *claims) release(key string) {
 
 // replayRecords replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
 // of each.
-func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallback.Record) []fallback.Outcome {
+func (c *Client) replayRecords(ctx context.Context, sh *link.Shard, records []fallback.Record) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	left := make([]int, len(records))
 	for i := range left {
@@ -137,7 +138,7 @@ func (c *Client) replayRecords(ctx context.Context, sh *shard, records []fallbac
 	return outcomes
 }
 
-func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
+func (c *Client) replayClaimed(ctx context.Context, sh *link.Shard, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
 	defer func() {
 		for _, i := range mine {
 			c.store.claims.release(records[i].Key)
@@ -149,7 +150,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 	for _, i := range mine {
 		bytes += int64(len(records[i].Value))
 	}
-	patience := c.opt.RedisTimeout + sh.sendTime(bytes) // as runFor has, for notAfter
+	patience := c.opt.RedisTimeout + sh.SendTime(bytes) // as runFor has, for notAfter
 	for _, i := range mine {
 		if now, ok := c.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
@@ -163,7 +164,7 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
 			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !c.opt.DisableStamps {
-				c.store.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, c.now())
+				c.store.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, c.link.Now())
 			}
 		}
 	}
@@ -172,37 +173,37 @@ func (c *Client) replayClaimed(ctx context.Context, sh *shard, records []fallbac
 
 // askReplay runs the replay script over records. One that is refused, for a key that we may not write, say, must not keep those in
 // its batch from being replayed, so they are then asked for one by one.
-func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
+func (c *Client) askReplay(ctx context.Context, sh *link.Shard, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	if len(records) == 0 {
 		return outcomes
 	}
-	ask := func(batches []*batch) (refused []*batch) {
-		calls := make([]*call, len(batches))
+	ask := func(batches []*link.Batch) (refused []*link.Batch) {
+		calls := make([]*link.Call, len(batches))
 		for i, b := range batches {
-			b.stamped = !c.opt.DisableStamps
-			calls[i] = &b.call
+			b.Stamped = !c.opt.DisableStamps
+			calls[i] = &b.Call
 		}
-		c.runAll(ctx, sh, calls...)
+		c.link.RunAll(ctx, sh, calls...)
 		for _, b := range batches {
-			if early, err := b.reply.AsInt64(); !b.untimely() || err == nil && early < 0 { // too late may be what is large
-				c.judgeClock(sh, &b.call)
+			if early, err := b.Reply.AsInt64(); !b.Untimely() || err == nil && early < 0 { // too late may be what is large
+				c.link.JudgeClock(sh, &b.Call)
 			}
-			for n, i := range b.of {
-				outcomes[i] = replayOutcome(&b.call, n)
+			for n, i := range b.Of {
+				outcomes[i] = replayOutcome(&b.Call, n)
 			}
-			if _, reply := rueidis.IsRedisErr(b.err); reply && len(b.of) > 1 && outcomes[b.of[0]].Verdict == fallback.Refused {
+			if _, reply := rueidis.IsRedisErr(b.Err); reply && len(b.Of) > 1 && outcomes[b.Of[0]].Verdict == fallback.Refused {
 				refused = append(refused, b)
 			}
 		}
 		return refused
 	}
 	if refused := ask(c.replayBatches(sh, records, patience)); len(refused) > 0 {
-		var singly []*batch
+		var singly []*link.Batch
 		for _, b := range refused {
-			for _, i := range b.of {
+			for _, i := range b.Of {
 				one := c.replayBatches(sh, records[i:i+1], patience)[0]
-				one.of[0] = i
+				one.Of[0] = i
 				singly = append(singly, one)
 			}
 		}
@@ -211,18 +212,18 @@ func (c *Client) askReplay(ctx context.Context, sh *shard, records []*fallback.R
 	return outcomes
 }
 
-func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience time.Duration) []*batch {
-	now, off := c.serverTime(sh)
-	window, _ := writeWindow(now, off, patience)
-	place := func(i int) (string, *shard) { return records[i].Key, sh }
+func (c *Client) replayBatches(sh *link.Shard, records []*fallback.Record, patience time.Duration) []*link.Batch {
+	now, off := c.link.ServerTime(sh)
+	window, _ := link.WriteWindow(now, off, patience)
+	place := func(i int) (string, *link.Shard) { return records[i].Key, sh }
 	if c.opt.DisableStamps {
-		return c.batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
+		return c.link.Batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
 	}
-	return c.batches(script.Replay, []string{window, script.InMilliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+	return c.link.Batches(script.Replay, []string{window, script.InMilliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
 		r := records[i]
 		slack := time.Duration(r.Slack) * time.Microsecond
 		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
-			wall, since := time.Now().UnixMicro(), c.began.UnixMicro()+c.now()/int64(time.Microsecond)
+			wall, since := time.Now().UnixMicro(), c.link.Began.UnixMicro()+c.link.Now()/int64(time.Microsecond)
 			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 		}
 		doubt := "0"
@@ -239,23 +240,23 @@ func (c *Client) replayBatches(sh *shard, records []*fallback.Record, patience t
 }
 
 // wasFlushed reports whether a record, whose time may be off by margin, is of before a flush of sh.
-func wasFlushed(sh *shard, r *fallback.Record, margin time.Duration) bool {
+func wasFlushed(sh *link.Shard, r *fallback.Record, margin time.Duration) bool {
 	at, ok := stamp.Micros(r.Stamp)
-	flushed := sh.wasFlushedAt()
+	flushed := sh.FlushedAt()
 	return flushed > 0 && (!ok || at-margin.Microseconds() <= flushed)
 }
 
 // replayOutcome is what q has answered for its nth record.
-func replayOutcome(q *call, n int) fallback.Outcome {
-	if q.err != nil {
-		return replayFailure(q.err)
+func replayOutcome(q *link.Call, n int) fallback.Outcome {
+	if q.Err != nil {
+		return replayFailure(q.Err)
 	}
-	if q.untimely() {
+	if q.Untimely() {
 		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate}
 	}
-	answers, err := q.reply.ToArray()
-	if err != nil || len(answers) != len(q.keys) {
-		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script gave %d answers for %d records", len(answers), len(q.keys)))}
+	answers, err := q.Reply.ToArray()
+	if err != nil || len(answers) != len(q.Keys) {
+		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script gave %d answers for %d records", len(answers), len(q.Keys)))}
 	}
 	verdict, err := answers[n].AsInt64()
 	switch {
@@ -268,7 +269,7 @@ func replayOutcome(q *call, n int) fallback.Outcome {
 }
 
 func replayFailure(err error) fallback.Outcome {
-	if refused(err) {
+	if link.Refused(err) {
 		return fallback.Outcome{Verdict: fallback.Refused, Err: err}
 	}
 	return fallback.Outcome{Verdict: fallback.NoAnswer, Err: err}
@@ -279,7 +280,7 @@ var errReplayLate = errors.New("aside: the replay came too late to be done, or t
 // replayTarget is a shard as fallback.Syncer sees it.
 type replayTarget struct {
 	c  *Client
-	sh *shard
+	sh *link.Shard
 }
 
 func (t replayTarget) Replay(ctx context.Context, records []fallback.Record) []fallback.Outcome {
@@ -317,23 +318,23 @@ func (c *Client) replaying(r Replay) {
 }
 
 // replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
-func (c *Client) replayer(sh *shard) {
+func (c *Client) replayer(sh *link.Shard) {
 	defer c.doubts.drop(sh)
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for {
 		select {
-		case <-sh.replayDue():
+		case <-sh.ReplayDue():
 		case <-retry.C:
-		case <-sh.left():
+		case <-sh.Left():
 			return
-		case <-c.closing.Done():
+		case <-c.lifecycle.ctx.Done():
 			return
 		}
-		if !sh.asks() {
+		if !sh.Asks() {
 			continue
 		}
-		if sure, report := c.makeSure(c.closing, sh), c.replayPass(sh); !sure || report.Failed > 0 {
+		if sure, report := c.makeSure(c.lifecycle.ctx, sh), c.replayPass(sh); !sure || report.Failed > 0 {
 			retry.Reset(unansweredRetry)
 			continue
 		}
@@ -341,25 +342,25 @@ func (c *Client) replayer(sh *shard) {
 		if kept := c.store.Stats(); kept.Sets+kept.Deletes > 0 {
 			retry.Reset(replayRetry)
 		}
-		c.caughtUp(sh)
+		c.link.CaughtUp(sh)
 	}
 }
 
-func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
+func (c *Client) replayPass(sh *link.Shard) fallback.ReplayReport {
 	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills == 0 {
 		return fallback.ReplayReport{}
 	}
-	ctx, cancel := context.WithCancel(c.closing)
+	ctx, cancel := context.WithCancel(c.lifecycle.ctx)
 	defer cancel()
-	same, restarted := sh.sameServer()
+	same, restarted := sh.SameServer()
 	var over atomic.Bool // what is told after that is old
 	syncer := fallback.NewSyncer(c.store.Store, replayTarget{c, sh}, fallback.SyncerOptions{
 		Rate:      c.opt.ReplayRate,
-		Belongs:   func(key string) bool { return c.shardOf(key) == sh },
+		Belongs:   func(key string) bool { return c.link.Shard(key) == sh },
 		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,
 		Progress: func(p fallback.Progress) {
 			if !over.Load() {
-				c.replaying(Replay{Shard: sh.addr, Running: true, Done: p.Done, Restarted: restarted, Report: p.Report})
+				c.replaying(Replay{Shard: sh.Addr, Running: true, Done: p.Done, Restarted: restarted, Report: p.Report})
 			}
 		},
 	})
@@ -368,8 +369,8 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	if report.Total == 0 {
 		return report
 	}
-	c.replaying(Replay{Shard: sh.addr, Done: report.Done(), Restarted: restarted, Report: report})
-	if err != nil && c.closing.Err() == nil {
+	c.replaying(Replay{Shard: sh.Addr, Done: report.Done(), Restarted: restarted, Report: report})
+	if err != nil && c.lifecycle.ctx.Err() == nil {
 		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", append(c.replayAttrs(sh, report, restarted), "error", err)...)
 	} else if err == nil {
 		level := slog.LevelInfo
@@ -381,9 +382,9 @@ func (c *Client) replayPass(sh *shard) fallback.ReplayReport {
 	return report
 }
 
-func (c *Client) replayAttrs(sh *shard, r fallback.ReplayReport, restarted bool) []any {
+func (c *Client) replayAttrs(sh *link.Shard, r fallback.ReplayReport, restarted bool) []any {
 	attrs := []any{
-		"address", c.address(sh), "after", asText(r.Took), "records", r.Total, "applied", r.Applied, "superseded", r.Superseded, "deleted", r.Deleted,
+		"address", c.link.Address(sh), "after", link.AsText(r.Took), "records", r.Total, "applied", r.Applied, "superseded", r.Superseded, "deleted", r.Deleted,
 		"dropped", r.Dropped, "refused", r.Refused, "unanswered", r.Failed, "restarted", restarted,
 	}
 	if r.Refusal != nil {

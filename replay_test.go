@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/sim"
@@ -24,7 +25,7 @@ type replayBench struct {
 	t      *testing.T
 	server *redistest.Server
 	c      *Client
-	sh     *shard
+	sh     *link.Shard
 	now    int64 // µs: what the test takes for now
 	key    string
 }
@@ -32,8 +33,8 @@ type replayBench struct {
 func newReplayBench(t *testing.T) *replayBench {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
-	sh := c.shards()[0]
-	now, _ := c.serverTime(sh)
+	sh := c.link.Shards()[0]
+	now, _ := c.link.ServerTime(sh)
 	return &replayBench{t: t, server: server, c: c, sh: sh, now: now}
 }
 
@@ -283,9 +284,9 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				if what == 1 {
 					w.Op, s, args = sim.OpDel, script.Del, args[:3]
 				}
-				q := &call{script: s, keys: []string{b.key}, args: args, stamped: true}
-				b.c.run(t.Context(), b.sh, q)
-				require.NoError(t, q.err)
+				q := &link.Call{Script: s, Keys: []string{b.key}, Args: args, Stamped: true}
+				b.c.link.Run(t.Context(), b.sh, q)
+				require.NoError(t, q.Err)
 				done := env
 				done.Now, _ = stamp.Micros(b.mark())
 				var out sim.Outcome
@@ -302,9 +303,9 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				if model.Content == sim.Lock {
 					m := model.Marker
 					model, _ = sim.Fill(model, m, value, ttl, env)
-					q := newCall(script.Fill, b.key, fmt.Sprintf("%sx:%d:%016d", wire.LockPrefix, m.ID, m.Time), value, fmt.Sprint(ttl))
-					b.c.run(t.Context(), b.sh, q)
-					require.NoError(t, q.err)
+					q := link.NewCall(script.Fill, b.key, fmt.Sprintf("%sx:%d:%016d", wire.LockPrefix, m.ID, m.Time), value, fmt.Sprint(ttl))
+					b.c.link.Run(t.Context(), b.sh, q)
+					require.NoError(t, q.Err)
 					story = append(story, "fill "+value)
 				}
 			default: // a record is replayed, and perhaps again

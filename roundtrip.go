@@ -49,7 +49,7 @@ func (t *TypedClient[T]) warn(trouble codecTrouble, key string, err error) {
 	if r.of != nil {
 		r = r.of
 	}
-	now, last := t.c.now(), r.last[trouble].Load()
+	now, last := t.c.link.Now(), r.last[trouble].Load()
 	if last != 0 && now-last < int64(time.Minute) || !r.last[trouble].CompareAndSwap(last, now) {
 		return
 	}

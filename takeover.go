@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/stamp"
 )
 
@@ -71,11 +72,11 @@ type doubts struct {
 	shards atomic.Int32 // len of byShard; for the many callers that ask when there are none
 
 	mu      sync.Mutex
-	byShard map[*shard]map[string]fallback.Record // by key; guarded by mu
+	byShard map[*link.Shard]map[string]fallback.Record // by key; guarded by mu
 }
 
 // about reports whether there are any about sh.
-func (d *doubts) about(sh *shard) bool {
+func (d *doubts) about(sh *link.Shard) bool {
 	if d.shards.Load() == 0 {
 		return false
 	}
@@ -84,7 +85,7 @@ func (d *doubts) about(sh *shard) bool {
 	return len(d.byShard[sh]) > 0
 }
 
-func (d *doubts) add(sh *shard, records map[string]fallback.Record) {
+func (d *doubts) add(sh *link.Shard, records map[string]fallback.Record) {
 	if len(records) == 0 {
 		return
 	}
@@ -94,7 +95,7 @@ func (d *doubts) add(sh *shard, records map[string]fallback.Record) {
 	if byKey == nil {
 		byKey = make(map[string]fallback.Record, len(records))
 		if d.byShard == nil {
-			d.byShard = make(map[*shard]map[string]fallback.Record)
+			d.byShard = make(map[*link.Shard]map[string]fallback.Record)
 		}
 		d.byShard[sh] = byKey
 	}
@@ -107,7 +108,7 @@ func (d *doubts) add(sh *shard, records map[string]fallback.Record) {
 }
 
 // of returns the doubts about keys of sh; about all for none.
-func (d *doubts) of(sh *shard, keys ...string) (records []*fallback.Record) {
+func (d *doubts) of(sh *link.Shard, keys ...string) (records []*fallback.Record) {
 	if d.shards.Load() == 0 {
 		return nil
 	}
@@ -127,7 +128,7 @@ func (d *doubts) of(sh *shard, keys ...string) (records []*fallback.Record) {
 }
 
 // settled ends a doubt that has been answered, unless there is a newer one.
-func (d *doubts) settled(sh *shard, record *fallback.Record) {
+func (d *doubts) settled(sh *link.Shard, record *fallback.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if byKey := d.byShard[sh]; byKey[record.Key].Stamp == record.Stamp {
@@ -140,7 +141,7 @@ func (d *doubts) settled(sh *shard, record *fallback.Record) {
 }
 
 // drop ends all doubts about a shard that is not used any more.
-func (d *doubts) drop(sh *shard) {
+func (d *doubts) drop(sh *link.Shard) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.byShard, sh)
@@ -148,9 +149,9 @@ func (d *doubts) drop(sh *shard) {
 }
 
 // makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was answered.
-func (c *Client) makeSure(ctx context.Context, sh *shard, keys ...string) bool {
+func (c *Client) makeSure(ctx context.Context, sh *link.Shard, keys ...string) bool {
 	answered, deleted := true, 0
-	for some := range slices.Chunk(c.doubts.of(sh, keys...), maxBatchKeys) {
+	for some := range slices.Chunk(c.doubts.of(sh, keys...), link.MaxBatchKeys) {
 		for i, outcome := range c.askReplay(ctx, sh, some, c.opt.RedisTimeout) {
 			if outcome.Verdict == fallback.NoAnswer {
 				answered = false
@@ -163,7 +164,7 @@ func (c *Client) makeSure(ctx context.Context, sh *shard, keys ...string) bool {
 		}
 	}
 	if deleted > 0 {
-		c.warn(&c.seldomReplay, "the server that took over lacked what was acknowledged before: deleted there", "address", c.address(sh), "keys", deleted)
+		c.warn(&c.seldomReplay, "the server that took over lacked what was acknowledged before: deleted there", "address", c.link.Address(sh), "keys", deleted)
 	}
 	return answered
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -42,13 +43,13 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	if err := c.awaitStored(who, keys...); err != nil {
 		return err
 	}
-	shards := c.shardsOf(keys)
-	asked := slices.DeleteFunc(slices.Clone(shards), func(sh *shard) bool { return !sh.asks() })
+	shards := c.link.ShardsOf(keys)
+	asked := slices.DeleteFunc(slices.Clone(shards), func(sh *link.Shard) bool { return !sh.Asks() })
 	if len(asked) == 0 || len(keys) > 0 && len(asked) < len(shards) {
-		return errNotAsked
+		return link.ErrNotAsked
 	}
-	if err := c.connectOwn(who); err != nil {
-		return fmt.Errorf("%w: %w", errNotAsked, reason.Of(err))
+	if err := c.link.ConnectOwn(who); err != nil {
+		return fmt.Errorf("%w: %w", link.ErrNotAsked, reason.Of(err))
 	}
 	c.drop(keys)
 	var done error
@@ -57,7 +58,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 			c.readBack(who, keys)
 		}
 	}()
-	done = c.lend(who, asked, do)
+	done = c.link.Lend(who, asked, do)
 	if errors.Is(done, ErrUnchanged) {
 		return nil
 	}
@@ -82,5 +83,5 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 // What is written here is pushed to every process, this one included, but leaves no stamps and does not end loads that are under way: use
 // [Client.Update] for keys that Get reads.
 func (c *Client) Redis() (rueidis.Client, bool) {
-	return c.ownClient()
+	return c.link.OwnClient()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
@@ -76,7 +77,7 @@ type write struct {
 
 // writing is a batch of a write.
 type writing struct {
-	*batch
+	*link.Batch
 	stamp stamp.Proposal
 }
 
@@ -111,17 +112,17 @@ func (c *Client) write(ctx context.Context, w *write) error {
 	who := enterCall(ctx)
 	defer who.leave()
 	before := c.drop(w.keys)
-	var sh *shard
+	var sh *link.Shard
 	var outage uint64
 	if w.op == fallback.OpSet {
-		sh = c.home(w.keys[0])
-		outage = sh.valid.Outage()
+		sh = c.link.Home(w.keys[0])
+		outage = sh.Valid.Outage()
 	}
 	errs, kept := c.perform(who, w)
 	after := c.drop(w.keys)
-	if kept && sh != nil && !sh.asks() && after == before+1 { // nobody else has changed it meanwhile
+	if kept && sh != nil && !sh.Asks() && after == before+1 { // nobody else has changed it meanwhile
 		c.near.CommitAway(w.keys[0], near.Away{
-			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.valid, Outage: outage, Generation: after,
+			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.Valid, Outage: outage, Generation: after,
 		})
 	}
 	if len(errs) == 0 && w.op != fallback.OpDel {
@@ -159,24 +160,24 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	if stamped {
 		s = w.script
 	}
-	batches := c.batches(s, nil, len(ask), func(i int) (string, *shard) { return ask[i], c.shardOf(ask[i]) }, nil)
+	batches := c.link.Batches(s, nil, len(ask), func(i int) (string, *link.Shard) { return ask[i], c.link.Shard(ask[i]) }, nil)
 	all := make([]*writing, len(batches))
 	for i, b := range batches {
-		b.stamped = stamped
-		all[i] = &writing{batch: b, stamp: c.newStamp(b.shard)}
+		b.Stamped = stamped
+		all[i] = &writing{Batch: b, stamp: c.newStamp(b.Shard)}
 	}
-	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.shard.asks() || b.stamp.Slack <= mostClockError.Microseconds() }); len(lost) > 0 {
-		c.lookAtClocks(ctx, shardsOf(lost)) // the machine has slept, or its clock was set
+	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.Shard.Asks() || b.stamp.Slack <= link.MostClockError.Microseconds() }); len(lost) > 0 {
+		c.link.LookAtClocks(ctx, shardsOf(lost)) // the machine has slept, or its clock was set
 		for _, b := range lost {
-			b.stamp = c.newStamp(b.shard)
+			b.stamp = c.newStamp(b.Shard)
 		}
 	}
 	c.execute(ctx, w, all)
-	untimely := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.untimely() })
+	untimely := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.Untimely() })
 	if len(untimely) > 0 { // the server's clock is not what we take it for: look at it and try again, once
-		c.lookAtClocks(ctx, shardsOf(untimely))
+		c.link.LookAtClocks(ctx, shardsOf(untimely))
 		for _, b := range untimely { // nothing has been done in its name
-			b.stamp = c.newStamp(b.shard)
+			b.stamp = c.newStamp(b.Shard)
 		}
 		if ctx.Err() == nil {
 			c.execute(ctx, w, untimely)
@@ -186,29 +187,29 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	var records []fallback.Record
 	var unknown []*writing
 	for _, b := range all {
-		err := b.writeError()
-		c.judgeClock(b.shard, &b.call)
+		err := b.WriteError()
+		c.link.JudgeClock(b.Shard, &b.Call)
 		switch {
 		case err == nil && stamped:
-			c.store.acknowledged(b.keys, b.stamp.Text)
-			c.store.recent.add(b.keys, b.stamp, c.now())
+			c.store.acknowledged(b.Keys, b.stamp.Text)
+			c.store.recent.add(b.Keys, b.stamp, c.link.Now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
 			if cause == nil || errors.Is(err, ErrUnknownOutcome) {
 				cause = err
 			}
-			for _, key := range b.keys {
-				records = append(records, c.recordOf(w, key, b.shard, b.stamp))
+			for _, key := range b.Keys {
+				records = append(records, c.recordOf(w, key, b.Shard, b.stamp))
 			}
 			if errors.Is(err, ErrUnknownOutcome) {
 				unknown = append(unknown, b)
 			}
 		default:
-			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(b.keys), reason.Of(err)))
+			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(b.Keys), reason.Of(err)))
 		}
 	}
 	for _, key := range later {
-		sh := c.shardOf(key)
+		sh := c.link.Shard(key)
 		records = append(records, c.recordOf(w, key, sh, c.newStamp(sh)))
 	}
 	if len(records) == 0 {
@@ -223,7 +224,7 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	}
 	for _, b := range unknown {
 		if !c.awaitTooLate(ctx, b) {
-			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.keys), reason.Of(cause))), true
+			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.Keys), reason.Of(cause))), true
 		}
 	}
 	return errs, true
@@ -233,8 +234,8 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 // the deadline of the question but for the error of the clocks. false: the caller has left long before.
 func (c *Client) awaitTooLate(ctx context.Context, b *writing) bool {
 	left := func() time.Duration {
-		now, slack := c.serverTime(b.shard)
-		return time.Duration(b.notAfter+max(slack, 0)-now+1) * time.Microsecond
+		now, slack := c.link.ServerTime(b.Shard)
+		return time.Duration(b.NotAfter+max(slack, 0)-now+1) * time.Microsecond
 	}
 	for more := left(); more > 0; more = left() {
 		if ctx.Err() != nil && more > putGrace {
@@ -243,7 +244,7 @@ func (c *Client) awaitTooLate(ctx context.Context, b *writing) bool {
 		timer := time.NewTimer(min(more, putGrace)) // the prober may find out meanwhile that the clock was wrong
 		select {
 		case <-timer.C:
-		case <-c.closing.Done():
+		case <-c.lifecycle.ctx.Done():
 			timer.Stop()
 			return false
 		}
@@ -275,10 +276,10 @@ func (c *Client) settleFirst(ctx context.Context, keys []string) (now, later []s
 	return now, later
 }
 
-func (c *Client) recordOf(w *write, key string, sh *shard, s stamp.Proposal) fallback.Record {
+func (c *Client) recordOf(w *write, key string, sh *link.Shard, s stamp.Proposal) fallback.Record {
 	r := fallback.Record{Op: w.op, Key: key, Stamp: s.Text, Slack: s.Slack}
 	if w.op == fallback.OpSet {
-		now, _ := c.serverTime(sh)
+		now, _ := c.link.ServerTime(sh)
 		r.Value, r.Expires = w.args[0], expiresAt(now, w.ttl)
 	}
 	return r
@@ -292,10 +293,10 @@ func quotedKeys(keys []string) string {
 }
 
 // shardsOf returns the shards of writes, each once.
-func shardsOf(all []*writing) (shards []*shard) {
+func shardsOf(all []*writing) (shards []*link.Shard) {
 	for _, b := range all {
-		if !slices.Contains(shards, b.shard) {
-			shards = append(shards, b.shard)
+		if !slices.Contains(shards, b.Shard) {
+			shards = append(shards, b.Shard)
 		}
 	}
 	return shards
@@ -306,35 +307,35 @@ func shardsOf(all []*writing) (shards []*shard) {
 //
 //	a: Set k, no answer, kept for replay, acknowledged     b: Set k     server: a's Set k     <- would undo b's
 func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
-	batches := make([]*batch, 0, len(all))
+	batches := make([]*link.Batch, 0, len(all))
 	for _, b := range all {
-		if _, slack := c.serverTime(b.shard); b.shard.asks() && slack > mostClockError.Microseconds() { // it could be done at any time
-			b.err = errNotAsked
+		if _, slack := c.link.ServerTime(b.Shard); b.Shard.Asks() && slack > link.MostClockError.Microseconds() { // it could be done at any time
+			b.Err = link.ErrNotAsked
 			continue
 		}
-		batches = append(batches, b.batch)
-		b.args = append(b.args[:0], "")
-		if b.stamped {
-			b.args = append(b.args, b.stamp.Text, script.InMilliseconds(c.opt.StampTTL))
+		batches = append(batches, b.Batch)
+		b.Args = append(b.Args[:0], "")
+		if b.Stamped {
+			b.Args = append(b.Args, b.stamp.Text, script.InMilliseconds(c.opt.StampTTL))
 		}
-		b.args = append(b.args, w.args...)
+		b.Args = append(b.Args, w.args...)
 	}
-	c.runBatches(ctx, batches, &pieces{before: func(sh *shard, piece []*batch) {
-		if !sh.asks() {
+	c.link.RunBatches(ctx, batches, &link.Pieces{Before: func(sh *link.Shard, piece []*link.Batch) {
+		if !sh.Asks() {
 			return
 		}
 		bytes := int64(0)
 		for _, b := range piece {
-			bytes += b.size()
+			bytes += b.Size()
 		}
-		patience := c.patienceFor(ctx, sh, bytes)
-		now, slack := c.serverTime(sh)
+		patience := c.link.Patience(ctx, sh, bytes)
+		now, slack := c.link.ServerTime(sh)
 		for _, b := range piece {
-			b.args[0], b.notAfter = writeWindow(now, slack, patience)
+			b.Args[0], b.NotAfter = link.WriteWindow(now, slack, patience)
 		}
 	}}, nil)
 	for _, b := range all {
-		if isTryAgain(b.err) && (b.stamped || len(b.keys) > 1) {
+		if link.IsTryAgain(b.Err) && (b.Stamped || len(b.Keys) > 1) {
 			c.executeMoving(ctx, w, b)
 		}
 	}
@@ -342,30 +343,30 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 
 // executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see script.Stamp.
 func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
-	for _, key := range b.keys {
-		if b.stamped {
-			q := newCall(script.Stamp, stamp.Key(key), b.args[:3]...)
-			q.args = append(q.args, script.InMilliseconds(w.ttl))
-			c.run(ctx, b.shard, q)
-			b.reply, b.err = q.reply, q.err
-			if said, err := q.reply.AsInt64(); q.err != nil || err != nil || said <= 0 {
+	for _, key := range b.Keys {
+		if b.Stamped {
+			q := link.NewCall(script.Stamp, stamp.Key(key), b.Args[:3]...)
+			q.Args = append(q.Args, script.InMilliseconds(w.ttl))
+			c.link.Run(ctx, b.Shard, q)
+			b.Reply, b.Err = q.Reply, q.Err
+			if said, err := q.Reply.AsInt64(); q.Err != nil || err != nil || said <= 0 {
 				return
 			} else if said == 2 {
 				continue
 			}
 		}
-		q := newCall(w.bare, key, b.args[0])
-		q.args = append(q.args, w.args...)
-		c.run(ctx, b.shard, q)
-		if b.reply, b.err = q.reply, q.err; q.err != nil || q.untimely() {
+		q := link.NewCall(w.bare, key, b.Args[0])
+		q.Args = append(q.Args, w.args...)
+		c.link.Run(ctx, b.Shard, q)
+		if b.Reply, b.Err = q.Reply, q.Err; q.Err != nil || q.Untimely() {
 			return
 		}
 	}
 }
 
 // newStamp proposes the stamp of a Set or Del of sh's keys.
-func (c *Client) newStamp(sh *shard) stamp.Proposal {
-	now, slack := c.serverTime(sh)
+func (c *Client) newStamp(sh *link.Shard) stamp.Proposal {
+	now, slack := c.link.ServerTime(sh)
 	return c.stamps.Next(now, slack, func() bool {
 		kept := c.store.Stats()
 		return kept.Sets+kept.Deletes == 0 && c.store.writing.Load() <= 1 // no other write is on its way to the store

@@ -1,0 +1,193 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
+)
+
+// Call is one run of a script on keys of one shard, and of one slot where that matters.
+type Call struct {
+	Script  *script.Script
+	Keys    []string
+	Args    []string
+	Stamped bool // the keys' stamps are KEYS too, behind them
+
+	Reply rueidis.RedisMessage
+	Err   error
+	Moved bool // another node than the shard answered: its answer must not be kept in memory
+
+	Expects int64 // bytes of the answer, where they are known to be many
+
+	withheld string // the error that is to be answered, where the server would not read the arguments, see longest
+}
+
+// NewCall makes a call for one key, in one piece of memory.
+func NewCall(s *script.Script, key string, args ...string) *Call {
+	q := &struct {
+		Call
+		key  [1]string
+		args [4]string
+	}{Call: Call{Script: s}, key: [1]string{key}}
+	q.Call.Keys = q.key[:]
+	q.Call.Args = append(q.args[:0], args...)
+	return &q.Call
+}
+
+// Run asks one question. It returns at the latest when ctx or RedisTimeout ends.
+func (l *Link) Run(ctx context.Context, sh *Shard, q *Call) {
+	l.RunAll(ctx, sh, q)
+}
+
+// RunAll asks several questions of one shard in one round trip.
+func (l *Link) RunAll(ctx context.Context, sh *Shard, calls ...*Call) {
+	l.RunFor(ctx, sh, l.opt.RedisTimeout, calls...)
+}
+
+// RunFor is runAll with another bound than RedisTimeout. Whatever the bound, what is on the way lengthens it, see traffic.go.
+func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, calls ...*Call) {
+	fail := func(err error) {
+		for _, q := range calls {
+			q.Err = err
+		}
+	}
+	if !sh.Asks() {
+		fail(ErrNotAsked)
+		return
+	}
+	asked, passed := l.Now(), sh.traffic.passed.Load()
+	bytes, expected := sizes(calls)
+	guessed := sh.guess(calls)
+	patience += sh.sends(bytes, expected, asked)
+	defer sh.arrived(bytes, expected)
+	sh.guessed.Add(guessed)
+	defer sh.guessed.Add(-guessed)
+	ctx, limited, end := l.ask(ctx, sh, patience)
+	defer end()
+	if err := sh.gate.enter(ctx); err != nil {
+		fail(fmt.Errorf("%w: %w", errGateFull, reason.Of(err)))
+		return
+	}
+	defer func() {
+		if what := judge(calls[len(calls)-1].Err, limited); what == timedOut || what == gaveUp {
+			sh.gate.giveUp(asked)
+			return
+		}
+		sh.gate.leave()
+	}()
+	if !sh.Asks() { // was lost while we waited for our turn
+		fail(ErrNotAsked)
+		return
+	}
+
+	sh.longest.withhold(calls, asked)
+	epoch := sh.Valid.Epoch()
+	l.send(ctx, sh.client, calls, false)
+	sh.longest.learn(calls, epoch, asked)
+	var again, elsewhere []*Call
+	for _, q := range calls {
+		switch {
+		case isNoScript(q.Err):
+			again = append(again, q)
+		case judge(q.Err, limited) == moved:
+			elsewhere = append(elsewhere, q)
+		}
+	}
+	if len(again) > 0 {
+		l.send(ctx, sh.client, again, true)
+	}
+	for _, q := range elsewhere {
+		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
+		q.Moved = true
+		if reply, ok := replyOf(q.Err); ok {
+			if _, isAsk := reply.IsAsk(); !isAsk { // else it stays where it is, for the time being
+				l.topologyMoved()
+			}
+		}
+		if t := l.topo.Load(); t != nil {
+			q.Reply, q.Err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
+		}
+	}
+	l.conclude(sh, calls, limited, asked, passed)
+	sh.learn(calls, passed)
+}
+
+func (l *Link) send(ctx context.Context, to rueidis.Client, calls []*Call, whole bool) {
+	if len(calls) == 1 {
+		q := calls[0]
+		q.Reply, q.Err = to.Do(ctx, q.command(to.B(), whole)).ToMessage()
+		return
+	}
+	commands := make([]rueidis.Completed, len(calls))
+	for i, q := range calls {
+		commands[i] = q.command(to.B(), whole)
+	}
+	for i, result := range to.DoMulti(ctx, commands...) {
+		calls[i].Reply, calls[i].Err = result.ToMessage()
+	}
+}
+
+func (q *Call) command(b rueidis.Builder, whole bool) rueidis.Completed {
+	if q.withheld != "" {
+		return b.Eval().Script(script.Withheld.Text()).Numkeys(1).Key(q.Keys[0]).Arg(q.withheld).Build()
+	}
+	keys := q.Keys
+	if q.Stamped {
+		keys = slices.Grow(slices.Clone(keys), len(keys))
+		for _, key := range q.Keys {
+			keys = append(keys, stamp.Key(key))
+		}
+	}
+	if whole {
+		return b.Eval().Script(q.Script.Text()).Numkeys(int64(len(keys))).Key(keys...).Arg(q.Args...).Build()
+	}
+	return b.Evalsha().Sha1(q.Script.SHA()).Numkeys(int64(len(keys))).Key(keys...).Arg(q.Args...).Build()
+}
+
+// Flags reads an answer of one number per key.
+func (q *Call) Flags() ([]int64, error) {
+	if q.Err != nil {
+		return nil, q.Err
+	}
+	flags, err := q.Reply.AsIntSlice()
+	if err == nil && len(flags) != len(q.Keys) {
+		err = fmt.Errorf("aside: a script answered %d numbers for %d keys", len(flags), len(q.Keys))
+	}
+	return flags, err
+}
+
+// Size is about how many bytes q takes on its way.
+func (q *Call) Size() (bytes int64) {
+	for _, key := range q.Keys {
+		bytes += int64(len(key))
+	}
+	for _, arg := range q.Args {
+		bytes += int64(len(arg))
+	}
+	return bytes
+}
+
+// sizes is about how many bytes calls take on their way, and back, as far as that is known.
+func sizes(calls []*Call) (bytes, expected int64) {
+	for _, q := range calls {
+		bytes += q.Size()
+		expected += q.Expects
+	}
+	return bytes, expected
+}
+
+// questionContext bounds a question. limited says that the bound comes before the caller's own deadline.
+func boundedContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
+		return ctx, false, func() {}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	return ctx, true, cancel
+}

@@ -1,0 +1,81 @@
+package link
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// maxInFlight is how many commands may be out to a node: or half of rueidis's ring, which blocks whatever the context says when it is full.
+const maxInFlight = 512
+
+// gate lets so many in at a time as there is room for. Without contention it is one atomic addition.
+//
+// Who has given up a question leaves it behind in rueidis's ring, where it keeps its room until it is answered, which nobody is told:
+// but answers are in order, so it has been as soon as a later question is. Or the connection has broken.
+type gate struct {
+	in   atomic.Int64
+	free chan struct{} // a token: somebody has left since; buffered
+	room int64         // immutable
+
+	mu     sync.Mutex
+	behind int64 // questions that were given up; guarded by mu
+	asked  int64 // when the latest of them was; guarded by mu
+}
+
+func (g *gate) enter(ctx context.Context) error {
+	waited := false
+	for g.in.Add(1) > g.room {
+		g.in.Add(-1)
+		waited = true
+		select {
+		case <-g.free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if waited && g.in.Load() < g.room {
+		g.hint() // two may have left and one token been lost: pass it on
+	}
+	return nil
+}
+
+func (g *gate) leave() {
+	g.in.Add(-1)
+	g.hint()
+}
+
+// giveUp is leave for a question that was asked then, and is still out.
+func (g *gate) giveUp(asked int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.behind++
+	g.asked = max(g.asked, asked)
+}
+
+// settled notes that a question that was asked then has been answered, so that nothing is left of earlier ones.
+func (g *gate) settled(asked int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.behind > 0 && asked > g.asked {
+		g.in.Add(-g.behind)
+		g.behind = 0
+		g.hint()
+	}
+}
+
+func (g *gate) hint() {
+	select {
+	case g.free <- struct{}{}:
+	default:
+	}
+}
+
+// inFlightRoom is how many questions may be out to a node: half of the ring in which rueidis keeps them, if that is small. The other
+// half is for the prober's and rueidis's own.
+func (l *Link) inFlightRoom() int64 {
+	if scale := l.opt.Redis.RingScaleEachConn; scale > 0 && scale < 10 {
+		return 1 << (scale - 1)
+	}
+	return maxInFlight
+}

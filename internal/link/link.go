@@ -1,0 +1,87 @@
+package link
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Link is the floor that asks Redis: which primary has a key, whether it lives, what time it is there, how commands get to it, and what an error
+// means. It knows nothing of caching. What it has to tell, it tells through Hooks. Safe for concurrent use.
+type Link struct {
+	// Immutable.
+	opt       Options
+	up        Hooks
+	Began     time.Time // for now
+	dialLimit time.Duration
+	closing   context.Context // ends with Close
+
+	// The topology. topoMu is held while topo is replaced and probers are started; whoever reads topo takes what is there.
+	topo    atomic.Pointer[topology] // nil until Redis has been reached
+	topoMu  sync.Mutex
+	moved   chan struct{} // asks follow to look at once; buffered, never blocks
+	noShard *Shard        // stands in where no shard is known; degraded while there is such a place; immutable
+
+	// The connections.
+	conns      sync.Map              // net.Conns that are open
+	roads      roads                 // what passes on them
+	lateClient lateClient            // for the user's own commands
+	unreached  atomic.Pointer[error] // why there was no connection yet, at the last attempt
+
+	// Probes.
+	probeKeys atomic.Uint64 // made so far
+	ears      sync.Map      // the shards whose probes have a key, by that key
+
+	counts counters
+}
+
+// Options is what a link goes by. Redis and the durations are complete.
+type Options struct {
+	Redis          rueidis.ClientOption
+	ClientBuilder  func(rueidis.ClientOption) (rueidis.Client, error)
+	ConnectTimeout time.Duration
+	RedisTimeout   time.Duration
+	StaleLease     time.Duration // how long what was read may be used without a proof that nothing was missed
+	DegradedTTL    time.Duration // and while Redis is away; -1: without a bound
+	FlushKeyTTL    time.Duration // of the keys by which a flush is noticed
+	Memory         bool          // what is read is kept, so that pushes must be proven all the time
+	ID             string        // of the client, in the names of its probe keys
+	Logger         *slog.Logger
+}
+
+// New makes a link that has no connection yet; run makes one. closing ends it.
+func New(closing context.Context, opt Options, up Hooks) *Link {
+	l := &Link{opt: opt, up: up, Began: time.Now(), closing: closing, moved: make(chan struct{}, 1)}
+	l.lateClient.l = l
+	l.dialLimit = l.baseOption().Dialer.Timeout
+	l.noShard = l.newShard("", nil, false)
+	return l
+}
+
+// Now is the time since newLink, in nanoseconds of the monotonic clock; never 0.
+func (l *Link) Now() int64 { return int64(time.Since(l.Began)) + 1 }
+
+const never = math.MaxInt64 // a time that is not reached
+
+// Freeze runs fn while no topology is replaced. Where fn ends closing none is replaced afterwards.
+func (l *Link) Freeze(fn func()) {
+	l.topoMu.Lock()
+	defer l.topoMu.Unlock()
+	fn()
+}
+
+// Close closes the connections, once closing has ended and nobody asks any more.
+func (l *Link) Close() {
+	l.lateClient.end()
+	if t := l.topo.Load(); t != nil {
+		t.session.close(t.redis)
+		for _, sh := range t.shards { // one that rueidis has given up is ours to close; twice is fine
+			t.session.close(sh.client)
+		}
+	}
+}
