@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Bus tells watchers of events, each event to all of them before the next, from a goroutine of its own:
-// a slow watcher delays what comes later, and nobody else. The goroutine runs only while there is
-// something to tell. Safe for concurrent use, also by watchers.
+// Bus tells watchers of events, each event to all of them before the next, from a goroutine of its
+// own: a slow watcher delays what comes later, and nobody else. The goroutine runs only while there
+// is something to tell. Safe for concurrent use, also by watchers.
 type Bus[E any] struct {
 	start func(run func()) bool // immutable; runs run in a goroutine, or returns false: it was too late
 	call  func(fn func())       // immutable; calls fn, which calls a watcher
@@ -23,8 +23,8 @@ type Bus[E any] struct {
 type watcher[E any] struct{ f func(E) }
 
 // New returns a Bus without watchers. start runs a function in a goroutine; where it returns false,
-// events are kept until it does not. call calls a function that calls a watcher, and deals with what it
-// may do, such as panic.
+// events are kept until it does not. call calls a function that calls a watcher, and deals with
+// what it may do, such as panic.
 func New[E any](start func(run func()) bool, call func(fn func())) *Bus[E] {
 	return &Bus[E]{start: start, call: call}
 }

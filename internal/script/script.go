@@ -1,28 +1,28 @@
-// Package script holds the Lua that runs in Redis: one file per script, whose head says what it does,
-// its KEYS and ARGV, its answer, and why a second run is harmless. The Go variable of read_or_lock.lua
-// is ReadOrLock.
+// Package script holds the Lua that runs in Redis: one file per script, whose head says what it
+// does, its KEYS and ARGV, its answer, and why a second run is harmless. The Go variable of
+// read_or_lock.lua is ReadOrLock.
 //
-// A script may be run twice: a command whose answer was lost may have been done, and what follows a
-// redirection is sent again. Most find in Redis what the first run left, and do nothing. The others
-// need the window, two times of the server between which they run and outside of which they refuse
-// (lib/clock.lua): what is late cannot undo what was written since.
+// A script may be run twice. One whose answer was lost may have run, and is sent again, or its
+// operation is replayed later. Most scripts find in Redis what the first run left, and do nothing.
+// The others need the window: two times of the server between which they run, and outside of which
+// they refuse (lib/clock.lua). So what is late cannot undo what was written since.
 //
-// All scripts with k… take many keys; in a cluster, keys of one slot. Redis runs a script at once and
-// whole.
+// All scripts with k… take many keys; in a cluster, keys of one slot. Redis runs a script at once
+// and whole.
 //
 // Which keys Redis tracks for a client decides what it pushes to it, and it tracks what a read-only
-// command has read. Reading a key before it is written would make Redis push our own write back to us,
-// right behind the answer, and what we filled would be gone from our memory. (The option NOLOOP, which
-// is meant for that, also withholds the pushes for keys that our own commands evict: docs/adr/0001.)
-// So the scripts write first where they can, and look with GETEX where they must: it counts as a write
-// and leaves no trace. What we want to be told about is read at last: what was found (GET), what was
-// filled (EXISTS).
+// command has read. Reading a key before it is written would make Redis push our own write back to
+// us, right behind the answer, and what we filled would be gone from our memory. (The option
+// NOLOOP, which is meant for that, also withholds the pushes for keys that our own commands evict:
+// docs/adr/0001.) So the scripts write first where they can, and look with GETEX where they must:
+// it counts as a write and leaves no trace. What we want to be told about is read at last: what was
+// found (GET), what was filled (EXISTS).
 //
 // # How a file becomes a script
 //
 // A first line "-- include: clock stamps" puts lib/clock.lua and lib/stamps.lua in front, with what
-// these include; each once. Lines that are comments or blank are not sent to Redis. A name in capitals,
-// such as LONGEST_TTL, is a constant that Go knows; its value takes its place.
+// these include; each once. Lines that are comments or blank are not sent to Redis. A name in
+// capitals, such as LONGEST_TTL, is a constant that Go knows; its value takes its place.
 package script
 
 import (
@@ -106,7 +106,8 @@ func Milliseconds(d time.Duration) int64 {
 	return ms
 }
 
-// load reads a script when the program starts. A file that is not there is a mistake in this package.
+// load reads a script when the program starts. A file that is not there is a mistake in this
+// package.
 func load(name string) *Script {
 	var text strings.Builder
 	var had []string
@@ -117,7 +118,8 @@ func load(name string) *Script {
 	return s
 }
 
-// add appends a file to text, behind what it includes, unless it is among those that text had already.
+// add appends a file to text, behind what it includes, unless it is among those that text had
+// already.
 func add(text *strings.Builder, name string, had *[]string) {
 	if slices.Contains(*had, name) {
 		return

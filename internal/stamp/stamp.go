@@ -1,6 +1,6 @@
 // Package stamp has the layout of stamps, and makes them. A stamp tells who wrote a key last, which
-// decides what a replay may do, and which Redis does not record. So Set and Del leave a stamp beside the
-// key, in a key of its own in the same slot, which outlives the value; loads leave none.
+// decides what a replay may do, and which Redis does not record. So Set and Del leave a stamp
+// beside the key, in a key of its own in the same slot, which outlives the value; loads leave none.
 //
 //	key    aside:stamp:{<tag of the slot>}<the data key>
 //
@@ -11,20 +11,22 @@
 //	       +----------------+--------+---------+-------+-------...
 //	       `------- proposed by a client ------'`- added by the script that leaves it
 //
-// All numbers are decimal, in ASCII. time is µs since 1970 and at most 16 digits, which last until the
-// year 2286. client is a random id, number counts the operations of that client from 1 (0: a load).
-// other is the time of another client's write, if nobody can tell which of the two was later, else 0.
-// end is until when, in ms since 1970, a value that the key holds is this writer's: 0 after a Del, and
-// where a replayed Set was not written. What does not have all this is no stamp, and is overwritten by
-// the next one. The tag puts every possible key's stamp into the key's slot, also that of "}{" or "{}x".
-// See docs/adr/0005 for what is made of it, and lib/stamps.lua of internal/script, which reads it, too.
+// All numbers are decimal, in ASCII. time is µs since 1970 and at most 16 digits, which last until
+// the year 2286. client is a random id, number counts the operations of that client from 1 (0: a
+// load). other is the time of another client's write, if nobody can tell which of the two was
+// later, else 0. end is until when, in ms since 1970, a value that the key holds is this writer's:
+// 0 after a Del, and where a replayed Set was not written. What does not have all this is no stamp,
+// and is overwritten by the next one. The tag puts every possible key's stamp into the key's slot,
+// also that of "}{" or "{}x". See docs/adr/0005 for what is made of it, and lib/stamps.lua of
+// internal/script, which reads it, too.
 //
-// The time is a hybrid logical clock's (Kulkarni et al., 2014) that is anchored to the server's TIME: the
-// greatest of that, of what the client proposes, and of one more than the stamp that is there. A client
-// proposes its estimate of the server's clock, always later than before. It does so once per operation,
-// and retries, the journal and the replay go on using that stamp: an operation that meets its own stamp,
-// or that of a later one of the same client, has nothing to do any more. Between operations of one client
-// their numbers decide, which are exact; between those of different clients the times, which are not.
+// The time is a hybrid logical clock's (Kulkarni et al., 2014) that is anchored to the server's
+// TIME: the greatest of that, of what the client proposes, and of one more than the stamp that is
+// there. A client proposes its estimate of the server's clock, always later than before. It does so
+// once per operation, and retries, the journal and the replay go on using that stamp: an operation
+// that meets its own stamp, or that of a later one of the same client, has nothing to do any more.
+// Between operations of one client their numbers decide, which are exact; between those of
+// different clients the times, which are not.
 package stamp
 
 import (
@@ -53,7 +55,8 @@ func Key(key string) string {
 	return KeyPrefix + "{" + slot.Tag(slot.Of(key)) + "}" + key
 }
 
-// Stamp names an operation: a stamp as clients propose it, and as records of the fallback store have it.
+// Stamp names an operation: a stamp as clients propose it, and as records of the fallback store
+// have it.
 type Stamp struct {
 	Micros int64  // when it was, by the server's clock, in µs since 1970
 	Client string // whose it was
@@ -140,7 +143,8 @@ func Micros(s string) (int64, bool) {
 // AppendMicros appends a time in µs since 1970 as stamps have it, and lock markers as well.
 func AppendMicros(b []byte, t int64) []byte { return appendDigits(b, t, timeLen) }
 
-// appendDigits appends n in exactly that many digits; what is negative, such as a time before 1970, counts as 0.
+// appendDigits appends n in exactly that many digits; what is negative, such as a time before 1970,
+// counts as 0.
 func appendDigits(b []byte, n int64, digits int) []byte {
 	const zeros = "0000000000000000"
 	var room [20]byte

@@ -76,7 +76,8 @@ func TestLater(t *testing.T) {
 	require.False(t, at(1, "a", 2).Later(at(1, "b", 1)))
 }
 
-// The stamps of one client grow, whatever its clock does, and those of the next client of the same directory are greater.
+// The stamps of one client grow, whatever its clock does, and those of the next client of the same
+// directory are greater.
 func TestStampsGrow(t *testing.T) {
 	never, always := func() bool { return false }, func() bool { return true }
 	rapid.Check(t, func(t *rapid.T) {
@@ -130,7 +131,8 @@ func TestALoadHasNoNumber(t *testing.T) {
 	require.Equal(t, stamp.Stamp{Micros: 12, Client: st.Client()}, s)
 }
 
-// The scripts know the layout by themselves. What they leave must be what is read here, and they must read what is written here.
+// The scripts know the layout by themselves. What they leave must be what is read here, and they
+// must read what is written here.
 func TestScriptsHaveTheSameLayout(t *testing.T) {
 	server := redistest.Start(t)
 	run := func(by stamp.Stamp) any {
@@ -155,7 +157,8 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 	require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 3}), "what is no stamp is overwritten")
 }
 
-// Whatever is read is written as it was read, and nothing breaks the reader: stamps come from disks, and from a Redis that others write to.
+// Whatever is read is written as it was read, and nothing breaks the reader: stamps come from
+// disks, and from a Redis that others write to.
 func FuzzParse(f *testing.F) {
 	proposed := "1763719200000001" + client + "000000000042"
 	for _, s := range []string{"", proposed, proposed + "00000000000000000", proposed + "00000000000000071763719260000", strings.Repeat("9", 79), strings.Repeat("0", 61)} {

@@ -36,7 +36,8 @@ func New(mostAhead time.Duration) (*Stamper, error) {
 // Client returns the client's id.
 func (st *Stamper) Client() string { return st.client }
 
-// After makes sure that stamps to come are greater than s, which another process has left on this disk.
+// After makes sure that stamps to come are greater than s, which another process has left on this
+// disk.
 func (st *Stamper) After(s string) {
 	if t, ok := Micros(s); ok {
 		st.mu.Lock()
@@ -45,9 +46,10 @@ func (st *Stamper) After(s string) {
 	}
 }
 
-// Next returns the stamp of an operation that happens now, by a clock that may be off by slack. Stamps may have run ahead of a
-// clock that can be trusted, by more than mostAhead: a clock made them that could not. They come back to it once mayFall reports
-// that nothing is left that they must be greater than.
+// Next returns the stamp of an operation that happens now, by a clock that may be off by slack.
+// Stamps may have run ahead of a clock that can be trusted, by more than mostAhead: a clock made
+// them that could not. They come back to it once mayFall reports that nothing is left that they
+// must be greater than.
 func (st *Stamper) Next(now, slack int64, mayFall func() bool) Proposal {
 	st.mu.Lock()
 	if slack >= 0 && st.last > now+st.mostAhead && mayFall() {
@@ -63,5 +65,6 @@ func (st *Stamper) Next(now, slack int64, mayFall func() bool) Proposal {
 	return Proposal{Text: Stamp{Micros: t, Client: st.client, Number: number}.String(), Slack: slack}
 }
 
-// Load returns the stamp of a value that was loaded at t. It has no number, as a load is no operation.
+// Load returns the stamp of a value that was loaded at t. It has no number, as a load is no
+// operation.
 func (st *Stamper) Load(t int64) string { return Stamp{Micros: t, Client: st.client}.String() }
