@@ -10,12 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
@@ -375,147 +373,6 @@ func TestAllThatIsWrongWithAConfigurationIsSaidAtOnce(t *testing.T) {
 	require.Empty(t, got.stdout)
 }
 
-func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
-	server := redistest.Start(t)
-	checks := func(args ...string) (int, map[string]check) {
-		t.Helper()
-		got := runAside(t, append([]string{"doctor", "--json"}, args...)...)
-		var out struct{ Checks []check }
-		require.NoError(t, json.Unmarshal([]byte(got.stdout), &out), got.stdout+got.stderr)
-		byName := map[string]check{}
-		for _, c := range out.Checks {
-			byName[c.Name] = c
-			require.Equal(t, c.Verdict == fine, c.Remedy == "", "%+v", c)
-		}
-		return got.code, byName
-	}
-	dir := filepath.Join(t.TempDir(), "fallback")
-	code, got := checks("--redis", "redis://"+server.Addr(), "--dir", dir)
-	require.Equal(t, 0, code, "%+v", got)
-	for _, name := range []string{"connection", "version", "maxmemory-policy", "clock", "probe", "tracking-table", "pushes", "scripts", "commands", "RESP3", "tracking", "folder"} {
-		require.Equal(t, fine, got[name].Verdict, "%+v", got)
-	}
-	require.Contains(t, got["disk"].Detail, "synced in")
-	require.NoDirExists(t, dir, "doctor makes nothing")
-	// A stamp is left for a second. What the library leaves of its own in every database tells of a
-	// flush, and ends by itself.
-	eventually(t, "nothing is left in Redis", func() bool {
-		return !slices.ContainsFunc(server.Do("KEYS", "*").([]any), func(key any) bool { return !strings.HasPrefix(fmt.Sprint(key), "aside:probe") })
-	})
-
-	require.NoError(t, os.MkdirAll(dir, 0o700))
-	require.NoError(t, os.Chmod(dir, 0o755))
-	writeFile(t, dir, "other", "")
-	server.Do("CONFIG", "SET", "maxmemory", "100mb")
-	code, got = checks("--redis", "redis://"+server.Addr(), "--dir", dir)
-	require.Equal(t, 0, code, "warnings are no errors: %+v", got)
-	for _, name := range []string{"maxmemory-policy", "folder", "contents"} {
-		require.Equal(t, warning, got[name].Verdict, "%+v", got)
-	}
-
-	// A full tracking table costs hits.
-	reader, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, ClientTrackingOptions: []string{"OPTOUT"}})
-	require.NoError(t, err)
-	server.Do("CONFIG", "SET", "tracking-table-max-keys", 10)
-	for i := range 10 {
-		_ = reader.Do(t.Context(), reader.B().Get().Key(fmt.Sprint("k", i)).Build()).Error()
-	}
-	_, got = checks("--redis", "redis://"+server.Addr())
-	require.Equal(t, warning, got["tracking-table"].Verdict, "%+v", got)
-	reader.Close()
-
-	server.Do("ACL", "SETUSER", "app", "on", ">pw", "~app:*", "+@all")
-	code, got = checks("--redis", "redis://app:pw@"+server.Addr(), "--prefix", "app:")
-	require.Equal(t, 1, code)
-	require.Equal(t, failure, got["scripts"].Verdict, "%+v", got)
-	require.Equal(t, warning, got["probe"].Verdict)
-	require.Contains(t, got["probe"].Remedy, "+pexpire")
-	require.Equal(t, fine, got["tracking"].Verdict)
-	// What docs/OPERATIONS.md says is enough.
-	rules := strings.Fields(`ACL SETUSER enough on >pw resetchannels -@all ~app:* ~aside:stamp:{*}app:* ~aside:probe* +ping +time +info +client|tracking +cluster|slots ` +
-		`+eval +evalsha +get +getex +mget +set +setrange +getrange +pttl +pexpire +exists +del +unlink`)
-	arguments := make([]any, len(rules))
-	for i, rule := range rules {
-		arguments[i] = rule
-	}
-	if _, err := server.TryDo(arguments...); err == nil { // Redis 6.0 knows less
-		code, got = checks("--redis", "redis://enough:pw@"+server.Addr(), "--prefix", "app:")
-		require.Equal(t, 0, code, "%+v", got)
-		require.Equal(t, "not permitted: +setnx +incr +incrby +decr +decrby +append +strlen +type +persist +scan", got["commands"].Detail)
-	}
-
-	code, got = checks("--redis", "redis://nobody:wrong@"+server.Addr())
-	require.Equal(t, 1, code)
-	require.Equal(t, failure, got["connection"].Verdict)
-	require.Contains(t, got["connection"].Remedy, "give the right user and password")
-	server.Kill()
-	code, got = checks("--redis", "redis://"+server.Addr())
-	require.Equal(t, 1, code)
-	require.Contains(t, got["connection"].Remedy, "start Redis")
-}
-
-func TestDoctorFindsThatPushesDoNotArriveOverRESP2(t *testing.T) {
-	server := redistest.Start(t)
-	got := runAside(t, "doctor", "--redis", "redis://"+server.Addr()+"?protocol=2")
-	require.Equal(t, 0, got.code, got.stdout)
-	require.Contains(t, got.stdout, "warning  RESP3              switched off in the url\n")
-	require.Contains(t, got.stdout, "\n0 errors, 1 warning\n")
-}
-
-func TestBashCompletesCommandsFlagsAndValues(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		redistest.Skip(t, "needs bash")
-	}
-	script := runAside(t, "completion", "bash")
-	require.Equal(t, 0, script.code, script.stderr)
-	home := t.TempDir()
-	path := writeFile(t, t.TempDir(), "script", script.stdout)
-	writeFile(t, home, "conf.yaml", "")
-	for _, row := range []struct{ line, want string }{
-		{"aside ", "serve inspect verify replay export doctor healthcheck completion version"},
-		{"aside ver", "verify version"},
-		{"aside -", "--help --version"},
-		{"aside serve --cache-", "--cache-capacity --cache-expiry --cache-max-bytes --cache-degraded-ttl --cache-keep-written"},
-		{"aside serve --ins", "--insecure"},
-		{"aside serve --no-ins", "--no-insecure"},
-		{"aside serve --config co", "conf.yaml"},
-		{"aside serve --port ", ""},
-		{"aside completion ", "bash zsh fish"},
-		{"aside serve --log-level ", "debug info warn error"},
-		{"aside serve --log-level = ", "debug info warn error"},
-		{"aside serve --log-level =", "debug info warn error"},
-		{"aside serve --fallback-sync = e", "everysec"},
-		{"aside serve --config = co", "conf.yaml"},
-		{"aside inspect con", "conf.yaml"},
-		{"aside replay x --d", "--dry-run"},
-	} {
-		words := strings.Split(row.line, " ")
-		quoted := make([]string, len(words))
-		for i, w := range words {
-			quoted[i] = "'" + w + "'"
-		}
-		cmd := exec.Command(bash, "--norc", "-c", fmt.Sprintf(`source "$1"; COMP_WORDS=(%s); COMP_CWORD=%d; _aside; echo "${COMPREPLY[*]}"`,
-			strings.Join(quoted, " "), len(words)-1), "bash", path)
-		cmd.Dir = home
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		require.Equal(t, row.want, strings.TrimSpace(string(out)), row.line)
-	}
-}
-
-func TestZshAndFishCompleteEveryFlag(t *testing.T) {
-	for _, shell := range []string{"zsh", "fish"} {
-		got := runAside(t, "completion", shell)
-		require.Equal(t, 0, got.code, got.stderr)
-		for _, s := range config.Settings() {
-			if s.Flag() != "" {
-				require.Regexp(t, `(--|-l )`+regexp.QuoteMeta(s.Flag())+`\b`, got.stdout, shell)
-			}
-		}
-	}
-}
-
 // completions are lines, and the words that zsh and fish offer to end them.
 var completions = []struct {
 	line string
@@ -535,36 +392,6 @@ var completions = []struct {
 	{"aside inspect fold", []string{"folder/"}},
 }
 
-// completionHome is a directory with something to complete, and the script of a shell in a
-// directory of its own.
-func completionHome(t *testing.T, shell, name string) (program, home, path string) {
-	t.Helper()
-	program, err := exec.LookPath(shell)
-	if err != nil {
-		redistest.Skip(t, "needs "+shell)
-	}
-	home = t.TempDir()
-	writeFile(t, home, "conf.yaml", "")
-	require.NoError(t, os.Mkdir(filepath.Join(home, "folder"), 0o700))
-	return program, home, writeFile(t, t.TempDir(), name, runAside(t, "completion", shell).stdout)
-}
-
-func TestFishCompletes(t *testing.T) {
-	fish, home, script := completionHome(t, "fish", "aside.fish")
-	for _, row := range completions {
-		cmd := exec.CommandContext(testContext(t), fish, "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, script, row.line)
-		cmd.Dir, cmd.Env = home, append(os.Environ(), "HOME="+home)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		var offered []string
-		for line := range strings.Lines(string(out)) {
-			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
-			offered = append(offered, word)
-		}
-		require.ElementsMatch(t, row.want, offered, row.line)
-	}
-}
-
 // A zsh on a terminal of its own, as completion needs one: it is typed a line and a tab, and prints
 // what its terminal shows until it is at the next prompt.
 const zshTypes = `
@@ -576,19 +403,6 @@ zpty -n -w z "$2"$'\t\C-e\C-u'"print E''ND"$'\n'
 zpty -r z out '*END*@@*'
 print -r -- "$out"
 zpty -d z`
-
-func TestZshCompletes(t *testing.T) {
-	zsh, home, script := completionHome(t, "zsh", "_aside")
-	for _, row := range completions {
-		cmd := exec.CommandContext(testContext(t), zsh, "-f", "-c", zshTypes, "zsh", filepath.Dir(script), row.line)
-		cmd.Dir, cmd.Env = home, append(os.Environ(), "HOME="+home, "TERM=xterm")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		for _, word := range row.want {
-			require.Contains(t, string(out), strings.TrimSuffix(word, "/"), "%s: %q", row.line, out) // a sign that ends a word is shown bold
-		}
-	}
-}
 
 func TestTheReferenceInTheDocumentationIsThatOfTheTable(t *testing.T) {
 	const path, begin, end = "../../docs/PROXY.md", "<!-- settings: made by go test -C cmd/aside . -update -->\n", "<!-- end of settings -->"
@@ -615,16 +429,6 @@ func TestEachProblemOfHTTPHasItsLineInTheDocumentation(t *testing.T) {
 	require.Greater(t, len(kinds), 10)
 	for _, kind := range kinds {
 		require.Contains(t, string(doc), `<a id="problem-`+string(kind[1])+`"></a>`)
-	}
-}
-
-func TestDoctorSaysThatNothingCanBeCached(t *testing.T) {
-	for _, hidden := range []string{"EVALSHA", "TIME"} {
-		server := redistest.Start(t, redistest.WithArgs("--rename-command", hidden, "HIDDEN"))
-		got := runAside(t, "doctor", "--redis", "redis://"+server.Addr(), "--timeout", "500ms")
-		require.Equal(t, 1, got.code)
-		require.Contains(t, got.stdout, "nothing can be cached", hidden)
-		require.Contains(t, got.stdout, "+evalsha", hidden)
 	}
 }
 
