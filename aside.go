@@ -1,19 +1,10 @@
 package aside
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/redaside/aside/internal/link"
-	"github.com/redaside/aside/internal/near"
-	"github.com/redaside/aside/internal/script"
-	"github.com/redaside/aside/internal/wire"
 )
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
@@ -111,7 +102,7 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 			return outcome{}, err
 		}
 		if t.leader {
-			c.lead(who, t.f, bad, p)
+			leader{c, who, p.room}.lead(t.f, bad, p)
 		} else {
 			c.shares(key)
 		}
@@ -128,173 +119,6 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 			return out, nil
 		}
 	}
-}
-
-// lead asks Redis for the key of a flight until it is done or its loader has been started.
-func (c *Client) lead(ctx *caller, f *flight, bad string, p *plan) {
-	defer c.flights.abandon(f)
-	for ; ; f.polls++ {
-		sh := c.link.Shard(f.key)
-		item := loadItem{f: f, shard: sh}
-		var r near.Reservation
-		var found finding
-		err := link.ErrNotAsked
-		if !c.unsettled(ctx, f.key) {
-			r, found, err = c.readOrLock(ctx, sh, f.key, bad, f.large)
-		}
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return
-		case err != nil && c.askAgain(f, sh, err):
-			continue
-		case err != nil:
-			c.refusedRead(f.key, err)
-			if !c.answerFromStore(ctx, f, p.room) && ctx.Err() == nil {
-				item.free = errors.Is(err, link.ErrNotAsked)
-				c.newLoad(ctx, p, []loadItem{item}).start()
-			}
-			return
-		}
-		if f.large = found.large; f.large > 0 {
-			continue
-		}
-		switch found.content {
-		case wire.Value, wire.Absence:
-			c.found(f, r, found, p.room)
-			return
-		case wire.Unreadable:
-			bad = fingerprint(found.stored)
-			c.counted.decodeErrors.Add(1)
-			c.observe(Event{Kind: EventDecodeFailed, Key: f.key, Err: errUnknownHeader})
-			c.warn(&c.seldomDecode, "a stored value has a header of another version, so it is loaded again", keyAttr(f.key))
-		case wire.Lock:
-			if found.mine {
-				item.marker = found.stored
-				c.newLoad(ctx, p, []loadItem{item}).start()
-				return
-			}
-			if f.stuck.overdue(found, c.link.Now(), c.opt.LockTTL) || c.orphaned(f.key, found.stored) {
-				bad = fingerprint(found.stored) // it is nobody's
-				continue
-			}
-			c.waitsForLock(f.key)
-			if !c.awaitHolder(ctx, f.key, r, found.ttl, f.polls) {
-				return
-			}
-		}
-	}
-}
-
-var errUnknownHeader = errors.New("aside: the stored value has a header of another version")
-
-// askAgain reports whether the leader of f should ask sh once more: one late answer of a server that is well must not call the loader while
-// somebody else holds the lock.
-func (c *Client) askAgain(f *flight, sh *link.Shard, err error) bool {
-	if f.again || !sh.Asks() || !link.Unanswered(err) && !errors.Is(err, link.ErrLeftOut) {
-		return false
-	}
-	f.again = true
-	return true
-}
-
-// found completes a flight with what Redis had.
-func (c *Client) found(f *flight, r near.Reservation, found finding, room uintptr) {
-	c.counted.redisHits.Add(1)
-	c.observe(Event{Kind: EventHit, Key: f.key, Source: SourceRedis})
-	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: r.Generation()}
-	out.entry = c.near.Commit(f.key, r, near.Value{Raw: out.raw, Absent: out.absent, TTL: found.ttl, Room: room})
-	c.flights.complete(f, out)
-}
-
-// awaitHolder waits until somebody else's lock on key has changed hands; false: ctx or the client has ended first.
-func (c *Client) awaitHolder(ctx context.Context, key string, r near.Reservation, ttl time.Duration, polls int32) bool {
-	changed, leave, ok := c.near.Wait(key, r, nil)
-	if !ok {
-		return ctx.Err() == nil // it has changed while the answer was on its way
-	}
-	defer leave()
-	timer := time.NewTimer(c.patience(r.Pushes(), ttl, polls))
-	defer timer.Stop()
-	select {
-	case <-changed:
-		return true
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	case <-c.lifecycle.ctx.Done():
-		return false
-	}
-}
-
-// patience is how long to wait for a push about a lock with that much of its ttl left. Where nothing is pushed, it is the
-// time until the next look.
-func (c *Client) patience(pushed bool, ttl time.Duration, polls int32) time.Duration {
-	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
-	end := min(max(ttl, 0), c.opt.LockTTL) + slack
-	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
-		end = c.opt.LockTTL
-	}
-	if !pushed {
-		return min(end, link.Jitter(min(time.Millisecond<<min(polls, 10), 50*time.Millisecond)))
-	}
-	return end
-}
-
-// readOrLock asks for one key. The reservation was made before; it is void if the answer must not be kept.
-// large is how many bytes the key was found to have, if these are too many to be asked for beside others.
-func (c *Client) readOrLock(ctx context.Context, sh *link.Shard, key, bad string, large int64) (near.Reservation, finding, error) {
-	if sh == nil {
-		return near.Reservation{}, finding{}, link.ErrNotAsked
-	}
-	r := c.near.Reserve(key, sh.Valid)
-	if bad == "" && large == 0 && sh.CanBatch() {
-		place := link.NewRequest(key)
-		if !sh.Batcher(locks).Enter(place) {
-			return c.awaitSeat(ctx, place, r)
-		}
-		defer sh.Batcher(locks).Leave()
-	}
-	marker := c.newMarker(sh)
-	q := link.NewCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
-	if bad != "" {
-		q.Script, q.Args[2] = script.ReplaceOrLock, bad
-	}
-	q.Expects = large
-	if large > 0 {
-		q.Args[2] = anyLength
-	}
-	c.link.InTurn(ctx, sh, []*link.Call{q}, func() { c.link.Run(ctx, sh, q) })
-	found, err := findingOf(q, marker)
-	if err != nil && link.Unanswered(err) {
-		c.disown(sh, q.Keys, marker)
-	}
-	if q.Moved {
-		r.Void()
-	}
-	return r, found, err
-}
-
-// What is given to scripts as the most bytes to answer.
-var (
-	mostAnswered = strconv.Itoa(link.MaxBatchBytes)
-	anyLength    = strconv.Itoa(math.MaxInt32)
-)
-
-// awaitSeat is readOrLock for a caller whose question goes with others'.
-func (c *Client) awaitSeat(ctx context.Context, place *link.Request, r near.Reservation) (near.Reservation, finding, error) {
-	if !place.Wait(ctx, c.lifecycle.ctx) {
-		return r, finding{}, cmp.Or(ctx.Err(), ErrClosed)
-	}
-	answers, _ := place.Result.(*lockAnswers)
-	if answers != nil && answers.q.Moved {
-		r.Void()
-	}
-	if place.Err != nil {
-		return r, finding{}, place.Err
-	}
-	found := answers.found[place.At]
-	return r, found, found.err
 }
 
 func (c *Client) check(ttl time.Duration, opts []CallOption) (callOptions, error) {

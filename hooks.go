@@ -62,7 +62,12 @@ func (c *Client) modeChanged(change link.ModeChange) {
 // observed tells the observer what has happened to a shard.
 func (c *Client) observed(e link.Event) {
 	kind := [...]EventKind{link.EventFailed: EventRedisError, link.EventAway: EventRedisAway, link.EventBack: EventRedisBack, link.EventFailover: EventFailover}[e.Kind]
-	c.observe(Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err})
+	event := Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err}
+	if e.Kind == link.EventFailed { // others' commands may wait for those that have failed
+		c.observeAside(event)
+		return
+	}
+	c.observe(event)
 }
 
 // outageBegins returns how an outage goes, for the log: what waits, and what the loaders were spared.

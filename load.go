@@ -379,12 +379,12 @@ func (l *load) release(err error) {
 	}
 }
 
-func pointers(items []loadItem) []*loadItem {
-	all := make([]*loadItem, len(items))
-	for i := range items {
-		all[i] = &items[i]
+func pointers[T any](all []T) []*T {
+	to := make([]*T, len(all))
+	for i := range all {
+		to[i] = &all[i]
 	}
-	return all
+	return to
 }
 
 func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }

@@ -63,19 +63,22 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
 	ctx, sh := t.Context(), c.link.Shards()[0]
-	_, first, err := c.readOrLock(ctx, sh, "k", "", 0)
-	require.NoError(t, err)
+	acquire := func() finding {
+		a := asking{f: &flight{key: "k"}}
+		c.readOrLock(ctx, &a)
+		require.NoError(t, a.err)
+		return a.found
+	}
+	first := acquire()
 	require.True(t, first.mine)
 	require.Regexp(t, `^\x00aside:lock:[0-9a-f-]{36}:[0-9a-z]+:[0-9]{16}$`, first.stored)
-	_, again, err := c.readOrLock(ctx, sh, "k", "", 0)
-	require.NoError(t, err)
+	again := acquire()
 	require.Equal(t, wire.Lock, again.content)
 	require.False(t, again.mine, "our own client's other acquisition is somebody else's lock")
 	require.Positive(t, again.ttl)
 
 	server.Do("DEL", "k")
-	_, second, err := c.readOrLock(ctx, sh, "k", "", 0)
-	require.NoError(t, err)
+	second := acquire()
 	require.True(t, second.mine)
 	require.NotEqual(t, first.stored, second.stored)
 	run := func(s *script.Script, args ...string) int64 {

@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
-	"github.com/redaside/aside/internal/script"
-	"github.com/redaside/aside/internal/wire"
 )
 
 // GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all that this process has
@@ -138,19 +134,22 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			break
 		}
 		tickets := make([]ticket, 0, len(keys))
-		var led []*flight
-		for _, key := range keys {
+		var led []asking
+		for i, key := range keys {
 			t, err := c.flights.join(who, key, c.near.Generation(key))
 			if err != nil {
 				failed[key] = err
 				continue
 			}
 			if t.leader {
-				led = append(led, t.f)
+				if led == nil {
+					led = make([]asking, 0, len(keys)-i)
+				}
+				led = append(led, asking{f: t.f, bad: bad[key]})
 			}
 			tickets = append(tickets, t)
 		}
-		c.leadMulti(who, led, bad, p)
+		leader{c, who, p.room}.leadMulti(led, p)
 		for i := range tickets { // not before: an Observer may ask for what we lead
 			if !tickets[i].leader {
 				c.shares(tickets[i].f.key)
@@ -186,220 +185,6 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 func isEncodeError(err error) bool {
 	_, is := err.(*encodeError) //nolint:errorlint // ours, never wrapped; and no method of the user's is called
 	return is
-}
-
-// leadMulti is lead for many flights. It returns when each is done or its loader has been started.
-func (c *Client) leadMulti(ctx *caller, flights []*flight, bad map[string]string, p *plan) {
-	defer func() {
-		for _, f := range flights {
-			c.flights.abandon(f)
-		}
-	}()
-	bad = maps.Clone(bad)
-	if bad == nil {
-		bad = make(map[string]string)
-	}
-	waits := heldLocks{changed: make(chan struct{}, 1)}
-	defer waits.leave()
-	for ask := flights; len(ask) > 0; ask = waits.next(ctx, c) {
-		answers := c.readOrLockMulti(ctx, ask, bad, p.room)
-		if ctx.Err() != nil { // nobody will load what was locked
-			for _, a := range answers {
-				if a.err == nil && a.found.mine {
-					c.disown(a.shard, []string{a.f.key}, a.found.stored)
-				}
-			}
-			return
-		}
-		var load []loadItem
-		add := func(item loadItem) {
-			if load == nil {
-				load = make([]loadItem, 0, len(answers))
-			}
-			load = append(load, item)
-		}
-		for _, a := range answers {
-			switch {
-			case a.err != nil && c.askAgain(a.f, a.shard, a.err):
-				waits.again = append(waits.again, a.f)
-			case a.err != nil:
-				c.refusedRead(a.f.key, a.err)
-				if !c.answerFromStore(ctx, a.f, p.room) {
-					add(loadItem{f: a.f, shard: a.shard, free: errors.Is(a.err, link.ErrNotAsked)})
-				}
-			case a.found.content == wire.Unreadable:
-				bad[a.f.key] = fingerprint(a.found.stored)
-				c.counted.decodeErrors.Add(1)
-				c.observe(Event{Kind: EventDecodeFailed, Key: a.f.key, Err: errUnknownHeader})
-				waits.again = append(waits.again, a.f)
-			case a.found.large > 0:
-				a.f.large = a.found.large
-				waits.again = append(waits.again, a.f)
-			case a.found.mine:
-				add(loadItem{f: a.f, shard: a.shard, marker: a.found.stored, locked: a.reserved.At()})
-			case a.found.content == wire.Lock:
-				waits.add(c, a, bad)
-			}
-		}
-		if len(load) > 0 {
-			c.newLoad(ctx, p, load).start()
-		}
-	}
-}
-
-// heldLocks are the keys of a leadMulti that somebody else is loading.
-type heldLocks struct {
-	changed chan struct{} // gets a token when one of them changes; buffered
-	held    []heldLock
-	again   []*flight // to be asked for at once
-}
-
-type heldLock struct {
-	f       *flight
-	changed <-chan struct{}
-	leave   func()
-	due     int64 // when to look again in any case, in Client.now's time
-}
-
-func (w *heldLocks) add(c *Client, a asking, bad map[string]string) {
-	if a.f.stuck.overdue(a.found, c.link.Now(), c.opt.LockTTL) || c.orphaned(a.f.key, a.found.stored) {
-		bad[a.f.key] = fingerprint(a.found.stored) // see lead
-		w.again = append(w.again, a.f)
-		return
-	}
-	c.waitsForLock(a.f.key)
-	changed, leave, ok := c.near.Wait(a.f.key, a.reserved, w.changed)
-	if !ok {
-		w.again = append(w.again, a.f)
-		return
-	}
-	w.held = append(w.held, heldLock{
-		f: a.f, changed: changed, leave: leave, due: c.link.Now() + int64(c.patience(a.reserved.Pushes(), a.found.ttl, a.f.polls)),
-	})
-	a.f.polls++
-}
-
-// next waits until there is something to ask for again; nil: nothing is held any more, or ctx or the client has ended.
-func (w *heldLocks) next(ctx context.Context, c *Client) []*flight {
-	ready := w.again
-	w.again = nil
-	for len(ready) == 0 && len(w.held) > 0 {
-		due := int64(math.MaxInt64)
-		for _, h := range w.held {
-			due = min(due, h.due)
-		}
-		timer := time.NewTimer(time.Duration(due - c.link.Now()))
-		select {
-		case <-w.changed:
-		case <-timer.C:
-		case <-ctx.Done():
-		case <-c.lifecycle.ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil || c.lifecycle.ctx.Err() != nil {
-			return nil
-		}
-		now := c.link.Now()
-		w.held = slices.DeleteFunc(w.held, func(h heldLock) bool {
-			select {
-			case <-h.changed:
-			default:
-				if now < h.due {
-					return false
-				}
-			}
-			h.leave()
-			ready = append(ready, h.f)
-			return true
-		})
-	}
-	return ready
-}
-
-func (w *heldLocks) leave() {
-	for _, h := range w.held {
-		h.leave()
-	}
-}
-
-// asking is one key of a readOrLockMulti and what came of it.
-type asking struct {
-	f        *flight
-	shard    *link.Shard
-	reserved near.Reservation // void if the answer must not be kept
-	found    finding
-	err      error
-}
-
-// readOrLockMulti asks for many keys at once. What is found completes its flight as soon as its shard has answered. Keys of
-// a question share a marker: with the key it still is unique.
-func (c *Client) readOrLockMulti(ctx context.Context, flights []*flight, bad map[string]string, room uintptr) []asking {
-	asked := make([]asking, len(flights))
-	plain := make([]int, 0, len(flights))
-	var replace []int
-	var pending []string
-	for _, f := range flights {
-		if c.mayBeUnsettled(f.key) {
-			pending = append(pending, f.key)
-		}
-	}
-	unsettled := c.unsettledOf(ctx, pending)
-	for i, f := range flights {
-		a := &asked[i]
-		a.f, a.shard = f, c.link.Shard(f.key)
-		if a.shard == nil || unsettled[f.key] {
-			a.err = link.ErrNotAsked
-			continue
-		}
-		a.reserved = c.near.Reserve(f.key, a.shard.Valid)
-		if bad[f.key] != "" {
-			replace = append(replace, i)
-		} else {
-			plain = append(plain, i)
-		}
-	}
-	all := c.link.BatchesOf(script.ReadOrLockMany, nil, len(plain),
-		func(i int) (string, *link.Shard) { return asked[plain[i]].f.key, asked[plain[i]].shard }, nil,
-		func(i int) int64 { return asked[plain[i]].f.large })
-	for _, b := range all {
-		for n, i := range b.Of {
-			b.Of[n] = plain[i]
-		}
-	}
-	for _, i := range replace {
-		key := asked[i].f.key
-		all = append(all, &link.Batch{Shard: asked[i].shard, Of: []int{i},
-			Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{key}, Args: []string{bad[key]}}})
-	}
-	for _, b := range all {
-		last := mostAnswered
-		if len(b.Args) > 0 {
-			last = b.Args[0]
-		}
-		b.Args = []string{c.newMarker(b.Shard), c.lockTTL, last}
-		b.Head = len(b.Args)
-	}
-	c.link.RunBatches(ctx, all, &link.Pieces{}, func(b *link.Batch) {
-		marker := b.Args[0]
-		found, err := findingsOf(&b.Call, marker)
-		if err != nil && link.Unanswered(err) {
-			c.disown(b.Shard, b.Keys, marker)
-		}
-		for n, i := range b.Of {
-			a := &asked[i]
-			if a.err = err; err != nil {
-				continue
-			}
-			a.found, a.err = found[n], found[n].err
-			if b.Moved {
-				a.reserved.Void()
-			}
-			if a.err == nil && (a.found.content == wire.Value || a.found.content == wire.Absence) {
-				c.found(a.f, a.reserved, a.found, room)
-			}
-		}
-	})
-	return asked
 }
 
 // unsettledOf says which of the keys that are pending could not be replayed just now.

@@ -74,8 +74,9 @@ type Event struct {
 }
 
 // Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path; in the caller's goroutine for a hit
-// from memory, else in another, so that one that panics or ends its goroutine is logged and harms nobody. It may ask the Client, but not
-// Get the key that it is told of with a context without an end: it may be what that Get waits for.
+// from memory, else in another, so that one that panics or ends its goroutine is logged and harms nobody. Nothing waits until it has returned
+// from EventRedisError and EventLockWait. It may ask the Client, but not Get the key that it is told of with a context without an end: it may
+// be what that Get waits for.
 type Observer interface {
 	Observe(Event)
 }
@@ -167,6 +168,16 @@ func (r *reports) observe(e Event) {
 	}
 }
 
+// observeAside is observe where others wait for what the caller does next, and must not wait for an Observer that asks for their keys.
+func (r *reports) observeAside(e Event) {
+	if r.observer == nil {
+		return
+	}
+	if !r.life.inBackground(func() { r.observe(e) }) { // ends with the Observer
+		r.observe(e) // closing: the Client answers at once
+	}
+}
+
 // observeHit is observe for a hit from memory, which no goroutine is made for: where the observer ends its goroutine that is its caller's own.
 func (r *reports) observeHit(key string) {
 	defer func() {
@@ -194,7 +205,7 @@ func (r *reports) shares(key string) {
 // waitsForLock counts a wait for somebody else's lock.
 func (r *reports) waitsForLock(key string) {
 	r.counted.lockWaits.Add(1)
-	r.observe(Event{Kind: EventLockWait, Key: key})
+	r.observeAside(Event{Kind: EventLockWait, Key: key})
 }
 
 // seldom lets one call a second through, so that a broken codec cannot drown the log.

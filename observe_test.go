@@ -82,7 +82,7 @@ func TestWaitsAreObserved(t *testing.T) {
 		require.Equal(t, result{Value: "v", Err: nil}, await(t, done))
 	}
 	require.EqualValues(t, c.Stats().Shared, events.count(aside.EventShared))
-	require.EqualValues(t, other.Stats().LockWaits, others.count(aside.EventLockWait))
+	eventually(t, "each wait is told", func() bool { return other.Stats().LockWaits == int64(others.count(aside.EventLockWait)) })
 	require.Equal(t, "shared", aside.EventShared.String())
 	require.Equal(t, "lock-wait", aside.EventLockWait.String())
 }
@@ -123,6 +123,77 @@ func TestAnObserverMayAsk(t *testing.T) {
 		require.Equal(t, result{Value: "v"}, await(t, l))
 	}
 	eventually(t, "all fills are refused", func() bool { return refused.Load() == n })
+}
+
+// An Observer that is told that commands have failed may ask for keys whose commands wait for those.
+func TestAnObserverOfErrorsMayAsk(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	ctx := testContext(t)
+	const n = 20
+	var c *aside.Client
+	var ready atomic.Bool
+	told := make(chan result, 10*n)
+	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind != aside.EventRedisError || !ready.Load() {
+				return
+			}
+			for i := range n {
+				if _, err := c.Get(ctx, time.Minute, fmt.Sprint("k", i), newSource("v").Load); err != nil {
+					told <- result{Err: err}
+					return
+				}
+			}
+			told <- result{}
+		})
+	})
+	proxy.Delay(time.Second)
+	before := proxy.Commands()
+	var asking []<-chan result
+	for i := range n {
+		asking = append(asking, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("k", i), newSource("v").Load) }))
+	}
+	eventually(t, "some commands are out", func() bool { return proxy.Commands() >= before+4 && c.Stats().Waiting == n })
+	ready.Store(true)
+	proxy.Reset()
+	proxy.Heal()
+	for _, a := range asking {
+		require.Equal(t, result{Value: "v"}, await(t, a))
+	}
+	require.NoError(t, await(t, told).Err)
+}
+
+// An Observer that is told of a wait may ask for other keys of the same GetMulti.
+func TestAnObserverOfWaitsMayAsk(t *testing.T) {
+	server := redistest.Start(t)
+	ctx := testContext(t)
+	holder := newClient(t, server.Addr())
+	var c *aside.Client
+	told := make(chan result, 10)
+	c = newClient(t, server.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventLockWait && e.Key == "a" {
+				value, err := c.Get(ctx, time.Minute, "b", mustNotLoad)
+				told <- result{Value: value, Err: err}
+			}
+		})
+	})
+	db := newSource("v")
+	letGo := db.HoldUp()
+	for _, key := range []string{"a", "b"} {
+		loading := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, key, db.Load) })
+		db.AwaitBegin(t)
+		defer func() { require.Equal(t, result{Value: "v"}, await(t, loading)) }()
+	}
+	both := inBackground(func() (string, error) {
+		values, err := c.GetMulti(ctx, time.Minute, []string{"a", "b"}, newSource("other").LoadMany)
+		return values["a"] + values["b"], err
+	})
+	eventually(t, "it waits for both", func() bool { return c.Stats().LockWaits > 0 })
+	letGo()
+	require.Equal(t, result{Value: "vv"}, await(t, both))
+	require.Equal(t, result{Value: "v"}, await(t, told))
 }
 
 // An Observer that is told of a fill may ask for its key.
