@@ -12,69 +12,78 @@ import (
 	"github.com/redaside/aside/internal/reason"
 )
 
-// Answers that a caller branches on; test with [errors.Is].
+// Errors that a caller branches on; test with [errors.Is].
 var (
-	// ErrNotFound says that there is no value for the key. A loader returns it (wrapped or not) to have the absence
-	// cached for Options.NegativeTTL; a reader gets it while the absence is cached. Who called the loader, or waited for it, gets what the
-	// loader has returned, so that an error of its own that it wraps can be told, too.
+	// ErrNotFound means that there is no value for the key. A loader returns it (wrapped or not) to
+	// have the absence cached for Options.NegativeTTL; a reader gets it while the absence is
+	// cached. The callers that waited for the loader get its error unchanged, so that they can test
+	// for an error that it wraps, too.
 	ErrNotFound = errors.New("aside: not found")
 
-	// ErrClosed says that the Client was closed before the call or while it waited.
+	// ErrClosed means that the Client was closed before the call or while it waited.
 	ErrClosed = link.ErrClosed
 
-	// ErrUnchanged is what the function that is given to Update returns if it has changed nothing.
+	// ErrUnchanged is for the function of an Update: it returns it if it has changed nothing.
 	ErrUnchanged = errors.New("aside: nothing was changed")
 
-	// ErrRedisAway says that Redis could not be asked: it was never reached, its connection is lost, or it stopped
-	// answering. Only calls that cannot do without Redis return it: Touch; Peek of what nobody here knows; Set and Del
-	// together with the reason why they could not be kept for replay. Get and GetMulti go on without it.
+	// ErrRedisAway means that Redis could not be asked: it was never reached, its connection is
+	// lost, or it stopped answering. Only calls that need Redis return it: Touch; Peek of a key
+	// that neither memory nor the fallback store has; Set and Del, together with the reason why
+	// they could not be kept for replay. Get and GetMulti go on without Redis.
 	ErrRedisAway = link.ErrRedisAway
 
-	// ErrUnknownOutcome says that a Set, Del or Touch was sent but its answer did not come in time: it may or may not
-	// have been done. It will not be done any more once the call's deadline has passed, by as much as the clocks err, except by replay.
+	// ErrUnknownOutcome means that a Set, Del or Touch was sent but its answer did not come in
+	// time: it may or may not have been done. After the call's deadline, plus the error of the
+	// clocks, it will not be done any more, except by replay.
 	ErrUnknownOutcome = link.ErrUnknownOutcome
 
-	// ErrNotDurable says that a Set or Del could not be done now and is kept in memory only, because Options.FallbackDir
-	// is not set: this process sees it, and replays it when Redis is back, but it is lost if the process ends before.
+	// ErrNotDurable means that a Set or Del could not be done now and is kept in memory only,
+	// because Options.FallbackDir is not set: this process sees it, and replays it when Redis is
+	// back, but it is lost if the process ends before.
 	ErrNotDurable = errors.New("aside: kept in memory only until Redis is back")
 
-	// ErrNoInvalidations says, in Health, that changes of keys are not pushed to this client although it asked for that: its local memory is
-	// not used, and who waits for another process's load polls.
+	// ErrNoInvalidations means, in Health, that Redis sends this client no invalidations although
+	// it asked for them: its local memory is not used, and callers that wait for another process's
+	// load poll.
 	ErrNoInvalidations = link.ErrNoInvalidations
 
-	// ErrShared says that a command would have changed a connection that others use at the same time. It belongs on a connection of
-	// one's own, see rueidis.Client.Dedicated.
+	// ErrShared means that a command would have changed a connection that others use at the same
+	// time. Use a connection of your own, see rueidis.Client.Dedicated.
 	ErrShared = link.ErrShared
 
-	// ErrOverloaded says that Redis is away and Options.MaxLoaders loaders run already, none of which has returned within a second.
+	// ErrOverloaded means that Redis is away and Options.MaxLoaders loaders run already, none of
+	// which has returned within a second.
 	ErrOverloaded = errors.New("aside: too many loaders run")
 
-	// ErrFull says that a Set or Del does not fit into Options.Fallback.MaxBytes, or that the disk is full; it was not done.
+	// ErrFull means that a Set or Del does not fit into Options.Fallback.MaxBytes, or that the disk
+	// is full; it was not done.
 	ErrFull = fallback.ErrFull
 
-	// ErrLocked says that another process, or another Client of this one, has Options.FallbackDir.
+	// ErrLocked means that another process, or another Client of this one, has Options.FallbackDir.
 	ErrLocked = fallback.ErrLocked
 
-	// ErrDisk says that the fallback directory could not be written: the Set or Del was not done.
+	// ErrDisk means that the fallback directory could not be written: the Set or Del was not done.
 	ErrDisk = fallback.ErrDisk
 
-	// ErrTooLarge says that a key or value is beyond Options.MaxKeyBytes or MaxValueBytes.
+	// ErrTooLarge means that a key or value is beyond Options.MaxKeyBytes or MaxValueBytes.
 	ErrTooLarge = errors.New("aside: too large")
 
-	// ErrInvalidArgument says that a call cannot be right as it is: a nil loader, a ttl that is not positive.
+	// ErrInvalidArgument means that an argument is wrong: a nil loader, a ttl that is not positive.
 	ErrInvalidArgument = errors.New("aside: invalid argument")
 
-	// ErrLoadTimeout says that the loader did not return within its LoadTimeout. Its context was cancelled; the load
-	// goes on in its goroutine until it notices, and what it returns then is dropped.
+	// ErrLoadTimeout means that the loader did not return within its LoadTimeout. Its context was
+	// cancelled; the load goes on in its goroutine until it notices, and its result is dropped.
 	ErrLoadTimeout = errors.New("aside: the loader did not return within LoadTimeout")
 
-	// ErrRecursiveLoad says that a loader asked, through the context that it was given, for a key that it is loading itself, or whose loader
-	// waits, in this process, for one that it is loading.
+	// ErrRecursiveLoad means that a loader asked, through the context that it was given, for a key
+	// that it is loading itself, or for a key whose loader waits, in this process, for the first
+	// one.
 	ErrRecursiveLoad = errors.New("aside: a loader asked for the key that it is loading")
 )
 
-// PanicError is what every waiter gets when the loader panicked, or the methods of the error that it returned did (those of a nil pointer may). The lock is released and the process
-// lives. Other code of yours that we call, a codec or the function of an Update, is treated likewise.
+// PanicError is the error of all waiting callers when the loader panicked, or when a method of its
+// error did (those of a nil pointer may). The lock is released and the process lives. A panic in a
+// codec or in the function of an Update is a PanicError, too.
 type PanicError struct {
 	Value any    // what was passed to panic
 	Stack []byte // the stack at that moment
@@ -112,7 +121,8 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// BatchError says which keys of a GetMulti could not be answered and why. The map that comes with it holds the others.
+// BatchError has the keys of a GetMulti that could not be answered, each with its error. The map
+// beside it has the others.
 type BatchError struct {
 	Failed map[string]error // never empty
 }
@@ -147,7 +157,8 @@ func (e *BatchError) Unwrap() []error {
 	return errs
 }
 
-// encodeError marks a value that was loaded but that its codec could not encode: whoever loaded it has it all the same.
+// encodeError marks a value that was loaded but that its codec could not encode: its callers get it
+// all the same.
 type encodeError struct{ err error }
 
 func (e *encodeError) Error() string {

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"net"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/redis/rueidis"
 
@@ -19,149 +16,174 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// Options says how a [Client] behaves. The zero value is usable: a Redis at 127.0.0.1:6379 and the defaults below.
-// Options is copied by [New]; changing it afterwards has no effect.
+// Options configures a [Client]. The zero value is usable: a Redis at 127.0.0.1:6379 and the
+// defaults below. [New] copies Options; changing it afterwards has no effect.
 type Options struct {
-	// Redis says how to connect: addresses, TLS, credentials, Sentinel, database. The fields on which the protocol
-	// rests are set by New and must be left alone (New says so): ClientTrackingOptions, PipelineMultiplex, RetryDelay,
-	// DisableRetry, DisableAutoPipelining, BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout, Dialer.KeepAlive and ConnWriteTimeout
-	// default to 250 (with TLS 1,000) and 500 milliseconds, and 30 seconds: a connection that is silent for 1.5 seconds is closed by New's own dialer, which knows
-	// silence from a large answer; a shorter ConnWriteTimeout takes one for the other. RingScaleEachConn may be from 1 to 18 (or 0, for 10): half of
-	// the ring's 2^RingScaleEachConn questions may be out to a node at once, 512 at most. With
-	// DisableCache (or AlwaysRESP2, which needs it) there is no local memory and waiters poll. InitAddress defaults to 127.0.0.1:6379; each
-	// address is a host:port, and for a url there is rueidis.ParseURL.
+	// Redis says how to connect: addresses, TLS, credentials, Sentinel, database. InitAddress
+	// defaults to 127.0.0.1:6379; each address is a host:port, and for a url there is
+	// rueidis.ParseURL.
+	//
+	// New sets the fields on which the protocol depends, and returns an error if they are set:
+	// ClientTrackingOptions, PipelineMultiplex, RetryDelay, DisableRetry, DisableAutoPipelining,
+	// BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout defaults to 250 milliseconds
+	// (with TLS 1 second), Dialer.KeepAlive to 500 milliseconds, ConnWriteTimeout to 30 seconds.
+	// New's own dialer closes a connection that is silent for 1.5 seconds, and does not take a
+	// large answer for silence; a shorter ConnWriteTimeout does. RingScaleEachConn may be from 1 to
+	// 18 (0: 10): half of the ring's 2^RingScaleEachConn commands may be in flight to a node at
+	// once, 512 at most. With DisableCache (or AlwaysRESP2, which needs it) there is no local
+	// memory, and waiting callers poll.
 	Redis rueidis.ClientOption
 
-	// ClientBuilder makes the rueidis client from the option that New has completed; wrap it to add tracing or
-	// metrics. It may be called several times, until it succeeds. Defaults to rueidis.NewClient.
+	// ClientBuilder makes the rueidis client from the option that New has completed; wrap it to add
+	// tracing or metrics. It may be called several times, until it succeeds. Defaults to
+	// rueidis.NewClient.
 	ClientBuilder func(rueidis.ClientOption) (rueidis.Client, error)
 
-	// ConnectTimeout is how long New waits for the first connection. When it is over New returns all the same and
-	// goes on connecting in the background. Defaults to 1 second.
+	// ConnectTimeout is how long New waits for the first connection. After that New returns without
+	// one, and goes on connecting in the background. Defaults to 1 second.
 	ConnectTimeout time.Duration
 
-	// RequireRedis makes New fail when Redis cannot be reached within ConnectTimeout. Defaults to false.
+	// RequireRedis makes New fail when Redis cannot be reached within ConnectTimeout. Defaults to
+	// false.
 	RequireRedis bool
 
-	// RedisTimeout is how long one question to Redis may take before the call goes on without it; the caller's own
-	// context may end it sooner. Defaults to 250 milliseconds.
+	// RedisTimeout is how long one request to Redis may take before the call goes on without it;
+	// the caller's own context may end it sooner. Defaults to 250 milliseconds.
 	RedisTimeout time.Duration
 
-	// LockTTL is how long a process that died while it was loading keeps others from loading the same key. The lock of
-	// a living process is renewed after a third to half of it, however long its loader takes. At least twice RedisTimeout, so that
-	// a renewal can arrive. Defaults to 2 seconds.
+	// LockTTL is how long others wait for a process that died while it was loading a key. The lock
+	// of a living process is renewed after a third to half of it, however long its loader takes. It
+	// must be at least twice RedisTimeout, so that a renewal can arrive. Defaults to 2 seconds.
 	LockTTL time.Duration
 
-	// LoadTimeout is the deadline of the loader's context, and the longest that anybody waits for a loader that does
-	// not heed it. Defaults to 30 seconds.
+	// LoadTimeout is the deadline of the loader's context, and the longest that callers wait for a
+	// loader that ignores it. Defaults to 30 seconds.
 	LoadTimeout time.Duration
 
-	// StoreFirst has Get and GetMulti return what they have loaded when Redis has it, or cannot store it. Otherwise they return when the
-	// loader does, and it is stored meanwhile. It is for processes that may end without Close right after a call, or are stopped between calls, as functions
-	// as a service are: what they have locked and not stored holds others up for LockTTL. And for tests that look into Redis themselves.
+	// StoreFirst makes Get and GetMulti return a loaded value only when Redis has it, or cannot
+	// store it. Without it they return when the loader does, and the value is stored meanwhile. Use
+	// it in serverless functions and short-lived processes, which may end or freeze without Close
+	// right after a call: a key that they have locked and not filled delays others for LockTTL. Use
+	// it also in tests that read keys from Redis themselves.
 	StoreFirst bool
 
-	// StaleLease bounds how long this process may go on serving from memory what another process has changed, when the
-	// network fails silently and no invalidation arrives. While Redis answers, a quarter of it (at most 200 ms) passes
-	// between two proofs that none is missing. At least 20 milliseconds. Defaults to 1 second.
+	// StaleLease bounds how long this process may serve a value from memory after another process
+	// has changed it, if the network fails silently and no invalidation arrives. While Redis
+	// answers, a quarter of it (at most 200 ms) passes between two proofs that no invalidation is
+	// missing. At least 20 milliseconds. Defaults to 1 second.
 	StaleLease time.Duration
 
-	// MemoryBytes bounds the local memory: keys, values, decoded values and their overhead, as estimated: a decoded value by what it holds, however small
-	// it was compressed. -1 switches the memory off. Defaults to 64 MiB.
+	// MemoryBytes bounds the local memory: keys, values, decoded values and their overhead, as
+	// estimated. A decoded value counts with its own size, however small it was compressed. -1
+	// switches the memory off. Defaults to 64 MiB.
 	MemoryBytes int64
 
-	// MemoryKeys bounds the local memory to so many keys, of which the least recently used goes first, strictly; beside
-	// MemoryBytes. Each hit then takes a lock that all share. Defaults to 0: no such bound, and what is least useful goes first.
+	// MemoryKeys, beside MemoryBytes, bounds the number of keys in the local memory, exactly: the
+	// least recently used is evicted first. Each hit then takes a mutex that all callers share.
+	// Defaults to 0: no such bound, and the least useful entry is evicted first.
 	MemoryKeys int
 
-	// MemoryTTL is how long an entry of the local memory is used at most. As Redis says what has changed it is not needed for
-	// freshness. Defaults to 0: until its key expires.
+	// MemoryTTL is how long an entry of the local memory is used at most. Freshness does not need
+	// it, because Redis sends invalidations. Defaults to 0: until its key expires.
 	MemoryTTL time.Duration
 
 	// MaxKeyBytes is the longest key that is accepted. Defaults to 1 KiB.
 	MaxKeyBytes int
 
-	// MaxValueBytes is the longest encoded value that is stored. A longer one that was loaded is returned, counted and
-	// not stored; Set of a longer one is an error. Defaults to 8 MiB.
+	// MaxValueBytes is the longest encoded value that is stored. A longer loaded value is returned,
+	// counted and not stored; Set of a longer one is an error. Defaults to 8 MiB.
 	MaxValueBytes int
 
-	// NegativeTTL is how long the answer ErrNotFound of a loader is remembered, or the call's ttl where that is
-	// shorter. -1 forgets it at once: who asks after a caller was told so calls the loader again. Defaults to 30 seconds.
+	// NegativeTTL is how long the absence of a value (a loader's ErrNotFound) is cached, or the
+	// call's ttl where that is shorter. -1 does not cache it: a later call calls the loader again.
+	// Defaults to 30 seconds.
 	NegativeTTL time.Duration
 
-	// ErrorTTL is how long the error of a loader answers those who ask for its key next, in this process, so that a failing database is not asked by
-	// each of a hundred waiters. It ends before that with a Set, Del or Update of the key, and with a push that the key has changed. An error
-	// that says that a context has ended is not remembered. Some 16,000 errors (at most 16,384) are held for longer than 50 milliseconds; more
-	// are held for that long. -1 remembers none. Defaults to 50 milliseconds.
+	// ErrorTTL is how long a loader's error also answers later callers of the key in this process,
+	// so that a hundred waiting callers do not each query a failing database. A Set, Del or Update
+	// of the key, and an invalidation, end it sooner. An error that a context has ended is not
+	// cached. At most 16,384 errors are kept for longer than 50 milliseconds; further ones for 50.
+	// -1 caches none. Defaults to 50 milliseconds.
 	ErrorTTL time.Duration
 
-	// FallbackDir is the directory that keeps, while Redis is away, what is set, deleted and loaded, until it was replayed. It
-	// belongs to one Client at a time (ErrLocked) and should outlive the process. It is made if need be, with 0700.
-	// Defaults to none: such writes are then kept in memory, and return ErrNotDurable.
+	// FallbackDir is the directory that keeps what is set, deleted and loaded while Redis is away,
+	// until it has been replayed. It belongs to one Client at a time (ErrLocked) and should outlive
+	// the process. It is made if need be, with mode 0700. Defaults to none: such writes are kept in
+	// memory, and return ErrNotDurable.
 	FallbackDir string
 
-	// Fallback says how FallbackDir is used: how a write becomes durable (Sync), how large it may become (MaxBytes, also
-	// without a FallbackDir), how often the journal is turned into files. DB and Logger are set by New.
+	// Fallback says how FallbackDir is used: how a write becomes durable (Sync), how large it may
+	// become (MaxBytes, also without a FallbackDir), how often the journal is turned into files.
+	// New sets DB and Logger.
 	Fallback fallback.Options
 
-	// Store replaces FallbackDir by a store of your own; see package storetest for what it must do. It is closed by Close.
-	// Defaults to none.
+	// Store replaces FallbackDir by a store of your own; package storetest checks it. Close closes
+	// it. Defaults to none.
 	Store fallback.Store
 
-	// DegradedTTL is how long, while Redis is away, this process goes on serving what was in its memory when Redis went
-	// away, or what was loaded since: nobody can tell it about changes. What expires sooner is not served any longer than that; what this
-	// process has set itself is served to its end. -1 means: until it expires. Defaults to 30 seconds.
+	// DegradedTTL is how long, while Redis is away, this process serves values that were in its
+	// memory when Redis went away, or that it has loaded since: it learns of no changes meanwhile.
+	// A value that expires sooner is served until then; a value that this process has itself set
+	// since is served until it expires. -1: all are served until they expire. Defaults to 30
+	// seconds.
 	DegradedTTL time.Duration
 
-	// ReadBack has Set, Touch and Update read back into this process's memory what they have written, before they return: so it is there for
-	// the next reader, and for DegradedTTL when Redis goes away. Each costs one question more. Defaults to false: a value is read when
-	// somebody asks for it.
+	// ReadBack makes Set, Touch and Update read what they have written into this process's memory
+	// before they return: it is there for the next reader, and for DegradedTTL when Redis goes
+	// away. Each call costs one more request. Defaults to false: a value is read when it is asked
+	// for.
 	ReadBack bool
 
-	// MaxLoaders is how many loaders may run at once while they have no lock to spare the database, because Redis is
-	// away or does not answer; more wait, and after a second return ErrOverloaded. What a loader Gets itself is loaded on its place, one load
-	// at a time. Defaults to 256.
+	// MaxLoaders caps concurrent loads that run without a Redis lock, while Redis is away or does
+	// not answer. Further loads wait, and return ErrOverloaded after a second. A load that a
+	// loader's own Get starts runs in the loader's place, one at a time. Defaults to 256.
 	MaxLoaders int
 
-	// StampTTL is how long Redis remembers who has set or deleted a key last, in a key of some 150 bytes beside it. A
-	// process that was cut off for longer replays its Sets as deletes. Defaults to 1 hour.
+	// StampTTL is how long Redis keeps the stamp of a key's last Set or Del: which client wrote it,
+	// and when, in a key of some 150 bytes beside it. A process that was cut off for longer replays
+	// its Sets as deletes. Defaults to 1 hour.
 	StampTTL time.Duration
 
-	// DisableStamps leaves no such keys. The price: nobody can tell then whether what waits to be replayed is newer
-	// than what Redis has, so Sets made while Redis was away are replayed as deletes. Defaults to false.
+	// DisableStamps leaves no stamps. Then a replay cannot tell whether a pending Set is newer than
+	// the value in Redis, so Sets made while Redis was away are replayed as deletes. Defaults to
+	// false.
 	DisableStamps bool
 
-	// ReplayRate is how many records a second are replayed at most, per shard; -1 for no limit. Defaults to 5000.
+	// ReplayRate is how many records a second are replayed at most, per shard; -1 for no limit.
+	// Defaults to 5000.
 	ReplayRate int
 
-	// ReplayFills says whether what was loaded while Redis was away is put into Redis afterwards. Defaults to ReplayFillsFenced.
+	// ReplayFills says whether values that were loaded while Redis was away are stored in Redis
+	// afterwards. Defaults to ReplayFillsFenced.
 	ReplayFills ReplayFills
 
-	// OnReplay is told of the progress of replays, at most every 100 ms, and of their end; one call after the other, and not of what
-	// has been overtaken while it was busy. Defaults to none.
+	// OnReplay is told of the progress of replays, at most every 100 ms, and of their end, one call
+	// after the other. While it is busy, steps are skipped. Defaults to none.
 	OnReplay func(Replay)
 
-	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a second, for values that
-	// cannot be read or stored. Never a value's content. Its handler is called from one goroutine at a time, and nothing waits for it but Close, for
-	// half a second: up to 4,096 lines (1 MiB) are queued, in order, and what does not fit is dropped and counted in a line. Defaults to slog.Default().
+	// Logger gets a line when Redis goes away and when it is back, and a warning, at most one a
+	// second, for values that cannot be read or stored. No line has a value. Its handler is called
+	// from one goroutine at a time, and only Close waits for it, for half a second: up to 4,096
+	// lines (1 MiB) are queued, in order; further lines are dropped, and a line counts them.
+	// Defaults to slog.Default().
 	Logger *slog.Logger
 
-	// Observer is told what happens, for metrics and traces. It looks and does not steer; it is called on the caller's
-	// path, so it should be quick. Defaults to none.
+	// Observer is told what happens, for metrics and traces. It cannot change what happens. It is
+	// called on the caller's path, so it should be quick. Defaults to none.
 	Observer Observer
 }
 
-// ReplayFills says what becomes of values that were loaded while Redis was away.
+// ReplayFills says whether values that were loaded while Redis was away are stored when it is back.
 type ReplayFills int
 
-// The choices.
+// The values of ReplayFills.
 const (
-	// ReplayFillsFenced puts them into Redis only if the server has run through: otherwise the stamps that would say that
-	// a key was deleted meanwhile may be lost.
+	// ReplayFillsFenced stores them only if the server is the same process as before: in another
+	// one, the stamps that would show that a key was deleted meanwhile may be lost.
 	ReplayFillsFenced ReplayFills = iota
-	// ReplayFillsAlways also puts them into a server that was restarted, or that has taken over.
+	// ReplayFillsAlways also stores them in a server that was restarted, or that has taken over.
 	ReplayFillsAlways
-	// ReplayFillsNever forgets them.
+	// ReplayFillsNever drops them.
 	ReplayFillsNever
 )
 
@@ -180,7 +202,6 @@ func (r ReplayFills) String() string {
 
 const (
 	defaultErrorTTL = 50 * time.Millisecond
-	defaultAddress  = "127.0.0.1:6379"
 
 	longestTimeout = 24 * time.Hour
 	maxRingScale   = 18 // 40 MB for a connection
@@ -289,53 +310,6 @@ func (o Options) validate() error {
 	return errors.Join(append(errs, o.Fallback.Validate())...)
 }
 
-// badAddress says what is wrong with an address and what to do; "" if nothing is. With a dialer of their own, users may write what that takes.
-func badAddress(address string, ownDialer bool) string {
-	if strings.TrimSpace(address) == "" {
-		return "each address must be host:port, or leave the list empty for " + defaultAddress
-	}
-	if scheme, _, ok := strings.Cut(address, "://"); ok {
-		return "each address must be host:port, and this is a url: let rueidis.ParseURL(\"" + scheme + "://…\") make Options.Redis"
-	}
-	if ownDialer {
-		return ""
-	}
-	if strings.HasPrefix(address, "/") {
-		return "each address must be host:port; for a socket let rueidis.ParseURL(\"unix:///path\") make Options.Redis"
-	}
-	if strings.ContainsFunc(address, unicode.IsSpace) {
-		return "each address must be host:port, without spaces; several addresses are several elements"
-	}
-	if strings.ContainsAny(address, ",;") {
-		return "each address must be host:port; several addresses are several elements"
-	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return "each address must be host:port, such as " + defaultAddress + " or [::1]:6379 (" + strings.TrimPrefix(err.Error(), "address "+address+": ") + ")"
-	}
-	if _, err := net.LookupPort("tcp", port); err != nil || port == "" || port == "0" {
-		return fmt.Sprintf("each address must be host:port, and %q is no port", port)
-	}
-	if strings.ContainsAny(host, "@/") {
-		return "each address must be host:port: user and password belong into Options.Redis.Username and Password, the database into SelectDB"
-	}
-	return ""
-}
-
-// withoutSecrets leaves out what may be a password.
-func withoutSecrets(address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
-		scheme, rest = "", address
-	} else {
-		scheme += "://"
-	}
-	if i := strings.LastIndex(rest, "@"); i >= 0 {
-		return scheme + "xxxxx" + rest[i:]
-	}
-	return address
-}
-
 // openStore opens what the options say.
 func (o Options) openStore() (fallback.Store, error) {
 	switch {
@@ -374,7 +348,7 @@ func validateRedis(r rueidis.ClientOption) (errs []error) {
 	return errs
 }
 
-// LongestTTL is the longest ttl that is one, 100 years: what is stored for longer does not expire.
+// LongestTTL is the longest ttl, 100 years: a value that is stored for longer does not expire.
 const LongestTTL = wire.LongestTTL
 
 // CallOption changes one call.
@@ -386,18 +360,20 @@ type callOptions struct {
 	errorTTL    time.Duration
 }
 
-// WithLoadTimeout replaces Options.LoadTimeout for the load that this call starts. A call that finds a load under way waits
-// for that one, with its timeout.
+// WithLoadTimeout replaces Options.LoadTimeout for the load that this call starts. If a load of the
+// key is running already, the call waits for that one, with its timeout.
 func WithLoadTimeout(d time.Duration) CallOption {
 	return func(o *callOptions) { o.loadTimeout = d }
 }
 
-// WithNegativeTTL replaces Options.NegativeTTL for the load that this call starts; -1 forgets an absence at once.
+// WithNegativeTTL replaces Options.NegativeTTL for the load that this call starts; -1 does not
+// cache an absence.
 func WithNegativeTTL(d time.Duration) CallOption {
 	return func(o *callOptions) { o.negativeTTL = d }
 }
 
-// WithErrorTTL replaces Options.ErrorTTL for the load that this call starts; -1 forgets an error at once.
+// WithErrorTTL replaces Options.ErrorTTL for the load that this call starts; -1 does not cache an
+// error.
 func WithErrorTTL(d time.Duration) CallOption {
 	return func(o *callOptions) { o.errorTTL = d }
 }
