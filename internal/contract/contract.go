@@ -9,6 +9,7 @@ package contract
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,17 +66,41 @@ func Run(t *testing.T, start Start) {
 					t.Logf("The rule: %s.\nWhy: %s", r.name, r.why)
 				}
 			})
-			r.check(t, func(t testing.TB) Server {
-				t.Helper()
-				server := start(t)
-				for _, what := range r.needs {
-					if why := server.Cannot(what); why != "" {
-						redistest.Skip(t, fmt.Sprintf("a server that cannot %s (%s) cannot show this", what, why))
-					}
-				}
-				return server
-			})
+			r.check(t, able(start, r.needs))
 		})
+	}
+}
+
+// able is start for a rule with these needs.
+func able(start Start, needs []Capability) Start {
+	return func(t testing.TB) Server {
+		t.Helper()
+		s := start(t)
+		for _, what := range needs {
+			if why := s.Cannot(what); why != "" {
+				redistest.Skip(t, fmt.Sprintf("a server that cannot %s (%s) cannot show this", what, why))
+			}
+		}
+		return limited{s, t, needs}
+	}
+}
+
+// limited is a server for a rule that keeps to what it has said that it needs: another server may not be able to do more.
+type limited struct {
+	Server
+	t     testing.TB
+	needs []Capability
+}
+
+func (l limited) Kill()    { l.t.Helper(); l.said(Killed); l.Server.Kill() }
+func (l limited) Restart() { l.t.Helper(); l.said(Killed); l.Server.Restart() }
+func (l limited) Freeze()  { l.t.Helper(); l.said(Frozen); l.Server.Freeze() }
+func (l limited) Thaw()    { l.t.Helper(); l.said(Frozen); l.Server.Thaw() }
+
+func (l limited) said(what Capability) {
+	l.t.Helper()
+	if !slices.Contains(l.needs, what) {
+		l.t.Errorf("this rule does not say that its server has to %s", what)
 	}
 }
 
