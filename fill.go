@@ -124,7 +124,7 @@ func (l *load) store() {
 	if ttl := c.renewedTTL(); ttl != c.lockTTL && len(fill) > 0 {
 		locks := pointers(slices.Clone(l.items))
 		c.inBackground(func() { // ends with the answer: now rather than in a third of LockTTL, when it may come too late
-			c.overLocks(script.Renew, script.Renew, []string{ttl}, locks, 0, markerOnly, nil)
+			c.over(locks, overLocks{one: script.Renew, many: script.Renew, head: []string{ttl}})
 		})
 	}
 	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
@@ -135,11 +135,11 @@ func (l *load) store() {
 	if l.early > 0 {
 		pieces = renewed + int64(c.opt.LockTTL/3) // so that no lock runs out before its fill
 	}
-	c.overLocks(script.Fill, script.FillMany, nil, fill, pieces, l.fillArgs, l.filled)
+	c.over(fill, overLocks{one: script.Fill, many: script.FillMany, args: l.fillArgs, until: pieces, answer: l.filled})
 	if len(giveBack) > 0 {
-		c.overLocks(script.Release, script.Release, nil, giveBack, 0, markerOnly, func(_ bool, item *loadItem, ours bool, _ error) {
+		c.over(giveBack, overLocks{one: script.Release, many: script.Release, answer: func(_ bool, item *loadItem, ours bool, _ error) {
 			l.give(item.n, outcome{proven: ours, gen: item.reserved.Generation()}) // a lock that was ours to the end proves as much as an accepted fill
-		})
+		}})
 	}
 	l.settled()
 }

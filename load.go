@@ -347,7 +347,7 @@ func (c *Client) renewer() {
 		}
 		// Due after a third of LockTTL, found within half of it at the latest.
 		if items := c.loads.due(int64(c.opt.LockTTL/3), c.link.Now()); len(items) > 0 {
-			c.overLocks(script.Renew, script.Renew, []string{c.renewedTTL()}, items, 0, markerOnly, nil)
+			c.over(items, overLocks{one: script.Renew, many: script.Renew, head: []string{c.renewedTTL()}})
 		}
 	}
 }
@@ -361,9 +361,9 @@ func (l *load) release(err error) {
 	for i := range l.items {
 		l.items[i].gen = c.near.Generation(l.items[i].f.key)
 	}
-	c.overLocks(release, release, nil, pointers(l.items), 0, markerOnly, func(_ bool, item *loadItem, ours bool, err error) {
+	c.over(pointers(l.items), overLocks{one: release, many: release, answer: func(_ bool, item *loadItem, ours bool, err error) {
 		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
-	})
+	}})
 	for i := range l.items {
 		item := &l.items[i]
 		if item.shard != nil {
@@ -386,8 +386,6 @@ func pointers[T any](all []T) []*T {
 	}
 	return to
 }
-
-func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }
 
 // orphaned reports whether a marker is one of ours, of a load that has ended for this key: Redis went away, or refused, before it could be
 // filled or given back.

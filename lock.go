@@ -192,41 +192,53 @@ func (l leader) readOrLockMulti(ask []*asking) {
 	})
 }
 
-// overLocks runs a script over those items that hold a lock, and reports for each, as its shard answers and from several
-// goroutines, whether it still was ours. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
-// until, if not 0, is when what is left goes at once, whatever others have to ask; till then it goes in small pieces.
-func (c *Client) overLocks(one, many *script.Script, head []string, items []*loadItem, until int64, args func(to []string, item *loadItem) []string, answer func(moved bool, item *loadItem, ours bool, err error)) {
+// overLocks is a script to run over items that hold locks. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
+type overLocks struct {
+	one, many *script.Script                             // for a single item, and for several
+	head      []string                                   // what both take first of ARGV
+	args      func(to []string, item *loadItem) []string // appends what they take for an item; nil: its marker
+	until     int64                                      // if not 0, when what is left goes at once, whatever others have to ask; till then it goes in small pieces
+
+	// answer is told for each item, as its shard answers and by several goroutines, whether the lock was still ours; or nil.
+	answer func(moved bool, item *loadItem, ours bool, err error)
+}
+
+// over runs a script over those items that hold a lock.
+func (c *Client) over(items []*loadItem, run overLocks) {
+	if run.args == nil {
+		run.args = markerOnly
+	}
 	held := items
 	if bare := func(item *loadItem) bool { return item.marker == "" }; slices.ContainsFunc(items, bare) {
 		held = slices.DeleteFunc(slices.Clone(items), bare)
 	}
 	if len(held) == 1 { // a plain Get gives back its lock
-		moved, ours, err := c.overLock(one, held[0], args(head, held[0]))
-		if answer != nil {
-			answer(moved, held[0], ours, err)
+		moved, ours, err := c.overLock(run.one, held[0], run.args(run.head, held[0]))
+		if run.answer != nil {
+			run.answer(moved, held[0], ours, err)
 		}
 		return
 	}
-	how := &link.Pieces{Insist: true}
-	if until > 0 {
-		how.First, how.Until = link.MaxBatchKeys, until
-	} else {
-		how.Until = math.MaxInt64
+	how := &link.Pieces{Insist: true, Until: math.MaxInt64}
+	if run.until > 0 {
+		how.First, how.Until = link.MaxBatchKeys, run.until
 	}
-	all := c.link.Batches(many, head, len(held), func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
-		func(to []string, i int) []string { return args(to, held[i]) })
+	all := c.link.Batches(run.many, run.head, len(held), func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
+		func(to []string, i int) []string { return run.args(to, held[i]) })
 	c.link.RunBatches(context.Background(), all, how, func(b *link.Batch) {
-		if answer == nil {
+		if run.answer == nil {
 			return
 		}
 		ours, err := b.Flags()
 		for n, i := range b.Of {
-			answer(b.Moved, held[i], err == nil && ours[n] == 1, err)
+			run.answer(b.Moved, held[i], err == nil && ours[n] == 1, err)
 		}
 	})
 }
 
-// overLock is overLocks for one.
+func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }
+
+// overLock is over for one.
 func (c *Client) overLock(s *script.Script, item *loadItem, args []string) (moved, ours bool, err error) {
 	q := link.NewCall(s, item.f.key, args...)
 	c.link.InTurn(context.Background(), item.shard, []*link.Call{q}, func() { c.link.Run(context.Background(), item.shard, q) })

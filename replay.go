@@ -32,6 +32,12 @@ import (
 // replayVerdicts are the answers of script.Replay, from 1.
 var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded, fallback.Deleted, fallback.Dropped}
 
+// replayer replays what one shard has missed.
+type replayer struct {
+	*Client
+	sh *link.Shard
+}
+
 // settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
 // pending all the same.
 func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
@@ -47,7 +53,7 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 	}
 	var shards sync.WaitGroup
 	for sh, records := range byShard {
-		shards.Go(func() { c.replayRecords(ctx, sh, records) }) // ends within the time of a replay
+		shards.Go(func() { replayer{c, sh}.Replay(ctx, records) }) // ends within the time of a replay
 	}
 	shards.Wait()
 	for _, key := range keys {
@@ -104,9 +110,9 @@ func (cl *claims) release(key string) {
 	delete(cl.byKey, key)
 }
 
-// replayRecords replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
+// Replay replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
 // of each.
-func (c *Client) replayRecords(ctx context.Context, sh *link.Shard, records []fallback.Record) []fallback.Outcome {
+func (r replayer) Replay(ctx context.Context, records []fallback.Record) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	left := make([]int, len(records))
 	for i := range left {
@@ -116,13 +122,13 @@ func (c *Client) replayRecords(ctx context.Context, sh *link.Shard, records []fa
 		var mine, others []int
 		var busy <-chan struct{}
 		for _, i := range left {
-			if taken := c.store.claims.take(records[i].Key); taken != nil {
+			if taken := r.store.claims.take(records[i].Key); taken != nil {
 				others, busy = append(others, i), taken
 			} else {
 				mine = append(mine, i)
 			}
 		}
-		c.replayClaimed(ctx, sh, records, mine, outcomes)
+		r.claimed(ctx, records, mine, outcomes)
 		if left = others; len(left) == 0 {
 			break
 		}
@@ -138,10 +144,10 @@ func (c *Client) replayRecords(ctx context.Context, sh *link.Shard, records []fa
 	return outcomes
 }
 
-func (c *Client) replayClaimed(ctx context.Context, sh *link.Shard, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
+func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
 	defer func() {
 		for _, i := range mine {
-			c.store.claims.release(records[i].Key)
+			r.store.claims.release(records[i].Key)
 		}
 	}()
 	var due []*fallback.Record
@@ -150,30 +156,30 @@ func (c *Client) replayClaimed(ctx context.Context, sh *link.Shard, records []fa
 	for _, i := range mine {
 		bytes += int64(len(records[i].Value))
 	}
-	patience := c.opt.RedisTimeout + sh.SendTime(bytes) // as runFor has, for notAfter
+	patience := r.opt.RedisTimeout + r.sh.SendTime(bytes) // as runFor has, for notAfter
 	for _, i := range mine {
-		if now, ok := c.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
+		if now, ok := r.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue
 		}
 		due, of = append(due, &records[i]), append(of, i)
 	}
 	var settled []fallback.Record
-	for n, outcome := range c.askReplay(ctx, sh, due, patience) {
+	for n, outcome := range r.ask(ctx, due, patience) {
 		outcomes[of[n]] = outcome
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
-			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !c.opt.DisableStamps {
-				c.store.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, c.link.Now())
+			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !r.opt.DisableStamps {
+				r.store.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, r.link.Now())
 			}
 		}
 	}
-	c.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
+	r.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
 }
 
-// askReplay runs the replay script over records. One that is refused, for a key that we may not write, say, must not keep those in
+// ask runs the replay script over records. One that is refused, for a key that we may not write, say, must not keep those in
 // its batch from being replayed, so they are then asked for one by one.
-func (c *Client) askReplay(ctx context.Context, sh *link.Shard, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
+func (r replayer) ask(ctx context.Context, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	if len(records) == 0 {
 		return outcomes
@@ -181,13 +187,13 @@ func (c *Client) askReplay(ctx context.Context, sh *link.Shard, records []*fallb
 	ask := func(batches []*link.Batch) (refused []*link.Batch) {
 		calls := make([]*link.Call, len(batches))
 		for i, b := range batches {
-			b.Stamped = !c.opt.DisableStamps
+			b.Stamped = !r.opt.DisableStamps
 			calls[i] = &b.Call
 		}
-		c.link.RunAll(ctx, sh, calls...)
+		r.link.RunAll(ctx, r.sh, calls...)
 		for _, b := range batches {
 			if early, err := b.Reply.AsInt64(); !b.Untimely() || err == nil && early < 0 { // too late may be what is large
-				c.link.JudgeClock(sh, &b.Call)
+				r.link.JudgeClock(r.sh, &b.Call)
 			}
 			for n, i := range b.Of {
 				outcomes[i] = replayOutcome(&b.Call, n)
@@ -198,11 +204,11 @@ func (c *Client) askReplay(ctx context.Context, sh *link.Shard, records []*fallb
 		}
 		return refused
 	}
-	if refused := ask(c.replayBatches(sh, records, patience)); len(refused) > 0 {
+	if refused := ask(r.batches(records, patience)); len(refused) > 0 {
 		var singly []*link.Batch
 		for _, b := range refused {
 			for _, i := range b.Of {
-				one := c.replayBatches(sh, records[i:i+1], patience)[0]
+				one := r.batches(records[i:i+1], patience)[0]
 				one.Of[0] = i
 				singly = append(singly, one)
 			}
@@ -212,18 +218,18 @@ func (c *Client) askReplay(ctx context.Context, sh *link.Shard, records []*fallb
 	return outcomes
 }
 
-func (c *Client) replayBatches(sh *link.Shard, records []*fallback.Record, patience time.Duration) []*link.Batch {
-	now, off := c.link.ServerTime(sh)
+func (r replayer) batches(records []*fallback.Record, patience time.Duration) []*link.Batch {
+	now, off := r.link.ServerTime(r.sh)
 	window, _ := link.WriteWindow(now, off, patience)
-	place := func(i int) (string, *link.Shard) { return records[i].Key, sh }
-	if c.opt.DisableStamps {
-		return c.link.Batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
+	place := func(i int) (string, *link.Shard) { return records[i].Key, r.sh }
+	if r.opt.DisableStamps {
+		return r.link.Batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
 	}
-	return c.link.Batches(script.Replay, []string{window, script.InMilliseconds(c.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
-		r := records[i]
-		slack := time.Duration(r.Slack) * time.Microsecond
-		if r.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
-			wall, since := time.Now().UnixMicro(), c.link.Began.UnixMicro()+c.link.Now()/int64(time.Microsecond)
+	return r.link.Batches(script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+		of := records[i]
+		slack := time.Duration(of.Slack) * time.Microsecond
+		if of.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
+			wall, since := time.Now().UnixMicro(), r.link.Began.UnixMicro()+r.link.Now()/int64(time.Microsecond)
 			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 		}
 		doubt := "0"
@@ -231,11 +237,11 @@ func (c *Client) replayBatches(sh *link.Shard, records []*fallback.Record, patie
 			doubt = "1"
 		}
 		margin := 2 * max(slack, leastClockError)
-		expires := r.Expires
-		if wasFlushed(sh, r, margin) {
+		expires := of.Expires
+		if wasFlushed(r.sh, of, margin) {
 			expires = 0 // it has ended with the flush
 		}
-		return append(to, string(r.Op), r.Stamp, strconv.FormatInt(margin.Microseconds(), 10), r.Value, strconv.FormatInt(expires, 10), doubt)
+		return append(to, string(of.Op), of.Stamp, strconv.FormatInt(margin.Microseconds(), 10), of.Value, strconv.FormatInt(expires, 10), doubt)
 	})
 }
 
@@ -277,16 +283,6 @@ func replayFailure(err error) fallback.Outcome {
 
 var errReplayLate = errors.New("aside: the replay came too late to be done, or too early by the server's clock, and will be tried again")
 
-// replayTarget is a shard as fallback.Syncer sees it.
-type replayTarget struct {
-	c  *Client
-	sh *link.Shard
-}
-
-func (t replayTarget) Replay(ctx context.Context, records []fallback.Record) []fallback.Outcome {
-	return t.c.replayRecords(ctx, t.sh, records)
-}
-
 // Replay is one pass of replaying what a shard has missed.
 type Replay struct {
 	Shard     string // its address in a cluster, else ""
@@ -304,63 +300,64 @@ type replays struct {
 	last Replay // guarded by mu
 }
 
-func (r *replays) latest() Replay {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.last
+func (rs *replays) latest() Replay {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.last
 }
 
-func (c *Client) replaying(r Replay) {
-	c.store.replays.mu.Lock()
-	defer c.store.replays.mu.Unlock()
-	c.store.replays.last = r
-	c.store.replays.Announce(r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
+// tell keeps a pass as the latest, and tells of it.
+func (rs *replays) tell(r Replay) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.last = r
+	rs.Announce(r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
 }
 
-// replayer replays what sh has missed, whenever it is asked to, and says when nothing is left.
-func (c *Client) replayer(sh *link.Shard) {
-	defer c.doubts.drop(sh)
+// run replays what the shard has missed, whenever it is asked to, and says when nothing is left.
+func (r replayer) run() {
+	defer r.doubts.drop(r.sh)
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for {
 		select {
-		case <-sh.ReplayDue():
+		case <-r.sh.ReplayDue():
 		case <-retry.C:
-		case <-sh.Left():
+		case <-r.sh.Left():
 			return
-		case <-c.lifecycle.ctx.Done():
+		case <-r.lifecycle.ctx.Done():
 			return
 		}
-		if !sh.Asks() {
+		if !r.sh.Asks() {
 			continue
 		}
-		if sure, report := c.makeSure(c.lifecycle.ctx, sh), c.replayPass(sh); !sure || report.Failed > 0 {
+		if sure, report := r.makeSure(r.lifecycle.ctx, r.sh), r.pass(); !sure || report.Failed > 0 {
 			retry.Reset(unansweredRetry)
 			continue
 		}
 		// What was refused, or could not be read just now, must not keep all others waiting. It may also be another shard's.
-		if kept := c.store.Stats(); kept.Sets+kept.Deletes > 0 {
+		if kept := r.store.Stats(); kept.Sets+kept.Deletes > 0 {
 			retry.Reset(replayRetry)
 		}
-		c.link.CaughtUp(sh)
+		r.link.CaughtUp(r.sh)
 	}
 }
 
-func (c *Client) replayPass(sh *link.Shard) fallback.ReplayReport {
-	if stats := c.store.Stats(); stats.Sets+stats.Deletes+stats.Fills == 0 {
+func (r replayer) pass() fallback.ReplayReport {
+	if stats := r.store.Stats(); stats.Sets+stats.Deletes+stats.Fills == 0 {
 		return fallback.ReplayReport{}
 	}
-	ctx, cancel := context.WithCancel(c.lifecycle.ctx)
+	ctx, cancel := context.WithCancel(r.lifecycle.ctx)
 	defer cancel()
-	same, restarted := sh.SameServer()
+	same, restarted := r.sh.SameServer()
 	var over atomic.Bool // what is told after that is old
-	syncer := fallback.NewSyncer(c.store.Store, replayTarget{c, sh}, fallback.SyncerOptions{
-		Rate:      c.opt.ReplayRate,
-		Belongs:   func(key string) bool { return c.link.Shard(key) == sh },
-		DropFills: c.opt.ReplayFills == ReplayFillsNever || c.opt.ReplayFills == ReplayFillsFenced && !same,
+	syncer := fallback.NewSyncer(r.store.Store, r, fallback.SyncerOptions{
+		Rate:      r.opt.ReplayRate,
+		Belongs:   func(key string) bool { return r.link.Shard(key) == r.sh },
+		DropFills: r.opt.ReplayFills == ReplayFillsNever || r.opt.ReplayFills == ReplayFillsFenced && !same,
 		Progress: func(p fallback.Progress) {
 			if !over.Load() {
-				c.replaying(Replay{Shard: sh.Addr, Running: true, Done: p.Done, Restarted: restarted, Report: p.Report})
+				r.store.replays.tell(Replay{Shard: r.sh.Addr, Running: true, Done: p.Done, Restarted: restarted, Report: p.Report})
 			}
 		},
 	})
@@ -369,26 +366,26 @@ func (c *Client) replayPass(sh *link.Shard) fallback.ReplayReport {
 	if report.Total == 0 {
 		return report
 	}
-	c.replaying(Replay{Shard: sh.Addr, Done: report.Done(), Restarted: restarted, Report: report})
-	if err != nil && c.lifecycle.ctx.Err() == nil {
-		c.warn(&c.seldomReplay, "a replay was broken off, what is left stays on disk", append(c.replayAttrs(sh, report, restarted), "error", err)...)
+	r.store.replays.tell(Replay{Shard: r.sh.Addr, Done: report.Done(), Restarted: restarted, Report: report})
+	if err != nil && r.lifecycle.ctx.Err() == nil {
+		r.warn(&r.seldomReplay, "a replay was broken off, what is left stays on disk", append(r.attrs(report, restarted), "error", err)...)
 	} else if err == nil {
 		level := slog.LevelInfo
 		if report.Refused > 0 {
 			level = slog.LevelWarn
 		}
-		c.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", c.replayAttrs(sh, report, restarted)...)
+		r.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", r.attrs(report, restarted)...)
 	}
 	return report
 }
 
-func (c *Client) replayAttrs(sh *link.Shard, r fallback.ReplayReport, restarted bool) []any {
+func (r replayer) attrs(report fallback.ReplayReport, restarted bool) []any {
 	attrs := []any{
-		"address", c.link.Address(sh), "after", link.AsText(r.Took), "records", r.Total, "applied", r.Applied, "superseded", r.Superseded, "deleted", r.Deleted,
-		"dropped", r.Dropped, "refused", r.Refused, "unanswered", r.Failed, "restarted", restarted,
+		"address", r.link.Address(r.sh), "after", link.AsText(report.Took), "records", report.Total, "applied", report.Applied, "superseded", report.Superseded, "deleted", report.Deleted,
+		"dropped", report.Dropped, "refused", report.Refused, "unanswered", report.Failed, "restarted", restarted,
 	}
-	if r.Refusal != nil {
-		attrs = append(attrs, "refusal", r.Refusal)
+	if report.Refusal != nil {
+		attrs = append(attrs, "refusal", report.Refusal)
 	}
 	return attrs
 }

@@ -55,7 +55,7 @@ func (b *replayBench) replay(op fallback.Op, stamp, value string, ttl time.Durat
 }
 
 func (b *replayBench) ask(r *fallback.Record) fallback.Outcome {
-	return b.c.askReplay(b.t.Context(), b.sh, []*fallback.Record{r}, time.Minute)[0]
+	return replayer{b.c, b.sh}.ask(b.t.Context(), []*fallback.Record{r}, time.Minute)[0]
 }
 
 func (b *replayBench) value() any {
@@ -394,7 +394,7 @@ func TestABatchIsReplayedRecordByRecord(t *testing.T) {
 			records = append(records, r)
 		}
 		if !alone {
-			outcomes = b.c.askReplay(t.Context(), b.sh, records, time.Minute)
+			outcomes = replayer{b.c, b.sh}.ask(t.Context(), records, time.Minute)
 		}
 		for _, r := range records {
 			if alone {
@@ -419,7 +419,7 @@ func TestARefusedRecordDoesNotHoldUpItsBatch(t *testing.T) {
 	for i, key := range []string{"ours:1", "theirs:1", "ours:2"} {
 		records = append(records, &fallback.Record{Op: fallback.OpSet, Key: key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(0, "aaaa", int64(1+i))})
 	}
-	outcomes := b.c.askReplay(t.Context(), b.sh, records, time.Minute)
+	outcomes := replayer{b.c, b.sh}.ask(t.Context(), records, time.Minute)
 	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[0])
 	require.Equal(t, fallback.Refused, outcomes[1].Verdict)
 	require.ErrorContains(t, outcomes[1].Err, "NOPERM")

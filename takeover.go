@@ -152,7 +152,7 @@ func (d *doubts) drop(sh *link.Shard) {
 func (c *Client) makeSure(ctx context.Context, sh *link.Shard, keys ...string) bool {
 	answered, deleted := true, 0
 	for some := range slices.Chunk(c.doubts.of(sh, keys...), link.MaxBatchKeys) {
-		for i, outcome := range c.askReplay(ctx, sh, some, c.opt.RedisTimeout) {
+		for i, outcome := range (replayer{c, sh}).ask(ctx, some, c.opt.RedisTimeout) {
 			if outcome.Verdict == fallback.NoAnswer {
 				answered = false
 				continue

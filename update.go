@@ -66,7 +66,8 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 		return done
 	}
 	if len(keys) > 0 && !c.opt.DisableStamps {
-		errs, _ := c.perform(who, &write{verb: "stamp", keys: keys, script: script.Mark, bare: script.Nothing, args: []string{script.InMilliseconds(wire.Endless)}})
+		mark := &write{Client: c, verb: "stamp", keys: keys, script: script.Mark, bare: script.Nothing, args: []string{script.InMilliseconds(wire.Endless)}}
+		errs, _ := mark.perform(who)
 		for _, err := range errs {
 			c.warn(&c.seldomRedis, "an update was done and left no stamp", "error", err)
 		}

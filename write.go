@@ -38,15 +38,17 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
 	}
 	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
-	return c.write(ctx, &write{verb: "set", keys: []string{key}, script: script.Set, bare: script.SetBare,
-		args: []string{wire.Pack(value), script.InMilliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value})
+	w := &write{Client: c, verb: "set", keys: []string{key}, script: script.Set, bare: script.SetBare,
+		args: []string{wire.Pack(value), script.InMilliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value}
+	return w.do(ctx)
 }
 
 // Del removes keys. After it returned nil this process never serves what they held; another does not once Redis's push has
 // reached it, and never longer than StaleLease (while Redis is away: not before it is back and the Del was replayed). Loads that are under way will not bring it back.
 // Keys that do not exist are no error. Errors are those of Set; with many keys they say which failed, the others are removed.
 func (c *Client) Del(ctx context.Context, keys ...string) error {
-	return c.write(ctx, &write{verb: "delete", keys: keys, script: script.Del, bare: script.DelBare, op: fallback.OpDel})
+	w := &write{Client: c, verb: "delete", keys: keys, script: script.Del, bare: script.DelBare, op: fallback.OpDel}
+	return w.do(ctx)
 }
 
 // Touch gives those of keys that hold a value a new ttl, counted from now. Keys that do not exist stay so, remembered
@@ -59,11 +61,13 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if err := c.awaitStored(ctx, keys...); err != nil {
 		return err
 	}
-	return c.write(ctx, &write{verb: "touch", keys: keys, bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)})
+	w := &write{Client: c, verb: "touch", keys: keys, bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)}
+	return w.do(ctx)
 }
 
 // write is one Set, Del or Touch.
 type write struct {
+	*Client
 	verb   string
 	keys   []string
 	script *script.Script // with stamps; nil: it leaves none
@@ -103,30 +107,31 @@ func (c *Client) endWrite(keys []string) {
 	c.background.Done()
 }
 
-func (c *Client) write(ctx context.Context, w *write) error {
+// do does it.
+func (w *write) do(ctx context.Context) error {
 	w.keys = cloned(w.keys) // the call's may be a buffer's that is written again
-	if err := c.beginWrite(ctx, w.keys); err != nil {
+	if err := w.beginWrite(ctx, w.keys); err != nil {
 		return err
 	}
-	defer c.endWrite(w.keys)
+	defer w.endWrite(w.keys)
 	who := enterCall(ctx)
 	defer who.leave()
-	before := c.drop(w.keys)
+	before := w.drop(w.keys)
 	var sh *link.Shard
 	var outage uint64
 	if w.op == fallback.OpSet {
-		sh = c.link.Home(w.keys[0])
+		sh = w.link.Home(w.keys[0])
 		outage = sh.Valid.Outage()
 	}
-	errs, kept := c.perform(who, w)
-	after := c.drop(w.keys)
+	errs, kept := w.perform(who)
+	after := w.drop(w.keys)
 	if kept && sh != nil && !sh.Asks() && after == before+1 { // nobody else has changed it meanwhile
-		c.near.CommitAway(w.keys[0], near.Away{
+		w.near.CommitAway(w.keys[0], near.Away{
 			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.Valid, Outage: outage, Generation: after,
 		})
 	}
 	if len(errs) == 0 && w.op != fallback.OpDel {
-		c.readBack(who, w.keys)
+		w.readBack(who, w.keys)
 	}
 	return reason.Join(errs...)
 }
@@ -143,9 +148,9 @@ func (c *Client) drop(keys []string) (gen uint64) {
 
 // perform asks Redis for a write, and has the store keep what Redis was not asked for or has not answered. kept: there is
 // such a write, and the store has it.
-func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool) {
+func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 	var cause error
-	ask, later := c.settleFirst(ctx, w.keys)
+	ask, later := w.settleFirst(ctx, w.keys)
 	if len(later) > 0 {
 		cause = errPending
 		if ctx.Err() != nil {
@@ -156,31 +161,31 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		}
 	}
 	s := w.bare
-	stamped := w.script != nil && !c.opt.DisableStamps
+	stamped := w.script != nil && !w.opt.DisableStamps
 	if stamped {
 		s = w.script
 	}
-	batches := c.link.Batches(s, nil, len(ask), func(i int) (string, *link.Shard) { return ask[i], c.link.Shard(ask[i]) }, nil)
+	batches := w.link.Batches(s, nil, len(ask), func(i int) (string, *link.Shard) { return ask[i], w.link.Shard(ask[i]) }, nil)
 	all := make([]*writing, len(batches))
 	for i, b := range batches {
 		b.Stamped = stamped
-		all[i] = &writing{Batch: b, stamp: c.newStamp(b.Shard)}
+		all[i] = &writing{Batch: b, stamp: w.newStamp(b.Shard)}
 	}
 	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.Shard.Asks() || b.stamp.Slack <= link.MostClockError.Microseconds() }); len(lost) > 0 {
-		c.link.LookAtClocks(ctx, shardsOf(lost)) // the machine has slept, or its clock was set
+		w.link.LookAtClocks(ctx, shardsOf(lost)) // the machine has slept, or its clock was set
 		for _, b := range lost {
-			b.stamp = c.newStamp(b.Shard)
+			b.stamp = w.newStamp(b.Shard)
 		}
 	}
-	c.execute(ctx, w, all)
+	w.execute(ctx, all)
 	untimely := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.Untimely() })
 	if len(untimely) > 0 { // the server's clock is not what we take it for: look at it and try again, once
-		c.link.LookAtClocks(ctx, shardsOf(untimely))
+		w.link.LookAtClocks(ctx, shardsOf(untimely))
 		for _, b := range untimely { // nothing has been done in its name
-			b.stamp = c.newStamp(b.Shard)
+			b.stamp = w.newStamp(b.Shard)
 		}
 		if ctx.Err() == nil {
-			c.execute(ctx, w, untimely)
+			w.execute(ctx, untimely)
 		}
 	}
 
@@ -188,18 +193,18 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	var unknown []*writing
 	for _, b := range all {
 		err := b.WriteError()
-		c.link.JudgeClock(b.Shard, &b.Call)
+		w.link.JudgeClock(b.Shard, &b.Call)
 		switch {
 		case err == nil && stamped:
-			c.store.acknowledged(b.Keys, b.stamp.Text)
-			c.store.recent.add(b.Keys, b.stamp, c.link.Now())
+			w.store.acknowledged(b.Keys, b.stamp.Text)
+			w.store.recent.add(b.Keys, b.stamp, w.link.Now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
 			if cause == nil || errors.Is(err, ErrUnknownOutcome) {
 				cause = err
 			}
 			for _, key := range b.Keys {
-				records = append(records, c.recordOf(w, key, b.Shard, b.stamp))
+				records = append(records, w.record(key, b.Shard, b.stamp))
 			}
 			if errors.Is(err, ErrUnknownOutcome) {
 				unknown = append(unknown, b)
@@ -209,8 +214,8 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 		}
 	}
 	for _, key := range later {
-		sh := c.link.Shard(key)
-		records = append(records, c.recordOf(w, key, sh, c.newStamp(sh)))
+		sh := w.link.Shard(key)
+		records = append(records, w.record(key, sh, w.newStamp(sh)))
 	}
 	if len(records) == 0 {
 		return errs, false
@@ -219,11 +224,11 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 	for i := range records {
 		keys[i] = records[i].Key
 	}
-	if err := c.keepWrites(ctx, records, cause); err != nil {
+	if err := w.keepWrites(ctx, records, cause); err != nil {
 		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(err))), errors.Is(err, ErrNotDurable)
 	}
 	for _, b := range unknown {
-		if !c.awaitTooLate(ctx, b) {
+		if !w.awaitTooLate(ctx, b) {
 			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.Keys), reason.Of(cause))), true
 		}
 	}
@@ -232,9 +237,9 @@ func (c *Client) perform(ctx context.Context, w *write) (errs []error, kept bool
 
 // awaitTooLate waits until the server will not do b any more: what is acknowledged after that cannot be undone by it. That is
 // the deadline of the question but for the error of the clocks. false: the caller has left long before.
-func (c *Client) awaitTooLate(ctx context.Context, b *writing) bool {
+func (w *write) awaitTooLate(ctx context.Context, b *writing) bool {
 	left := func() time.Duration {
-		now, slack := c.link.ServerTime(b.Shard)
+		now, slack := w.link.ServerTime(b.Shard)
 		return time.Duration(b.NotAfter+max(slack, 0)-now+1) * time.Microsecond
 	}
 	for more := left(); more > 0; more = left() {
@@ -244,7 +249,7 @@ func (c *Client) awaitTooLate(ctx context.Context, b *writing) bool {
 		timer := time.NewTimer(min(more, putGrace)) // the prober may find out meanwhile that the clock was wrong
 		select {
 		case <-timer.C:
-		case <-c.lifecycle.ctx.Done():
+		case <-w.lifecycle.ctx.Done():
 			timer.Stop()
 			return false
 		}
@@ -276,10 +281,11 @@ func (c *Client) settleFirst(ctx context.Context, keys []string) (now, later []s
 	return now, later
 }
 
-func (c *Client) recordOf(w *write, key string, sh *link.Shard, s stamp.Proposal) fallback.Record {
+// record is the write of key, to be replayed.
+func (w *write) record(key string, sh *link.Shard, s stamp.Proposal) fallback.Record {
 	r := fallback.Record{Op: w.op, Key: key, Stamp: s.Text, Slack: s.Slack}
 	if w.op == fallback.OpSet {
-		now, _ := c.link.ServerTime(sh)
+		now, _ := w.link.ServerTime(sh)
 		r.Value, r.Expires = w.args[0], expiresAt(now, w.ttl)
 	}
 	return r
@@ -306,21 +312,21 @@ func shardsOf(all []*writing) (shards []*link.Shard) {
 // may otherwise be executed much later, even after this process has gone.
 //
 //	a: Set k, no answer, kept for replay, acknowledged     b: Set k     server: a's Set k     <- would undo b's
-func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
+func (w *write) execute(ctx context.Context, all []*writing) {
 	batches := make([]*link.Batch, 0, len(all))
 	for _, b := range all {
-		if _, slack := c.link.ServerTime(b.Shard); b.Shard.Asks() && slack > link.MostClockError.Microseconds() { // it could be done at any time
+		if _, slack := w.link.ServerTime(b.Shard); b.Shard.Asks() && slack > link.MostClockError.Microseconds() { // it could be done at any time
 			b.Err = link.ErrNotAsked
 			continue
 		}
 		batches = append(batches, b.Batch)
 		b.Args = append(b.Args[:0], "")
 		if b.Stamped {
-			b.Args = append(b.Args, b.stamp.Text, script.InMilliseconds(c.opt.StampTTL))
+			b.Args = append(b.Args, b.stamp.Text, script.InMilliseconds(w.opt.StampTTL))
 		}
 		b.Args = append(b.Args, w.args...)
 	}
-	c.link.RunBatches(ctx, batches, &link.Pieces{Before: func(sh *link.Shard, piece []*link.Batch) {
+	w.link.RunBatches(ctx, batches, &link.Pieces{Before: func(sh *link.Shard, piece []*link.Batch) {
 		if !sh.Asks() {
 			return
 		}
@@ -328,26 +334,26 @@ func (c *Client) execute(ctx context.Context, w *write, all []*writing) {
 		for _, b := range piece {
 			bytes += b.Size()
 		}
-		patience := c.link.Patience(ctx, sh, bytes)
-		now, slack := c.link.ServerTime(sh)
+		patience := w.link.Patience(ctx, sh, bytes)
+		now, slack := w.link.ServerTime(sh)
 		for _, b := range piece {
 			b.Args[0], b.NotAfter = link.WriteWindow(now, slack, patience)
 		}
 	}}, nil)
 	for _, b := range all {
 		if link.IsTryAgain(b.Err) && (b.Stamped || len(b.Keys) > 1) {
-			c.executeMoving(ctx, w, b)
+			w.executeMoving(ctx, b)
 		}
 	}
 }
 
 // executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see script.Stamp.
-func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
+func (w *write) executeMoving(ctx context.Context, b *writing) {
 	for _, key := range b.Keys {
 		if b.Stamped {
 			q := link.NewCall(script.Stamp, stamp.Key(key), b.Args[:3]...)
 			q.Args = append(q.Args, script.InMilliseconds(w.ttl))
-			c.link.Run(ctx, b.Shard, q)
+			w.link.Run(ctx, b.Shard, q)
 			b.Reply, b.Err = q.Reply, q.Err
 			if said, err := q.Reply.AsInt64(); q.Err != nil || err != nil || said <= 0 {
 				return
@@ -357,7 +363,7 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 		}
 		q := link.NewCall(w.bare, key, b.Args[0])
 		q.Args = append(q.Args, w.args...)
-		c.link.Run(ctx, b.Shard, q)
+		w.link.Run(ctx, b.Shard, q)
 		if b.Reply, b.Err = q.Reply, q.Err; q.Err != nil || q.Untimely() {
 			return
 		}
@@ -365,10 +371,10 @@ func (c *Client) executeMoving(ctx context.Context, w *write, b *writing) {
 }
 
 // newStamp proposes the stamp of a Set or Del of sh's keys.
-func (c *Client) newStamp(sh *link.Shard) stamp.Proposal {
-	now, slack := c.link.ServerTime(sh)
-	return c.stamps.Next(now, slack, func() bool {
-		kept := c.store.Stats()
-		return kept.Sets+kept.Deletes == 0 && c.store.writing.Load() <= 1 // no other write is on its way to the store
+func (w *write) newStamp(sh *link.Shard) stamp.Proposal {
+	now, slack := w.link.ServerTime(sh)
+	return w.stamps.Next(now, slack, func() bool {
+		kept := w.store.Stats()
+		return kept.Sets+kept.Deletes == 0 && w.store.writing.Load() <= 1 // no other write is on its way to the store
 	})
 }
