@@ -162,8 +162,11 @@ func (l leader) readOrLockMulti(ask []*asking) {
 			plain = append(plain, a)
 		}
 	}
-	all := c.link.BatchesOf(script.ReadOrLockMany, nil, len(plain), func(i int) (string, *link.Shard) { return plain[i].f.key, plain[i].shard },
-		nil, func(i int) int64 { return plain[i].f.large })
+	all := c.link.Batches(link.List{
+		Script: script.ReadOrLockMany, Len: len(plain),
+		Key:   func(i int) (string, *link.Shard) { return plain[i].f.key, plain[i].shard },
+		Bytes: func(i int) int64 { return plain[i].f.large },
+	})
 	for _, a := range replace {
 		all = append(all, &link.Batch{Shard: a.shard, Of: []int{len(plain)}, Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{a.f.key}, Args: []string{a.bad}}})
 		plain = append(plain, a)
@@ -223,8 +226,11 @@ func (c *Client) over(items []*loadItem, run overLocks) {
 	if run.until > 0 {
 		how.First, how.Until = link.MaxBatchKeys, run.until
 	}
-	all := c.link.Batches(run.many, run.head, len(held), func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
-		func(to []string, i int) []string { return run.args(to, held[i]) })
+	all := c.link.Batches(link.List{
+		Script: run.many, Head: run.head, Len: len(held),
+		Key:  func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
+		Args: func(to []string, i int) []string { return run.args(to, held[i]) },
+	})
 	c.link.RunBatches(context.Background(), all, how, func(b *link.Batch) {
 		if run.answer == nil {
 			return

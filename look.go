@@ -282,4 +282,4 @@ func (c *Client) inMemory(e *near.Entry) Found {
 }
 
 // wall is the time of day of a moment of now.
-func (c *Client) wall(at int64) time.Time { return c.link.Began.Add(time.Duration(at)) }
+func (c *Client) wall(at int64) time.Time { return c.link.Began().Add(time.Duration(at)) }

@@ -221,15 +221,18 @@ func (r replayer) ask(ctx context.Context, records []*fallback.Record, patience 
 func (r replayer) batches(records []*fallback.Record, patience time.Duration) []*link.Batch {
 	now, off := r.link.ServerTime(r.sh)
 	window, _ := link.WriteWindow(now, off, patience)
-	place := func(i int) (string, *link.Shard) { return records[i].Key, r.sh }
+	list := link.List{Len: len(records), Key: func(i int) (string, *link.Shard) { return records[i].Key, r.sh }}
 	if r.opt.DisableStamps {
-		return r.link.Batches(script.ReplayBare, []string{window}, len(records), place, func(to []string, i int) []string { return append(to, string(records[i].Op)) })
+		list.Script, list.Head = script.ReplayBare, []string{window}
+		list.Args = func(to []string, i int) []string { return append(to, string(records[i].Op)) }
+		return r.link.Batches(list)
 	}
-	return r.link.Batches(script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}, len(records), place, func(to []string, i int) []string {
+	list.Script, list.Head = script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}
+	list.Args = func(to []string, i int) []string {
 		of := records[i]
 		slack := time.Duration(of.Slack) * time.Microsecond
 		if of.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
-			wall, since := time.Now().UnixMicro(), r.link.Began.UnixMicro()+r.link.Now()/int64(time.Microsecond)
+			wall, since := time.Now().UnixMicro(), r.link.Began().UnixMicro()+r.link.Now()/int64(time.Microsecond)
 			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 		}
 		doubt := "0"
@@ -242,7 +245,8 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 			expires = 0 // it has ended with the flush
 		}
 		return append(to, string(of.Op), of.Stamp, strconv.FormatInt(margin.Microseconds(), 10), of.Value, strconv.FormatInt(expires, 10), doubt)
-	})
+	}
+	return r.link.Batches(list)
 }
 
 // wasFlushed reports whether a record, whose time may be off by margin, is of before a flush of sh.

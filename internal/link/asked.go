@@ -29,6 +29,11 @@ func (a *answers) note(err error) error {
 	return err
 }
 
+func (a *answers) noteResult(result rueidis.RedisResult) rueidis.RedisResult {
+	_ = a.note(result.Error())
+	return result
+}
+
 func (a *answers) noteAll(results []rueidis.RedisResult) []rueidis.RedisResult {
 	for i := range results {
 		_ = a.note(results[i].Error())
@@ -61,9 +66,7 @@ type askedClient struct {
 }
 
 func (c *askedClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	result := c.Client.Do(ctx, cmd)
-	_ = c.answers.note(result.Error())
-	return result
+	return c.answers.noteResult(c.Client.Do(ctx, cmd))
 }
 
 func (c *askedClient) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
@@ -71,9 +74,7 @@ func (c *askedClient) DoMulti(ctx context.Context, multi ...rueidis.Completed) [
 }
 
 func (c *askedClient) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
-	result := c.Client.DoCache(ctx, cmd, ttl)
-	_ = c.answers.note(result.Error())
-	return result
+	return c.answers.noteResult(c.Client.DoCache(ctx, cmd, ttl))
 }
 
 func (c *askedClient) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
@@ -121,9 +122,7 @@ type askedDedicated struct {
 }
 
 func (d *askedDedicated) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	result := d.DedicatedClient.Do(ctx, cmd)
-	_ = d.answers.note(result.Error())
-	return result
+	return d.answers.noteResult(d.DedicatedClient.Do(ctx, cmd))
 }
 
 func (d *askedDedicated) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {

@@ -25,14 +25,18 @@ type Batch struct {
 	NotAfter int64 // of a write: when the server must not do it any more, in µs of its clock
 }
 
-// Batches splits n keys into calls: by shard, in a cluster by slot, and so that none holds up the server for long. head
-// is given to each call; args appends what each key needs, always as many.
-func (l *Link) Batches(s *script.Script, head []string, n int, key func(i int) (string, *Shard), args func(to []string, i int) []string) []*Batch {
-	return l.BatchesOf(s, head, n, key, args, nil)
+// List is a script call for many keys, to be split into batches.
+type List struct {
+	Script *script.Script
+	Head   []string                          // ARGV of every batch
+	Len    int                               // how many keys there are
+	Key    func(i int) (string, *Shard)      // returns one of them, and its shard
+	Args   func(to []string, i int) []string // appends the ARGV of key i, always as many; nil: there are none
+	Bytes  func(i int) int64                 // of the answer about key i, where that is known; nil: it is not
 }
 
-// BatchesOf is batches for answers whose bytes are known.
-func (l *Link) BatchesOf(s *script.Script, head []string, n int, key func(i int) (string, *Shard), args func(to []string, i int) []string, answer func(i int) int64) []*Batch {
+// Batches splits a list into calls: by shard, in a cluster by slot, and so that none holds up the server for long.
+func (l *Link) Batches(list List) []*Batch {
 	type place struct {
 		shard *Shard
 		slot  uint16
@@ -44,33 +48,33 @@ func (l *Link) BatchesOf(s *script.Script, head []string, n int, key func(i int)
 	var all []*Batch
 	open := make(map[place]*filling, 1)
 	var more []string
-	for i := range n {
-		k, sh := key(i)
+	for i := range list.Len {
+		k, sh := list.Key(i)
 		at := place{shard: sh}
 		if sh == nil || sh.Addr != "" {
 			at.slot = slot.Of(k)
 		}
 		bytes := len(k)
-		if args != nil {
-			more = args(more[:0], i)
+		if list.Args != nil {
+			more = list.Args(more[:0], i)
 			for _, arg := range more {
 				bytes += len(arg)
 			}
 		}
 		expects := int64(0)
-		if answer != nil {
-			expects = answer(i)
+		if list.Bytes != nil {
+			expects = list.Bytes(i)
 			bytes += int(expects)
 		}
 		f := open[at]
 		if f == nil || len(f.Keys) == MaxBatchKeys || sh != nil && sh.spread.Load() || f.bytes+bytes > MaxBatchBytes {
-			f = &filling{Batch: &Batch{Call: Call{Script: s}, Shard: sh, Head: len(head)}}
+			f = &filling{Batch: &Batch{Call: Call{Script: list.Script}, Shard: sh, Head: len(list.Head)}}
 			room := 1
 			if at.slot == 0 { // else there may be many batches of few keys
-				room = min(n-i, MaxBatchKeys)
+				room = min(list.Len-i, MaxBatchKeys)
 			}
 			f.Keys, f.Of = make([]string, 0, room), make([]int, 0, room)
-			f.Args = append(make([]string, 0, len(head)+room*len(more)), head...)
+			f.Args = append(make([]string, 0, len(list.Head)+room*len(more)), list.Head...)
 			open[at] = f
 			all = append(all, f.Batch)
 		}

@@ -89,21 +89,12 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 
 	sh.longest.withhold(calls, asked)
 	epoch := sh.Valid.Epoch()
-	l.send(ctx, sh.client, calls, false)
+	send(ctx, sh.client, calls)
 	sh.longest.learn(calls, epoch, asked)
-	var again, elsewhere []*Call
 	for _, q := range calls {
-		switch {
-		case isNoScript(q.Err):
-			again = append(again, q)
-		case judge(q.Err, limited) == moved:
-			elsewhere = append(elsewhere, q)
+		if judge(q.Err, limited) != moved {
+			continue
 		}
-	}
-	if len(again) > 0 {
-		l.send(ctx, sh.client, again, true)
-	}
-	for _, q := range elsewhere {
 		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
 		q.Moved = true
 		if reply, ok := replyOf(q.Err); ok {
@@ -115,11 +106,30 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 			q.Reply, q.Err = t.redis.Do(ctx, q.command(t.redis.B(), true)).ToMessage()
 		}
 	}
-	l.conclude(sh, calls, limited, asked, passed)
+	l.conclude(sh, calls, attempt{limited, asked, passed})
 	sh.learn(calls, passed)
 }
 
-func (l *Link) send(ctx context.Context, to rueidis.Client, calls []*Call, whole bool) {
+// send asks a server for calls in one round trip. Scripts go by their hash; one that the server does not know is sent again, whole.
+func send(ctx context.Context, to rueidis.Client, calls []*Call) {
+	sendAs(ctx, to, calls, false)
+	resend(ctx, to, calls)
+}
+
+// resend sends those calls whole whose scripts the server has said not to know.
+func resend(ctx context.Context, to rueidis.Client, calls []*Call) {
+	var unknown []*Call
+	for _, q := range calls {
+		if isNoScript(q.Err) {
+			unknown = append(unknown, q)
+		}
+	}
+	if len(unknown) > 0 {
+		sendAs(ctx, to, unknown, true)
+	}
+}
+
+func sendAs(ctx context.Context, to rueidis.Client, calls []*Call, whole bool) {
 	if len(calls) == 1 {
 		q := calls[0]
 		q.Reply, q.Err = to.Do(ctx, q.command(to.B(), whole)).ToMessage()
@@ -183,7 +193,7 @@ func sizes(calls []*Call) (bytes, expected int64) {
 	return bytes, expected
 }
 
-// questionContext bounds a question. limited says that the bound comes before the caller's own deadline.
+// boundedContext bounds a command. limited says that the bound comes before the caller's own deadline.
 func boundedContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}

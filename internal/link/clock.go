@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
 )
@@ -36,8 +34,11 @@ func newClockSample(clock []int64, sent, got int64) *clockSample {
 }
 
 // clockTime reads an answer to TIME.
-func clockTime(answer rueidis.RedisResult) ([]int64, error) {
-	clock, err := answer.AsIntSlice()
+func clockTime(q *Call) ([]int64, error) {
+	if q.Err != nil {
+		return nil, q.Err
+	}
+	clock, err := q.Reply.AsIntSlice()
 	switch {
 	case err != nil:
 		return nil, err
@@ -76,21 +77,18 @@ func (sh *Shard) roundTrip() time.Duration {
 	return 0
 }
 
-// timeQuestion asks for the time of the scripts.
-func timeCommand(b rueidis.Builder, whole bool) rueidis.Completed {
-	q := Call{Script: script.Time, Args: []string{probeKeyPrefix}}
-	return q.command(b, whole)
-}
+// timeCall asks for the time of the scripts.
+func timeCall() *Call { return &Call{Script: script.Time, Args: []string{probeKeyPrefix}} }
 
-// readClock reads the answer to timeQuestion, asked at sent.
-func (l *Link) readClock(sh *Shard, answer rueidis.RedisResult, sent int64, limit time.Duration) (*clockSample, error) {
-	if isNoScript(answer.Error()) {
+// readClock reads the answer to a timeCall that was sent then.
+func (l *Link) readClock(sh *Shard, q *Call, sent int64, limit time.Duration) (*clockSample, error) {
+	if isNoScript(q.Err) {
 		ctx, cancel := context.WithTimeout(l.closing, limit)
 		defer cancel()
 		sent = l.Now()
-		answer = sh.client.Do(ctx, timeCommand(sh.client.B(), true))
+		resend(ctx, sh.client, []*Call{q})
 	}
-	clock, err := clockTime(answer)
+	clock, err := clockTime(q)
 	if _, reply := replyOf(err); reply && judge(err, true) == answered {
 		err = fmt.Errorf("%w: %w", errNoScripts, reason.Of(err))
 	}

@@ -64,10 +64,7 @@ func (l *Link) lookForFlush(sh *Shard) {
 	ctx, cancel := context.WithTimeout(l.closing, l.opt.RedisTimeout)
 	defer cancel()
 	q := NewCall(script.Made, key, script.InMilliseconds(l.opt.FlushKeyTTL))
-	l.send(ctx, sh.client, []*Call{q}, false)
-	if isNoScript(q.Err) {
-		l.send(ctx, sh.client, []*Call{q}, true)
-	}
+	send(ctx, sh.client, []*Call{q})
 	text, err := q.Reply.ToString()
 	made, notNumber := strconv.ParseInt(text, 10, 64)
 	if q.Err != nil || err != nil || notNumber != nil {

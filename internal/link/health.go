@@ -19,7 +19,7 @@ type Health struct {
 
 // Health says how the shards are doing. It asks nobody.
 func (l *Link) Health() Health {
-	h := Health{Mode: Degraded, Since: l.Began, Err: l.notReached()}
+	h := Health{Mode: Degraded, Since: l.began, Err: l.notReached()}
 	t := l.topo.Load()
 	if t == nil {
 		return h

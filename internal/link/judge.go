@@ -152,9 +152,15 @@ func firstError(errs ...error) error {
 	return nil
 }
 
-// conclude draws the consequences of the answers for the shard and the statistics. passed is what had passed on the connection when
-// the question was asked.
-func (l *Link) conclude(sh *Shard, calls []*Call, limited bool, asked, passed int64) {
+// attempt is how calls were asked.
+type attempt struct {
+	limited bool  // by a bound of ours, which came before the caller's own deadline
+	asked   int64 // when, in Link.Now's time
+	passed  int64 // what had passed on the connection then
+}
+
+// conclude draws the consequences of the answers to calls for the shard and the statistics.
+func (l *Link) conclude(sh *Shard, calls []*Call, of attempt) {
 	var worst error
 	for _, q := range calls {
 		switch {
@@ -167,15 +173,15 @@ func (l *Link) conclude(sh *Shard, calls []*Call, limited bool, asked, passed in
 	}
 	if worst == nil {
 		if len(calls) > 0 {
-			sh.gate.settled(asked)
+			sh.gate.settled(of.asked)
 		}
 		return
 	}
 	l.counts.redisErrors.Add(1)
-	took := l.Now() - asked
+	took := l.Now() - of.asked
 	l.up.Observed(Event{Kind: EventFailed, Addr: sh.Addr, Duration: time.Duration(took), Err: worst})
-	switch what := judge(worst, limited); {
-	case (what == timedOut || what == gaveUp) && sh.flows(asked, passed, l.Now(), l.opt.RedisTimeout):
+	switch what := judge(worst, of.limited); {
+	case (what == timedOut || what == gaveUp) && sh.flows(of.asked, of.passed, l.Now(), l.opt.RedisTimeout):
 	case what == timedOut:
 		l.failed(sh, worst, callersTimeout)
 	case what == gaveUp: // a deadline shorter than RedisTimeout; silence all the same, if it was long enough to say something

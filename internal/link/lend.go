@@ -53,7 +53,7 @@ func (l *Link) Lend(ctx context.Context, shards []*Shard, fn func(ctx context.Co
 		if ok {
 			shards[0].failing.Store(0)
 		}
-		l.conclude(shards[0], calls, limited, asked, passed)
+		l.conclude(shards[0], calls, attempt{limited, asked, passed})
 	}
 	if err == nil || rueidis.IsRedisNil(err) {
 		return err

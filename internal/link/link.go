@@ -17,7 +17,7 @@ type Link struct {
 	// Immutable.
 	opt       Options
 	up        Hooks
-	Began     time.Time // for now
+	began     time.Time // for now
 	dialLimit time.Duration
 	closing   context.Context // ends with Close
 
@@ -56,7 +56,7 @@ type Options struct {
 
 // New makes a link that has no connection yet; run makes one. closing ends it.
 func New(closing context.Context, opt Options, up Hooks) *Link {
-	l := &Link{opt: opt, up: up, Began: time.Now(), closing: closing, moved: make(chan struct{}, 1)}
+	l := &Link{opt: opt, up: up, began: time.Now(), closing: closing, moved: make(chan struct{}, 1)}
 	l.lateClient.l = l
 	l.dialLimit = l.baseOption().Dialer.Timeout
 	l.noShard = l.newShard("", nil, false)
@@ -64,7 +64,7 @@ func New(closing context.Context, opt Options, up Hooks) *Link {
 }
 
 // Now is the time since newLink, in nanoseconds of the monotonic clock; never 0.
-func (l *Link) Now() int64 { return int64(time.Since(l.Began)) + 1 }
+func (l *Link) Now() int64 { return int64(time.Since(l.began)) + 1 }
 
 const never = math.MaxInt64 // a time that is not reached
 
@@ -85,3 +85,6 @@ func (l *Link) Close() {
 		}
 	}
 }
+
+// Began is when the link began to count Now.
+func (l *Link) Began() time.Time { return l.began }

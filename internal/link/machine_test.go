@@ -127,7 +127,7 @@ func TestTheBreakersRules(t *testing.T) {
 		"five, with an answer in between": {func(l *Link, sh *Shard) {
 			for i := range 5 {
 				if i == 3 {
-					l.conclude(sh, []*Call{{}}, true, l.Now(), 0)
+					l.conclude(sh, []*Call{{}}, attempt{limited: true, asked: l.Now()})
 				}
 				l.failed(sh, silence, callersTimeout)
 			}

@@ -162,23 +162,24 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	}
 	ttl := probeTTL.Milliseconds()
 	b := sh.client.B()
-	questions := append(make([]rueidis.Completed, 0, 7), b.Ping().Build())
+	ofTime := timeCall()
+	commands := append(make([]rueidis.Completed, 0, 7), b.Ping().Build())
 	create := prove && !p.made
 	switch {
 	case create && p.full:
-		questions = append(questions, b.Eval().Script(script.Probe.Text()).Numkeys(1).Key(p.key).Arg(script.InMilliseconds(probeTTL)).Build())
+		commands = append(commands, b.Eval().Script(script.Probe.Text()).Numkeys(1).Key(p.key).Arg(script.InMilliseconds(probeTTL)).Build())
 	case create:
-		questions = append(questions, b.Set().Key(p.key).Value("").PxMilliseconds(ttl).Build())
+		commands = append(commands, b.Set().Key(p.key).Value("").PxMilliseconds(ttl).Build())
 	}
-	keyed := len(questions)
-	questions = append(questions, b.Exists().Key(p.key).Build(), b.Pexpire().Key(p.key).Milliseconds(ttl).Build(), timeCommand(b, false))
+	keyed := len(commands)
+	commands = append(commands, b.Exists().Key(p.key).Build(), b.Pexpire().Key(p.key).Milliseconds(ttl).Build(), ofTime.command(b, false))
 	run := sh.run.Load()
 	asksRun := run == nil || run.epoch != epoch || run.replica
 	if asksRun {
-		questions = append(questions, b.Info().Section("server").Build(), b.Info().Section("replication").Build(), b.ConfigGet().Parameter("proto-max-bulk-len").Build())
+		commands = append(commands, b.Info().Section("server").Build(), b.Info().Section("replication").Build(), b.ConfigGet().Parameter("proto-max-bulk-len").Build())
 	}
 	heard, passed, sent := sh.heard.Load(), sh.traffic.passed.Load(), l.Now()
-	answers := sh.client.DoMulti(ctx, questions...)
+	answers := sh.client.DoMulti(ctx, commands...)
 	heardOne := sh.heard.Load() > heard
 	if l.closing.Err() != nil {
 		return false, false
@@ -195,7 +196,8 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	}
 	var clock *clockSample
 	if err == nil {
-		clock, err = l.readClock(sh, answers[keyed+2], sent, limit)
+		ofTime.Reply, ofTime.Err = answers[keyed+2].ToMessage()
+		clock, err = l.readClock(sh, ofTime, sent, limit)
 	}
 	if asksRun && err == nil {
 		server, _ := answers[keyed+3].ToString()
@@ -307,11 +309,11 @@ var errReplica = errors.New("aside: the connection leads to a replica (INFO says
 type errNoAnswer struct{ reply error }
 
 func (e *errNoAnswer) Error() string {
-	return "aside: what answers PING does not answer questions about keys as Redis does: " + e.reply.Error()
+	return "aside: what answers PING does not answer commands about keys as Redis does: " + e.reply.Error()
 }
 func (e *errNoAnswer) Unwrap() error { return e.reply }
 
-// keyedError is what the answers to a probe's keyed questions say of the server: nil if it is there.
+// keyedError is what the answers to a probe's keyed commands say of the server: nil if it is there.
 func keyedError(create, read, write error) error {
 	for _, err := range []error{read, write, create} {
 		switch judge(err, true) {

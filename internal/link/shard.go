@@ -12,53 +12,61 @@ import (
 	"github.com/redaside/aside/internal/slot"
 )
 
-// Shard is one primary and what this process knows of it. All fields are safe for concurrent use.
+// Shard is one primary, and what this process knows of it. Its fields stand in groups; each says who may touch it.
+// Those that are atomic may be read by anybody.
 type Shard struct {
+	// Immutable.
 	Addr    string         // "" where there is one shard only
+	Valid   *near.Validity // whether what was read from it may be served; see there who changes it
 	client  rueidis.Client // speaks to this node and no other in a cluster
 	session *session       // how client came about; nil in some tests
-	Valid   *near.Validity // whether what was read from it may be served; see there who changes it; immutable
-	stop    chan struct{}  // closed when the node has left the cluster
+	traffic *traffic       // what passes on its connections
+	stop    chan struct{}  // closed by retire
+	kick    chan struct{}  // asks the prober to look at once; buffered, never blocks
+	replay  chan struct{}  // asks whoever replays to look at once; buffered, never blocks
 
-	probing  chan struct{}               // has a token while a probe runs
-	proof    proof                       // the running probe's
-	probeKey atomic.Pointer[string]      // what probes ask for; changed by the prober
-	heard    atomic.Uint64               // pushes of that key
-	slots    atomic.Pointer[[]slotRange] // in a cluster: that it has
-	dead     atomic.Bool                 // rueidis has closed it
+	// The mode. Changed with state.mu held.
+	mode        atomic.Int32 // a Mode; stored by changeModeLocked only, and Valid with it
+	state       modeState
+	flaws       atomic.Int32      // how many state has
+	gone        atomic.Bool       // it has left the cluster: its mode does not change any more
+	backAt      atomic.Int64      // the server's time, in µs, when it was last degraded
+	histories   map[string]string // of the primaries so far, by run id; guarded by state.mu
+	runIDBefore string            // what it was when the outage began; guarded by state.mu
 
-	mode  atomic.Int32 // a Mode; changed by changeModeLocked only, valid with it
-	state modeState
-	flaws atomic.Int32 // how many state has
+	// What the prober has found out. Changed by whoever holds the token of probing.
+	probing   chan struct{}               // has a token while a probe runs
+	proof     proof                       // the running probe's
+	watch     flushWatch                  // the prober's, and, before there is one, of the first look
+	probeKey  atomic.Pointer[string]      // what probes ask for
+	heard     atomic.Uint64               // pushes of that key; counted by rueidis's reader
+	clock     atomic.Pointer[clockSample] // nil until it has answered
+	run       atomic.Pointer[runID]
+	primary   atomic.Pointer[string] // the run id of the latest primary
+	broken    atomic.Bool            // the last probe found its connection broken
+	spread    atomic.Bool            // scripts go to several servers
+	turned    atomic.Int64           // when the address last led back to another primary, in Link.Now's time; 0: never, or long ago
+	flushedAt atomic.Int64           // when the database was flushed, at the latest, in the server's µs; 0: never, as far as is known
+	seen      atomic.Int64           // when it was last well, in Link.Now's time
 
-	alive    atomic.Int64                // until when the latest probe counts as a sign of life, in Link.Now's time
-	clock    atomic.Pointer[clockSample] // nil until it has answered
-	failing  atomic.Int32                // weight of the questions without an answer, in a row
-	broken   atomic.Bool                 // the last probe found its connection broken
-	gone     atomic.Bool                 // it has left the cluster: its mode does not change any more
-	bulk     atomic.Int64                // bytes of ours on their way to it, behind which others may have to wait, see sends
-	traffic  *traffic                    // what passes on its connections
-	guessed  atomic.Int64                // likewise, by typical
-	typical  atomic.Int64                // bytes that a key of a batch has had lately
-	expected atomic.Int64                // bytes that it was asked for, as far as that is known
-	turns    turns                       // of what is large
-	seen     atomic.Int64                // when it was last well, in Link.Now's time
-	longest  longest                     // argument that the server reads
-	backAt   atomic.Int64                // the server's time, in µs, when it was last degraded
-	fresh    atomic.Bool                 // it has never been away
-	kick     chan struct{}               // asks the prober to look at once; buffered, never blocks
-	replay   chan struct{}               // asks the replayer to look at once; buffered, never blocks
-	gate     gate                        // bounds the questions that are out
-	batchers [2]Batcher                  // of commands that go together under load
+	// Signs of life. Changed by the prober, and by whoever asks and draws conclusions.
+	alive   atomic.Int64 // until when the latest probe counts as a sign of life, in Link.Now's time
+	failing atomic.Int32 // weight of the commands without an answer, in a row
+	fresh   atomic.Bool  // it has never been away
+	dead    atomic.Bool  // rueidis has closed it
 
-	run         atomic.Pointer[runID]
-	primary     atomic.Pointer[string] // the run id of the latest primary
-	watch       flushWatch             // the prober's
-	histories   map[string]string      // of the primaries so far, by run id; guarded by state.mu
-	spread      atomic.Bool            // scripts go to several servers; changed by the prober
-	turned      atomic.Int64           // when the address last led back to another primary, in Link.Now's time; 0: never, or long ago
-	flushedAt   atomic.Int64           // when the database was flushed, at the latest, in the server's µs; 0: never, as far as is known
-	runIDBefore string                 // what it was when the outage began; guarded by state.mu
+	// In a cluster. Changed by follow, which reads the topology.
+	slots atomic.Pointer[[]slotRange] // that it has
+
+	// What is under way. Changed by whoever asks; gate, turns and batchers have locks of their own.
+	gate     gate         // bounds the commands that are out
+	turns    turns        // of what is large
+	batchers [2]Batcher   // of commands that go together under load
+	longest  longest      // argument that the server reads
+	bulk     atomic.Int64 // bytes of ours on their way to it, behind which others may have to wait, see sends
+	expected atomic.Int64 // bytes that it was asked for, as far as that is known
+	guessed  atomic.Int64 // likewise, by typical
+	typical  atomic.Int64 // bytes that a key of a batch has had lately
 }
 
 // runID is what a server calls its own life: it changes with a restart, and another server has another.
