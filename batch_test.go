@@ -15,8 +15,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Under load the questions of many callers go together; each gets the answer for its own key.
-func TestQuestionsGoTogetherUnderLoad(t *testing.T) {
+// Under load the commands of many callers go together; each caller gets the answer for its own key.
+func TestCommandsGoTogetherUnderLoad(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr()), testContext(t)
@@ -53,8 +53,8 @@ func TestQuestionsGoTogetherUnderLoad(t *testing.T) {
 	require.True(t, c.Stats().RedisConnected)
 }
 
-// Who leaves before its joint question is answered leaves no lock behind, and spoils it for nobody.
-func TestLeavingAJointQuestion(t *testing.T) {
+// A caller that leaves before its batch is answered leaves no lock behind, and spoils it for nobody.
+func TestLeavingABatch(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)

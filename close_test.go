@@ -115,7 +115,7 @@ func TestCloseSaysWhatItLeftBehind(t *testing.T) {
 	await(t, returned)
 }
 
-func TestCloseStoresWhatIsLent(t *testing.T) {
+func TestCloseStoresWhatIsEarly(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour })
@@ -123,7 +123,7 @@ func TestCloseStoresWhatIsLent(t *testing.T) {
 	for i := range 20 {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
-	lent(t, c, proxy, keys...)
+	answerEarly(t, c, proxy, keys...)
 	closed := make(chan error, 1)
 	go func() { closed <- c.Close() }()
 	_, _, err := c.Peek(testContext(t), keys[0]) // which waits, until it is being closed

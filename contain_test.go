@@ -20,7 +20,7 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The user's code may do anything: what it does wrong must cost the call in question, at most.
+// The user's code may do anything: what it does wrong must cost that call, at most.
 
 // spiteful is an error whose methods may panic.
 type spiteful struct{ is, as, unwrap, text bool }

@@ -99,7 +99,7 @@ func keysOf(server *redistest.Server) (keys []string) {
 	return keys
 }
 
-// containsLibrary says whether a CLIENT LIST has a connection of ours.
+// containsLibrary reports whether a CLIENT LIST has a connection of ours.
 func containsLibrary(list string) bool {
 	return strings.Contains(list, "lib-name=rueidis") || strings.Contains(list, "cmd=client|tracking")
 }

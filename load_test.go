@@ -21,8 +21,8 @@ import (
 // Who waits since before the loader was called has what it returned before that is stored: see ADR 7. In these tests the fill
 // hangs in the proxy.
 
-// lent has c load "v" for keys, each by itself, and returns when callers have it and the fills hang in the proxy.
-func lent(t testing.TB, c *aside.Client, proxy *faultproxy.Proxy, keys ...string) {
+// answerEarly has c load "v" for keys, each by itself, and returns when callers have it and the fills hang in the proxy.
+func answerEarly(t testing.TB, c *aside.Client, proxy *faultproxy.Proxy, keys ...string) {
 	t.Helper()
 	ctx, db := testContext(t), newSource("v")
 	letGo := db.HoldUp()
@@ -44,9 +44,9 @@ func TestWhatIsLoadedIsAnsweredBeforeItIsStored(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr()), testContext(t)
-	lent(t, c, proxy, "k")
+	answerEarly(t, c, proxy, "k")
 	require.Contains(t, server.Do("GET", "k"), "\x00aside:lock:")
-	// Who asks now waits for the fill, which is the only thing that says whether the value is still true.
+	// A caller that asks now waits for the fill: only that tells whether the value is still true.
 	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", mustNotLoad) })
 	awaitShared(t, c, 1)
 	proxy.Heal()
@@ -58,7 +58,7 @@ func TestWhoAsksBeforeARefusedFillIsAnsweredLoadsAnew(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, other, ctx := newClient(t, proxy.Addr()), newClient(t, server.Addr()), testContext(t)
-	lent(t, c, proxy, "k")
+	answerEarly(t, c, proxy, "k")
 	require.NoError(t, other.Del(ctx, "k"))
 	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("new").Load) })
 	awaitShared(t, c, 1)
@@ -100,7 +100,7 @@ func TestOtherCallsWaitForTheFill(t *testing.T) {
 			require.NoError(t, err)
 			stored(t, c, "warm")
 			proxy.ResetCounts()
-			lent(t, c, proxy, "k")
+			answerEarly(t, c, proxy, "k")
 			eventually(t, "the fill was sent", func() bool { return proxy.Commands() == 2 })
 			hurried, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
 			defer cancel()
@@ -126,7 +126,7 @@ func TestOtherCallsWaitForTheFill(t *testing.T) {
 }
 
 // Callers who ask faster than Redis can store wait for it, as else what they have loaded would pile up.
-func TestOnlySoMuchIsLent(t *testing.T) {
+func TestOnlySoMuchIsEarly(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, db, ctx := newClient(t, proxy.Addr()), newSource(strings.Repeat("x", 600<<10)), testContext(t)
@@ -155,7 +155,7 @@ func TestOnlySoMuchIsLent(t *testing.T) {
 	}
 }
 
-// What nobody waits for is stored in pieces, so that the questions of callers who do wait get in between.
+// What nobody waits for is stored in pieces, so that commands of callers who do wait get in between.
 func TestManyAreStoredInPieces(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
@@ -187,7 +187,7 @@ func TestManyAreStoredInPieces(t *testing.T) {
 }
 
 // A lock that is only given back holds nobody up either, but for those who came later.
-func TestWhatIsNotStoredIsLentToo(t *testing.T) {
+func TestWhatIsNotStoredIsEarlyToo(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.MaxValueBytes = 10 }), testContext(t)
@@ -218,7 +218,7 @@ func TestRedisDiesBeforeTheFill(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr(), hasty), testContext(t)
-	lent(t, c, proxy, "k")
+	answerEarly(t, c, proxy, "k")
 	later := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", newSource("again").Load) })
 	awaitShared(t, c, 1)
 	proxy.Refuse()
@@ -284,7 +284,7 @@ func TestStoreFirst(t *testing.T) {
 }
 
 // Two hundred who wait for one key decode it once, also where memory does not have it yet.
-func TestWhatIsLentIsDecodedOnce(t *testing.T) {
+func TestWhatIsEarlyIsDecodedOnce(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	c, ctx := newClient(t, proxy.Addr()), testContext(t)

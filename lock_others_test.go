@@ -118,7 +118,7 @@ func TestALongerLockTTLOfAnotherClientIsRespected(t *testing.T) {
 	require.Equal(t, result{Value: "the holder's"}, await(t, got))
 }
 
-// lateClient does not answer some questions for a key in time.
+// lateClient does not answer some commands for a key in time.
 type lateClient struct {
 	rueidis.Client
 	key  string
@@ -135,7 +135,7 @@ func (c *lateClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.Redi
 
 func isMarker(arg string) bool { return len(arg) > 12 && arg[:12] == "\x00aside:lock:" }
 
-// With one question for a key that nobody answered in time there would be a load beside the holder's.
+// A single command that is not answered in time must not lead to a load beside the holder's.
 func TestOneLateAnswerIsNoSecondLoad(t *testing.T) {
 	server := redistest.Start(t)
 	for _, test := range []struct {

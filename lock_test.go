@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
-	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/script"
@@ -29,33 +27,6 @@ func newConnected(t *testing.T, addr string) *Client {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c
-}
-
-// The server's clock has jumped ahead of what the prober last saw: a write is taken for late, the clock is looked at, once
-// per shard however many keys there are, and the write is done.
-func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
-	server := redistest.Start(t)
-	proxy := faultproxy.New(t, server.Addr())
-	c := newConnected(t, proxy.Addr())
-	ctx := t.Context()
-	sh := c.link.Shards()[0]
-	jump := func() {
-		sh.Skew(-time.Hour, -time.Hour)
-	}
-	jump()
-	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
-	require.Equal(t, "v", server.Do("GET", "k"))
-	var keys []string
-	for i := range 50 * link.MaxBatchKeys {
-		keys = append(keys, fmt.Sprint("k", i))
-	}
-	server.Do("SET", "k7", "v")
-	proxy.Delay(20 * time.Millisecond)
-	jump()
-	short, cancel := context.WithTimeout(ctx, time.Second) // fifty probes one after another take two
-	defer cancel()
-	require.NoError(t, c.Del(short, keys...))
-	require.Nil(t, server.Do("GET", "k7"))
 }
 
 // Each acquisition has a marker of its own, with the server's time in it, and only that marker fills.
@@ -113,76 +84,6 @@ func TestAMarkersStampIsTheServersTime(t *testing.T) {
 	_, err = fmt.Sscan(marker[len(marker)-16:], &stamp)
 	require.NoError(t, err)
 	require.InDelta(t, seconds*1e6+micros, stamp, 1e6)
-}
-
-// A machine has slept, so that nobody knows the server's time: a Set without a deadline does not wait for it.
-func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	proxy := faultproxy.New(t, server.Addr())
-	c := newConnected(t, proxy.Addr())
-	proxy.BlackHole()
-	c.link.Shards()[0].Skew(0, time.Hour)
-	require.ErrorIs(t, c.Set(t.Context(), time.Hour, "k", "v"), ErrNotDurable)
-	proxy.Heal()
-	for c.Stats().Pending > 0 {
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// A Del that began earlier takes the flight off the table after the key was locked: the fill is accepted all the same, and is waited for.
-func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
-	server := redistest.Start(t)
-	proxy := faultproxy.New(t, server.Addr())
-	c := newConnected(t, proxy.Addr())
-	ctx := t.Context()
-	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) {
-		c.drop([]string{"k"}) // as a write does last
-		proxy.CutRequests()
-		return "v", nil
-	})
-	require.NoError(t, err)
-	hurried, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-	defer cancel()
-	require.ErrorIs(t, c.awaitStored(hurried, "k"), context.DeadlineExceeded)
-	proxy.Heal()
-	value, ok, err := c.Peek(ctx, "k")
-	require.NoError(t, err)
-	require.True(t, ok)
-	require.Equal(t, "v", value)
-	for i := range c.flights.stripes {
-		require.Empty(t, c.flights.stripes[i].early)
-	}
-	requireNothingLent(t, c)
-}
-
-func requireNothingLent(t *testing.T, c *Client) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); c.loads.earlyBytes.Load() != 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
-	require.Zero(t, c.loads.earlyBytes.Load())
-}
-
-func TestNothingIsLentInTheEnd(t *testing.T) {
-	server := redistest.Start(t)
-	for _, storeFirst := range []bool{false, true} {
-		c := newConnected(t, server.Addr())
-		c.opt.StoreFirst = storeFirst
-		var all sync.WaitGroup
-		for i := range 8 {
-			all.Go(func() {
-				_, err := c.GetMulti(t.Context(), time.Minute, []string{fmt.Sprint("a", i, storeFirst), fmt.Sprint("b", i, storeFirst)}, func(_ context.Context, keys []string) (map[string]string, error) {
-					return map[string]string{keys[0]: strings.Repeat("x", 300<<10)}, nil
-				})
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		all.Wait()
-		requireNothingLent(t, c)
-	}
 }
 
 // Who finds a lock of ours looks whether its load is under way, while that load may just be storing. (For the race detector.)

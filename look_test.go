@@ -156,7 +156,7 @@ func (unreadable) Get(string) (fallback.Record, bool, error) {
 	return fallback.Record{}, false, syscall.EMFILE
 }
 
-// A question for very many keys takes its time, which says nothing of Redis.
+// A command for very many keys takes its time, which says nothing about Redis.
 func TestLookMultiOfVeryManyKeysIsNoOutage(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)

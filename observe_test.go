@@ -214,7 +214,7 @@ func TestAnObserverMayAskForTheKey(t *testing.T) {
 			}
 		})
 	})
-	lent(t, c, proxy, "k")
+	answerEarly(t, c, proxy, "k")
 	server.Do("DEL", "k")
 	proxy.Heal()
 	require.NoError(t, await(t, told).Err)

@@ -148,7 +148,7 @@ func TestAnAnswerAboutOneWriteIsReturned(t *testing.T) {
 	}
 }
 
-// The password changes: the next question dials, and what the handshake is answered comes back as its answer.
+// The password changes: the next command dials, and what the handshake is answered comes back as its answer.
 func TestAWriteIsKeptThatOnlyMetAWrongPassword(t *testing.T) {
 	for _, kind := range []string{"WRONGPASS", "NOAUTH"} {
 		t.Run(kind, func(t *testing.T) {

@@ -193,7 +193,7 @@ func TestASmallRingIsNeverFull(t *testing.T) {
 	for i := range 30 {
 		gets.Go(func() { _, _ = c.Get(ctx, time.Minute, fmt.Sprint(i), mustNotLoad) })
 	}
-	eventually(t, "as many questions are out as may be", func() bool { return proxy.Commands() >= 4 })
+	eventually(t, "as many commands are out as may be", func() bool { return proxy.Commands() >= 4 })
 	cancel()
 	gets.Wait()
 	next, end := context.WithTimeout(context.Background(), 100*time.Millisecond)

@@ -98,7 +98,7 @@ func redisDiesWhileSomebodyWaitsForALock(t *testing.T, start Start) {
 }
 
 // Promise 4: no call waits longer than RedisTimeout for a server that hangs, and after the trip none waits at all. Whether
-// one waited is told by the questions that were sent, not by a clock.
+// one waited is told by the commands that were sent, not by a clock.
 func afterTheTripNoCallAsksAFrozenRedis(t *testing.T, start Start) {
 	server := start(t)
 	proxy := harness.Counted(t, server.Addr())
