@@ -35,7 +35,8 @@ type List struct {
 	Bytes  func(i int) int64                 // of the answer about key i, where that is known; nil: it is not
 }
 
-// Batches splits a list into calls: by shard, in a cluster by slot, and so that none holds up the server for long.
+// Batches splits a list into calls: by shard, in a cluster by slot, and so that none holds up the
+// server for long.
 func (l *Link) Batches(list List) []*Batch {
 	type place struct {
 		shard *Shard
@@ -87,7 +88,7 @@ func (l *Link) Batches(list List) []*Batch {
 	return all
 }
 
-// Pieces says how runBatches goes about it.
+// Pieces is how RunBatches goes about it.
 type Pieces struct {
 	First  int                               // keys in the first piece; 0: firstPiece
 	Before func(sh *Shard, batches []*Batch) // called for the batches of each piece just before they are sent; or nil
@@ -95,11 +96,13 @@ type Pieces struct {
 	Until  int64                             // from then on, in Link.Now's time
 }
 
-// RunBatches asks every shard, all at the same time, and hands each answer to use, if not nil, as it comes: what
-// one shard says must not wait for another that hangs. use is called by several goroutines, for different batches.
+// RunBatches asks every shard, all at the same time, and hands each answer to use, if not nil, as
+// it comes: what one shard says must not wait for another that hangs. use is called by several
+// goroutines, for different batches.
 //
-// A shard is asked in pieces, so that each has a RedisTimeout of its own and the questions of others get in between. The next one has twice as
-// many keys if that took little beside the round trip, and half as many if it took long. When it does not answer at all it is not asked for the rest.
+// A shard is asked in pieces, so that each has a RedisTimeout of its own and the commands of others
+// get in between. The next one has twice as many keys if that took little beside the round trip,
+// and half as many if it took long. When it does not answer at all it is not asked for the rest.
 func (l *Link) RunBatches(ctx context.Context, all []*Batch, pieces *Pieces, use func(*Batch)) {
 	byShard := make(map[*Shard][]*Batch, 1)
 	for _, b := range all {
@@ -187,7 +190,7 @@ func (l *Link) runSingly(ctx context.Context, b *Batch, use func(*Batch)) {
 
 const (
 	MaxBatchKeys  = 64      // keys per script call, so that others get their turn; see also read_or_lock_many.lua
-	firstPiece    = 1024    // keys in a call's first piece, see runBatches
+	firstPiece    = 1024    // keys in a call's first piece, see RunBatches
 	maxPieceKeys  = 8192    // and in any
 	MaxBatchBytes = 1 << 20 // of values per script call, if it has more than one key
 )

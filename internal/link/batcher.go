@@ -6,10 +6,11 @@ import (
 	"sync"
 )
 
-// Batcher sends the requests of many callers together. While few are out each goes by itself, at once. When maxAlone are
-// out, those that come wait for the first answer, and then go as one script call: under load that costs the server, the
-// connection and us a fraction of what as many calls would. (What group commit does for a log.) Not in a cluster, where a call
-// must keep to one slot. Safe for concurrent use.
+// Batcher sends the requests of many callers together. While few are out each goes by itself, at
+// once. When maxAlone are out, those that come wait for the first answer, and then go as one script
+// call: under load that costs the server, the connection and us a fraction of what as many calls
+// would. (What group commit does for a log.) Not in a cluster, where a call must keep to one slot.
+// Safe for concurrent use.
 type Batcher struct {
 	send         func([]*Request)     // answers each request; returns when it has. Immutable
 	inBackground func(fn func()) bool // see Hooks; immutable
@@ -53,7 +54,8 @@ type Owner interface {
 // NewRequest makes the request of a caller that waits for it.
 func NewRequest(key string) *Request { return &Request{Key: key, done: make(chan struct{})} }
 
-// Enter reports whether the caller may ask by itself, and must call leave after. Else r waits to be sent.
+// Enter reports whether the caller may ask by itself, and must call Leave after. Else r waits to be
+// sent.
 func (b *Batcher) Enter(r *Request) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,7 +67,7 @@ func (b *Batcher) Enter(r *Request) bool {
 	return false
 }
 
-// Leave lets those go who have come meanwhile. It does not wait for them.
+// Leave sends the requests that have come meanwhile. It does not wait for their answers.
 func (b *Batcher) Leave() {
 	requests := b.take()
 	if requests == nil {
@@ -87,7 +89,8 @@ func (b *Batcher) Leave() {
 	}
 }
 
-// take returns what is to be sent next, a key only once. If there is nothing it gives back the place of the one who asks.
+// take returns what is to be sent next, a key only once. If there is nothing it gives back the
+// caller's place.
 func (b *Batcher) take() (requests []*Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -114,7 +117,8 @@ func (b *Batcher) take() (requests []*Request) {
 	return requests
 }
 
-// Wait returns true when r is answered, false when the caller leaves first: then nobody reads the answer.
+// Wait reports whether r is answered; false: the caller leaves first, and then nobody reads the
+// answer.
 func (r *Request) Wait(ctx, closing context.Context) bool {
 	select {
 	case <-r.done:
@@ -134,7 +138,8 @@ func (r *Request) hasLeft() bool {
 	return r.left
 }
 
-// Answer hands r its part of a batch's result; false: its caller has left.
+// Answer hands r its part of a batch's result, and reports whether anybody takes it: its caller may
+// have left.
 func (r *Request) Answer(result any, at int, err error) bool {
 	if r.Owner != nil {
 		r.Result, r.At, r.Err = result, at, err

@@ -20,6 +20,7 @@ type Call struct {
 	Args    []string
 	Stamped bool // the keys' stamps are KEYS too, behind them
 
+	// Set by Run and its like.
 	Reply rueidis.RedisMessage
 	Err   error
 	Moved bool // another node than the shard answered: its answer must not be kept in memory
@@ -41,17 +42,18 @@ func NewCall(s *script.Script, key string, args ...string) *Call {
 	return &q.Call
 }
 
-// Run asks one question. It returns at the latest when ctx or RedisTimeout ends.
+// Run asks one command. It returns at the latest when ctx or RedisTimeout ends.
 func (l *Link) Run(ctx context.Context, sh *Shard, q *Call) {
 	l.RunAll(ctx, sh, q)
 }
 
-// RunAll asks several questions of one shard in one round trip.
+// RunAll asks several commands of one shard in one round trip.
 func (l *Link) RunAll(ctx context.Context, sh *Shard, calls ...*Call) {
 	l.RunFor(ctx, sh, l.opt.RedisTimeout, calls...)
 }
 
-// RunFor is runAll with another bound than RedisTimeout. Whatever the bound, what is on the way lengthens it, see traffic.go.
+// RunFor is RunAll with another bound than RedisTimeout. Whatever the bound, what is on the way
+// lengthens it, see traffic.go.
 func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, calls ...*Call) {
 	fail := func(err error) {
 		for _, q := range calls {
@@ -95,7 +97,8 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 		if judge(q.Err, limited) != moved {
 			continue
 		}
-		// The cluster client follows redirections. It is asked with the whole script: the other node may not know it.
+		// The cluster client follows redirections. It is asked with the whole script: the other
+		// node may not know it.
 		q.Moved = true
 		if reply, ok := replyOf(q.Err); ok {
 			if _, isAsk := reply.IsAsk(); !isAsk { // else it stays where it is, for the time being
@@ -110,7 +113,8 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 	sh.learn(calls, passed)
 }
 
-// send asks a server for calls in one round trip. Scripts go by their hash; one that the server does not know is sent again, whole.
+// send asks a server for calls in one round trip. Scripts go by their hash; one that the server
+// does not know is sent again, whole.
 func send(ctx context.Context, to rueidis.Client, calls []*Call) {
 	sendAs(ctx, to, calls, false)
 	resend(ctx, to, calls)
@@ -193,7 +197,8 @@ func sizes(calls []*Call) (bytes, expected int64) {
 	return bytes, expected
 }
 
-// boundedContext bounds a command. limited says that the bound comes before the caller's own deadline.
+// boundedContext bounds a command. limited reports whether the bound comes before the caller's own
+// deadline.
 func boundedContext(ctx context.Context, patience time.Duration) (_ context.Context, limited bool, _ context.CancelFunc) {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}

@@ -15,7 +15,8 @@ import (
 // driftPPM is by how much two clocks may part: microseconds in a second.
 const driftPPM = 200
 
-// mostClockError is the error of a clock beyond which Redis cannot be told until when it may do a write.
+// MostClockError is the error of a clock beyond which Redis cannot be told until when it may do a
+// write.
 const MostClockError = time.Second
 
 // clockSample is what the prober has learned of a server's clock. Immutable.
@@ -26,7 +27,8 @@ type clockSample struct {
 	error     int64 // µs by which ahead may be wrong: half the round trip
 }
 
-// newClockSample: the time was asked for at sent, and answered until got. The server read its clock in between.
+// newClockSample: the time was asked for at sent, and answered until got. The server read its clock
+// in between.
 func newClockSample(clock []int64, sent, got int64) *clockSample {
 	const µs = int64(time.Microsecond)
 	server, half := clock[0]*1e6+clock[1], (got-sent)/2/µs
@@ -51,10 +53,11 @@ func clockTime(q *Call) ([]int64, error) {
 // maxClock is the greatest second that is exact in µs in a script's numbers, in the year 2255.
 const maxClock = 1<<53/1_000_000 - 1
 
-// ServerTime estimates the clock of sh's server, in µs since 1970, and by how much it may be off. While that server has
-// never been reached it is this machine's clock, and nobody knows how far that is off (-1). Two clocks are asked: the
-// monotonic one stands still while the machine sleeps, the other may be set. Where they part, nobody knows which is right; the
-// later one is taken, so that what happens now is later than what has happened.
+// ServerTime estimates the clock of sh's server, in µs since 1970, and by how much it may be off.
+// While that server has never been reached it is this machine's clock, and nobody knows how far
+// that is off (-1). Two clocks are asked: the monotonic one stands still while the machine sleeps,
+// the other may be set. Where they part, nobody knows which is right; the later one is taken, so
+// that what happens now is later than what has happened.
 func (l *Link) ServerTime(sh *Shard) (now, slack int64) {
 	wall := time.Now().UnixMicro()
 	if sh != nil {
@@ -67,7 +70,7 @@ func (l *Link) ServerTime(sh *Shard) (now, slack int64) {
 	return wall, -1
 }
 
-// roundTrip is how long the prober's latest question has taken.
+// roundTrip is how long the prober's latest commands have taken.
 func (sh *Shard) roundTrip() time.Duration {
 	if sh != nil {
 		if s := sh.clock.Load(); s != nil {
@@ -77,7 +80,7 @@ func (sh *Shard) roundTrip() time.Duration {
 	return 0
 }
 
-// timeCall asks for the time of the scripts.
+// timeCall asks for the time by which scripts go.
 func timeCall() *Call { return &Call{Script: script.Time, Args: []string{probeKeyPrefix}} }
 
 // readClock reads the answer to a timeCall that was sent then.
@@ -98,8 +101,9 @@ func (l *Link) readClock(sh *Shard, q *Call, sent int64, limit time.Duration) (*
 	return newClockSample(clock, sent, l.Now()), nil
 }
 
-// WriteWindow is when a server may do what it is asked now, as its scripts take it: until patience is over, but for the error of its clock as it
-// is known here. Where it is earlier there than it can be, that clock is not the scripts': what they leave as a stamp would be of the future.
+// WriteWindow is when a server may do what it is asked now, as its scripts take it: until patience
+// is over, but for the error of its clock as it is known here. Where it is earlier there than it
+// can be, that clock is not the scripts': what they leave as a stamp would be of the future.
 func WriteWindow(now, slack int64, patience time.Duration) (window string, notAfter int64) {
 	var notBefore int64
 	if slack >= 0 {
@@ -123,7 +127,8 @@ func (l *Link) JudgeClock(sh *Shard, q *Call) {
 // errClocks is why a server has refused a write twice, its clock having been looked at in between.
 var errClocks = errors.New("the server that runs the scripts has another clock than the one that was asked for the time, so writes are refused as too late or too early: connect to one Redis, without what spreads commands over several")
 
-// Untimely reports whether the server has refused q for the time, see lib/clock.lua in internal/script.
+// Untimely reports whether the server has refused q for the time, see lib/clock.lua in
+// internal/script.
 func (q *Call) Untimely() bool {
 	n, err := q.Reply.AsInt64()
 	return q.Err == nil && err == nil && n <= 0
@@ -152,7 +157,8 @@ func (l *Link) LookAtClocks(ctx context.Context, shards []*Shard) {
 	}
 }
 
-// Skew has tests move what is known of the server's clock, against the monotonic clock here and against that of the wall.
+// Skew has tests move what is known of the server's clock, against the monotonic clock here and
+// against that of the wall.
 func (sh *Shard) Skew(steady, wall time.Duration) {
 	moved := *sh.clock.Load()
 	moved.ahead += steady.Microseconds()

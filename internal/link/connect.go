@@ -17,8 +17,9 @@ import (
 	"github.com/redaside/aside/internal/reason"
 )
 
-// How a link gets its connections. rueidis keeps them; one goroutine connects in the background until it succeeds (connect), so that nobody
-// else waits for a dial. When they may be used, the prober (probe.go) and the mode of a shard (machine.go) say.
+// How a link gets its connections. rueidis keeps them; one goroutine connects in the background
+// until it succeeds (connect), so that nobody else waits for a dial. When they may be used, the
+// prober (probe.go) and the mode of a shard (machine.go) say.
 
 const (
 	maxBackoff = time.Second // between attempts to connect for the first time
@@ -29,7 +30,8 @@ const (
 	defaultWriteLimit  = 30 * time.Second // see watchedConn
 )
 
-// Connect runs until the first connection stands, then keeps the topology of a cluster up to date. It ends with Close.
+// Connect runs until the first connection stands, then keeps the topology of a cluster up to date.
+// It ends with Close.
 func (l *Link) Connect(first chan error) {
 	tracked := !l.opt.Redis.DisableCache
 	var away outageLog
@@ -123,9 +125,10 @@ func (l *Link) baseOption() rueidis.ClientOption {
 	return o
 }
 
-// NewClient is rueidis.NewClient for a server that may be away. For each cluster client that cannot connect rueidis leaves
-// a goroutine behind for a second, so nothing is built until somebody listens. The connections on which that was seen are those that
-// rueidis gets first: behind a balancer over two servers every second dial would lead to the same one.
+// NewClient is rueidis.NewClient for a server that may be away. For each cluster client that cannot
+// connect rueidis leaves a goroutine behind for a second, so nothing is built until somebody
+// listens. The connections on which that was seen are those that rueidis gets first: behind a
+// balancer over two servers every second dial would lead to the same one.
 func NewClient(o rueidis.ClientOption) (rueidis.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), o.Dialer.Timeout)
 	defer cancel()
@@ -247,6 +250,7 @@ func (l *Link) notReached() error {
 	return ErrNeverReached
 }
 
+// Sleep waits for d, and reports whether it did; false: the client closes.
 func (l *Link) Sleep(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -258,7 +262,8 @@ func (l *Link) Sleep(d time.Duration) bool {
 	}
 }
 
-// Jitter spreads d by a fifth either way, so that processes that started together do not stay together.
+// Jitter spreads d by a fifth either way, so that processes that started together do not stay
+// together.
 func Jitter(d time.Duration) time.Duration {
 	return d - d/5 + rand.N(2*d/5+1)
 }

@@ -5,12 +5,13 @@ import (
 	"slices"
 )
 
-// lastHome is who has, or had last, a slot; nil if nobody is known.
+// lastHome is the shard that has a slot, or had it last; nil if none is known.
 func (t *topology) lastHome(slot int) *Shard {
 	return cmp.Or(t.bySlot[slot], t.last[slot])
 }
 
-// remember notes who had the slots last that nobody has by t: between a failover and its being known there may be a topology without them.
+// remember notes which shards had those slots last that have no shard in t: until a failover is
+// known there may be a topology without them.
 func (t *topology) remember(old *topology) {
 	if !t.holes || old == nil || old.bySlot == nil {
 		return
@@ -38,7 +39,8 @@ func (l *Link) ran(sh *Shard, run *runID) {
 	}
 }
 
-// rehomed notes that a cluster's slots have another primary: by a failover, or because they were moved there.
+// rehomed notes that a cluster's slots have another primary: by a failover, or because they were
+// moved there.
 func (l *Link) rehomed(old, next *topology, started []*Shard) {
 	if old == nil || next.bySlot == nil || old.bySlot == nil {
 		return
@@ -56,7 +58,7 @@ func (l *Link) rehomed(old, next *topology, started []*Shard) {
 	}
 }
 
-// tookOver says that another server answers for sh than did for before.
+// tookOver tells those above that another server answers for sh than did for before.
 func (l *Link) tookOver(sh, before *Shard, had func(key string) bool, attrs ...any) {
 	l.counts.failovers.Add(1)
 	last := l.Now()

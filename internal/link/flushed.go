@@ -11,16 +11,18 @@ import (
 	"github.com/redaside/aside/internal/slot"
 )
 
-// FLUSHALL and FLUSHDB leave no trace of their own, and take stamps along. Whoever is cut off meanwhile would bring back, with a replay, what they
-// have deleted. So each database, in a cluster each shard, has a key that they take along, too, and that says when it was made:
+// FLUSHALL and FLUSHDB leave no trace of their own, and take stamps along. Whoever is cut off
+// meanwhile would bring back, with a replay, what they have deleted. So each database, in a cluster
+// each shard, has a key that they take along, too, and that says when it was made:
 //
-//	key:    aside:probe{<tag of the shard's first slot>}:made    without the braces where there is one shard
+//	key:    aside:probe{<tag of the shard's first slot>}:made   no braces where there is one shard
 //	value:  <time, 16 digits of µs>
 //
-// Whoever does not find it makes it again. So if it was made, in this life of the server, after we have seen an earlier one, there was a flush in
-// between, no later than that. Then what was loaded before it is not replayed, and a Set from before it is replayed as a delete: its key may have been
-// flushed after it. That the key was evicted, or has expired, looks the same. A restart or a failover, which the run id shows, is no flush: what is
-// replayed then makes good what was lost.
+// Whoever does not find it makes it again. So if it was made, in this life of the server, after we
+// have seen an earlier one, there was a flush in between, no later than that. Then what was loaded
+// before it is not replayed, and a Set from before it is replayed as a delete: its key may have
+// been flushed after it. That the key was evicted, or has expired, looks the same. A restart or a
+// failover, which the run id shows, is no flush: what is replayed then makes good what was lost.
 
 const flushKeySuffix = ":made"
 
@@ -47,13 +49,15 @@ func (l *Link) lookAround(sh *Shard) {
 	l.lookForFlush(sh)
 }
 
-// mayBeFlushed reports whether it is time to look: on a new connection, which a flush is taken for, too, and before a shard comes back.
+// mayBeFlushed reports whether it is time to look: on a new connection, which a flush is taken for,
+// too, and before a shard comes back.
 func (l *Link) mayBeFlushed(sh *Shard) bool {
 	w := &sh.watch
 	return w.epoch != sh.Valid.Epoch() || !sh.Asks() || l.Now()-w.at >= int64(flushLookEvery)
 }
 
-// lookForFlush finds out whether the database was flushed since the last look. Where that cannot be known it concludes nothing.
+// lookForFlush finds out whether the database was flushed since the last look. Where that cannot be
+// known it concludes nothing.
 func (l *Link) lookForFlush(sh *Shard) {
 	w, epoch, run := &sh.watch, sh.Valid.Epoch(), sh.run.Load()
 	key, ok := l.flushKey(sh)

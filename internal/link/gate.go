@@ -6,20 +6,23 @@ import (
 	"sync/atomic"
 )
 
-// maxInFlight is how many commands may be out to a node: or half of rueidis's ring, which blocks whatever the context says when it is full.
+// maxInFlight is how many commands may be out to a node: or half of rueidis's ring, which blocks
+// whatever the context says when it is full.
 const maxInFlight = 512
 
-// gate lets so many in at a time as there is room for. Without contention it is one atomic addition.
+// gate lets so many in at a time as there is room for. Without contention it is one atomic
+// addition.
 //
-// Who has given up a question leaves it behind in rueidis's ring, where it keeps its room until it is answered, which nobody is told:
-// but answers are in order, so it has been as soon as a later question is. Or the connection has broken.
+// A command that its caller has given up stays in rueidis's ring, and keeps its room there until it
+// is answered, of which nobody is told: but answers come in order, so it has been answered as soon
+// as a later command is. Or the connection has broken.
 type gate struct {
 	in   atomic.Int64
 	free chan struct{} // a token: somebody has left since; buffered
 	room int64         // immutable
 
 	mu     sync.Mutex
-	behind int64 // questions that were given up; guarded by mu
+	behind int64 // commands that were given up; guarded by mu
 	asked  int64 // when the latest of them was; guarded by mu
 }
 
@@ -45,7 +48,7 @@ func (g *gate) leave() {
 	g.hint()
 }
 
-// giveUp is leave for a question that was asked then, and is still out.
+// giveUp is leave for a command that was sent then, and is still out.
 func (g *gate) giveUp(asked int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -53,7 +56,8 @@ func (g *gate) giveUp(asked int64) {
 	g.asked = max(g.asked, asked)
 }
 
-// settled notes that a question that was asked then has been answered, so that nothing is left of earlier ones.
+// settled notes that a command that was sent then has been answered, so that nothing is left of
+// earlier ones.
 func (g *gate) settled(asked int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -71,8 +75,8 @@ func (g *gate) hint() {
 	}
 }
 
-// inFlightRoom is how many questions may be out to a node: half of the ring in which rueidis keeps them, if that is small. The other
-// half is for the prober's and rueidis's own.
+// inFlightRoom is how many commands may be out to a node: half of the ring in which rueidis keeps
+// them, if that is small. The other half is for the prober's and rueidis's own.
 func (l *Link) inFlightRoom() int64 {
 	if scale := l.opt.Redis.RingScaleEachConn; scale > 0 && scale < 10 {
 		return 1 << (scale - 1)

@@ -87,7 +87,8 @@ func refuseAnywhere(multi ...rueidis.Completed) error {
 	return nil
 }
 
-// refuse returns why some of the commands must not be sent on a connection that others share; nil if they may.
+// refuse returns why some of the commands must not be sent on a connection that others share; nil
+// if they may.
 func refuse(multi ...rueidis.Completed) error {
 	if err := refuseAnywhere(multi...); err != nil {
 		return err

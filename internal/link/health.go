@@ -52,7 +52,8 @@ const (
 	flawPushes flaw = "pushes" // it does not tell us of changes
 )
 
-// flawed notes that something does not work although sh answers, or, with nil, that it does. What is new is logged once.
+// flawed notes that something does not work although sh answers, or, with nil, that it does. What
+// is new is logged once.
 func (l *Link) flawed(sh *Shard, what flaw, why error) {
 	if why == nil && sh.flaws.Load() == 0 {
 		return

@@ -14,7 +14,7 @@ import (
 	"github.com/redaside/aside/internal/reason"
 )
 
-// verdict says what the error of a question means. judge is the one place that decides.
+// verdict is what the error of a command means. judge is the one place that decides.
 type verdict int
 
 const (
@@ -25,7 +25,8 @@ const (
 	gaveUp                  // the caller's own context ended; says nothing of Redis
 )
 
-// judge is told whether the deadline of the question was RedisTimeout or the caller's own.
+// judge says what err means. limited: the command's deadline was RedisTimeout, and not the caller's
+// own.
 func judge(err error, limited bool) verdict {
 	if err == nil || rueidis.IsRedisNil(err) {
 		return answered
@@ -37,7 +38,7 @@ func judge(err error, limited bool) verdict {
 		case isMoved || isAsk:
 			return moved
 		case ofNoUse(reply.Error()):
-			return away // the prober's questions are refused likewise, so that it sees the end of it
+			return away // the prober's commands are refused likewise, so that it sees the end of it
 		}
 		return answered
 	}
@@ -60,9 +61,11 @@ func replyOf(err error) (*rueidis.RedisError, bool) {
 	return reply, ok && !reply.IsNil()
 }
 
-// ofNoUse reports whether an error reply says that the server, as it is now, serves nobody, or nobody who writes; or that it does not let
-// us in: rueidis returns what the handshake of a new connection was answered as the answer to the question for which it dialed.
-// What is about one key or one value is no such reply, and OOM neither: a full server still deletes, and answers what it has.
+// ofNoUse reports whether an error reply says that the server, as it is now, serves nobody, or
+// takes no writes; or that it does not let us in: rueidis returns what the handshake of a new
+// connection was answered as the answer to the command for which it dialed. What is about one key
+// or one value is no such reply, and OOM neither: a full server still deletes, and answers what it
+// has.
 func ofNoUse(reply string) bool {
 	switch replyKind(reply) {
 	case "LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "WRONGPASS", "NOAUTH", "DENIED":
@@ -72,7 +75,8 @@ func ofNoUse(reply string) bool {
 		strings.HasPrefix(reply, "DB index is out of range") || strings.HasPrefix(reply, "invalid password") || strings.HasPrefix(reply, "Client sent AUTH")
 }
 
-// forbids reports whether an error reply says that one of these commands is not permitted, or not known.
+// forbids reports whether an error reply says that one of these commands is not permitted, or not
+// known.
 func forbids(reply string, commands ...string) bool {
 	if rest, ok := strings.CutPrefix(reply, "unknown command "); ok {
 		name, _, _ := strings.Cut(rest, ",")
@@ -84,8 +88,8 @@ func forbids(reply string, commands ...string) bool {
 	})
 }
 
-// replyKind is the first word of an error reply as rueidis gives it, which leaves out "ERR". Redis 6 wraps what a command in a script said:
-// "ERR Error running script …: -READONLY …".
+// replyKind is the first word of an error reply as rueidis gives it, which leaves out "ERR". Redis
+// 6 wraps what a command in a script said: "ERR Error running script …: -READONLY …".
 func replyKind(reply string) string {
 	if strings.HasPrefix(reply, "Error running script") {
 		if _, inner, ok := strings.Cut(reply, ": -"); ok {
@@ -110,13 +114,14 @@ func Unanswered(err error) bool {
 	return !reply && !neverSent(err)
 }
 
-// Refused reports whether err is a server's answer to one command, of which it says nothing but that it was not done.
+// Refused reports whether err is a server's answer to one command, of which it says nothing but
+// that it was not done.
 func Refused(err error) bool {
 	_, reply := rueidis.IsRedisErr(err)
 	return reply && judge(err, true) == answered
 }
 
-// neverSent reports whether an error proves that the server has not seen the question.
+// neverSent reports whether an error proves that the server has not seen the command.
 func neverSent(err error) bool {
 	return errors.Is(err, ErrNotAsked) || errors.Is(err, errGateFull) || isDial(err)
 }
@@ -131,7 +136,8 @@ func isNoScript(err error) bool {
 	return ok && reply.IsNoScript()
 }
 
-// IsTryAgain reports whether a call was refused because some of its keys have moved already, and others have not.
+// IsTryAgain reports whether a call was refused because some of its keys have moved already, and
+// others have not.
 func IsTryAgain(err error) bool {
 	reply, ok := rueidis.IsRedisErr(err)
 	return ok && reply.IsTryAgain()
@@ -198,13 +204,13 @@ func (l *Link) conclude(sh *Shard, calls []*Call, of attempt) {
 	}
 }
 
-// errNotAsked is errRedisIsAway for a question that was never sent, so that nothing can have happened.
+// ErrNotAsked is ErrRedisAway for a command that was never sent, so that nothing can have happened.
 var ErrNotAsked = fmt.Errorf("%w (not asked)", ErrRedisAway)
 
-// errLeftOut is the same for what was left of a batch when one of its pieces had no answer.
+// ErrLeftOut is the same for what was left of a batch when one of its pieces had no answer.
 var ErrLeftOut = fmt.Errorf("%w: an earlier piece of the batch was not answered", ErrNotAsked)
 
-// errGateFull is the same when Redis is there but has too many questions to answer.
+// errGateFull is the same when Redis is there but has too many commands to answer.
 var errGateFull = fmt.Errorf("%w (too many questions are out already)", ErrRedisAway)
 
 // errNoScripts is why a server is of no use though it answers.

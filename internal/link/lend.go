@@ -12,8 +12,9 @@ import (
 	"github.com/redaside/aside/internal/reason"
 )
 
-// Lend has fn ask shards with commands of its own, and draws the consequences of what they have answered. It returns what fn has, unless that is
-// an error of Redis which says that it could not be asked, or whose outcome is unknown.
+// Lend has fn ask shards with commands of its own, and draws the consequences of what they have
+// answered. It returns what fn has, unless that is an error of Redis which says that it could not
+// be asked, or whose outcome is unknown.
 func (l *Link) Lend(ctx context.Context, shards []*Shard, fn func(ctx context.Context, redis rueidis.Client) error) error {
 	limit, limited, cancel := boundedContext(ctx, l.opt.RedisTimeout)
 	defer cancel()
@@ -72,7 +73,8 @@ func (l *Link) Lend(ctx context.Context, shards []*Shard, fn func(ctx context.Co
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, reason.Of(err))
 }
 
-// ShardsOf returns the shards of keys, each once; all of them for no keys; none while Redis has not been reached.
+// ShardsOf returns the shards of keys, each once; all of them for no keys; none while Redis has not
+// been reached.
 func (l *Link) ShardsOf(keys []string) (shards []*Shard) {
 	t := l.topo.Load()
 	if t == nil {
@@ -89,7 +91,8 @@ func (l *Link) ShardsOf(keys []string) (shards []*Shard) {
 	return shards
 }
 
-// elsewhere says that an error is of a connection to another address: of a cluster's node that do has asked by mistake, or was sent to.
+// elsewhere reports whether an error is of a connection to another address: of a node of a cluster
+// that fn has asked by mistake, or was redirected to.
 func elsewhere(err error, addr string) bool {
 	var of *net.OpError
 	return addr != "" && errors.As(err, &of) && of.Addr != nil && of.Addr.String() != addr

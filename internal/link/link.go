@@ -11,17 +11,18 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Link is the floor that asks Redis: which primary has a key, whether it lives, what time it is there, how commands get to it, and what an error
-// means. It knows nothing of caching. What it has to tell, it tells through Hooks. Safe for concurrent use.
+// Link asks Redis, as the package says. Its fields stand in groups; each says who may touch it. Safe
+// for concurrent use.
 type Link struct {
 	// Immutable.
 	opt       Options
 	up        Hooks
-	began     time.Time // for now
+	began     time.Time // for Now
 	dialLimit time.Duration
-	closing   context.Context // ends with Close
+	closing   context.Context //nolint:containedctx // ends when the client closes
 
-	// The topology. topoMu is held while topo is replaced and probers are started; whoever reads topo takes what is there.
+	// The topology. topoMu is held while topo is replaced and probers are started; whoever reads
+	// topo takes what is there.
 	topo    atomic.Pointer[topology] // nil until Redis has been reached
 	topoMu  sync.Mutex
 	moved   chan struct{} // asks follow to look at once; buffered, never blocks
@@ -37,7 +38,7 @@ type Link struct {
 	probeKeys atomic.Uint64 // made so far
 	ears      sync.Map      // the shards whose probes have a key, by that key
 
-	counts counters
+	counts counters // has its own atomics
 }
 
 // Options is what a link goes by. Redis and the durations are complete.
@@ -54,7 +55,7 @@ type Options struct {
 	Logger         *slog.Logger
 }
 
-// New makes a link that has no connection yet; run makes one. closing ends it.
+// New makes a link that has no connection yet: Connect makes one. All that it does ends with closing.
 func New(closing context.Context, opt Options, up Hooks) *Link {
 	l := &Link{opt: opt, up: up, began: time.Now(), closing: closing, moved: make(chan struct{}, 1)}
 	l.lateClient.l = l
@@ -63,7 +64,7 @@ func New(closing context.Context, opt Options, up Hooks) *Link {
 	return l
 }
 
-// Now is the time since newLink, in nanoseconds of the monotonic clock; never 0.
+// Now is the time since New, in nanoseconds of the monotonic clock; never 0.
 func (l *Link) Now() int64 { return int64(time.Since(l.began)) + 1 }
 
 const never = math.MaxInt64 // a time that is not reached

@@ -11,12 +11,15 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// A server closes the connection on which an argument is longer than its proto-max-bulk-len (512 MB, if nobody has changed it). All that is out on it
-// is lost, and so is the memory of this process; a kept write would do that again at each attempt to replay it.
+// A server closes the connection on which an argument is longer than its proto-max-bulk-len (512
+// MB, if nobody has changed it). All that is out on it is lost, and so is the memory of this
+// process; a kept write would do that again at each attempt to replay it.
 //
-// So a new connection asks for the bound (CONFIG GET), and what exceeds it is not sent: a script answers in its place, with an error that says why. It is judged
-// like any other refusal of one write. Where CONFIG is not permitted, attempts tell: by the error that the server answers before it closes, or, as that may get
-// lost, by two connections in a row that end while something long is being sent. What is as long is then not sent for a while.
+// So a new connection asks for the bound (CONFIG GET), and what exceeds it is not sent: a script
+// answers in its place, with an error that says why. It is judged like any other refusal of one
+// write. Where CONFIG is not permitted, attempts tell: by the error that the server answers before
+// it closes, or, as that may get lost, by two connections in a row that end while something long is
+// being sent. What is as long is then not sent for a while.
 
 // longest is how long an argument may be. Safe for concurrent use.
 type longest struct {
@@ -61,7 +64,8 @@ func (l *longest) refused(bytes, now int64) {
 	}
 }
 
-// heed takes the answer to CONFIG GET proto-max-bulk-len. An error says nothing: many do not permit it.
+// heed takes the answer to CONFIG GET proto-max-bulk-len. An error says nothing: many do not permit
+// it.
 func (l *longest) heed(answer rueidis.RedisResult) {
 	fields, err := answer.AsStrMap()
 	if err != nil {
@@ -94,7 +98,8 @@ func (l *longest) withhold(calls []*Call, now int64) {
 	}
 }
 
-// learn looks for refusals that withhold could not foresee. epoch is the connection on which calls were sent.
+// learn looks for refusals that withhold could not foresee. epoch is the connection on which calls
+// were sent.
 func (l *longest) learn(calls []*Call, epoch uint64, now int64) {
 	for _, q := range calls {
 		bytes := q.longestArg()

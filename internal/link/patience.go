@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// question is the context of a question. It has no deadline that rueidis could see, which would take the connection down with it.
+// commandContext is the context of a command. It has no deadline that rueidis could see, which
+// would take the connection down with it.
 type commandContext struct {
 	context.Context // ends with the caller's
 
@@ -20,7 +21,8 @@ type commandContext struct {
 	late     atomic.Bool
 }
 
-// ask begins a question, which end must follow. limited reports that its bound comes before the caller's deadline.
+// ask begins a command, which end must follow. limited reports whether its bound comes before the
+// caller's deadline.
 func (l *Link) ask(ctx context.Context, sh *Shard, patience time.Duration) (_ context.Context, limited bool, end func()) {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return ctx, false, func() {}
@@ -35,7 +37,7 @@ func (l *Link) ask(ctx context.Context, sh *Shard, patience time.Duration) (_ co
 	}
 }
 
-// look ends the question if it has been waited for long enough.
+// look ends the command if it has been waited for long enough.
 func (q *commandContext) look() {
 	left := q.ends() - q.l.Now()
 	if left <= 0 {
@@ -64,8 +66,9 @@ func (q *commandContext) Err() error {
 	return err
 }
 
-// sends notes that bytes are on their way to sh's server, and as many as are expected will be on their way back, and returns how long
-// they, and what is ahead of them, may take. arrived must follow.
+// sends notes that bytes are on their way to sh's server, and as many as are expected will be on
+// their way back, and returns how long they, and what is ahead of them, may take. arrived must
+// follow.
 func (sh *Shard) sends(bytes, expected, now int64) time.Duration {
 	sh.expected.Add(expected)
 	all := sh.bulk.Add(bytes)
@@ -90,7 +93,8 @@ func (sh *Shard) unseen() time.Duration {
 	return atLinkRate(min(sh.bulk.Load(), mostUnseen)) + sh.preparing()
 }
 
-// preparing is how long the server may take to put together what it was asked for, before anything of it comes.
+// preparing is how long the server may take to put together what it was asked for, before anything
+// of it comes.
 func (sh *Shard) preparing() time.Duration {
 	return atLinkRate(min(sh.expected.Load()+sh.guessed.Load(), mostAhead)) / prepareRate
 }
@@ -113,7 +117,8 @@ func (sh *Shard) guess(calls []*Call) (bytes int64) {
 	return bytes
 }
 
-// learn takes note of how large the answers to batches were. Others' are among what has passed, so that it may be too much.
+// learn takes note of how large the answers to batches were. Others' are among what has passed, so
+// that it may be too much.
 func (sh *Shard) learn(calls []*Call, passed int64) {
 	keys := 0
 	for _, q := range calls {
@@ -127,8 +132,8 @@ func (sh *Shard) learn(calls []*Call, passed int64) {
 	}
 }
 
-// flows reports whether enough has passed since asked, when so many bytes had, for the lack of an answer to say nothing of the server: the
-// latest of it less than recent ago.
+// flows reports whether enough has passed since asked, when so many bytes had, for the lack of an
+// answer to say nothing of the server: the latest of it less than recent ago.
 func (sh *Shard) flows(asked, passed, now int64, recent time.Duration) bool {
 	at := max(asked, sh.traffic.at.Load())
 	if now < at+int64(sh.unseen()) {
@@ -138,7 +143,8 @@ func (sh *Shard) flows(asked, passed, now int64, recent time.Duration) bool {
 	return now < at+int64(recent) && float64(sh.traffic.passed.Load()-passed) > enough
 }
 
-// Patience is how long sh's server may take to do a write of so many bytes: as long as its answer is waited for where nothing comes meanwhile.
+// Patience is how long sh's server may take to do a write of so many bytes: as long as its answer
+// is waited for where nothing comes meanwhile.
 func (l *Link) Patience(ctx context.Context, sh *Shard, bytes int64) time.Duration {
 	patience := l.opt.RedisTimeout + sh.SendTime(bytes) + sh.preparing()
 	if deadline, ok := ctx.Deadline(); ok {
@@ -147,7 +153,8 @@ func (l *Link) Patience(ctx context.Context, sh *Shard, bytes int64) time.Durati
 	return patience
 }
 
-// Delay is how long what is on the way to the servers may keep back a command: of the one to which most is; 0 if that is less than a batch.
+// Delay is how long what is on the way to the servers may keep back a command: of the one to which
+// most is; 0 if that is less than a batch.
 func (l *Link) Delay() time.Duration {
 	ahead := int64(0)
 	for _, sh := range l.Shards() {

@@ -16,23 +16,29 @@ import (
 	"github.com/redaside/aside/internal/slot"
 )
 
-// Nothing is believed of a connection that was not proven on it. A probe is one pipeline on the connection that all use:
+// Nothing is believed of a connection that was not proven on it. A probe is one pipeline on the
+// connection that all use:
 //
 //	PING             refused while the server loads its data
 //	SET k "" PX      only where k is not there yet
 //	EXISTS k         Redis tracks k for us now
-//	PEXPIRE k        a write: Redis pushes "k has changed" to us; a replica, or a primary that lacks its replicas, refuses it
-//	TIME             the server's clock, told by a script: what stands in between may answer TIME itself
+//	PEXPIRE k        a write: Redis pushes "k has changed" to us; a replica refuses it, and so does
+//	                 a primary that lacks its replicas
+//	TIME             the server's clock, told by a script: a proxy in between may answer TIME itself
 //	INFO             on a new connection: is it the same server, and a primary?
 //
-// k belongs to this client and nobody else. Redis sends the push before the answer to TIME, and rueidis handles what it reads in
-// order. So when that answer is here and the push is not, pushes are lost or late on this connection: the client is without
-// our tracking, somebody has switched tracking off, or a proxy in between drops or reorders them. Then memory is not used.
-// All that was sent before the push has been handled, too: an answer with its push proves that no invalidation is missing.
+// k belongs to this client and nobody else. Redis sends the push before the answer to TIME, and
+// rueidis handles what it reads in order. So when that answer is here and the push is not, pushes
+// are lost or late on this connection: the client is without our tracking, somebody has switched
+// tracking off, or a proxy in between drops or reorders them. Then memory is not used. All that was
+// sent before the push has been handled, too: an answer with its push proves that no invalidation
+// is missing.
 //
-// A late push must not pass for that of a later probe, so a key whose push was missing is given up for one with another name.
+// A late push must not pass for that of a later probe, so a key whose push was missing is given up
+// for one with another name.
 //
-// PEXPIRE, unlike SET, is done by a server that is full. Where even k cannot be made a script does it, see script.Probe.
+// PEXPIRE, unlike SET, is done by a server that is full. Where even k cannot be made a script does
+// it, see script.Probe.
 
 // probeKeyPrefix begins the keys that probes ask for and change.
 const probeKeyPrefix = "aside:probe"
@@ -52,7 +58,8 @@ const (
 
 const noPushesRemedy = "a ClientBuilder must return a client that was made from the option it got; a proxy must pass on RESP3 pushes in order (docs/OPERATIONS.md, What may stand between); or switch the memory off (Options.Redis.DisableCache)"
 
-// proof is how a shard's prober proves that pushes arrive. It belongs to the prober, but for what says otherwise.
+// proof is how a shard's prober proves that pushes arrive. It belongs to the prober, but for what
+// says otherwise.
 type proof struct {
 	key       string // "" if there is none
 	used      bool   // it was asked for
@@ -107,7 +114,8 @@ func (l *Link) prober(sh *Shard) {
 	}
 }
 
-// newProbeKey gives sh's probes a key that nobody has had before: in a cluster in some slot of the shard.
+// newProbeKey gives sh's probes a key that nobody has had before: in a cluster in some slot of the
+// shard.
 func (l *Link) newProbeKey(sh *Shard) {
 	l.ears.Delete(sh.ear())
 	key := probeKeyPrefix + ":" + l.opt.ID + ":" + strconv.FormatUint(l.probeKeys.Add(1), 36)
@@ -120,8 +128,8 @@ func (l *Link) newProbeKey(sh *Shard) {
 	l.ears.Store(key, sh)
 }
 
-// mustProve reports whether a probe that begins now has to prove that pushes arrive: always where memory depends on them; else once
-// for each connection, for those who wait for a push.
+// mustProve reports whether a probe that begins now has to prove that pushes arrive: always where
+// memory depends on them; else once for each connection, for callers that wait for a push.
 func (l *Link) mustProve(sh *Shard, epoch uint64) bool {
 	return sh.Valid.Tracked() && !sh.several() && (l.opt.Memory || sh.proof.epoch != epoch) && l.Now() >= sh.proof.notBefore
 }
@@ -150,7 +158,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	if sh.failing.Load() > 0 && sh.Asks() {
 		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
 	}
-	if !sh.Asks() && !sh.fresh.Load() { // it may have to dial, and rueidis ends a dial with the context of who asks
+	if !sh.Asks() && !sh.fresh.Load() { // it may have to dial, and rueidis ends a dial with the caller's context
 		limit += 2 * l.dialLimit
 	}
 	ctx, cancel := context.WithTimeout(l.closing, limit)
@@ -268,7 +276,8 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	return true, false
 }
 
-// crowdedProbes is how many in a row make it certain that a second connection is not just one that is about to be closed.
+// crowdedProbes is how many in a row make it certain that a second connection is not just one that
+// is about to be closed.
 const crowdedProbes = 3
 
 // crowded reports whether there are several connections to sh's server.
@@ -289,8 +298,8 @@ func (l *Link) sentinels() []string {
 	return l.opt.Redis.InitAddress
 }
 
-// deafened notes that pushes do not arrive, or that this cannot be proven. What was read since they did, nobody knows since when they do
-// not, is given up; those who wait for a push ask again.
+// deafened notes that pushes do not arrive, or that this cannot be proven. What was read since they
+// did, nobody knows since when they do not, is given up; callers that wait for a push ask again.
 func (l *Link) deafened(sh *Shard, why error) {
 	p := &sh.proof
 	p.pause = min(max(2*p.pause, proofPause), maxProofPause)
@@ -328,7 +337,7 @@ func keyedError(create, read, write error) error {
 	return nil
 }
 
-// isRedisReply reports whether err is an error that Redis itself gives to a question about a key.
+// isRedisReply reports whether err is an error that Redis itself gives to a command about a key.
 func isRedisReply(err error) bool {
 	reply, ok := replyOf(err)
 	return ok && (isReply(err, "NOPERM", "OOM", "WRONGTYPE", "TRYAGAIN") || strings.HasPrefix(reply.Error(), "unknown command") || judge(err, true) != answered)
@@ -347,8 +356,8 @@ func redirected(errs ...error) (elsewhere, gone bool) {
 	return elsewhere, gone
 }
 
-// probeFailed weighs a probe without an answer, or with one that says that the server is of no use. flows: it may be behind something large
-// of ours.
+// probeFailed weighs a probe without an answer, or with one that says that the server is of no use.
+// flows: it may be behind something large of ours.
 func (l *Link) probeFailed(sh *Shard, err error, flows bool) {
 	_, reply := replyOf(err)
 	if !errors.Is(err, net.ErrClosed) { // by redial, which had a reason
@@ -372,8 +381,9 @@ func (l *Link) probeFailed(sh *Shard, err error, flows bool) {
 	}
 }
 
-// redial gives up the connection to a server that answers and is of no use: a name, a balancer or a proxy may lead to another one by
-// now, and nothing else would ever end this connection. Each connection that is given up doubles the pause to the next.
+// redial gives up the connection to a server that answers and is of no use: a name, a balancer or a
+// proxy may lead to another one by now, and nothing else would ever end this connection. Each
+// connection that is given up doubles the pause to the next.
 func (l *Link) redial(sh *Shard, err error) {
 	p, now := &sh.proof, l.Now()
 	if p.badSince == 0 {

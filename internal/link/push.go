@@ -7,8 +7,9 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// invalidated is called by rueidis, in order with the replies of the connection. It must not block: rueidis fails the
-// calls that are pending on a lost connection only after it returns. It returns those keys that are not of probes.
+// invalidated is called by rueidis, in order with the replies of the connection. It must not block:
+// rueidis fails the calls that are pending on a lost connection only after it returns. It returns
+// those keys that are not of probes.
 func (l *Link) invalidated(keys []rueidis.RedisMessage) (others []rueidis.RedisMessage) {
 	if keys == nil { // a connection is lost (it is not said which), or everything was flushed
 		l.counts.flushes.Add(1)

@@ -23,7 +23,8 @@ type session struct {
 	conns map[string][]*watchedConn // by address: what was dialed and not closed since, as of the latest dial
 }
 
-// ours reports whether redis dialed through the option that its builder was given. Any other client belongs to somebody else.
+// ours reports whether redis dialed through the option that its builder was given. Any other client
+// belongs to somebody else.
 func (l *session) ours() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,7 +55,8 @@ func (l *session) dialed(addr string, conn *watchedConn) {
 	l.conns[addr] = append(l.conns[addr], conn)
 }
 
-// open returns how many connections there are to addr, "" for any address but those of sentinels: to that with the most.
+// open returns how many connections there are to addr, "" for any address but those of sentinels:
+// to that with the most.
 func (l *session) open(addr string, sentinels []string) (most int) {
 	if l == nil {
 		return 0
@@ -76,7 +78,8 @@ func (l *session) open(addr string, sentinels []string) (most int) {
 	return most
 }
 
-// hangUp closes the connections to addr, "" for all but those to sentinels. rueidis dials again when it is asked next.
+// hangUp closes the connections to addr, "" for all but those to sentinels. rueidis dials again
+// when it is asked next.
 func (l *session) hangUp(addr string, sentinels []string) {
 	if l == nil {
 		return
@@ -94,10 +97,12 @@ func (l *session) hangUp(addr string, sentinels []string) {
 	}
 }
 
-// dialer wraps the user's way to dial. Close ends a dial, we know our connections, and each new one begins an epoch.
-// rueidis reports a lost connection too, but it may use the next one before it does:
+// dialer wraps the user's way to dial. Close ends a dial, we know our connections, and each new one
+// begins an epoch. rueidis reports a lost connection too, but it may use the next one before it
+// does:
 //
-//	old connection fails   caller dials anew   prober: PONG on the new one  <- would vouch for what was read on the old
+//	old connection fails   caller dials anew   prober: PONG on the new one
+//	                                           <- would vouch for what was read on the old
 func (l *Link) dialer(o rueidis.ClientOption, s *session) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 	dial := l.plainDialer(o)
 	return func(ctx context.Context, dst string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
@@ -166,7 +171,8 @@ func disableNoDelay(conn net.Conn) {
 	}
 }
 
-// dialed begins a new epoch for the shard at addr. With one shard the address says nothing: Sentinel may have moved it.
+// dialed begins a new epoch for the shard at addr. With one shard the address says nothing:
+// Sentinel may have moved it.
 func (l *Link) dialed(s *session, addr string) {
 	t := l.topo.Load()
 	if t == nil || t.session != s {

@@ -12,8 +12,8 @@ import (
 	"github.com/redaside/aside/internal/slot"
 )
 
-// Shard is one primary, and what this process knows of it. Its fields stand in groups; each says who may touch it.
-// Those that are atomic may be read by anybody.
+// Shard is one primary, and what this process knows of it. Its fields stand in groups; each says
+// who may touch it. Those that are atomic may be read by anybody.
 type Shard struct {
 	// Immutable.
 	Addr    string         // "" where there is one shard only
@@ -69,7 +69,8 @@ type Shard struct {
 	typical  atomic.Int64 // bytes that a key of a batch has had lately
 }
 
-// runID is what a server calls its own life: it changes with a restart, and another server has another.
+// runID is what a server calls its own life: it changes with a restart, and another server has
+// another.
 type runID struct {
 	id    string // "" if the server does not tell
 	epoch uint64 // the connection on which it was read
@@ -99,7 +100,7 @@ func (l *Link) newShard(addr string, client rueidis.Client, tracked bool) *Shard
 	return sh
 }
 
-// Batcher sends commands of one kind together.
+// Batcher sends commands of one kind together: kind is an index into Hooks.Send.
 func (sh *Shard) Batcher(kind int) *Batcher { return &sh.batchers[kind] }
 
 // Left is closed when sh has left the cluster.
@@ -111,7 +112,8 @@ func (sh *Shard) ReplayDue() <-chan struct{} { return sh.replay }
 // BackAt is the server's time, in µs, when sh was last degraded; 0: it has always been.
 func (sh *Shard) BackAt() int64 { return sh.backAt.Load() }
 
-// FlushedAt is until when, at the latest, its database was flushed, in the server's µs; 0: never, as far as is known.
+// FlushedAt is until when, at the latest, its database was flushed, in the server's µs; 0: never,
+// as far as is known.
 func (sh *Shard) FlushedAt() int64 { return sh.flushedAt.Load() }
 
 // Echoes reports whether the server pushes to us what a script of ours has read and then deleted.
@@ -120,8 +122,8 @@ func (sh *Shard) Echoes() bool {
 	return run != nil && run.echoes
 }
 
-// SameServer reports whether the server is, for certain, the one that was lost. restarted: it is, for certain, another one, or another
-// life of it.
+// SameServer reports whether the server is, for certain, the one that was lost. restarted: it is,
+// for certain, another one, or another life of it.
 func (sh *Shard) SameServer() (same, restarted bool) {
 	run := sh.run.Load()
 	sh.state.mu.Lock()
@@ -135,8 +137,9 @@ func (sh *Shard) SameServer() (same, restarted bool) {
 // Asks reports whether callers may ask sh: it is not degraded.
 func (sh *Shard) Asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
 
-// CanBatch reports whether commands for different keys may share one script call: not in a cluster, where their slots differ, nor where they
-// go to several servers, nor for nil, where a slot has no home just now.
+// CanBatch reports whether commands for different keys may share one script call: not in a cluster,
+// where their slots differ, nor where they go to several servers, nor for nil, where a slot has no
+// home just now.
 func (sh *Shard) CanBatch() bool { return sh != nil && sh.Addr == "" && !sh.spread.Load() }
 
 // hasSlotOf reports whether key, a probe's, is in a slot that sh has by the present topology.
@@ -149,6 +152,7 @@ func (sh *Shard) hasSlotOf(key string) bool {
 	return slices.ContainsFunc(*ranges, func(r slotRange) bool { return r.from <= at && at <= r.to })
 }
 
+// probeNow asks the prober to look at once. It never blocks.
 func (sh *Shard) probeNow() {
 	select {
 	case sh.kick <- struct{}{}:
@@ -156,6 +160,7 @@ func (sh *Shard) probeNow() {
 	}
 }
 
+// ReplayNow has ReplayDue get a token. It never blocks.
 func (sh *Shard) ReplayNow() {
 	select {
 	case sh.replay <- struct{}{}:
@@ -174,7 +179,8 @@ func (sh *Shard) retire() {
 	close(sh.stop)
 }
 
-// invalidateAll gives up all that was read from sh or remembered for it, also for an outage: some of its keys have another home.
+// invalidateAll gives up all that was read from sh or remembered for it, also for an outage: some
+// of its keys have another home.
 func (sh *Shard) invalidateAll() {
 	sh.Valid.InvalidateAll()
 	sh.beginEpoch()

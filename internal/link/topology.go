@@ -24,11 +24,11 @@ const (
 // topology says which shard has which key. Immutable.
 type topology struct {
 	session *session
-	redis   rueidis.Client // link's
+	redis   rueidis.Client // session's
 	shards  []*Shard
 	bySlot  *[slot.Count]*Shard // nil where there is one shard only; an entry is nil for a slot whose primary is not known
 	holes   bool                // there are such slots
-	last    map[int]*Shard      // who had them last, by slot
+	last    map[int]*Shard      // that had such slots last, by slot
 	since   time.Time
 }
 
@@ -55,7 +55,7 @@ func (l *Link) Shards() []*Shard {
 	return nil
 }
 
-// Home is shardOf for what must have a shard: where none is known it is one that nobody can ask.
+// Home is Shard for callers that must have one: where none is known it is one that nobody can ask.
 func (l *Link) Home(key string) *Shard {
 	if sh := l.Shard(key); sh != nil {
 		return sh
@@ -63,7 +63,7 @@ func (l *Link) Home(key string) *Shard {
 	return l.noShard
 }
 
-// Connected says whether every shard answers.
+// Connected reports whether every shard answers.
 func (l *Link) Connected() bool {
 	t := l.topo.Load()
 	if t == nil || t.holes {
@@ -85,8 +85,8 @@ func (l *Link) topologyMoved() {
 	}
 }
 
-// follow keeps the shards in step with a cluster's topology: every few seconds, and when an answer says that a slot has moved. Where
-// tracking was refused it asks for it again now and then.
+// follow keeps the shards in step with a cluster's topology: every few seconds, and when an answer
+// says that a slot has moved. Where tracking was refused it asks for it again now and then.
 func (l *Link) follow(s *session) {
 	cluster, retrack := s.redis.Mode() == rueidis.ClientModeCluster, !s.tracked && !l.opt.Redis.DisableCache
 	wait := time.Second
@@ -140,14 +140,14 @@ func (l *Link) retracked() (s *session, ok bool) {
 	}
 	l.opt.Logger.Info("aside: the server pushes invalidations now, so the local memory is used", "addresses", l.opt.Redis.InitAddress)
 	l.up.InBackground(func() { // ends with that
-		l.Sleep(2 * l.opt.RedisTimeout) // for the questions that are out
+		l.Sleep(2 * l.opt.RedisTimeout) // for the commands that are out
 		old.session.close(old.redis)
 	})
 	return s, true
 }
 
-// refresh reads the topology and starts and stops probers accordingly. A shard whose slots have changed begins a new
-// epoch, so that nothing is served that another node may have changed.
+// refresh reads the topology and starts and stops probers accordingly. A shard whose slots have
+// changed begins a new epoch, so that nothing is served that another node may have changed.
 func (l *Link) refresh(s *session) error {
 	redis, old := s.redis, l.topo.Load()
 	next := &topology{session: s, redis: redis, since: time.Now()}
@@ -161,8 +161,8 @@ func (l *Link) refresh(s *session) error {
 		}
 	}
 	started, gone, lost, filled := next.changes(old)
-	// A first look before anyone may use them: New returns with a client that works, or knows that it does not. All at
-	// once, so that a hung node does not make the others wait.
+	// A first look before anyone may use them: New returns with a client that works, or knows that
+	// it does not. All at once, so that a hung node does not make the others wait.
 	var look sync.WaitGroup
 	for _, sh := range started {
 		look.Go(func() {
@@ -188,7 +188,8 @@ func (l *Link) refresh(s *session) error {
 	l.noShard.state.mu.Unlock()
 	next.remember(old)
 	l.topo.Store(next)
-	// Not before: who still uses the old topology stores under the old home. After it nothing is stored there, see near.Options.Home.
+	// Not before: callers that still use the old topology store under the old home. After it
+	// nothing is stored there, see near.Options.Home.
 	nodes := redis.Nodes()
 	for _, sh := range gone {
 		sh.retire()
@@ -221,8 +222,8 @@ func (l *Link) refresh(s *session) error {
 	return nil
 }
 
-// changes says which shards old, which may be nil, does not have, which ones it alone has, and which others have lost a slot since. filled: a
-// slot has a home that had none.
+// changes says which shards old, which may be nil, does not have, which ones it alone has, and
+// which others have lost a slot since. filled: a slot has a home that had none.
 func (t *topology) changes(old *topology) (started, gone, lost []*Shard, filled bool) {
 	if old == nil {
 		return t.shards, nil, nil, true
@@ -252,7 +253,8 @@ func (t *topology) changes(old *topology) (started, gone, lost []*Shard, filled 
 	return started, gone, lost, filled
 }
 
-// readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it with rueidis's nodes.
+// readCluster asks CLUSTER SLOTS (CLUSTER SHARDS is wrong after a failover on Redis 7) and pairs it
+// with rueidis's nodes.
 func (l *Link) readCluster(s *session, old *topology) (*topology, error) {
 	nodes := s.redis.Nodes()
 	var answer []rueidis.RedisMessage

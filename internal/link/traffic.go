@@ -9,14 +9,18 @@ import (
 	"time"
 )
 
-// A node's connection carries everybody's questions and answers, in order. So a question may be late because the server is
-// silent, or because something large is ahead of it, and only the first says something of the server:
+// A node's connection carries everybody's commands and answers, in order. So an answer may be late
+// because the server is silent, or because something large is ahead of it, and only the first says
+// something of the server:
 //
-//	reader: 16 values of 4 MiB are asked for    writer: Set, 20 bytes    <- its answer is 64 MiB behind, a second or more
+//	reader: asks for 16 values of 4 MiB    writer: Set, 20 bytes
+//	                                       <- its answer is 64 MiB behind, a second or more
 //
-// Therefore the bytes that pass on each connection are counted (watchedConn). A question is waited for RedisTimeout, for what we had
-// on the way to the server when it was asked, and for what has come since, each at linkRate; but never longer than the link is quiet
-// for RedisTimeout and what the system's buffers hold. A frozen server is silent whatever is on the way, so it is noticed as before.
+// Therefore the bytes that pass on each connection are counted (watchedConn). An answer is waited
+// for RedisTimeout, for what we had on the way to the server when the command was sent, and for
+// what has come since, each at linkRate; but never longer than the link is quiet for RedisTimeout
+// and what the system's buffers hold. A frozen server is silent whatever is on the way, so it is
+// noticed as before.
 
 const (
 	linkRate    = 1 << 20  // bytes a second: what a link must carry at least, or large values look like an outage
@@ -64,8 +68,9 @@ func (r *roads) to(addr string) *traffic {
 	return t
 }
 
-// watchedConn counts what passes, and hangs up when it was asked again and again and has been quiet for too long: rueidis counts
-// answers, to which a large one is a long silence, so its own limit (ConnWriteTimeout) is set far beyond this one.
+// watchedConn counts what passes, and hangs up when it was asked again and again and has been quiet
+// for too long: rueidis counts answers, to which a large one is a long silence, so its own limit
+// (ConnWriteTimeout) is set far beyond this one.
 type watchedConn struct {
 	net.Conn
 	l         *Link
@@ -128,8 +133,8 @@ func (w *watchedConn) Write(b []byte) (written int, err error) {
 	return written, err
 }
 
-// hangUpIfQuiet closes a connection on which nothing has come for long, though it was written to twice at least: a single question may be
-// one that Redis is meant to leave open (BLPOP).
+// hangUpIfQuiet closes a connection on which nothing has come for long, though it was written to
+// twice at least: a single command may be one that Redis is meant to leave open (BLPOP).
 func (w *watchedConn) hangUpIfQuiet() {
 	if w.closed.Load() {
 		return

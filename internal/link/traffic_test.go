@@ -16,7 +16,7 @@ func TestHalfOfTheRingMayBeOut(t *testing.T) {
 	}
 }
 
-// What was given up keeps its room until a later question is answered.
+// What was given up keeps its room until a later command is answered.
 func TestARequestThatWasGivenUpKeepsItsRoom(t *testing.T) {
 	g := gate{free: make(chan struct{}, 1), room: 2}
 	full, cancel := context.WithCancel(t.Context())

@@ -7,12 +7,12 @@ import (
 	"sync"
 )
 
-// turns lets large values pass one after the other, so that no more than mostAhead of them are ahead of a small question. Safe for
-// concurrent use.
+// turns lets large values pass one after the other, so that no more than mostAhead of them are
+// ahead of a small command. Safe for concurrent use.
 type turns struct {
 	mu   sync.Mutex
 	out  int64   // bytes of those that are under way; guarded by mu
-	next []*turn // who waits, in order; guarded by mu
+	next []*turn // those that wait, in order; guarded by mu
 }
 
 type turn struct {
@@ -20,7 +20,8 @@ type turn struct {
 	come  chan struct{} // closed when it has come
 }
 
-// take waits until so many bytes may pass, or ctx ends. give must follow, if it does not return false.
+// take waits until so many bytes may pass, or ctx ends. give must follow, if it does not return
+// false.
 func (t *turns) take(ctx context.Context, bytes int64) bool {
 	t.mu.Lock()
 	mine := &turn{bytes, make(chan struct{})}
@@ -50,7 +51,7 @@ func (t *turns) give(bytes int64) {
 	t.callLocked()
 }
 
-// callLocked calls who may pass: the first, whatever he brings, if nobody is under way.
+// callLocked calls those that may pass: the first, whatever its size, if none is under way.
 func (t *turns) callLocked() {
 	for len(t.next) > 0 && (t.out == 0 || t.out+t.next[0].bytes <= mostAhead) {
 		t.out += t.next[0].bytes

@@ -9,13 +9,16 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// What Client.Redis returns, and what Update hands to its function. It has connections of its own, made when they are first needed, with the
-// user's options and without our tracking. So what the service reads is not tracked for us, what it writes is pushed to us like
-// anybody's write, and nothing that it does to a connection happens to ours.
+// What Client.Redis returns, and what Update hands to its function. It has connections of its own,
+// made when they are first needed, with the user's options and without our tracking. So what the
+// service reads is not tracked for us, what it writes is pushed to us like anybody's write, and
+// nothing that it does to a connection happens to ours.
 //
-// Its connections are shared by all of its callers. What would change a connection for the others is refused.
+// Its connections are shared by all of its callers. What would change a connection for the others
+// is refused.
 
-// OwnClient returns the client for the user's own commands, or false while Redis has not been reached yet.
+// OwnClient returns the client for the user's own commands, or false while Redis has not been
+// reached yet.
 func (l *Link) OwnClient() (rueidis.Client, bool) {
 	if l.topo.Load() == nil {
 		return nil, false

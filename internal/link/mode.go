@@ -37,6 +37,7 @@ const (
 	Recovering             // it answers, and is being told what it has missed
 )
 
+// String is the name of m, as logs and the root have it.
 func (m Mode) String() string {
 	switch m {
 	case Healthy:
@@ -85,7 +86,8 @@ type modeState struct {
 	away  outageLog
 }
 
-// happened changes the mode of a shard that is in use: it logs that once, counts it and has those above told.
+// happened changes the mode of a shard that is in use: it logs that once, counts it and has those
+// above told.
 func (l *Link) happened(sh *Shard, e modeEvent, why error) {
 	sh.state.mu.Lock()
 	from := Mode(sh.mode.Load())
@@ -111,7 +113,8 @@ func (l *Link) happened(sh *Shard, e modeEvent, why error) {
 		server, _ := l.ServerTime(sh)
 		sh.backAt.Store(server)
 	}
-	// In an outage, what memory holds may be used for a while yet: what was proven when the connection was last known to be well.
+	// In an outage, what memory holds may be used for a while yet: what was proven when the
+	// connection was last known to be well.
 	sh.changeModeLocked(to, l.until(l.opt.DegradedTTL))
 	l.up.ModeChanged(ModeChange{Addr: sh.Addr, From: from, To: to, At: now, Err: why})
 	sh.state.mu.Unlock()
@@ -141,7 +144,8 @@ func (l *Link) happened(sh *Shard, e modeEvent, why error) {
 	}
 }
 
-// changeModeLocked is the one place where a mode is stored. unverifiedUntil is until when, if sh is degraded, what was read may be served.
+// changeModeLocked is the one place where a mode is stored. unverifiedUntil is until when, if sh is
+// degraded, what was read may be served.
 func (sh *Shard) changeModeLocked(to Mode, unverifiedUntil int64) {
 	if to == Degraded {
 		sh.Valid.Degrade(unverifiedUntil)
@@ -160,7 +164,7 @@ func (sh *Shard) because(why error) {
 	}
 }
 
-// failed notes that a question to sh was not answered and decides whether the shard is lost.
+// failed notes that a command to sh was not answered, and decides whether the shard is lost.
 func (l *Link) failed(sh *Shard, err error, weight int32) {
 	if errors.Is(err, rueidis.ErrClosing) && l.closing.Err() == nil {
 		sh.dead.Store(true)
@@ -208,7 +212,7 @@ const (
 	comebackJitter = time.Second
 )
 
-// probed notes a probe and says whether the shard may come back.
+// probed notes a probe, and reports whether the shard may come back.
 func (b *comeback) probed(ok, fresh bool, now int64) bool {
 	if !ok {
 		*b = comeback{}

@@ -10,8 +10,9 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// answers are what Redis has answered during one Update. The function that Update is given also talks to others, whose errors look the same, so
-// only these say anything about Redis. Safe for concurrent use.
+// answers are what Redis has answered during one Update. The function that Update is given also
+// talks to others, whose errors look the same, so only these say anything about Redis. Safe for
+// concurrent use.
 type answers struct {
 	mu   sync.Mutex
 	ok   bool    // one at least was no error; guarded by mu
@@ -48,7 +49,8 @@ func (a *answers) all() (errs []error, ok bool) {
 	return slices.Clip(a.errs), a.ok
 }
 
-// origin returns the one of errs that err is or wraps, or nil. rueidis makes a reply's error anew each time it is asked for it.
+// origin returns the one of errs that err is or wraps, or nil. rueidis makes a reply's error anew
+// each time it is asked for it.
 func origin(err error, errs []error) error {
 	reply, isReply := replyOf(err)
 	for _, of := range errs {

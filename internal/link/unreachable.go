@@ -23,8 +23,9 @@ func dialTimeout(secure *tls.Config) time.Duration {
 	return defaultDialTimeout
 }
 
-// unreachable says why Redis cannot be reached so that somebody can mend it: with the address, and with what a look at it shows where the error alone
-// does not tell. rueidis says "EOF" where the server has too many clients, and "context deadline exceeded" where it does not speak TLS.
+// unreachable says why Redis cannot be reached so that somebody can mend it: with the address, and
+// with what a look at it shows where the error alone does not tell. rueidis says "EOF" where the
+// server has too many clients, and "context deadline exceeded" where it does not speak TLS.
 func (l *Link) unreachable(err error, hint string) error {
 	where := strings.Join(l.opt.Redis.InitAddress, ", ")
 	if errors.Is(err, ErrClosed) {
@@ -80,10 +81,10 @@ func (l *Link) hint(err error) string {
 }
 
 // firstWords sends what it is given and returns what comes first, if it comes soon.
-func firstWords(conn net.Conn, question string) string {
-	if question == "" { // what a server says unasked, it says at once
+func firstWords(conn net.Conn, words string) string {
+	if words == "" { // what a server says unasked, it says at once
 		_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	} else if _, err := conn.Write([]byte(question)); err != nil {
+	} else if _, err := conn.Write([]byte(words)); err != nil {
 		return ""
 	}
 	var room [256]byte

@@ -2,7 +2,8 @@ package link
 
 import "errors"
 
-// What callers branch on. The root has them under the same names, and says what they mean to its users.
+// What callers branch on. The root has them under the same names, and says what they mean to its
+// users.
 var (
 	ErrClosed          = errors.New("aside: client is closed")
 	ErrRedisAway       = errors.New("aside: Redis is away")

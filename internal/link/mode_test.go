@@ -14,8 +14,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever happens: a lost shard is degraded, nothing but an answer brings it back, and nothing but the end of the replay
-// makes it healthy where there was something to replay.
+// Whatever happens: a lost shard is degraded, nothing but an answer brings it back, and nothing but
+// the end of the replay makes it healthy where there was something to replay.
 func TestTheModeMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		mode, owed := Degraded, false // owed: it came back with records, and they have not been replayed
