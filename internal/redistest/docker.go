@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 
 // docker is a container of our own, behind a proxy because its port changes with each start. The
 // program in the folder docker runs it, and says how it is spoken to. It is another module, for
-// which go run needs no more than this one's source.
+// which go build needs no more than this one's source.
 type docker struct {
 	settings
 	proxy    *faultproxy.Proxy
@@ -55,15 +56,36 @@ func startDocker(t testing.TB, set settings) *Server {
 
 // dockerProgram is the command that runs the program in the folder docker.
 func dockerProgram(args ...string) (*exec.Cmd, error) {
-	_, here, _, _ := runtime.Caller(0)
-	cmd := exec.Command("go", append([]string{"run", "."}, args...)...)
-	cmd.Dir = filepath.Join(filepath.Dir(here), "docker")
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=") // -race and the like are for the tests
-	if _, err := os.Stat(cmd.Dir); err != nil {
-		return nil, fmt.Errorf("the program that runs containers is not where this test was built from: %w", err)
+	path, err := builtDocker()
+	if err != nil {
+		return nil, err
 	}
-	return cmd, nil
+	return exec.Command(path, args...), nil
 }
+
+// builtDocker builds that program once for each test binary: go run would look at its sources for
+// each server. It is left in the user's cache. Others may be running the one before, so it is put
+// there by a rename.
+var builtDocker = sync.OnceValues(func() (path string, err error) {
+	_, here, _, _ := runtime.Caller(0)
+	source := filepath.Join(filepath.Dir(here), "docker")
+	if _, err := os.Stat(source); err != nil {
+		return "", fmt.Errorf("the program that runs containers is not where this test was built from: %w", err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(cache, "aside-redistest-docker")
+	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
+	build := exec.Command("go", "build", "-o", fresh, ".")
+	build.Dir = source
+	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=") // -race and the like are for the tests
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
+	}
+	return path, os.Rename(fresh, path)
+})
 
 // launch starts the program that runs the container, and ends it, and so the container, with the
 // test.
