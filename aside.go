@@ -120,31 +120,3 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		}
 	}
 }
-
-func (c *Client) check(ttl time.Duration, opts []CallOption) (callOptions, error) {
-	if err := tooShort("ttl", ttl, "must be positive; what is to live very long may have a ttl of years"); err != nil {
-		return callOptions{}, err
-	}
-	return c.callOptions(opts)
-}
-
-// leastTTL is the shortest that Redis knows. What is shorter is a number that was meant to be one of seconds.
-const leastTTL = time.Millisecond
-
-// tooShort is the error of a duration that a caller gave, nil if it is one that can be.
-func tooShort(what string, d time.Duration, remedy string) error {
-	switch {
-	case d <= 0:
-		return fmt.Errorf("%w: %s is %v: %s", ErrInvalidArgument, what, d, remedy)
-	case d < leastTTL:
-		return fmt.Errorf("%w: %s is %v: must be at least %v; a bare number counts nanoseconds, write %d*time.Second for seconds", ErrInvalidArgument, what, d, leastTTL, d)
-	}
-	return nil
-}
-
-func (c *Client) checkKey(key string) error {
-	if len(key) > c.opt.MaxKeyBytes {
-		return fmt.Errorf("%w: key %s is longer than Options.MaxKeyBytes (%d): shorten or hash it, or raise the limit", ErrTooLarge, quoted(key), c.opt.MaxKeyBytes)
-	}
-	return nil
-}

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -27,7 +28,7 @@ type caller struct {
 	using int             // calls of ctx's methods under way; guarded by mu
 	idle  chan struct{}   // made by the leaver if there are any, closed by the last; guarded by mu
 
-	waits []*flight // of a nested call, see nested.go; guarded by nesting
+	waits []*flight // of a nested call, see below; guarded by nesting
 }
 
 // enterCall begins a call with ctx. It must be followed by leave, before the call returns.
@@ -181,4 +182,93 @@ func (l *load) caller() *caller {
 func loadOf(ctx context.Context) *load {
 	l, _ := ctx.Value(loadContextKey{}).(*load)
 	return l
+}
+
+// Loaders that ask for other keys. A nested call is made with the context of a load, its parent, or one that descends from it.
+//
+//	a loader asks for a key that it, or the load that it was asked by, is loading      it would wait for itself
+//	the loader of A asks for B, and that of B asks for A                               each would wait for the other
+//
+// Both are found when the call that would close the circle is about to wait, and that gets ErrRecursiveLoad. So no load ever waits for itself, and a
+// load that takes its values from a nested call (caller.go) never asks itself for them.
+
+// nesting guards what nested calls wait for, in all clients: a circle may lead through several. It is taken before the mu of a stripe or a load.
+var nesting sync.Mutex
+
+// joinNested is join for a call that a loader makes.
+func (fs *flights) joinNested(who *caller, key string, gen uint64) (t ticket, _ error) {
+	nesting.Lock()
+	defer nesting.Unlock()
+	for outer := who.load; outer != nil; outer = outer.parent {
+		if &outer.c.flights == fs && outer.isLoading(key) {
+			return ticket{}, fmt.Errorf("%w: %s", ErrRecursiveLoad, quoted(key))
+		}
+	}
+	s := fs.stripe(key)
+	for {
+		s.mu.Lock()
+		f := s.byKey[key]
+		s.mu.Unlock()
+		if f != nil && f.leadsTo(who.load, make(map[*flight]bool)) {
+			return ticket{}, fmt.Errorf("%w: %s, whose loader waits for this one", ErrRecursiveLoad, quoted(key))
+		}
+		s.mu.Lock()
+		if s.byKey[key] != f {
+			s.mu.Unlock()
+			continue
+		}
+		t = fs.joinLocked(s, who, key, gen)
+		its := t.f.load
+		s.mu.Unlock()
+		if its != nil {
+			its.joined(who)
+		}
+		break
+	}
+	if who.load.nested == nil {
+		who.load.nested = make(map[*caller]struct{})
+	}
+	who.load.nested[who] = struct{}{}
+	who.waits = append(who.waits, t.f)
+	return t, nil
+}
+
+// leadsTo reports whether f waits, by its load and what that waits for, for l. nesting is held.
+func (f *flight) leadsTo(l *load, seen map[*flight]bool) bool {
+	if seen[f] {
+		return false
+	}
+	seen[f] = true
+	f.stripe.mu.Lock()
+	its := f.load
+	f.stripe.mu.Unlock()
+	if its == nil || its.over() {
+		return false
+	}
+	if its == l {
+		return true
+	}
+	for who := range its.nested {
+		if slices.ContainsFunc(who.waits, func(next *flight) bool { return next.leadsTo(l, seen) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// leaveNested ends what a nested call waits for.
+func (c *caller) leaveNested() {
+	nesting.Lock()
+	defer nesting.Unlock()
+	c.waits = nil
+	delete(c.load.nested, c)
+}
+
+func (l *load) isLoading(key string) bool { return !l.over() && slices.Contains(l.keys, key) }
+
+// over reports whether the load has been settled, or is about to be: nobody waits for its loader any more.
+func (l *load) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
 }

@@ -1,37 +1,16 @@
 package aside
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"strconv"
+	"runtime/debug"
+
+	"github.com/redaside/aside/internal/reason"
 )
 
 // The user's code runs where it can do anything: panic, end its goroutine (runtime.Goexit, t.FailNow), return an error whose methods panic, as those
 // of a nil pointer in an error do, or call us again, Close too. Where we hold something, or are in a goroutine of ours, it runs contained.
-
-// contained calls fn in a goroutine of its own and waits for it. The error is a *PanicError, or says that fn, which is called what, has ended its goroutine.
-func (lc *lifecycle) contained(what string, fn func()) error {
-	done := make(chan error, 1)
-	go func() { // ends with fn
-		defer lc.callback()()
-		returned := false
-		defer func() {
-			switch p := recover(); {
-			case returned:
-				done <- nil
-			case p != nil:
-				done <- newPanicError(p)
-			default:
-				done <- goexited(what)
-			}
-		}()
-		fn()
-		returned = true
-	}()
-	return <-done
-}
 
 // goexited is what becomes of a call whose callback has ended its goroutine.
 func goexited(what string) error {
@@ -87,25 +66,47 @@ func isNotFound(err error) bool {
 	return errors.Is(err, ErrNotFound)
 }
 
-// callback notes that this goroutine runs a callback, until the returned function is called: Close must not wait for it there.
-func (lc *lifecycle) callback() (over func()) {
-	id := goroutine()
-	lc.callbacks.Store(id, nil)
-	return func() { lc.callbacks.Delete(id) }
+// PanicError is the error of all waiting callers when the loader panicked, or when a method of its
+// error did (those of a nil pointer may). The lock is released and the process lives. A panic in a
+// codec or in the function of an Update is a PanicError, too.
+type PanicError struct {
+	Value any    // what was passed to panic
+	Stack []byte // the stack at that moment
+
+	opaque bool // Value is an error that must not be looked into: its methods panic
 }
 
-// inCallback reports whether the caller is called by a callback, in its goroutine.
-func (lc *lifecycle) inCallback() bool {
-	_, ok := lc.callbacks.Load(goroutine())
-	return ok
+func newPanicError(p any) (e *PanicError) {
+	e = &PanicError{Value: p, Stack: debug.Stack()}
+	if err, ok := p.(error); ok {
+		defer func() {
+			if recover() != nil {
+				e.opaque = true
+			}
+		}()
+		examine(err)
+	}
+	return e
 }
 
-// goroutine is the number of this goroutine, as a stack trace has it; 0 should that change its form: then Close waits in vain for a callback that calls it.
-func goroutine() int64 {
-	var room [64]byte
-	trace := room[:runtime.Stack(room[:], false)]
-	trace, _ = bytes.CutPrefix(trace, []byte("goroutine "))
-	number, _, _ := bytes.Cut(trace, []byte(" "))
-	id, _ := strconv.ParseInt(string(number), 10, 64)
-	return id
+func (e *PanicError) Error() string {
+	value := e.Value
+	if err, ok := value.(error); ok && !e.opaque { // fmt catches the panics of the others
+		value = reason.Of(err)
+	}
+	return fmt.Sprintf("aside: the loader panicked: %v", value)
+}
+
+// Unwrap returns the panic's value where it is an error.
+func (e *PanicError) Unwrap() error {
+	if e.opaque {
+		return nil
+	}
+	err, _ := e.Value.(error)
+	return err
+}
+
+// ofContext reports whether an error of a loader says that a context has ended.
+func ofContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -18,6 +18,8 @@ const (
 
 // early watches for keys that are invalidated right after they were read. Safe for concurrent use.
 type early struct {
+	says *reports // immutable
+
 	mu    sync.Mutex // guards all below
 	since int64      // when the window began, in Client.now's time
 	gone  int64      // early ones in it
@@ -25,16 +27,15 @@ type early struct {
 	told  bool       // in this window
 }
 
-// noteEarly counts an invalidation of e, and says once a minute when most of what is read goes at once. What this process has stored itself does not
+// note counts an invalidation of e, and says once a minute when most of what is read goes at once. What this process has stored itself does not
 // count: Redis before 6.2 pushes that back in any case.
-func (c *Client) noteEarly(e *near.Entry) {
-	now := c.link.Now()
+func (w *early) note(e *near.Entry) {
+	now := w.says.clock()
 	if !e.Read() || now-e.At() >= int64(earlyWithin) {
 		return
 	}
-	c.counted.goneEarly.Add(1)
-	asked := c.counted.redisHits.Load()
-	w := &c.early
+	w.says.counted.goneEarly.Add(1)
+	asked := w.says.counted.redisHits.Load()
 	w.mu.Lock()
 	if now-w.since >= int64(earlyWindow) {
 		w.since, w.gone, w.asked, w.told = now, 0, asked, false
@@ -45,7 +46,7 @@ func (c *Client) noteEarly(e *near.Entry) {
 	w.told = w.told || tell
 	w.mu.Unlock()
 	if tell {
-		c.opt.Logger.Warn("aside: most keys are invalidated within a second after they were read, so that memory is of little use: they are written all the time, or Redis's tracking table is full (tracking_total_keys of INFO, tracking-table-max-keys); aside doctor compares them",
+		w.says.logger.Warn("aside: most keys are invalidated within a second after they were read, so that memory is of little use: they are written all the time, or Redis's tracking table is full (tracking_total_keys of INFO, tracking-table-max-keys); aside doctor compares them",
 			"invalidated", gone, "read", read)
 	}
 }

@@ -3,7 +3,6 @@ package aside
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -81,46 +80,6 @@ var (
 	ErrRecursiveLoad = errors.New("aside: a loader asked for the key that it is loading")
 )
 
-// PanicError is the error of all waiting callers when the loader panicked, or when a method of its
-// error did (those of a nil pointer may). The lock is released and the process lives. A panic in a
-// codec or in the function of an Update is a PanicError, too.
-type PanicError struct {
-	Value any    // what was passed to panic
-	Stack []byte // the stack at that moment
-
-	opaque bool // Value is an error that must not be looked into: its methods panic
-}
-
-func newPanicError(p any) (e *PanicError) {
-	e = &PanicError{Value: p, Stack: debug.Stack()}
-	if err, ok := p.(error); ok {
-		defer func() {
-			if recover() != nil {
-				e.opaque = true
-			}
-		}()
-		examine(err)
-	}
-	return e
-}
-
-func (e *PanicError) Error() string {
-	value := e.Value
-	if err, ok := value.(error); ok && !e.opaque { // fmt catches the panics of the others
-		value = reason.Of(err)
-	}
-	return fmt.Sprintf("aside: the loader panicked: %v", value)
-}
-
-// Unwrap returns the panic's value where it is an error.
-func (e *PanicError) Unwrap() error {
-	if e.opaque {
-		return nil
-	}
-	err, _ := e.Value.(error)
-	return err
-}
-
 // BatchError has the keys of a GetMulti that could not be answered, each with its error. The map
 // beside it has the others.
 type BatchError struct {
@@ -173,4 +132,16 @@ func quoted(key string) string {
 		return fmt.Sprintf("%q… (%d bytes)", key[:most], len(key))
 	}
 	return fmt.Sprintf("%q", key)
+}
+
+func isEncodeError(err error) bool {
+	_, is := err.(*encodeError) //nolint:errorlint // ours, never wrapped; and no method of the user's is called
+	return is
+}
+
+func quotedKeys(keys []string) string {
+	if len(keys) == 1 {
+		return quoted(keys[0])
+	}
+	return fmt.Sprintf("%s and %d more", quoted(keys[0]), len(keys)-1)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
@@ -19,6 +20,8 @@ import (
 const (
 	maxEarly  = 1 << 20
 	earlyItem = 1 << 10 // what an item counts beside its value
+
+	fillGrace = 500 * time.Millisecond // of closeGrace, for what was loaded and waits to be stored
 )
 
 // answerEarly gives what the loader has returned to the callers that joined before it was called, without having them wait until it is
@@ -197,13 +200,6 @@ func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	}
 }
 
-func (l *load) ttlOf(i int) time.Duration {
-	if l.out[i].found {
-		return l.ttl
-	}
-	return min(l.ttl, l.options.negativeTTL)
-}
-
 // give completes the flight of item i with what was loaded.
 func (l *load) give(i int, out outcome) {
 	l.c.near.Wake(l.items[i].f.key)
@@ -220,4 +216,41 @@ func (l *load) outcome(i int, out outcome) outcome {
 		out.err = &encodeError{err}
 	}
 	return out
+}
+
+// fillAnswers are the answers to a batch of fills.
+type fillAnswers struct {
+	q        *link.Call
+	accepted []int64
+}
+
+// sendFills fills the keys of requests.
+func (c *Client) sendFills(sh *link.Shard, requests []*link.Request) {
+	q := &link.Call{Script: script.FillMany, Keys: make([]string, len(requests)), Args: make([]string, 0, 3*len(requests))}
+	for i, r := range requests {
+		q.Keys[i] = r.Key
+		q.Args = append(q.Args, r.Args...)
+	}
+	c.link.InTurn(context.Background(), sh, []*link.Call{q}, func() { c.link.Run(context.Background(), sh, q) })
+	accepted, err := q.Flags()
+	answers := &fillAnswers{q, accepted}
+	for i, r := range requests {
+		r.Answer(answers, i, err)
+	}
+}
+
+// insists reports whether a fill is sent although the client closes: else others would wait for what we have locked.
+func (l *load) Insists() bool { return l.c.link.Now() < l.c.closedAt.Load()+int64(fillGrace) }
+
+// answered takes the answer to the fill of a load of one.
+func (l *load) Answered(r *link.Request) {
+	moved, accepted := false, false
+	if answers, ok := r.Result.(*fillAnswers); ok {
+		moved, accepted = answers.q.Moved, r.Err == nil && answers.accepted[r.At] == 1
+	}
+	if l.c.opt.Observer == nil {
+		l.filledOne(moved, accepted, r.Err)
+	} else { // which may take its time, and ask for keys that wait for this sender
+		l.c.work(func() { l.filledOne(moved, accepted, r.Err) })
+	}
 }

@@ -69,12 +69,6 @@ type flight struct {
 	early outcome // set with isEarly, not changed after
 	out   outcome // set with finished, not changed after
 
-	// The leader's own, while it asks.
-	stuck stuck // the lock that it waits for
-	large int64 // bytes that were found, and are to be asked for in turn
-	polls int32 // how often a lock was found
-	again bool  // it has been asked for a second time, see askAgain
-
 	// Of its lock, when its load has failed; set before complete.
 	told    bool // it was released, and changes since are pushed
 	written bool // somebody else had written the key

@@ -1,6 +1,8 @@
 package aside
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"math"
 	"slices"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -27,6 +30,11 @@ type asking struct {
 	reserved near.Reservation // void if the answer must not be kept
 	found    finding
 	err      error
+
+	stuck stuck // the lock that the leader waits for
+	large int64 // bytes that were found, and are to be asked for in turn
+	polls int   // how often a lock was found
+	again bool  // it has been asked for a second time, see mayAskAgain
 }
 
 // step is what a leader does next about a key.
@@ -55,7 +63,7 @@ func (l leader) next(a *asking) step {
 		}
 		return callLoader
 	}
-	if f.large = a.found.large; f.large > 0 { // to be asked for in turn
+	if a.large = a.found.large; a.large > 0 { // to be asked for in turn
 		return askAgain
 	}
 	switch a.found.content {
@@ -74,7 +82,7 @@ func (l leader) next(a *asking) step {
 	switch {
 	case a.found.mine:
 		return callLoader
-	case f.stuck.overdue(a.found, l.link.Now(), l.opt.LockTTL), l.orphaned(f.key, a.found.stored):
+	case a.stuck.overdue(a.found, l.link.Now(), l.opt.LockTTL), l.orphaned(f.key, a.found.stored):
 		a.bad = fingerprint(a.found.stored) // it is nobody's
 		return askAgain
 	}
@@ -87,10 +95,10 @@ var errUnknownHeader = errors.New("aside: the stored value has a header of anoth
 // mayAskAgain reports whether a leader should ask once more after an error: one late answer of a server that is well must not call the loader
 // while somebody else holds the lock.
 func (l leader) mayAskAgain(a *asking) bool {
-	if a.f.again || !a.shard.Asks() || !link.Unanswered(a.err) && !errors.Is(a.err, link.ErrLeftOut) {
+	if a.again || !a.shard.Asks() || !link.Unanswered(a.err) && !errors.Is(a.err, link.ErrLeftOut) {
 		return false
 	}
-	a.f.again = true
+	a.again = true
 	return true
 }
 
@@ -213,8 +221,8 @@ func (l leader) awaitHolder(a *asking) bool {
 // patience is how long to wait for a push about a lock, by its ttl. Where nothing is pushed, it is the time until the next look.
 func (l leader) patience(a *asking) time.Duration {
 	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
-	ttl, polls := a.found.ttl, a.f.polls
-	a.f.polls++
+	ttl, polls := a.found.ttl, a.polls
+	a.polls++
 	end := min(max(ttl, 0), l.opt.LockTTL) + slack
 	if ttl < 0 { // a marker that does not expire was not made by us; never wait for it for ever
 		end = l.opt.LockTTL
@@ -290,4 +298,110 @@ func (w *heldLocks) leave() {
 	for _, h := range w.held {
 		h.leave()
 	}
+}
+
+// readOrLock asks for one key.
+func (c *Client) readOrLock(ctx context.Context, a *asking) {
+	key := a.f.key
+	sh := c.link.Shard(key)
+	a.shard, a.reserved, a.found, a.err = sh, near.Reservation{}, finding{}, link.ErrNotAsked
+	if c.unsettled(ctx, key) || sh == nil {
+		return
+	}
+	a.reserved = c.near.Reserve(key, sh.Valid)
+	if a.bad == "" && a.large == 0 && sh.CanBatch() {
+		own := link.NewRequest(key)
+		if !sh.Batcher(locks).Enter(own) {
+			c.awaitBatch(ctx, a, own)
+			return
+		}
+		defer sh.Batcher(locks).Leave()
+	}
+	marker := c.newMarker(sh)
+	q := link.NewCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
+	if a.bad != "" {
+		q.Script, q.Args[2] = script.ReplaceOrLock, a.bad
+	}
+	if q.Expects = a.large; q.Expects > 0 {
+		q.Args[2] = anyLength
+	}
+	c.link.InTurn(ctx, sh, []*link.Call{q}, func() { c.link.Run(ctx, sh, q) })
+	found, err := findingOf(q, marker)
+	if err != nil && link.Unanswered(err) {
+		c.disown(sh, q.Keys, marker)
+	}
+	if a.err = err; err == nil {
+		a.note(found, q.Moved)
+	}
+}
+
+// awaitBatch is readOrLock for a caller whose request goes with others'.
+func (c *Client) awaitBatch(ctx context.Context, a *asking, own *link.Request) {
+	if !own.Wait(ctx, c.lifecycle.ctx) {
+		a.err = cmp.Or(ctx.Err(), ErrClosed)
+		return
+	}
+	if a.err = own.Err; a.err == nil {
+		answers := own.Result.(*lockAnswers)
+		a.note(answers.found[own.At], answers.q.Moved)
+	}
+}
+
+// readOrLockMulti asks for many keys at once. A value completes its flight as soon as its shard has answered. Keys of
+// a script call share a marker: with the key it still is unique.
+func (l leader) readOrLockMulti(ask []*asking) {
+	c := l.Client
+	plain := make([]*asking, 0, len(ask))
+	var replace []*asking
+	var pending []string
+	for _, a := range ask {
+		if c.mayBeUnsettled(a.f.key) {
+			pending = append(pending, a.f.key)
+		}
+	}
+	unsettled := c.unsettledOf(l.who, pending)
+	for _, a := range ask {
+		a.shard, a.reserved, a.found, a.err = c.link.Shard(a.f.key), near.Reservation{}, finding{}, nil
+		if a.shard == nil || unsettled[a.f.key] {
+			a.err = link.ErrNotAsked
+			continue
+		}
+		a.reserved = c.near.Reserve(a.f.key, a.shard.Valid)
+		if a.bad != "" {
+			replace = append(replace, a)
+		} else {
+			plain = append(plain, a)
+		}
+	}
+	all := c.link.Batches(link.List{
+		Script: script.ReadOrLockMany, Len: len(plain),
+		Key:   func(i int) (string, *link.Shard) { return plain[i].f.key, plain[i].shard },
+		Bytes: func(i int) int64 { return plain[i].large },
+	})
+	for _, a := range replace {
+		all = append(all, &link.Batch{Shard: a.shard, Of: []int{len(plain)}, Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{a.f.key}, Args: []string{a.bad}}})
+		plain = append(plain, a)
+	}
+	for _, b := range all {
+		last := mostAnswered
+		if len(b.Args) > 0 {
+			last = b.Args[0]
+		}
+		b.Args = []string{c.newMarker(b.Shard), c.lockTTL, last}
+		b.Head = len(b.Args)
+	}
+	c.link.RunBatches(l.who, all, &link.Pieces{}, func(b *link.Batch) {
+		marker := b.Args[0]
+		found, err := findingsOf(&b.Call, marker)
+		if err != nil && link.Unanswered(err) {
+			c.disown(b.Shard, b.Keys, marker)
+		}
+		for n, i := range b.Of {
+			a := plain[i]
+			if a.err = err; err == nil {
+				a.note(found[n], b.Moved)
+				l.complete(a)
+			}
+		}
+	})
 }

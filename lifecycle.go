@@ -1,8 +1,11 @@
 package aside
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -129,3 +132,48 @@ func (lc *lifecycle) close(shutDown func() error) error {
 }
 
 var errCloseInside = errors.New("aside: Close was called by a callback that it would wait for (a loader, Observer, OnModeChange, ...): the client closes without waiting for it, call Close elsewhere to wait until it has")
+
+// contained calls fn in a goroutine of its own and waits for it. The error is a *PanicError, or says that fn, which is called what, has ended its goroutine.
+func (lc *lifecycle) contained(what string, fn func()) error {
+	done := make(chan error, 1)
+	go func() { // ends with fn
+		defer lc.callback()()
+		returned := false
+		defer func() {
+			switch p := recover(); {
+			case returned:
+				done <- nil
+			case p != nil:
+				done <- newPanicError(p)
+			default:
+				done <- goexited(what)
+			}
+		}()
+		fn()
+		returned = true
+	}()
+	return <-done
+}
+
+// callback notes that this goroutine runs a callback, until the returned function is called: Close must not wait for it there.
+func (lc *lifecycle) callback() (over func()) {
+	id := goroutine()
+	lc.callbacks.Store(id, nil)
+	return func() { lc.callbacks.Delete(id) }
+}
+
+// inCallback reports whether the caller is called by a callback, in its goroutine.
+func (lc *lifecycle) inCallback() bool {
+	_, ok := lc.callbacks.Load(goroutine())
+	return ok
+}
+
+// goroutine is the number of this goroutine, as a stack trace has it; 0 should that change its form: then Close waits in vain for a callback that calls it.
+func goroutine() int64 {
+	var room [64]byte
+	trace := room[:runtime.Stack(room[:], false)]
+	trace, _ = bytes.CutPrefix(trace, []byte("goroutine "))
+	number, _, _ := bytes.Cut(trace, []byte(" "))
+	id, _ := strconv.ParseInt(string(number), 10, 64)
+	return id
+}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/redaside/aside/internal/link"
-	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 )
 
@@ -141,20 +140,6 @@ type load struct {
 	renewed int64   // when its locks were taken or last renewed, in Client.now's time
 }
 
-type loadItem struct {
-	f      *flight
-	shard  *link.Shard // nil without a lock
-	marker string      // "" without a lock
-	free   bool        // without a lock because Redis is away: there is nobody to ask whether the key has changed
-	locked int64       // before the lock was asked for, in Client.now's time, if others were asked for since
-
-	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
-	outage   uint64           // of its key's shard then
-	n        int              // its place in load.items, for store
-	reserved near.Reservation // for store
-	entry    *near.Entry      // for store: what memory will have if the fill is accepted
-}
-
 // revive says that somebody waits again for a flight that nobody waited for; false: too late, the load is cancelled.
 func (l *load) revive() bool {
 	l.mu.Lock()
@@ -164,6 +149,13 @@ func (l *load) revive() bool {
 	}
 	l.live++
 	return true
+}
+
+// joined notes that who, which a loader calls, waits for the load.
+func (l *load) joined(who *caller) {
+	if l.bare {
+		l.c.loads.places.joined(l, who)
+	}
 }
 
 // desert says that nobody waits for one of the flights any more.
@@ -255,11 +247,6 @@ func (l *load) start() {
 			l.settled()
 		}
 	})
-}
-
-// ofContext reports whether an error of a loader says that a context has ended.
-func ofContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // run calls the loader, and examines its errors. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
@@ -391,4 +378,11 @@ func pointers[T any](all []T) []*T {
 // filled or given back.
 func (c *Client) orphaned(key, marker string) bool {
 	return strings.HasPrefix(marker, c.tokenPrefix) && !c.loads.has(key, marker)
+}
+
+func (l *load) ttlOf(i int) time.Duration {
+	if l.out[i].found {
+		return l.ttl
+	}
+	return min(l.ttl, l.options.negativeTTL)
 }

@@ -1,7 +1,6 @@
 package aside
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -83,117 +82,11 @@ func newTokenPrefix() (string, error) {
 	return wire.LockPrefix + id.String() + ":", nil
 }
 
-// readOrLock asks for one key.
-func (c *Client) readOrLock(ctx context.Context, a *asking) {
-	key := a.f.key
-	sh := c.link.Shard(key)
-	a.shard, a.reserved, a.found, a.err = sh, near.Reservation{}, finding{}, link.ErrNotAsked
-	if c.unsettled(ctx, key) || sh == nil {
-		return
-	}
-	a.reserved = c.near.Reserve(key, sh.Valid)
-	if a.bad == "" && a.f.large == 0 && sh.CanBatch() {
-		own := link.NewRequest(key)
-		if !sh.Batcher(locks).Enter(own) {
-			c.awaitBatch(ctx, a, own)
-			return
-		}
-		defer sh.Batcher(locks).Leave()
-	}
-	marker := c.newMarker(sh)
-	q := link.NewCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
-	if a.bad != "" {
-		q.Script, q.Args[2] = script.ReplaceOrLock, a.bad
-	}
-	if q.Expects = a.f.large; q.Expects > 0 {
-		q.Args[2] = anyLength
-	}
-	c.link.InTurn(ctx, sh, []*link.Call{q}, func() { c.link.Run(ctx, sh, q) })
-	found, err := findingOf(q, marker)
-	if err != nil && link.Unanswered(err) {
-		c.disown(sh, q.Keys, marker)
-	}
-	if a.err = err; err == nil {
-		a.note(found, q.Moved)
-	}
-}
-
 // What is given to scripts as the most bytes to answer.
 var (
 	mostAnswered = strconv.Itoa(link.MaxBatchBytes)
 	anyLength    = strconv.Itoa(math.MaxInt32)
 )
-
-// awaitBatch is readOrLock for a caller whose request goes with others'.
-func (c *Client) awaitBatch(ctx context.Context, a *asking, own *link.Request) {
-	if !own.Wait(ctx, c.lifecycle.ctx) {
-		a.err = cmp.Or(ctx.Err(), ErrClosed)
-		return
-	}
-	if a.err = own.Err; a.err == nil {
-		answers := own.Result.(*lockAnswers)
-		a.note(answers.found[own.At], answers.q.Moved)
-	}
-}
-
-// readOrLockMulti asks for many keys at once. A value completes its flight as soon as its shard has answered. Keys of
-// a script call share a marker: with the key it still is unique.
-func (l leader) readOrLockMulti(ask []*asking) {
-	c := l.Client
-	plain := make([]*asking, 0, len(ask))
-	var replace []*asking
-	var pending []string
-	for _, a := range ask {
-		if c.mayBeUnsettled(a.f.key) {
-			pending = append(pending, a.f.key)
-		}
-	}
-	unsettled := c.unsettledOf(l.who, pending)
-	for _, a := range ask {
-		a.shard, a.reserved, a.found, a.err = c.link.Shard(a.f.key), near.Reservation{}, finding{}, nil
-		if a.shard == nil || unsettled[a.f.key] {
-			a.err = link.ErrNotAsked
-			continue
-		}
-		a.reserved = c.near.Reserve(a.f.key, a.shard.Valid)
-		if a.bad != "" {
-			replace = append(replace, a)
-		} else {
-			plain = append(plain, a)
-		}
-	}
-	all := c.link.Batches(link.List{
-		Script: script.ReadOrLockMany, Len: len(plain),
-		Key:   func(i int) (string, *link.Shard) { return plain[i].f.key, plain[i].shard },
-		Bytes: func(i int) int64 { return plain[i].f.large },
-	})
-	for _, a := range replace {
-		all = append(all, &link.Batch{Shard: a.shard, Of: []int{len(plain)}, Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{a.f.key}, Args: []string{a.bad}}})
-		plain = append(plain, a)
-	}
-	for _, b := range all {
-		last := mostAnswered
-		if len(b.Args) > 0 {
-			last = b.Args[0]
-		}
-		b.Args = []string{c.newMarker(b.Shard), c.lockTTL, last}
-		b.Head = len(b.Args)
-	}
-	c.link.RunBatches(l.who, all, &link.Pieces{}, func(b *link.Batch) {
-		marker := b.Args[0]
-		found, err := findingsOf(&b.Call, marker)
-		if err != nil && link.Unanswered(err) {
-			c.disown(b.Shard, b.Keys, marker)
-		}
-		for n, i := range b.Of {
-			a := plain[i]
-			if a.err = err; err == nil {
-				a.note(found[n], b.Moved)
-				l.complete(a)
-			}
-		}
-	})
-}
 
 // overLocks is a script to run over items that hold locks. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
 type overLocks struct {
@@ -345,4 +238,50 @@ func (c *Client) renewedTTL() string {
 		return script.InMilliseconds(c.opt.LockTTL + delay)
 	}
 	return c.lockTTL
+}
+
+// lockAnswers are the answers to a batch of read-or-lock.
+type lockAnswers struct {
+	q     *link.Call
+	found []finding
+}
+
+// sendLocks asks read-or-lock for the keys of requests.
+func (c *Client) sendLocks(sh *link.Shard, requests []*link.Request) {
+	marker := c.newMarker(sh)
+	q := &link.Call{Script: script.ReadOrLockMany, Keys: make([]string, len(requests)), Args: []string{marker, c.lockTTL, mostAnswered}}
+	for i, r := range requests {
+		q.Keys[i] = r.Key
+	}
+	c.link.Run(context.Background(), sh, q)
+	found, err := findingsOf(q, marker)
+	if err != nil && link.Unanswered(err) {
+		c.disown(sh, q.Keys, marker)
+	}
+	answers := &lockAnswers{q, found}
+	for i, r := range requests {
+		if !r.Answer(answers, i, err) && err == nil && found[i].mine {
+			c.disown(sh, []string{r.Key}, marker) // it has left; the lock was taken for nothing
+		}
+	}
+}
+
+// The kinds of commands that go together.
+const (
+	locks = iota
+	fills
+)
+
+type loadItem struct {
+	f      *flight
+	shard  *link.Shard // nil without a lock
+	marker string      // "" without a lock
+	free   bool        // without a lock because Redis is away: there is nobody to ask whether the key has changed
+	locked int64       // before the lock was asked for, in Client.now's time, if others were asked for since
+
+	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
+	outage   uint64           // of its key's shard then
+	n        int              // its place in load.items, for store
+	reserved near.Reservation // for store
+	entry    *near.Entry      // for store: what memory will have if the fill is accepted
 }

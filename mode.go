@@ -80,17 +80,11 @@ type ShardHealth struct {
 	Err   error // why it is degraded, or what does not work although it is not
 }
 
-// OnModeChange has f called after each change of a shard's mode, one after the other and in order, and perhaps for one that has
-// just been. f may take its time and call the Client. remove ends that: once it has returned, f is not called
-// for changes to come.
-func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.modes.Watch(f) }
-
-// Health says how the client is doing. It asks nobody.
-func (c *Client) Health() Health {
-	all := c.link.Health()
-	h := Health{Mode: Mode(all.Mode), Since: all.Since, Err: all.Err, Durable: c.store.Durable(), Fallback: c.store.Stats(), Replay: c.store.replays.latest()}
-	for _, s := range all.Shards {
-		h.Shards = append(h.Shards, ShardHealth{Addr: s.Addr, Mode: Mode(s.Mode), Since: s.Since, Err: s.Err})
-	}
-	return h
+// Replay is one pass of replaying what a shard has missed.
+type Replay struct {
+	Shard     string // its address in a cluster, else ""
+	Running   bool
+	Done      int  // records handled so far, of Report.Total
+	Restarted bool // the server is not the one that was lost: it may lack what that had acknowledged. false: it is, or nobody knows
+	Report    fallback.ReplayReport
 }

@@ -181,25 +181,3 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 	}
 	return nil
 }
-
-func isEncodeError(err error) bool {
-	_, is := err.(*encodeError) //nolint:errorlint // ours, never wrapped; and no method of the user's is called
-	return is
-}
-
-// unsettledOf says which of the keys that are pending could not be replayed just now.
-func (c *Client) unsettledOf(ctx context.Context, pending []string) map[string]bool {
-	if len(pending) == 0 {
-		return nil
-	}
-	unsettled := make(map[string]bool)
-	for _, key := range c.settle(ctx, pending) {
-		unsettled[key] = true
-	}
-	for _, key := range pending {
-		if c.doubtful(ctx, key) {
-			unsettled[key] = true
-		}
-	}
-	return unsettled
-}

@@ -351,53 +351,16 @@ func validateRedis(r rueidis.ClientOption) (errs []error) {
 // LongestTTL is the longest ttl, 100 years: a value that is stored for longer does not expire.
 const LongestTTL = wire.LongestTTL
 
-// CallOption changes one call.
-type CallOption func(*callOptions)
+// leastTTL is the shortest that Redis knows. What is shorter is a number that was meant to be one of seconds.
+const leastTTL = time.Millisecond
 
-type callOptions struct {
-	loadTimeout time.Duration
-	negativeTTL time.Duration
-	errorTTL    time.Duration
-}
-
-// WithLoadTimeout replaces Options.LoadTimeout for the load that this call starts. If a load of the
-// key is running already, the call waits for that one, with its timeout.
-func WithLoadTimeout(d time.Duration) CallOption {
-	return func(o *callOptions) { o.loadTimeout = d }
-}
-
-// WithNegativeTTL replaces Options.NegativeTTL for the load that this call starts; -1 does not
-// cache an absence.
-func WithNegativeTTL(d time.Duration) CallOption {
-	return func(o *callOptions) { o.negativeTTL = d }
-}
-
-// WithErrorTTL replaces Options.ErrorTTL for the load that this call starts; -1 does not cache an
-// error.
-func WithErrorTTL(d time.Duration) CallOption {
-	return func(o *callOptions) { o.errorTTL = d }
-}
-
-func (c *Client) callOptions(opts []CallOption) (callOptions, error) {
-	defaults := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL, errorTTL: c.opt.ErrorTTL}
-	if len(opts) == 0 { // else they would be on the heap for nothing
-		return defaults, nil
+// tooShort is the error of a duration that a caller gave, nil if it is one that can be.
+func tooShort(what string, d time.Duration, remedy string) error {
+	switch {
+	case d <= 0:
+		return fmt.Errorf("%w: %s is %v: %s", ErrInvalidArgument, what, d, remedy)
+	case d < leastTTL:
+		return fmt.Errorf("%w: %s is %v: must be at least %v; a bare number counts nanoseconds, write %d*time.Second for seconds", ErrInvalidArgument, what, d, leastTTL, d)
 	}
-	return defaults.changed(opts)
-}
-
-func (co callOptions) changed(opts []CallOption) (callOptions, error) {
-	for _, set := range opts {
-		if set != nil {
-			set(&co)
-		}
-	}
-	err := tooShort("WithLoadTimeout", co.loadTimeout, "must be positive")
-	if co.negativeTTL != -1 {
-		err = cmp.Or(err, tooShort("WithNegativeTTL", co.negativeTTL, "must be positive, or -1 to remember no absence"))
-	}
-	if co.errorTTL != -1 {
-		err = cmp.Or(err, tooShort("WithErrorTTL", co.errorTTL, "must be positive, or -1 to remember no error"))
-	}
-	return co, err
+	return nil
 }

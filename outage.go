@@ -26,7 +26,6 @@ const (
 	overloadWait    = time.Second           // for a loader's turn
 	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up
 	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused, or the disk has not given
-	maxReaders      = 64                    // of the store at once
 
 	unansweredRetry = 100 * time.Millisecond
 )

@@ -6,8 +6,12 @@ import (
 	"sync/atomic"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/stamp"
 )
+
+// maxReaders read the store at once.
+const maxReaders = 64
 
 // outbox is what this process has of writes and loads that Redis cannot be told of: the fallback store, and what must be known of writes under
 // way to use it. Safe for concurrent use.
@@ -25,8 +29,9 @@ type outbox struct {
 	replays    replays      // how far that is
 }
 
-func (o *outbox) open(store fallback.Store, c *Client) {
-	o.Store, o.life, o.says, o.client, o.readers = store, &c.lifecycle, &c.reports, c.stamps.Client(), make(chan struct{}, maxReaders)
+// open has the outbox use store. client is this client's in its stamps.
+func (o *outbox) open(store fallback.Store, client string, says *reports) {
+	o.Store, o.client, o.says, o.life, o.readers = store, client, says, says.life, make(chan struct{}, maxReaders)
 }
 
 // begin begins a write of keys, end ends it.
@@ -160,4 +165,53 @@ func (o *outbox) settleOlder(key, done string) {
 	if by, ok := stamp.Parse(was); ok && by.Client == o.client && was < done {
 		o.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
 	}
+}
+
+// claims are the keys whose records are being replayed. Safe for concurrent use.
+type claims struct {
+	mu    sync.Mutex
+	byKey map[string]chan struct{} // closed when the key is free again; guarded by mu
+}
+
+// take claims key; otherwise it returns what is closed when it is free again.
+func (cl *claims) take(key string) <-chan struct{} {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if taken := cl.byKey[key]; taken != nil {
+		return taken
+	}
+	if cl.byKey == nil {
+		cl.byKey = make(map[string]chan struct{})
+	}
+	cl.byKey[key] = make(chan struct{})
+	return nil
+}
+
+func (cl *claims) release(key string) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	close(cl.byKey[key])
+	delete(cl.byKey, key)
+}
+
+// replays keeps the latest, and tells.
+type replays struct {
+	*events.Bus[Replay] // immutable after New
+
+	mu   sync.Mutex
+	last Replay // guarded by mu
+}
+
+func (rs *replays) latest() Replay {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.last
+}
+
+// tell keeps a pass as the latest, and tells of it.
+func (rs *replays) tell(r Replay) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.last = r
+	rs.Announce(r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
 }

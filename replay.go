@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,6 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
-	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
@@ -72,6 +72,23 @@ func (c *Client) unsettled(ctx context.Context, key string) bool {
 	return c.doubtful(ctx, key)
 }
 
+// unsettledOf says which of the keys that are pending could not be replayed just now.
+func (c *Client) unsettledOf(ctx context.Context, pending []string) map[string]bool {
+	if len(pending) == 0 {
+		return nil
+	}
+	unsettled := make(map[string]bool)
+	for _, key := range c.settle(ctx, pending) {
+		unsettled[key] = true
+	}
+	for _, key := range pending {
+		if c.doubtful(ctx, key) {
+			unsettled[key] = true
+		}
+	}
+	return unsettled
+}
+
 // mayBeUnsettled reports whether it is worth asking.
 func (c *Client) mayBeUnsettled(key string) bool {
 	return c.store.Pending(key) || c.doubts.about(c.link.Home(key))
@@ -81,33 +98,6 @@ func (c *Client) mayBeUnsettled(key string) bool {
 func (c *Client) doubtful(ctx context.Context, key string) bool {
 	sh := c.link.Home(key)
 	return c.doubts.about(sh) && sh.Asks() && !c.makeSure(ctx, sh, key)
-}
-
-// claims are the keys whose records are being replayed. Safe for concurrent use.
-type claims struct {
-	mu    sync.Mutex
-	byKey map[string]chan struct{} // closed when the key is free again; guarded by mu
-}
-
-// take claims key; otherwise it returns what is closed when it is free again.
-func (cl *claims) take(key string) <-chan struct{} {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	if taken := cl.byKey[key]; taken != nil {
-		return taken
-	}
-	if cl.byKey == nil {
-		cl.byKey = make(map[string]chan struct{})
-	}
-	cl.byKey[key] = make(chan struct{})
-	return nil
-}
-
-func (cl *claims) release(key string) {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	close(cl.byKey[key])
-	delete(cl.byKey, key)
 }
 
 // Replay replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
@@ -287,37 +277,6 @@ func replayFailure(err error) fallback.Outcome {
 
 var errReplayLate = errors.New("aside: the replay came too late to be done, or too early by the server's clock, and will be tried again")
 
-// Replay is one pass of replaying what a shard has missed.
-type Replay struct {
-	Shard     string // its address in a cluster, else ""
-	Running   bool
-	Done      int  // records handled so far, of Report.Total
-	Restarted bool // the server is not the one that was lost: it may lack what that had acknowledged. false: it is, or nobody knows
-	Report    fallback.ReplayReport
-}
-
-// replays keeps the latest, and tells.
-type replays struct {
-	*events.Bus[Replay] // immutable after New
-
-	mu   sync.Mutex
-	last Replay // guarded by mu
-}
-
-func (rs *replays) latest() Replay {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	return rs.last
-}
-
-// tell keeps a pass as the latest, and tells of it.
-func (rs *replays) tell(r Replay) {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	rs.last = r
-	rs.Announce(r, func(queued Replay) bool { return queued.Running && queued.Shard == r.Shard }) // it has been overtaken
-}
-
 // run replays what the shard has missed, whenever it is asked to, and says when nothing is left.
 func (r replayer) run() {
 	defer r.doubts.drop(r.sh)
@@ -392,4 +351,25 @@ func (r replayer) attrs(report fallback.ReplayReport, restarted bool) []any {
 		attrs = append(attrs, "refusal", report.Refusal)
 	}
 	return attrs
+}
+
+// makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was answered.
+func (c *Client) makeSure(ctx context.Context, sh *link.Shard, keys ...string) bool {
+	answered, deleted := true, 0
+	for some := range slices.Chunk(c.doubts.of(sh, keys...), link.MaxBatchKeys) {
+		for i, outcome := range (replayer{c, sh}).ask(ctx, some, c.opt.RedisTimeout) {
+			if outcome.Verdict == fallback.NoAnswer {
+				answered = false
+				continue
+			}
+			c.doubts.settled(sh, some[i])
+			if outcome.Verdict == fallback.Applied {
+				deleted++
+			}
+		}
+	}
+	if deleted > 0 {
+		c.warn(&c.seldomReplay, "the server that took over lacked what was acknowledged before: deleted there", "address", c.link.Address(sh), "keys", deleted)
+	}
+	return answered
 }

@@ -1,13 +1,8 @@
 package aside
 
 import (
-	"fmt"
-	"reflect"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/redaside/aside/internal/shape"
 )
 
 // What a loader returns is looked at as its callers will get it, Decode(Encode(v)), at the first loads of a view: a field that the codec does
@@ -43,19 +38,6 @@ var codecTroubleSays = [codecTroubles]string{
 	notReadBack: "a loaded value cannot be decoded from what it was encoded to, so it is loaded at every call",
 }
 
-// warn says what is wrong with a view's codec.
-func (t *TypedClient[T]) warn(trouble codecTrouble, key string, err error) {
-	r := t.roundTrips()
-	if r.of != nil {
-		r = r.of
-	}
-	now, last := t.c.link.Now(), r.last[trouble].Load()
-	if last != 0 && now-last < int64(time.Minute) || !r.last[trouble].CompareAndSwap(last, now) {
-		return
-	}
-	t.c.opt.Logger.Warn("aside: "+codecTroubleSays[trouble], "key", quoted(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
-}
-
 // take reports whether one more value is to be looked at.
 func (r *roundTrips) take() bool { return r.left.Load() > 0 && r.left.Add(-1) >= 0 }
 
@@ -83,57 +65,4 @@ func (v *roundTripViews) of(key any, loads int32) *roundTrips {
 		v.all[key] = r
 	}
 	return r
-}
-
-// roundTrips returns what t shares with its equals. A view whose codec cannot be compared is equal to itself only. Such views may be made anew
-// for each request, so that only the first ones of a codec's type look at values.
-func (t *TypedClient[T]) roundTrips() *roundTrips {
-	if r := t.checks.Load(); r != nil {
-		return r
-	}
-	var r *roundTrips
-	if t.id != any(t) {
-		r = t.c.roundTrips.of(t.id, roundTripLoads)
-	} else if r = (&roundTrips{of: t.c.roundTrips.of(reflect.TypeOf(t.codec), roundTripViewsOfAType)}); r.of.take() {
-		r.left.Store(roundTripLoads)
-	}
-	if !t.checks.CompareAndSwap(nil, r) {
-		r = t.checks.Load()
-	}
-	return r
-}
-
-// checkRoundTrip warns if raw, which is what value was encoded to, does not decode to it. It is called by the loader's goroutine, right after
-// Encode has read the value: later somebody may change it.
-func (t *TypedClient[T]) checkRoundTrip(key string, value T, raw string) {
-	r := t.roundTrips()
-	if len(raw) > roundTripBytes || !r.take() {
-		return
-	}
-	back, err := t.tryDecode(raw)
-	if err != nil {
-		return // who gets the value says so
-	}
-	found := shape.Differences(reflect.ValueOf(&value).Elem(), reflect.ValueOf(&back).Elem())
-	if len(found) == 0 {
-		return
-	}
-	r.left.Store(0)
-	args := []any{keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "field", found[0].Field, "was", found[0].Was, "now", found[0].Now}
-	if len(found) > 1 {
-		also := make([]string, 0, len(found)-1)
-		for _, d := range found[1:] {
-			also = append(also, d.Field)
-		}
-		args = append(args, "also", also)
-	}
-	t.c.opt.Logger.Warn("aside: a value changes on its way through the codec, and all callers get what comes back", args...)
-}
-
-// name is that of the view in logs: its codec's.
-func (t *TypedClient[T]) name() string {
-	if named, ok := t.codec.(fmt.Stringer); ok {
-		return named.String()
-	}
-	return fmt.Sprintf("%T", t.codec)
 }

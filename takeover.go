@@ -1,8 +1,6 @@
 package aside
 
 import (
-	"context"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,25 +144,4 @@ func (d *doubts) drop(sh *link.Shard) {
 	defer d.mu.Unlock()
 	delete(d.byShard, sh)
 	d.shards.Store(int32(len(d.byShard)))
-}
-
-// makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was answered.
-func (c *Client) makeSure(ctx context.Context, sh *link.Shard, keys ...string) bool {
-	answered, deleted := true, 0
-	for some := range slices.Chunk(c.doubts.of(sh, keys...), link.MaxBatchKeys) {
-		for i, outcome := range (replayer{c, sh}).ask(ctx, some, c.opt.RedisTimeout) {
-			if outcome.Verdict == fallback.NoAnswer {
-				answered = false
-				continue
-			}
-			c.doubts.settled(sh, some[i])
-			if outcome.Verdict == fallback.Applied {
-				deleted++
-			}
-		}
-	}
-	if deleted > 0 {
-		c.warn(&c.seldomReplay, "the server that took over lacked what was acknowledged before: deleted there", "address", c.link.Address(sh), "keys", deleted)
-	}
-	return answered
 }

@@ -293,13 +293,6 @@ func (w *write) record(key string, sh *link.Shard, s stamp.Proposal) fallback.Re
 	return r
 }
 
-func quotedKeys(keys []string) string {
-	if len(keys) == 1 {
-		return quoted(keys[0])
-	}
-	return fmt.Sprintf("%s and %d more", quoted(keys[0]), len(keys)-1)
-}
-
 // shardsOf returns the shards of writes, each once.
 func shardsOf(all []*writing) (shards []*link.Shard) {
 	for _, b := range all {
