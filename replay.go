@@ -279,7 +279,6 @@ var errReplayLate = errors.New("aside: the replay came too late to be done, or t
 
 // run replays what the shard has missed, whenever it is asked to, and says when nothing is left.
 func (r replayer) run() {
-	defer r.doubts.drop(r.sh)
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for {
@@ -287,6 +286,7 @@ func (r replayer) run() {
 		case <-r.sh.ReplayDue():
 		case <-retry.C:
 		case <-r.sh.Left():
+			r.doubts.drop(r.sh) // not when the client closes: a read may still be on its way, and must not believe the server
 			return
 		case <-r.lifecycle.ctx.Done():
 			return

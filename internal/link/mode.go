@@ -122,20 +122,20 @@ func (l *Link) happened(sh *Shard, e modeEvent, why error) {
 	switch to {
 	case Degraded:
 		l.counts.outages.Add(1)
-		l.opt.Logger.Warn("aside: Redis is away, going on without it", "address", l.Address(sh), "from", from, "to", to, "error", why)
+		l.opt.Logger.Warn("aside: Redis is away, going on without it", "address", l.Address(sh), "from", from.String(), "to", to.String(), "error", why)
 		l.up.Observed(Event{Kind: EventAway, Addr: sh.Addr, Err: why})
 		sh.probeNow()
 		l.topologyMoved() // a replica may have taken over
 		l.up.Woken()      // nobody need wait for a push or a lock's end
 	case Recovering:
-		l.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "address", l.Address(sh), "from", from, "to", to, "after", AsText(after))
+		l.opt.Logger.Info("aside: Redis answers again, replaying what was written meanwhile", "address", l.Address(sh), "from", from.String(), "to", to.String(), "after", AsText(after))
 		l.up.Observed(Event{Kind: EventBack, Addr: sh.Addr})
 		sh.ReplayNow()
 	case Healthy:
 		if first {
 			l.opt.Logger.Info("aside: connected", "address", l.Address(sh))
 		} else {
-			l.opt.Logger.Info("aside: Redis is well", "address", l.Address(sh), "from", from, "to", to, "after", AsText(after))
+			l.opt.Logger.Info("aside: Redis is well", "address", l.Address(sh), "from", from.String(), "to", to.String(), "after", AsText(after))
 		}
 		sh.ReplayNow() // a write may have been kept since returned has looked
 		if from == Degraded {
@@ -147,12 +147,13 @@ func (l *Link) happened(sh *Shard, e modeEvent, why error) {
 // changeModeLocked is the one place where a mode is stored. unverifiedUntil is until when, if sh is
 // degraded, what was read may be served.
 func (sh *Shard) changeModeLocked(to Mode, unverifiedUntil int64) {
-	if to == Degraded {
+	switch was := Mode(sh.mode.Load()); {
+	case to == Degraded:
 		sh.Valid.Degrade(unverifiedUntil)
-	}
-	if was := sh.mode.Swap(int32(to)); Mode(was) == Degraded && to != Degraded {
+	case was == Degraded: // before anybody asks: a read must not get from the outage what a write of ours has let others see
 		sh.Valid.Restore()
 	}
+	sh.mode.Store(int32(to))
 }
 
 // because notes why sh is degraded, if it is: the cause of an outage may change while it lasts.
