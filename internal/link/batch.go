@@ -188,6 +188,7 @@ func (l *Link) runSingly(ctx context.Context, b *Batch, use func(*Batch)) {
 	}
 }
 
+// How much goes together.
 const (
 	MaxBatchKeys  = 64      // keys per script call, so that others get their turn; see also read_or_lock_many.lua
 	firstPiece    = 1024    // keys in a call's first piece, see RunBatches

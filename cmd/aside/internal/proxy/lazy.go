@@ -44,14 +44,14 @@ func (c *LazyContext) End() (again bool) {
 	return c.real == nil
 }
 
-// Deadline, Done, Err and Value implement [context.Context].
-
+// Deadline implements [context.Context].
 func (c *LazyContext) Deadline() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.deadline, true
 }
 
+// Done implements [context.Context]. It makes the timer.
 func (c *LazyContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,6 +64,7 @@ func (c *LazyContext) Done() <-chan struct{} {
 	return c.real.Done()
 }
 
+// Err implements [context.Context].
 func (c *LazyContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,14 +79,14 @@ func (c *LazyContext) Err() error {
 	return c.parent.Err()
 }
 
-// Value is that of the context with the timer once there is one, so that contexts which derive from
+// Value implements [context.Context]. It asks the context with the timer once there is one, so that contexts which derive from
 // c find what to attach to.
 func (c *LazyContext) Value(key any) any {
 	c.mu.Lock()
-	real := c.real
+	timed := c.real
 	c.mu.Unlock()
-	if real != nil {
-		return real.Value(key)
+	if timed != nil {
+		return timed.Value(key)
 	}
 	return c.parent.Value(key)
 }
