@@ -29,21 +29,21 @@ import (
 
 type replayCmd struct {
 	Dir    string `arg:"" help:"The fallback directory. No proxy or service may be using it: those replay by themselves."`
-	DryRun bool   `name:"dry-run" help:"Only say what would be replayed, and how much of it Redis has heard something newer of. Takes no lock and writes nothing."`
+	DryRun bool   `name:"dry-run" help:"Only print what would be replayed, and how many records Redis has newer writes for. Takes no lock and writes nothing."`
 
 	redisFlags
 
 	Rate     int            `name:"rate" default:"5000" help:"Records a second, for each primary. 0: no limit."`
-	StampTTL *time.Duration `name:"stamp-ttl" env:"ASIDE_FALLBACK_STAMP_TTL" placeholder:"DURATION" help:"For how long all who write to this Redis leave their stamps: fallback.stamp_ttl of proxies (24h), StampTTL of services (1h), the least of them. What was set longer ago is replayed as a delete."`
+	StampTTL *time.Duration `name:"stamp-ttl" env:"ASIDE_FALLBACK_STAMP_TTL" placeholder:"DURATION" help:"How long the stamps of all writers to this Redis live: fallback.stamp_ttl of proxies (24h), StampTTL of services (1h), the least of them. An older set is replayed as a delete."`
 
 	Wait time.Duration `name:"wait" default:"10s" help:"How long to wait for Redis, at the beginning and when it goes away meanwhile."`
 }
 
 // Help implements kong.HelpProvider.
 func (*replayCmd) Help() string {
-	return "What Redis has something newer of is not overwritten, and a set that has expired, or is older than what Redis remembers, becomes a delete. " +
-		"It may be interrupted and run again, and then nothing is left in the directory but its lock. " +
-		"Exit code 1: Redis cannot be reached, another process has the directory, something is left, or something that was acknowledged may be missing, as it could not be read or is in quarantine."
+	return "Newer values in Redis are not overwritten. A set that has expired, or is older than the stamps in Redis, becomes a delete. " +
+		"It may be interrupted and run again; at the end the directory holds nothing but its lock. " +
+		"Exit code 1: Redis cannot be reached, another process has the directory, records are left, or an acknowledged write may be missing because it could not be read or is in quarantine."
 }
 
 func (c *replayCmd) Run(e *env) error {
@@ -101,9 +101,9 @@ func (c *replayCmd) Run(e *env) error {
 			}
 		}
 	case old > 0 && c.StampTTL == nil:
-		return fmt.Errorf("%s set more than %v ago, which is how long services remember the last writer; replayed now they would become deletes. "+
-			"Nothing was replayed. If all who write to this Redis remember it for longer (proxies: fallback.stamp_ttl), say so: --stamp-ttl 24h. "+
-			"Else say --stamp-ttl %v, and they are deleted", was(old, "record"), defaultStampTTL, defaultStampTTL)
+		return fmt.Errorf("%s set more than %v ago, which is how long the stamps of services live; replayed now they would become deletes. "+
+			"Nothing was replayed. If the stamps of all writers to this Redis live longer (proxies: fallback.stamp_ttl), say so: --stamp-ttl 24h. "+
+			"Otherwise say --stamp-ttl %v, and they become deletes", was(old, "record"), defaultStampTTL, defaultStampTTL)
 	default:
 		replayed := c.replay(ctx, e, option, &sum)
 		if replayed != nil && !errors.Is(replayed, errFound) {

@@ -77,23 +77,23 @@ const (
 func (k Kind) Remedy() string {
 	switch k {
 	case Torn:
-		return "nothing, if a process or the machine ended while this was written: it was not acknowledged then. Else look at the disk, and delete through the proxy what was written last. The next opening cuts it off"
+		return "nothing, if a process or the machine ended while this was written: it was not acknowledged then. Otherwise check the disk, and delete through the proxy the keys that were written last. The next opening cuts it off"
 	case Partial:
-		return "nothing: nobody was promised it, and the next opening removes it"
+		return "nothing: it was not acknowledged, and the next opening removes it"
 	case Corrupt:
-		return "look at the disk; the next opening puts it into quarantine. Then delete the key through the proxy, so that no cache goes on serving it"
+		return "check the disk; the next opening puts it into quarantine. Then delete the key through the proxy, so that no cache goes on serving it"
 	case Empty:
-		return "look at the disk: if it held an acknowledged write, that is lost, and so is its key (a record file's name is the MD5 of it). After a loss of power it may have held a loaded value, of which nothing was promised"
+		return "check the disk: if it held an acknowledged write, that is lost, and so is its key (a record file's name is the MD5 of it). After a loss of power it may have held a loaded value, for which nothing is promised"
 	case Renamed:
-		return "the record is whole: while no process has the directory, move the file to where its detail says that it belongs; if a file is there already, keep that. What belongs under its present name is missing, unless it is under another one"
+		return "the record is whole: while no process has the directory, move the file to where its detail says that it belongs; if a file is there already, keep that. The record of its present name is missing, unless it is under another one"
 	case Foreign:
 		return "move it out of the directory; aside leaves it alone"
 	case Newer:
 		return "run that version until nothing is pending; this one does not open the directory. To start this one at once: move the directory away, keep it, and replay it with that version later"
 	case Missing:
-		return "look at the disk: what these records held is lost. What they were of is not known"
+		return "check the disk: these records are lost, and their keys are not known"
 	case Unreadable:
-		return "run this as the user of the proxy, and look at the disk"
+		return "run this as the user of the proxy, and check the disk"
 	case Quarantined:
 		return "read the .reason beside it, delete its key through the proxy, then remove both files"
 	default:

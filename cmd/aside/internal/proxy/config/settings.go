@@ -92,16 +92,16 @@ func (c *Config) settings() []Setting {
 		{Name: "cache.capacity", Default: "100000", value: number{&c.Cache.Capacity, 0, math.MaxInt32, "keys"},
 			Help: "Keys held in local memory; the least recently used goes first. 0 holds none."},
 		{Name: "cache.expiry", Default: "0", value: duration{&c.Cache.Expiry, time.Millisecond, 366 * day, "no bound of its own"},
-			Help: "How long a key is held in local memory at most, whatever its ttl. 0: until it expires, or Redis pushes that it has changed."},
+			Help: "How long a key is held in local memory at most, whatever its ttl. 0: until it expires, or Redis invalidates it."},
 		{Name: "cache.max_bytes", Default: "1GiB", value: size{&c.Cache.MaxBytes, 1 << 20, 1 << 50},
-			Help: "What local memory may hold in bytes, keys and overhead included, as estimated; whichever of the two bounds is met first holds."},
+			Help: "How many bytes local memory may hold, keys and overhead included, as estimated. It applies beside cache.capacity."},
 
 		{Name: "cache.degraded_ttl", Default: "30s", value: duration{&c.Cache.DegradedTTL, time.Millisecond, 366 * day, "until the key expires"},
-			Help: "How long, while Redis is away, what was in local memory is still served: nobody can tell the proxy about changes. " +
-				"What was written through this proxy meanwhile is served to its end. 0: until the key expires."},
+			Help: "How long, while Redis is away, values in local memory are still served, as the proxy learns of no changes. " +
+				"A value that was written through this proxy meanwhile is served until it expires. 0: all are."},
 		{Name: "cache.keep_written", Default: "true", Bool: true, value: boolean{&c.Cache.KeepWritten},
-			Help: "Read what was written through this proxy back into local memory, so that it is there when Redis goes away. " +
-				"It costs one more request to Redis for each write. false: only what is read is held."},
+			Help: "Read values that were written through this proxy back into local memory, so that they are there when Redis goes away. " +
+				"It costs one more request to Redis for each write. false: only values that are read are held."},
 
 		{Name: "service.bind", Default: "127.0.0.1", value: text{&c.Service.Bind},
 			Help: "Address of the interface to serve. Any but loopback needs service.token and service.resp_password, or service.insecure."},
@@ -112,7 +112,7 @@ func (c *Config) settings() []Setting {
 		{Name: "service.token", Secret: true, value: text{&c.Service.Token},
 			Help: "What HTTP clients must send: Authorization: Bearer TOKEN. Read again on SIGHUP."},
 		{Name: "service.token_file", value: secret("service.token"), Help: "File that holds service.token, the bearer token of HTTP."},
-		{Name: "service.resp_password", Secret: true, value: text{&c.Service.RESPPassword}, Help: "What RESP clients must give to AUTH. Read again on SIGHUP; clients that have logged in stay so."},
+		{Name: "service.resp_password", Secret: true, value: text{&c.Service.RESPPassword}, Help: "Password that RESP clients must send with AUTH. Read again on SIGHUP; clients that have logged in stay logged in."},
 		{Name: "service.resp_password_file", value: secret("service.resp_password"), Help: "File that holds service.resp_password, the password of RESP."},
 		{Name: "service.tls.cert", value: path{text{&c.Service.TLS.Cert}, "file"},
 			Help: "File with the certificate chain (PEM): both ports then speak TLS. Read again on SIGHUP."},
@@ -125,41 +125,41 @@ func (c *Config) settings() []Setting {
 		{Name: "service.idle_timeout", Default: "0", value: duration{&c.Service.IdleTimeout, time.Second, 366 * day, "never"},
 			Help: "After how long without a command a RESP connection is closed. 0: never."},
 		{Name: "service.drain_timeout", Default: "10s", value: duration{&c.Service.DrainTimeout, time.Millisecond, time.Hour, ""},
-			Help: "How long after SIGTERM, and service.drain_delay, requests that are under way may take to end."},
+			Help: "How long after SIGTERM, and service.drain_delay, running requests may take to end."},
 		{Name: "service.drain_delay", Default: "0", value: duration{&c.Service.DrainDelay, time.Millisecond, time.Hour, "none"},
-			Help: "How long after SIGTERM new requests are still accepted, while /readyz says 503, so that a load balancer notices first."},
+			Help: "How long after SIGTERM new requests are still accepted, while /readyz returns 503, so that a load balancer notices first."},
 		{Name: "service.max_requests", Default: "1000", value: number{&c.Service.MaxRequests, 1, math.MaxInt32, "requests"},
 			Help: "HTTP requests that are served at once; others wait for service.request_timeout and are answered 503 then."},
 		{Name: "service.max_http_connections", Default: "20000", value: number{&c.Service.MaxHTTPConnections, 1, math.MaxInt32, "connections"},
-			Help: "HTTP connections at once, and three quarters at most of what the open files of the process allow. One more takes the place of one that rests; " +
-				"where none does it is answered 503 and closed."},
+			Help: "HTTP connections at once, and three quarters at most of what the open files of the process allow. A further one takes the place of an idle one; " +
+				"if none is idle, it is answered 503 and closed."},
 		{Name: "service.max_connections", Default: "20000", value: number{&c.Service.MaxConnections, 1, math.MaxInt32, "connections"},
-			Help: "RESP connections at once; the next one is told so and closed."},
+			Help: "RESP connections at once; a further one gets an error and is closed."},
 		{Name: "service.max_key_bytes", Default: "1KiB", value: size{&c.Service.MaxKeyBytes, 1, 1 << 20}, Help: "Longest key."},
 		{Name: "service.max_value_bytes", Default: "8MiB", value: size{&c.Service.MaxValueBytes, 1, 512 << 20}, Help: "Longest value."},
 		{Name: "service.max_receiving_bytes", Default: "256MiB", value: size{&c.Service.MaxReceiving, 1 << 20, 1 << 50},
-			Help: "What all requests that are being received may hold in sum, RESP and HTTP, beyond 16 KiB each; what does not fit is refused as busy. " +
+			Help: "How many bytes all requests that are being received may hold in sum, RESP and HTTP, beyond 16 KiB each; one that does not fit is refused as busy. " +
 				"Never less than twice service.max_value_bytes."},
 		{Name: "service.max_keys", Default: "1000", value: number{&c.Service.MaxKeys, 1, 1 << 20, "keys"}, Help: "Keys in one POST /v1/mget."},
 
 		{Name: "fallback.dir", value: path{text{&c.Fallback.Dir}, "directory"},
-			Help: "Directory that keeps what is written while Redis is away. It belongs to one process at a time. " +
+			Help: "Directory that keeps writes while Redis is away. It belongs to one process at a time. " +
 				"By default one for this Redis below $STATE_DIRECTORY, $XDG_STATE_HOME/aside or ~/.local/state/aside; the log says which. " +
 				"none: writes while Redis is away are kept in memory only, and answered with an error that says so."},
 		{Name: "fallback.sync", Default: "always", value: choice{&c.Fallback.Sync, []string{"always", "everysec", "os"}},
 			Help: "When a write while Redis is away is acknowledged. always: when the disk has it. everysec, os: when the operating system has it."},
 		{Name: "fallback.max_bytes", Default: "1GiB", value: size{&c.Fallback.MaxBytes, 1 << 20, 1 << 50},
-			Help: "How large the directory may become. What does not fit is refused."},
+			Help: "How large the directory may become. A write that does not fit is refused."},
 		{Name: "fallback.replay_rate", Default: "5000", value: number{&c.Fallback.ReplayRate, 0, math.MaxInt32, "records a second"},
 			Help: "How many writes a second are replayed when Redis is back, for each primary. 0: no limit."},
 		{Name: "fallback.stamp_ttl", Default: "24h", value: duration{&c.Fallback.StampTTL, time.Minute, 83 * time.Hour, ""},
 			Help: "How long Redis remembers the last writer of a key, in some 170 bytes beside it (longer if its value lives longer). " +
-				"What was set, and waits for Redis for longer, is replayed as a delete. All writers to one Redis should have the same."},
+				"A set that waits for Redis for longer is replayed as a delete. All writers to one Redis should have the same."},
 
 		{Name: "log.path", value: path{text{&c.Log.Path}, "file"}, Help: "File for log lines. By default none."},
 		{Name: "log.stdout", Default: "true", Bool: true, value: boolean{&c.Log.Stdout}, Help: "Log to standard output, too."},
 		{Name: "log.level", Default: "info", value: choice{&c.Log.Level, []string{"debug", "info", "warn", "error"}},
-			Help: "What is logged: this and what is worse. Read again on SIGHUP."},
+			Help: "The least severe lines that are logged. Read again on SIGHUP."},
 		{Name: "log.format", Default: "text", value: choice{&c.Log.Format, []string{"text", "json"}}, Help: "How a log line looks."},
 		{Name: "log.max_size", Default: "100MiB", value: size{&c.Log.MaxSize, 1 << 20, 1 << 40},
 			Help: "How large the log file becomes before the next is begun; in whole MiB."},

@@ -134,7 +134,7 @@ func newClientCollector(s *Server) *clientCollector {
 	c := &clientCollector{
 		s:               s,
 		hits:            desc("hits_total", "Keys answered, by the tier that had them.", "tier"),
-		missed:          desc("misses_total", "Keys asked for that held nothing."),
+		missed:          desc("misses_total", "Keys asked for that had no value."),
 		refusedRequests: desc("refused_requests_total", "Requests, HTTP and RESP, answered with an error as Redis is away, or the fallback directory full or failing."),
 
 		mode:    desc("mode", "1 for the mode that the shard is in, 0 for the others; the shard is empty where there is one only.", "shard", "mode"),
@@ -143,18 +143,18 @@ func newClientCollector(s *Server) *clientCollector {
 
 		backlogBytes:      desc("backlog_bytes", "Size of the records that wait to be replayed, on disk or in memory."),
 		backlogDirty:      desc("backlog_dirty_records", "Records that are in the journal and not yet in files of their own."),
-		quarantined:       desc("quarantined_files", "Files and parts of files put aside because they could not be read."),
+		quarantined:       desc("quarantined_files", "Files and parts in quarantine because they could not be read."),
 		durable:           desc("fallback_durable", "1 if writes accepted while Redis is away outlive the process."),
-		diskOK:            desc("fallback_disk_ok", "0 if the disk has refused something since it last worked."),
+		diskOK:            desc("fallback_disk_ok", "0 while the disk returns errors."),
 		connections:       desc("http_connections", "Clients connected by HTTP."),
-		displaced:         desc("http_connections_displaced_total", "HTTP connections that rested and were closed for others, as all were in use."),
-		refused:           desc("http_connections_refused_total", "HTTP connections that were refused, as all were in use and none rested."),
-		receiving:         desc("receiving_bytes", "What all requests that are being received hold, beyond 16 KiB each."),
+		displaced:         desc("http_connections_displaced_total", "Idle HTTP connections that were closed for others, as all were in use."),
+		refused:           desc("http_connections_refused_total", "HTTP connections that were refused, as all were in use and none was idle."),
+		receiving:         desc("receiving_bytes", "Bytes that all requests that are being received hold, beyond 16 KiB each."),
 		streams:           desc("event_streams", "Viewers of the status page."),
-		replayRunning:     desc("replay_running", "1 while a replay is under way.", "shard"),
+		replayRunning:     desc("replay_running", "1 while a replay runs.", "shard"),
 		replayDone:        desc("replay_done_records", "Records of the latest replay that have been handled.", "shard"),
 		replayTotal:       desc("replay_records", "Records of the latest replay.", "shard"),
-		replayVerdicts:    desc("replay_verdict_records", "Records of the latest replay, by what became of them.", "shard", "verdict"),
+		replayVerdicts:    desc("replay_verdict_records", "Records of the latest replay, by result.", "shard", "verdict"),
 		respConnections:   desc("resp_connections", "Clients connected by RESP."),
 		respCommandCount:  desc("resp_commands_total", "Commands served by RESP."),
 		respRefusedLogins: desc("resp_refused_logins_total", "Logins by RESP that were refused, for a wrong user or password."),
@@ -174,10 +174,10 @@ func newClientCollector(s *Server) *clientCollector {
 	counter("too_large_total", "Loaded values not stored because of their size.", func(s aside.Stats) int64 { return s.TooLarge })
 	counter("encode_errors_total", "Loaded values that could not be encoded.", func(s aside.Stats) int64 { return s.EncodeErrors })
 	counter("decode_errors_total", "Stored values that could not be read.", func(s aside.Stats) int64 { return s.DecodeErrors })
-	counter("redis_errors_total", "Questions to Redis that failed.", func(s aside.Stats) int64 { return s.RedisErrors })
-	counter("invalidations_total", "Keys that Redis said have changed.", func(s aside.Stats) int64 { return s.Invalidations })
+	counter("redis_errors_total", "Commands to Redis that failed.", func(s aside.Stats) int64 { return s.RedisErrors })
+	counter("invalidations_total", "Keys that Redis has invalidated.", func(s aside.Stats) int64 { return s.Invalidations })
 	counter("gone_early_total", "Keys that were invalidated within a second after they were read: many, if Redis's tracking table is full.", func(s aside.Stats) int64 { return s.GoneEarly })
-	counter("flushes_total", "Times that all of the memory was given up.", func(s aside.Stats) int64 { return s.Flushes })
+	counter("flushes_total", "Times that the whole memory was invalidated.", func(s aside.Stats) int64 { return s.Flushes })
 	counter("journaled_total", "Writes kept for replay, by key.", func(s aside.Stats) int64 { return s.Journaled })
 	counter("outages_total", "Times that a shard became degraded.", func(s aside.Stats) int64 { return s.Outages })
 	counter("failovers_total", "Times that another server answered than before.", func(s aside.Stats) int64 { return s.Failovers })
