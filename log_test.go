@@ -41,6 +41,7 @@ func TestALogHandlerHoldsNothingUp(t *testing.T) {
 		{"blocks", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			release := make(chan struct{})
 			defer close(release)

@@ -181,10 +181,10 @@ func TestAnObserverOfWaitsMayAsk(t *testing.T) {
 	})
 	db := newSource("v")
 	letGo := db.HoldUp()
+	var loading []<-chan result
 	for _, key := range []string{"a", "b"} {
-		loading := inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, key, db.Load) })
+		loading = append(loading, inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, key, db.Load) }))
 		db.AwaitBegin(t)
-		defer func() { require.Equal(t, result{Value: "v"}, await(t, loading)) }()
 	}
 	both := inBackground(func() (string, error) {
 		values, err := c.GetMulti(ctx, time.Minute, []string{"a", "b"}, newSource("other").LoadMany)
@@ -194,6 +194,9 @@ func TestAnObserverOfWaitsMayAsk(t *testing.T) {
 	letGo()
 	require.Equal(t, result{Value: "vv"}, await(t, both))
 	require.Equal(t, result{Value: "v"}, await(t, told))
+	for _, l := range loading {
+		require.Equal(t, result{Value: "v"}, await(t, l))
+	}
 }
 
 // An Observer that is told of a fill may ask for its key.

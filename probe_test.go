@@ -164,10 +164,11 @@ func TestWhatNobodyToldUsOfIsNotServedInAnOutage(t *testing.T) {
 // PING and TIME are answered in front, and nothing is behind. That is an outage: writes are kept, and nothing is served beyond the lease.
 func TestAProxyThatAnswersForADeadRedis(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t)
-	middle := newMiddleman(t, server.Addr())
 	for name, change := range map[string]func(*aside.Options){"with memory": func(*aside.Options) {}, "DisableCache": untracked, "without memory": func(o *aside.Options) { o.MemoryBytes = -1 }} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			middle := newMiddleman(t, server.Addr())
 			_, durably := durable(t)
 			c, ctx := newClient(t, middle.Addr(), hasty, durably, change), testContext(t)
 			require.NoError(t, c.Set(ctx, time.Minute, "k", "old"))

@@ -62,7 +62,7 @@ func TestWhyRedisCannotBeReachedIsSaid(t *testing.T) {
 	full.Do("CONFIG", "SET", "maxclients", "1")
 	held, err := net.Dial("tcp", full.Addr())
 	require.NoError(t, err)
-	defer held.Close()
+	t.Cleanup(func() { held.Close() })
 	eventually(t, "it is full", func() bool { _, err := full.TryDo("PING"); return err != nil })
 	for name, row := range map[string]struct {
 		option rueidis.ClientOption
@@ -73,6 +73,7 @@ func TestWhyRedisCannotBeReachedIsSaid(t *testing.T) {
 		"a server that is full":        {plain(full.Addr()), "max number of clients"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if name == "a server that is full" && strings.HasPrefix(full.Version(), "6.") {
 				return // it says so and closes at once, and the answer gets lost
 			}

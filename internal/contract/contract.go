@@ -39,6 +39,7 @@ type Server interface {
 // Capability is what not every server can do.
 type Capability string
 
+// What a rule may need of its server.
 const (
 	Killed Capability = "be killed" // Kill and Restart
 	Frozen Capability = "be frozen" // Freeze and Thaw
