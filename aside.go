@@ -7,34 +7,45 @@ import (
 	"time"
 )
 
-// Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or not, when there is none.
-// It may ask the Client for other keys, with its context; what it is loading itself, or what waits for it, is ErrRecursiveLoad.
+// Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or
+// not, when there is none. With its context it may ask the Client for other keys. If it asks for
+// the key that it is loading, or for one whose loader waits for it, that call returns
+// ErrRecursiveLoad.
 //
-// A loader runs in another goroutine than the call that started it, and may outlive that call: when its caller leaves, others may still wait
-// for the load. So it must not write to its caller's variables, nor use what is the request's alone (a pooled *gin.Context or
-// *fasthttp.RequestCtx, a transaction, a buffer). Copy what it needs before the call; what it finds, it returns.
+// A loader runs in another goroutine than the call that started it, and may outlive that call: when
+// its caller leaves, others may still wait for the load. So it must not write to its caller's
+// variables, nor use what belongs to one request (a pooled *gin.Context or *fasthttp.RequestCtx, a
+// transaction, a buffer). Copy what it needs before the call, and return what it finds.
 //
-// Its context ends with LoadTimeout, or when nobody waits any more, and not with its caller's. Its values are those of a caller that waits for the load and
-// is still inside its call: the first one's; when that leaves, those of one that stays; none once the load is over. A caller's context is never
-// asked after its call has returned, and a call does not return while its context's Value is being asked. So two calls of Value may be answered by
-// different callers, and what the result depends on (a tenant, a language) belongs into the key. Where a loader has asked for values and no caller
-// was there any more, its result is given to nobody.
+// Its context ends with LoadTimeout, or when nobody waits for the load any more; it does not end
+// with its caller's context. Its values come from a caller that waits for the load and is still
+// inside its call: from the first one; when that leaves, from one that stays; from none once the
+// load is over. A caller's context is never used after its call has returned, and a call does not
+// return while Value of its context is running. So different callers may answer two calls of Value:
+// whatever the result depends on (a tenant, a language) belongs in the key. If a loader asks for a
+// value when no caller is left, its result is given to nobody.
 type Loader[T any] func(ctx context.Context, key string) (T, error)
 
-// BatchLoader loads many keys at once. Goroutine, context and values are as for [Loader]. A key that it leaves out is not found; keys that were not asked for are
-// ignored, but where it returns such keys only, which is an error.
-// When it returns an error the map is ignored, and nothing is concluded about any key; ErrNotFound means that all are absent.
+// BatchLoader loads many keys at once. Goroutine, context and values are as for [Loader]. A key
+// that is missing from its map is not found. Keys that were not asked for are ignored; if the map
+// has only such keys, that is an error. When it returns an error, the map is ignored and nothing is
+// concluded about any key, except that ErrNotFound means that all are absent.
 type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, error)
 
-// Get returns the value of key: from memory, from Redis, or from load, whose value is then stored for ttl. At most one
-// process loads a key at a time, and only once for all its callers. load runs in another goroutine and may outlive the call: see [Loader].
+// Get returns the value of key: from memory, from Redis, or from load, whose value is then stored
+// for ttl. At most one process loads a key at a time, with one loader call for all its callers.
+// load runs in another goroutine and may outlive the call: see [Loader].
 //
-// ttl must be a millisecond at least. It is rounded up to whole milliseconds, and applies when this call's load is stored: what is already
-// stored keeps the ttl that it has. Any bytes are fine as key. The error is ErrNotFound if there is no such value (who called the loader, or waited for it, gets the error in
-// which the loader has wrapped it), what load returned, or ctx's. What load returned, also an error that wraps no ErrNotFound, is for all who wait for this
-// load, and for who asks within Options.ErrorTTL (50 ms) after it, so that a failing database is not asked by each of them in turn: WithErrorTTL(-1)
-// for a loop that tries again at once. A value that was loaded is returned even if storing it failed, and before it is stored: Redis gets it meanwhile, and
-// Close waits for that (Options.StoreFirst changes it).
+// ttl must be at least a millisecond and is rounded up to whole milliseconds. It applies when this
+// call's load is stored; a value that is already stored keeps its ttl. Any bytes are fine as key.
+//
+// The error is ErrNotFound if there is no value, load's own error, or ctx's. Callers that wait for
+// a load get its error as load returned it, also one that wraps ErrNotFound. An error also answers
+// callers that ask within Options.ErrorTTL (50 ms) after it, so that a failing database is not
+// asked by each of them in turn; use WithErrorTTL(-1) in a loop that retries at once.
+//
+// Get returns a loaded value before it is stored, and even if storing it fails. It is stored in the
+// background, and Close waits for that; Options.StoreFirst makes Get wait.
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
 	if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
 		c.hit(key)
@@ -74,8 +85,9 @@ var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loa
 //	    ask Redis, read-or-lock
 //	        a value              → memory, done
 //	        a lock of our own    → call the loader, fill, done
-//	        somebody else's lock → wait until Redis says that the key has changed, or the lock has run out; ask again
-//	        no answer            → once more, if Redis still counts as well; then what the fallback store has; else call the loader without a lock, done
+//	        somebody else's lock → wait until the key changes or the lock runs out; ask again
+//	        no answer            → once more, if Redis still counts as healthy; then the fallback store;
+//	                               else call the loader without a lock, done
 //	wait for the flight, or for ctx
 //
 // bad is the fingerprint of what the key was found to hold and could not be decoded, else "".

@@ -8,17 +8,18 @@ import (
 	"time"
 )
 
-// caller is the context of a call, for as long as the call lasts. Everything behind the exported methods uses it in place of the caller's own
-// context, of which nothing may be touched once the call has returned: many a server keeps its contexts in a pool (gin, fasthttp), and by then this one
-// may be another request's, of another tenant.
+// caller is the context of a call, for as long as the call lasts. Everything behind the exported
+// methods uses it in place of the caller's own context, of which nothing may be touched once the
+// call has returned: many a server keeps its contexts in a pool (gin, fasthttp), and by then this
+// one may be another request's, of another tenant.
 //
 //	loader: Value(k)  -> caller: ctx.Value(k)                the first caller is inside
 //	first caller's client has gone, its Get returns           it waits until the Value above is over
 //	the server gives ctx to another request
 //	loader: Value(k)  -> the next caller's ctx.Value(k), or nil
 //
-// The same holds for package context, which asks a parent from goroutines and timers of its own: it only ever sees a *caller as parent.
-// Safe for concurrent use.
+// The same holds for package context, which asks a parent from goroutines and timers of its own: it
+// only ever sees a *caller as parent. Safe for concurrent use.
 type caller struct {
 	done <-chan struct{} // of the context; immutable
 	load *load           // whose loader makes this call; nil: none does. Immutable
@@ -61,11 +62,13 @@ func (c *caller) present() bool {
 	return c.ctx != nil
 }
 
-// inside reports whether the call still lasts and its context has values: where a loader makes it, one of that load's callers must be inside.
+// inside reports whether the call still lasts and its context has values: where a loader makes it,
+// one of that load's callers must be inside.
 func (c *caller) inside() bool { return c.present() && (c.load == nil || c.load.caller() != nil) }
 
-// errNoValues is what a call gets that goes on after the load that made it, as a goroutine of a loader may with context.WithoutCancel: what its own
-// loader asks of the context nobody can answer any more, however often it is called.
+// errNoValues is what a call gets that goes on after the load that made it, as a goroutine of a
+// loader may with context.WithoutCancel: what its own loader asks of the context nobody can answer
+// any more, however often it is called.
 var errNoValues = fmt.Errorf("aside: the load whose context this call has is over, so nobody gives its loader values: give what outlives a loader a context of its own: %w", context.Canceled)
 
 // use returns the context, or nil once the call is over; release must follow if it does not.
@@ -153,7 +156,8 @@ func (c *loadContext) Value(key any) any {
 	return nil
 }
 
-// caller returns one that waits for the load and is inside its call: always the same for as long as that stays. nil: nobody is, or the load is over.
+// caller returns one that waits for the load and is inside its call: always the same for as long as
+// that stays. nil: nobody is, or the load is over.
 func (l *load) caller() *caller {
 	for range 3 { // callers may come and go while we look
 		l.mu.Lock()
@@ -184,15 +188,18 @@ func loadOf(ctx context.Context) *load {
 	return l
 }
 
-// Loaders that ask for other keys. A nested call is made with the context of a load, its parent, or one that descends from it.
+// Loaders that ask for other keys. A nested call is made with the context of a load, its parent, or
+// one that descends from it.
 //
 //	a loader asks for a key that it, or the load that it was asked by, is loading      it would wait for itself
 //	the loader of A asks for B, and that of B asks for A                               each would wait for the other
 //
-// Both are found when the call that would close the circle is about to wait, and that gets ErrRecursiveLoad. So no load ever waits for itself, and a
-// load that takes its values from a nested call (caller.go) never asks itself for them.
+// Both are found when the call that would close the circle is about to wait, and that gets
+// ErrRecursiveLoad. So no load ever waits for itself, and a load that takes its values from a
+// nested call never asks itself for them.
 
-// nesting guards what nested calls wait for, in all clients: a circle may lead through several. It is taken before the mu of a stripe or a load.
+// nesting guards what nested calls wait for, in all clients: a circle may lead through several. It
+// is taken before the mu of a stripe or a load.
 var nesting sync.Mutex
 
 // joinNested is join for a call that a loader makes.
@@ -266,7 +273,8 @@ func (c *caller) leaveNested() {
 
 func (l *load) isLoading(key string) bool { return !l.over() && slices.Contains(l.keys, key) }
 
-// over reports whether the load has been settled, or is about to be: nobody waits for its loader any more.
+// over reports whether the load has been settled, or is about to be: nobody waits for its loader
+// any more.
 func (l *load) over() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,26 +9,28 @@ import (
 	"github.com/redaside/aside/internal/stamp"
 )
 
-// Client is a cache-aside client: it answers from this process's memory, else from Redis, else from a loader that at most
-// one process at a time runs for a key. It speaks strings; [Typed] puts a codec in front. Safe for concurrent use.
+// Client is a cache-aside client: it answers from this process's memory, else from Redis, else from
+// a loader that at most one process at a time runs for a key. It speaks strings; [Typed] puts a
+// codec in front. Safe for concurrent use.
 type Client struct {
-	link *link.Link // the floor that asks Redis
-
-	opt         Options // complete; immutable
-	tokenPrefix string  // immutable
-	lockTTL     string  // in ms, as Redis takes it; immutable
+	// Immutable once New has returned; what they point to is safe for concurrent use.
+	opt         Options // complete
+	tokenPrefix string  // of its markers
+	lockTTL     string  // in ms, as Redis takes it
+	link        *link.Link
+	near        *near.Memory
 	stamps      *stamp.Stamper
+	modes       *events.Bus[ModeChange]
 
-	lifecycle // from New to Close, and every goroutine of ours
-	reports   // the Observer, the log, and what is counted
-	near      *near.Memory
-	early     early   // whether most of what is read is invalidated at once
-	flights   flights // who shares an answer
-	loads     loads   // which loaders run
-	store     outbox  // what outages leave behind
-	doubts    doubts  // what servers may lack
+	// Each is safe for concurrent use, and says at its type who may touch what.
+	lifecycle                 // every goroutine of ours, from New to Close
+	reports                   // the Observer, the log, and what is counted
+	early      early          // whether most of what is read is invalidated at once
+	flights    flights        // who shares an answer
+	loads      loads          // which loaders run
+	store      outbox         // what Redis has not been told
+	doubts     doubts         // what servers may lack
+	roundTrips roundTripViews // which codecs have been looked at
 
-	tokens     atomic.Uint64           // acquisitions so far
-	modes      *events.Bus[ModeChange] // immutable
-	roundTrips roundTripViews
+	tokens atomic.Uint64 // markers made so far
 }

@@ -9,16 +9,18 @@ import (
 	"github.com/redaside/aside/internal/reason"
 )
 
-// The user's code runs where it can do anything: panic, end its goroutine (runtime.Goexit, t.FailNow), return an error whose methods panic, as those
-// of a nil pointer in an error do, or call us again, Close too. Where we hold something, or are in a goroutine of ours, it runs contained.
+// The user's code runs where it can do anything: panic, end its goroutine (runtime.Goexit,
+// t.FailNow), return an error whose methods panic, as those of a nil pointer in an error do, or
+// call us again, Close too. Where we hold something, or are in a goroutine of ours, it runs
+// contained.
 
 // goexited is what becomes of a call whose callback has ended its goroutine.
 func goexited(what string) error {
 	return fmt.Errorf("aside: %s ended its goroutine (runtime.Goexit) instead of returning", what)
 }
 
-// examine calls what anybody may call of an error: Is, As, Unwrap, Error. It panics if these do, so it must be called where that is caught; afterwards
-// the error may be handed on.
+// examine calls what anybody may call of an error: Is, As, Unwrap, Error. It panics if these do, so
+// it must be called where that is caught; afterwards the error may be handed on.
 func examine(err error) (notFound bool) {
 	if err == nil {
 		return false
@@ -29,7 +31,8 @@ func examine(err error) (notFound bool) {
 	return notFound
 }
 
-// readAll calls Error of err and of all that it wraps: fmt.Errorf hides the panic of what it wraps from its own.
+// readAll calls Error of err and of all that it wraps: fmt.Errorf hides the panic of what it wraps
+// from its own.
 func readAll(err error) {
 	_ = err.Error()
 	switch wraps := err.(type) { //nolint:errorlint // as package errors does
@@ -58,7 +61,8 @@ func examined(err error) (same error) {
 	return err
 }
 
-// isNotFound reports whether a loader said that there is nothing. One that panics with ErrNotFound does not say so.
+// isNotFound reports whether a loader said that there is nothing. One that panics with ErrNotFound
+// does not say so.
 func isNotFound(err error) bool {
 	if _, panicked := errors.AsType[*PanicError](err); panicked {
 		return false

@@ -7,8 +7,9 @@ import (
 	"github.com/redaside/aside/internal/near"
 )
 
-// Redis can track so many keys, for all of its clients together (tracking-table-max-keys). When its table is full it invalidates some key for
-// each that it begins to track, whether it has changed or not. Then memory is of little use, and nothing else tells why.
+// Redis can track so many keys, for all of its clients together (tracking-table-max-keys). When its
+// table is full it invalidates some key for each that it begins to track, whether it has changed or
+// not. Then memory is of little use, and nothing else tells why.
 
 const (
 	earlyWithin = time.Second // after it was read, an invalidation is early
@@ -27,8 +28,9 @@ type early struct {
 	told  bool       // in this window
 }
 
-// note counts an invalidation of e, and says once a minute when most of what is read goes at once. What this process has stored itself does not
-// count: Redis before 6.2 pushes that back in any case.
+// note counts an invalidation of e, and says once a minute when most of what is read goes at once.
+// What this process has stored itself does not count: Redis before 6.2 pushes that back in any
+// case.
 func (w *early) note(e *near.Entry) {
 	now := w.says.clock()
 	if !e.Read() || now-e.At() >= int64(earlyWithin) {

@@ -11,12 +11,14 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// A loaded value is early while callers already have it but Redis has not acknowledged it. A load answers early when its loader has
-// returned, to the callers that joined before it was called. Everything else that this process asks about the key, or does to it, waits
-// until the fill is answered; but for Set and Del, after which the fill is refused. See docs/adr/0007.
+// A loaded value is early while callers already have it but Redis has not acknowledged it. A load
+// answers early when its loader has returned, to the callers that joined before it was called.
+// Everything else that this process asks about the key, or does to it, waits until the fill is
+// answered; but for Set and Del, after which the fill is refused. See docs/adr/0007.
 
-// maxEarly bounds what is early, in bytes. A single load may exceed it if nothing else is early. Without it, callers that ask for
-// keys faster than Redis can store their values would fill our memory with them, and their locks would run out.
+// maxEarly bounds what is early, in bytes. A single load may exceed it if nothing else is early.
+// Without it, callers that ask for keys faster than Redis can store their values would fill our
+// memory with them, and their locks would run out.
 const (
 	maxEarly  = 1 << 20
 	earlyItem = 1 << 10 // what an item counts beside its value
@@ -24,8 +26,9 @@ const (
 	fillGrace = 500 * time.Millisecond // of closeGrace, for what was loaded and waits to be stored
 )
 
-// answerEarly gives what the loader has returned to the callers that joined before it was called, without having them wait until it is
-// stored. The others must wait: nothing else tells whether somebody has changed the key since the load began.
+// answerEarly gives what the loader has returned to the callers that joined before it was called,
+// without having them wait until it is stored. The others must wait: nothing else tells whether
+// somebody has changed the key since the load began.
 func (l *load) answerEarly() {
 	c := l.c
 	if all := c.loads.earlyBytes.Add(l.early); c.opt.StoreFirst || all > maxEarly && all > l.early {
@@ -40,8 +43,9 @@ func (l *load) answerEarly() {
 	}
 }
 
-// awaitStored waits until what was loaded for keys, and is early, is stored or cannot be: who has something from Get must find it in Redis, too. It
-// waits for RedisTimeout at most, and not for a shard that is away.
+// awaitStored waits until what was loaded for keys, and is early, is stored or cannot be: who has
+// something from Get must find it in Redis, too. It waits for RedisTimeout at most, and not for a
+// shard that is away.
 func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 	if c.loads.earlyBytes.Load() == 0 {
 		return nil
@@ -71,7 +75,8 @@ func (c *Client) awaitStored(ctx context.Context, keys ...string) error {
 	return nil
 }
 
-// store hands out what was loaded, puts it into Redis and memory, and settles the load; perhaps after it has returned.
+// store hands out what was loaded, puts it into Redis and memory, and settles the load; perhaps
+// after it has returned.
 func (l *load) store() {
 	c := l.c
 	fill := l.one.fill[:0]   // to store
@@ -147,7 +152,8 @@ func (l *load) store() {
 	l.settled()
 }
 
-// fillOne fills the only item of a load: before it returns, or, where the question goes with others', later.
+// fillOne fills the only item of a load: before it returns, or, where it goes with others' in a
+// batch, later.
 func (l *load) fillOne() {
 	item, request := &l.items[0], &l.one.request
 	request.Key, request.Args, request.Owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
@@ -239,10 +245,11 @@ func (c *Client) sendFills(sh *link.Shard, requests []*link.Request) {
 	}
 }
 
-// insists reports whether a fill is sent although the client closes: else others would wait for what we have locked.
+// Insists reports whether a fill is sent although the client closes: else others would wait for
+// what we have locked.
 func (l *load) Insists() bool { return l.c.link.Now() < l.c.closedAt.Load()+int64(fillGrace) }
 
-// answered takes the answer to the fill of a load of one.
+// Answered takes the answer to the fill of a load of one.
 func (l *load) Answered(r *link.Request) {
 	moved, accepted := false, false
 	if answers, ok := r.Result.(*fillAnswers); ok {

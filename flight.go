@@ -11,8 +11,8 @@ import (
 	"github.com/redaside/aside/internal/near"
 )
 
-// Callers of one key in this process share a flight. One of them, the leader, asks Redis; the others
-// wait for the outcome, each on its own context.
+// Callers of one key in this process share a flight. One of them, the leader, asks Redis; the
+// others wait for the outcome, each on its own context.
 //
 //	asking    the leader asks on its own context and returns when that ends; the others then start over
 //	loading   the loader runs in its own goroutine, on a context that ends when its last waiter has left
@@ -20,15 +20,16 @@ import (
 //	          wait until that is stored
 //	done      everybody has the outcome
 //
-// A Set or Del of this process detaches the flight from its key: later callers start a new one, so that they
-// cannot get what was read before. The fill notices what other processes delete meanwhile:
+// A Set or Del of this process detaches the flight from its key: later callers start a new one, so
+// that they cannot get what was read before. The fill notices what other processes delete
+// meanwhile:
 //
 //	accepted   nobody deleted between lock and fill: every waiter may have the value
 //	refused    callers that joined before the loader was called may have it, because the load began after
 //	           they asked; the others start over
 //
-// An invalidation counts as well that has reached this process before a caller joined: that caller does not get
-// an outcome from before it.
+// An invalidation counts as well that has reached this process before a caller joined: that caller
+// does not get an outcome from before it.
 
 // flights are the flights of a client. Safe for concurrent use.
 type flights struct {
@@ -48,7 +49,8 @@ type flightStripe struct {
 	_     [16]byte           // a cache line each
 }
 
-// maxHeld bounds the errors of loaders that a stripe holds for longer than defaultErrorTTL: 16,384 in all.
+// maxHeld bounds the errors of loaders that a stripe holds for longer than defaultErrorTTL: 16,384
+// in all.
 const maxHeld = 64
 
 type flight struct {
@@ -90,7 +92,8 @@ type outcome struct {
 	again   bool  // nothing: the leader left before it knew
 }
 
-// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an error of the caller's domain.
+// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an
+// error of the caller's domain.
 func (o *outcome) notFound() error { return cmp.Or(o.missing, ErrNotFound) }
 
 // own reports whether it was loaded by the loader of this very call, which has the value itself.
@@ -139,8 +142,8 @@ func (t *ticket) serves(o *outcome) bool {
 	}
 }
 
-// answer returns what a caller may look at, nil if there is nothing yet. early: it has joined before the loader was called.
-// The stripe's mu must be held, or the channel of waitLocked closed.
+// answer returns what a caller may look at, nil if there is nothing yet. early: it has joined
+// before the loader was called. The stripe's mu must be held, or the channel of waitLocked closed.
 func (f *flight) answer(early bool) *outcome {
 	switch {
 	case early && f.isEarly:
@@ -237,8 +240,9 @@ func (fs *flights) joinLocked(s *flightStripe, who *caller, key string, gen uint
 	return ticket{f: f, of: fs, leader: true, early: true, gen: gen}
 }
 
-// canShareLocked reports whether another caller may wait for f. A load that was started without Redis is open only while Redis
-// is away, and for StaleLease: nobody will tell whether the key has changed since it began.
+// canShareLocked reports whether another caller may wait for f. A load that was started without
+// Redis is open only while Redis is away, and for StaleLease: nobody will tell whether the key has
+// changed since it began.
 func (fs *flights) canShareLocked(f *flight) bool {
 	now := fs.now()
 	switch {
@@ -307,7 +311,8 @@ func (fs *flights) complete(f *flight, out outcome) {
 	}
 }
 
-// answerEarly gives what was loaded to the callers that joined before the loader was called. complete follows, for the others.
+// answerEarly gives what was loaded to the callers that joined before the loader was called.
+// complete follows, for the others.
 func (f *flight) answerEarly(out outcome) {
 	s := f.stripe
 	s.mu.Lock()
@@ -322,7 +327,8 @@ func (f *flight) answerEarly(out outcome) {
 	}
 }
 
-// storing appends, for each early value of key, a channel that is closed when it is stored or cannot be.
+// storing appends, for each early value of key, a channel that is closed when it is stored or
+// cannot be.
 func (fs *flights) storing(to []<-chan struct{}, key string) []<-chan struct{} {
 	s := fs.stripe(key)
 	s.mu.Lock()
@@ -335,8 +341,8 @@ func (fs *flights) storing(to []<-chan struct{}, key string) []<-chan struct{} {
 	return to
 }
 
-// holdsLocked returns how long the error of f's loader answers new callers too (Options.ErrorTTL), so that a failing database is not asked by a
-// hundred waiters one after another.
+// holdsLocked returns how long the error of f's loader answers new callers too (Options.ErrorTTL),
+// so that a failing database is not asked by a hundred waiters one after another.
 func (fs *flights) holdsLocked(f *flight) time.Duration {
 	err := f.out.err
 	if err == nil || f.stripe.byKey[f.key] != f || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || fs.closing.Err() != nil {
@@ -349,7 +355,8 @@ func (fs *flights) holdsLocked(f *flight) time.Duration {
 	return hold
 }
 
-// dropError ends the holding of an error of key, dropErrors of all: the key has changed, or may have.
+// dropError ends the holding of an error of key, dropErrors of all: the key has changed, or may
+// have.
 func (fs *flights) dropError(key string) {
 	s := fs.stripe(key)
 	s.mu.Lock()
@@ -372,8 +379,8 @@ func (fs *flights) dropErrors() {
 	}
 }
 
-// abandon lets the others start over where the leader of f has left it with neither an outcome nor a load: its context has
-// ended, or something on its way panicked.
+// abandon lets the others start over where the leader of f has left it with neither an outcome nor
+// a load: its context has ended, or something on its way panicked.
 func (fs *flights) abandon(f *flight) {
 	f.stripe.mu.Lock()
 	left := !f.finished && f.load == nil

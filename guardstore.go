@@ -8,7 +8,8 @@ import (
 	"github.com/redaside/aside/fallback"
 )
 
-// guardedStore is a store of the user's own: what it does wrong ends neither the process nor a goroutine of ours. A call that fails so knows of nothing.
+// guardedStore is a store of the user's own: what it does wrong ends neither the process nor a
+// goroutine of ours. A call that fails so knows of nothing.
 type guardedStore struct {
 	user fallback.Store
 	says *reports

@@ -27,7 +27,7 @@ func (c *Client) Health() Health {
 	return h
 }
 
-// OnModeChange has f called after each change of a shard's mode, one after the other and in order, and perhaps for one that has
-// just been. f may take its time and call the Client. remove ends that: once it has returned, f is not called
-// for changes to come.
+// OnModeChange has f called after each change of a shard's mode, one after the other and in order,
+// and perhaps for one that has just been. f may take its time and call the Client. remove ends
+// that: once it has returned, f is not called for changes to come.
 func (c *Client) OnModeChange(f func(ModeChange)) (remove func()) { return c.modes.Watch(f) }

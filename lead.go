@@ -14,8 +14,8 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// leader asks Redis for the keys of the flights that one call leads. What an answer means is decided in one place (next), for one key
-// and for many.
+// leader asks Redis for the keys of the flights that one call leads. What an answer means is
+// decided in one place (next), for one key and for many.
 type leader struct {
 	*Client
 	who  *caller
@@ -92,8 +92,8 @@ func (l leader) next(a *asking) step {
 
 var errUnknownHeader = errors.New("aside: the stored value has a header of another version")
 
-// mayAskAgain reports whether a leader should ask once more after an error: one late answer of a server that is well must not call the loader
-// while somebody else holds the lock.
+// mayAskAgain reports whether a leader should ask once more after an error: one late answer of a
+// server that is well must not call the loader while somebody else holds the lock.
 func (l leader) mayAskAgain(a *asking) bool {
 	if a.again || !a.shard.Asks() || !link.Unanswered(a.err) && !errors.Is(a.err, link.ErrLeftOut) {
 		return false
@@ -134,7 +134,8 @@ func (a *asking) item() loadItem {
 	return item
 }
 
-// lead asks for the key of a flight until it is done or its loader has been started. bad is as in asking.
+// lead asks for the key of a flight until it is done or its loader has been started. bad is as in
+// asking.
 func (l leader) lead(f *flight, bad string, p *plan) {
 	defer l.flights.abandon(f)
 	for a := (asking{f: f, bad: bad}); ; {
@@ -155,8 +156,9 @@ func (l leader) lead(f *flight, bad string, p *plan) {
 	}
 }
 
-// leadMulti is lead for many flights, those of asked. It returns when each is done or its loader has been started: one call of the loader for what was locked
-// in a round, before anybody else is waited for.
+// leadMulti is lead for many flights, those of asked. It returns when each is done or its loader
+// has been started: one call of the loader for what was locked in a round, before anybody else is
+// waited for.
 func (l leader) leadMulti(asked []asking, p *plan) {
 	defer func() {
 		for i := range asked {
@@ -197,7 +199,8 @@ func (l leader) leadMulti(asked []asking, p *plan) {
 	}
 }
 
-// awaitHolder waits until somebody else's lock has changed hands; false: the caller or the client has ended first.
+// awaitHolder waits until somebody else's lock has changed hands; false: the caller or the client
+// has ended first.
 func (l leader) awaitHolder(a *asking) bool {
 	changed, leave, ok := l.near.Wait(a.f.key, a.reserved, nil)
 	if !ok {
@@ -218,7 +221,8 @@ func (l leader) awaitHolder(a *asking) bool {
 	}
 }
 
-// patience is how long to wait for a push about a lock, by its ttl. Where nothing is pushed, it is the time until the next look.
+// patience is how long to wait for a push about a lock, by its ttl. Where nothing is pushed, it is
+// the time until the next look.
 func (l leader) patience(a *asking) time.Duration {
 	const slack = 10 * time.Millisecond // Redis removes an expired key when it is asked for it
 	ttl, polls := a.found.ttl, a.polls
@@ -257,7 +261,8 @@ func (w *heldLocks) add(a *asking) {
 	w.held = append(w.held, heldLock{asking: a, changed: changed, leave: leave, due: w.link.Now() + int64(w.patience(a))})
 }
 
-// ready waits until there is something to ask for again, and returns it; nil: nothing is held any more, or the caller or the client has ended.
+// ready waits until there is something to ask for again, and returns it; nil: nothing is held any
+// more, or the caller or the client has ended.
 func (w *heldLocks) ready() []*asking {
 	found := w.again
 	w.again = nil
@@ -347,8 +352,8 @@ func (c *Client) awaitBatch(ctx context.Context, a *asking, own *link.Request) {
 	}
 }
 
-// readOrLockMulti asks for many keys at once. A value completes its flight as soon as its shard has answered. Keys of
-// a script call share a marker: with the key it still is unique.
+// readOrLockMulti asks for many keys at once. A value completes its flight as soon as its shard has
+// answered. Keys of a script call share a marker: with the key it still is unique.
 func (l leader) readOrLockMulti(ask []*asking) {
 	c := l.Client
 	plain := make([]*asking, 0, len(ask))

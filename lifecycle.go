@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// lifecycle is a client's, from New to the end of Close: every goroutine of ours, for which Close waits. Safe for concurrent use.
+// lifecycle is a client's, from New to the end of Close: every goroutine of ours, for which Close
+// waits. Safe for concurrent use.
 type lifecycle struct {
 	ctx    context.Context    //nolint:containedctx // ends with Close; immutable
 	cancel context.CancelFunc // of ctx; immutable
@@ -34,7 +35,8 @@ func (lc *lifecycle) begin() {
 	lc.ctx, lc.cancel = context.WithCancel(context.Background())
 }
 
-// enter begins work that Close waits for; the caller ends it with background.Done. false: the client is closed.
+// enter begins work that Close waits for; the caller ends it with background.Done. false: the
+// client is closed.
 func (lc *lifecycle) enter() bool { return lc.enterAll(1) }
 
 // enterAll is enter for several parts of work, each of which ends by itself.
@@ -60,8 +62,8 @@ func (lc *lifecycle) inBackground(fn func()) bool {
 	return true
 }
 
-// work runs a load in a goroutine: one that has just finished another, if there is one, because it has the stack that a load
-// needs; growing a new one was a fifteenth of what a miss costs us.
+// work runs a load in a goroutine: one that has just finished another, if there is one, because it
+// has the stack that a load needs; growing a new one was a fifteenth of what a miss costs us.
 func (lc *lifecycle) work(fn func()) {
 	select {
 	case lc.idle <- fn:
@@ -71,7 +73,8 @@ func (lc *lifecycle) work(fn func()) {
 	}
 }
 
-// worker ends when it has been idle for a second, with Close, or with a loader that ends its goroutine.
+// worker ends when it has been idle for a second, with Close, or with a loader that ends its
+// goroutine.
 func (lc *lifecycle) worker(fn func()) {
 	defer lc.background.Done()
 	defer lc.callback()()
@@ -115,7 +118,8 @@ func (lc *lifecycle) ended(within time.Duration) bool {
 	}
 }
 
-// close has shutDown run, once, and returns its error when it has ended; in a callback that it waits for, an error at once.
+// close has shutDown run, once, and returns its error when it has ended; in a callback that it
+// waits for, an error at once.
 func (lc *lifecycle) close(shutDown func() error) error {
 	inside := lc.inCallback()
 	lc.closeOnce.Do(func() {
@@ -133,7 +137,8 @@ func (lc *lifecycle) close(shutDown func() error) error {
 
 var errCloseInside = errors.New("aside: Close was called by a callback that it would wait for (a loader, Observer, OnModeChange, ...): the client closes without waiting for it, call Close elsewhere to wait until it has")
 
-// contained calls fn in a goroutine of its own and waits for it. The error is a *PanicError, or says that fn, which is called what, has ended its goroutine.
+// contained calls fn in a goroutine of its own and waits for it. The error is a *PanicError, or
+// says that fn, which is called what, has ended its goroutine.
 func (lc *lifecycle) contained(what string, fn func()) error {
 	done := make(chan error, 1)
 	go func() { // ends with fn
@@ -155,7 +160,8 @@ func (lc *lifecycle) contained(what string, fn func()) error {
 	return <-done
 }
 
-// callback notes that this goroutine runs a callback, until the returned function is called: Close must not wait for it there.
+// callback notes that this goroutine runs a callback, until the returned function is called: Close
+// must not wait for it there.
 func (lc *lifecycle) callback() (over func()) {
 	id := goroutine()
 	lc.callbacks.Store(id, nil)
@@ -168,7 +174,8 @@ func (lc *lifecycle) inCallback() bool {
 	return ok
 }
 
-// goroutine is the number of this goroutine, as a stack trace has it; 0 should that change its form: then Close waits in vain for a callback that calls it.
+// goroutine is the number of this goroutine, as a stack trace has it; 0 should that change its
+// form: then Close waits in vain for a callback that calls it.
 func goroutine() int64 {
 	var room [64]byte
 	trace := room[:runtime.Stack(room[:], false)]

@@ -16,8 +16,9 @@ import (
 	"github.com/redaside/aside/internal/script"
 )
 
-// loadCaller is a user's loader in the form that serves one key and many, strings and types: a pointer, made anew for each
-// call. load fills out, which is as long as keys and preset to "not found"; keys stay as they are.
+// loadCaller is a user's loader in the form that serves one key and many, strings and types: a
+// pointer, made anew for each call. load fills out, which is as long as keys and preset to "not
+// found"; keys stay as they are.
 type loadCaller interface {
 	load(ctx context.Context, keys []string, out []loaded) error
 }
@@ -140,7 +141,8 @@ type load struct {
 	renewed int64   // when its locks were taken or last renewed, in Client.now's time
 }
 
-// revive says that somebody waits again for a flight that nobody waited for; false: too late, the load is cancelled.
+// revive notes that somebody waits again for a flight that nobody waited for; false: too late, the
+// load is cancelled.
 func (l *load) revive() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -158,7 +160,7 @@ func (l *load) joined(who *caller) {
 	}
 }
 
-// desert says that nobody waits for one of the flights any more.
+// desert notes that nobody waits for one of the flights any more.
 func (l *load) desert() {
 	l.mu.Lock()
 	l.live--
@@ -169,7 +171,8 @@ func (l *load) desert() {
 	}
 }
 
-// end says mine to the one that may settle the load: its goroutine or expire. deserted: nobody waits for it any more, or it is blind.
+// end says mine to the one that may settle the load: its goroutine or expire. deserted: nobody
+// waits for it any more, or it is blind.
 func (l *load) end() (mine, deserted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -249,7 +252,8 @@ func (l *load) start() {
 	})
 }
 
-// run calls the loader, and examines its errors. A panic becomes an error, and so does the end of its goroutine (runtime.Goexit, t.FailNow).
+// run calls the loader, and examines its errors. A panic becomes an error, and so does the end of
+// its goroutine (runtime.Goexit, t.FailNow).
 func (l *load) run(ctx context.Context) (notFound bool, err error) {
 	if l.bare { // nobody else spares the database this
 		if err := l.c.loads.places.enter(ctx, l); err != nil {
@@ -281,8 +285,8 @@ func (l *load) run(ctx context.Context) (notFound bool, err error) {
 	return notFound, err
 }
 
-// expire ends a load that has not returned though its context has ended: its deadline has passed, nobody waits for it any
-// more, or the client is being closed.
+// expire ends a load that has not returned though its context has ended: its deadline has passed,
+// nobody waits for it any more, or the client is being closed.
 func (l *load) expire(ctx context.Context) {
 	if mine, deserted := l.end(); mine {
 		l.fail(ctx, ctx.Err(), deserted, l.options.loadTimeout)
@@ -321,8 +325,8 @@ func (l *load) observe(err error, took time.Duration) {
 	c.observe(Event{Kind: EventLoad, Key: l.keys[0], Source: SourceLoader, Duration: took, Err: err})
 }
 
-// renewer keeps the locks of loaders that are slow: all that are due, in one question per shard. A lock that is lost stays
-// lost: its fill will be refused. It ends with Close.
+// renewer keeps the locks of loaders that are slow: all that are due, with one command per shard. A
+// lock that is lost stays lost: its fill will be refused. It ends with Close.
 func (c *Client) renewer() {
 	tick := time.NewTicker(c.opt.LockTTL / 6)
 	defer tick.Stop()
@@ -339,7 +343,8 @@ func (c *Client) renewer() {
 	}
 }
 
-// release gives up the locks and fails the flights with err; nil lets who joined meanwhile start over.
+// release gives up the locks and fails the flights with err; nil lets who joined meanwhile start
+// over.
 func (l *load) release(err error) {
 	c, release := l.c, script.Release
 	if err != nil && !l.unheld && l.options.errorTTL > 0 {
@@ -374,8 +379,8 @@ func pointers[T any](all []T) []*T {
 	return to
 }
 
-// orphaned reports whether a marker is one of ours, of a load that has ended for this key: Redis went away, or refused, before it could be
-// filled or given back.
+// orphaned reports whether a marker is one of ours, of a load that has ended for this key: Redis
+// went away, or refused, before it could be filled or given back.
 func (c *Client) orphaned(key, marker string) bool {
 	return strings.HasPrefix(marker, c.tokenPrefix) && !c.loads.has(key, marker)
 }

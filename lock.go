@@ -20,25 +20,29 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// The lock on a key, in Redis. There is no second key: while somebody loads a key, the key itself holds that load's
-// marker (see internal/wire), with LockTTL as its expiry.
+// The lock on a key, in Redis. There is no second key: while somebody loads a key, the key itself
+// holds that load's marker (see internal/wire), with LockTTL as its expiry.
 //
-//	read-or-lock   one question, three answers: "here it is", "you load it", "somebody is loading it"
+//	read-or-lock   one command, three answers: "here it is", "you load it", "somebody is loading it"
 //	fill           the value, if the key still holds our marker
 //	renew          LockTTL again, if …
 //	release        nothing, if …
 //
-// A Set or Del during the load replaces or removes the marker, so the fill that follows is refused: a load never
-// overwrites what was written after it began. A marker is unique per acquisition, not per client: else a load that was
-// overtaken could pass for the next one of the same client.
+// A Set or Del during the load replaces or removes the marker, so the fill that follows is refused:
+// a load never overwrites what was written after it began. A marker is unique per acquisition, not
+// per client: else a load that was overtaken could pass for the next one of the same client.
 //
-// A hit changes nothing, so it works on a full or a read-only server, where the attempt to lock is refused.
+// A hit changes nothing, so it works on a full or a read-only server, where the attempt to lock is
+// refused.
 //
-// The scripts that do this are in internal/script, which also tells why they read and write as they do.
+// The scripts that do this are in internal/script, which also tells why they read and write as they
+// do.
 
-// stuck is a lock of somebody else that a leader waits for. A living holder of ours renews its lock, so one that is not renewed ends by itself,
-// after the LockTTL of its client at most; but not where the server's clock was set back, or where another library has made it, which may
-// give it the ttl of the value. So a lock is given up that has not been renewed for LockTTL, unless its client may have a longer one.
+// stuck is a lock of somebody else that a leader waits for. A living holder of ours renews its
+// lock, so one that is not renewed ends by itself, after the LockTTL of its client at most; but not
+// where the server's clock was set back, or where another library has made it, which may give it
+// the ttl of the value. So a lock is given up that has not been renewed for LockTTL, unless its
+// client may have a longer one.
 type stuck struct {
 	marker string
 	since  int64         // when it was first found, or last found to be renewed, in Client.now's time
@@ -73,7 +77,8 @@ func (c *Client) newMarker(sh *link.Shard) string {
 	return string(stamp.AppendMicros(b, now))
 }
 
-// newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client was made.
+// newTokenPrefix begins all tokens of a client; UUIDv7, so that a person can see when the client
+// was made.
 func newTokenPrefix() (string, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -88,14 +93,16 @@ var (
 	anyLength    = strconv.Itoa(math.MaxInt32)
 )
 
-// overLocks is a script to run over items that hold locks. It is bounded by RedisTimeout alone: the caller whose load it was may have gone.
+// overLocks is a script to run over items that hold locks. It is bounded by RedisTimeout alone: the
+// caller whose load it was may have gone.
 type overLocks struct {
 	one, many *script.Script                             // for a single item, and for several
 	head      []string                                   // what both take first of ARGV
 	args      func(to []string, item *loadItem) []string // appends what they take for an item; nil: its marker
 	until     int64                                      // if not 0, when what is left goes at once, whatever others have to ask; till then it goes in small pieces
 
-	// answer is told for each item, as its shard answers and by several goroutines, whether the lock was still ours; or nil.
+	// answer is told for each item, as its shard answers and by several goroutines, whether the
+	// lock was still ours; or nil.
 	answer func(moved bool, item *loadItem, ours bool, err error)
 }
 
@@ -211,7 +218,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 	}
 	f.ttl = time.Duration(ms) * time.Millisecond
 	f.value, f.content = wire.Unpack(f.stored)
-	f.mine = f.content == wire.Lock && f.stored == marker // the first run of a question that was sent twice
+	f.mine = f.content == wire.Lock && f.stored == marker // the first run of a command that was sent twice
 	return f
 }
 
@@ -232,7 +239,8 @@ func (c *Client) disown(sh *link.Shard, keys []string, marker string) {
 	})
 }
 
-// renewedTTL is the ttl of a lock that is renewed now, as Redis takes it: LockTTL, and for how long its fill may be behind others.
+// renewedTTL is the ttl of a lock that is renewed now, as Redis takes it: LockTTL, and for how long
+// its fill may be behind others.
 func (c *Client) renewedTTL() string {
 	if delay := c.link.Delay(); delay > 0 {
 		return script.InMilliseconds(c.opt.LockTTL + delay)

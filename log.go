@@ -8,8 +8,9 @@ import (
 	"github.com/redaside/aside/internal/logqueue"
 )
 
-// The handler of Options.Logger is the caller's code: it may write to a pipe that nobody reads or to a disk that hangs, and it may panic. Who logs
-// here holds a lock, is a prober, or replays. So lines are queued, and the handler is called from a goroutine that does nothing else.
+// The handler of Options.Logger is the caller's code: it may write to a pipe that nobody reads or
+// to a disk that hangs, and it may panic. Who logs here holds a lock, is a prober, or replays. So
+// lines are queued, and the handler is called from a goroutine that does nothing else.
 
 // logGrace is how long Close, or a New that fails, waits for the handler.
 const logGrace = 500 * time.Millisecond

@@ -29,15 +29,16 @@ type Found struct {
 	At     time.Time     // when Redis was asked, or, while it is away, when the value was set or loaded
 }
 
-// Peek returns the value of key without ever loading it; false if there is none, or somebody is just loading it. The error
-// is ErrRedisAway when neither memory nor Redis can say, what Redis refused it with, or ctx's.
+// Peek returns the value of key without ever loading it, or false if there is none or it is just
+// being loaded. The error is ErrRedisAway when neither memory nor Redis can answer, Redis's own
+// error if it refused the read, or ctx's.
 func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
 	found, _, ok, err := c.look(ctx, key)
 	return found.Value, ok, err
 }
 
-// Look is Peek for who wants to know more. The error is ErrNotFound if there is no value, or somebody is just loading it; else those of
-// Peek.
+// Look is like Peek, and also reports the ttl, the source and the time. The error is ErrNotFound if
+// there is no value or it is just being loaded; otherwise it is as for Peek.
 func (c *Client) Look(ctx context.Context, key string) (Found, error) {
 	found, _, ok, err := c.look(ctx, key)
 	if err == nil && !ok {
@@ -46,8 +47,9 @@ func (c *Client) Look(ctx context.Context, key string) (Found, error) {
 	return found, err
 }
 
-// LookMulti is Look for many keys, in a round trip to each shard for 64 of them, each of which may take RedisTimeout. Keys without a value are left out. The error is that of the
-// first key that has one, and nothing is returned then.
+// LookMulti is Look for many keys. It asks each shard for 64 keys at a time; each round trip may
+// take RedisTimeout. Keys without a value are left out. If a key fails, LookMulti returns the error
+// of the first such key and no values.
 func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found, error) {
 	if c.lifecycle.ctx.Err() != nil {
 		return nil, ErrClosed
@@ -172,7 +174,7 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *near.Ent
 	return c.seen(who, g)
 }
 
-// glance is a question for a key that locks nothing.
+// glance is a command that reads a key and locks nothing.
 type glance struct {
 	key string
 	sh  *link.Shard
@@ -218,12 +220,13 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At())}, e, what == wire.Value, nil
 }
 
-// readBacks is how often readBack asks for a key. A push about what the key held before the write comes right behind the write's own answer; where
-// it comes after the first question was begun, that answer cannot be kept, and the next can.
+// readBacks is how often readBack asks for a key. A push about what the key held before the write
+// comes right behind the write's own answer; where it comes after the first read was begun, that
+// answer cannot be kept, and the next can.
 const readBacks = 3
 
-// readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot fail: what it could not read is read when
-// somebody asks for it.
+// readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot
+// fail: what it could not read is read when somebody asks for it.
 func (c *Client) readBack(ctx context.Context, keys []string) {
 	if !c.opt.ReadBack || !c.near.Keeps() {
 		return

@@ -18,22 +18,25 @@ import (
 //	   +--------- Recovering
 //	     replayed
 //
-// lost: a connection is refused, or breaks and the prober's next question fails too; five questions in a row are not
-// answered (the prober's count three times: it has the connection to itself when nobody asks); or one is not while no
-// proof of life is younger than StaleLease; or the server says that it serves nobody, or nobody who writes (LOADING, BUSY, READONLY, NOREPLICAS,
-// MISCONF, CLUSTERDOWN, MASTERDOWN), or that it does not let us in or run our scripts (NOAUTH, WRONGPASS, NOPERM for EVALSHA, too many clients).
-// back: three good probes in a row, each with a write, and then up to a second more, so that processes do not all return at once;
-// a server that was never away is back with the first. replayed: Redis has answered for all that was written meanwhile.
+// lost: a connection is refused, or breaks and the prober's next probe fails too; five commands in
+// a row are not answered (the prober's count three times: it has the connection to itself when
+// nobody asks); or one is not while no proof of life is younger than StaleLease; or the server says
+// that it serves nobody, or nobody who writes (LOADING, BUSY, READONLY, NOREPLICAS, MISCONF,
+// CLUSTERDOWN, MASTERDOWN), or that it does not let us in or run our scripts (NOAUTH, WRONGPASS,
+// NOPERM for EVALSHA, too many clients). back: three good probes in a row, each with a write, and
+// then up to a second more, so that processes do not all return at once; a server that was never
+// away is back with the first. replayed: Redis has answered for all that was written meanwhile.
 type Mode int32
 
 // The modes.
 const (
 	// Healthy: Redis answers.
 	Healthy Mode = iota
-	// Degraded: no caller asks Redis, only the prober does. Memory, disk and loaders answer; writes are kept for replay.
+	// Degraded: no caller asks Redis, only the prober does. Memory, disk and loaders answer; writes
+	// are kept for replay.
 	Degraded
-	// Recovering: Redis answers, and what was written meanwhile is being replayed. A key whose record has not been replayed
-	// yet has it replayed first by whoever asks for it.
+	// Recovering: Redis answers, and what was written meanwhile is being replayed. A key whose
+	// record has not been replayed yet has it replayed first by whoever asks for it.
 	Recovering
 )
 

@@ -12,13 +12,13 @@ import (
 	"github.com/redaside/aside/internal/near"
 )
 
-// GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all that this process has
-// to load. Keys that are not found are absent from the map, which is never nil. Keys may repeat. load runs in another goroutine and may outlive
-// the call: see [Loader].
+// GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all
+// that this process has to load. Keys that are not found are absent from the map, which is never
+// nil. Keys may repeat. load runs in another goroutine and may outlive the call: see [Loader].
 //
-// The locks are those of Get, so that a key is loaded once for all its callers, single or batched. Keys that others load
-// are waited for. Where some keys fail the error is a *BatchError, and the map has the others; ttl, options and errors
-// of a key are as for Get.
+// Its locks are those of Get, so a key is loaded once for all its callers, single or batched.
+// GetMulti waits for keys that others load. If some keys fail, the error is a *BatchError and the
+// map has the others. For each key, ttl, options and errors are as for Get.
 func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[string], opts ...CallOption) (map[string]string, error) {
 	values := make(map[string]string, len(keys))
 	if load == nil {
@@ -55,7 +55,8 @@ func (l *stringBatchLoad) load(ctx context.Context, keys []string, out []loaded)
 	return strangers(keys, found)
 }
 
-// strangers returns an error if a batch loader has answered for other keys only than it was asked for: that says nothing of those.
+// strangers returns an error if a batch loader has answered for other keys only than it was asked
+// for: that says nothing of those.
 func strangers[T any](keys []string, found map[string]T) error {
 	asked := func(key string) bool {
 		_, ok := found[key]
@@ -79,7 +80,8 @@ func cloned(keys []string) []string {
 	return own
 }
 
-// fromMemory hands what is in memory to use, and returns the keys that are not, each once. use says whether it could.
+// fromMemory hands what is in memory to use, and returns the keys that are not, each once. use
+// reports whether it could.
 func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key string, e *near.Entry) bool) (missing []string) {
 	for i, key := range keys {
 		if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && use(key, e) {
@@ -102,11 +104,13 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 	})
 }
 
-// obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one question per shard, and calls
-// the loader once for what it has locked, before it waits for anybody else: two GetMulti with crossed keys cannot block each
-// other. use is called for each key that has an outcome.
+// obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one request
+// per shard, and calls the loader once for what it has locked, before it waits for anybody else:
+// two GetMulti with crossed keys cannot block each other. use is called for each key that has an
+// outcome.
 //
-// keys has each key once; bad has fingerprints of what keys were found to hold and could not be decoded.
+// keys has each key once; bad has fingerprints of what keys were found to hold and could not be
+// decoded.
 func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome)) error {
 	var err error
 	if p.options, err = c.check(p.ttl, p.opts); err != nil || len(keys) == 0 {

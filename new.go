@@ -19,14 +19,15 @@ import (
 )
 
 const (
-	closeGrace = 2 * time.Second // for loaders and questions that do not heed their context
+	closeGrace = 2 * time.Second // for loaders and commands that do not heed their context
 	flushGrace = 2 * time.Second // for a disk that hangs
 )
 
-// New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at most, and succeeds without
-// one (unless RequireRedis is set): the client then is degraded until Redis answers. Its error says all that is wrong with
-// the options, or why the fallback directory cannot be used (ErrLocked: another process has it). With one it takes 100
-// milliseconds at least, so that what the process before has written is earlier for every clock.
+// New makes a client and starts to connect. It waits for the first connection, ConnectTimeout at
+// most. It succeeds without one, unless RequireRedis is set; the client then is degraded until
+// Redis answers. The error lists all that is wrong with the options, or says why the fallback
+// directory cannot be used (ErrLocked: another process has it). With a fallback directory New takes
+// at least 100 milliseconds, so that its timestamps are later than its predecessor's.
 func New(options Options) (*Client, error) {
 	options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -100,23 +101,29 @@ func New(options Options) (*Client, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	if options.FallbackDir != "" || options.Store != nil {
-		// The process before, which had the directory, may have written until it was opened. Replayed, a write of ours within the
-		// error of clocks from one of those could not be told from an earlier one, and neither would be kept.
+		// The process before, which had the directory, may have written until it was opened.
+		// Replayed, a write of ours within the error of clocks from one of those could not be told
+		// from an earlier one, and neither would be kept.
 		c.link.Sleep(2*leastClockError - time.Duration(c.link.Now()-opened))
 	}
 	return c, nil
 }
 
-// Close ends all waits with ErrClosed, cancels the loads, gives up their locks, and waits until every goroutine of the
-// client has ended, for 2 seconds at most: a loader that does not heed its context is left behind, and the error says so. What was
-// loaded already is stored, if Redis answers within half a second, or RedisTimeout if that is longer. Then it has the fallback store put on disk what it has accepted, for
-// 2 seconds at most, and gives up its directory. Last it waits for half a second at most until Options.Logger has its lines. It replays nothing: the next client with that directory does.
-// (rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for five after a node
-// has left its cluster.)
-// Closing again does nothing and returns the same.
+// Close ends all waits with ErrClosed, cancels the loads and releases their locks. In this order it
+// waits
 //
-// A loader, an Observer or another callback that calls it gets an error at once, as it would wait for itself: the client then closes without it, and
-// a Close elsewhere waits until it has.
+//   - for every goroutine of the client, 2 seconds at most; it leaves a loader behind that ignores
+//     its context, and the error says so. Loaded values are still stored, if Redis answers within
+//     half a second, or within RedisTimeout if that is longer;
+//   - for the fallback store, 2 seconds at most, to put on disk what it has accepted. Then it
+//     releases the directory. It replays nothing: the next client with that directory does;
+//   - for Options.Logger, half a second at most, to take its lines.
+//
+// rueidis may keep a sleeping goroutine for one more second after a connection that failed, and for
+// five after a node has left its cluster. A second Close does nothing and returns the same error.
+//
+// A loader, an Observer or another callback that calls Close gets an error at once, because it
+// would wait for itself. The client closes all the same, and a Close elsewhere waits until it has.
 func (c *Client) Close() error { return c.close(c.shutDown) }
 
 // shutDown does what Close waits for.
@@ -204,7 +211,8 @@ func (c *Client) observed(e link.Event) {
 	c.observe(event)
 }
 
-// outageBegins returns how an outage goes, for the log: what waits, and what the loaders were spared.
+// outageBegins returns how an outage goes, for the log: what waits, and what the loaders were
+// spared.
 func (c *Client) outageBegins() func() []any {
 	loads := c.counted.loads.Load()
 	return func() []any {
@@ -219,15 +227,16 @@ func (c *Client) unreplayed(sh *link.Shard) bool {
 	return kept.Sets+kept.Deletes+kept.Fills > 0 || c.doubts.about(sh)
 }
 
-// flushed says that what was kept for sh, and is from before it was flushed, will not be brought back.
+// flushed logs that what was kept for sh from before it was flushed will not be brought back.
 func (c *Client) flushed(sh *link.Shard) {
 	if kept := c.store.Stats(); kept.Sets+kept.Fills > 0 {
 		c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.link.Address(sh), "sets", kept.Sets, "loaded", kept.Fills)
 	}
 }
 
-// tookOver has a server that has taken over looked at for what it may lack. What counts is when the other was well last: how long it
-// took until somebody took over says nothing of what was replicated.
+// tookOver has a server that has taken over looked at for what it may lack. What counts is when the
+// other was well last: how long it took until somebody took over says nothing of what was
+// replicated.
 func (c *Client) tookOver(t link.Takeover) {
 	lacking := c.store.recent.since(t.Since - int64(recentFor))
 	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.link.Shard(key) != t.Shard || !t.Had(key) })

@@ -47,7 +47,7 @@ const (
 	EventFillRefused                   // a loaded value was not stored: the key was set or deleted during the load
 	EventStoreFailed                   // a loaded value was not stored: Err says why
 	EventDecodeFailed                  // a stored value could not be read and is loaded again; Err says why
-	EventRedisError                    // a question to Redis failed after Duration; Err says how
+	EventRedisError                    // a command to Redis failed after Duration; Err says how
 	EventRedisAway                     // Redis, or the shard named by Key, is away; Err says why
 	EventRedisBack                     // Redis, or the shard named by Key, answers again
 	EventJournaled                     // a Set or Del is kept for replay; Err says why Redis did not do it
@@ -73,10 +73,11 @@ type Event struct {
 	Err      error
 }
 
-// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the caller's path; in the caller's goroutine for a hit
-// from memory, else in another, so that one that panics or ends its goroutine is logged and harms nobody. Nothing waits until it has returned
-// from EventRedisError and EventLockWait. It may ask the Client, but not Get the key that it is told of with a context without an end: it may
-// be what that Get waits for.
+// Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the
+// caller's path; in the caller's goroutine for a hit from memory, else in another, so that one that
+// panics or ends its goroutine is logged and harms nobody. Nothing waits until it has returned from
+// EventRedisError and EventLockWait. It may ask the Client, but not Get the key that it is told of
+// with a context without an end: it may be what that Get waits for.
 type Observer interface {
 	Observe(Event)
 }
@@ -100,7 +101,7 @@ type Stats struct {
 	TooLarge       int64 // loaded values not stored because of MaxValueBytes
 	EncodeErrors   int64 // loaded values that their codec could not encode
 	DecodeErrors   int64 // stored values that could not be read, and were loaded again
-	RedisErrors    int64 // questions to Redis that failed
+	RedisErrors    int64 // commands to Redis that failed
 	Invalidations  int64 // keys that Redis said have changed
 	GoneEarly      int64 // of these, keys that had been read less than a second before: many, if Redis's tracking table is full
 	Flushes        int64 // times that all of the memory was given up: a connection lost, FLUSHALL
@@ -132,7 +133,8 @@ type striped struct {
 	}
 }
 
-// add picks a cell by where the goroutine's stack lies: cheaper than a random number, and as well spread.
+// add picks a cell by where the goroutine's stack lies: cheaper than a random number, and as well
+// spread.
 func (s *striped) add() {
 	var here byte
 	const golden = 0x9e3779b97f4a7c15 // spreads neighbours
@@ -146,7 +148,8 @@ func (s *striped) sum() (n int64) {
 	return n
 }
 
-// reports are what a client says of itself: to the Observer, in the log, and in its counters. Safe for concurrent use.
+// reports are what a client says of itself: to the Observer, in the log, and in its counters. Safe
+// for concurrent use.
 type reports struct {
 	life     *lifecycle        // immutable
 	clock    func() int64      // Client.now; immutable
@@ -168,7 +171,8 @@ func (r *reports) observe(e Event) {
 	}
 }
 
-// observeAside is observe where others wait for what the caller does next, and must not wait for an Observer that asks for their keys.
+// observeAside is observe where others wait for what the caller does next, and must not wait for an
+// Observer that asks for their keys.
 func (r *reports) observeAside(e Event) {
 	if r.observer == nil {
 		return
@@ -178,7 +182,8 @@ func (r *reports) observeAside(e Event) {
 	}
 }
 
-// observeHit is observe for a hit from memory, which no goroutine is made for: where the observer ends its goroutine that is its caller's own.
+// observeHit is observe for a hit from memory, which no goroutine is made for: where the observer
+// ends its goroutine that is its caller's own.
 func (r *reports) observeHit(key string) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -219,7 +224,8 @@ func (s *seldom) after(now int64, pause time.Duration) bool {
 	return (last == 0 || now-last >= int64(pause)) && s.last.CompareAndSwap(last, max(now, 1))
 }
 
-// refusedRead says, once a minute, that Redis refuses to read a key (WRONGTYPE, NOPERM): nothing is remembered of it, so that each call loads.
+// refusedRead says, once a minute, that Redis refuses to read a key (WRONGTYPE, NOPERM): nothing is
+// remembered of it, so that each call loads.
 func (r *reports) refusedRead(key string, err error) {
 	if link.Refused(err) && r.seldomRead.after(r.clock(), time.Minute) {
 		r.logger.Warn("aside: Redis refuses to read a key, so it is loaded at each call; another program may keep another type under it", "key", quoted(key), "error", err)

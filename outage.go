@@ -16,9 +16,10 @@ import (
 
 // What a Client does while Redis is away; replay.go makes it good when Redis is back.
 //
-// Per shard. Reads: memory (internal/near) → the fallback store → the loader, of which MaxLoaders may run at once. Writes:
-// the fallback store, then memory. An operation that Redis was asked for and has not answered goes to the store as well,
-// with the stamp that it had: if it was done, its replay finds that out.
+// Per shard. Reads: memory (internal/near) → the fallback store → the loader, of which MaxLoaders
+// may run at once. Writes: the fallback store, then memory. An operation that Redis was asked for
+// and has not answered goes to the store as well, with the stamp that it had: if it was done, its
+// replay finds that out.
 
 const (
 	leastClockError = 50 * time.Millisecond // assumed of any two clocks, however good they look
@@ -30,7 +31,8 @@ const (
 	unansweredRetry = 100 * time.Millisecond
 )
 
-// answerFromStore completes f with what the fallback store holds, and reports whether it holds anything.
+// answerFromStore completes f with what the fallback store holds, and reports whether it holds
+// anything.
 func (c *Client) answerFromStore(ctx context.Context, f *flight, room uintptr) bool {
 	s, ok := c.readStore(ctx, f.key, room)
 	if ok {
@@ -52,10 +54,11 @@ type storeAnswer struct {
 	err     error // it could not be read, so nobody knows
 }
 
-// readStore reads key from the fallback store and puts it into memory; false if the store has no value, or Redis is not
-// away. The record of a Set or Del is the newest that this process has heard of the key, for as long as it is pending; but
-// where Redis is not away, and only does not answer for the key, the loader knows more: others may have written since. The
-// record of a load is as old as what memory holds.
+// readStore reads key from the fallback store and puts it into memory; false if the store has no
+// value, or Redis is not away. The record of a Set or Del is the newest that this process has heard
+// of the key, for as long as it is pending; but where Redis is not away, and only does not answer
+// for the key, the loader knows more: others may have written since. The record of a load is as old
+// as what memory holds.
 func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s storeAnswer, ok bool) {
 	sh := c.link.Home(key)
 	s.gen = c.near.Generation(key)
@@ -99,7 +102,8 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 	return s, true
 }
 
-// keepLoad keeps what was loaded while its shard is degraded: in memory and, without waiting for the disk, in the store.
+// keepLoad keeps what was loaded while its shard is degraded: in memory and, without waiting for
+// the disk, in the store.
 func (l *load) keepLoad(i int) *near.Entry {
 	c, item, out := l.c, l.items[i], &l.out[i]
 	sh := c.link.Home(item.f.key)
@@ -132,8 +136,8 @@ func expiresAt(now int64, ttl time.Duration) int64 {
 	return max(now/1000+script.Milliseconds(ttl), 1)
 }
 
-// keepWrites puts writes that Redis has not acknowledged into the store; cause says why it has not. nil: they survive the
-// end of the process, and are as good as written.
+// keepWrites puts writes that Redis has not acknowledged into the store; cause says why it has not.
+// nil: they survive the end of the process, and are as good as written.
 func (c *Client) keepWrites(ctx context.Context, records []fallback.Record, cause error) error {
 	defer c.store.settleOvertaken(records)
 	ctx, cancel := withGrace(ctx)

@@ -13,8 +13,8 @@ import (
 // maxReaders read the store at once.
 const maxReaders = 64
 
-// outbox is what this process has of writes and loads that Redis cannot be told of: the fallback store, and what must be known of writes under
-// way to use it. Safe for concurrent use.
+// outbox is what this process has of writes and loads that Redis cannot be told of: the fallback
+// store, and what must be known of writes under way to use it. Safe for concurrent use.
 type outbox struct {
 	fallback.Store               // immutable
 	life           *lifecycle    // immutable
@@ -45,8 +45,8 @@ func (o *outbox) end(keys []string) {
 	o.writing.Add(-1)
 }
 
-// read returns the store's record of key. A disk that hangs must not hold up a caller whose time is over, so another
-// goroutine reads it, of which there are maxReaders at most.
+// read returns the store's record of key. A disk that hangs must not hold up a caller whose time is
+// over, so another goroutine reads it, of which there are maxReaders at most.
 func (o *outbox) read(ctx context.Context, key string) (fallback.Record, bool, error) {
 	if _, ok := o.Stamp(key); !ok {
 		return fallback.Record{}, false, nil
@@ -93,12 +93,13 @@ func (o *outbox) dropLoad(key string) {
 	}
 }
 
-// overtakings know, of the keys that are being written, which write Redis has acknowledged last. A write without an answer, which is
-// then kept for replay, may be older than that:
+// overtakings know, of the keys that are being written, which write Redis has acknowledged last. A
+// write without an answer, which is then kept for replay, may be older than that:
 //
 //	Set k, no answer     Del k, done     the Set is kept     Redis goes     Get k    <- would be what was deleted
 //
-// Its replay would find that out, but until then this process would believe the record. Safe for concurrent use.
+// Its replay would find that out, but until then this process would believe the record. Safe for
+// concurrent use.
 type overtakings struct {
 	mu    sync.Mutex
 	byKey map[string]*overtaking // of keys with a write under way; guarded by mu
@@ -136,8 +137,8 @@ func (o *overtakings) end(keys []string) {
 	}
 }
 
-// acknowledged notes that Redis has done a write, and settleOvertaken looks at that once a write is in the store. Whichever
-// comes later for two writes of a key settles the older.
+// acknowledged notes that Redis has done a write, and settleOvertaken looks at that once a write is
+// in the store. Whichever comes later for two writes of a key settles the older.
 func (o *outbox) acknowledged(keys []string, done string) {
 	o.overtaking.mu.Lock()
 	for _, key := range keys {
@@ -159,7 +160,8 @@ func (o *outbox) settleOvertaken(records []fallback.Record) {
 	}
 }
 
-// settleOlder settles the pending record of key if this client made it before the write whose stamp is done.
+// settleOlder settles the pending record of key if this client made it before the write whose stamp
+// is done.
 func (o *outbox) settleOlder(key, done string) {
 	was, _ := o.Stamp(key)
 	if by, ok := stamp.Parse(was); ok && by.Client == o.client && was < done {

@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// places are those of Options.MaxLoaders: where loaders run that have no lock to spare the database. A loader that waits for another one does not ask the
-// database meanwhile, so that one runs on its place: else loaders that wait would fill all places, and those that they wait for have none.
+// places are those of Options.MaxLoaders: where loaders run that have no lock to spare the
+// database. A loader that waits for another one does not ask the database meanwhile, so that one
+// runs on its place: else loaders that wait would fill all places, and those that they wait for
+// have none.
 //
 //	a loader asks for a key, and the load of that needs a place      it runs on its parent's, one at a time
 //	a loader asks for a key whose load waits for a place             that moves to its place

@@ -20,14 +20,16 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// What a Client makes good when Redis is back. Each shard's replayer hands the store's records to Redis: deletes, then sets, then fills (fallback.Syncer). A record
-// leaves the store only when Redis has answered for it. Until then its key is pending, and whoever reads or writes the key
-// has the record replayed first:
+// What a Client makes good when Redis is back. Each shard's replayer hands the store's records to
+// Redis: deletes, then sets, then fills (fallback.Syncer). A record leaves the store only when
+// Redis has answered for it. Until then its key is pending, and whoever reads or writes the key has
+// the record replayed first:
 //
 //	app: Del k, while away       app: Set k, now that Redis is back    replayer: delete k     <- would undo the Set
 //
-// The script that replays knows a later operation of the same client, but the record may be of an earlier process.
-// One record is in one replay at a time (claims), and just before it is sent it must still be the one in the store.
+// The script that replays knows a later operation of the same client, but the record may be of an
+// earlier process. One record is in one replay at a time (claims), and just before it is sent it
+// must still be the one in the store.
 
 // replayVerdicts are the answers of script.Replay, from 1.
 var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded, fallback.Deleted, fallback.Dropped}
@@ -38,8 +40,8 @@ type replayer struct {
 	sh *link.Shard
 }
 
-// settle has the pending records of keys replayed, as far as their shards can be asked, and returns the keys that are
-// pending all the same.
+// settle has the pending records of keys replayed, as far as their shards can be asked, and returns
+// the keys that are pending all the same.
 func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 	byShard := make(map[*link.Shard][]fallback.Record, 1)
 	for _, key := range keys {
@@ -64,7 +66,7 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 	return pending
 }
 
-// unsettled says that key has a record that could not be replayed just now.
+// unsettled reports whether key has a record that could not be replayed just now.
 func (c *Client) unsettled(ctx context.Context, key string) bool {
 	if c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0 {
 		return true
@@ -94,14 +96,15 @@ func (c *Client) mayBeUnsettled(key string) bool {
 	return c.store.Pending(key) || c.doubts.about(c.link.Home(key))
 }
 
-// doubtful reports whether key's server may still lack what it was told by its predecessor's client, see takeover.go.
+// doubtful reports whether key's server may still lack what it was told by its predecessor's
+// client, see takeover.go.
 func (c *Client) doubtful(ctx context.Context, key string) bool {
 	sh := c.link.Home(key)
 	return c.doubts.about(sh) && sh.Asks() && !c.makeSure(ctx, sh, key)
 }
 
-// Replay replays records of sh's keys, each once the key is free, settles those that are answered, and says what came
-// of each.
+// Replay replays records of sh's keys, each once the key is free, settles those that are answered,
+// and says what came of each.
 func (r replayer) Replay(ctx context.Context, records []fallback.Record) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	left := make([]int, len(records))
@@ -167,8 +170,8 @@ func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine [
 	r.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
 }
 
-// ask runs the replay script over records. One that is refused, for a key that we may not write, say, must not keep those in
-// its batch from being replayed, so they are then asked for one by one.
+// ask runs the replay script over records. One that is refused, for a key that we may not write,
+// say, must not keep those in its batch from being replayed, so they are then asked for one by one.
 func (r replayer) ask(ctx context.Context, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
 	outcomes := make([]fallback.Outcome, len(records))
 	if len(records) == 0 {
@@ -298,7 +301,8 @@ func (r replayer) run() {
 			retry.Reset(unansweredRetry)
 			continue
 		}
-		// What was refused, or could not be read just now, must not keep all others waiting. It may also be another shard's.
+		// What was refused, or could not be read just now, must not keep all others waiting. It may
+		// also be another shard's.
 		if kept := r.store.Stats(); kept.Sets+kept.Deletes > 0 {
 			retry.Reset(replayRetry)
 		}
@@ -353,7 +357,8 @@ func (r replayer) attrs(report fallback.ReplayReport, restarted bool) []any {
 	return attrs
 }
 
-// makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was answered.
+// makeSure replays, as deletes, what sh may lack of keys; of all for none. false: not all of it was
+// answered.
 func (c *Client) makeSure(ctx context.Context, sh *link.Shard, keys ...string) bool {
 	answered, deleted := true, 0
 	for some := range slices.Chunk(c.doubts.of(sh, keys...), link.MaxBatchKeys) {

@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// What a loader returns is looked at as its callers will get it, Decode(Encode(v)), at the first loads of a view: a field that the codec does
-// not keep is easily missed, as nothing fails. Afterwards the check costs one atomic load for each load, and nothing for a hit.
+// What a loader returns is looked at as its callers will get it, Decode(Encode(v)), at the first
+// loads of a view: a field that the codec does not keep is easily missed, as nothing fails.
+// Afterwards the check costs one atomic load for each load, and nothing for a hit.
 
 const (
 	roundTripLoads        = 8       // values that are looked at for a view, or until one differs
@@ -15,7 +16,8 @@ const (
 	maxRoundTripViews     = 1024    // of which a client remembers that they were checked
 )
 
-// roundTrips counts the values that are still to be looked at, for all views that are equal, and bounds what is said about them. Safe for concurrent use.
+// roundTrips counts the values that are still to be looked at, for all views that are equal, and
+// bounds what is said about them. Safe for concurrent use.
 type roundTrips struct {
 	left atomic.Int32
 	last [codecTroubles]atomic.Int64 // when each was said last, in Client.now's time; 0: never

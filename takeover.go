@@ -11,21 +11,24 @@ import (
 	"github.com/redaside/aside/internal/stamp"
 )
 
-// A server that takes over, by a failover or because a name leads elsewhere now, may lack what the one before has acknowledged last: replication does
-// not wait. No outage need come between. What tells is the run id.
+// A server that takes over, by a failover or because a name leads elsewhere now, may lack what the
+// one before has acknowledged last: replication does not wait. No outage need come between. What
+// tells is the run id.
 //
 //	a: Del k, acknowledged by the old primary     the new one never heard of it     everybody: Get k    <- would be what was deleted
 //
-// So a client keeps in mind for a while which keys it has written, with their stamps, and has these writes replayed at the new server as deletes
-// under the stamps that they had: where the write is known, or a newer one, nothing is done; else the key is deleted, and loaded when it is wanted.
-// A Set is not put back: another process's Del that came after it may be lost, too.
+// So a client keeps in mind for a while which keys it has written, with their stamps, and has these
+// writes replayed at the new server as deletes under the stamps that they had: where the write is
+// known, or a newer one, nothing is done; else the key is deleted, and loaded when it is wanted. A
+// Set is not put back: another process's Del that came after it may be lost, too.
 
 const (
 	recentFor  = 30 * time.Second // how long an acknowledged write is kept in mind
 	maxRecents = 4096             // how many, at most
 )
 
-// recents are the latest writes that Redis has acknowledged, oldest first from the next place on. Safe for concurrent use.
+// recents are the latest writes that Redis has acknowledged, oldest first from the next place on.
+// Safe for concurrent use.
 type recents struct {
 	mu     sync.Mutex
 	writes []recentWrite // a ring of maxRecents once it has them; guarded by mu
@@ -65,7 +68,8 @@ func (r *recents) since(then int64) map[string]fallback.Record {
 	return records
 }
 
-// doubts are writes that a server may lack: until it has answered for them, their keys are not read from it. Safe for concurrent use.
+// doubts are writes that a server may lack: until it has answered for them, their keys are not read
+// from it. Safe for concurrent use.
 type doubts struct {
 	shards atomic.Int32 // len of byShard; for the many callers that ask when there are none
 

@@ -86,7 +86,8 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	})
 }
 
-// alone calls a loader for one call only, with the deadline and the shelter from panics that a shared load has.
+// alone calls a loader for one call only, with the deadline and the shelter from panics that a
+// shared load has.
 func alone[R any](ctx context.Context, c *Client, opts []CallOption, load func(context.Context) (R, error)) (value R, err error) {
 	options, err := c.callOptions(opts)
 	if err != nil {
@@ -126,7 +127,8 @@ func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) er
 	return nil
 }
 
-// undecodableRounds is how often a call tries to replace what it cannot read before it leaves the cache alone.
+// undecodableRounds is how often a call tries to replace what it cannot read before it leaves the
+// cache alone.
 const undecodableRounds = 3
 
 // GetMulti is [Client.GetMulti] over T.
@@ -276,7 +278,8 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 	return value, err == nil, nil // decode has counted it: for Peek there is no value then
 }
 
-// Set is [Client.Set] over T. A value that cannot be encoded, or is a nil pointer or interface, is an error, and nothing is written.
+// Set is [Client.Set] over T. A value that cannot be encoded, or is a nil pointer or interface, is
+// an error, and nothing is written.
 func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string, value T) error {
 	switch {
 	case t.c == nil:

@@ -14,22 +14,28 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// Update has do change keys in Redis with commands of its own: INCR, EXPIRE, a SET with NX, a script. Around it happens what happens
-// around a Set: earlier writes of the keys that wait to be replayed are replayed first; what this process remembers of the keys, and loads
-// of theirs that are under way, are given up; and stamps are left, so that a replay knows that this was later. do must not change other keys
-// than these; with none it may change nothing. It gets a context that ends with ctx and RedisTimeout, and the client of [Client.Redis].
+// Update calls fn to change keys in Redis with commands of its own: INCR, EXPIRE, a SET with NX, a
+// script. It does around fn what Set does around its write: earlier writes of the keys that wait
+// for replay are replayed first; what this process has in memory for the keys is dropped, and
+// running loads of theirs are detached; and stamps are left, so that a replay knows that this write
+// was later. fn must change no other keys; if keys is empty it may change nothing. It gets a
+// context that ends with ctx and RedisTimeout, and the client of [Client.Redis].
 //
-// do returns ErrUnchanged if it has changed nothing, as a SET with NX may: then no stamps are left, which would make what others have written
-// while they were cut off look older than this, and Update returns nil. An error of its own, of a database or another Redis, say, is returned unchanged, and says nothing about this Redis. A write of one of the keys at the same time, by this client, for which
-// Redis has no answer, counts as done before do.
+// If fn has changed nothing, as a SET with NX may, it returns ErrUnchanged. Update then returns nil
+// and leaves no stamps: they would make writes of processes that were cut off look older than this.
 //
-// Where Redis is away do is not called, as nobody could tell its effect: the error is ErrRedisAway. What do returns is returned as it
-// is, but for an answer that did not come: then it is ErrUnknownOutcome, and Redis may have done it, or may still do it a little later (do can
-// see to it that it does not: Set's scripts do). What do has written must be what values look like: Get takes it for one.
+// Update returns fn's error unchanged, except that a missing reply becomes ErrUnknownOutcome: Redis
+// may have applied the command, or may still apply it a little later (fn can rule that out, as
+// Set's scripts do). An error of another origin, a database say, says nothing about this Redis. If
+// a write of one of the keys by this client runs at the same time and Redis does not answer it, it
+// counts as done before fn.
 //
-// If this process ends, or loses Redis, between do and the stamps, then a replay of an older write, by a process that was cut off, may
-// take it for a loaded value, and delete it or write over it.
-func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.Context, redis rueidis.Client) error) error {
+// While Redis is away Update does not call fn, because nobody could tell its effect, and returns
+// ErrRedisAway. What fn writes must look like values: Get reads it as one.
+//
+// If this process ends or loses Redis between fn and the stamps, the replay of an older write, by a
+// process that was cut off, may take fn's value for a loaded one, and delete or overwrite it.
+func (c *Client) Update(ctx context.Context, keys []string, fn func(ctx context.Context, redis rueidis.Client) error) error {
 	keys = cloned(keys)
 	if err := c.beginWrite(ctx, keys); err != nil {
 		return err
@@ -58,7 +64,7 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 			c.readBack(who, keys)
 		}
 	}()
-	done = c.link.Lend(who, asked, do)
+	done = c.link.Lend(who, asked, fn)
 	if errors.Is(done, ErrUnchanged) {
 		return nil
 	}
@@ -75,14 +81,18 @@ func (c *Client) Update(ctx context.Context, keys []string, do func(ctx context.
 	return done
 }
 
-// Redis returns a rueidis client for commands of your own, or false while Redis has not been reached yet. It is made from the same options,
-// by the same ClientBuilder, when it is first used, and has its own connections. Its Close does nothing: Close of the Client closes it.
+// Redis returns a rueidis client for commands of your own, or false while Redis has not been
+// reached yet. It is made when it is first used, from the same options and by the same
+// ClientBuilder, and has connections of its own. Its Close does nothing: Close of the Client closes
+// it.
 //
-// Commands that change the connection for everybody who uses it return [ErrShared]: SELECT, AUTH, HELLO, RESET, QUIT, MONITOR, WATCH, CLIENT TRACKING,
-// CLIENT REPLY, subscriptions outside Receive, and MULTI without its EXEC in the same DoMulti. They belong on a connection of your own: Dedicated, or Dedicate.
+// Commands that change the connection for all its users return [ErrShared]: SELECT, AUTH, HELLO,
+// RESET, QUIT, MONITOR, WATCH, CLIENT TRACKING, CLIENT REPLY, subscriptions outside Receive, and
+// MULTI without its EXEC in the same DoMulti. Use Dedicated or Dedicate for them: a connection of
+// your own.
 //
-// What is written here is pushed to every process, this one included, but leaves no stamps and does not end loads that are under way: use
-// [Client.Update] for keys that Get reads.
+// Redis tells every process, this one included, what you write here. But such writes leave no
+// stamps and do not stop running loads: use [Client.Update] for keys that Get reads.
 func (c *Client) Redis() (rueidis.Client, bool) {
 	return c.link.OwnClient()
 }

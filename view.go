@@ -13,20 +13,25 @@ import (
 	"github.com/redaside/aside/internal/shape"
 )
 
-// TypedClient is a view of a Client through a codec: the same keys, the same rules, values of type T. It costs nothing to
-// make, owns nothing and needs no Close; make as many as there are types. Safe for concurrent use.
+// TypedClient is a view of a Client through a codec: the same keys, the same rules, values of type
+// T. Create as many as you like, there is nothing to close. Safe for concurrent use.
 //
-// All callers get equal values, whether they loaded them, waited for who did, or found them: what the codec makes of what it has written. So
-// what a loader returned stays its own, and a field that the codec does not keep (one with `json:"-"`) is missing from the first answer already. At the first loads
-// of a view the two are compared, and a difference is logged with view, type and field.
-// Only a value that cannot be encoded, or whose encoding cannot be read back, is returned to who loaded it as the loader gave it; who waited for it
-// gets an error, or loads for itself.
+// All callers get equal values, whether they loaded them, waited for them or found them: what the
+// codec decodes from what it has encoded. So the value that a loader returned stays its own, and a
+// field that the codec does not keep (one with `json:"-"`) is missing from the first answer on. At
+// the first loads of a view the two are compared, and a difference is logged with view, type and
+// field. If a value cannot be encoded, or its encoding cannot be decoded, the caller that loaded it
+// gets it as the loader returned it; callers that waited for it get an error, or load for
+// themselves.
 //
-// A nil pointer or interface is no value: a loader that returns one with a nil error has said ErrNotFound. Neither is the null of JSON or MessagePack under a key, as other
-// programs leave for what is not there, unless the codec writes a T so (a nil slice or map): it is loaded and replaced, as what does not decode is.
+// A nil pointer or interface is no value: a loader that returns one with a nil error has said
+// ErrNotFound. The null of JSON or MessagePack is no value either, because other programs leave it
+// for what is not there; it is loaded and replaced, like a value that does not decode, unless the
+// codec itself writes a T so (a nil slice or map).
 //
-// What it returns is the caller's to change. Where T holds no pointer, slice or map (strings and time.Time are fine),
-// one decoded copy is kept in memory and copied out; elsewhere each call decodes, unless the view was made [Shared].
+// Callers may change the values they get. If T holds no pointer, slice or map (strings and
+// time.Time are fine), one decoded copy is kept in memory and copied for each caller; for other
+// types each call decodes, unless the view was made with [Shared].
 type TypedClient[T any] struct {
 	c     *Client
 	codec codec.Codec[T]
@@ -45,12 +50,14 @@ type ViewOption func(*viewOptions)
 
 type viewOptions struct{ shared bool }
 
-// Shared promises that nobody changes what the view returns: one decoded value then serves all calls, whatever T is. It is still what the codec has
-// read, never the loader's own value. A codec that returns a small part of something large (Func may) has memory hold on to the whole of it.
+// Shared promises that nobody changes the values that the view returns: one decoded value then
+// serves all calls, whatever T is. It is still what the codec has decoded, never the loader's own
+// value. If a codec returns a small part of something large (Func may), memory holds on to the
+// whole.
 func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
 
-// Typed returns a view of client through a codec. A nil client or codec is reported by the view's calls, which all fail with
-// [ErrInvalidArgument].
+// Typed returns a view of client through a codec. If client or codec is nil, all calls of the view
+// fail with [ErrInvalidArgument].
 func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedClient[T] {
 	var options viewOptions
 	for _, set := range opts {
@@ -65,15 +72,16 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	if t.keep = options.shared || t.flat; t.keep {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}
-	// Views made anew for each request share what was decoded if their codecs are equal. One that has functions in it
-	// cannot be compared: such a view is equal to itself only.
+	// Views made anew for each request share what was decoded if their codecs are equal. One that
+	// has functions in it cannot be compared: such a view is equal to itself only.
 	if t.id = c; c == nil || !reflect.ValueOf(c).Comparable() {
 		t.id = t
 	}
 	return t
 }
 
-// NewTypedClient returns a view of client through two functions. A nil function is reported by the view's calls.
+// NewTypedClient returns a view of client through two functions. If one is nil, the calls of the
+// view say so.
 func NewTypedClient[T any](client *Client, serialize func(T) (string, error), deserialize func(string) (T, error), opts ...ViewOption) *TypedClient[T] {
 	return Typed(client, codec.Func(serialize, deserialize), opts...)
 }
@@ -99,7 +107,8 @@ func (t *TypedClient[T]) encode(key string, value T) loaded {
 	return loaded{raw: raw, found: true, err: err}
 }
 
-// copied is what others would get for a value that was loaded for one caller alone: the value itself only where there is no such thing.
+// copied is what others would get for a value that was loaded for one caller alone: the value
+// itself only where there is no such thing.
 func (t *TypedClient[T]) copied(value T) T {
 	raw, err := t.tryEncode(value)
 	if err != nil {
@@ -112,7 +121,8 @@ func (t *TypedClient[T]) copied(value T) T {
 	return back
 }
 
-// decode reads raw, which e holds where it is in memory, and keeps the result there if that is safe. An error is counted; the caller logs it.
+// decode reads raw, which e holds where it is in memory, and keeps the result there if that is
+// safe. An error is counted; the caller logs it.
 func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
 	if t.codec == nil {
 		var none T
@@ -146,7 +156,8 @@ func (t *TypedClient[T]) decodeOnce(key, raw string, e *near.Entry) (T, error) {
 	return value, err
 }
 
-// own makes value, which was decoded from raw, fit to be kept, and returns how many bytes it takes. It is called once for each value that is kept, not for a hit.
+// own makes value, which was decoded from raw, fit to be kept, and returns how many bytes it takes.
+// It is called once for each value that is kept, not for a hit.
 func (t *TypedClient[T]) own(value *T, raw string) int {
 	v := reflect.ValueOf(value).Elem()
 	if t.flat {
@@ -179,7 +190,8 @@ func (t *TypedClient[T]) undecodable(key string, err error) {
 
 var errNull = errors.New("it is null, which is no value")
 
-// isNil reports whether a value is none: a nil pointer or interface. Nil slices and maps are empty ones.
+// isNil reports whether a value is none: a nil pointer or interface. Nil slices and maps are empty
+// ones.
 func (t *TypedClient[T]) isNil(value *T) bool { return t.nils && reflect.ValueOf(value).Elem().IsNil() }
 
 // isNull reports whether raw is what JSON, or MessagePack, writes for nothing.
@@ -187,8 +199,10 @@ func isNull(raw string) bool {
 	return raw == "\xc0" || len(raw) < 16 && strings.TrimSpace(raw) == "null"
 }
 
-// isForeignNull reports whether the null that value was decoded from was not written by this codec. Other programs remember absences so, and encoding/json
-// takes it for any value that is zero. Where the codec writes the same for value it is one: a nil slice, the text "null", a type with methods of its own.
+// isForeignNull reports whether the null that value was decoded from was not written by this codec.
+// Other programs remember absences so, and encoding/json takes it for any value that is zero. Where
+// the codec writes the same for value it is one: a nil slice, the text "null", a type with methods
+// of its own.
 func (t *TypedClient[T]) isForeignNull(value T, raw string) (foreign bool) {
 	defer func() { // a codec of the user's own
 		if recover() != nil {
@@ -243,8 +257,9 @@ func (t *TypedClient[T]) warn(trouble codecTrouble, key string, err error) {
 	t.c.opt.Logger.Warn("aside: "+codecTroubleSays[trouble], "key", quoted(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
 }
 
-// roundTrips returns what t shares with its equals. A view whose codec cannot be compared is equal to itself only. Such views may be made anew
-// for each request, so that only the first ones of a codec's type look at values.
+// roundTrips returns what t shares with its equals. A view whose codec cannot be compared is equal
+// to itself only. Such views may be made anew for each request, so that only the first ones of a
+// codec's type look at values.
 func (t *TypedClient[T]) roundTrips() *roundTrips {
 	if r := t.checks.Load(); r != nil {
 		return r
@@ -261,8 +276,9 @@ func (t *TypedClient[T]) roundTrips() *roundTrips {
 	return r
 }
 
-// checkRoundTrip warns if raw, which is what value was encoded to, does not decode to it. It is called by the loader's goroutine, right after
-// Encode has read the value: later somebody may change it.
+// checkRoundTrip warns if raw, which is what value was encoded to, does not decode to it. It is
+// called by the loader's goroutine, right after Encode has read the value: later somebody may
+// change it.
 func (t *TypedClient[T]) checkRoundTrip(key string, value T, raw string) {
 	r := t.roundTrips()
 	if len(raw) > roundTripBytes || !r.take() {

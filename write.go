@@ -17,19 +17,30 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-// The writes. Each drops what this process holds of its keys before it begins and before it returns, whatever came of
-// it, so that a process reads its own writes and stores nothing that was read before; and takes their flights off the
-// table, so that no load that began before it answers anybody who asks after it.
+// The writes. Each drops what this process holds of its keys before it begins and before it
+// returns, whatever came of it, so that a process reads its own writes and stores nothing that was
+// read before; and takes their flights off the table, so that no load that began before it answers
+// anybody who asks after it.
 //
-// A Set or Del that Redis cannot be asked for, or has not answered, goes to the fallback store (outage.go).
+// A Set or Del that Redis cannot be asked for, or has not answered, goes to the fallback store
+// (outage.go).
 
-// Set stores value under key for ttl. nil means that Redis has it, or that it is durably kept for replay (Options.FallbackDir). A
-// load of the key that is under way, here or in another process, will not overwrite it.
+// Set stores value under key for ttl. A nil error means that Redis has it, or that it is durably
+// kept for replay (Options.FallbackDir). A load of the key that is running, here or in another
+// process, does not overwrite it.
 //
-// ttl must be a millisecond at least and is rounded up to whole milliseconds; with one of more than LongestTTL the key does not expire. Errors: ErrTooLarge; what Redis refused it with; ErrNotDurable
-// (kept for replay, in memory only); ErrFull or ErrDisk (not kept). With the last three comes ErrRedisAway (Redis was not asked) or
-// ErrUnknownOutcome (it may or may not have done it). ErrUnknownOutcome alone: it is durably kept, but Redis may still do it for a
-// moment, as the caller has left before its question was over. A disk that hangs is waited for as long as ctx allows.
+// ttl must be at least a millisecond and is rounded up to whole milliseconds; with more than
+// LongestTTL the key does not expire. The errors are
+//
+//   - ErrTooLarge, or Redis's own error if it refused the write: nothing was written;
+//   - ErrNotDurable: the write is kept for replay, in memory only;
+//   - ErrFull or ErrDisk: it could not be kept;
+//   - ErrUnknownOutcome alone: it is durably kept, but Redis may still apply it briefly, because
+//     the caller gave up before the command timed out.
+//
+// ErrNotDurable, ErrFull and ErrDisk come with ErrRedisAway if Redis was not asked, and with
+// ErrUnknownOutcome if it may or may not have applied the write. Set waits for a disk that hangs as
+// long as ctx allows.
 func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) error {
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
@@ -43,17 +54,19 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 	return w.do(ctx)
 }
 
-// Del removes keys. After it returned nil this process never serves what they held; another does not once Redis's push has
-// reached it, and never longer than StaleLease (while Redis is away: not before it is back and the Del was replayed). Loads that are under way will not bring it back.
-// Keys that do not exist are no error. Errors are those of Set; with many keys they say which failed, the others are removed.
+// Del removes keys. After a nil error this process never serves their old values. Other processes
+// stop serving them when the invalidation arrives, and after StaleLease at the latest; while Redis
+// is away, they do so once it is back and the Del has been replayed. Running loads do not bring the
+// old values back. Keys that do not exist are no error. The errors are those of Set; with many keys
+// they say which keys failed, and the others are removed.
 func (c *Client) Del(ctx context.Context, keys ...string) error {
 	w := &write{Client: c, verb: "delete", keys: keys, script: script.Del, bare: script.DelBare, op: fallback.OpDel}
 	return w.do(ctx)
 }
 
-// Touch gives those of keys that hold a value a new ttl, counted from now. Keys that do not exist stay so, remembered
-// absences keep their own ttl. While Redis is away it does nothing but return ErrRedisAway: it is not replayed. Other errors
-// are those of Set.
+// Touch gives those of keys that hold a value a new ttl, counted from now. It creates nothing, and
+// cached absences keep their own ttl. While Redis is away it does nothing and returns ErrRedisAway:
+// it is not replayed. Its other errors are those of Set.
 func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) error {
 	if _, err := c.check(ttl, nil); err != nil {
 		return err
@@ -136,7 +149,8 @@ func (w *write) do(ctx context.Context) error {
 	return reason.Join(errs...)
 }
 
-// drop drops what this process holds of keys and detaches their flights. It returns the generation that begins for the last.
+// drop drops what this process holds of keys and detaches their flights. It returns the generation
+// that begins for the last.
 func (c *Client) drop(keys []string) (gen uint64) {
 	for _, key := range keys {
 		c.store.dropLoad(key)
@@ -146,8 +160,8 @@ func (c *Client) drop(keys []string) (gen uint64) {
 	return gen
 }
 
-// perform asks Redis for a write, and has the store keep what Redis was not asked for or has not answered. kept: there is
-// such a write, and the store has it.
+// perform asks Redis for a write, and has the store keep what Redis was not asked for or has not
+// answered. kept: there is such a write, and the store has it.
 func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 	var cause error
 	ask, later := w.settleFirst(ctx, w.keys)
@@ -237,8 +251,9 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 	return errs, true
 }
 
-// awaitTooLate waits until the server will not do b any more: what is acknowledged after that cannot be undone by it. That is
-// the deadline of the question but for the error of the clocks. false: the caller has left long before.
+// awaitTooLate waits until the server will not do b any more: what is acknowledged after that
+// cannot be undone by it. That is the deadline of the command but for the error of the clocks.
+// false: the caller has left long before.
 func (w *write) awaitTooLate(ctx context.Context, b *writing) bool {
 	left := func() time.Duration {
 		now, slack := w.link.ServerTime(b.Shard)
@@ -259,11 +274,12 @@ func (w *write) awaitTooLate(ctx context.Context, b *writing) bool {
 	return true
 }
 
-// errPending is the cause where a record of the same key is still waiting to be replayed, so that this one must wait too.
+// errPending is the cause where a record of the same key is still waiting to be replayed, so that
+// this one must wait too.
 var errPending = fmt.Errorf("%w: an earlier write of the key has not been replayed yet", ErrRedisAway)
 
-// settleFirst has earlier records of keys replayed, and parts the keys into those that may be written now and those whose
-// record has to wait behind the earlier one.
+// settleFirst has earlier records of keys replayed, and parts the keys into those that may be
+// written now and those whose record has to wait behind the earlier one.
 func (c *Client) settleFirst(ctx context.Context, keys []string) (now, later []string) {
 	var pending []string
 	for _, key := range keys {
@@ -303,8 +319,8 @@ func shardsOf(all []*writing) (shards []*link.Shard) {
 	return shards
 }
 
-// execute sends writes, each with the time after which its server must not do it any more: a command that timed out
-// may otherwise be executed much later, even after this process has gone.
+// execute sends writes, each with the time after which its server must not do it any more: a
+// command that timed out may otherwise be executed much later, even after this process has gone.
 //
 //	a: Set k, no answer, kept for replay, acknowledged     b: Set k     server: a's Set k     <- would undo b's
 func (w *write) execute(ctx context.Context, all []*writing) {
@@ -342,7 +358,8 @@ func (w *write) execute(ctx context.Context, all []*writing) {
 	}
 }
 
-// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of one key: see script.Stamp.
+// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of
+// one key: see script.Stamp.
 func (w *write) executeMoving(ctx context.Context, b *writing) {
 	for _, key := range b.Keys {
 		if b.Stamped {
