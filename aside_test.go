@@ -7,5 +7,6 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The main job, on whatever server the tests have. integration/containers runs it on servers in containers.
+// The main job, on whatever server the tests have. integration/containers runs it on servers in
+// containers.
 func TestTheMainJob(t *testing.T) { contract.Run(t, contract.Redis(redistest.Start)) }

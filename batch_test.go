@@ -53,7 +53,8 @@ func TestCommandsGoTogetherUnderLoad(t *testing.T) {
 	require.True(t, c.Stats().RedisConnected)
 }
 
-// A caller that leaves before its batch is answered leaves no lock behind, and spoils it for nobody.
+// A caller that leaves before its batch is answered leaves no lock behind, and spoils it for
+// nobody.
 func TestLeavingABatch(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())

@@ -17,8 +17,9 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// pooled is a context as servers keep them in a pool: when the call that got it has returned, it belongs to the next request. Its fields are plain, so
-// that the race detector sees who still looks at it then; and late counts those.
+// pooled is a context as servers keep them in a pool: when the call that got it has returned, it
+// belongs to the next request. Its fields are plain, so that the race detector sees who still looks
+// at it then; and late counts those.
 type pooled struct {
 	tenant string
 	done   chan struct{}
@@ -74,7 +75,8 @@ func (p *pooled) hangUp() {
 	close(p.done)
 }
 
-// reuse gives the context to a request of another tenant: no call of the first one uses it any more.
+// reuse gives the context to a request of another tenant: no call of the first one uses it any
+// more.
 func (p *pooled) reuse(tenant string) {
 	p.reused.Store(true)
 	p.tenant, p.err, p.done = tenant, nil, make(chan struct{})
@@ -86,7 +88,8 @@ func tenantOf(ctx context.Context) string {
 	return tenant
 }
 
-// A loader that reads whose settings it loads when the first caller has gone, and its context is the third tenant's.
+// A loader that reads whose settings it loads when the first caller has gone, and its context is
+// the third tenant's.
 func TestALoadersValuesAreOfACallerThatIsInside(t *testing.T) {
 	type get = func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error)
 	one := func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error) {
@@ -157,7 +160,8 @@ func TestALoadersValuesAreOfACallerThatIsInside(t *testing.T) {
 	}
 }
 
-// A load that nobody waits for any more has no values, and none of it is cached; neither has what its loader leaves behind.
+// A load that nobody waits for any more has no values, and none of it is cached; neither has what
+// its loader leaves behind.
 func TestWithoutCallersALoaderHasNoValues(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr())
@@ -198,7 +202,8 @@ func TestWithoutCallersALoaderHasNoValues(t *testing.T) {
 	require.Zero(t, b.late.Load())
 }
 
-// One flight of a batch is deserted and revived, the other never was: the values follow those who wait for either.
+// One flight of a batch is deserted and revived, the other never was: the values follow those who
+// wait for either.
 func TestARevivedLoadHasTheValuesOfWhoRevivedIt(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr())
@@ -288,7 +293,8 @@ func TestAValueUnderWayIsOverBeforeItsCallerReturns(t *testing.T) {
 	})
 }
 
-// Whatever a call does with its context, also through package context and rueidis, it has done when it returns.
+// Whatever a call does with its context, also through package context and rueidis, it has done when
+// it returns.
 func TestNoCallTouchesItsContextAfterItHasReturned(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)

@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// What stands in between may answer TIME itself, by another clock or in other units. What is written goes by the clock of the scripts.
+// What stands in between may answer TIME itself, by another clock or in other units. What is
+// written goes by the clock of the scripts.
 func TestAnotherClockThanThatOfTheScriptsIsNotBelieved(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	for name, answer := range map[string]func() string{
@@ -65,7 +66,8 @@ func timeReply(now time.Time) string {
 	return fmt.Sprintf("*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(s), s, len(us), us)
 }
 
-// Where the clock that is shown to the prober is not the one by which writes are done, none is done at a wrong time, all are kept, and it is said.
+// Where the clock that is shown to the prober is not the one by which writes are done, none is done
+// at a wrong time, all are kept, and it is said.
 func TestAWriteByAnotherClockIsRefusedAndSaid(t *testing.T) {
 	for name, off := range map[string]time.Duration{"behind": -time.Hour, "ahead": time.Hour} {
 		t.Run(name, func(t *testing.T) {

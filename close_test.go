@@ -30,7 +30,8 @@ func TestCloseEndsWhileRedisHangs(t *testing.T) {
 	require.NoError(t, await(t, closed))
 }
 
-// What was loaded before Close is stored if Redis answers in time: nobody waits for locks that we leave.
+// What was loaded before Close is stored if Redis answers in time: nobody waits for locks that we
+// leave.
 func TestCloseStoresWhatWasLoaded(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -52,7 +53,8 @@ func TestCloseStoresWhatWasLoaded(t *testing.T) {
 	}
 }
 
-// Fills that wait to be sent with others have nobody who waits for them: Close ends them all the same.
+// Fills that wait to be sent with others have nobody who waits for them: Close ends them all the
+// same.
 func TestCloseEndsFillsThatWaitForOthers(t *testing.T) {
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout = time.Second }), newSource("v"), testContext(t)

@@ -56,7 +56,8 @@ func TestRequireRedisWaitsForAServerThatIsStarting(t *testing.T) {
 	require.NoError(t, await(t, made))
 }
 
-// A node that rueidis has given up, and that comes back, is asked through rueidis's new connection, and nothing outlives Close.
+// A node that rueidis has given up, and that comes back, is asked through rueidis's new connection,
+// and nothing outlives Close.
 func TestANodeThatComesBackAfterALongTimeIsUsedAgain(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	cluster := redistest.StartCluster(t)
@@ -197,7 +198,8 @@ func TestAWrongPasswordIsSaid(t *testing.T) {
 	require.ErrorContains(t, err, "WRONGPASS")
 }
 
-// What docs/OPERATIONS.md recommends works: a wrapped client, and a dialer of one's own. Memory is used, and Close closes what is ours.
+// What docs/OPERATIONS.md recommends works: a wrapped client, and a dialer of one's own. Memory is
+// used, and Close closes what is ours.
 func TestTheRecipesForClients(t *testing.T) {
 	server := redistest.Start(t)
 	var built rueidis.Client

@@ -86,7 +86,8 @@ func TestAnErrorWhoseMethodsPanicIsAPanicError(t *testing.T) {
 				}
 			}
 			require.NoError(t, c.Del(ctx, key))
-			// A loaded value that cannot be encoded, and a stored one that cannot be decoded, are the caller's all the same.
+			// A loaded value that cannot be encoded, and a stored one that cannot be decoded, are
+			// the caller's all the same.
 			view := aside.NewTypedClient(c, func(string) (string, error) { return "", spite }, func(string) (string, error) { return "", spite })
 			value, err := view.Get(ctx, time.Minute, key, func(context.Context, string) (string, error) { return "v", nil })
 			require.NoError(t, err)
@@ -257,7 +258,8 @@ func (s *spitefulStore) Stats() fallback.Stats {
 	return s.Memory.Stats()
 }
 
-// Close in a callback returns at once, with an error that says why, and the client closes as if it had been called elsewhere.
+// Close in a callback returns at once, with an error that says why, and the client closes as if it
+// had been called elsewhere.
 func TestCloseInACallbackReturnsAtOnce(t *testing.T) {
 	for name, where := range map[string]func(o *aside.Options, do func()) (then func(c *aside.Client, server *redistest.Server)){
 		"loader": func(_ *aside.Options, do func()) func(*aside.Client, *redistest.Server) {

@@ -18,7 +18,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// An error is one sentence with one prefix, however many layers it has come through, and still is what it is.
+// An error is one sentence with one prefix, however many layers it has come through, and still is
+// what it is.
 func TestErrorsAreOneSentenceWithOnePrefix(t *testing.T) {
 	server := redistest.Start(t)
 	ctx := testContext(t)

@@ -13,7 +13,8 @@ import (
 	"github.com/redaside/aside"
 )
 
-// A service that needs Redis for other things, too, need not connect by itself: Redis gives it a client with connections of its own.
+// A service that needs Redis for other things, too, need not connect by itself: Redis gives it a
+// client with connections of its own.
 func ExampleClient_Redis() {
 	client, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: []string{"redis.internal:6379"}}})
 	if err != nil {
@@ -36,7 +37,8 @@ func ExampleClient_Redis() {
 	}
 }
 
-// timed is a rueidis client that says how long each command took, as tracing libraries do. All else is the client's own.
+// timed is a rueidis client that says how long each command took, as tracing libraries do. All else
+// is the client's own.
 type timed struct{ rueidis.Client }
 
 func (t timed) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
@@ -53,7 +55,8 @@ func (t timed) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidi
 	return results
 }
 
-// ClientBuilder wraps the client, for tracing or metrics. It must make it from the option that it gets.
+// ClientBuilder wraps the client, for tracing or metrics. It must make it from the option that it
+// gets.
 func ExampleOptions_clientBuilder() {
 	client, err := aside.New(aside.Options{
 		Redis: rueidis.ClientOption{InitAddress: []string{"redis.internal:6379"}},
@@ -71,7 +74,8 @@ func ExampleOptions_clientBuilder() {
 	defer client.Close()
 }
 
-// DialCtxFn dials in a way of its own, here through a Unix socket. Each call must make a connection.
+// DialCtxFn dials in a way of its own, here through a Unix socket. Each call must make a
+// connection.
 func ExampleOptions_dialer() {
 	client, err := aside.New(aside.Options{Redis: rueidis.ClientOption{
 		InitAddress: []string{"localhost:6379"}, // a name for it: the dialer need not use it

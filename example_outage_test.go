@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/codec"
 )
 
-// awayClient is a client of a Redis that is away, with a directory. In a service the directory is a place that stays.
+// awayClient is a client of a Redis that is away, with a directory. In a service the directory is a
+// place that stays.
 func awayClient() (client *aside.Client, done func()) {
 	dir, err := os.MkdirTemp("", "aside-example-")
 	if err != nil {
@@ -34,8 +35,8 @@ func awayClient() (client *aside.Client, done func()) {
 	}
 }
 
-// While Redis is away, what is set and deleted is on disk before the call returns, and is replayed when Redis is back: by
-// this process, or by the next one that has the directory.
+// While Redis is away, what is set and deleted is on disk before the call returns, and is replayed
+// when Redis is back: by this process, or by the next one that has the directory.
 func ExampleOptions_fallbackDir() {
 	client, done := awayClient()
 	defer done()
@@ -82,7 +83,8 @@ func ExampleClient_LookMulti() {
 	// Output: 1 3 pears <nil>
 }
 
-// Update is for Redis's own commands. It is not called while Redis is away, as nobody could tell what it would do.
+// Update is for Redis's own commands. It is not called while Redis is away, as nobody could tell
+// what it would do.
 func ExampleClient_Update() {
 	client, done := awayClient()
 	defer done()
@@ -96,7 +98,8 @@ func ExampleClient_Update() {
 	// Output: 0 true
 }
 
-// A readiness probe should not ask for a healthy cache: the service works without one. It is worth an alarm.
+// A readiness probe should not ask for a healthy cache: the service works without one. It is worth
+// an alarm.
 func ExampleClient_Health() {
 	client, done := awayClient()
 	defer done()

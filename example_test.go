@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/codec"
 )
 
-// The examples run without Redis: what they print is the same with one, except that the loaders are called less often.
+// The examples run without Redis: what they print is the same with one, except that the loaders are
+// called less often.
 
 func exampleClient() *aside.Client {
 	client, err := aside.New(aside.Options{
@@ -54,7 +55,8 @@ func ExampleClient_Get() {
 	// true
 }
 
-// A loader may outlive the call that began it: it gets copies of what it needs, and returns what it finds, a reason for refusing too.
+// A loader may outlive the call that began it: it gets copies of what it needs, and returns what it
+// finds, a reason for refusing too.
 func ExampleLoader() {
 	client := exampleClient()
 	defer client.Close()

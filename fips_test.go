@@ -17,8 +17,9 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Where only what FIPS 140-3 approves of may be used, SHA-1 and MD5 panic: Redis names scripts by the one, and record files are named by the other. The
-// test runs itself again in a process where that is so.
+// Where only what FIPS 140-3 approves of may be used, SHA-1 and MD5 panic: Redis names scripts by
+// the one, and record files are named by the other. The test runs itself again in a process where
+// that is so.
 func TestAllWorksWhereOnlyFIPS140IsAllowed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: this test needs a server")

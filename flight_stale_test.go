@@ -11,7 +11,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// A flight that is held up, here by another shard that hangs, must not give a value from before a push to a caller from after it.
+// A flight that is held up, here by another shard that hangs, must not give a value from before a
+// push to a caller from after it.
 func TestAHungShardDoesNotMakeAnotherShardsFlightsStale(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newAway returns a client that never reaches a Redis, for what a flight does in time. Call it in a synctest bubble.
+// newAway returns a client that never reaches a Redis, for what a flight does in time. Call it in a
+// synctest bubble.
 func newAway(t *testing.T, change ...func(*Options)) *Client {
 	t.Helper()
 	options := Options{
@@ -125,8 +126,8 @@ func TestAWaiterLeavesWithItsOwnContextAndTheOthersStay(t *testing.T) {
 	})
 }
 
-// While Redis is away there is nobody to ask whether the key was changed: who joins a load late shares it all the same,
-// or the database would be asked once per arrival.
+// While Redis is away there is nobody to ask whether the key was changed: who joins a load late
+// shares it all the same, or the database would be asked once per arrival.
 func TestWithoutRedisLateCallersShareTheLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newAway(t)

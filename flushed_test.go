@@ -14,8 +14,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Who is cut off while the database is flushed must not bring back what was flushed: neither a Set of before nor what it has loaded. What it has
-// set after the flush is as good as ever.
+// Who is cut off while the database is flushed must not bring back what was flushed: neither a Set
+// of before nor what it has loaded. What it has set after the flush is as good as ever.
 func TestWhatWasFlushedDoesNotComeBack(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	for _, flush := range []string{"FLUSHALL", "FLUSHDB", "evicted"} {
@@ -75,7 +75,8 @@ func TestWhatWasFlushedDoesNotComeBack(t *testing.T) {
 	}
 }
 
-// A restart without data is none: what is replayed makes good what was lost. Nor is a short look away.
+// A restart without data is none: what is replayed makes good what was lost. Nor is a short look
+// away.
 func TestARestartIsNoFlush(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
@@ -95,7 +96,8 @@ func TestARestartIsNoFlush(t *testing.T) {
 	}
 }
 
-// A flush while the process is connected: what Redis had refused before, and is replayed later, does not come back either.
+// A flush while the process is connected: what Redis had refused before, and is replayed later,
+// does not come back either.
 func TestWhatWaitsWhileItIsConnectedDoesNotComeBackAfterAFlush(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)

@@ -16,8 +16,9 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// between stands between a client and one or more servers, command by command, as proxies do that understand Redis. route is told each
-// command and says which of the servers gets it, or what it is answered instead.
+// between stands between a client and one or more servers, command by command, as proxies do that
+// understand Redis. route is told each command and says which of the servers gets it, or what it is
+// answered instead.
 func between(t testing.TB, route func(args []string) (server int, answer string), servers ...string) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", faultproxy.ReservePort(t)))

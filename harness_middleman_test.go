@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// middleman is what may stand between a client and Redis and speaks its protocol: it sees every command, may answer it itself, and may
-// lose pushes or deliver them late. Safe for concurrent use.
+// middleman is what may stand between a client and Redis and speaks its protocol: it sees every
+// command, may answer it itself, and may lose pushes or deliver them late. Safe for concurrent use.
 type middleman struct {
 	t        testing.TB
 	listener net.Listener
@@ -189,7 +189,8 @@ func words(frame string) (all []string) {
 	return all
 }
 
-// front answers PING and TIME itself, as a proxy may whose Redis is gone, and everything else by an error of its own.
+// front answers PING and TIME itself, as a proxy may whose Redis is gone, and everything else by an
+// error of its own.
 func front(command []string) (string, bool) {
 	switch strings.ToUpper(command[0]) {
 	case "HELLO", "CLIENT", "CLUSTER":

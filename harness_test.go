@@ -16,21 +16,24 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The black-box suite obtains its servers from internal/redistest: REDIS_ADDR, a redis-server binary, or a container.
+// The black-box suite obtains its servers from internal/redistest: REDIS_ADDR, a redis-server
+// binary, or a container.
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(childRole); role != "" {
 		os.Exit(runChild(role))
 	}
-	// What runs in parallel waits, for clusters and outages: unless somebody says how much, more of it than processors.
+	// What runs in parallel waits, for clusters and outages: unless somebody says how much, more of
+	// it than processors.
 	flag.Parse()
 	if n := runtime.GOMAXPROCS(0); n < 4 && flag.Lookup("test.parallel").Value.String() == fmt.Sprint(n) {
 		if err := flag.Set("test.parallel", "4"); err != nil {
 			panic(err)
 		}
 	}
-	// rueidis sleeps for a second before it looks at a topology again that it could not read, and for five before it closes
-	// the connections to nodes that have left, whether it is closed or not. Whatever else is left is ours.
+	// rueidis sleeps for a second before it looks at a topology again that it could not read, and
+	// for five before it closes the connections to nodes that have left, whether it is closed or
+	// not. Whatever else is left is ours.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"),
 		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
 		goleak.IgnoreAnyFunction("github.com/vmihailenco/msgpack/v5.cachedValue.func1")) // one for each type with an embedded pointer, for good
@@ -82,8 +85,8 @@ func counted(t testing.TB, server *redistest.Server) *faultproxy.Proxy {
 	return harness.Counted(t, server.Addr())
 }
 
-// oldRedis says that the server has no GETEX (before 6.2), so that it pushes a fill back to who made it: right, at the price
-// of a read more.
+// oldRedis says that the server has no GETEX (before 6.2), so that it pushes a fill back to who
+// made it: right, at the price of a read more.
 func oldRedis(server *redistest.Server) bool {
 	return server.Name() == "redis" && (strings.HasPrefix(server.Version(), "6.0.") || strings.HasPrefix(server.Version(), "6.1."))
 }

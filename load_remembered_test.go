@@ -91,7 +91,8 @@ func TestErrorTTL(t *testing.T) {
 	require.EqualValues(t, 3, loads(c, "f", context.Canceled))
 }
 
-// Who asks after somebody has been told that there is nothing, and that this is not remembered, is told what there is then.
+// Who asks after somebody has been told that there is nothing, and that this is not remembered, is
+// told what there is then.
 func TestAnAbsenceThatIsNotRememberedIsForgottenAtOnce(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.NegativeTTL = -1 }), testContext(t)
@@ -126,7 +127,8 @@ func TestAnAbsenceThatIsNotRememberedIsForgottenAtOnce(t *testing.T) {
 	}
 }
 
-// A loader that wraps ErrNotFound and an error of its domain would lose the latter, also for who has called it.
+// A loader that wraps ErrNotFound and an error of its domain would lose the latter, also for who
+// has called it.
 func TestTheLoadersOwnNotFoundReachesWhoWaited(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)

@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// A Del that began earlier takes the flight off the table after the key was locked: the fill is accepted all the same, and is waited for.
+// A Del that began earlier takes the flight off the table after the key was locked: the fill is
+// accepted all the same, and is waited for.
 func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())

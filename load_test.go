@@ -18,10 +18,11 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Who waits since before the loader was called has what it returned before that is stored: see ADR 7. In these tests the fill
-// hangs in the proxy.
+// Who waits since before the loader was called has what it returned before that is stored: see ADR
+// 7. In these tests the fill hangs in the proxy.
 
-// answerEarly has c load "v" for keys, each by itself, and returns when callers have it and the fills hang in the proxy.
+// answerEarly has c load "v" for keys, each by itself, and returns when callers have it and the
+// fills hang in the proxy.
 func answerEarly(t testing.TB, c *aside.Client, proxy *faultproxy.Proxy, keys ...string) {
 	t.Helper()
 	ctx, db := testContext(t), newSource("v")
@@ -67,7 +68,8 @@ func TestWhoAsksBeforeARefusedFillIsAnsweredLoadsAnew(t *testing.T) {
 	require.EqualValues(t, 1, c.Stats().FillsRefused)
 }
 
-// Whatever else a caller asks about the key, or does to it, finds the value that Get has returned to it, and not the lock.
+// Whatever else a caller asks about the key, or does to it, finds the value that Get has returned
+// to it, and not the lock.
 func TestOtherCallsWaitForTheFill(t *testing.T) {
 	for name, call := range map[string]func(ctx context.Context, c *aside.Client) (any, error){
 		"Peek": func(ctx context.Context, c *aside.Client) (any, error) {
@@ -125,7 +127,8 @@ func TestOtherCallsWaitForTheFill(t *testing.T) {
 	}
 }
 
-// Callers who ask faster than Redis can store wait for it, as else what they have loaded would pile up.
+// Callers who ask faster than Redis can store wait for it, as else what they have loaded would pile
+// up.
 func TestOnlySoMuchIsEarly(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
@@ -155,7 +158,8 @@ func TestOnlySoMuchIsEarly(t *testing.T) {
 	}
 }
 
-// What nobody waits for is stored in pieces, so that commands of callers who do wait get in between.
+// What nobody waits for is stored in pieces, so that commands of callers who do wait get in
+// between.
 func TestManyAreStoredInPieces(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
@@ -213,7 +217,8 @@ func TestWhatIsNotStoredIsEarlyToo(t *testing.T) {
 	require.Nil(t, server.Do("GET", "large"))
 }
 
-// Redis dies between the loader's return and the fill: the callers have their value, and who came later loads.
+// Redis dies between the loader's return and the fill: the callers have their value, and who came
+// later loads.
 func TestRedisDiesBeforeTheFill(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
@@ -232,7 +237,8 @@ func TestRedisDiesBeforeTheFill(t *testing.T) {
 	awaitMode(t, c, aside.Healthy)
 }
 
-// Where a fill is refused with an error, its lock is nobody's: who asks next need not wait until it ends.
+// Where a fill is refused with an error, its lock is nobody's: who asks next need not wait until it
+// ends.
 func TestAFillThatFailsLeavesNoLockBehind(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)

@@ -22,7 +22,8 @@ var peerMarks = []string{
 	"rueidisid:01HZXK3V9Q8Y6T5R4E3W2Q1AZS", "valkeyid:01HZXK3V9Q8Y6T5R4E3W2Q1AZS", "__redcache:lock:0190f8a4-7b1c-7c3e-9d55-0242ac120002",
 }
 
-// A reader would get the mark of another library as the value, or wait for as long as the value may live.
+// A reader would get the mark of another library as the value, or wait for as long as the value may
+// live.
 func TestAPeersMarkIsNeverAValue(t *testing.T) {
 	server := redistest.Start(t)
 	short := func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 300*time.Millisecond }
@@ -72,7 +73,8 @@ func TestAPeerThatLoadsIsWaitedFor(t *testing.T) {
 	require.Equal(t, "the peer's", r.Value)
 }
 
-// A lock of another client that was made an hour long, by a clock that was set back, would be waited for that long.
+// A lock of another client that was made an hour long, by a clock that was set back, would be
+// waited for that long.
 func TestALockThatNobodyRenewsIsWaitedForLockTTL(t *testing.T) {
 	server := redistest.Start(t)
 	for _, many := range []bool{false, true} {
@@ -101,7 +103,8 @@ func TestALockThatNobodyRenewsIsWaitedForLockTTL(t *testing.T) {
 	}
 }
 
-// A client may have a longer LockTTL than those who wait for it, and takes longer than theirs between two renewals.
+// A client may have a longer LockTTL than those who wait for it, and takes longer than theirs
+// between two renewals.
 func TestALongerLockTTLOfAnotherClientIsRespected(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
@@ -185,7 +188,8 @@ func TestOneLateAnswerIsNoSecondLoad(t *testing.T) {
 	}
 }
 
-// A marker that does not expire is nobody's lock: somebody wrote a value that looks like one, or made ours persistent.
+// A marker that does not expire is nobody's lock: somebody wrote a value that looks like one, or
+// made ours persistent.
 func TestALockThatDoesNotEndIsTakenOver(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 100*time.Millisecond, 200*time.Millisecond })
@@ -200,7 +204,8 @@ func TestALockThatDoesNotEndIsTakenOver(t *testing.T) {
 	require.Equal(t, map[string]string{"m": "v", "n": "v"}, values)
 }
 
-// The caller leaves while its read-or-lock is on its way: the lock that it may have taken is given back.
+// The caller leaves while its read-or-lock is on its way: the lock that it may have taken is given
+// back.
 func TestALockThatNobodyHeardOfIsGivenBack(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())

@@ -29,7 +29,8 @@ func newConnected(t *testing.T, addr string) *Client {
 	return c
 }
 
-// Each acquisition has a marker of its own, with the server's time in it, and only that marker fills.
+// Each acquisition has a marker of its own, with the server's time in it, and only that marker
+// fills.
 func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())
@@ -86,7 +87,8 @@ func TestAMarkersStampIsTheServersTime(t *testing.T) {
 	require.InDelta(t, seconds*1e6+micros, stamp, 1e6)
 }
 
-// Who finds a lock of ours looks whether its load is under way, while that load may just be storing. (For the race detector.)
+// Who finds a lock of ours looks whether its load is under way, while that load may just be
+// storing. (For the race detector.)
 func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
 	server := redistest.Start(t)
 	c := newConnected(t, server.Addr())

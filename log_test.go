@@ -15,7 +15,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// hindrance is a log handler that does something worse than to write. It is the same whatever is added to it.
+// hindrance is a log handler that does something worse than to write. It is the same whatever is
+// added to it.
 type hindrance func(slog.Record)
 
 func (h hindrance) Enabled(context.Context, slog.Level) bool { return true }
@@ -29,7 +30,8 @@ func (h hindrance) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 func (h hindrance) WithGroup(string) slog.Handler { return h }
 
-// A pipe that nobody reads must not keep the service in an outage, lose what it was told, or keep it from ending; nor may a bug in the handler.
+// A pipe that nobody reads must not keep the service in an outage, lose what it was told, or keep
+// it from ending; nor may a bug in the handler.
 func TestALogHandlerHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

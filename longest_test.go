@@ -13,7 +13,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// A relapse: each attempt ends the connection, and with it what is out on it and what is in memory; a kept write does so every five seconds, for ever.
+// A relapse: each attempt ends the connection, and with it what is out on it and what is in memory;
+// a kept write does so every five seconds, for ever.
 func TestAValueThatRedisWouldNotReadCostsNoConnection(t *testing.T) {
 	for name, how := range map[string]struct {
 		args    []string

@@ -104,7 +104,8 @@ func TestLookMultiAsksOnceForAllThatIsNotInMemory(t *testing.T) {
 	}
 }
 
-// MemoryKeys is exact, and what was used longest ago goes first; MemoryTTL ends what Redis has for longer.
+// MemoryKeys is exact, and what was used longest ago goes first; MemoryTTL ends what Redis has for
+// longer.
 func TestMemoryIsBoundedByKeysAndTime(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryKeys, o.MemoryTTL = 3, 300*time.Millisecond }), testContext(t)

@@ -38,8 +38,9 @@ func TestFlushAllAndFullTrackingTables(t *testing.T) {
 	require.Equal(t, "new", value)
 }
 
-// A full server makes room by evicting keys, also while it runs our own commands. What was evicted is not tracked any
-// more, so it must not stay in memory: nobody would tell us when it is written again.
+// A full server makes room by evicting keys, also while it runs our own commands. What was evicted
+// is not tracked any more, so it must not stay in memory: nobody would tell us when it is written
+// again.
 func TestKeysThatOurOwnWritesEvictLeaveTheMemory(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)

@@ -14,7 +14,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Loaders that wait for each other would do so until LoadTimeout. The last one to ask closes the circle, and hears of it at once.
+// Loaders that wait for each other would do so until LoadTimeout. The last one to ask closes the
+// circle, and hears of it at once.
 func TestLoadersThatAskInACircleGetErrRecursiveLoad(t *testing.T) {
 	type get = func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error)
 	single := func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error) {
@@ -119,8 +120,9 @@ func TestLoadersThatShareANestedLoadAreNoCircle(t *testing.T) {
 	require.Equal(t, result{Value: "a(b(v)v)"}, await(t, a))
 }
 
-// A goroutine that a loader starts with context.WithoutCancel has the loader's context, and asks with it after that load is over: nobody can give its
-// own loader values then, however often it is called.
+// A goroutine that a loader starts with context.WithoutCancel has the loader's context, and asks
+// with it after that load is over: nobody can give its own loader values then, however often it is
+// called.
 func TestADetachedCallEndsWhereNobodyGivesItsLoaderValues(t *testing.T) {
 	c := newClient(t, redistest.Start(t).Addr())
 	for name, ask := range map[string]func(ctx context.Context, load aside.Loader[string]) error{

@@ -40,7 +40,8 @@ func (t *tally) count(kinds ...aside.EventKind) (n int) {
 	return n
 }
 
-// Each key that is asked for counts as something, also right after a miss, when Redis does not have the value yet and memory must not.
+// Each key that is asked for counts as something, also right after a miss, when Redis does not have
+// the value yet and memory must not.
 func TestEachGetIsAHitALoadOrShared(t *testing.T) {
 	server := redistest.Start(t)
 	events := new(tally)
@@ -125,7 +126,8 @@ func TestAnObserverMayAsk(t *testing.T) {
 	eventually(t, "all fills are refused", func() bool { return refused.Load() == n })
 }
 
-// An Observer that is told that commands have failed may ask for keys whose commands wait for those.
+// An Observer that is told that commands have failed may ask for keys whose commands wait for
+// those.
 func TestAnObserverOfErrorsMayAsk(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())

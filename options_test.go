@@ -73,7 +73,8 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 	}
 }
 
-// Every number among the options has an upper bound: one that is too large would overflow, or switch something off, silently.
+// Every number among the options has an upper bound: one that is too large would overflow, or
+// switch something off, silently.
 func TestEveryOptionHasAnUpperBound(t *testing.T) {
 	numbers := 0
 	var try func(path string, pick func(*Options) reflect.Value)

@@ -19,8 +19,9 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// What a server answers that is there and serves nobody, or nobody who writes, is an outage: what is written is kept and replayed, loads
-// are bounded, and it is said why. What is about one key, or about room, is an answer.
+// What a server answers that is there and serves nobody, or nobody who writes, is an outage: what
+// is written is kept and replayed, loads are bounded, and it is said why. What is about one key, or
+// about room, is an answer.
 
 // logged collects what a client logs.
 type logged struct {
@@ -119,7 +120,8 @@ func TestAServerThatRefusesItsServiceIsAway(t *testing.T) {
 	}
 }
 
-// OOM is the answer of a full server to a Set: to keep what it refuses would only move the heap to our disk. Deletes work there.
+// OOM is the answer of a full server to a Set: to keep what it refuses would only move the heap to
+// our disk. Deletes work there.
 func TestAnAnswerAboutOneWriteIsReturned(t *testing.T) {
 	for _, reply := range []string{
 		"OOM command not allowed when used memory > 'maxmemory'.",
@@ -148,7 +150,8 @@ func TestAnAnswerAboutOneWriteIsReturned(t *testing.T) {
 	}
 }
 
-// The password changes: the next command dials, and what the handshake is answered comes back as its answer.
+// The password changes: the next command dials, and what the handshake is answered comes back as
+// its answer.
 func TestAWriteIsKeptThatOnlyMetAWrongPassword(t *testing.T) {
 	for _, kind := range []string{"WRONGPASS", "NOAUTH"} {
 		t.Run(kind, func(t *testing.T) {

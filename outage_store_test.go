@@ -109,7 +109,8 @@ func (h *hookedStore) Records(op fallback.Op) iter.Seq[fallback.Record] {
 
 func (h *hookedStore) Close(ctx context.Context) error { _ = h.Store.Close(ctx); return nil }
 
-// A write is kept between the prober's look at the store and its announcement that all is well: nobody else would replay it.
+// A write is kept between the prober's look at the store and its announcement that all is well:
+// nobody else would replay it.
 func TestAWriteThatIsKeptWhileRedisComesBackIsReplayed(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -151,7 +152,8 @@ func TestWhatCouldNotBeReadJustNowIsReplayedLater(t *testing.T) {
 	eventually(t, "it is replayed", func() bool { return server.Do("GET", "k") == nil })
 }
 
-// The answer to a record's replay is in, and its key is claimed by the next before the record is settled.
+// The answer to a record's replay is in, and its key is claimed by the next before the record is
+// settled.
 func TestARecordIsSettledBeforeItsKeyIsFree(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -345,7 +347,8 @@ func throttle(t testing.TB, addr string, perSecond int) string {
 	return l.Addr().String()
 }
 
-// What takes longer than RedisTimeout to send is replayed all the same, and does not take its shard down for ever.
+// What takes longer than RedisTimeout to send is replayed all the same, and does not take its shard
+// down for ever.
 func TestALargeBacklogOnASlowLinkIsReplayed(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -362,7 +365,8 @@ func TestALargeBacklogOnASlowLinkIsReplayed(t *testing.T) {
 	require.EqualValues(t, 4<<20, server.Do("STRLEN", "big"))
 }
 
-// A Set without an answer is kept after a later Del of this process was done: the record is older than what Redis knows.
+// A Set without an answer is kept after a later Del of this process was done: the record is older
+// than what Redis knows.
 func TestARecordThatIsOlderThanWhatWasDoneIsNotBelieved(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())

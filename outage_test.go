@@ -18,7 +18,8 @@ import (
 
 // Away and back: what was acknowledged survives, what was deleted stays deleted.
 
-// What another process wrote while we were cut off is newer than what we kept; what it wrote before is older.
+// What another process wrote while we were cut off is newer than what we kept; what it wrote before
+// is older.
 func TestReplayKeepsWhatIsNewer(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -55,7 +56,8 @@ func TestReplayKeepsWhatIsNewer(t *testing.T) {
 	require.Equal(t, 1, report.Deleted)
 }
 
-// beyondTheMargin waits for as long as clocks are taken to err, and longer: what comes after is later for everybody.
+// beyondTheMargin waits for as long as clocks are taken to err, and longer: what comes after is
+// later for everybody.
 func beyondTheMargin(t testing.TB) {
 	t.Helper()
 	later := time.Now().Add(200 * time.Millisecond)
@@ -150,8 +152,8 @@ func TestWithoutADirectoryWritesAreKeptButNotAcknowledged(t *testing.T) {
 	require.Equal(t, "v", server.Do("GET", "a"))
 }
 
-// An operation that Redis did without our hearing of it is kept with the stamp that it had, so that its replay finds that
-// out; also while Redis is well otherwise.
+// An operation that Redis did without our hearing of it is kept with the stamp that it had, so that
+// its replay finds that out; also while Redis is well otherwise.
 func TestAnUnansweredWriteIsSettledByReplay(t *testing.T) {
 	for _, lose := range []string{"request", "reply"} {
 		t.Run(lose, func(t *testing.T) {
@@ -220,7 +222,8 @@ func TestAtMostMaxLoadersRunAtOnce(t *testing.T) {
 	require.EqualValues(t, 37, c.Stats().Overloaded)
 }
 
-// What was loaded while Redis was away is put into Redis when the same server is back, and into no other.
+// What was loaded while Redis was away is put into Redis when the same server is back, and into no
+// other.
 func TestFillsAreReplayedIntoTheSameServerOnly(t *testing.T) {
 	for _, same := range []bool{true, false} {
 		t.Run(fmt.Sprint("same ", same), func(t *testing.T) {

@@ -17,7 +17,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// A key whose bytes are a buffer's, as fasthttp and fiber hand them out: after the call they are written again, and spell the next request's key.
+// A key whose bytes are a buffer's, as fasthttp and fiber hand them out: after the call they are
+// written again, and spell the next request's key.
 type buffer []byte
 
 func (b buffer) string() string { return unsafe.String(unsafe.SliceData(b), len(b)) }
@@ -42,7 +43,8 @@ func with(do func(s ...string), texts ...string) {
 	}
 }
 
-// The load outlives the call that began it; so do the flight, the lock, the fill and the entry in memory.
+// The load outlives the call that began it; so do the flight, the lock, the fill and the entry in
+// memory.
 func TestALoadOwnsTheKeysOfACallThatHasReturned(t *testing.T) {
 	server := redistest.Start(t)
 	for name, begin := range map[string]func(ctx context.Context, c *aside.Client, load aside.Loader[string], keys ...string) error{
@@ -89,7 +91,8 @@ func TestALoadOwnsTheKeysOfACallThatHasReturned(t *testing.T) {
 	}
 }
 
-// A command without an answer may be sent after its call has returned, and its record is replayed later: with the bytes of then.
+// A command without an answer may be sent after its call has returned, and its record is replayed
+// later: with the bytes of then.
 func TestAWriteWithoutAnAnswerOwnsItsBytes(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)
@@ -121,7 +124,8 @@ func TestAWriteWithoutAnAnswerOwnsItsBytes(t *testing.T) {
 	require.Equal(t, "value", value)
 }
 
-// What is kept is what was asked for: not the document that a value is a few bytes of, nor the request that a key is.
+// What is kept is what was asked for: not the document that a value is a few bytes of, nor the
+// request that a key is.
 func TestShortPiecesDoNotHoldOnToWhatIsLong(t *testing.T) {
 	server := redistest.Start(t)
 	for name, away := range map[string]bool{"healthy": false, "away": true} {

@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Without Redis loaders need places. With as many callers as there are places, each of whose loaders Gets another key, all would wait for ever.
+// Without Redis loaders need places. With as many callers as there are places, each of whose
+// loaders Gets another key, all would wait for ever.
 func TestANestedLoadRunsOnItsParentsPlace(t *testing.T) {
 	for _, row := range []struct{ places, callers, depth int }{{1, 1, 1}, {1, 1, 5}, {1, 20, 1}, {4, 400, 2}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -78,7 +79,8 @@ func TestOneNestedLoadAtATimeRunsOnAPlace(t *testing.T) {
 	})
 }
 
-// A load that waits for a place moves to the place of the loader that asks for its key: else neither would ever run.
+// A load that waits for a place moves to the place of the loader that asks for its key: else
+// neither would ever run.
 func TestAWaitingLoadMovesToThePlaceOfTheLoaderThatWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newAway(t, func(o *Options) { o.MaxLoaders = 1 })

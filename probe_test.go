@@ -19,7 +19,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Nothing is believed of a connection that was not proven on it: that pushes arrive, in order, and that a primary is at its end.
+// Nothing is believed of a connection that was not proven on it: that pushes arrive, in order, and
+// that a primary is at its end.
 
 // servesFromMemory reports whether a key that was just read is answered from memory.
 func servesFromMemory(t testing.TB, c *aside.Client, key string) bool {
@@ -35,7 +36,8 @@ func servesFromMemory(t testing.TB, c *aside.Client, key string) bool {
 	return c.Stats().MemoryHits > before
 }
 
-// A ClientBuilder that returns a client which the service has already: nobody tells us of changes on it.
+// A ClientBuilder that returns a client which the service has already: nobody tells us of changes
+// on it.
 func TestAClientThatTheServiceHasAlready(t *testing.T) {
 	server := redistest.Start(t)
 	existing, err := rueidis.NewClient(plain(server.Addr()))
@@ -83,8 +85,8 @@ func TestAClientThatTheServiceHasAlready(t *testing.T) {
 	require.Len(t, lines.lines("level=WARN"), 1, "said once")
 }
 
-// Pushes that are dropped, or late, from the first or after a while: within the lease memory is not used any more, and it is said. Once they
-// arrive again it is used again.
+// Pushes that are dropped, or late, from the first or after a while: within the lease memory is not
+// used any more, and it is said. Once they arrive again it is used again.
 func TestPushesThatDoNotArrive(t *testing.T) {
 	t.Parallel()
 	for name, broken := range map[string]func(*middleman){
@@ -143,7 +145,8 @@ func TestPushesThatDoNotArrive(t *testing.T) {
 	}
 }
 
-// What memory held when pushes were found to be missing may be as old as that: it is not served in an outage that follows.
+// What memory held when pushes were found to be missing may be as old as that: it is not served in
+// an outage that follows.
 func TestWhatNobodyToldUsOfIsNotServedInAnOutage(t *testing.T) {
 	server := redistest.Start(t)
 	middle := newMiddleman(t, server.Addr())
@@ -161,7 +164,8 @@ func TestWhatNobodyToldUsOfIsNotServedInAnOutage(t *testing.T) {
 	require.Equal(t, "loaded", value)
 }
 
-// PING and TIME are answered in front, and nothing is behind. That is an outage: writes are kept, and nothing is served beyond the lease.
+// PING and TIME are answered in front, and nothing is behind. That is an outage: writes are kept,
+// and nothing is served beyond the lease.
 func TestAProxyThatAnswersForADeadRedis(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*aside.Options){"with memory": func(*aside.Options) {}, "DisableCache": untracked, "without memory": func(o *aside.Options) { o.MemoryBytes = -1 }} {
@@ -197,7 +201,8 @@ func startReplica(t testing.TB, primary *redistest.Server) *redistest.Server {
 	return replica
 }
 
-// The replica takes over, and what stands between leads new connections to it. Nobody closes the old ones.
+// The replica takes over, and what stands between leads new connections to it. Nobody closes the
+// old ones.
 func TestAConnectionToAReplicaIsGivenUp(t *testing.T) {
 	for name, change := range map[string]func(*aside.Options){"with memory": func(*aside.Options) {}, "DisableCache": untracked} {
 		t.Run(name, func(t *testing.T) {
@@ -220,7 +225,8 @@ func TestAConnectionToAReplicaIsGivenUp(t *testing.T) {
 	}
 }
 
-// A balancer leads to a primary and a replica in turn: whoever begins at the replica goes on to the primary.
+// A balancer leads to a primary and a replica in turn: whoever begins at the replica goes on to the
+// primary.
 func TestAStartBehindABalancer(t *testing.T) {
 	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
@@ -255,7 +261,8 @@ func TestAReplicaThatTakesWritesIsNotUsed(t *testing.T) {
 	eventually(t, "it has become a primary", func() bool { return c.Health().Mode == aside.Healthy })
 }
 
-// An old primary that is cut off from its replicas goes on. With min-replicas-to-write it says so to who writes, and probes write.
+// An old primary that is cut off from its replicas goes on. With min-replicas-to-write it says so
+// to who writes, and probes write.
 func TestALonelyPrimaryIsNotBelieved(t *testing.T) {
 	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
@@ -278,7 +285,8 @@ func TestALonelyPrimaryIsNotBelieved(t *testing.T) {
 	eventually(t, "memory is used again", func() bool { return servesFromMemory(t, c, "m") })
 }
 
-// Where the proof itself is refused memory is not used, everything else works, and it is tried again.
+// Where the proof itself is refused memory is not used, everything else works, and it is tried
+// again.
 func TestAProofThatIsRefused(t *testing.T) {
 	server := redistest.Start(t)
 	server.Do("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~k*", "~aside:stamp:*")
@@ -352,7 +360,8 @@ func TestTrackingThatIsPermittedLater(t *testing.T) {
 	})
 }
 
-// The first slot of a shard is being moved, as each reshard begins, and nobody goes on: the others keep their memory.
+// The first slot of a shard is being moved, as each reshard begins, and nobody goes on: the others
+// keep their memory.
 func TestASlotThatIsMovingCostsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
@@ -368,7 +377,8 @@ func TestASlotThatIsMovingCostsNoOtherKey(t *testing.T) {
 	}
 }
 
-// Probe keys are nobody's data: they are not in the statistics, and the user's callback does not see them.
+// Probe keys are nobody's data: they are not in the statistics, and the user's callback does not
+// see them.
 func TestProbesAreNotSeen(t *testing.T) {
 	server := redistest.Start(t)
 	var mu sync.Mutex

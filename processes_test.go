@@ -19,7 +19,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// Some promises are about processes. The test binary starts itself again with a role and speaks with it in lines.
+// Some promises are about processes. The test binary starts itself again with a role and speaks
+// with it in lines.
 
 const (
 	childRole = "ASIDE_TEST_CHILD" // what the child does

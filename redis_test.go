@@ -28,7 +28,8 @@ func arbitrary(redis rueidis.CoreClient, words ...string) rueidis.Completed {
 	return redis.B().Arbitrary(words...).Build()
 }
 
-// What would change a connection for everybody is refused, by whichever way it comes, and does not reach Redis.
+// What would change a connection for everybody is refused, by whichever way it comes, and does not
+// reach Redis.
 func TestWhatChangesASharedConnectionIsRefused(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)
@@ -116,7 +117,8 @@ func TestOwnWritesThroughRedisAreHeardOf(t *testing.T) {
 	}
 }
 
-// What the service reads itself takes no place in the server's tracking table, which evicts what we want to hear of when it is full.
+// What the service reads itself takes no place in the server's tracking table, which evicts what we
+// want to hear of when it is full.
 func TestOwnReadsAreNotTracked(t *testing.T) {
 	server := redistest.Start(t, redistest.WithArgs("--tracking-table-max-keys", "500"))
 	c, ctx := newClient(t, server.Addr()), testContext(t)

@@ -226,7 +226,8 @@ func TestWhatIsTooOldIsReplayedAsADelete(t *testing.T) {
 	require.Nil(t, b.value())
 }
 
-// A clock that was off by more than a minute, or whose time is yet to come: nobody can say what the set would overwrite.
+// A clock that was off by more than a minute, or whose time is yet to come: nobody can say what the
+// set would overwrite.
 func TestASetWithAClockThatWasOffIsADeleteOfNow(t *testing.T) {
 	b := newReplayBench(t)
 	for _, there := range []string{"", "theirs", "future"} {
@@ -248,8 +249,9 @@ func TestASetWithAClockThatWasOffIsADeleteOfNow(t *testing.T) {
 	}
 }
 
-// The scripts are what internal/sim simulates: the same random events on a real server and in the model. What is replayed is
-// some seconds old; what is done by a healthy client has the server's time, which the model is told.
+// The scripts are what internal/sim simulates: the same random events on a real server and in the
+// model. What is replayed is some seconds old; what is done by a healthy client has the server's
+// time, which the model is told.
 func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 	b := newReplayBench(t)
 	seed := rand.Uint64()
@@ -411,7 +413,8 @@ func TestABatchIsReplayedRecordByRecord(t *testing.T) {
 	require.Equal(t, wantLeft, left)
 }
 
-// One record that Redis refuses, for a key that we may not write, must not keep those in its batch from being replayed.
+// One record that Redis refuses, for a key that we may not write, must not keep those in its batch
+// from being replayed.
 func TestARefusedRecordDoesNotHoldUpItsBatch(t *testing.T) {
 	b := newReplayBench(t)
 	b.server.Do("ACL", "SETUSER", "default", "resetkeys", "~ours:*", "~aside:*")

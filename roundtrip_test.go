@@ -34,7 +34,8 @@ func theRecord() record {
 
 var theRecordAsJSON = record{Name: "Ada", Tags: []string{"a"}, By: map[string]any{"id": float64(7)}}
 
-// Who loads a value gets what those get who find it, and may change it: the repository keeps its own.
+// Who loads a value gets what those get who find it, and may change it: the repository keeps its
+// own.
 func TestAllCallersGetEqualValuesThatAreTheirs(t *testing.T) {
 	server := redistest.Start(t)
 	for name, way := range map[string]struct {
@@ -126,7 +127,8 @@ func TestFollowersGetValuesOfTheirOwn(t *testing.T) {
 	require.Equal(t, theRecord(), repository)
 }
 
-// Where another type keeps writing under the key the cache is left alone, and the value that was loaded for one caller is a copy all the same.
+// Where another type keeps writing under the key the cache is left alone, and the value that was
+// loaded for one caller is a copy all the same.
 func TestWhatIsLoadedForOneCallerAloneIsACopy(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes = -1 }), testContext(t)
@@ -152,7 +154,8 @@ func TestWhatIsLoadedForOneCallerAloneIsACopy(t *testing.T) {
 	require.NotSame(t, &repository, r)
 }
 
-// What cannot be read back is the loader's own, to who loaded it, and is not loaded several times for that.
+// What cannot be read back is the loader's own, to who loaded it, and is not loaded several times
+// for that.
 func TestWhatDoesNotComeBackIsReturnedToWhoLoadedIt(t *testing.T) {
 	server := redistest.Start(t)
 	logs := new(syncBuffer)
@@ -234,7 +237,8 @@ type outerHidden struct {
 
 type stampedField struct{ At time.Time }
 
-// warns checks that loads of value log one line with all of says, for Get and GetMulti; none if there is nothing to say.
+// warns checks that loads of value log one line with all of says, for Get and GetMulti; none if
+// there is nothing to say.
 func warns[T any](c codec.Codec[T], value T, says ...string) func(t *testing.T, client *aside.Client, logs *syncBuffer) {
 	const line = "a value changes on its way"
 	return func(t *testing.T, client *aside.Client, logs *syncBuffer) {
@@ -291,7 +295,8 @@ func TestAValueThatRefersToItselfCannotBeEncoded(t *testing.T) {
 
 type ring struct{ Next *ring }
 
-// Each view looks at its first loads only, and views of functions that are made anew for each request do not look for ever.
+// Each view looks at its first loads only, and views of functions that are made anew for each
+// request do not look for ever.
 func TestTheCheckOfRoundTripsEnds(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), untracked), testContext(t)
@@ -319,7 +324,8 @@ func TestTheCheckOfRoundTripsEnds(t *testing.T) {
 	require.EqualValues(t, 1000+63, decodes.Load())
 }
 
-// What is loaded for ever because of its codec is said once a minute, with view and type; however many calls, and views, there are.
+// What is loaded for ever because of its codec is said once a minute, with view and type; however
+// many calls, and views, there are.
 func TestACodecThatDoesNotWorkIsNamedInTheLog(t *testing.T) {
 	server := redistest.Start(t)
 	logs := new(syncBuffer)

@@ -16,7 +16,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// byFirstKey is a proxy that sends each command to one of two servers, by its first key, and what has none to the first.
+// byFirstKey is a proxy that sends each command to one of two servers, by its first key, and what
+// has none to the first.
 func byFirstKey(t *testing.T, a, b *redistest.Server) string {
 	return between(t, func(args []string) (int, string) {
 		key, keyed := "", false
@@ -37,7 +38,8 @@ func byFirstKey(t *testing.T, a, b *redistest.Server) string {
 	}, a.Addr(), b.Addr())
 }
 
-// A proxy that partitions is noticed at once: no key is left out by a script for many, nothing is served from memory, and it is said.
+// A proxy that partitions is noticed at once: no key is left out by a script for many, nothing is
+// served from memory, and it is said.
 func TestAProxyThatPartitionsIsNoticed(t *testing.T) {
 	a, b := redistest.Start(t), redistest.Start(t)
 	front := byFirstKey(t, a, b)
@@ -85,7 +87,8 @@ func TestAProxyThatPartitionsIsNoticed(t *testing.T) {
 	require.Zero(t, other.Stats().MemoryHits)
 }
 
-// An address that leads to two primaries in turn is noticed when it comes back to the first. A failover and back is none.
+// An address that leads to two primaries in turn is noticed when it comes back to the first. A
+// failover and back is none.
 func TestTwoPrimariesInTurnAreNoticed(t *testing.T) {
 	for _, related := range []bool{false, true} {
 		t.Run(fmt.Sprint("a failover ", related), func(t *testing.T) {

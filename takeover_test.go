@@ -29,8 +29,9 @@ func replicaOf(t *testing.T, server *redistest.Server) *redistest.Server {
 	return replica
 }
 
-// The address leads to another server, which lacks what the first has acknowledged last. No outage comes between: it is said all the same, and what
-// was acknowledged and is lost is not answered with what was before it.
+// The address leads to another server, which lacks what the first has acknowledged last. No outage
+// comes between: it is said all the same, and what was acknowledged and is lost is not answered
+// with what was before it.
 func TestAServerThatTakesOverIsNoticedAndAnswersNothingOlder(t *testing.T) {
 	first := redistest.Start(t, redistest.WithReplication())
 	proxy := faultproxy.New(t, first.Addr())
@@ -89,7 +90,8 @@ func TestAServerThatTakesOverIsNoticedAndAnswersNothingOlder(t *testing.T) {
 	require.EqualValues(t, 1, c.Stats().Failovers)
 }
 
-// restarted is said of what is known: not of a process that has just been started and knows nothing of before.
+// restarted is said of what is known: not of a process that has just been started and knows nothing
+// of before.
 func TestAReplayIntoAServerThatNobodyKnewIsNoRestart(t *testing.T) {
 	server := redistest.Start(t)
 	dir, option := durable(t)

@@ -14,8 +14,9 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The first slot of a shard is on the move, as every reshard begins and an interrupted one stays. The keys of other slots do not notice, the shard
-// comes back from an outage, a process that is started meanwhile is well, and the slot's own keys are read and written.
+// The first slot of a shard is on the move, as every reshard begins and an interrupted one stays.
+// The keys of other slots do not notice, the shard comes back from an outage, a process that is
+// started meanwhile is well, and the slot's own keys are read and written.
 func TestAReshardThatStopsHalfWayCostsNothingElse(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)

@@ -113,7 +113,8 @@ func TestOneFrozenNodeCostsItsOwnKeysOnly(t *testing.T) {
 	require.NoError(t, c.Set(ctx, time.Minute, theirs[0], "w"))
 }
 
-// A slot moves while its keys are read and written. Nobody gets an error or a value older than the last write.
+// A slot moves while its keys are read and written. Nobody gets an error or a value older than the
+// last write.
 func TestASlotMovesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)

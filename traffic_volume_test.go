@@ -16,9 +16,11 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// What is on the way, and not the server, makes an answer late: it must not look like an outage, and nothing that is in Redis is loaded.
+// What is on the way, and not the server, makes an answer late: it must not look like an outage,
+// and nothing that is in Redis is loaded.
 
-// defaults are the timeouts of a service that has set none, and no memory, so that all is asked for.
+// defaults are the timeouts of a service that has set none, and no memory, so that all is asked
+// for.
 func defaults(o *aside.Options) {
 	o.RedisTimeout, o.LockTTL, o.StaleLease, o.MemoryBytes = 0, 0, 0, -1
 }
@@ -42,7 +44,8 @@ func fillDirectly(t testing.TB, server *redistest.Server, n, size int) (keys []s
 	return keys
 }
 
-// besides sets small values, one after the other, until the returned function is called. Each must be acknowledged.
+// besides sets small values, one after the other, until the returned function is called. Each must
+// be acknowledged.
 func besides(t testing.TB, c *aside.Client) (end func()) {
 	t.Helper()
 	stop := make(chan struct{})
@@ -179,7 +182,8 @@ func TestAFreezeIsNoticedBehindLargeValues(t *testing.T) {
 	require.EqualValues(t, len(keys), db.Calls.Load())
 }
 
-// What callers have given up stays in rueidis's ring until it is answered. If it were full, others would wait in it whatever their context says.
+// What callers have given up stays in rueidis's ring until it is answered. If it were full, others
+// would wait in it whatever their context says.
 func TestASmallRingIsNeverFull(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := counted(t, server)

@@ -14,8 +14,8 @@ import (
 	"github.com/redaside/aside/internal/near"
 )
 
-// Memory stays within MemoryBytes (internal/near has the test of that) also where values are small as they are stored and
-// large as they are decoded: compressed, or a short piece of a long string.
+// Memory stays within MemoryBytes (internal/near has the test of that) also where values are small
+// as they are stored and large as they are decoded: compressed, or a short piece of a long string.
 func TestMemoryStaysWithinItsBytesWhateverIsDecoded(t *testing.T) {
 	type page struct{ Title, Body string }
 	type deep struct {

@@ -18,7 +18,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// replaces checks that what stands under a key counts as nothing: Get and GetMulti load and replace it, Peek finds none.
+// replaces checks that what stands under a key counts as nothing: Get and GetMulti load and replace
+// it, Peek finds none.
 func replaces[T any](c codec.Codec[T], stored string, value T) func(t *testing.T, client *aside.Client, server *redistest.Server) {
 	return func(t *testing.T, client *aside.Client, server *redistest.Server) {
 		ctx, view := testContext(t), aside.Typed(client, c)
@@ -133,7 +134,8 @@ func encoded[T any](c codec.Codec[T], v T) string {
 	return s
 }
 
-// A loader that returns nil without an error has found nothing: that is remembered as an absence is, and never as a value.
+// A loader that returns nil without an error has found nothing: that is remembered as an absence
+// is, and never as a value.
 func TestANilPointerIsAnAbsence(t *testing.T) {
 	server := redistest.Start(t)
 	for name, away := range map[string]bool{"healthy": false, "away": true} {
@@ -289,7 +291,8 @@ func overwrite(t *testing.T, c *aside.Client, server *redistest.Server, key, val
 	eventually(t, "the push has come", func() bool { return c.Stats().Invalidations > before })
 }
 
-// Two types share a key: each finds what it cannot read. Nobody loops, everybody gets what its own loader says.
+// Two types share a key: each finds what it cannot read. Nobody loops, everybody gets what its own
+// loader says.
 func TestTwoTypesOnOneKeyDoNotLoop(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)

@@ -66,7 +66,8 @@ func TestAnUpdateVoidsLoadsThatBeganBefore(t *testing.T) {
 	require.Equal(t, "new", value)
 }
 
-// What was done by an Update is as good as a Set to a replay: an older Set does not undo it, a later one replaces it.
+// What was done by an Update is as good as a Set to a replay: an older Set does not undo it, a
+// later one replaces it.
 func TestAReplayKnowsWhatAnUpdateHasDone(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -99,7 +100,8 @@ func TestAReplayKnowsWhatAnUpdateHasDone(t *testing.T) {
 	require.Equal(t, "9", server.Do("GET", "later too"))
 }
 
-// apart lets so much time pass that nobody takes what is before it and what is after it for simultaneous (u of docs/adr/0005).
+// apart lets so much time pass that nobody takes what is before it and what is after it for
+// simultaneous (u of docs/adr/0005).
 func apart(t *testing.T) {
 	t.Helper()
 	end := time.Now().Add(150 * time.Millisecond)
@@ -147,7 +149,8 @@ func TestAnUpdateSaysWhatHasHappened(t *testing.T) {
 	require.ErrorIs(t, command(c, ctx, "k", "INCR"), aside.ErrClosed)
 }
 
-// What has changed nothing must not look like the latest write: what others have written while they were cut off would lose to it.
+// What has changed nothing must not look like the latest write: what others have written while they
+// were cut off would lose to it.
 func TestAnUpdateThatChangesNothingLeavesNoStamp(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)
@@ -222,7 +225,8 @@ func TestAnUpdatesOwnErrorsSayNothingAboutRedis(t *testing.T) {
 		})
 	}
 
-	// What Redis itself has answered is judged, however the function wraps it, and whichever way it asks.
+	// What Redis itself has answered is judged, however the function wraps it, and whichever way it
+	// asks.
 	server.Do("REPLICAOF", "127.0.0.1", "1")
 	err = c.Update(ctx, []string{"k"}, func(ctx context.Context, redis rueidis.Client) error {
 		return redis.Dedicated(func(d rueidis.DedicatedClient) error {

@@ -94,7 +94,8 @@ func TestWhyRedisCannotBeReachedIsSaid(t *testing.T) {
 	}
 }
 
-// A server that is far away: the handshake of TLS, HELLO and a command take a round trip each, at the start and when the connection was lost.
+// A server that is far away: the handshake of TLS, HELLO and a command take a round trip each, at
+// the start and when the connection was lost.
 func TestAServerThatIsFarAwayIsReached(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	for _, secure := range []bool{false, true} {

@@ -13,8 +13,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// The server's clock has jumped ahead of what the prober last saw: a write is taken for late, the clock is looked at, once
-// per shard however many keys there are, and the write is done.
+// The server's clock has jumped ahead of what the prober last saw: a write is taken for late, the
+// clock is looked at, once per shard however many keys there are, and the write is done.
 func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -40,7 +40,8 @@ func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
 	require.Nil(t, server.Do("GET", "k7"))
 }
 
-// A machine has slept, so that nobody knows the server's time: a Set without a deadline does not wait for it.
+// A machine has slept, so that nobody knows the server's time: a Set without a deadline does not
+// wait for it.
 func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

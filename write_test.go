@@ -17,7 +17,8 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// A relapse would leave keys with a ttl of centuries, which other readers see, and volatile-* policies evict.
+// A relapse would leave keys with a ttl of centuries, which other readers see, and volatile-*
+// policies evict.
 func TestAKeyThatDoesNotExpireHasNoTTLInRedis(t *testing.T) {
 	const endless = aside.LongestTTL + time.Hour
 	for name, stamps := range map[string]bool{"stamps": true, "without stamps": false} {
@@ -128,7 +129,8 @@ func TestAnUnansweredWriteIsOfUnknownOutcome(t *testing.T) {
 	require.Equal(t, "after", value, "memory does not hold what the write replaced")
 }
 
-// A command that its caller has given up on may reach the server much later. Then it must not be done.
+// A command that its caller has given up on may reach the server much later. Then it must not be
+// done.
 func TestALateWriteIsNotDone(t *testing.T) {
 	for _, verb := range []string{"Set", "Del", "Touch"} {
 		t.Run(verb, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package containers runs on servers in containers what the library's own tests run on server programs. It needs a Docker
-// engine: make test-docker.
+// Package containers runs on servers in containers what the library's own tests run on server
+// programs. It needs a Docker engine: make test-docker.
 package containers
 
 import (
@@ -12,7 +12,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// rueidis sleeps for a second before it looks again at a topology that it could not read, whether it is closed or not.
+	// rueidis sleeps for a second before it looks again at a topology that it could not read,
+	// whether it is closed or not.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
 }
 

@@ -97,8 +97,8 @@ func redisDiesWhileSomebodyWaitsForALock(t *testing.T, start Start) {
 	require.Equal(t, harness.Result{Value: "v"}, harness.Await(t, waiting), "it loads for itself")
 }
 
-// Promise 4: no call waits longer than RedisTimeout for a server that hangs, and after the trip none waits at all. Whether
-// one waited is told by the commands that were sent, not by a clock.
+// Promise 4: no call waits longer than RedisTimeout for a server that hangs, and after the trip
+// none waits at all. Whether one waited is told by the commands that were sent, not by a clock.
 func afterTheTripNoCallAsksAFrozenRedis(t *testing.T, start Start) {
 	server := start(t)
 	proxy := harness.Counted(t, server.Addr())
@@ -129,7 +129,8 @@ func afterTheTripNoCallAsksAFrozenRedis(t *testing.T, start Start) {
 	for i := range 1000 {
 		call(fmt.Sprint("after", i))
 	}
-	// What was sent before the trip may still run out of time in the background. If callers asked, there would be hundreds.
+	// What was sent before the trip may still run out of time in the background. If callers asked,
+	// there would be hundreds.
 	require.Less(t, c.Stats().RedisErrors-asked, int64(20), "nobody asks any more")
 	t.Logf("the longest of 4,000 calls on a frozen Redis took %v", time.Duration(longest.Load()))
 	server.Thaw()
@@ -169,8 +170,8 @@ func aCallEndsWithItsOwnContextWhileRedisHangs(t *testing.T, start Start) {
 	}
 }
 
-// Promise 3: what another process has changed is not served beyond StaleLease, even if the network fails silently (and
-// beyond that for DegradedTTL, which is next to nothing here).
+// Promise 3: what another process has changed is not served beyond StaleLease, even if the network
+// fails silently (and beyond that for DegradedTTL, which is next to nothing here).
 func aSilentPartitionDoesNotMakeReadsStaleBeyondTheLease(t *testing.T, start Start) {
 	for _, fault := range []string{"black hole", "replies cut"} {
 		t.Run(fault, func(t *testing.T) {
@@ -255,7 +256,8 @@ func aLostConnectionGivesUpTheMemory(t *testing.T, start Start) {
 	}
 }
 
-// A load that began while Redis was away answers nobody who asks once it is back: another process may have deleted.
+// A load that began while Redis was away answers nobody who asks once it is back: another process
+// may have deleted.
 func aLoadWithoutRedisAnswersNobodyOnceRedisIsBack(t *testing.T, start Start) {
 	server := start(t)
 	proxy := faultproxy.New(t, server.Addr())
@@ -315,7 +317,8 @@ func whatWasSetAndDeletedWhileAwayIsReplayed(t *testing.T, start Start) {
 	require.GreaterOrEqual(t, replay.Report.Total, 100)
 }
 
-// The process ends while Redis is away; the next one with the directory, started while Redis is still away, has it all.
+// The process ends while Redis is away; the next one with the directory, started while Redis is
+// still away, has it all.
 func theNextProcessReplaysWhatThisOneCouldNot(t *testing.T, start Start) {
 	server := start(t)
 	dir, _ := harness.Durable(t)

@@ -1,10 +1,11 @@
-// Package contract is what aside promises of its main job, as a suite that runs on servers of any kind: what a Get costs, who
-// loads and who waits, what a write does to them, and what holds while Redis is away and when it is back.
+// Package contract is what aside promises of its main job, as a suite that runs on servers of any
+// kind: what a Get costs, who loads and who waits, what a write does to them, and what holds while
+// Redis is away and when it is back.
 //
 //	func TestTheMainJob(t *testing.T) { contract.Run(t, contract.Redis(redistest.Start)) }
 //
-// It uses nothing of aside but what users see. Each rule has a subtest and a server of its own. A failure says which rule
-// was broken, and what users would notice.
+// It uses nothing of aside but what users see. Each rule has a subtest and a server of its own. A
+// failure says which rule was broken, and what users would notice.
 package contract
 
 import (
@@ -23,8 +24,8 @@ type Start func(t testing.TB) Server
 type Server interface {
 	// Addr is the host:port for clients. It outlives Kill and Restart.
 	Addr() string
-	// Do sends one command on a connection that is none of a client's, and returns the reply: a string, an int64, nil, or
-	// an []any of these.
+	// Do sends one command on a connection that is none of a client's, and returns the reply: a
+	// string, an int64, nil, or an []any of these.
 	Do(args ...any) any
 	// Kill breaks connections and refuses dials until Restart, which leaves nothing of the data.
 	Kill()
@@ -43,8 +44,8 @@ type Capability string
 const (
 	Killed Capability = "be killed" // Kill and Restart
 	Frozen Capability = "be frozen" // Freeze and Thaw
-	// QuietFills is to push a fill to all but the client that made it. Without it a client reads back what it has filled, so
-	// that some rules allow a read more; none is left out.
+	// QuietFills is to push a fill to all but the client that made it. Without it a client reads
+	// back what it has filled, so that some rules allow a read more; none is left out.
 	QuietFills Capability = "keep a fill from being pushed back"
 )
 
@@ -56,8 +57,8 @@ type rule struct {
 	check func(t *testing.T, start Start)
 }
 
-// Run checks that aside keeps its promises on the servers of start. A rule that these cannot check is skipped, which is a
-// failure where ASIDE_NO_SKIP=1.
+// Run checks that aside keeps its promises on the servers of start. A rule that these cannot check
+// is skipped, which is a failure where ASIDE_NO_SKIP=1.
 func Run(t *testing.T, start Start) {
 	t.Helper()
 	for _, r := range rules() {
@@ -86,7 +87,8 @@ func able(start Start, needs []Capability) Start {
 	}
 }
 
-// limited is a server for a rule that keeps to what it has said that it needs: another server may not be able to do more.
+// limited is a server for a rule that keeps to what it has said that it needs: another server may
+// not be able to do more.
 type limited struct {
 	Server
 	t     testing.TB

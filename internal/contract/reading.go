@@ -199,8 +199,9 @@ func getMultiAnswersFromEverywhereAtOnce(t *testing.T, start Start) {
 	_, err = c.Get(ctx, time.Minute, "missing", harness.MustNotLoad)
 	require.ErrorIs(t, err, aside.ErrNotFound)
 	if server.Cannot(QuietFills) == "" {
-		// Up to Redis 7.0 the keys that were locked beside one that was read are pushed back, right behind the answer. If that comes as late
-		// as the loader's return, what is filled is not kept, and read once more.
+		// Up to Redis 7.0 the keys that were locked beside one that was read are pushed back, right
+		// behind the answer. If that comes as late as the loader's return, what is filled is not
+		// kept, and read once more.
 		require.LessOrEqual(t, proxy.RoundTrips(), 3)
 	}
 }

@@ -41,7 +41,7 @@ func rules() []rule {
 		},
 		{
 			"an absence lives no longer than a value would",
-			"Who creates what was absent is not seen for longer than the caller has allowed.",
+			"A key that has been created meanwhile stays unseen for longer than the caller has allowed.",
 			nil, anAbsenceLivesNoLongerThanAValueWould,
 		},
 		{
@@ -56,7 +56,7 @@ func rules() []rule {
 		},
 		{
 			"Peek never loads and never locks",
-			"Looking whether something is cached delays those who want to load it.",
+			"Looking whether something is cached delays callers that want to load it.",
 			nil, peekNeverLoadsAndNeverLocks,
 		},
 		{
@@ -66,7 +66,7 @@ func rules() []rule {
 		},
 		{
 			"without memory every read asks Redis",
-			"Whoever has switched memory off is served from it.",
+			"A client whose memory is switched off is served from it.",
 			nil, withoutMemoryEveryReadAsksRedis,
 		},
 		// loading.go
@@ -123,7 +123,7 @@ func rules() []rule {
 		},
 		{
 			"a process reads its own writes",
-			"Who has just saved a form sees what was there before.",
+			"A user who has just saved a form sees what was there before.",
 			nil, aProcessReadsItsOwnWrites,
 		},
 		{
@@ -199,7 +199,7 @@ func rules() []rule {
 		},
 		{
 			"a lost connection gives up the memory",
-			"What was changed while nobody could tell us is served until the ttl.",
+			"A change that could not be pushed is not seen until the ttl.",
 			[]Capability{Killed}, aLostConnectionGivesUpTheMemory,
 		},
 		{
@@ -299,9 +299,9 @@ func rules() []rule {
 			nil, aFailingLoaderIsCalledOnce,
 		},
 		{
-			"who leads may leave",
+			"the leader may leave",
 			"The leader's cancelled context fails its followers.",
-			nil, whoLeadsMayLeave,
+			nil, theLeaderMayLeave,
 		},
 		{
 			"the first Get after an outage waits for no lock",

@@ -16,7 +16,8 @@ import (
 	"github.com/redaside/aside/internal/harness"
 )
 
-// Traps that other libraries of this kind fall into, each in its shortest form. Most are looked at more closely elsewhere.
+// Traps that other libraries of this kind fall into, each in its shortest form. Most are looked at
+// more closely elsewhere.
 
 func aMissIsNoOutage(t *testing.T, start Start) {
 	server := start(t)
@@ -242,7 +243,7 @@ func aFailingLoaderIsCalledOnce(t *testing.T, start Start) {
 	require.EqualValues(t, 1, db.Calls.Load())
 }
 
-func whoLeadsMayLeave(t *testing.T, start Start) {
+func theLeaderMayLeave(t *testing.T, start Start) {
 	server := start(t)
 	c, ctx := harness.NewClient(t, server.Addr()), harness.Context(t)
 	db := harness.NewSource("v")

@@ -17,7 +17,8 @@ import (
 
 // What a write does to loads and to other processes, and what it may be of.
 
-// Promise 2, in its four forms: a Set or Del that returned is not undone by a load that began before it, whoever made it.
+// Promise 2, in its four forms: a Set or Del that returned is not undone by a load that began
+// before it, whoever made it.
 func aWriteDuringALoadIsNotUndone(t *testing.T, start Start) {
 	for _, from := range []string{"the same client", "another client"} {
 		for _, verb := range []string{"Set", "Del"} {
@@ -37,8 +38,9 @@ func aWriteDuringALoadIsNotUndone(t *testing.T, start Start) {
 				} else {
 					require.NoError(t, writer.Del(ctx, "k"))
 				}
-				// Who asks after the write must not be given what was read before it. In the process that wrote, a new
-				// flight starts; in another the caller joins the old one, whose fill will be refused.
+				// A caller that asks after the write must not be given what was read before it. In
+				// the process that wrote, a new flight starts; in another the caller joins the old
+				// one, whose fill will be refused.
 				var late <-chan harness.Result
 				if from == "another client" {
 					late = harness.InBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.Load) })
@@ -67,7 +69,8 @@ func aWriteDuringALoadIsNotUndone(t *testing.T, start Start) {
 	}
 }
 
-// What is refused is handed to those who asked before the loader was called: it was read after they asked.
+// A refused value goes to the callers that asked before the loader was called: it was read after
+// they asked.
 func aRefusedFillAnswersWhoeverAskedBeforeTheLoad(t *testing.T, start Start) {
 	server := start(t)
 	holder, c := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr())
@@ -77,7 +80,8 @@ func aRefusedFillAnswersWhoeverAskedBeforeTheLoad(t *testing.T, start Start) {
 	first := harness.InBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", db.Load) })
 	db.AwaitBegin(t)
 
-	// Three callers of c wait for the holder's lock. Its load fails, so that one of them gets to load.
+	// Three callers of c wait for the holder's lock. Its load fails, so that one of them gets to
+	// load.
 	own := harness.NewSource("mine")
 	letOwnGo := own.HoldUp()
 	var waiting []<-chan harness.Result
@@ -195,7 +199,8 @@ func keysMayBeAnyBytes(t *testing.T, start Start) {
 	require.Equal(t, map[string]string{"ok": "v"}, m)
 }
 
-// A value that begins as our markers and headers do is a value: it is never taken for a lock and never lost.
+// A value that begins as our markers and headers do is a value: it is never taken for a lock and
+// never lost.
 func valuesMayBeAnyBytes(t *testing.T, start Start) {
 	server := start(t)
 	c, other, ctx := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr()), harness.Context(t)
