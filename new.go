@@ -41,6 +41,8 @@ func New(options Options) (*Client, error) {
 	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL)}
 	c.lifecycle.begin()
 	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.link.Now() }, observer: options.Observer, logger: options.Logger, log: log}
+	c.aside = events.NewBounded[Event](mostAside, c.inBackground, func(f func()) { f() })
+	c.aside.Watch(c.observe)
 	if c.stamps, err = stamp.New(link.MostClockError); err != nil {
 		return nil, err
 	}
@@ -203,12 +205,7 @@ func (c *Client) modeChanged(change link.ModeChange) {
 // observed tells the observer what has happened to a shard.
 func (c *Client) observed(e link.Event) {
 	kind := [...]EventKind{link.EventFailed: EventRedisError, link.EventAway: EventRedisAway, link.EventBack: EventRedisBack, link.EventFailover: EventFailover}[e.Kind]
-	event := Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err}
-	if e.Kind == link.EventFailed { // others' commands may wait for those that have failed
-		c.observeAside(event)
-		return
-	}
-	c.observe(event)
+	c.observeAside(Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err}) // others' commands may wait for those that have failed
 }
 
 // outageBegins returns how an outage goes, for the log: what waits, and what the loaders were

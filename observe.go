@@ -6,6 +6,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/logqueue"
 )
@@ -75,9 +76,14 @@ type Event struct {
 
 // Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the
 // caller's path; in the caller's goroutine for a hit from memory, else in another, so that one that
-// panics or ends its goroutine is logged and harms nobody. Nothing waits until it has returned from
-// EventRedisError and EventLockWait. It may ask the Client, but not Get the key that it is told of
-// with a context without an end: it may be what that Get waits for.
+// panics or ends its goroutine is logged and harms nobody.
+//
+// EventRedisError, EventRedisAway, EventRedisBack, EventFailover and EventLockWait come one after the
+// other from a goroutine of their own, for which only Close waits. If 1,024 of them wait, further ones
+// are left out, and the log says so.
+//
+// It may ask the Client, with a context that ends: what it asks for may wait for the call that told
+// it.
 type Observer interface {
 	Observe(Event)
 }
@@ -151,11 +157,12 @@ func (s *striped) sum() (n int64) {
 // reports are what a client says of itself: to the Observer, in the log, and in its counters. Safe
 // for concurrent use.
 type reports struct {
-	life     *lifecycle        // immutable
-	clock    func() int64      // Client.now; immutable
-	observer Observer          // Options.Observer; immutable
-	logger   *slog.Logger      // Options.Logger, behind log; immutable
-	log      *logqueue.Handler // see log.go; immutable
+	life     *lifecycle         // immutable
+	clock    func() int64       // Client.now; immutable
+	observer Observer           // Options.Observer; immutable
+	logger   *slog.Logger       // Options.Logger, behind log; immutable
+	log      *logqueue.Handler  // see log.go; immutable
+	aside    *events.Bus[Event] // the Observer is its watcher; immutable
 	counted  counters
 
 	seldomRedis, seldomStore, seldomDecode, seldomObserver, seldomDisk, seldomReplay, seldomRead seldom
@@ -172,15 +179,19 @@ func (r *reports) observe(e Event) {
 }
 
 // observeAside is observe where others wait for what the caller does next, and must not wait for an
-// Observer that asks for their keys.
+// Observer that asks for their keys: these events are told in order, by one goroutine.
 func (r *reports) observeAside(e Event) {
-	if r.observer == nil {
-		return
-	}
-	if !r.life.inBackground(func() { r.observe(e) }) { // ends with the Observer
-		r.observe(e) // closing: the Client answers at once
+	switch {
+	case r.observer == nil:
+	case r.life.ctx.Err() != nil: // closing: the Client answers the Observer at once
+		r.observe(e)
+	case !r.aside.Announce(e, nil):
+		r.warn(&r.seldomObserver, "Options.Observer is too slow, so events are left out", "event", e.Kind.String())
 	}
 }
+
+// mostAside is how many events may wait for the Observer.
+const mostAside = 1024
 
 // observeHit is observe for a hit from memory, which no goroutine is made for: where the observer
 // ends its goroutine that is its caller's own.

@@ -129,6 +129,15 @@ func TestAnObserverMayAsk(t *testing.T) {
 // An Observer that is told that commands have failed may ask for keys whose commands wait for
 // those.
 func TestAnObserverOfErrorsMayAsk(t *testing.T) {
+	t.Run("an error", func(t *testing.T) {
+		observerMayAsk(t, aside.EventRedisError, func(p *faultproxy.Proxy) { p.Reset(); p.Heal() })
+	})
+	t.Run("away", func(t *testing.T) { observerMayAsk(t, aside.EventRedisAway, func(p *faultproxy.Proxy) { p.Refuse() }) })
+}
+
+// observerMayAsk has an Observer ask, when it is told of kind, for what the callers wait for that fail then.
+func observerMayAsk(t *testing.T, kind aside.EventKind, fail func(*faultproxy.Proxy)) {
+	t.Helper()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	ctx := testContext(t)
@@ -138,7 +147,7 @@ func TestAnObserverOfErrorsMayAsk(t *testing.T) {
 	told := make(chan result, 10*n)
 	c = newClient(t, proxy.Addr(), func(o *aside.Options) {
 		o.Observer = aside.ObserverFunc(func(e aside.Event) {
-			if e.Kind != aside.EventRedisError || !ready.Load() {
+			if e.Kind != kind || !ready.Load() {
 				return
 			}
 			for i := range n {
@@ -158,8 +167,7 @@ func TestAnObserverOfErrorsMayAsk(t *testing.T) {
 	}
 	eventually(t, "some commands are out", func() bool { return proxy.Commands() >= before+4 && c.Stats().Waiting == n })
 	ready.Store(true)
-	proxy.Reset()
-	proxy.Heal()
+	fail(proxy)
 	for _, a := range asking {
 		require.Equal(t, result{Value: "v"}, await(t, a))
 	}

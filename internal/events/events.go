@@ -13,6 +13,7 @@ import (
 type Bus[E any] struct {
 	start func(run func()) bool // immutable; runs run in a goroutine, or returns false: it was too late
 	call  func(fn func())       // immutable; calls fn, which calls a watcher
+	most  int                   // immutable; that queue may hold; 0: no bound
 
 	mu       sync.Mutex // guards all below; held while start is called, never while a watcher is
 	watchers []*watcher[E]
@@ -27,6 +28,12 @@ type watcher[E any] struct{ f func(E) }
 // what it may do, such as panic.
 func New[E any](start func(run func()) bool, call func(fn func())) *Bus[E] {
 	return &Bus[E]{start: start, call: call}
+}
+
+// NewBounded is New for events of which there may be more than watchers can be told: beyond most that
+// wait, new ones are left out.
+func NewBounded[E any](most int, start func(run func()) bool, call func(fn func())) *Bus[E] {
+	return &Bus[E]{start: start, call: call, most: most}
 }
 
 // Watch has f called for each event to come, and perhaps for some that were announced before. Once
@@ -44,15 +51,18 @@ func (b *Bus[E]) Watch(f func(E)) (remove func()) {
 }
 
 // Announce queues an event, if there are watchers. Queued events for which overtaken, if not nil,
-// returns true need not be told any more.
-func (b *Bus[E]) Announce(event E, overtaken func(queued E) bool) {
+// returns true need not be told any more. It reports whether there was room.
+func (b *Bus[E]) Announce(event E, overtaken func(queued E) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.watchers) == 0 {
-		return
+		return true
 	}
 	if overtaken != nil {
 		b.queue = slices.DeleteFunc(b.queue, overtaken)
+	}
+	if b.most > 0 && len(b.queue) >= b.most {
+		return false
 	}
 	b.queue = append(b.queue, event)
 	if b.busy == nil {
@@ -60,6 +70,7 @@ func (b *Bus[E]) Announce(event E, overtaken func(queued E) bool) {
 			b.busy = busy
 		}
 	}
+	return true
 }
 
 // Flush waits until all events are told, for patience at most, and reports whether they are.

@@ -203,3 +203,22 @@ func TestManyAnnounceAtOnce(t *testing.T) {
 	require.True(t, bus.Flush(time.Minute))
 	require.Len(t, h.list(), 800)
 }
+
+// Beyond its bound a bus leaves out what comes, says so, and takes more when there is room again.
+func TestABoundedBusLeavesOutWhatDoesNotFit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := events.NewBounded[int](2, start, call)
+		h := &heard{slow: time.Second}
+		bus.Watch(h.hear)
+		require.True(t, bus.Announce(0, nil))
+		synctest.Wait() // it is being told
+		require.True(t, bus.Announce(1, nil))
+		require.True(t, bus.Announce(2, nil))
+		require.False(t, bus.Announce(3, nil))
+		require.True(t, bus.Announce(4, func(queued int) bool { return queued == 2 }), "one that is overtaken makes room")
+		require.True(t, bus.Flush(time.Minute))
+		require.True(t, bus.Announce(5, nil))
+		require.True(t, bus.Flush(time.Minute))
+		require.Equal(t, []int{0, 1, 4, 5}, h.list())
+	})
+}
