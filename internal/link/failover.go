@@ -10,9 +10,9 @@ func (t *topology) lastHome(slot int) *Shard {
 	return cmp.Or(t.bySlot[slot], t.last[slot])
 }
 
-// remember notes which shards had those slots last that have no shard in t: until a failover is
+// noteLast notes which shards had those slots last that have no shard in t: until a failover is
 // known there may be a topology without them.
-func (t *topology) remember(old *topology) {
+func (t *topology) noteLast(old *topology) {
 	if !t.holes || old == nil || old.bySlot == nil {
 		return
 	}

@@ -19,7 +19,7 @@ type Link struct {
 	up        Hooks
 	began     time.Time // for Now
 	dialLimit time.Duration
-	closing   context.Context //nolint:containedctx // ends when the client closes
+	closing   context.Context // ends when the client closes
 
 	// The topology. topoMu is held while topo is replaced and probers are started; whoever reads
 	// topo takes what is there.

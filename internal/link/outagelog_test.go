@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,10 +14,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// lines is what was logged; it is read while others write.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lines) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
 // While Redis is away the log says once a minute how it goes.
 func TestOneLineAMinuteWhileRedisIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		closing, end := context.WithCancel(t.Context())
 		l := newLoose(func(o *Options, up *Hooks) {
 			o.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -35,19 +60,19 @@ func TestOneLineAMinuteWhileRedisIsAway(t *testing.T) {
 			l.remind(sh)
 		}
 		synctest.Wait()
-		var lines, never []string
+		var away, never []string
 		for line := range strings.Lines(log.String()) {
 			if strings.Contains(line, "error=gone") {
-				lines = append(lines, line)
+				away = append(away, line)
 			} else {
 				never = append(never, line)
 			}
 		}
 		require.Len(t, never, 4, "the client itself was never connected, and says so likewise")
 		require.Contains(t, never[3], "nobody is there")
-		require.Len(t, lines, 5)
+		require.Len(t, away, 5)
 		for _, part := range []string{"level=WARN", "Redis is still away", "address=127.0.0.1:6379", "since=", "after=5m0s", "pending=0", "bytes=0", "loads=7", "error=gone"} {
-			require.Contains(t, lines[4], part)
+			require.Contains(t, away[4], part)
 		}
 		l.happened(sh, backEmpty, nil)
 		synctest.Wait()

@@ -117,11 +117,11 @@ func (c *lateClient) connect(ctx context.Context) error {
 	}
 }
 
-// known is the client that everybody uses, for what needs no connection.
-func (c *lateClient) known() rueidis.Client { return c.l.topo.Load().redis }
+// shared is the client that everybody uses, for what needs no connection.
+func (c *lateClient) shared() rueidis.Client { return c.l.topo.Load().redis }
 
-func (c *lateClient) B() rueidis.Builder       { return c.known().B() }
-func (c *lateClient) Mode() rueidis.ClientMode { return c.known().Mode() }
+func (c *lateClient) B() rueidis.Builder       { return c.shared().B() }
+func (c *lateClient) Mode() rueidis.ClientMode { return c.shared().Mode() }
 func (c *lateClient) Close()                   {}
 
 func (c *lateClient) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {

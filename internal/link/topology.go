@@ -186,7 +186,7 @@ func (l *Link) refresh(s *session) error {
 		l.noShard.changeModeLocked(Degraded, 0)
 	}
 	l.noShard.state.mu.Unlock()
-	next.remember(old)
+	next.noteLast(old)
 	l.topo.Store(next)
 	// Not before: callers that still use the old topology store under the old home. After it
 	// nothing is stored there, see near.Options.Home.

@@ -1,0 +1,190 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/wire"
+)
+
+// newConnected makes a link to a server, and what it is told.
+func newConnected(t *testing.T, addr string, change ...func(*Options, *Hooks)) *Link {
+	t.Helper()
+	closing, end := context.WithCancel(context.Background())
+	var background sync.WaitGroup
+	l := newLoose(append([]func(*Options, *Hooks){func(o *Options, up *Hooks) {
+		o.Redis.InitAddress, o.ClientBuilder = []string{addr}, NewClient
+		o.Memory, o.ID, o.FlushKeyTTL = true, "0123456789abcdef", time.Hour
+		up.InBackground = func(fn func()) bool {
+			if closing.Err() != nil {
+				return false
+			}
+			background.Go(fn)
+			return true
+		}
+	}}, change...)...)
+	l.closing = closing
+	first := make(chan error, 1)
+	background.Go(func() { l.Connect(first) })
+	t.Cleanup(func() {
+		l.Freeze(end)
+		background.Wait()
+		l.Close()
+	})
+	require.NoError(t, <-first)
+	return l
+}
+
+// next waits for what is told.
+func next(t *testing.T, told <-chan string) string {
+	t.Helper()
+	select {
+	case s := <-told:
+		return s
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "nothing was told")
+		return ""
+	}
+}
+
+// read makes a call that reads key, so that the server tells of its changes.
+func read(key string) *Call {
+	return NewCall(script.Read, key, wire.LockPrefix, strconv.Itoa(MaxBatchBytes))
+}
+
+// A link needs no cache: it asks, is told of changes, and notices that the server goes and comes.
+func TestALinkStandsByItself(t *testing.T) {
+	server := redistest.Start(t)
+	changed, modes := make(chan string, 10), make(chan string, 10)
+	l := newConnected(t, server.Addr(), func(_ *Options, up *Hooks) {
+		up.Invalidated = func(key string) { changed <- key }
+		up.ModeChanged = func(c ModeChange) { modes <- fmt.Sprintf("%s>%s", c.From, c.To) }
+	})
+	require.Equal(t, "degraded>healthy", next(t, modes))
+	sh := l.Shard("k")
+	server.Do("SET", "k", "v")
+	q := read("k")
+	l.Run(t.Context(), sh, q)
+	require.NoError(t, q.Err)
+	server.Do("SET", "k", "w")
+	require.Equal(t, "k", next(t, changed))
+	now, slack := l.ServerTime(sh)
+	require.InDelta(t, time.Now().UnixMicro(), now, 1e6)
+	require.GreaterOrEqual(t, slack, int64(0))
+	if !server.CanSignal() {
+		return
+	}
+	server.Kill()
+	require.Equal(t, "healthy>degraded", next(t, modes))
+	l.Run(t.Context(), sh, q)
+	require.ErrorIs(t, q.Err, ErrNotAsked)
+	require.ErrorIs(t, q.Err, ErrRedisAway)
+	require.False(t, l.Connected())
+	require.Equal(t, Degraded, l.Health().Mode)
+	server.Restart()
+	require.Equal(t, "degraded>healthy", next(t, modes))
+	l.Run(t.Context(), sh, q)
+	require.NoError(t, q.Err)
+}
+
+// What may have been missed is Recovering until those above say that it is made good.
+func TestAShardThatHasMissedSomethingRecovers(t *testing.T) {
+	server := redistest.Start(t)
+	modes := make(chan string, 10)
+	l := newConnected(t, server.Addr(), func(_ *Options, up *Hooks) {
+		up.ModeChanged = func(c ModeChange) { modes <- fmt.Sprintf("%s>%s", c.From, c.To) }
+		up.Unreplayed = func(*Shard) bool { return true }
+	})
+	require.Equal(t, "degraded>recovering", next(t, modes))
+	sh := l.Shards()[0]
+	<-sh.ReplayDue()
+	require.True(t, sh.Asks())
+	l.CaughtUp(sh)
+	require.Equal(t, "recovering>healthy", next(t, modes))
+}
+
+// A script goes by its hash; a server that does not know it gets it whole, and only those calls again.
+func TestAScriptThatTheServerDoesNotKnowIsSentWhole(t *testing.T) {
+	server := redistest.Start(t)
+	l := newConnected(t, server.Addr())
+	for range 2 {
+		server.Do("SCRIPT", "FLUSH")
+		a, b := read("a"), read("b")
+		l.RunAll(t.Context(), l.Shard("a"), a, b)
+		require.NoError(t, a.Err)
+		require.NoError(t, b.Err)
+	}
+}
+
+// Each key of a list is asked for once, in batches that do not hold up the server.
+func TestAListIsAskedForInBatches(t *testing.T) {
+	server := redistest.Start(t)
+	l := newConnected(t, server.Addr())
+	const keys = 3*MaxBatchKeys + 1
+	for i := range keys {
+		server.Do("SET", fmt.Sprint("k", i), wire.LockPrefix+strconv.Itoa(i))
+	}
+	all := l.Batches(List{
+		Script: script.Release, Len: keys,
+		Key:  func(i int) (string, *Shard) { key := fmt.Sprint("k", i); return key, l.Shard(key) },
+		Args: func(to []string, i int) []string { return append(to, wire.LockPrefix+strconv.Itoa(i)) },
+	})
+	require.Len(t, all, 4)
+	seen := make(map[int]bool)
+	l.RunBatches(t.Context(), all, &Pieces{}, func(b *Batch) {
+		flags, err := b.Flags()
+		require.NoError(t, err)
+		for n, i := range b.Of {
+			require.EqualValues(t, 1, flags[n])
+			require.False(t, seen[i])
+			seen[i] = true
+		}
+	})
+	require.Len(t, seen, keys)
+	require.Nil(t, server.Do("GET", "k0"))
+}
+
+// While few commands are out each goes by itself; those that come then go together, a key once in each.
+func TestRequestsGoTogetherUnderLoad(t *testing.T) {
+	var sent [][]string
+	var b Batcher
+	b.inBackground = func(fn func()) bool { fn(); return true }
+	b.send = func(requests []*Request) {
+		var keys []string
+		for i, r := range requests {
+			keys = append(keys, r.Key)
+			r.Answer("all", i, nil)
+		}
+		sent = append(sent, keys)
+	}
+	for range maxAlone {
+		require.True(t, b.Enter(NewRequest("alone")))
+	}
+	waiting := []*Request{NewRequest("a"), NewRequest("b"), NewRequest("a"), NewRequest("gone")}
+	for _, r := range waiting {
+		require.False(t, b.Enter(r))
+	}
+	left, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.False(t, waiting[3].Wait(left, t.Context()))
+	b.Leave()
+	require.Equal(t, [][]string{{"a", "b"}, {"a"}}, sent)
+	require.True(t, waiting[1].Wait(left, t.Context()), "it is answered, whatever its context says")
+	require.Equal(t, "all", waiting[1].Result)
+	require.Equal(t, 1, waiting[1].At)
+	require.False(t, waiting[3].Answer("late", 0, nil), "its caller has left")
+	b.inBackground = func(func()) bool { return false }
+	r := NewRequest("closing")
+	b.out = maxAlone
+	require.False(t, b.Enter(r))
+	b.Leave()
+	require.ErrorIs(t, r.Err, ErrClosed)
+}
