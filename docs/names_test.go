@@ -73,3 +73,18 @@ func anchors(page string) []string {
 	}
 	return names
 }
+
+// Each file of the root and of link has its place in the picture of the house.
+func TestArchitectureNamesEachFile(t *testing.T) {
+	picture, err := os.ReadFile("ARCHITECTURE.md")
+	require.NoError(t, err)
+	for _, pattern := range []string{"../*.go", "../internal/link/*.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			if name := filepath.Base(file); !strings.HasSuffix(name, "_test.go") {
+				require.Regexp(t, `\b`+regexp.QuoteMeta(name)+`\b`, string(picture), file)
+			}
+		}
+	}
+}
