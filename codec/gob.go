@@ -72,6 +72,8 @@ type gobCodec[T any] struct{ nesting *nesting.Plan }
 
 func (gobCodec[T]) String() string { return "Gob" }
 
+func (gobCodec[T]) DecodesFresh() bool { return true }
+
 func (c gobCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode Gob", &s, &err)
 	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {

@@ -56,6 +56,8 @@ var jsonRules = nesting.Rules{
 
 func (jsonCodec[T]) String() string { return "JSON" }
 
+func (jsonCodec[T]) DecodesFresh() bool { return true }
+
 func (c jsonCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode JSON", &s, &err)
 	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {

@@ -20,5 +20,7 @@ type bytesCodec struct{}
 
 func (bytesCodec) String() string { return "Bytes" }
 
+func (bytesCodec) DecodesFresh() bool { return true }
+
 func (bytesCodec) Encode(v []byte) (string, error) { return string(v), nil }
 func (bytesCodec) Decode(s string) ([]byte, error) { return []byte(s), nil }

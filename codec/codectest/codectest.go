@@ -103,6 +103,17 @@ func checks[T any]() []check[T] {
 			(*suite[T]).decodedApart,
 		},
 		{
+			"what a Fresher decodes refers to nothing that was there before",
+			"A view that knows the codec to be fresh decodes a value once and copies it for each caller. A pointer to something shared " +
+				"would be another pointer in the copy.",
+			(*suite[T]).decodesFresh,
+		},
+		{
+			"a clone equals its value and shares no mutable memory with it",
+			"A view gives each caller a clone of one decoded value.",
+			(*suite[T]).clonesApart,
+		},
+		{
 			"Encode does not retain its value",
 			"The loader's value is the caller's again once it is encoded. Changing it must not change what is cached.",
 			(*suite[T]).encodeLetsGo,

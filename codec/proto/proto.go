@@ -46,6 +46,9 @@ type protoCodec[T proto.Message] struct {
 
 func (protoCodec[T]) String() string { return "protobuf" }
 
+// Clone copies a message as protobuf does, which takes a fraction of the time of Decode.
+func (protoCodec[T]) Clone(v T) T { return proto.CloneOf(v) }
+
 // maker returns what makes an empty message.
 func maker[T proto.Message]() (mk func() T, err error) {
 	defer func() {

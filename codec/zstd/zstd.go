@@ -102,6 +102,9 @@ func (c zstdCodec[T]) String() string {
 	return fmt.Sprintf("Zstd(%T)", c.inner)
 }
 
+// Unwrap returns the codec whose bytes are compressed.
+func (c zstdCodec[T]) Unwrap() codec.Codec[T] { return c.inner }
+
 func (c zstdCodec[T]) Encode(v T) (string, error) {
 	if c.inner == nil {
 		return "", errNilInner
