@@ -25,16 +25,18 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			var none T
 			return none, ErrNotFound
 		}
-		if value := t.decodedIn(e); value != nil {
-			t.c.hit(key)
-			return *value, nil
+		if t.hits.asIs {
+			if value := t.decodedIn(e); value != nil {
+				t.c.hit(key)
+				return *value, nil
+			}
 		}
 		value, err := t.decode(key, e.Raw(), e)
 		if err == nil {
 			t.c.hit(key)
 			return value, nil
 		}
-		if t.codec != nil {
+		if t.wrong == nil {
 			t.warn(notDecoded, key, err)
 		}
 	}
@@ -46,8 +48,8 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	switch {
 	case load == nil:
 		return none, errNilLoader
-	case t.codec == nil:
-		return none, errNilCodec
+	case t.wrong != nil:
+		return none, t.wrong
 	}
 	bad := ""
 	for range undecodableRounds {
@@ -139,15 +141,11 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		return values, errNilClient
 	case load == nil:
 		return values, errNilLoader
-	case t.codec == nil:
-		return values, errNilCodec
+	case t.wrong != nil:
+		return values, t.wrong
 	}
 	missing := t.c.fromMemory(ttl, keys, func(key string, e *near.Entry) bool {
 		if e.Absent() {
-			return true
-		}
-		if value := t.decodedIn(e); value != nil {
-			values[key] = *value
 			return true
 		}
 		value, err := t.decode(key, e.Raw(), e)
@@ -259,17 +257,12 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 	switch {
 	case t.c == nil:
 		return none, false, errNilClient
-	case t.codec == nil:
-		return none, false, errNilCodec
+	case t.wrong != nil:
+		return none, false, t.wrong
 	}
 	found, e, ok, err := t.c.look(ctx, key)
 	if err != nil || !ok {
 		return none, false, err
-	}
-	if e != nil {
-		if value := t.decodedIn(e); value != nil {
-			return *value, true, nil
-		}
 	}
 	value, err := t.decode(key, found.Value, e)
 	if err != nil {
@@ -284,8 +277,8 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 	switch {
 	case t.c == nil:
 		return errNilClient
-	case t.codec == nil:
-		return errNilCodec
+	case t.wrong != nil:
+		return t.wrong
 	case t.isNil(&value):
 		return fmt.Errorf("%w: cannot set %s: the value is nil: use Del, or a T that is not a pointer", ErrInvalidArgument, quoted(key))
 	}

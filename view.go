@@ -29,16 +29,17 @@ import (
 // for what is not there; it is loaded and replaced, like a value that does not decode, unless the
 // codec itself writes a T so (a nil slice or map).
 //
-// Callers may change the values they get. If T holds no pointer, slice or map (strings and
-// time.Time are fine), one decoded copy is kept in memory and copied for each caller; for other
-// types each call decodes, unless the view was made with [Shared].
+// Callers may change the values they get. A value in memory is decoded once, and each call gets a
+// copy, which takes a fraction of the time; if a T cannot be copied soundly, each call decodes.
+// [TypedClient.HitMode] tells which, and why; [WithClone] and [Shared] change it.
 type TypedClient[T any] struct {
 	c     *Client
 	codec codec.Codec[T]
+	wrong error   // why no call can succeed, if so
 	id    any     // equal for views whose decoded values are interchangeable
-	keep  bool    // decoded values stay in memory
+	hits  hits[T] // how values in memory are handed out
 	text  bool    // T is a string
-	flat  bool    // copies of a T share nothing that can be changed
+	flat  bool    // T holds no pointer, slice or map
 	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
 
@@ -48,13 +49,36 @@ type TypedClient[T any] struct {
 // ViewOption changes a view.
 type ViewOption func(*viewOptions)
 
-type viewOptions struct{ shared bool }
+type viewOptions struct {
+	shared  bool
+	clone   any // a func(T) T
+	invalid error
+}
 
 // Shared promises that nobody changes the values that the view returns: one decoded value then
 // serves all calls, whatever T is. It is still what the codec has decoded, never the loader's own
 // value. If a codec returns a small part of something large (Func may), memory holds on to the
 // whole.
 func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
+
+// WithClone has the view copy values with fn, which must return a T that shares nothing with v that
+// anybody changes. fn does not change v, which other goroutines may be reading. A panic in it is
+// treated as if there were no fn, for that call.
+//
+// It is for a T that a view cannot copy by itself (see [TypedClient.HitMode]). A method that does
+// so is passed as WithClone(T.Clone); the view never calls it unasked, as many are shallow. Where
+// [Shared] is set too, WithClone decides.
+func WithClone[T any](fn func(v T) T) ViewOption {
+	return func(o *viewOptions) {
+		if fn == nil {
+			o.invalid = errNilClone
+			return
+		}
+		o.clone = fn
+	}
+}
+
+var errNilClone = fmt.Errorf("%w: the function given to WithClone is nil: leave the option out, or pass a function that copies a value", ErrInvalidArgument)
 
 // Typed returns a view of client through a codec. If client or codec is nil, all calls of the view
 // fail with [ErrInvalidArgument].
@@ -65,16 +89,23 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 			set(&options)
 		}
 	}
-	t := &TypedClient[T]{c: client, codec: c}
+	t := &TypedClient[T]{c: client, codec: c, wrong: options.invalid}
 	kind := reflect.TypeFor[T]()
 	t.text = kind.Kind() == reflect.String
 	t.flat, t.nils = shape.Flat(kind), kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Interface
-	if t.keep = options.shared || t.flat; t.keep {
+	var err error
+	if t.hits, err = newHits(c, options.shared, options.clone); t.wrong == nil {
+		t.wrong = err
+	}
+	if c == nil {
+		t.wrong = errNilCodec
+	}
+	if t.hits.mode != HitDecodes {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}
 	// Views made anew for each request share what was decoded if their codecs are equal. One that
 	// has functions in it cannot be compared: such a view is equal to itself only.
-	if t.id = c; c == nil || !reflect.ValueOf(c).Comparable() {
+	if t.id = t.hits.identity(c); c == nil || !reflect.ValueOf(c).Comparable() {
 		t.id = t
 	}
 	return t
@@ -92,6 +123,18 @@ func (t *TypedClient[T]) Client() *Client { return t.c }
 var errNilClient = fmt.Errorf("%w: the view's client is nil: pass the client that aside.New returned, and look at its error first", ErrInvalidArgument)
 
 var errNilCodec = fmt.Errorf("%w: the view's codec is nil: make it with aside.Typed(client, codec.JSON[T]())", ErrInvalidArgument)
+
+// HitMode returns how the view serves a value that is in memory, and why so, in words. It depends
+// on T, the codec and the options, not on the value; but a value of a view that copies is decoded
+// for each call if it cannot be copied soundly.
+//
+// A T is copied if all that it can reach is known to be copied or never to change: numbers,
+// strings, arrays, structs, slices, maps and pointers of such; time.Time, json.RawMessage, net.IP,
+// url.URL, those of net/netip and of math/big. It is decoded if it can reach an interface, a
+// channel, a function, unsafe.Pointer or uintptr, a map with pointers as keys, or a type with
+// pointers that decodes itself (Unmarshal…, Decode…, GobDecode); or if the codec neither is of this
+// module nor says that copies are right (codec.Fresh). Protobuf messages are copied by their codec.
+func (t *TypedClient[T]) HitMode() (mode HitMode, why string) { return t.hits.mode, t.hits.why }
 
 // encode is for what a loader has returned.
 func (t *TypedClient[T]) encode(key string, value T) loaded {
@@ -121,39 +164,53 @@ func (t *TypedClient[T]) copied(value T) T {
 	return back
 }
 
-// decode reads raw, which e holds where it is in memory, and keeps the result there if that is
-// safe. An error is counted; the caller logs it.
+// decode returns the value of raw, which e holds where it is in memory: a copy of what is decoded
+// there already, if the view can copy it. An error is counted; the caller logs it.
 func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
-	if t.codec == nil {
+	if t.wrong != nil {
 		var none T
-		return none, errNilCodec
+		return none, t.wrong
 	}
-	if !t.keep || e == nil {
+	if t.hits.mode == HitDecodes || e == nil {
 		return t.decodeAnew(key, raw)
 	}
-	if value := t.decodedIn(e); value != nil {
-		return *value, nil
-	}
-	value, err := t.decodeOnce(key, raw, e)
+	kept, err := t.keptOrDecoded(key, raw, e)
 	if err != nil {
 		t.undecodable(key, err) // not with the entry locked: an Observer may ask for this very key
+		var none T
+		return none, err
 	}
-	return value, err
+	if kept != nil {
+		if value, ok := t.hits.give(kept); ok {
+			return value, nil
+		}
+	}
+	return t.decodeAnew(key, raw)
 }
 
-// decodeOnce decodes raw and keeps the result in e.
-func (t *TypedClient[T]) decodeOnce(key, raw string, e *near.Entry) (T, error) {
+// keptOrDecoded returns what is decoded in e, after it has decoded raw if need be. nil: it cannot
+// be handed out.
+func (t *TypedClient[T]) keptOrDecoded(key, raw string, e *near.Entry) (*T, error) {
+	if kept, ok := e.DecodedBy(t.id).(*T); ok {
+		return kept, nil // it may be nil
+	}
 	e.LockDecoding() // two hundred waiters of one key decode it once
 	defer e.UnlockDecoding()
-	if value := t.decodedIn(e); value != nil {
-		return *value, nil
+	if kept, ok := e.DecodedBy(t.id).(*T); ok {
+		return kept, nil
 	}
 	value, err := t.read(raw)
-	if err == nil {
-		copied := value
-		t.c.near.KeepDecoded(key, e, &near.Decoded{By: t.id, Value: &copied}, t.own(&copied, e.Raw()))
+	if err != nil {
+		return nil, err
 	}
-	return value, err
+	kept, bytes := &value, 0
+	if !t.hits.soundly(kept) {
+		kept = nil // so that nobody looks at it again
+	} else {
+		bytes = t.own(kept, e.Raw())
+	}
+	t.c.near.KeepDecoded(key, e, &near.Decoded{By: t.id, Value: kept}, bytes)
+	return kept, nil
 }
 
 // own makes value, which was decoded from raw, fit to be kept, and returns how many bytes it takes.
@@ -235,11 +292,8 @@ func (t *TypedClient[T]) tryEncode(value T) (raw string, err error) {
 	return raw, err
 }
 
-// decodedIn returns what is decoded in e already, if this view may use it.
+// decodedIn returns what this view, or an equal one, has decoded in e and keeps there, or nil.
 func (t *TypedClient[T]) decodedIn(e *near.Entry) *T {
-	if !t.keep {
-		return nil
-	}
 	value, _ := e.DecodedBy(t.id).(*T)
 	return value
 }

@@ -12,8 +12,8 @@ const (
 	mostPieces = 100_000 // pieces of memory of a value; beyond, nobody looks
 )
 
-// Check reports why the value at src, of the type that p is the plan of, cannot be copied by it: nil if it can. It takes
-// about as long as a copy, and is for values that nobody changes any more.
+// Check reports why the value at src, of the type that p is the plan of, cannot be copied by it:
+// nil if it can. It takes about as long as a copy, and is for values that nobody changes any more.
 func (p *Plan) Check(src unsafe.Pointer) error {
 	if len(p.parts) == 0 && len(p.zero) == 0 {
 		return nil

@@ -1,14 +1,16 @@
-// Package clone copies values by a plan that is made once for their type, so that a decoded value can be kept and each
-// caller be given one of its own.
+// Package clone copies values by a plan that is made once for their type, so that a decoded value
+// can be kept and each caller be given one of its own.
 //
-// A plan is sound or does not exist. Everything that a value of the type may reach is copied (arrays, structs, slices, maps
-// and pointers to such) or cannot be changed (numbers, strings, and the types in the list of std.go). [For] refuses other
-// types and says why. What depends on the value is asked once for each value that is to be copied, by [Plan.Check]: two
-// pointers that lead to the same memory would be two after a copy, and an unexported field may hold what only its type's
-// own methods can copy.
+// A plan is sound or does not exist. Everything that a value of the type may reach is copied
+// (arrays, structs, slices, maps and pointers to such) or cannot be changed (numbers, strings, and
+// the types in the list of std.go). [For] refuses other types and says why. What depends on the
+// value is asked once for each value that is to be copied, by [Plan.Check]: two pointers that lead
+// to the same memory would be two after a copy, and an unexported field may hold what only its
+// type's own methods can copy.
 //
-// A copy is equal to its source: nil slices and maps stay nil, empty ones stay empty, and the order of a map does not
-// matter. The capacity of a slice is not kept; nothing behind its length is copied.
+// A copy is equal to its source: nil slices and maps stay nil, empty ones stay empty, and the order
+// of a map does not matter. The capacity of a slice is not kept; nothing behind its length is
+// copied.
 package clone
 
 import (
@@ -42,7 +44,8 @@ type zero struct {
 // Flat reports whether a copy of the memory alone is a copy of the value.
 func (p *Plan) Flat() bool { return len(p.parts) == 0 }
 
-// Copy returns a copy of *src, which must have passed p.Check and must not be changed meanwhile. p is the plan of T.
+// Copy returns a copy of *src, which must have passed p.Check and must not be changed meanwhile. p
+// is the plan of T.
 func Copy[T any](p *Plan, src *T) T {
 	dst := *src
 	if len(p.parts) > 0 {

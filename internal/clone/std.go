@@ -19,8 +19,8 @@ var immutable = map[reflect.Type]bool{
 	reflect.TypeFor[url.Userinfo]():   true, // two strings; a *Userinfo is "immutable" by its documentation
 }
 
-// copyable are types with a decoding method or unexported fields which may be copied part by part all the same: what these
-// refer to is theirs alone.
+// copyable are types with a decoding method or unexported fields which may be copied part by part
+// all the same: what these refer to is theirs alone.
 var copyable = map[reflect.Type]bool{
 	reflect.TypeFor[json.RawMessage]():  true,
 	reflect.TypeFor[net.IP]():           true,
@@ -32,7 +32,8 @@ var copyable = map[reflect.Type]bool{
 	reflect.TypeFor[big.Float]():        true,
 }
 
-// flat reports whether a copy of the memory of a t is a copy of the value: it holds no pointers but those of strings.
+// flat reports whether a copy of the memory of a t is a copy of the value: it holds no pointers but
+// those of strings.
 func flat(t reflect.Type) bool { return holdsOnly(t, true) }
 
 // pointerFree reports whether a t holds no pointer at all.
