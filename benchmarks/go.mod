@@ -12,6 +12,7 @@ require (
 	github.com/redaside/aside v0.0.0-00010101000000-000000000000
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/redis/rueidis v1.0.79
+	github.com/redis/rueidis/rueidisaside v1.0.78
 )
 
 require (

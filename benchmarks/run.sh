@@ -34,7 +34,7 @@ machine=$("$work/bench.test" -test.run '^TestMachine$' | sed -n 's/^machine: //p
 # In turns: what the machine does besides changes from minute to minute, and must not meet one of two that are compared.
 round=0
 while [ "$round" -lt "$count" ]; do
-	run '^Benchmark(HotHit|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|DegradedHit|DegradedSet)$' 1 "${BENCHTIME:-1s}"
+	run '^Benchmark(HotHit|HotAccount|HotOrder|GetMultiHotAccount|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|DegradedHit|DegradedSet)$' 1 "${BENCHTIME:-1s}"
 	round=$((round + 1))
 done
 run '^BenchmarkStampede$' 1 "${ROUNDS:-50}x"
