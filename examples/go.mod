@@ -13,6 +13,7 @@ require (
 	github.com/maypok86/otter/v2 v2.4.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
 )
 
 replace github.com/redaside/aside => ../

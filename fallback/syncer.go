@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/redaside/aside/internal/events"
 )
 
@@ -124,14 +126,25 @@ func NewSyncer(store Store, target Target, o SyncerOptions) *Syncer {
 	return &Syncer{store: store, target: target, o: o}
 }
 
+// limits returns how many records go in a batch, and at which rate records go. A batch goes at once, so
+// at a low rate it is small. Time in which nothing was sent is made up for by one batch at most: more
+// would hit a Redis that has just come back.
+func (o SyncerOptions) limits() (most int, limit *rate.Limiter) {
+	if o.Rate < 0 {
+		return batchRecords, rate.NewLimiter(rate.Inf, 0)
+	}
+	most = min(batchRecords, max(1, o.Rate/20))
+	return most, rate.NewLimiter(rate.Limit(o.Rate), most)
+}
+
 // Run makes one pass, and returns what came of it; the error is the report's Err: why it ended too
 // early, ctx's if that did. Records that come during the pass may be in it or wait for the next
 // one.
 func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	p := &pass{Syncer: s, end: end, report: ReplayReport{Began: time.Now(), Total: s.total()}}
-	p.pace.rate = s.o.Rate
+	most, limit := s.o.limits()
+	p := &pass{Syncer: s, end: end, most: most, limit: limit, report: ReplayReport{Began: time.Now(), Total: s.total()}}
 	if s.o.Progress != nil {
 		p.progress = events.New[Progress](inGoroutine, withoutPanic)
 		p.progress.Watch(s.o.Progress)
@@ -166,7 +179,8 @@ func (s *Syncer) total() int {
 // pass is one call of Run.
 type pass struct {
 	*Syncer
-	pace     pace // used by Run's goroutine only
+	most     int           // records in a batch; immutable
+	limit    *rate.Limiter // of records; immutable
 	end      context.CancelCauseFunc
 	progress *events.Bus[Progress] // immutable; nil: there is no observer
 
@@ -181,17 +195,14 @@ func (p *pass) replay(ctx context.Context, op Op) {
 	var flying sync.WaitGroup
 	defer flying.Wait()
 	slots := make(chan struct{}, batchesInFlight)
-	most := batchRecords
-	if p.o.Rate > 0 {
-		most = min(most, max(1, p.o.Rate/20)) // a batch goes at once, so at a low rate it is small
-	}
 	var batch []Record
 	bytes := 0
 	send := func() bool {
 		if len(batch) == 0 {
 			return true
 		}
-		if p.pace.wait(ctx, len(batch)) != nil {
+		if p.limit.WaitN(ctx, len(batch)) != nil {
+			<-ctx.Done() // it ends before there is room
 			return false
 		}
 		select {
@@ -200,7 +211,7 @@ func (p *pass) replay(ctx context.Context, op Op) {
 			return false
 		}
 		records := batch
-		batch, bytes = make([]Record, 0, most), 0
+		batch, bytes = make([]Record, 0, p.most), 0
 		flying.Go(func() { // ends with the answer
 			defer func() { <-slots }()
 			p.ask(ctx, records)
@@ -219,7 +230,7 @@ func (p *pass) replay(ctx context.Context, op Op) {
 			return
 		}
 		batch = append(batch, r)
-		if bytes += size; len(batch) >= most && !send() {
+		if bytes += size; len(batch) >= p.most && !send() {
 			return
 		}
 	}
@@ -299,37 +310,6 @@ func (p *pass) progressLocked() Progress {
 	}
 	r.Total = max(r.Total, r.Done()+r.Failed)
 	return Progress{Done: r.Done(), Total: r.Total, Report: r}
-}
-
-// pace spreads records over time. Not safe for concurrent use.
-type pace struct {
-	rate int       // records in a second; negative: as fast as they come
-	next time.Time // when what was let through so far is paid for
-}
-
-// wait returns when n more may go; they then have to be paid for by those after them. It returns
-// ctx's error if that ends first.
-func (p *pace) wait(ctx context.Context, n int) error {
-	if p.rate < 0 {
-		return ctx.Err()
-	}
-	now := time.Now()
-	if p.next.Before(now) {
-		p.next = now // time that nobody used is gone: no burst after a pause
-	}
-	wait := p.next.Sub(now)
-	p.next = p.next.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
-	if wait <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // overtaken has an observer that was busy told the newest progress only.
