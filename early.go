@@ -22,7 +22,7 @@ type early struct {
 	says *reports // immutable
 
 	mu    sync.Mutex // guards all below
-	since int64      // when the window began, in Client.now's time
+	since int64      // when the window began, in link.Now's time
 	gone  int64      // early ones in it
 	asked int64      // what was read from Redis when it began
 	told  bool       // in this window

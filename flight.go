@@ -33,7 +33,7 @@ import (
 
 // flights are the flights of a client. Safe for concurrent use.
 type flights struct {
-	now     func() int64          // Client.now; immutable
+	now     func() int64          // Link.Now; immutable
 	asks    func(key string) bool // reports whether Redis can be asked for key; immutable
 	lease   time.Duration         // Options.StaleLease; immutable
 	closing context.Context       //nolint:containedctx // ends with Close; immutable
@@ -62,7 +62,7 @@ type flight struct {
 	loaded    chan struct{} // closed once early or out is set, for early tickets; made by the first that waits
 	done      chan struct{} // closed once out is set, for the others; made by the first that waits
 	load      *load         // once the loader has been started
-	heldUntil int64         // how long a failed flight answers new callers, in Client.now's time
+	heldUntil int64         // how long a failed flight answers new callers, in link.Now's time
 	release   *time.Timer   // ends that
 	waiting   int32
 	isEarly   bool

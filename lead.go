@@ -249,7 +249,7 @@ type heldLock struct {
 	*asking
 	changed <-chan struct{}
 	leave   func()
-	due     int64 // when to look again in any case, in Client.now's time
+	due     int64 // when to look again in any case, in link.Now's time
 }
 
 func (w *heldLocks) add(a *asking) {

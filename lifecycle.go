@@ -22,7 +22,7 @@ type lifecycle struct {
 
 	mu         sync.Mutex     // held while ctx ends, and by those who must not begin anything afterwards
 	background sync.WaitGroup // every goroutine of ours; may be added to with mu held, or by one of them
-	closedAt   atomic.Int64   // when Close was called, in Client.now's time; set before ctx ends
+	closedAt   atomic.Int64   // when Close was called, in link.Now's time; set before ctx ends
 
 	closeOnce sync.Once
 	closed    chan struct{} // closed when Close is over; immutable

@@ -112,7 +112,7 @@ type load struct {
 	items   []loadItem
 	out     []loaded
 	cancel  context.CancelFunc
-	began   int64 // in Client.now's time
+	began   int64 // in link.Now's time
 	free    bool  // see loadItem
 	bare    bool  // one of items at least has no lock
 	missing error // with which the loader said that there is nothing, else nil
@@ -138,7 +138,7 @@ type load struct {
 	ended   bool    // it returned, or it is no longer waited for
 	blind   bool    // the loader asked for a value when nobody was there to give it: what it returns is nobody's
 	storing bool    // its items stay as they are, and their locks are kept until they are stored
-	renewed int64   // when its locks were taken or last renewed, in Client.now's time
+	renewed int64   // when its locks were taken or last renewed, in link.Now's time
 }
 
 // revive notes that somebody waits again for a flight that nobody waited for; false: too late, the

@@ -45,7 +45,7 @@ import (
 // client may have a longer one.
 type stuck struct {
 	marker string
-	since  int64         // when it was first found, or last found to be renewed, in Client.now's time
+	since  int64         // when it was first found, or last found to be renewed, in link.Now's time
 	ttl    time.Duration // its PTTL then
 }
 
@@ -285,7 +285,7 @@ type loadItem struct {
 	shard  *link.Shard // nil without a lock
 	marker string      // "" without a lock
 	free   bool        // without a lock because Redis is away: there is nobody to ask whether the key has changed
-	locked int64       // before the lock was asked for, in Client.now's time, if others were asked for since
+	locked int64       // before the lock was asked for, in link.Now's time, if others were asked for since
 
 	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
 	outage   uint64           // of its key's shard then

@@ -158,7 +158,7 @@ func (s *striped) sum() (n int64) {
 // for concurrent use.
 type reports struct {
 	life     *lifecycle         // immutable
-	clock    func() int64       // Client.now; immutable
+	clock    func() int64       // Link.Now; immutable
 	observer Observer           // Options.Observer; immutable
 	logger   *slog.Logger       // Options.Logger, behind log; immutable
 	log      *logqueue.Handler  // see log.go; immutable

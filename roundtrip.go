@@ -20,7 +20,7 @@ const (
 // bounds what is said about them. Safe for concurrent use.
 type roundTrips struct {
 	left atomic.Int32
-	last [codecTroubles]atomic.Int64 // when each was said last, in Client.now's time; 0: never
+	last [codecTroubles]atomic.Int64 // when each was said last, in link.Now's time; 0: never
 	of   *roundTrips                 // those of the codec's type, whose last counts, where views cannot be compared
 }
 

@@ -38,7 +38,7 @@ type recents struct {
 type recentWrite struct {
 	key   string
 	stamp stamp.Proposal
-	at    int64 // in Client.now's time
+	at    int64 // in link.Now's time
 }
 
 func (r *recents) add(keys []string, s stamp.Proposal, now int64) {

@@ -19,7 +19,7 @@ import (
 
 // How a link gets its connections. rueidis keeps them; one goroutine connects in the background
 // until it succeeds (connect), so that nobody else waits for a dial. When they may be used, the
-// prober (probe.go) and the mode of a shard (machine.go) say.
+// prober (probe.go) and the mode of a shard (mode.go) say.
 
 const (
 	maxBackoff = time.Second // between attempts to connect for the first time
