@@ -36,7 +36,7 @@ type flights struct {
 	now     func() int64          // Link.Now; immutable
 	asks    func(key string) bool // reports whether Redis can be asked for key; immutable
 	lease   time.Duration         // Options.StaleLease; immutable
-	closing context.Context       //nolint:containedctx // ends with Close; immutable
+	closing context.Context       // ends with Close; immutable
 	seed    maphash.Seed          // immutable
 	stripes [256]flightStripe
 }

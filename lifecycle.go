@@ -14,7 +14,7 @@ import (
 // lifecycle is a client's, from New to the end of Close: every goroutine of ours, for which Close
 // waits. Safe for concurrent use.
 type lifecycle struct {
-	ctx    context.Context    //nolint:containedctx // ends with Close; immutable
+	ctx    context.Context    // ends with Close; immutable
 	cancel context.CancelFunc // of ctx; immutable
 	idle   chan func()        // to a worker that waits for work; immutable
 
