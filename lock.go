@@ -202,11 +202,11 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 	if v.IsNil() {
 		return finding{}
 	}
-	if said, err := v.AsInt64(); v.IsInt64() && said == 2 && err == nil {
-		f.large, f.err = ttl.AsInt64()
-		return f
-	}
 	if v.IsInt64() {
+		if said, err := v.AsInt64(); said == 2 && err == nil {
+			f.large, f.err = ttl.AsInt64()
+			return f
+		}
 		return finding{content: wire.Lock, stored: marker, mine: true}
 	}
 	if f.stored, f.err = v.ToString(); f.err != nil {
