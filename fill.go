@@ -158,7 +158,7 @@ func (l *load) fillOne() {
 	item, request := &l.items[0], &l.one.request
 	request.Key, request.Args, request.Owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
 	joins := item.shard.CanBatch()
-	if joins && !item.shard.Batcher(fills).Enter(request) {
+	if joins && !item.shard.Batcher(fills).EnterOwned(request) {
 		return
 	}
 	moved, accepted, err := l.c.overLock(script.Fill, item, request.Args)

@@ -315,8 +315,7 @@ func (c *Client) readOrLock(ctx context.Context, a *asking) {
 	}
 	a.reserved = c.near.Reserve(key, sh.Valid)
 	if a.bad == "" && a.large == 0 && sh.CanBatch() {
-		own := link.NewRequest(key)
-		if !sh.Batcher(locks).Enter(own) {
+		if own := sh.Batcher(locks).Enter(key); own != nil {
 			c.awaitBatch(ctx, a, own)
 			return
 		}

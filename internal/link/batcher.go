@@ -51,20 +51,37 @@ type Owner interface {
 	Insists() bool // reports whether it is to be sent all the same while the client closes
 }
 
-// NewRequest makes the request of a caller that waits for it.
-func NewRequest(key string) *Request { return &Request{Key: key, done: make(chan struct{})} }
-
-// Enter reports whether the caller may ask by itself, and must call Leave after. Else r waits to be
-// sent.
-func (b *Batcher) Enter(r *Request) bool {
+// Enter returns nil if the caller may ask for key by itself, and must call Leave after. Else it
+// returns the request that waits to be sent, for which the caller waits.
+func (b *Batcher) Enter(key string) *Request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.out < maxAlone {
-		b.out++
+	if b.aloneLocked() {
+		return nil
+	}
+	r := &Request{Key: key, done: make(chan struct{})}
+	b.next = append(b.next, r)
+	return r
+}
+
+// EnterOwned is Enter for a request with an owner. It reports whether the caller may ask by itself.
+func (b *Batcher) EnterOwned(r *Request) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.aloneLocked() {
 		return true
 	}
 	b.next = append(b.next, r)
 	return false
+}
+
+// aloneLocked takes a place among those that ask by themselves, if there is one.
+func (b *Batcher) aloneLocked() bool {
+	if b.out == maxAlone {
+		return false
+	}
+	b.out++
+	return true
 }
 
 // Leave sends the requests that have come meanwhile. It does not wait for their answers.

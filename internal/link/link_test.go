@@ -166,12 +166,10 @@ func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 		sent = append(sent, keys)
 	}
 	for range maxAlone {
-		require.True(t, b.Enter(NewRequest("alone")))
+		require.Nil(t, b.Enter("alone"))
 	}
-	waiting := []*Request{NewRequest("a"), NewRequest("b"), NewRequest("a"), NewRequest("gone")}
-	for _, r := range waiting {
-		require.False(t, b.Enter(r))
-	}
+	waiting := []*Request{b.Enter("a"), b.Enter("b"), b.Enter("a"), b.Enter("gone")}
+	require.NotContains(t, waiting, (*Request)(nil))
 	left, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.False(t, waiting[3].Wait(left, t.Context()))
@@ -182,9 +180,9 @@ func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 	require.Equal(t, 1, waiting[1].At)
 	require.False(t, waiting[3].Answer("late", 0, nil), "its caller has left")
 	b.inBackground = func(func()) bool { return false }
-	r := NewRequest("closing")
 	b.out = maxAlone
-	require.False(t, b.Enter(r))
+	r := b.Enter("closing")
+	require.NotNil(t, r)
 	b.Leave()
 	require.ErrorIs(t, r.Err, ErrClosed)
 }
