@@ -86,10 +86,13 @@ func (b *Batcher) aloneLocked() bool {
 
 // Leave sends the requests that have come meanwhile. It does not wait for their answers.
 func (b *Batcher) Leave() {
-	requests := b.take()
-	if requests == nil {
-		return
+	if requests := b.take(); requests != nil {
+		b.sendOn(requests)
 	}
+}
+
+// sendOn sends requests, and then those that have come meanwhile.
+func (b *Batcher) sendOn(requests []*Request) {
 	sent := b.inBackground(func() { // ends when nothing is left to be sent, or Close has failed the commands
 		for ; requests != nil; requests = b.take() {
 			b.send(requests)
