@@ -71,8 +71,12 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 	defer sh.arrived(bytes, expected)
 	sh.guessed.Add(guessed)
 	defer sh.guessed.Add(-guessed)
-	ctx, limited, end := l.ask(ctx, sh, patience)
-	defer end()
+	bounded := l.ask(ctx, sh, patience)
+	limited := bounded != nil
+	if limited {
+		ctx = bounded
+		defer bounded.end()
+	}
 	if err := sh.gate.enter(ctx); err != nil {
 		fail(fmt.Errorf("%w: %w", errGateFull, reason.Of(err)))
 		return

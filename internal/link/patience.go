@@ -21,20 +21,22 @@ type commandContext struct {
 	late     atomic.Bool
 }
 
-// ask begins a command, which end must follow. limited reports whether its bound comes before the
-// caller's deadline.
-func (l *Link) ask(ctx context.Context, sh *Shard, patience time.Duration) (_ context.Context, limited bool, end func()) {
+// ask begins a command, which end of the context that it returns must follow. nil: the caller's
+// deadline comes before the bound.
+func (l *Link) ask(ctx context.Context, sh *Shard, patience time.Duration) *commandContext {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
-		return ctx, false, func() {}
+		return nil
 	}
 	q := &commandContext{l: l, sh: sh, asked: l.Now(), passed: sh.traffic.passed.Load(), patience: patience}
 	q.Context, q.cancel = context.WithCancel(ctx)
 	q.timer = time.AfterFunc(time.Hour, q.look) // so that the field is set before it runs
 	q.timer.Reset(patience)
-	return q, true, func() {
-		q.timer.Stop()
-		q.cancel()
-	}
+	return q
+}
+
+func (q *commandContext) end() {
+	q.timer.Stop()
+	q.cancel()
 }
 
 // look ends the command if it has been waited for long enough.
