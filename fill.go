@@ -156,7 +156,7 @@ func (l *load) store() {
 // batch, later.
 func (l *load) fillOne() {
 	item, request := &l.items[0], &l.one.request
-	request.Key, request.Args, request.Owner = item.f.key, l.fillArgs(make([]string, 0, 3), item), l
+	request.Key, request.Args, request.Owner = item.f.key, l.fillArgs(l.one.args[:0], item), l
 	joins := item.shard.CanBatch()
 	if joins && !item.shard.Batcher(fills).EnterOwned(request) {
 		return

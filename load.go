@@ -129,6 +129,7 @@ type load struct {
 		out     [1]loaded
 		items   [1]loadItem
 		fill    [1]*loadItem
+		args    [3]string // of request
 		request link.Request
 	}
 
