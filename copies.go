@@ -71,10 +71,10 @@ func newHits[T any](c codec.Codec[T], shared bool, fn any) (hits[T], error) {
 	if cloner := codec.ClonerOf(c); cloner != nil {
 		return hits[T]{mode: HitCopies, why: "by the codec", clone: cloner.Clone}, nil
 	}
-	plan, err := planOf(kind)
+	plan, refusal := planOf(kind)
 	switch {
-	case err != nil:
-		return hits[T]{why: err.Error()}, nil
+	case refusal != "":
+		return hits[T]{why: refusal}, nil
 	case !codec.IsFresh(c):
 		return hits[T]{why: "the codec does not say that it makes all that a value refers to: see codec.Fresh"}, nil
 	default:
@@ -86,18 +86,22 @@ func newHits[T any](c codec.Codec[T], shared bool, fn any) (hits[T], error) {
 var plans sync.Map
 
 type planned struct {
-	plan *clone.Plan
-	err  error
+	plan    *clone.Plan
+	refusal string // why there is none
 }
 
-func planOf(t reflect.Type) (*clone.Plan, error) {
+func planOf(t reflect.Type) (plan *clone.Plan, refusal string) {
 	known, ok := plans.Load(t)
 	if !ok {
-		plan, err := clone.For(t)
-		known, _ = plans.LoadOrStore(t, &planned{plan, err})
+		var made planned
+		var err error
+		if made.plan, err = clone.For(t); err != nil {
+			made.refusal = err.Error()
+		}
+		known, _ = plans.LoadOrStore(t, &made)
 	}
 	p := known.(*planned)
-	return p.plan, p.err
+	return p.plan, p.refusal
 }
 
 // soundly reports whether the value at v, which was just decoded, can be kept and handed out.

@@ -14,6 +14,7 @@
 package clone
 
 import (
+	"maps"
 	"reflect"
 	"unsafe"
 )
@@ -147,9 +148,9 @@ func (q *part) slice(old *slice) unsafe.Pointer {
 func (q *part) mapping(from unsafe.Pointer) unsafe.Pointer {
 	switch q.typ { // three that are frequent, for which reflection would allocate for each element
 	case stringsByString:
-		return unsafe.Pointer(reflect.ValueOf(cloneMap(*(*map[string]string)(from))).UnsafePointer())
+		return reflect.ValueOf(maps.Clone(*(*map[string]string)(from))).UnsafePointer()
 	case intsByString:
-		return unsafe.Pointer(reflect.ValueOf(cloneMap(*(*map[string]int)(from))).UnsafePointer())
+		return reflect.ValueOf(maps.Clone(*(*map[string]int)(from))).UnsafePointer()
 	}
 	old := reflect.NewAt(q.typ, from).Elem()
 	made := reflect.MakeMapWithSize(q.typ, old.Len())
@@ -171,11 +172,3 @@ var (
 	stringsByString = reflect.TypeFor[map[string]string]()
 	intsByString    = reflect.TypeFor[map[string]int]()
 )
-
-func cloneMap[V any](old map[string]V) map[string]V {
-	made := make(map[string]V, len(old))
-	for key, value := range old {
-		made[key] = value
-	}
-	return made
-}

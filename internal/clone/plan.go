@@ -126,8 +126,8 @@ func refusedBy(t reflect.Type) *Refusal {
 		return nil // a pointer has the methods of what it leads to, which is asked by itself
 	}
 	pointer := reflect.PointerTo(t)
-	for i := range pointer.NumMethod() {
-		switch name := pointer.Method(i).Name; {
+	for method := range pointer.Methods() {
+		switch name := method.Name; {
 		case name == "ProtoReflect":
 			return &Refusal{Reason: t.String() + " is a protobuf message, which only its codec can copy"}
 		case strings.HasPrefix(name, "Unmarshal"), strings.HasPrefix(name, "Decode"), name == "GobDecode":
