@@ -377,14 +377,15 @@ func (l leader) readOrLockMulti(ask []*asking) {
 			plain = append(plain, a)
 		}
 	}
-	all := c.link.Batches(link.List{
-		Script: script.ReadOrLockMany, Len: len(plain),
+	all := c.link.Batches(script.ReadOrLockMany, nil, link.List{
+		Len:   len(plain),
 		Key:   func(i int) (string, *link.Shard) { return plain[i].f.key, plain[i].shard },
 		Bytes: func(i int) int64 { return plain[i].large },
 	})
+	asked := plain
 	for _, a := range replace {
-		all = append(all, &link.Batch{Shard: a.shard, Of: []int{len(plain)}, Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{a.f.key}, Args: []string{a.bad}}})
-		plain = append(plain, a)
+		all = append(all, &link.Batch{Shard: a.shard, Of: []int{len(asked)}, Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{a.f.key}, Args: []string{a.bad}}})
+		asked = append(asked, a)
 	}
 	for _, b := range all {
 		last := mostAnswered
@@ -401,7 +402,7 @@ func (l leader) readOrLockMulti(ask []*asking) {
 			c.disown(b.Shard, b.Keys, marker)
 		}
 		for n, i := range b.Of {
-			a := plain[i]
+			a := asked[i]
 			if a.err = err; err == nil {
 				a.note(found[n], b.Moved)
 				l.complete(a)

@@ -99,7 +99,10 @@ type overLocks struct {
 	one, many *script.Script                             // for a single item, and for several
 	head      []string                                   // what both take first of ARGV
 	args      func(to []string, item *loadItem) []string // appends what they take for an item; nil: its marker
-	until     int64                                      // if not 0, when what is left goes at once, whatever others have to ask; till then it goes in small pieces
+
+	// until, if not 0, is when what is left goes at once, whatever others have to ask; till then it
+	// goes in small pieces.
+	until int64
 
 	// answer is told for each item, as its shard answers and by several goroutines, whether the
 	// lock was still ours; or nil.
@@ -108,17 +111,11 @@ type overLocks struct {
 
 // over runs a script over those items that hold a lock.
 func (c *Client) over(items []*loadItem, run overLocks) {
-	if run.args == nil {
-		run.args = markerOnly
-	}
-	held := items
-	if bare := func(item *loadItem) bool { return item.marker == "" }; slices.ContainsFunc(items, bare) {
-		held = slices.DeleteFunc(slices.Clone(items), bare)
-	}
+	held, answer := locked(items), run.answer
 	if len(held) == 1 { // a plain Get gives back its lock
-		moved, ours, err := c.overLock(run.one, held[0], run.args(run.head, held[0]))
-		if run.answer != nil {
-			run.answer(moved, held[0], ours, err)
+		moved, ours, err := c.overLock(run.one, held[0], run.add(run.head, held[0]))
+		if answer != nil {
+			answer(moved, held[0], ours, err)
 		}
 		return
 	}
@@ -126,23 +123,38 @@ func (c *Client) over(items []*loadItem, run overLocks) {
 	if run.until > 0 {
 		how.First, how.Until = link.MaxBatchKeys, run.until
 	}
-	all := c.link.Batches(link.List{
-		Script: run.many, Head: run.head, Len: len(held),
+	all := c.link.Batches(run.many, run.head, link.List{
+		Len:  len(held),
 		Key:  func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
-		Args: func(to []string, i int) []string { return run.args(to, held[i]) },
+		Args: func(to []string, i int) []string { return run.add(to, held[i]) },
 	})
 	c.link.RunBatches(context.Background(), all, how, func(b *link.Batch) {
-		if run.answer == nil {
+		if answer == nil {
 			return
 		}
 		ours, err := b.Flags()
 		for n, i := range b.Of {
-			run.answer(b.Moved, held[i], err == nil && ours[n] == 1, err)
+			answer(b.Moved, held[i], err == nil && ours[n] == 1, err)
 		}
 	})
 }
 
-func markerOnly(to []string, item *loadItem) []string { return append(to, item.marker) }
+// add appends what the script takes for item.
+func (run overLocks) add(to []string, item *loadItem) []string {
+	if run.args == nil {
+		return append(to, item.marker)
+	}
+	return run.args(to, item)
+}
+
+// locked returns those of items that hold a lock.
+func locked(items []*loadItem) []*loadItem {
+	bare := func(item *loadItem) bool { return item.marker == "" }
+	if slices.ContainsFunc(items, bare) {
+		return slices.DeleteFunc(slices.Clone(items), bare)
+	}
+	return items
+}
 
 // overLock is over for one.
 func (c *Client) overLock(s *script.Script, item *loadItem, args []string) (moved, ours bool, err error) {

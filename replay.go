@@ -216,11 +216,9 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 	window, _ := link.WriteWindow(now, off, patience)
 	list := link.List{Len: len(records), Key: func(i int) (string, *link.Shard) { return records[i].Key, r.sh }}
 	if r.opt.DisableStamps {
-		list.Script, list.Head = script.ReplayBare, []string{window}
 		list.Args = func(to []string, i int) []string { return append(to, string(records[i].Op)) }
-		return r.link.Batches(list)
+		return r.link.Batches(script.ReplayBare, []string{window}, list)
 	}
-	list.Script, list.Head = script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}
 	list.Args = func(to []string, i int) []string {
 		of := records[i]
 		slack := time.Duration(of.Slack) * time.Microsecond
@@ -239,7 +237,7 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 		}
 		return append(to, string(of.Op), of.Stamp, strconv.FormatInt(margin.Microseconds(), 10), of.Value, strconv.FormatInt(expires, 10), doubt)
 	}
-	return r.link.Batches(list)
+	return r.link.Batches(script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}, list)
 }
 
 // wasFlushed reports whether a record, whose time may be off by margin, is of before a flush of sh.

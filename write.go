@@ -179,8 +179,8 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 	if stamped {
 		s = w.script
 	}
-	batches := w.link.Batches(link.List{
-		Script: s, Len: len(ask), Key: func(i int) (string, *link.Shard) { return ask[i], w.link.Shard(ask[i]) },
+	batches := w.link.Batches(s, nil, link.List{
+		Len: len(ask), Key: func(i int) (string, *link.Shard) { return ask[i], w.link.Shard(ask[i]) },
 	})
 	all := make([]*writing, len(batches))
 	for i, b := range batches {

@@ -25,19 +25,17 @@ type Batch struct {
 	NotAfter int64 // of a write: when the server must not do it any more, in µs of its clock
 }
 
-// List is a script call for many keys, to be split into batches.
+// List is many keys for a script, to be split into batches.
 type List struct {
-	Script *script.Script
-	Head   []string                          // ARGV of every batch
-	Len    int                               // how many keys there are
-	Key    func(i int) (string, *Shard)      // returns one of them, and its shard
-	Args   func(to []string, i int) []string // appends the ARGV of key i, always as many; nil: there are none
-	Bytes  func(i int) int64                 // of the answer about key i, where that is known; nil: it is not
+	Len   int                               // how many keys there are
+	Key   func(i int) (string, *Shard)      // returns one of them, and its shard
+	Args  func(to []string, i int) []string // appends the ARGV of key i, always as many; nil: there are none
+	Bytes func(i int) int64                 // of the answer about key i, where that is known; nil: it is not
 }
 
-// Batches splits a list into calls: by shard, in a cluster by slot, and so that none holds up the
+// Batches splits a list into calls of s, each with head as its first ARGV: by shard, in a cluster by slot, and so that none holds up the
 // server for long.
-func (l *Link) Batches(list List) []*Batch {
+func (l *Link) Batches(s *script.Script, head []string, list List) []*Batch {
 	type place struct {
 		shard *Shard
 		slot  uint16
@@ -69,13 +67,13 @@ func (l *Link) Batches(list List) []*Batch {
 		}
 		f := open[at]
 		if f == nil || len(f.Keys) == MaxBatchKeys || sh != nil && sh.spread.Load() || f.bytes+bytes > MaxBatchBytes {
-			f = &filling{Batch: &Batch{Call: Call{Script: list.Script}, Shard: sh, Head: len(list.Head)}}
+			f = &filling{Batch: &Batch{Call: Call{Script: s}, Shard: sh, Head: len(head)}}
 			room := 1
 			if at.slot == 0 { // else there may be many batches of few keys
 				room = min(list.Len-i, MaxBatchKeys)
 			}
 			f.Keys, f.Of = make([]string, 0, room), make([]int, 0, room)
-			f.Args = append(make([]string, 0, len(list.Head)+room*len(more)), list.Head...)
+			f.Args = append(make([]string, 0, len(head)+room*len(more)), head...)
 			open[at] = f
 			all = append(all, f.Batch)
 		}

@@ -132,8 +132,8 @@ func TestAListIsAskedForInBatches(t *testing.T) {
 	for i := range keys {
 		server.Do("SET", fmt.Sprint("k", i), wire.LockPrefix+strconv.Itoa(i))
 	}
-	all := l.Batches(List{
-		Script: script.Release, Len: keys,
+	all := l.Batches(script.Release, nil, List{
+		Len:  keys,
 		Key:  func(i int) (string, *Shard) { key := fmt.Sprint("k", i); return key, l.Shard(key) },
 		Args: func(to []string, i int) []string { return append(to, wire.LockPrefix+strconv.Itoa(i)) },
 	})
