@@ -145,7 +145,7 @@ func (l leader) lead(f *flight, bad string, p *plan) {
 		case finished:
 			return
 		case callLoader:
-			l.newLoad(l.who, p, []loadItem{a.item()}).start()
+			l.newLoadOfOne(l.who, p, a.item()).start()
 			return
 		case awaitLock:
 			if !l.awaitHolder(&a) {

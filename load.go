@@ -186,12 +186,28 @@ func (l *load) end() (mine, deserted bool) {
 
 // newLoad makes a load for items, whose flights who leads. It keeps items.
 func (c *Client) newLoad(who *caller, p *plan, items []loadItem) *load {
-	l := &load{c: c, parent: who.load, first: who, ttl: p.ttl, options: p.options, call: p.call, room: p.room, live: len(items), began: c.link.Now()}
-	if len(items) > 1 {
-		l.keys, l.out, l.items = make([]string, len(items)), make([]loaded, len(items)), items
-	} else {
-		l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], append(l.one.items[:0], items...)
+	if len(items) == 1 {
+		return c.newLoadOfOne(who, p, items[0])
 	}
+	l := &load{keys: make([]string, len(items)), out: make([]loaded, len(items)), items: items}
+	l.begin(c, who, p)
+	return l
+}
+
+// newLoadOfOne is newLoad for one item, in one piece of memory.
+func (c *Client) newLoadOfOne(who *caller, p *plan, item loadItem) *load {
+	l := new(load)
+	l.one.items[0] = item
+	l.keys, l.out, l.items = l.one.keys[:], l.one.out[:], l.one.items[:]
+	l.begin(c, who, p)
+	return l
+}
+
+// begin sets the rest of a load that has its items.
+func (l *load) begin(c *Client, who *caller, p *plan) {
+	l.c, l.parent, l.first, l.live = c, who.load, who, len(l.items)
+	l.ttl, l.options, l.call, l.room = p.ttl, p.options, p.call, p.room
+	l.began = c.link.Now()
 	l.renewed, l.values = l.began, loadContext{l}
 	for i := range l.items {
 		item := &l.items[i]
@@ -203,7 +219,6 @@ func (c *Client) newLoad(who *caller, p *plan, items []loadItem) *load {
 		}
 		item.gen, item.outage = c.near.Generation(item.f.key), c.link.Home(item.f.key).Valid.Outage()
 	}
-	return l
 }
 
 // start calls the loader and returns at once.
