@@ -160,8 +160,8 @@ func locked(items []*loadItem) []*loadItem {
 func (c *Client) overLock(s *script.Script, item *loadItem, args []string) (moved, ours bool, err error) {
 	q := link.NewCall(s, item.f.key, args...)
 	c.link.InTurn(context.Background(), item.shard, []*link.Call{q}, func() { c.link.Run(context.Background(), item.shard, q) })
-	flags, err := q.Flags()
-	return q.Moved, err == nil && flags[0] == 1, err
+	flag, err := q.Flag()
+	return q.Moved, err == nil && flag == 1, err
 }
 
 // finding is what a key was found to hold.

@@ -181,6 +181,21 @@ func (q *Call) Flags() ([]int64, error) {
 	return flags, err
 }
 
+// Flag is Flags for one key.
+func (q *Call) Flag() (int64, error) {
+	if q.Err != nil {
+		return 0, q.Err
+	}
+	answer, err := q.Reply.ToArray()
+	if err != nil {
+		return 0, err
+	}
+	if len(answer) != 1 {
+		return 0, fmt.Errorf("aside: a script answered %d numbers for one key", len(answer))
+	}
+	return answer[0].AsInt64()
+}
+
 // Size is about how many bytes q takes on its way.
 func (q *Call) Size() (bytes int64) {
 	for _, key := range q.Keys {
