@@ -166,8 +166,9 @@ type Value struct {
 	Room   uintptr       // the size of a T whose decoded form will be kept beside, else 0
 }
 
-// Commit stores what Redis answered and returns where; nil if r is void, or nothing is kept. v.Raw
-// is not copied: it must be a string of its own, as what rueidis reads is.
+// Commit stores what Redis answered and returns where; nil if r is void, or nothing is kept. It
+// copies neither key nor v.Raw: they must be strings of their own, as what rueidis reads is, and not
+// pieces of something long.
 func (m *Memory) Commit(key string, r Reservation, v Value) *Entry {
 	if !m.storable(r) {
 		return nil
@@ -200,7 +201,8 @@ func (m *Memory) newEntry(key string, r Reservation, v Value) *Entry {
 	return e
 }
 
-// Put stores what Prepare has made, and returns it; nil if r is void, or e is nil.
+// Put stores what Prepare has made, and returns it; nil if r is void, or e is nil. It does not copy
+// key, as Commit.
 func (m *Memory) Put(key string, r Reservation, e *Entry) *Entry {
 	if e == nil {
 		return nil
@@ -214,7 +216,7 @@ func (m *Memory) Put(key string, r Reservation, e *Entry) *Entry {
 	if s.gen != r.gen || r.epoch != r.valid.Epoch() || !m.livesAt(key, r.valid) {
 		return nil
 	}
-	m.cache.set(strings.Clone(key), e) // it may be a piece of a whole request
+	m.cache.set(key, e)
 	return e
 }
 
