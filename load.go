@@ -34,7 +34,7 @@ type plan struct {
 
 // loaded is what a loader gave for one key.
 type loaded struct {
-	raw   string
+	raw   string // of its own: memory may keep it
 	found bool
 	err   error // found, but it cannot be encoded
 }

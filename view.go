@@ -144,8 +144,8 @@ func (t *TypedClient[T]) encode(key string, value T) loaded {
 	} else {
 		t.warn(notEncoded, key, err)
 	}
-	if t.text {
-		raw = strings.Clone(raw) // the codec may have returned the value itself, whose bytes may be a buffer's
+	if t.text || t.c.near.Keeps() {
+		raw = strings.Clone(raw) // the codec may have returned the value itself, whose bytes may be a buffer's, or a short piece of a long string
 	}
 	return loaded{raw: raw, found: true, err: err}
 }

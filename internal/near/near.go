@@ -177,12 +177,11 @@ func (m *Memory) Commit(key string, r Reservation, v Value) *Entry {
 }
 
 // Prepare makes an entry of what this process has loaded, for Put to store once Redis has accepted
-// it; nil if nothing is kept. It copies v.Raw, which may be a short piece of a long string.
+// it; nil if nothing is kept. It does not copy v.Raw, as Commit.
 func (m *Memory) Prepare(key string, r Reservation, v Value) *Entry {
 	if !m.storable(r) {
 		return nil
 	}
-	v.Raw = strings.Clone(v.Raw)
 	e := m.newEntry(key, r, v)
 	e.loaded = true
 	return e
