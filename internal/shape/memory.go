@@ -61,8 +61,8 @@ func (w *weighing) beyond(v reflect.Value) int {
 		return Rounded(Size(t.Elem())) + w.beyond(v.Elem())
 	case reflect.Struct:
 		sum := 0
-		for _, f := range v.Fields() {
-			if !bare(f.Kind()) {
+		for i := range v.NumField() { // not Fields, which allocates
+			if f := v.Field(i); !bare(f.Kind()) {
 				sum += w.beyond(f)
 			}
 		}
@@ -190,8 +190,8 @@ func eachString(v reflect.Value, do func(*string)) {
 	case reflect.String:
 		do((*string)(unsafe.Pointer(v.UnsafeAddr()))) // also where the field is not exported
 	case reflect.Struct:
-		for _, f := range v.Fields() {
-			if !bare(f.Kind()) && f.Type() != timeType {
+		for i := range v.NumField() {
+			if f := v.Field(i); !bare(f.Kind()) && f.Type() != timeType {
 				eachString(f, do)
 			}
 		}
