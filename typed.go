@@ -76,7 +76,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		bad = fingerprint(wire.Pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
-	return alone(ctx, t.c, opts, func(ctx context.Context) (T, error) {
+	return alone(ctx, t.c, opts, func(ctx context.Context) (none T, _ error) {
 		value, err := load(ctx, key)
 		switch {
 		case err != nil:
