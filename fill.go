@@ -161,7 +161,8 @@ func (l *load) fillOne() {
 	if joins && !item.shard.Batcher(fills).EnterOwned(request) {
 		return
 	}
-	moved, accepted, err := l.c.overLock(script.Fill, item, request.Args)
+	l.one.call = link.Call{Script: script.Fill, Keys: l.keys, Args: request.Args}
+	moved, accepted, err := l.c.overLock(item, &l.one.call)
 	if joins {
 		item.shard.Batcher(fills).Leave()
 	}

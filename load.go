@@ -131,6 +131,7 @@ type load struct {
 		fill    [1]*loadItem
 		args    [3]string // of request
 		request link.Request
+		call    link.Call // of its fill, unless that goes in a batch
 	}
 
 	mu      sync.Mutex

@@ -113,7 +113,7 @@ type overLocks struct {
 func (c *Client) over(items []*loadItem, run overLocks) {
 	held, answer := locked(items), run.answer
 	if len(held) == 1 { // a plain Get gives back its lock
-		moved, ours, err := c.overLock(run.one, held[0], run.add(run.head, held[0]))
+		moved, ours, err := c.overLock(held[0], link.NewCall(run.one, held[0].f.key, run.add(run.head, held[0])...))
 		if answer != nil {
 			answer(moved, held[0], ours, err)
 		}
@@ -156,9 +156,8 @@ func locked(items []*loadItem) []*loadItem {
 	return items
 }
 
-// overLock is over for one.
-func (c *Client) overLock(s *script.Script, item *loadItem, args []string) (moved, ours bool, err error) {
-	q := link.NewCall(s, item.f.key, args...)
+// overLock runs q, a script over the lock of one item.
+func (c *Client) overLock(item *loadItem, q *link.Call) (moved, ours bool, err error) {
 	c.link.InTurn(context.Background(), item.shard, []*link.Call{q}, func() { c.link.Run(context.Background(), item.shard, q) })
 	flag, err := q.Flag()
 	return q.Moved, err == nil && flag == 1, err
