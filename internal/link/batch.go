@@ -41,7 +41,7 @@ func (l *Link) Batches(s *script.Script, head []string, list List) []*Batch {
 		slot  uint16
 	}
 	type filling struct {
-		*Batch
+		Batch
 		bytes int
 	}
 	var all []*Batch
@@ -67,7 +67,7 @@ func (l *Link) Batches(s *script.Script, head []string, list List) []*Batch {
 		}
 		f := open[at]
 		if f == nil || len(f.Keys) == MaxBatchKeys || sh != nil && sh.spread.Load() || f.bytes+bytes > MaxBatchBytes {
-			f = &filling{Batch: &Batch{Call: Call{Script: s}, Shard: sh, Head: len(head)}}
+			f = &filling{Batch: Batch{Call: Call{Script: s}, Shard: sh, Head: len(head)}}
 			room := 1
 			if at.slot == 0 { // else there may be many batches of few keys
 				room = min(list.Len-i, MaxBatchKeys)
@@ -75,7 +75,7 @@ func (l *Link) Batches(s *script.Script, head []string, list List) []*Batch {
 			f.Keys, f.Of = make([]string, 0, room), make([]int, 0, room)
 			f.Args = append(make([]string, 0, len(head)+room*len(more)), head...)
 			open[at] = f
-			all = append(all, f.Batch)
+			all = append(all, &f.Batch)
 		}
 		f.Keys = append(f.Keys, k)
 		f.Args = append(f.Args, more...)
