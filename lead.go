@@ -166,7 +166,7 @@ func (l leader) leadMulti(asked []asking, p *plan) {
 		}
 	}()
 	ask := pointers(asked)
-	waits := heldLocks{leader: l, changed: make(chan struct{}, 1)}
+	waits := heldLocks{leader: l}
 	defer waits.leave()
 	for ; len(ask) > 0; ask = waits.ready() {
 		l.readOrLockMulti(ask)
@@ -240,7 +240,7 @@ func (l leader) patience(a *asking) time.Duration {
 // heldLocks are the keys of a leadMulti that somebody else is loading.
 type heldLocks struct {
 	leader
-	changed chan struct{} // gets a token when one of them changes; buffered
+	changed chan struct{} // gets a token when one of them changes; buffered, made with the first
 	held    []heldLock
 	again   []*asking // to be asked for at once
 }
@@ -253,6 +253,9 @@ type heldLock struct {
 }
 
 func (w *heldLocks) add(a *asking) {
+	if w.changed == nil {
+		w.changed = make(chan struct{}, 1)
+	}
 	changed, leave, ok := w.near.Wait(a.f.key, a.reserved, w.changed)
 	if !ok {
 		w.again = append(w.again, a)
