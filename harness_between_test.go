@@ -68,6 +68,9 @@ func between(t testing.TB, route func(args []string) (server int, answer string)
 					if err != nil {
 						break
 					}
+					if len(args) == 0 { // an inline command, as a look at a server that cannot be reached sends
+						args = append(strings.Fields(string(raw)), "")
+					}
 					i, answer := route(args)
 					if answer != "" {
 						writing.Lock()
