@@ -334,10 +334,12 @@ func (t *TypedClient[T]) roundTrips() *roundTrips {
 // called by the loader's goroutine, right after Encode has read the value: later somebody may
 // change it.
 func (t *TypedClient[T]) checkRoundTrip(key string, value T, raw string) {
-	r := t.roundTrips()
-	if len(raw) > roundTripBytes || !r.take() {
-		return
+	if r := t.roundTrips(); len(raw) <= roundTripBytes && r.take() {
+		t.compareRoundTrip(r, key, value, raw)
 	}
+}
+
+func (t *TypedClient[T]) compareRoundTrip(r *roundTrips, key string, value T, raw string) {
 	back, err := t.tryDecode(raw)
 	if err != nil {
 		return // who gets the value says so
