@@ -8,38 +8,41 @@
 //
 // # Get
 //
-// [Client.Get] answers from this process's memory. If the key is not there, it asks Redis, in one round trip. If
-// Redis has no value either, Get takes the lock on the key, calls the loader and stores the result. At most one
-// process loads a key at a time, with one loader call for all callers: callers in one process share a flight, and
-// other processes wait until Redis's invalidation message tells them that the key was filled. If the process that
-// loads dies, the others wait until its lock expires, LockTTL at most. A loader's error also answers new callers in
+// [Client.Get] answers from this process's memory. If the key is not there, it asks Redis, in one
+// round trip. If Redis has no value either, Get takes the lock on the key, calls the loader and
+// stores the result. At most one process loads a key at a time, with one loader call for all
+// callers: callers in one process share a flight, and other processes wait until Redis's
+// invalidation message tells them that the key was filled. If the process that loads dies, the
+// others wait until its lock expires, LockTTL at most. A loader's error also answers new callers in
 // this process, for Options.ErrorTTL or [WithErrorTTL], unless the key is written meanwhile.
 //
-// [Client.GetMulti] does the same for many keys, with one request per shard and one call of the loader.
-// [Client.Peek] and [Client.Look] never load. [Client.Set], [Client.Del] and [Client.Touch] write. [Client.Update]
-// surrounds other Redis commands on cached keys.
+// [Client.GetMulti] does the same for many keys, with one request per shard and one call of the
+// loader. [Client.Peek] and [Client.Look] never load. [Client.Set], [Client.Del] and [Client.Touch]
+// write. [Client.Update] surrounds other Redis commands on cached keys.
 //
 // # Typed
 //
-// [Typed] returns a typed view of a [Client]: create as many as you like, there is nothing to close. Callers may
-// change the values they get, unless the view is Shared. Package codec has JSON, Gob, String, Bytes and Func;
-// codec/msgpack, codec/proto and codec/zstd (compression) stand beside it.
+// [Typed] returns a typed view of a [Client]: create as many as you like, there is nothing to
+// close. Callers may change the values they get, unless the view is Shared. Package codec has JSON,
+// Gob, String, Bytes and Func; codec/msgpack, codec/proto and codec/zstd (compression) stand beside
+// it.
 //
 // # Lock
 //
-// While a key is being loaded, it holds the marker of that load. A Set or Del by any process replaces or removes the
-// marker, and Redis then refuses the fill: a load never overwrites what was written after it began. The lock is
-// renewed as long as the loader runs.
+// While a key is being loaded, it holds the marker of that load. A Set or Del by any process
+// replaces or removes the marker, and Redis then refuses the fill: a load never overwrites what was
+// written after it began. The lock is renewed as long as the loader runs.
 //
 // # Outage
 //
-// New succeeds without Redis, unless RequireRedis is set, and connects in the background. A shard that does not
-// answer is [Degraded]: callers no longer ask it, only its prober does. Reads are then answered from memory (for
-// DegradedTTL), from disk, or by the loader, MaxLoaders at once. Set and Del are on disk (Options.FallbackDir) before
-// they return nil. When the shard answers again it is [Recovering]: pending writes are replayed, unless something
-// newer is there. Then it is [Healthy]. [Client.Health] and [Client.OnModeChange] report the mode. A call waits for
-// RedisTimeout at most while Redis is silent, and after the first few calls not at all. In a cluster each primary has
-// a mode of its own.
+// New succeeds without Redis, unless RequireRedis is set, and connects in the background. A shard
+// that does not answer is [Degraded]: callers no longer ask it, only its prober does. Reads are
+// then answered from memory (for DegradedTTL), from disk, or by the loader, MaxLoaders at once. Set
+// and Del are on disk (Options.FallbackDir) before they return nil. When the shard answers again it
+// is [Recovering]: pending writes are replayed, unless something newer is there. Then it is
+// [Healthy]. [Client.Health] and [Client.OnModeChange] report the mode. A call waits for
+// RedisTimeout at most while Redis is silent, and after the first few calls not at all. In a
+// cluster each primary has a mode of its own.
 //
 // # Guarantees
 //
@@ -55,9 +58,9 @@
 //     the lock.
 //   - Close leaves no goroutine and no connection, except for loaders that ignore their context, which it reports.
 //
-// Not promised: that a loader's side effects happen once (its process may be paused for longer than its lock lasts);
-// writes that Redis acknowledged and then lost in a failover; anything about programs that change the source and die
-// before their Del.
+// Not promised: that a loader's side effects happen once (its process may be paused for longer than
+// its lock lasts); writes that Redis acknowledged and then lost in a failover; anything about
+// programs that change the source and die before their Del.
 //
 // # Glossary
 //

@@ -231,7 +231,8 @@ func TestRedisDiesBeforeTheFill(t *testing.T) {
 	require.NoError(t, r.Err)
 	require.Contains(t, []string{"v", "again"}, r.Value)
 	eventually(t, "it is noticed", func() bool { return c.Health().Mode == aside.Degraded })
-	// What was loaded before the outage was noticed is not kept: it may have to be loaded once more.
+	// What was loaded before the outage was noticed is not kept: it may have to be loaded once
+	// more.
 	again, err := c.Get(ctx, time.Minute, "k", newSource("again").Load)
 	require.NoError(t, err)
 	require.Contains(t, []string{"v", "again"}, again)

@@ -78,9 +78,9 @@ type Event struct {
 // caller's path; in the caller's goroutine for a hit from memory, else in another, so that one that
 // panics or ends its goroutine is logged and harms nobody.
 //
-// EventRedisError, EventRedisAway, EventRedisBack, EventFailover and EventLockWait come one after the
-// other from a goroutine of their own, for which only Close waits. If 1,024 of them wait, further ones
-// are left out, and the log says so.
+// EventRedisError, EventRedisAway, EventRedisBack, EventFailover and EventLockWait come one after
+// the other from a goroutine of their own, for which only Close waits. If 1,024 of them wait,
+// further ones are left out, and the log says so.
 //
 // It may ask the Client, with a context that ends: what it asks for may wait for the call that told
 // it.

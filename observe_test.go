@@ -135,7 +135,8 @@ func TestAnObserverOfErrorsMayAsk(t *testing.T) {
 	t.Run("away", func(t *testing.T) { observerMayAsk(t, aside.EventRedisAway, func(p *faultproxy.Proxy) { p.Refuse() }) })
 }
 
-// observerMayAsk has an Observer ask, when it is told of kind, for what the callers wait for that fail then.
+// observerMayAsk has an Observer ask, when it is told of kind, for what the callers wait for that
+// fail then.
 func observerMayAsk(t *testing.T, kind aside.EventKind, fail func(*faultproxy.Proxy)) {
 	t.Helper()
 	server := redistest.Start(t)

@@ -351,7 +351,8 @@ func validateRedis(r rueidis.ClientOption) (errs []error) {
 // LongestTTL is the longest ttl, 100 years: a value that is stored for longer does not expire.
 const LongestTTL = wire.LongestTTL
 
-// leastTTL is the shortest that Redis knows. What is shorter is a number that was meant to be one of seconds.
+// leastTTL is the shortest that Redis knows. What is shorter is a number that was meant to be one
+// of seconds.
 const leastTTL = time.Millisecond
 
 // tooShort is the error of a duration that a caller gave, nil if it is one that can be.

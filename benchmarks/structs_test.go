@@ -41,7 +41,8 @@ func cloneAccount(a Account) Account {
 	return a
 }
 
-// Order has 16 nested structs, each behind a pointer and with slices of its own. As JSON it has about 2 KB.
+// Order has 16 nested structs, each behind a pointer and with slices of its own. As JSON it has
+// about 2 KB.
 type Order struct {
 	ID    int64             `json:"id"`
 	Notes map[string]string `json:"notes"`
@@ -77,9 +78,9 @@ func cloneOrder(o Order) Order {
 	return Order{o.ID, maps.Clone(o.Notes), lines}
 }
 
-// BenchmarkHotAccount and BenchmarkHotOrder: one key that everybody has in memory, all cores, a value that each caller may
-// change. "rueidisaside" is the library of that name, with a codec of encoding/json; "otter" is a map of decoded values
-// and a copy by hand.
+// BenchmarkHotAccount and BenchmarkHotOrder: one key that everybody has in memory, all cores, a
+// value that each caller may change. "rueidisaside" is the library of that name, with a codec of
+// encoding/json; "otter" is a map of decoded values and a copy by hand.
 func BenchmarkHotAccount(b *testing.B) { hotStruct(b, newAccount(), cloneAccount) }
 
 func BenchmarkHotOrder(b *testing.B) { hotStruct(b, newOrder(), cloneOrder) }

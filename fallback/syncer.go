@@ -126,9 +126,9 @@ func NewSyncer(store Store, target Target, o SyncerOptions) *Syncer {
 	return &Syncer{store: store, target: target, o: o}
 }
 
-// limits returns how many records go in a batch, and at which rate records go. A batch goes at once, so
-// at a low rate it is small. Time in which nothing was sent is made up for by one batch at most: more
-// would hit a Redis that has just come back.
+// limits returns how many records go in a batch, and at which rate records go. A batch goes at
+// once, so at a low rate it is small. Time in which nothing was sent is made up for by one batch at
+// most: more would hit a Redis that has just come back.
 func (o SyncerOptions) limits() (most int, limit *rate.Limiter) {
 	if o.Rate < 0 {
 		return batchRecords, rate.NewLimiter(rate.Inf, 0)

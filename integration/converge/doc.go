@@ -5,11 +5,11 @@
 //	go test -C integration ./converge -schedules=2000          more
 //	go test -C integration ./converge -seed=42 -schedules=1    one that has failed, again
 //
-// A schedule (schedule_test.go) has three nodes on one Redis. Workers (work_test.go) read and write a
-// few keys through them, as cache-aside writers do: first the source gets a new version, then the
-// cache is told by Set or Del. Meanwhile (plan_test.go) proxies refuse, swallow, delay and reset, the
-// server freezes or is replaced, processes are killed. Then all is healed, the nodes replay what they
-// owe, and what everybody has seen is checked against the versions (history_test.go).
+// A schedule (schedule_test.go) has three nodes on one Redis. Workers (work_test.go) read and write
+// a few keys through them, as cache-aside writers do: first the source gets a new version, then the
+// cache is told by Set or Del. Meanwhile (plan_test.go) proxies refuse, swallow, delay and reset,
+// the server freezes or is replaced, processes are killed. Then all is healed, the nodes replay
+// what they owe, and what everybody has seen is checked against the versions (history_test.go).
 //
 // The seed decides what the workers and the faults do. Real time decides when, so a seed that has
 // failed may have to be run several times until it fails again: -count=20.

@@ -331,7 +331,8 @@ func (f *fact) history() string {
 	return b.String()
 }
 
-// replayedAsDelete reports whether a stamp in Redis is that of this write, a Set, and its value was not written.
+// replayedAsDelete reports whether a stamp in Redis is that of this write, a Set, and its value was
+// not written.
 func (a ack) replayedAsDelete(there string) bool {
 	left, ok := stamp.ParseLeft(there)
 	mine, also := stamp.Parse(a.stamp)

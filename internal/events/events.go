@@ -30,8 +30,8 @@ func New[E any](start func(run func()) bool, call func(fn func())) *Bus[E] {
 	return &Bus[E]{start: start, call: call}
 }
 
-// NewBounded is New for events of which there may be more than watchers can be told: beyond most that
-// wait, new ones are left out.
+// NewBounded is New for events of which there may be more than watchers can be told: beyond most
+// that wait, new ones are left out.
 func NewBounded[E any](most int, start func(run func()) bool, call func(fn func())) *Bus[E] {
 	return &Bus[E]{start: start, call: call, most: most}
 }

@@ -33,8 +33,8 @@ type List struct {
 	Bytes func(i int) int64                 // of the answer about key i, where that is known; nil: it is not
 }
 
-// Batches splits a list into calls of s, each with head as its first ARGV: by shard, in a cluster by slot, and so that none holds up the
-// server for long.
+// Batches splits a list into calls of s, each with head as its first ARGV: by shard, in a cluster
+// by slot, and so that none holds up the server for long.
 func (l *Link) Batches(s *script.Script, head []string, list List) []*Batch {
 	type place struct {
 		shard *Shard

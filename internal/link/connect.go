@@ -240,7 +240,8 @@ func (l *Link) callBuilder(option rueidis.ClientOption, late func(rueidis.Client
 	}
 }
 
-// ErrNeverReached is the error of whatever needs Redis before it has been reached for the first time.
+// ErrNeverReached is the error of whatever needs Redis before it has been reached for the first
+// time.
 var ErrNeverReached = errors.New("aside: Redis has not been reached yet")
 
 // notReached says why there is no connection yet.

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Hooks are the functions by which a link tells, and asks, those above it. None may be nil. They run
-// where things happen, so they must not block, but for those that run the user's code.
+// Hooks are the functions by which a link tells, and asks, those above it. None may be nil. They
+// run where things happen, so they must not block, but for those that run the user's code.
 type Hooks struct {
 	// InBackground runs fn in a goroutine that Close waits for; false: the client closes, and fn
 	// does not run.
@@ -35,7 +35,8 @@ type Hooks struct {
 	// Woken tells that nobody need wait for a push any more.
 	Woken func()
 
-	// ModeChanged tells of a change of a mode. It is called with a lock held, so that changes come in
+	// ModeChanged tells of a change of a mode. It is called with a lock held, so that changes come
+	// in
 	// order: it must do no more than queue it.
 	ModeChanged func(c ModeChange)
 

@@ -11,8 +11,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Link asks Redis, as the package says. Its fields stand in groups; each says who may touch it. Safe
-// for concurrent use.
+// Link asks Redis, as the package says. Its fields stand in groups; each says who may touch it.
+// Safe for concurrent use.
 type Link struct {
 	// Immutable.
 	opt       Options
@@ -55,7 +55,8 @@ type Options struct {
 	Logger         *slog.Logger
 }
 
-// New makes a link that has no connection yet: Connect makes one. All that it does ends with closing.
+// New makes a link that has no connection yet: Connect makes one. All that it does ends with
+// closing.
 func New(closing context.Context, opt Options, up Hooks) *Link {
 	l := &Link{opt: opt, up: up, began: time.Now(), closing: closing, moved: make(chan struct{}, 1)}
 	l.lateClient.l = l

@@ -111,7 +111,8 @@ func TestAShardThatHasMissedSomethingRecovers(t *testing.T) {
 	require.Equal(t, "recovering>healthy", next(t, modes))
 }
 
-// A script goes by its hash; a server that does not know it gets it whole, and only those calls again.
+// A script goes by its hash; a server that does not know it gets it whole, and only those calls
+// again.
 func TestAScriptThatTheServerDoesNotKnowIsSentWhole(t *testing.T) {
 	server := redistest.Start(t)
 	l := newConnected(t, server.Addr())
@@ -152,7 +153,8 @@ func TestAListIsAskedForInBatches(t *testing.T) {
 	require.Nil(t, server.Do("GET", "k0"))
 }
 
-// While few commands are out each goes by itself; those that come then go together, a key once in each.
+// While few commands are out each goes by itself; those that come then go together, a key once in
+// each.
 func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 	var sent [][]string
 	var b Batcher

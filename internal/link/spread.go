@@ -21,8 +21,8 @@ import (
 //	           can mend. It is said, and memory is not used.
 
 const (
-	// spreadKeys are asked for on a new connection: two servers that share them evenly are taken for
-	// one once in 32,768 times.
+	// spreadKeys are asked for on a new connection: two servers that share them evenly are taken
+	// for one once in 32,768 times.
 	spreadKeys = 16
 
 	turnsFor = 10 * time.Minute // after which the address counts as steady again

@@ -167,8 +167,8 @@ type Value struct {
 }
 
 // Commit stores what Redis answered and returns where; nil if r is void, or nothing is kept. It
-// copies neither key nor v.Raw: they must be strings of their own, as what rueidis reads is, and not
-// pieces of something long.
+// copies neither key nor v.Raw: they must be strings of their own, as what rueidis reads is, and
+// not pieces of something long.
 func (m *Memory) Commit(key string, r Reservation, v Value) *Entry {
 	if !m.storable(r) {
 		return nil

@@ -79,8 +79,8 @@ func (c *LazyContext) Err() error {
 	return c.parent.Err()
 }
 
-// Value implements [context.Context]. It asks the context with the timer once there is one, so that contexts which derive from
-// c find what to attach to.
+// Value implements [context.Context]. It asks the context with the timer once there is one, so that
+// contexts which derive from c find what to attach to.
 func (c *LazyContext) Value(key any) any {
 	c.mu.Lock()
 	timed := c.real
