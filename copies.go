@@ -13,7 +13,7 @@ import (
 
 // How the callers of a view get a value that is in memory. Decoding costs ten to fifty times what a
 // copy does, so a value is decoded once, and kept; but what callers get is theirs to change, so
-// each gets a copy. See docs/adr/0009.
+// each gets a copy. See docs/adr/0008.
 
 // HitMode is how a view serves a value that is in memory.
 type HitMode int
@@ -48,37 +48,45 @@ type hits[T any] struct {
 	asIs  bool        // each caller gets the memory of the kept value: all share it, or it refers to nothing
 	plan  *clone.Plan // if not nil, copies are made by it, of values that it has checked
 	clone func(v T) T // if not nil, copies are made by it
+
+	byCodec bool // clone is the codec's, not the user's
 }
 
 // newHits decides for a view: shared is Shared, fn the function given to WithClone, or nil.
-func newHits[T any](c codec.Codec[T], shared bool, fn any) (hits[T], error) {
+func newHits[T any](c codec.Codec[T], shared bool, fn any) (h hits[T], err error) {
+	defer func() {
+		if p := recover(); p != nil { // a codec of the user's own, which is a nil pointer perhaps
+			h = hits[T]{why: fmt.Sprintf("the codec panicked: %v", newPanicError(p))}
+		}
+	}()
 	kind := reflect.TypeFor[T]()
-	if fn != nil {
+	switch {
+	case c == nil:
+		return hits[T]{why: "there is no codec"}, nil
+	case fn != nil:
 		clone, ok := fn.(func(T) T)
 		if !ok {
 			return hits[T]{}, fmt.Errorf("%w: the function given to WithClone is a %T, and the view is of %v: pass a func(%v) %v", ErrInvalidArgument, fn, kind, kind, kind)
 		}
 		return hits[T]{mode: HitCopies, why: "by the function given to WithClone", clone: clone}, nil
-	}
-	switch {
 	case shared:
 		return hits[T]{mode: HitShares, asIs: true, why: "the view was made with Shared"}, nil
 	case shape.Flat(kind):
 		return hits[T]{mode: HitCopies, asIs: true, why: kind.String() + " holds no pointers, slices or maps"}, nil
-	case c == nil:
-		return hits[T]{why: "there is no codec"}, nil
+	case any(c) == any(codec.Bytes()):
+		return hits[T]{why: "to decode bytes is to copy them"}, nil
 	}
 	if cloner := codec.ClonerOf(c); cloner != nil {
-		return hits[T]{mode: HitCopies, why: "by the codec", clone: cloner.Clone}, nil
+		return hits[T]{mode: HitCopies, why: "by the codec", clone: cloner.Clone, byCodec: true}, nil
 	}
-	plan, refusal := planOf(kind)
+	plan, why := planOf(kind)
 	switch {
-	case refusal != "":
-		return hits[T]{why: refusal}, nil
+	case plan == nil:
+		return hits[T]{why: why}, nil
 	case !codec.IsFresh(c):
 		return hits[T]{why: "the codec does not say that it makes all that a value refers to: see codec.Fresh"}, nil
 	default:
-		return hits[T]{mode: HitCopies, why: "by a plan for " + kind.String() + "; a value in which two pointers lead to the same memory, or an unexported field refers to something, is decoded", plan: plan}, nil
+		return hits[T]{mode: HitCopies, why: why, plan: plan}, nil
 	}
 }
 
@@ -86,51 +94,65 @@ func newHits[T any](c codec.Codec[T], shared bool, fn any) (hits[T], error) {
 var plans sync.Map
 
 type planned struct {
-	plan    *clone.Plan
-	refusal string // why there is none
+	plan *clone.Plan // nil: there is none
+	why  string
 }
 
-func planOf(t reflect.Type) (plan *clone.Plan, refusal string) {
+func planOf(t reflect.Type) (plan *clone.Plan, why string) {
 	known, ok := plans.Load(t)
 	if !ok {
-		var made planned
+		made := planned{why: "by a plan for " + t.String() + "; a value in which two pointers lead to the same memory, or an unexported field refers to something, or that is very large or deep, is decoded"}
 		var err error
 		if made.plan, err = clone.For(t); err != nil {
-			made.refusal = err.Error()
+			made.why = err.Error()
 		}
 		known, _ = plans.LoadOrStore(t, &made)
 	}
 	p := known.(*planned)
-	return p.plan, p.refusal
+	return p.plan, p.why
 }
 
-// soundly reports whether the value at v, which was just decoded, can be kept and handed out.
-func (h *hits[T]) soundly(v *T) bool { return h.plan == nil || h.plan.Check(unsafe.Pointer(v)) == nil }
+// mostOfMemory is the part of MemoryBytes that a decoded value may take beside its bytes: one that
+// took more would drive out what others need, or itself.
+const mostOfMemory = 16
 
-// give returns what a caller gets for a kept value; false: it must be decoded for this one.
-func (h *hits[T]) give(kept *T) (T, bool) {
+// kept returns what is kept of a value that was just decoded from raw; nil: it cannot be copied
+// soundly. A plan's copy of it holds on to no memory of the codec's.
+func (h *hits[T]) kept(value *T, raw string) *T {
+	switch {
+	case h.plan == nil:
+		return value
+	case h.plan.Check(unsafe.Pointer(value)) != nil:
+		return nil
+	default:
+		return clone.Keep(h.plan, value, raw)
+	}
+}
+
+// give returns what a caller gets for a kept value. After an error it must be decoded for this one.
+func (h *hits[T]) give(kept *T) (T, error) {
 	switch {
 	case h.plan != nil:
-		return clone.Copy(h.plan, kept), true
+		return clone.Copy(h.plan, kept), nil
 	case h.clone != nil:
 		return h.cloned(kept)
 	default:
-		return *kept, true
+		return *kept, nil
 	}
 }
 
 // cloned calls the user's function, or the codec's.
-func (h *hits[T]) cloned(kept *T) (value T, ok bool) {
+func (h *hits[T]) cloned(kept *T) (value T, err error) {
 	defer func() {
-		if recover() != nil {
-			ok = false
+		if p := recover(); p != nil {
+			err = newPanicError(p)
 		}
 	}()
-	return h.clone(*kept), true
+	return h.clone(*kept), nil
 }
 
-// identity is what views have in common whose kept values are interchangeable: a value that one has
-// checked may not be taken for one that another has shared.
+// identity is what views have in common whose kept values are interchangeable: a value that a plan
+// has checked may not be taken for one that others share.
 type identity struct {
 	codec any
 	how   way
@@ -140,15 +162,19 @@ type way byte
 
 const (
 	byPlan way = iota
-	byClone
+	byCodec
 )
 
+// identity is nil for a view that is equal to itself only: nobody knows what a function of the
+// user's does.
 func (h *hits[T]) identity(c codec.Codec[T]) any {
 	switch {
 	case h.plan != nil:
 		return identity{c, byPlan}
+	case h.byCodec:
+		return identity{c, byCodec}
 	case h.clone != nil:
-		return identity{c, byClone}
+		return nil
 	default:
 		return c
 	}

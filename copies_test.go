@@ -3,11 +3,15 @@ package aside_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	protobuf "google.golang.org/protobuf/proto"
@@ -149,7 +153,7 @@ func TestHitsInAnOutageAreCopies(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), hasty, func(o *aside.Options) { o.DegradedTTL = -1 }), testContext(t)
 	var decoded atomic.Int64
-	view := aside.Typed[profile](c, counting[profile]{msgpack.New[profile](), &decoded})
+	view := aside.Typed[profile](c, counting[profile]{codec.Fresh(msgpack.New[profile]()), &decoded})
 	load := func(context.Context, string) (profile, error) { return newProfile(), nil }
 	server.Kill()
 	awaitMode(t, c, aside.Degraded)
@@ -177,7 +181,7 @@ func TestTheModeOfHitsIsSaid(t *testing.T) {
 		why  string
 	}{
 		"flat":         {aside.Typed(c, codec.JSON[user]()).HitMode, aside.HitCopies, "aside_test.user holds no pointers, slices or maps"},
-		"a struct":     {aside.Typed(c, codec.JSON[profile]()).HitMode, aside.HitCopies, "by a plan for aside_test.profile; a value in which two pointers lead to the same memory, or an unexported field refers to something, is decoded"},
+		"a struct":     {aside.Typed(c, codec.JSON[profile]()).HitMode, aside.HitCopies, "by a plan for aside_test.profile; a value in which two pointers lead to the same memory, or an unexported field refers to something, or that is very large or deep, is decoded"},
 		"compressed":   {aside.Typed(c, zstd.New(codec.JSON[profile](), 0)).HitMode, aside.HitCopies, "by a plan"},
 		"shared":       {aside.Typed(c, codec.JSON[profile](), aside.Shared()).HitMode, aside.HitShares, "the view was made with Shared"},
 		"an interface": {aside.Typed(c, codec.JSON[holder]()).HitMode, aside.HitDecodes, "Any: an interface (interface {}) may hold anything"},
@@ -187,7 +191,10 @@ func TestTheModeOfHitsIsSaid(t *testing.T) {
 		"a function": {
 			aside.Typed(c, own, aside.WithClone(func(p profile) profile { return p })).HitMode, aside.HitCopies, "by the function given to WithClone",
 		},
-		"no codec": {aside.Typed[profile](c, nil).HitMode, aside.HitDecodes, "there is no codec"},
+		"messagepack":     {aside.Typed(c, msgpack.New[profile]()).HitMode, aside.HitDecodes, "see codec.Fresh"},
+		"bytes":           {aside.Typed(c, codec.Bytes()).HitMode, aside.HitDecodes, "to decode bytes is to copy them"},
+		"a promise twice": {aside.Typed(c, zstd.New(codec.Fresh(proto.New[*structpb.Struct]()), 0)).HitMode, aside.HitCopies, "by the codec"},
+		"no codec":        {aside.Typed[profile](c, nil).HitMode, aside.HitDecodes, "there is no codec"},
 	} {
 		mode, why := says.mode()
 		require.Equal(t, says.want, mode, name)
@@ -318,4 +325,120 @@ func TestAHitAllocatesItsCopyOnly(t *testing.T) {
 	_, err := view.Get(ctx, time.Minute, "k", load)
 	require.NoError(t, err)
 	require.LessOrEqual(t, testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) }), 1.0)
+}
+
+// A value that is large once it is decoded stays in memory as bytes, and drives out no others.
+func TestAValueThatGrowsWhenDecodedDrivesOutNothing(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes = 8 << 20 }), testContext(t)
+	small, large := aside.Typed(c, codec.JSON[string]()), aside.Typed(c, codec.JSON[[]map[string]int]())
+	text := strings.Repeat("v", 100_000)
+	fill := func(key string) {
+		_, err := small.Get(ctx, time.Minute, key, func(context.Context, string) (string, error) { return text, nil })
+		require.NoError(t, err)
+	}
+	for i := range 20 {
+		fill(fmt.Sprint("k", i))
+	}
+	many := make([]map[string]int, 20_000)
+	for i := range many {
+		many[i] = map[string]int{"a": 1}
+	}
+	require.NoError(t, large.Set(ctx, time.Minute, "large", many))
+	before := c.Stats().MemoryEntries
+	for range 5 {
+		got, err := large.Get(ctx, time.Minute, "large", func(context.Context, string) ([]map[string]int, error) { return nil, errUnwanted })
+		require.NoError(t, err)
+		require.Len(t, got, len(many))
+	}
+	require.Equal(t, before+1, c.Stats().MemoryEntries)
+	require.GreaterOrEqual(t, c.Stats().MemoryHits, int64(4))
+}
+
+// What is kept holds on to nothing larger: a relapse would let memory grow far beyond MemoryBytes.
+func TestAPieceOfWhatWasDecodedIsKeptByItself(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	var freed atomic.Int64
+	pieces := codec.Fresh(codec.Func(func([]string) (string, error) { return "x", nil }, func(string) ([]string, error) {
+		whole := make([]byte, 1<<20)
+		runtime.AddCleanup(&whole[0], func(int) { freed.Add(1) }, 0)
+		return []string{unsafe.String(&whole[0], 8)}, nil
+	}))
+	view := aside.Typed(c, pieces)
+	require.NoError(t, view.Set(ctx, time.Minute, "k", []string{"x"}))
+	for range 3 {
+		got, ok, err := view.Peek(ctx, "k")
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, []string{strings.Repeat("\x00", 8)}, got)
+	}
+	eventually(t, "what was decoded is let go", func() bool { runtime.GC(); return freed.Load() == 1 })
+	require.Equal(t, 1, c.Stats().MemoryEntries)
+}
+
+// A view that copies does not take the place of one that shares.
+func TestASharedValueStaysBesideAViewThatCopies(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	var decoded atomic.Int64
+	co := counting[profile]{codec.JSON[profile](), &decoded}
+	shared, copies := aside.Typed[profile](c, co, aside.Shared()), aside.Typed[profile](c, co)
+	require.NoError(t, copies.Set(ctx, time.Minute, "k", newProfile()))
+	one, _, err := shared.Peek(ctx, "k")
+	require.NoError(t, err)
+	for range 10 {
+		two, _, err := copies.Peek(ctx, "k")
+		require.NoError(t, err)
+		two.spoil()
+		again, _, err := shared.Peek(ctx, "k")
+		require.NoError(t, err)
+		require.Same(t, one.Home, again.Home)
+	}
+	require.Equal(t, newProfile(), one)
+	require.EqualValues(t, 11, decoded.Load(), "once to share it, and for each caller of the other")
+}
+
+// Functions are not compared: what one view's function hands out is nothing to another's.
+func TestViewsWithFunctionsOfTheirOwnShareNothing(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	shallow := aside.Typed(c, codec.JSON[profile](), aside.WithClone(func(p profile) profile { return p }))
+	deep := aside.Typed(c, codec.JSON[profile](), aside.WithClone(func(p profile) profile {
+		p.Tags = slices.Clone(p.Tags)
+		return p
+	}))
+	require.NoError(t, deep.Set(ctx, time.Minute, "k", newProfile()))
+	spoilt, _, err := shallow.Peek(ctx, "k")
+	require.NoError(t, err)
+	spoilt.Tags[0] = "!"
+	got, _, err := deep.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.Equal(t, newProfile(), got)
+}
+
+// fragile is a codec whose methods need what a nil pointer has not.
+type fragile struct{ fresh bool }
+
+func (fragile) Encode(profile) (string, error) { return "", nil }
+func (fragile) Decode(string) (profile, error) { return profile{}, nil }
+func (f fragile) DecodesFresh() bool           { return f.fresh }
+
+// A codec that panics when it is asked, and a function that returns nothing, cost a decode.
+func TestWhatAViewIsMadeOfMayFail(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	mode, why := aside.Typed[profile](c, (*fragile)(nil)).HitMode()
+	require.Equal(t, aside.HitDecodes, mode)
+	require.Contains(t, why, "the codec panicked")
+
+	view := aside.Typed(c, codec.JSON[*profile](), aside.WithClone(func(*profile) *profile { return nil }))
+	value := newProfile()
+	require.NoError(t, view.Set(ctx, time.Minute, "k", &value))
+	for range 3 {
+		got, ok, err := view.Peek(ctx, "k")
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, &value, got)
+	}
 }

@@ -31,6 +31,7 @@ const (
 	notEncoded codecTrouble = iota
 	notDecoded
 	notReadBack
+	notCloned
 	codecTroubles
 )
 
@@ -38,6 +39,7 @@ var codecTroubleSays = [codecTroubles]string{
 	notEncoded:  "a loaded value cannot be encoded, so it is not stored, and is loaded at every call",
 	notDecoded:  "a stored value cannot be decoded, so it is loaded again",
 	notReadBack: "a loaded value cannot be decoded from what it was encoded to, so it is loaded at every call",
+	notCloned:   "a decoded value cannot be cloned, so it is decoded for each call",
 }
 
 // take reports whether one more value is to be looked at.

@@ -38,7 +38,6 @@ type TypedClient[T any] struct {
 	wrong error   // why no call can succeed, if so
 	id    any     // equal for views whose decoded values are interchangeable
 	hits  hits[T] // how values in memory are handed out
-	text  bool    // T is a string
 	flat  bool    // T holds no pointer, slice or map
 	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
@@ -62,8 +61,9 @@ type viewOptions struct {
 func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
 
 // WithClone has the view copy values with fn, which must return a T that shares nothing with v that
-// anybody changes. fn does not change v, which other goroutines may be reading. A panic in it is
-// treated as if there were no fn, for that call.
+// anybody changes. fn does not change v, which other goroutines may be reading. If it panics, or
+// returns a nil pointer or interface, the value is decoded for that call, and a warning is logged
+// once a minute. Memory holds on to the whole of what the codec has decoded, as for Shared.
 //
 // It is for a T that a view cannot copy by itself (see [TypedClient.HitMode]). A method that does
 // so is passed as WithClone(T.Clone); the view never calls it unasked, as many are shallow. Where
@@ -91,7 +91,6 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	}
 	t := &TypedClient[T]{c: client, codec: c, wrong: options.invalid}
 	kind := reflect.TypeFor[T]()
-	t.text = kind.Kind() == reflect.String
 	t.flat, t.nils = shape.Flat(kind), kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Interface
 	var err error
 	if t.hits, err = newHits(c, options.shared, options.clone); t.wrong == nil {
@@ -105,7 +104,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	}
 	// Views made anew for each request share what was decoded if their codecs are equal. One that
 	// has functions in it cannot be compared: such a view is equal to itself only.
-	if t.id = t.hits.identity(c); c == nil || !reflect.ValueOf(c).Comparable() {
+	if t.id = t.hits.identity(c); t.id == nil || !reflect.ValueOf(c).Comparable() {
 		t.id = t
 	}
 	return t
@@ -125,15 +124,17 @@ var errNilClient = fmt.Errorf("%w: the view's client is nil: pass the client tha
 var errNilCodec = fmt.Errorf("%w: the view's codec is nil: make it with aside.Typed(client, codec.JSON[T]())", ErrInvalidArgument)
 
 // HitMode returns how the view serves a value that is in memory, and why so, in words. It depends
-// on T, the codec and the options, not on the value; but a value of a view that copies is decoded
-// for each call if it cannot be copied soundly.
+// on T, the codec and the options, not on the value; but a view that copies decodes a value for
+// each call if it cannot be copied soundly, or would take more than a sixteenth of MemoryBytes.
 //
 // A T is copied if all that it can reach is known to be copied or never to change: numbers,
 // strings, arrays, structs, slices, maps and pointers of such; time.Time, json.RawMessage, net.IP,
-// url.URL, those of net/netip and of math/big. It is decoded if it can reach an interface, a
-// channel, a function, unsafe.Pointer or uintptr, a map with pointers as keys, or a type with
-// pointers that decodes itself (Unmarshal…, Decode…, GobDecode); or if the codec neither is of this
-// module nor says that copies are right (codec.Fresh). Protobuf messages are copied by their codec.
+// url.URL, those of net/netip and of math/big. It is decoded if it has pointers and can reach an
+// interface, a channel, a function, unsafe.Pointer or uintptr, a map with pointers as keys, or a
+// type with pointers that decodes itself (Unmarshal…, Decode…, GobDecode).
+//
+// The codec must make all that a value refers to. JSON and Gob do, also within zstd; for others
+// codec.Fresh says so. Protobuf messages are copied by their codec.
 func (t *TypedClient[T]) HitMode() (mode HitMode, why string) { return t.hits.mode, t.hits.why }
 
 // encode is for what a loader has returned.
@@ -144,10 +145,9 @@ func (t *TypedClient[T]) encode(key string, value T) loaded {
 	} else {
 		t.warn(notEncoded, key, err)
 	}
-	if t.text || t.c.near.Keeps() {
-		raw = strings.Clone(raw) // the codec may have returned the value itself, whose bytes may be a buffer's, or a short piece of a long string
-	}
-	return loaded{raw: raw, found: true, err: err}
+	// The codec may have returned a part of the value itself, whose bytes may be a buffer's, or a short
+	// piece of a long string.
+	return loaded{raw: strings.Clone(raw), found: true, err: err}
 }
 
 // copied is what others would get for a value that was loaded for one caller alone: the value
@@ -180,12 +180,18 @@ func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
 		var none T
 		return none, err
 	}
-	if kept != nil {
-		if value, ok := t.hits.give(kept); ok {
-			return value, nil
-		}
+	if kept == nil {
+		return t.decodeAnew(key, raw)
 	}
-	return t.decodeAnew(key, raw)
+	value, err := t.hits.give(kept)
+	if err == nil && t.isNil(&value) {
+		err = errNull
+	}
+	if err != nil {
+		t.warn(notCloned, key, err)
+		return t.decodeAnew(key, raw)
+	}
+	return value, nil
 }
 
 // keptOrDecoded returns what is decoded in e, after it has decoded raw if need be. nil: it cannot
@@ -193,6 +199,9 @@ func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
 func (t *TypedClient[T]) keptOrDecoded(key, raw string, e *near.Entry) (*T, error) {
 	if kept, ok := e.DecodedBy(t.id).(*T); ok {
 		return kept, nil // it may be nil
+	}
+	if !t.hits.asIs && e.Taken(t.id) {
+		return nil, nil // two views that take turns would decode more often than one that has the place
 	}
 	e.LockDecoding() // two hundred waiters of one key decode it once
 	defer e.UnlockDecoding()
@@ -203,13 +212,13 @@ func (t *TypedClient[T]) keptOrDecoded(key, raw string, e *near.Entry) (*T, erro
 	if err != nil {
 		return nil, err
 	}
-	kept, bytes := &value, 0
-	if !t.hits.soundly(kept) {
-		kept = nil // so that nobody looks at it again
-	} else {
-		bytes = t.own(kept, e.Raw())
+	kept, bytes := t.hits.kept(&value, e.Raw()), 0
+	if kept != nil {
+		if bytes = t.own(kept, e.Raw()); !t.hits.asIs && int64(bytes) > t.c.opt.MemoryBytes/mostOfMemory {
+			kept, bytes = nil, 0
+		}
 	}
-	t.c.near.KeepDecoded(key, e, &near.Decoded{By: t.id, Value: kept}, bytes)
+	t.c.near.KeepDecoded(key, e, &near.Decoded{By: t.id, Value: kept}, bytes) // also nil, so that nobody looks at it again
 	return kept, nil
 }
 

@@ -39,6 +39,9 @@ type freshCodec[T any] struct{ Codec[T] }
 
 func (freshCodec[T]) DecodesFresh() bool { return true }
 
+// Unwrap returns the codec that the promise is about, which may be a Cloner.
+func (c freshCodec[T]) Unwrap() Codec[T] { return c.Codec }
+
 // String is the name of the codec that the promise is about.
 func (c freshCodec[T]) String() string {
 	if named, ok := c.Codec.(fmt.Stringer); ok {

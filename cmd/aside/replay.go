@@ -96,7 +96,7 @@ func (c *replayCmd) Run(e *env) error {
 	case sum.Pending() == 0:
 		e.printf("nothing waits for database %d\n", option.SelectDB)
 		if found.Files+found.Unfinished+found.Parts > 0 {
-			if err := c.tidy(ctx, option.SelectDB); err != nil && !errors.Is(err, fallback.ErrLocked) { // the process that has it does it
+			if err := c.tidy(ctx, option.SelectDB, 0); err != nil && !errors.Is(err, fallback.ErrLocked) { // the process that has it does it
 				return err
 			}
 		}
@@ -124,14 +124,29 @@ func elsewhereToo(elsewhere *ops.Summary) error {
 
 // tidy removes the files of records that Redis has answered for, which an earlier run left because
 // it was killed or had no time; and loaded values, which may be out of date.
-func (c *replayCmd) tidy(ctx context.Context, db int) error {
-	dir, err := fallback.Open(c.Dir, fallback.Options{DB: db, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
+//
+// A client whose Close had no time for it keeps the directory until its disk is done. For that tidy
+// has patience.
+func (c *replayCmd) tidy(ctx context.Context, db int, patience time.Duration) error {
+	var dir *fallback.Dir
+	for end := time.Now().Add(patience); ; {
+		var err error
+		if dir, err = fallback.Open(c.Dir, fallback.Options{DB: db, Logger: slog.New(slog.DiscardHandler)}); err == nil {
+			break
+		}
+		if !errors.Is(err, fallback.ErrLocked) || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(tidyPause)
 	}
 	dir.Settle(slices.Collect(dir.Records(fallback.OpFill))...)
 	return dir.Close(ctx)
 }
+
+const (
+	tidyPatience = 30 * time.Second // with a disk that is not done
+	tidyPause    = 10 * time.Millisecond
+)
 
 // defaultStampTTL is the library's, in the form in which one writes it: the proxy's is longer, but
 // others may write there, too.
@@ -189,7 +204,7 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 		return errors.Join(fmt.Errorf("%w. %s", outcome, c.broken(option.SelectDB, all)), closed)
 	}
 	if slowDisk(closed) { // after many records there are many files to remove, for which Close has no time
-		closed = c.tidy(ctx, option.SelectDB)
+		closed = c.tidy(ctx, option.SelectDB, tidyPatience)
 	}
 	mu.Lock()
 	defer mu.Unlock()

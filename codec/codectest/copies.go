@@ -75,7 +75,7 @@ func (r references) walk(v reflect.Value, tell func(visit)) {
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
+			if field := v.Type().Field(i); field.IsExported() || field.Anonymous {
 				r.walk(v.Field(i), tell)
 			}
 		}

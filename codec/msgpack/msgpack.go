@@ -75,9 +75,6 @@ type msgpackCodec[T any] struct{ nesting *nesting.Plan }
 
 func (msgpackCodec[T]) String() string { return "MessagePack" }
 
-// DecodesFresh reports true; a decoder that was registered for an extension has to keep to it.
-func (msgpackCodec[T]) DecodesFresh() bool { return true }
-
 func (c msgpackCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode MessagePack", &s, &err)
 	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {

@@ -42,9 +42,6 @@ type zero struct {
 	name   string
 }
 
-// Flat reports whether a copy of the memory alone is a copy of the value.
-func (p *Plan) Flat() bool { return len(p.parts) == 0 }
-
 // Copy returns a copy of *src, which must have passed p.Check and must not be changed meanwhile. p
 // is the plan of T.
 func Copy[T any](p *Plan, src *T) T {

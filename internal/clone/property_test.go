@@ -160,6 +160,8 @@ func checkRandom(t testing.TB, seed uint64) {
 	dst := copyOf(p, src)
 	require.Equal(t, again.Interface(), dst.Interface())
 	require.False(t, shared(t, p, src.UnsafePointer(), dst.UnsafePointer()), "%v", typ)
+	own{}.strings(typ, dst.UnsafePointer())
+	require.Equal(t, again.Interface(), dst.Interface(), "with strings of its own: %v", typ)
 	generator{g.Rand}.fill(dst.Elem(), 4)
 	require.Equal(t, again.Interface(), src.Interface(), "a copy was written: %v", typ)
 }
@@ -310,6 +312,26 @@ func TestDeepAndWideValues(t *testing.T) {
 	require.Equal(t, wide.Interface(), copyOf(p, wide).Interface())
 	_, err = For(reflect.TypeFor[[mostParts + 1]*int]())
 	require.EqualError(t, err, "["+fmt.Sprint(mostParts)+"]: the type is too large")
+}
+
+// What is kept has no string in common with what it was made of, but those that are in memory anyway.
+func TestWhatIsKeptHasStringsOfItsOwn(t *testing.T) {
+	p, err := For(reflect.TypeFor[Recursive]())
+	require.NoError(t, err)
+	within := "in memory anyway"
+	src := &Recursive{Text: within[3:9], Many: []Recursive{{Text: "an element"}}, Named: map[string]Recursive{"a key": {Next: &Recursive{Text: "behind"}}}}
+	kept := Keep(p, src, within)
+	require.Equal(t, src, kept)
+	data := func(s string) *byte { return unsafe.StringData(s) }
+	require.Same(t, data(src.Text), data(kept.Text))
+	require.NotSame(t, data(src.Many[0].Text), data(kept.Many[0].Text))
+	require.NotSame(t, data(src.Named["a key"].Next.Text), data(kept.Named["a key"].Next.Text))
+	var was, now string
+	for was = range src.Named {
+	}
+	for now = range kept.Named {
+	}
+	require.NotSame(t, data(was), data(now))
 }
 
 // Many copy what nobody writes, and write what they got.

@@ -36,8 +36,7 @@ type Hooks struct {
 	Woken func()
 
 	// ModeChanged tells of a change of a mode. It is called with a lock held, so that changes come
-	// in
-	// order: it must do no more than queue it.
+	// in order: it must do no more than queue it.
 	ModeChanged func(c ModeChange)
 
 	// Observed tells what has happened, for an Observer, which may take its time.

@@ -73,6 +73,12 @@ func (e *Entry) DecodedBy(codec any) any {
 	return nil
 }
 
+// Taken reports whether another codec's value is kept in e.
+func (e *Entry) Taken(codec any) bool {
+	d := e.decoded.Load()
+	return d != nil && d.By != codec
+}
+
 // LockDecoding is called before e is decoded, so that of many callers one decodes it, and
 // UnlockDecoding afterwards.
 func (e *Entry) LockDecoding() { e.decoding.Lock() }

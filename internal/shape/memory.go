@@ -61,7 +61,7 @@ func (w *weighing) beyond(v reflect.Value) int {
 		return Rounded(Size(t.Elem())) + w.beyond(v.Elem())
 	case reflect.Struct:
 		sum := 0
-		for i := range v.NumField() { // not Fields, which allocates
+		for i := range v.NumField() { //nolint:modernize // Fields allocates
 			if f := v.Field(i); !bare(f.Kind()) {
 				sum += w.beyond(f)
 			}
@@ -190,7 +190,7 @@ func eachString(v reflect.Value, do func(*string)) {
 	case reflect.String:
 		do((*string)(unsafe.Pointer(v.UnsafeAddr()))) // also where the field is not exported
 	case reflect.Struct:
-		for i := range v.NumField() {
+		for i := range v.NumField() { //nolint:modernize // Fields allocates
 			if f := v.Field(i); !bare(f.Kind()) && f.Type() != timeType {
 				eachString(f, do)
 			}
