@@ -65,7 +65,11 @@ func TestALinkStandsByItself(t *testing.T) {
 	server := redistest.Start(t)
 	changed, modes := make(chan string, 10), make(chan string, 10)
 	l := newConnected(t, server.Addr(), func(_ *Options, up *Hooks) {
-		up.Invalidated = func(key string) { changed <- key }
+		up.Invalidated = func(key string) {
+			if key == "k" { // Redis 6.0 also tells of keys of ours that a script has read and deleted
+				changed <- key
+			}
+		}
 		up.ModeChanged = func(c ModeChange) { modes <- fmt.Sprintf("%s>%s", c.From, c.To) }
 	})
 	require.Equal(t, "degraded>healthy", next(t, modes))
