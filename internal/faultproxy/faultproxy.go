@@ -136,7 +136,7 @@ func (p *Proxy) ResetAfter(n int) { p.set(func() { p.resetIn = n }) }
 func (p *Proxy) Refuse() {
 	p.set(func() {
 		if p.listener != nil {
-			_ = p.listener.Close()
+			closeListener(p.listener)
 			p.listener = nil
 		}
 		p.resetLocked(func(*link) bool { return true })

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"testing"
+	"time"
 )
 
 // Ports lie below 32768, where Linux begins to hand out ephemeral ones, so that no outgoing
@@ -34,15 +36,34 @@ func ReservePort(t testing.TB) int {
 		if err != nil {
 			continue
 		}
-		probe, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
+		if answers(port) {
 			_ = guard.Close()
 			continue
 		}
-		_ = probe.Close()
 		t.Cleanup(func() { _ = guard.Close() })
 		return port
 	}
 	t.Fatalf("faultproxy: no free port between %d and %d on 127.0.0.1", firstPort, firstPort+ports-1)
 	return 0
+}
+
+// answers reports whether somebody listens on a port. It does not listen there itself to find out: a
+// child that is being forked has all open files for a moment, and would keep the port in use.
+func answers(port int) bool {
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// closeListener closes l, and returns when its port is free, which is when a child that was being
+// forked has begun its program.
+func closeListener(l net.Listener) {
+	port := l.Addr().(*net.TCPAddr).Port
+	_ = l.Close()
+	for answers(port) {
+		runtime.Gosched()
+	}
 }
