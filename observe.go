@@ -72,6 +72,7 @@ type Event struct {
 	Source   Source
 	Duration time.Duration
 	Err      error
+	At       time.Time // when it happened, of the kinds that are told by a goroutine of their own; else zero: just now
 }
 
 // Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the
@@ -181,8 +182,11 @@ func (r *reports) observe(e Event) {
 // observeAside is observe where others wait for what the caller does next, and must not wait for an
 // Observer that asks for their keys: these events are told in order, by one goroutine.
 func (r *reports) observeAside(e Event) {
+	if r.observer == nil {
+		return
+	}
+	e.At = time.Now()
 	switch {
-	case r.observer == nil:
 	case r.life.ctx.Err() != nil: // closing: the Client answers the Observer at once
 		r.observe(e)
 	case !r.aside.Announce(e, nil):

@@ -88,6 +88,42 @@ func TestWaitsAreObserved(t *testing.T) {
 	require.Equal(t, "lock-wait", aside.EventLockWait.String())
 }
 
+// An event that is told late says when it happened: a relapse would date errors into an outage that
+// came after them.
+func TestAnEventThatIsToldLateSaysWhenItHappened(t *testing.T) {
+	server := redistest.Start(t)
+	ctx := testContext(t)
+	hold, told := make(chan struct{}), make(chan time.Time, 10)
+	c := newClient(t, server.Addr(), func(o *aside.Options) {
+		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			if e.Kind == aside.EventLockWait {
+				<-hold
+				told <- e.At
+			}
+		})
+	})
+	holder, db := newClient(t, server.Addr()), newSource("v")
+	letGo := db.HoldUp()
+	var all []<-chan result
+	for _, key := range []string{"a", "b"} {
+		all = append(all, inBackground(func() (string, error) { return holder.Get(ctx, time.Minute, key, db.Load) }))
+		db.AwaitBegin(t)
+		all = append(all, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, key, mustNotLoad) }))
+	}
+	began := time.Now().Add(-time.Minute)
+	eventually(t, "both wait", func() bool { return c.Stats().LockWaits >= 2 })
+	before := time.Now()
+	close(hold)
+	for range 2 {
+		at := <-told
+		require.True(t, at.After(began) && !at.After(before), "%v, told after %v", at, before)
+	}
+	letGo()
+	for _, done := range all {
+		require.Equal(t, result{Value: "v"}, await(t, done))
+	}
+}
+
 // An Observer that asks for other keys waits for fills, and must not be what they wait for.
 func TestAnObserverMayAsk(t *testing.T) {
 	server := redistest.Start(t)

@@ -255,8 +255,7 @@ func (p *party) isEmpty(t testing.TB) bool {
 func (p *party) noteQuestion(e aside.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
-	p.asked = append(p.asked, request{e.Key, now.Add(-e.Duration), now, e.Err})
+	p.asked = append(p.asked, request{e.Key, e.At.Add(-e.Duration), e.At, e.Err})
 }
 
 // isWell says that p is healthy and nothing waits to be replayed.
