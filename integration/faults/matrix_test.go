@@ -226,6 +226,9 @@ func runLoaded(t *testing.T, m *measured) {
 	m.journaled = int(ours.Stats().Journaled - before.Journaled)
 
 	m.measure(tr, samples, ours, shard, injected, healed)
+	if w.lostUntil.After(struck) {
+		struck = w.lostUntil
+	}
 	gone := loss{struck: struck.Sub(tr.began)}
 	if r.loses {
 		gone.of = w.concerns
