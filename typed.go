@@ -148,6 +148,12 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		if e.Absent() {
 			return true
 		}
+		if t.hits.asIs {
+			if value := t.decodedIn(e); value != nil {
+				values[key] = *value
+				return true
+			}
+		}
 		value, err := t.decode(key, e.Raw(), e)
 		if err != nil {
 			t.warn(notDecoded, key, err)
