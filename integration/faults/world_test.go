@@ -33,8 +33,6 @@ type world struct {
 	sentinel *redistest.Sentinel // likewise
 	proxy    *faultproxy.Proxy   // before the clients that suffer; nil: they are connected directly
 
-	lostUntil time.Time // what Redis has acknowledged until then may be lost, beyond what inject has struck
-
 	undo []func() // what heal has to wait for or to end, latest last
 }
 
