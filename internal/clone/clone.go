@@ -143,7 +143,7 @@ func (q *part) slice(old *slice) unsafe.Pointer {
 
 // mapping returns a copy of the map that from holds.
 func (q *part) mapping(from unsafe.Pointer) unsafe.Pointer {
-	switch q.typ { // three that are frequent, for which reflection would allocate for each element
+	switch q.typ { // two that are frequent, for which reflection would allocate for each element
 	case stringsByString:
 		return reflect.ValueOf(maps.Clone(*(*map[string]string)(from))).UnsafePointer()
 	case intsByString:

@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"strings"
 	"unsafe"
+
+	"github.com/redaside/aside/internal/shape"
 )
 
 // Keep returns a copy of *src that holds on to no memory but its own: src may be a part of something
@@ -25,7 +27,7 @@ func (o own) strings(t reflect.Type, at unsafe.Pointer) {
 	}
 	switch t.Kind() {
 	case reflect.String:
-		if s := (*string)(at); !o.lies(*s) {
+		if s := (*string)(at); !shape.Lies(*s, o.within) {
 			*s = strings.Clone(*s)
 		}
 	case reflect.Pointer:
@@ -71,11 +73,4 @@ func (o own) mapping(m reflect.Value) {
 		made.SetMapIndex(key.Elem(), value.Elem())
 	}
 	m.Set(made)
-}
-
-// lies reports whether s is a part of what is in memory anyway.
-func (o own) lies(s string) bool {
-	from := uintptr(unsafe.Pointer(unsafe.StringData(o.within)))
-	at := uintptr(unsafe.Pointer(unsafe.StringData(s)))
-	return len(s) == 0 || at >= from && at+uintptr(len(s)) <= from+uintptr(len(o.within))
 }

@@ -44,7 +44,7 @@ func (w *weighing) beyond(v reflect.Value) int {
 	switch v.Kind() {
 	case reflect.String:
 		s := v.String()
-		if lies(s, w.within) {
+		if Lies(s, w.within) {
 			return 0
 		}
 		return Rounded(len(s))
@@ -140,7 +140,8 @@ func timeOf(v reflect.Value) time.Time {
 	}
 }
 
-func lies(s, within string) bool {
+// Lies reports whether s begins in the memory of within; an empty s is nowhere else.
+func Lies(s, within string) bool {
 	if len(s) == 0 || len(within) == 0 {
 		return len(s) == 0
 	}
@@ -167,7 +168,7 @@ func Rounded(n int) int {
 func OwnStrings(v reflect.Value, within string) {
 	total := 0
 	eachString(v, func(s *string) {
-		if !lies(*s, within) {
+		if !Lies(*s, within) {
 			total += len(*s)
 		}
 	})
@@ -176,7 +177,7 @@ func OwnStrings(v reflect.Value, within string) {
 	}
 	all := make([]byte, 0, total)
 	eachString(v, func(s *string) {
-		if !lies(*s, within) {
+		if !Lies(*s, within) {
 			from := len(all)
 			all = append(all, *s...)
 			*s = unsafe.String(unsafe.SliceData(all[from:]), len(*s))
