@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -113,13 +114,16 @@ func (s *Sentinel) Failover() {
 	s.AwaitFailover(old)
 }
 
+// promoted is what a server logs when it becomes the primary: Redis says MASTER, Valkey PRIMARY.
+var promoted = regexp.MustCompile(`\b(MASTER|PRIMARY) MODE enabled`)
+
 // Promotions is how often one of the servers was made the primary, by their logs. Sentinels whose
 // machine is busy may do so twice in one failover: what the first one of these has acknowledged is
 // lost then.
 func (s *Sentinel) Promotions() (n int) {
 	for _, server := range s.servers {
 		if b, ok := server.backend.(*binary); ok {
-			n += strings.Count(b.log.String(), "MASTER MODE enabled")
+			n += len(promoted.FindAllString(b.log.String(), -1))
 		}
 	}
 	return n
