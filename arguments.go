@@ -7,44 +7,97 @@ import (
 )
 
 // CallOption changes one call.
-type CallOption func(*callOptions)
+type CallOption interface{ changeCall(o *callOptions) }
+
+// ViewOption changes a view.
+type ViewOption interface{ changeView(o *viewOptions) }
+
+// Option is for a call or for a view. Given to a view ([Typed]), it is what the calls of the view
+// do by default; a call's own options replace it. Where a value is wrong, the call returns
+// ErrInvalidArgument; where it was given to a view, all calls of the view do.
+type Option func(*callOptions)
+
+func (set Option) changeCall(o *callOptions) {
+	if set != nil {
+		set(o)
+	}
+}
+
+func (set Option) changeView(o *viewOptions) {
+	if set != nil {
+		o.calls = append(o.calls, set)
+	}
+}
+
+// callOption is an option that is of no use for a view.
+type callOption func(*callOptions)
+
+func (set callOption) changeCall(o *callOptions) { set(o) }
 
 type callOptions struct {
 	loadTimeout time.Duration
 	negativeTTL time.Duration
 	errorTTL    time.Duration
+	jitter      float64
+	withoutLoad bool
+	places      *places // of the view's WithMaxLoads; nil: no such bound
 }
 
-// WithLoadTimeout replaces Options.LoadTimeout for the load that this call starts. If a load of the
-// key is running already, the call waits for that one, with its timeout.
-func WithLoadTimeout(d time.Duration) CallOption {
+// WithLoadTimeout replaces Options.LoadTimeout for the loads that are started. If a load of the key
+// is running already, the call waits for that one, with its timeout.
+func WithLoadTimeout(d time.Duration) Option {
 	return func(o *callOptions) { o.loadTimeout = d }
 }
 
-// WithNegativeTTL replaces Options.NegativeTTL for the load that this call starts; -1 does not
-// cache an absence.
-func WithNegativeTTL(d time.Duration) CallOption {
+// WithNegativeTTL replaces Options.NegativeTTL for the loads that are started; -1 does not cache an
+// absence.
+func WithNegativeTTL(d time.Duration) Option {
 	return func(o *callOptions) { o.negativeTTL = d }
 }
 
-// WithErrorTTL replaces Options.ErrorTTL for the load that this call starts; -1 does not cache an
+// WithErrorTTL replaces Options.ErrorTTL for the loads that are started; -1 does not cache an
 // error.
-func WithErrorTTL(d time.Duration) CallOption {
+func WithErrorTTL(d time.Duration) Option {
 	return func(o *callOptions) { o.errorTTL = d }
 }
 
-func (c *Client) callOptions(opts []CallOption) (callOptions, error) {
-	defaults := callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL, errorTTL: c.opt.ErrorTTL}
+// WithJitter shortens the ttl of each loaded value, or absence, by a random part of it: by fraction
+// at most, which may be from 0 (the default) to 0.9. So keys that are loaded together do not expire
+// together. The ttl of a Set is never changed. 0.1 is a good start.
+func WithJitter(fraction float64) Option {
+	return func(o *callOptions) { o.jitter = fraction }
+}
+
+// mostJitter is the most of a ttl that WithJitter may take.
+const mostJitter = 0.9
+
+// WithoutLoad makes a call answer from memory, from Redis or, while Redis is away, from the
+// fallback store, and never call the loader. A Get of a key that none of them has, or that is just
+// being loaded, returns [ErrNotCached]; a GetMulti leaves such keys out. Other errors are those of
+// [Client.Peek].
+func WithoutLoad() CallOption {
+	return callOption(func(o *callOptions) { o.withoutLoad = true })
+}
+
+// callOptions are what opts change of defaults; nil: of those of the client.
+func (c *Client) callOptions(defaults *callOptions, opts []CallOption) (callOptions, error) {
 	if len(opts) == 0 { // else they would be on the heap for nothing
-		return defaults, nil
+		if defaults != nil {
+			return *defaults, nil
+		}
+		return callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL, errorTTL: c.opt.ErrorTTL}, nil
 	}
-	return defaults.changed(opts)
+	from, err := c.callOptions(defaults, nil)
+	if err != nil {
+		return from, err
+	}
+	return from.changed(opts)
 }
 
 func (co callOptions) changed(opts []CallOption) (callOptions, error) {
 	for _, set := range opts {
 		if set != nil {
-			set(&co)
+			set.changeCall(&co)
 		}
 	}
 	err := tooShort("WithLoadTimeout", co.loadTimeout, "must be positive")
@@ -54,14 +107,17 @@ func (co callOptions) changed(opts []CallOption) (callOptions, error) {
 	if co.errorTTL != -1 {
 		err = cmp.Or(err, tooShort("WithErrorTTL", co.errorTTL, "must be positive, or -1 to remember no error"))
 	}
+	if !(co.jitter >= 0 && co.jitter <= mostJitter) && err == nil { // nor may it be no number
+		err = fmt.Errorf("%w: WithJitter is %v: must be from 0 to %v, the part of the ttl that is taken at most", ErrInvalidArgument, co.jitter, mostJitter)
+	}
 	return co, err
 }
 
-func (c *Client) check(ttl time.Duration, opts []CallOption) (callOptions, error) {
+func (c *Client) check(ttl time.Duration, defaults *callOptions, opts []CallOption) (callOptions, error) {
 	if err := tooShort("ttl", ttl, "must be positive; what is to live very long may have a ttl of years"); err != nil {
 		return callOptions{}, err
 	}
-	return c.callOptions(opts)
+	return c.callOptions(defaults, opts)
 }
 
 func (c *Client) checkKey(key string) error {

@@ -93,13 +93,16 @@ var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loa
 // bad is the fingerprint of what the key was found to hold and could not be decoded, else "".
 func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome, error) {
 	var err error
-	if p.options, err = c.check(p.ttl, p.opts); err == nil {
+	if p.options, err = c.check(p.ttl, p.defaults, p.opts); err == nil {
 		err = c.checkKey(key)
 	}
 	if err != nil {
 		return outcome{}, err
 	}
 	key = strings.Clone(key) // flights, loads and what rueidis has still to send outlive the call, whose key may be a buffer's that is written again
+	if p.options.withoutLoad {
+		return c.obtainKept(ctx, key, bad)
+	}
 	who := enterCall(ctx)
 	defer who.leave()
 	for {

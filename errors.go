@@ -50,8 +50,12 @@ var (
 	// time. Use a connection of your own, see rueidis.Client.Dedicated.
 	ErrShared = link.ErrShared
 
-	// ErrOverloaded means that Redis is away and Options.MaxLoaders loaders run already, none of
-	// which has returned within a second.
+	// ErrNotCached is what a Get with WithoutLoad returns where there is no value to be had without
+	// loading it.
+	ErrNotCached = errors.New("aside: not cached")
+
+	// ErrOverloaded means that as many loaders run already as may (Options.MaxLoads, WithMaxLoads,
+	// or while Redis is away Options.MaxLoaders), none of which has returned within a second.
 	ErrOverloaded = errors.New("aside: too many loaders run")
 
 	// ErrFull means that a Set or Del does not fit into Options.Fallback.MaxBytes, or that the disk

@@ -87,6 +87,7 @@ func (l *load) store() {
 	for i := range l.items {
 		item, out := &l.items[i], &l.out[i]
 		item.n = i
+		l.setTTL(i)
 		storable := true
 		switch {
 		case !out.found:
@@ -121,7 +122,7 @@ func (l *load) store() {
 			continue
 		}
 		l.early += int64(len(out.raw))
-		item.entry = c.near.Prepare(item.f.key, item.reserved, near.Value{Raw: out.raw, Absent: !out.found, TTL: l.ttlOf(i), Room: l.room})
+		item.entry = c.near.Prepare(item.f.key, item.reserved, near.Value{Raw: out.raw, Absent: !out.found, TTL: item.ttl, Room: l.room})
 		fill = append(fill, item)
 	}
 	l.mu.Lock()
@@ -180,8 +181,8 @@ func (l *load) fillArgs(to []string, item *loadItem) []string {
 	if l.out[item.n].found {
 		stored, ttl = wire.Pack(l.out[item.n].raw), &l.valueTTL
 	}
-	if *ttl == "" {
-		*ttl = script.InMilliseconds(l.ttlOf(item.n))
+	if *ttl == "" || l.options.jitter > 0 {
+		*ttl = script.InMilliseconds(item.ttl)
 	}
 	return append(to, item.marker, stored, *ttl)
 }

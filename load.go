@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/script"
 )
@@ -25,11 +27,12 @@ type loadCaller interface {
 
 // plan is what a call wants done with keys that memory could not answer.
 type plan struct {
-	ttl     time.Duration
-	opts    []CallOption
-	options callOptions // what opts come to; set by obtain
-	call    loadCaller
-	room    uintptr // see near.Value.Room
+	ttl      time.Duration
+	defaults *callOptions // of the view; nil: the client's
+	opts     []CallOption
+	options  callOptions // what opts come to; set by obtain
+	call     loadCaller
+	room     uintptr // see near.Value.Room
 }
 
 // loaded is what a loader gave for one key.
@@ -41,7 +44,8 @@ type loaded struct {
 
 // loads are the loads of a client that run, and what they share. Safe for concurrent use.
 type loads struct {
-	places places // of those that run without a lock
+	bare *places // of Options.MaxLoaders, for those that run without a lock
+	most *places // of Options.MaxLoads, for all; nil: no bound
 
 	// earlyBytes are loaded values that callers have and Redis has not acknowledged, see fill.go.
 	earlyBytes atomic.Int64
@@ -119,7 +123,7 @@ type load struct {
 	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
 	early   int64 // its share of loads.earlyBytes
 	values  loadContext
-	seating seating
+	seats   []*seating           // immutable once begun; where it is to run, in the order in which it asks
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
 
 	valueTTL, absentTTL string // as Redis takes them, once needed
@@ -157,8 +161,8 @@ func (l *load) revive() bool {
 
 // joined notes that who, which a loader calls, waits for the load.
 func (l *load) joined(who *caller) {
-	if l.bare {
-		l.c.loads.places.joined(l, who)
+	for _, s := range l.seats {
+		s.of.joined(s, who)
 	}
 }
 
@@ -220,6 +224,7 @@ func (l *load) begin(c *Client, who *caller, p *plan) {
 		}
 		item.gen, item.outage = c.near.Generation(item.f.key), c.link.Home(item.f.key).Valid.Outage()
 	}
+	l.seats = c.loads.seatsFor(l)
 }
 
 // start calls the loader and returns at once.
@@ -272,11 +277,11 @@ func (l *load) start() {
 // run calls the loader, and examines its errors. A panic becomes an error, and so does the end of
 // its goroutine (runtime.Goexit, t.FailNow).
 func (l *load) run(ctx context.Context) (notFound bool, err error) {
-	if l.bare { // nobody else spares the database this
-		if err := l.c.loads.places.enter(ctx, l); err != nil {
+	for _, s := range l.seats {
+		if err := s.of.enter(ctx, s); err != nil {
 			return false, err
 		}
-		defer l.c.loads.places.leave(l)
+		defer s.of.leave(s)
 	}
 	returned := false
 	defer func() {
@@ -402,9 +407,14 @@ func (c *Client) orphaned(key, marker string) bool {
 	return strings.HasPrefix(marker, c.tokenPrefix) && !c.loads.has(key, marker)
 }
 
-func (l *load) ttlOf(i int) time.Duration {
-	if l.out[i].found {
-		return l.ttl
+// setTTL decides for how long what was loaded for item i is stored.
+func (l *load) setTTL(i int) {
+	ttl := l.ttl
+	if !l.out[i].found {
+		ttl = min(ttl, l.options.negativeTTL)
 	}
-	return min(l.ttl, l.options.negativeTTL)
+	if l.options.jitter > 0 && ttl > 0 {
+		ttl = freshness.Jittered(ttl, l.options.jitter, rand.Float64())
+	}
+	l.items[i].ttl = ttl
 }

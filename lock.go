@@ -301,6 +301,7 @@ type loadItem struct {
 	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
 	outage   uint64           // of its key's shard then
 	n        int              // its place in load.items, for store
+	ttl      time.Duration    // for which it is stored, for store
 	reserved near.Reservation // for store
 	entry    *near.Entry      // for store: what memory will have if the fill is accepted
 }

@@ -113,7 +113,7 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 // decoded.
 func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome)) error {
 	var err error
-	if p.options, err = c.check(p.ttl, p.opts); err != nil || len(keys) == 0 {
+	if p.options, err = c.check(p.ttl, p.defaults, p.opts); err != nil || len(keys) == 0 {
 		return err
 	}
 	failed := make(map[string]error)
@@ -124,6 +124,10 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		}
 		return err != nil
 	})
+	if p.options.withoutLoad {
+		c.obtainKeptMulti(ctx, keys, bad, failed, use)
+		keys = nil
+	}
 	who := enterCall(ctx)
 	defer who.leave()
 	for len(keys) > 0 {

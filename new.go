@@ -52,7 +52,10 @@ func New(options Options) (*Client, error) {
 		MaxBytes: options.MemoryBytes, MaxKeys: options.MemoryKeys, MaxTTL: options.MemoryTTL, AwayTTL: options.DegradedTTL,
 		Now: c.link.Now, Home: func(key string) *near.Validity { return c.link.Home(key).Valid }, Early: c.early.note,
 	})
-	c.loads.places.free = options.MaxLoaders
+	c.loads.bare = newPlaces("Options.MaxLoaders", options.MaxLoaders)
+	if options.MaxLoads > 0 {
+		c.loads.most = newPlaces("Options.MaxLoads", options.MaxLoads)
+	}
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
 	c.flights.asks = func(key string) bool { return c.link.Shard(key).Asks() }
 	c.modes = events.New[ModeChange](c.inBackground, func(f func()) { c.told("a function given to OnModeChange", f) })

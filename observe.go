@@ -116,7 +116,7 @@ type Stats struct {
 	Journaled      int64 // Sets and Dels kept for replay, by key
 	Outages        int64 // times that a shard became degraded
 	Failovers      int64 // times that another server answered than before: a failover, a restart, an address that leads elsewhere now
-	Overloaded     int64 // loads not begun because of MaxLoaders
+	Overloaded     int64 // loads not begun because of MaxLoaders, MaxLoads or WithMaxLoads
 	Pending        int   // Sets and Dels that wait to be replayed right now
 	RedisConnected bool  // every shard answers: none is degraded
 	MemoryEntries  int   // entries in the local memory

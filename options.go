@@ -139,6 +139,12 @@ type Options struct {
 	// loader's own Get starts runs in the loader's place, one at a time. Defaults to 256.
 	MaxLoaders int
 
+	// MaxLoads caps concurrent loads of this client, whether Redis is there or not; while it is
+	// away, MaxLoaders counts as well. WithMaxLoads caps those of a view. Further loads wait, and
+	// return ErrOverloaded after a second; one that a loader's own Get starts runs in the loader's
+	// place, as for MaxLoaders. A loader call of GetMulti counts as one. Defaults to 0: no bound.
+	MaxLoads int
+
 	// StampTTL is how long Redis keeps the stamp of a key's last Set or Del: which client wrote it,
 	// and when, in a key of some 150 bytes beside it. A process that was cut off for longer replays
 	// its Sets as deletes. Defaults to 1 hour.
@@ -287,6 +293,9 @@ func (o Options) validate() error {
 	}
 	if o.MaxLoaders < 0 || o.MaxLoaders > math.MaxInt32 {
 		bad("MaxLoaders", o.MaxLoaders, fmt.Sprintf("must be positive and at most %d, or 0 for the default", math.MaxInt32))
+	}
+	if o.MaxLoads < 0 || o.MaxLoads > math.MaxInt32 {
+		bad("MaxLoads", o.MaxLoads, fmt.Sprintf("must be positive and at most %d, or 0 for no bound", math.MaxInt32))
 	}
 	if o.ReplayRate < -1 || o.ReplayRate > math.MaxInt32 {
 		bad("ReplayRate", o.ReplayRate, "must be positive, 0 for the default, or -1 for no limit")

@@ -42,7 +42,7 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 		},
 		ConnectTimeout: -1, RedisTimeout: -2, LockTTL: -3, LoadTimeout: -4, StaleLease: -5,
 		MemoryBytes: -6, MaxKeyBytes: -7, MaxValueBytes: -8, NegativeTTL: -9,
-		DegradedTTL: -10, MaxLoaders: -11, StampTTL: -12, ReplayRate: -13, ReplayFills: 14,
+		DegradedTTL: -10, MaxLoaders: -11, MaxLoads: -17, StampTTL: -12, ReplayRate: -13, ReplayFills: 14,
 		FallbackDir: "/here", Store: fallback.NewMemory(0), Fallback: fallback.Options{MaxQueue: -15, MaxBytes: -16},
 	})
 	require.Error(t, err)
@@ -51,7 +51,7 @@ func TestBadOptionsAreReportedAllAtOnce(t *testing.T) {
 		"Redis.BlockingPipeline", "Redis.ReplicaOnly", "Redis.SendToReplicas", "Redis.RetryDelay", "Redis.AlwaysRESP2",
 		"ConnectTimeout is -1ns", "RedisTimeout is -2ns", "LockTTL is -3ns", "LoadTimeout is -4ns", "StaleLease is -5ns",
 		"MemoryBytes is -6", "MaxKeyBytes is -7", "MaxValueBytes is -8", "NegativeTTL is -9ns",
-		"DegradedTTL is -10ns", "MaxLoaders is -11", "StampTTL is -12ns", "ReplayRate is -13", "ReplayFills is ReplayFills(14)",
+		"DegradedTTL is -10ns", "MaxLoaders is -11", "MaxLoads is -17", "StampTTL is -12ns", "ReplayRate is -13", "ReplayFills is ReplayFills(14)",
 		`FallbackDir ("/here")`, "fallback.Options.MaxQueue is -15", "fallback.Options.MaxBytes is -16",
 	} {
 		require.ErrorContains(t, err, want)

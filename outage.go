@@ -110,7 +110,7 @@ func (l *load) keepLoad(i int) *near.Entry {
 	if sh.Asks() {
 		return nil
 	}
-	ttl := l.ttlOf(i)
+	ttl := item.ttl
 	if out.err != nil || len(out.raw) > c.opt.MaxValueBytes || ttl <= 0 {
 		return nil
 	}

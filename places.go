@@ -8,50 +8,87 @@ import (
 	"time"
 )
 
-// places are those of Options.MaxLoaders: where loaders run that have no lock to spare the
-// database. A loader that waits for another one does not ask the database meanwhile, so that one
-// runs on its place: else loaders that wait would fill all places, and those that they wait for
-// have none.
+// places are those where so many loads may run at once: of Options.MaxLoaders for loads without a
+// lock to spare the database, of Options.MaxLoads for all, of WithMaxLoads for those of a view. A
+// loader that waits for another one does not ask the database meanwhile, so that one runs on its
+// place: else loaders that wait would fill all places, and those that they wait for have none.
 //
 //	a loader asks for a key, and the load of that needs a place      it runs on its parent's, one at a time
 //	a loader asks for a key whose load waits for a place             that moves to its place
 //
+// Where a load needs several places, it takes one after the other, in the same order as all loads,
+// and keeps those that it has while it waits.
+//
 // Safe for concurrent use.
 type places struct {
+	option string // which says how many there are; immutable
+	most   int    // immutable
+
 	mu      sync.Mutex
 	free    int
-	waiting []*load // in the order in which they have come
+	waiting []*seating // in the order in which they have come
 }
 
-// place is guarded by the mu of its places, and so is seating.
+// newPlaces returns so many places as the option says.
+func newPlaces(option string, n int) *places { return &places{option: option, most: n, free: n} }
+
+// place is guarded by the mu of its places, and so is seating but for what is immutable.
 type place struct{ loads int }
 
-// seating is where a load runs.
+// seating is where a load runs, in one sort of places.
 type seating struct {
+	of       *places   // immutable
+	load     *load     // immutable
 	place    *place    // nil: it has none
-	borrower *load     // that runs on its place; nil: none
-	lender   *load     // whose place it is; nil: its own
+	borrower *seating  // that runs on its place; nil: none
+	lender   *seating  // whose place it is; nil: its own
 	asking   []*caller // the nested calls that wait for the load, those that have left among them
 	turn     chan struct{}
 }
 
-// enter waits for a place for l. leave must follow if there is one.
-func (p *places) enter(ctx context.Context, l *load) error {
+// seatsFor returns where l is to run.
+func (ls *loads) seatsFor(l *load) (seats []*seating) {
+	add := func(p *places) {
+		if p != nil {
+			seats = append(seats, &seating{of: p, load: l})
+		}
+	}
+	add(l.options.places)
+	add(ls.most)
+	if l.bare { // nobody else spares the database this
+		add(ls.bare)
+	}
+	return seats
+}
+
+// seat returns where l runs in p; nil: it needs no place there.
+func (l *load) seat(p *places) *seating {
+	for _, s := range l.seats {
+		if s.of == p {
+			return s
+		}
+	}
+	return nil
+}
+
+// enter waits for a place for s. leave must follow if there is one.
+func (p *places) enter(ctx context.Context, s *seating) error {
+	l := s.load
 	p.mu.Lock()
 	for i := range l.items {
 		for _, who := range l.items[i].f.present() {
 			if who.load != nil {
-				l.seating.asking = append(l.seating.asking, who)
+				s.asking = append(s.asking, who)
 			}
 		}
 	}
-	if p.seatLocked(l) {
+	if p.seatLocked(s) {
 		p.mu.Unlock()
 		return nil
 	}
 	turn := make(chan struct{})
-	l.seating.turn = turn
-	p.waiting = append(p.waiting, l)
+	s.turn = turn
+	p.waiting = append(p.waiting, s)
 	p.mu.Unlock()
 
 	timer := time.NewTimer(overloadWait)
@@ -61,13 +98,13 @@ func (p *places) enter(ctx context.Context, l *load) error {
 	case <-turn:
 		return nil
 	case <-timer.C:
-		err = fmt.Errorf("%w: Options.MaxLoaders (%d) run, and none has returned within %v", ErrOverloaded, l.c.opt.MaxLoaders, overloadWait)
+		err = fmt.Errorf("%w: %s (%d) run, and none has returned within %v", ErrOverloaded, p.option, p.most, overloadWait)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := slices.Index(p.waiting, l)
+	i := slices.Index(p.waiting, s)
 	if i < 0 {
 		return nil // it got one after all
 	}
@@ -78,17 +115,16 @@ func (p *places) enter(ctx context.Context, l *load) error {
 	return err
 }
 
-// seatLocked gives l a place, if there is one.
-func (p *places) seatLocked(l *load) bool {
-	s := &l.seating
+// seatLocked gives s a place, if there is one.
+func (p *places) seatLocked(s *seating) bool {
 	for _, who := range s.asking {
 		if !who.present() {
 			continue
 		}
 		for outer := who.load; outer != nil; outer = outer.parent {
-			if outer.c == l.c && outer.seating.place != nil && outer.seating.borrower == nil {
-				outer.seating.borrower = l
-				s.lender, s.place = outer, outer.seating.place
+			if lender := outer.seat(p); lender != nil && lender.place != nil && lender.borrower == nil {
+				lender.borrower = s
+				s.lender, s.place = lender, lender.place
 				s.place.loads++
 				return true
 			}
@@ -102,16 +138,15 @@ func (p *places) seatLocked(l *load) bool {
 	return true
 }
 
-// leave gives back the place of l. One that it has lent stays with the load that runs there.
-func (p *places) leave(l *load) {
+// leave gives back the place of s. One that it has lent stays with the load that runs there.
+func (p *places) leave(s *seating) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &l.seating
 	if s.lender != nil { // it has lent its place until the last borrower has left
-		s.lender.seating.borrower = s.borrower
+		s.lender.borrower = s.borrower
 	}
 	if s.borrower != nil {
-		s.borrower.seating.lender = s.lender
+		s.borrower.lender = s.lender
 	}
 	if s.place.loads--; s.place.loads == 0 {
 		p.free++
@@ -121,20 +156,20 @@ func (p *places) leave(l *load) {
 }
 
 // calledLocked seats a load that waits, and reports whether it could.
-func (p *places) calledLocked(l *load) bool {
-	if !p.seatLocked(l) {
+func (p *places) calledLocked(s *seating) bool {
+	if !p.seatLocked(s) {
 		return false
 	}
-	close(l.seating.turn)
+	close(s.turn)
 	return true
 }
 
-// joined is called when who, which a loader calls, waits for l.
-func (p *places) joined(l *load, who *caller) {
+// joined is called when who, which a loader calls, waits for the load of s.
+func (p *places) joined(s *seating, who *caller) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.seating.asking = append(l.seating.asking, who)
-	if i := slices.Index(p.waiting, l); i >= 0 && p.calledLocked(l) {
+	s.asking = append(s.asking, who)
+	if i := slices.Index(p.waiting, s); i >= 0 && p.calledLocked(s) {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
 	}
 }

@@ -14,9 +14,18 @@ import (
 // Without Redis loaders need places. With as many callers as there are places, each of whose
 // loaders Gets another key, all would wait for ever.
 func TestANestedLoadRunsOnItsParentsPlace(t *testing.T) {
-	for _, row := range []struct{ places, callers, depth int }{{1, 1, 1}, {1, 1, 5}, {1, 20, 1}, {4, 400, 2}} {
+	loaders := func(o *Options, n int) { o.MaxLoaders = n }
+	loads := func(o *Options, n int) { o.MaxLoads = n }
+	both := func(o *Options, n int) { o.MaxLoaders, o.MaxLoads = n, n }
+	for _, row := range []struct {
+		places, callers, depth int
+		bound                  func(o *Options, n int)
+	}{
+		{1, 1, 1, loaders}, {1, 1, 5, loaders}, {1, 20, 1, loaders}, {4, 400, 2, loaders},
+		{1, 1, 5, loads}, {4, 400, 2, loads}, {1, 20, 1, both}, {4, 400, 2, both},
+	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := newAway(t, func(o *Options) { o.MaxLoaders = row.places })
+			c := newAway(t, func(o *Options) { row.bound(o, row.places) })
 			var running, most atomic.Int64
 			var get func(ctx context.Context, key string, depth int) (string, error)
 			get = func(ctx context.Context, key string, depth int) (string, error) {
@@ -40,11 +49,14 @@ func TestANestedLoadRunsOnItsParentsPlace(t *testing.T) {
 				}()
 			}
 			for range row.callers {
-				require.NoError(t, <-errs, "%+v", row)
+				require.NoError(t, <-errs, "%d places", row.places)
 			}
 			require.LessOrEqual(t, most.Load(), int64(row.places))
 			require.Zero(t, c.Stats().Overloaded)
-			require.Equal(t, row.places, c.loads.places.free, "all are given back")
+			require.Equal(t, c.opt.MaxLoaders, c.loads.bare.free, "all are given back")
+			if c.loads.most != nil {
+				require.Equal(t, row.places, c.loads.most.free)
+			}
 		})
 	}
 }
@@ -75,7 +87,7 @@ func TestOneNestedLoadAtATimeRunsOnAPlace(t *testing.T) {
 		})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, most.Load())
-		require.Equal(t, 1, c.loads.places.free)
+		require.Equal(t, 1, c.loads.bare.free)
 	})
 }
 
@@ -103,6 +115,6 @@ func TestAWaitingLoadMovesToThePlaceOfTheLoaderThatWaitsForIt(t *testing.T) {
 		close(goOn)
 		require.Equal(t, "inner<nil>", <-got)
 		require.Equal(t, "inner<nil>", <-got)
-		require.Equal(t, 1, c.loads.places.free)
+		require.Equal(t, 1, c.loads.bare.free)
 	})
 }

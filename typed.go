@@ -53,7 +53,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	}
 	bad := ""
 	for range undecodableRounds {
-		call := &typedLoad[T]{plan: plan{ttl: ttl, opts: opts, room: t.room}, t: t, user: load}
+		call := &typedLoad[T]{plan: plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room}, t: t, user: load}
 		call.plan.call = call
 		out, err := t.c.obtain(ctx, key, bad, &call.plan)
 		switch {
@@ -76,7 +76,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		bad = fingerprint(wire.Pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
-	return alone(ctx, t.c, opts, func(ctx context.Context) (none T, _ error) {
+	return alone(ctx, t.c, t.calls, opts, func(ctx context.Context) (none T, _ error) {
 		value, err := load(ctx, key)
 		switch {
 		case err != nil:
@@ -90,10 +90,13 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 
 // alone calls a loader for one call only, with the deadline and the shelter from panics that a
 // shared load has.
-func alone[R any](ctx context.Context, c *Client, opts []CallOption, load func(context.Context) (R, error)) (value R, err error) {
-	options, err := c.callOptions(opts)
+func alone[R any](ctx context.Context, c *Client, defaults *callOptions, opts []CallOption, load func(context.Context) (R, error)) (value R, err error) {
+	options, err := c.callOptions(defaults, opts)
 	if err != nil {
 		return value, err
+	}
+	if options.withoutLoad {
+		return value, ErrNotCached
 	}
 	who := enterCall(ctx)
 	defer who.leave()
@@ -166,7 +169,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 	bad := make(map[string]string)
 	for round := 0; len(missing) > 0 && failed == nil; round++ {
 		if round == undecodableRounds { // as in get
-			found, err := alone(ctx, t.c, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
+			found, err := alone(ctx, t.c, t.calls, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
 			for _, key := range missing {
 				if value, ok := found[key]; ok && err == nil && !t.isNil(&value) {
 					values[key] = t.copied(value)
@@ -182,7 +185,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		}
 		call := &typedBatchLoad[T]{t: t, user: load}
 		var undecodable []string
-		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, opts: opts, room: t.room, call: call}, func(key string, out outcome) {
+		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call}, func(key string, out outcome) {
 			if out.absent {
 				return
 			}

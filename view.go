@@ -3,6 +3,7 @@ package aside
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -42,23 +43,29 @@ type TypedClient[T any] struct {
 	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
 
+	calls *callOptions // what its calls do by default; nil: the same as the client's
+
 	checks atomic.Pointer[roundTrips] // once something was loaded
 }
 
-// ViewOption changes a view.
-type ViewOption func(*viewOptions)
+// viewOption is an option that is of no use for a call.
+type viewOption func(*viewOptions)
+
+func (set viewOption) changeView(o *viewOptions) { set(o) }
 
 type viewOptions struct {
-	shared  bool
-	clone   any // a func(T) T
-	invalid error
+	shared   bool
+	clone    any // a func(T) T
+	maxLoads int // 0: no bound
+	calls    []CallOption
+	invalid  error
 }
 
 // Shared promises that nobody changes the values that the view returns: one decoded value then
 // serves all calls, whatever T is. It is still what the codec has decoded, never the loader's own
 // value. If a codec returns a small part of something large (Func may), memory holds on to the
 // whole.
-func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
+func Shared() ViewOption { return viewOption(func(o *viewOptions) { o.shared = true }) }
 
 // WithClone has the view copy values with fn, which must return a T that shares nothing with v that
 // anybody changes. fn does not change v, which other goroutines may be reading. If it panics, or
@@ -69,16 +76,30 @@ func Shared() ViewOption { return func(o *viewOptions) { o.shared = true } }
 // so is passed as WithClone(T.Clone); the view never calls it unasked, as many are shallow. Where
 // [Shared] is set too, WithClone decides.
 func WithClone[T any](fn func(v T) T) ViewOption {
-	return func(o *viewOptions) {
+	return viewOption(func(o *viewOptions) {
 		if fn == nil {
 			o.invalid = errNilClone
 			return
 		}
 		o.clone = fn
-	}
+	})
 }
 
 var errNilClone = fmt.Errorf("%w: the function given to WithClone is nil: leave the option out, or pass a function that copies a value", ErrInvalidArgument)
+
+// WithMaxLoads bounds how many loads of the view run at once, whether Redis is there or not; n must
+// be positive. More loads wait for a second, and then return ErrOverloaded. A load that a loader of
+// the view asks for runs in that loader's place, one at a time. Each view counts for itself, so make
+// it once. Options.MaxLoads bounds those of a client.
+func WithMaxLoads(n int) ViewOption {
+	return viewOption(func(o *viewOptions) {
+		if n < 1 || n > math.MaxInt32 {
+			o.invalid = fmt.Errorf("%w: WithMaxLoads is %d: must be from 1 to %d; leave the option out for no bound", ErrInvalidArgument, n, math.MaxInt32)
+			return
+		}
+		o.maxLoads = n
+	})
+}
 
 // Typed returns a view of client through a codec. If client or codec is nil, all calls of the view
 // fail with [ErrInvalidArgument].
@@ -86,7 +107,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	var options viewOptions
 	for _, set := range opts {
 		if set != nil {
-			set(&options)
+			set.changeView(&options)
 		}
 	}
 	t := &TypedClient[T]{c: client, codec: c, wrong: options.invalid}
@@ -95,6 +116,9 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	var err error
 	if t.hits, err = newHits(c, options.shared, options.clone); t.wrong == nil {
 		t.wrong = err
+	}
+	if client != nil && t.wrong == nil {
+		t.calls, t.wrong = client.viewCalls(options)
 	}
 	if c == nil {
 		t.wrong = errNilCodec
@@ -136,6 +160,19 @@ var errNilCodec = fmt.Errorf("%w: the view's codec is nil: make it with aside.Ty
 // The codec must make all that a value refers to. JSON and Gob do, also within zstd; for others
 // codec.Fresh says so. Protobuf messages are copied by their codec.
 func (t *TypedClient[T]) HitMode() (mode HitMode, why string) { return t.hits.mode, t.hits.why }
+
+// viewCalls returns what the calls of a view with these options do by default; nil: the same as
+// those of the client.
+func (c *Client) viewCalls(o viewOptions) (*callOptions, error) {
+	if len(o.calls) == 0 && o.maxLoads == 0 {
+		return nil, nil
+	}
+	calls, err := c.callOptions(nil, o.calls)
+	if o.maxLoads > 0 {
+		calls.places = newPlaces("WithMaxLoads", o.maxLoads)
+	}
+	return &calls, err
+}
 
 // encode is for what a loader has returned.
 func (t *TypedClient[T]) encode(key string, value T) loaded {

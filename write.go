@@ -42,7 +42,7 @@ import (
 // ErrUnknownOutcome if it may or may not have applied the write. Set waits for a disk that hangs as
 // long as ctx allows.
 func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) error {
-	if _, err := c.check(ttl, nil); err != nil {
+	if _, err := c.check(ttl, nil, nil); err != nil {
 		return err
 	}
 	if len(value) > c.opt.MaxValueBytes {
@@ -68,7 +68,7 @@ func (c *Client) Del(ctx context.Context, keys ...string) error {
 // cached absences keep their own ttl. While Redis is away it does nothing and returns ErrRedisAway:
 // it is not replayed. Its other errors are those of Set.
 func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) error {
-	if _, err := c.check(ttl, nil); err != nil {
+	if _, err := c.check(ttl, nil, nil); err != nil {
 		return err
 	}
 	if err := c.awaitStored(ctx, keys...); err != nil {
