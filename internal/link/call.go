@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -18,7 +19,7 @@ type Call struct {
 	Script  *script.Script
 	Keys    []string
 	Args    []string
-	Stamped bool // the keys' stamps are KEYS too, behind them
+	Stamped bool // the script has stamps: where they stand goes behind Keys, and the number of keys behind Args
 
 	// Set by Run and its like.
 	Reply rueidis.RedisMessage
@@ -156,17 +157,18 @@ func (q *Call) command(b rueidis.Builder, whole bool) rueidis.Completed {
 	if q.withheld != "" {
 		return b.Eval().Script(script.Withheld.Text()).Numkeys(1).Key(q.Keys[0]).Arg(q.withheld).Build()
 	}
-	keys := q.Keys
+	keys, args := q.Keys, q.Args
 	if q.Stamped {
 		keys = slices.Grow(slices.Clone(keys), len(keys))
 		for _, key := range q.Keys {
 			keys = append(keys, stamp.Key(key))
 		}
+		args = append(slices.Clip(args), strconv.Itoa(len(q.Keys)))
 	}
 	if whole {
-		return b.Eval().Script(q.Script.Text()).Numkeys(int64(len(keys))).Key(keys...).Arg(q.Args...).Build()
+		return b.Eval().Script(q.Script.Text()).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 	}
-	return b.Evalsha().Sha1(q.Script.SHA()).Numkeys(int64(len(keys))).Key(keys...).Arg(q.Args...).Build()
+	return b.Evalsha().Sha1(q.Script.SHA()).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 }
 
 // Flags reads an answer of one number per key.

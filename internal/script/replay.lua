@@ -2,10 +2,10 @@
 -- Replays records of the fallback store. The rule is told in docs/adr/0005 and, as a function, in
 -- internal/sim/merge.go, whose names this script keeps.
 --
--- KEYS:       k…, their stamps…
+-- KEYS:       k…, and where their stamps stand
 -- ARGV:       window, StampTTL in ms, lock prefix, and for each key: set, del or fill; stamp; u,
 --             the margin, in µs; value; its end in ms; 1 if the record's clock may be off by more
---             than u (so it is, too, if its time is yet to come)
+--             than u (so it is, too, if its time is yet to come). At last, the number of k
 -- Answer:     for each key: 1 applied; 2 something newer is there; 3 a set was turned into a
 --             delete; 4 a fill is too old; or an error. Or what untimely answers (lib/clock.lua)
 -- Second run: now or after any other records, ends in the same state. Records whose clock may be
@@ -14,13 +14,11 @@
 local keep, lock, now = tonumber(ARGV[2]), ARGV[3], clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-local ms, n, answers = math.floor(now / 1000), #KEYS / 2, {}
--- refused by a full server: see set.lua
-local full = redis.pcall('SETRANGE', KEYS[n+1], 0, '')
-full = type(full) == 'table' and full.err and full.err:find('OOM', 1, true) and full
+local ms, answers = math.floor(now / 1000), {}
+local full = whenFull()
 
-local function replay(key, skey, op, mine, u, value, ends, unsure)
-  local at, verdict = tonumber(mine:sub(1, 16)), 1
+local function replay(i, op, mine, u, value, ends, unsure)
+  local key, at, verdict = KEYS[i], tonumber(mine:sub(1, 16)), 1
   if at > now + u then unsure = true end
   if op ~= 'del' and (ms >= ends or now > at + keep * 1000 - u) or op == 'fill' and unsure then
     if op == 'fill' then return 4 end
@@ -29,7 +27,7 @@ local function replay(key, skey, op, mine, u, value, ends, unsure)
   end
   if op ~= 'del' and full then return full end
 
-  local c = stampOf(skey)
+  local c = stampOf(i)
   local v = redis.pcall('GETEX', key)
   if type(v) == 'table' then v = redis.pcall('GET', key) end
   -- of another type: somebody's value
@@ -71,12 +69,12 @@ local function replay(key, skey, op, mine, u, value, ends, unsure)
     if op == 'set' then verdict = 3 end
     if v then call('UNLINK', key) end
   end
-  call('SET', skey, padded(time) .. by .. padded(other) .. stays, 'PX', digits(left))
+  place(i, padded(time) .. by .. padded(other) .. stays, left)
   return verdict
 end
 
-for i = 1, n do
+for i = 1, count do
   local a = 6 * i - 2
-  answers[i] = replay(KEYS[i], KEYS[n+i], ARGV[a], ARGV[a+1], tonumber(ARGV[a+2]), ARGV[a+3], tonumber(ARGV[a+4]), ARGV[a+5] == '1')
+  answers[i] = replay(i, ARGV[a], ARGV[a+1], tonumber(ARGV[a+2]), ARGV[a+3], tonumber(ARGV[a+4]), ARGV[a+5] == '1')
 end
 return answers

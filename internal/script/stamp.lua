@@ -4,7 +4,7 @@
 -- were no stamps. In between the stamp is newer than the value; should nothing follow, the
 -- operation has not been done, and its client knows.
 --
--- KEYS:       stamp
+-- KEYS:       where the stamp stands
 -- ARGV:       window, stamp, StampTTL in ms, ttl of the value in ms or 0
 -- Answer:     1; 2: this operation, or a later one, has left its stamp already; or what untimely
 --             answers (lib/clock.lua)
@@ -13,9 +13,10 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-call('SETRANGE', KEYS[1], 0, '')
-local was, ttl = stampOf(KEYS[1]), tonumber(ARGV[4])
+local full = whenFull()
+if full then return full end
+local was, ttl = stampIn(KEYS[1]), tonumber(ARGV[4])
 if overtaken(was, ARGV[2]) then return 2 end
 local ends = ttl > 0 and math.floor(now / 1000) + ttl or 0
-call('SET', KEYS[1], later(now, was, ARGV[2], ends), 'PX', digits(math.max(ARGV[3], ttl)))
+leaveIn(KEYS[1], now, was, ARGV[2], ends, math.max(ARGV[3], ttl))
 return 1
