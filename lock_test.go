@@ -18,12 +18,16 @@ import (
 	"github.com/redaside/aside/internal/wire"
 )
 
-func newConnected(t *testing.T, addr string) *Client {
+func newConnected(t *testing.T, addr string, change ...func(*Options)) *Client {
 	t.Helper()
-	c, err := New(Options{
+	o := Options{
 		Redis: rueidis.ClientOption{InitAddress: []string{addr}}, ConnectTimeout: 20 * time.Second, RequireRedis: true,
 		RedisTimeout: 2 * time.Second, LockTTL: 10 * time.Second, Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, one := range change {
+		one(&o)
+	}
+	c, err := New(o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c

@@ -175,7 +175,7 @@ func (c *Client) newLink() *link.Link {
 		Observed:     c.observed,
 		Outage:       c.outageBegins,
 		Unreplayed:   c.unreplayed,
-		Started:      func(sh *link.Shard) { c.inBackground(replayer{c, sh}.run) }, // ends when sh leaves, or with Close
+		Started:      func(sh *link.Shard) { c.inBackground(replayer{Client: c, sh: sh}.run) }, // ends when sh leaves, or with Close
 		TookOver:     c.tookOver,
 		Flushed:      c.flushed,
 		Send:         [...]func(*link.Shard, []*link.Request){locks: c.sendLocks, fills: c.sendFills},

@@ -175,25 +175,38 @@ type claims struct {
 	byKey map[string]chan struct{} // closed when the key is free again; guarded by mu
 }
 
-// take claims key; otherwise it returns what is closed when it is free again.
-func (cl *claims) take(key string) <-chan struct{} {
+// take claims the keys of those records that are in of, as far as they are free; for the others it
+// also returns what is closed when one of them is free again. Who has claimed any must release them.
+func (cl *claims) take(records []fallback.Record, of []int) (mine, others []int, busy <-chan struct{}) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	if taken := cl.byKey[key]; taken != nil {
-		return taken
-	}
 	if cl.byKey == nil {
 		cl.byKey = make(map[string]chan struct{})
 	}
-	cl.byKey[key] = make(chan struct{})
-	return nil
+	done := make(chan struct{}) // one for all: they are released together
+	mine = make([]int, 0, len(of))
+	for _, i := range of {
+		switch taken := cl.byKey[records[i].Key]; taken {
+		case nil:
+			cl.byKey[records[i].Key] = done
+			mine = append(mine, i)
+		default: // another's; or ours, if a key comes twice
+			others, busy = append(others, i), taken
+		}
+	}
+	return mine, others, busy
 }
 
-func (cl *claims) release(key string) {
+// release frees the keys that one take has claimed.
+func (cl *claims) release(records []fallback.Record, mine []int) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	close(cl.byKey[key])
-	delete(cl.byKey, key)
+	for n, i := range mine {
+		if n == 0 {
+			close(cl.byKey[records[i].Key])
+		}
+		delete(cl.byKey, records[i].Key)
+	}
 }
 
 // replays keeps the latest, and tells.

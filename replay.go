@@ -37,8 +37,14 @@ var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded
 // replayer replays what one shard has missed.
 type replayer struct {
 	*Client
-	sh *link.Shard
+	sh    *link.Shard
+	turns chan struct{} // has one for each batch of a pass that Redis is asked about; nil for what a caller waits for
 }
+
+// maxTurns is how many batches of a pass Redis is asked about at once: one is being answered, one
+// is on its way, one is being prepared. More would only keep live commands waiting that go the same
+// way. Batches that are answered and wait for the disk are not among them.
+const maxTurns = 3
 
 // settle has the pending records of keys replayed, as far as their shards can be asked, and returns
 // the keys that are pending all the same.
@@ -55,7 +61,7 @@ func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
 	}
 	var shards sync.WaitGroup
 	for sh, records := range byShard {
-		shards.Go(func() { replayer{c, sh}.Replay(ctx, records) }) // ends within the time of a replay
+		shards.Go(func() { replayer{Client: c, sh: sh}.Replay(ctx, records) }) // ends within the time of a replay
 	}
 	shards.Wait()
 	for _, key := range keys {
@@ -111,62 +117,84 @@ func (r replayer) Replay(ctx context.Context, records []fallback.Record) []fallb
 	for i := range left {
 		left[i] = i
 	}
-	for len(left) > 0 {
-		var mine, others []int
-		var busy <-chan struct{}
+	if len(left) == 0 {
+		return outcomes
+	}
+	fail := func() []fallback.Outcome {
 		for _, i := range left {
-			if taken := r.store.claims.take(records[i].Key); taken != nil {
-				others, busy = append(others, i), taken
-			} else {
-				mine = append(mine, i)
-			}
+			outcomes[i] = fallback.Outcome{Verdict: fallback.NoAnswer, Err: ctx.Err()}
 		}
+		return outcomes
+	}
+	for {
+		if !r.takeTurn(ctx) { // before the claims: a caller must not wait for a batch that waits itself
+			return fail()
+		}
+		mine, others, busy := r.store.claims.take(records, left)
 		r.claimed(ctx, records, mine, outcomes)
 		if left = others; len(left) == 0 {
-			break
+			return outcomes
 		}
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			for _, i := range left {
-				outcomes[i] = fallback.Outcome{Verdict: fallback.NoAnswer, Err: ctx.Err()}
-			}
-			return outcomes
+			return fail()
 		}
 	}
-	return outcomes
 }
 
+// takeTurn waits until Redis may be asked about one more batch; false: ctx has ended.
+func (r replayer) takeTurn(ctx context.Context) bool {
+	if r.turns == nil {
+		return true
+	}
+	select {
+	case r.turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r replayer) endTurn() {
+	if r.turns != nil {
+		<-r.turns
+	}
+}
+
+// claimed replays those records that are mine, and ends the turn as soon as Redis has answered:
+// while this waits for the disk, Redis works on the next batch, and the disk takes several at once.
 func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine []int, outcomes []fallback.Outcome) {
-	defer func() {
-		for _, i := range mine {
-			r.store.claims.release(records[i].Key)
-		}
-	}()
-	var due []*fallback.Record
-	var of []int
+	if len(mine) == 0 {
+		r.endTurn()
+		return
+	}
+	defer r.store.claims.release(records, mine)
+	due, of := make([]*fallback.Record, 0, len(mine)), make([]int, 0, len(mine))
 	bytes := int64(0)
 	for _, i := range mine {
 		bytes += int64(len(records[i].Value))
-	}
-	patience := r.opt.RedisTimeout + r.sh.SendTime(bytes) // as runFor has, for notAfter
-	for _, i := range mine {
 		if now, ok := r.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue
 		}
 		due, of = append(due, &records[i]), append(of, i)
 	}
-	var settled []fallback.Record
-	for n, outcome := range r.ask(ctx, due, patience) {
+	patience := r.opt.RedisTimeout + r.sh.SendTime(bytes) // as runFor has, for notAfter
+	answers := r.ask(ctx, due, patience)
+	r.endTurn()
+	settled := make([]fallback.Record, 0, len(due))
+	var acknowledged []*fallback.Record
+	for n, outcome := range answers {
 		outcomes[of[n]] = outcome
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
 			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !r.opt.DisableStamps {
-				r.store.recent.add([]string{due[n].Key}, stamp.Proposal{Text: due[n].Stamp, Slack: due[n].Slack}, r.link.Now())
+				acknowledged = append(acknowledged, due[n])
 			}
 		}
 	}
+	r.store.recent.addReplayed(acknowledged, r.link.Now())
 	r.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
 }
 
@@ -185,12 +213,15 @@ func (r replayer) ask(ctx context.Context, records []*fallback.Record, patience 
 		}
 		r.link.RunAll(ctx, r.sh, calls...)
 		for _, b := range batches {
-			if early, err := b.Reply.AsInt64(); !b.Untimely() || err == nil && early < 0 { // too late may be what is large
+			late := b.Untimely() // so may be what is large; too early says something of the clock
+			if late {
+				n, _ := b.Reply.AsInt64()
+				late = n == 0
+			}
+			if !late {
 				r.link.JudgeClock(r.sh, &b.Call)
 			}
-			for n, i := range b.Of {
-				outcomes[i] = replayOutcome(&b.Call, n)
-			}
+			tellOutcomes(outcomes, b)
 			if _, reply := rueidis.IsRedisErr(b.Err); reply && len(b.Of) > 1 && outcomes[b.Of[0]].Verdict == fallback.Refused {
 				refused = append(refused, b)
 			}
@@ -242,31 +273,45 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 
 // wasFlushed reports whether a record, whose time may be off by margin, is of before a flush of sh.
 func wasFlushed(sh *link.Shard, r *fallback.Record, margin time.Duration) bool {
-	at, ok := stamp.Micros(r.Stamp)
 	flushed := sh.FlushedAt()
-	return flushed > 0 && (!ok || at-margin.Microseconds() <= flushed)
+	if flushed <= 0 {
+		return false
+	}
+	at, ok := stamp.Micros(r.Stamp)
+	return !ok || at-margin.Microseconds() <= flushed
 }
 
-// replayOutcome is what q has answered for its nth record.
-func replayOutcome(q *link.Call, n int) fallback.Outcome {
-	if q.Err != nil {
-		return replayFailure(q.Err)
+// tellOutcomes sets the outcomes of the records that b has asked about.
+func tellOutcomes(outcomes []fallback.Outcome, b *link.Batch) {
+	all := func(o fallback.Outcome) {
+		for _, i := range b.Of {
+			outcomes[i] = o
+		}
 	}
-	if q.Untimely() {
-		return fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate}
+	if b.Err != nil {
+		all(replayFailure(b.Err))
+		return
 	}
-	answers, err := q.Reply.ToArray()
-	if err != nil || len(answers) != len(q.Keys) {
-		return fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script gave %d answers for %d records", len(answers), len(q.Keys)))}
-	}
-	verdict, err := answers[n].AsInt64()
+	answers, err := b.Reply.ToArray()
 	switch {
-	case err != nil:
-		return replayFailure(err)
-	case verdict < 1 || verdict > int64(len(replayVerdicts)):
-		return fallback.Outcome{Verdict: fallback.Refused, Err: fmt.Errorf("aside: the replay script answered %d", verdict)}
+	case err != nil && b.Untimely():
+		all(fallback.Outcome{Verdict: fallback.NoAnswer, Err: errReplayLate})
+		return
+	case err != nil || len(answers) != len(b.Keys):
+		all(fallback.Outcome{Verdict: fallback.Refused, Err: errors.Join(err, fmt.Errorf("aside: the replay script gave %d answers for %d records", len(answers), len(b.Keys)))})
+		return
 	}
-	return fallback.Outcome{Verdict: replayVerdicts[verdict-1]}
+	for n, i := range b.Of {
+		verdict, err := answers[n].AsInt64()
+		switch {
+		case err != nil:
+			outcomes[i] = replayFailure(err)
+		case verdict < 1 || verdict > int64(len(replayVerdicts)):
+			outcomes[i] = fallback.Outcome{Verdict: fallback.Refused, Err: fmt.Errorf("aside: the replay script answered %d", verdict)}
+		default:
+			outcomes[i] = fallback.Outcome{Verdict: replayVerdicts[verdict-1]}
+		}
+	}
 }
 
 func replayFailure(err error) fallback.Outcome {
@@ -316,6 +361,7 @@ func (r replayer) pass() fallback.ReplayReport {
 	defer cancel()
 	same, restarted := r.sh.SameServer()
 	var over atomic.Bool // what is told after that is old
+	r.turns = make(chan struct{}, maxTurns)
 	syncer := fallback.NewSyncer(r.store.Store, r, fallback.SyncerOptions{
 		Rate:      r.opt.ReplayRate,
 		Belongs:   func(key string) bool { return r.link.Shard(key) == r.sh },
@@ -360,7 +406,7 @@ func (r replayer) attrs(report fallback.ReplayReport, restarted bool) []any {
 func (c *Client) makeSure(ctx context.Context, sh *link.Shard, keys ...string) bool {
 	answered, deleted := true, 0
 	for some := range slices.Chunk(c.doubts.of(sh, keys...), link.MaxBatchKeys) {
-		for i, outcome := range (replayer{c, sh}).ask(ctx, some, c.opt.RedisTimeout) {
+		for i, outcome := range (replayer{Client: c, sh: sh}).ask(ctx, some, c.opt.RedisTimeout) {
 			if outcome.Verdict == fallback.NoAnswer {
 				answered = false
 				continue

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -30,9 +31,9 @@ type replayBench struct {
 	key    string
 }
 
-func newReplayBench(t *testing.T) *replayBench {
+func newReplayBench(t *testing.T, change ...func(*Options)) *replayBench {
 	server := redistest.Start(t)
-	c := newConnected(t, server.Addr())
+	c := newConnected(t, server.Addr(), change...)
 	sh := c.link.Shards()[0]
 	now, _ := c.link.ServerTime(sh)
 	return &replayBench{t: t, server: server, c: c, sh: sh, now: now}
@@ -55,7 +56,7 @@ func (b *replayBench) replay(op fallback.Op, stamp, value string, ttl time.Durat
 }
 
 func (b *replayBench) ask(r *fallback.Record) fallback.Outcome {
-	return replayer{b.c, b.sh}.ask(b.t.Context(), []*fallback.Record{r}, time.Minute)[0]
+	return replayer{Client: b.c, sh: b.sh}.ask(b.t.Context(), []*fallback.Record{r}, time.Minute)[0]
 }
 
 func (b *replayBench) value() any {
@@ -396,7 +397,7 @@ func TestABatchIsReplayedRecordByRecord(t *testing.T) {
 			records = append(records, r)
 		}
 		if !alone {
-			outcomes = replayer{b.c, b.sh}.ask(t.Context(), records, time.Minute)
+			outcomes = replayer{Client: b.c, sh: b.sh}.ask(t.Context(), records, time.Minute)
 		}
 		for _, r := range records {
 			if alone {
@@ -422,10 +423,97 @@ func TestARefusedRecordDoesNotHoldUpItsBatch(t *testing.T) {
 	for i, key := range []string{"ours:1", "theirs:1", "ours:2"} {
 		records = append(records, &fallback.Record{Op: fallback.OpSet, Key: key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(0, "aaaa", int64(1+i))})
 	}
-	outcomes := replayer{b.c, b.sh}.ask(t.Context(), records, time.Minute)
+	outcomes := replayer{Client: b.c, sh: b.sh}.ask(t.Context(), records, time.Minute)
 	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[0])
 	require.Equal(t, fallback.Refused, outcomes[1].Verdict)
 	require.ErrorContains(t, outcomes[1].Err, "NOPERM")
 	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[2])
 	require.Equal(t, "v", b.server.Do("GET", "ours:2"))
+}
+
+// slowSettle is a store whose disk hangs: Settle says that it waits, and then does until it may go on.
+type slowSettle struct {
+	fallback.Store
+	waits chan struct{}
+	goOn  chan struct{}
+}
+
+func (s *slowSettle) Settle(records ...fallback.Record) {
+	s.waits <- struct{}{}
+	<-s.goOn
+	s.Store.Settle(records...)
+}
+
+// While the records of one batch wait for the disk, Redis is asked about the next ones. Their keys
+// stay claimed until the disk has them.
+func TestRedisDoesNotWaitForTheDisk(t *testing.T) {
+	disk := &slowSettle{Store: fallback.NewMemory(0), waits: make(chan struct{}), goOn: make(chan struct{})}
+	b := newReplayBench(t, func(o *Options) { o.Store = disk })
+	r := replayer{Client: b.c, sh: b.sh, turns: make(chan struct{}, 1)}
+	answers := make(chan fallback.Outcome)
+	for i := range 3 {
+		record := fallback.Record{
+			Op: fallback.OpSet, Key: fmt.Sprint("k", i), Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(0, "aaaa", int64(1+i)),
+		}
+		require.NoError(t, disk.Put(t.Context(), record))
+		go func() { answers <- r.Replay(t.Context(), []fallback.Record{record})[0] }() // ends below
+	}
+	for i := range 3 {
+		select {
+		case <-disk.waits:
+		case <-time.After(time.Minute):
+			t.Fatalf("%d batches have been answered", i)
+		}
+	}
+	for i := range 3 {
+		require.Equal(t, "v", b.server.Do("GET", fmt.Sprint("k", i)))
+		_, others, busy := b.c.store.claims.take([]fallback.Record{{Key: fmt.Sprint("k", i)}}, []int{0})
+		require.Equal(t, []int{0}, others)
+		require.NotNil(t, busy)
+	}
+	close(disk.goOn)
+	for range 3 {
+		require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, <-answers)
+	}
+	require.Empty(t, b.c.store.claims.byKey)
+}
+
+// A batch that has to wait for its turn holds no key, and ends with its pass.
+func TestABatchWithoutATurnClaimsNothing(t *testing.T) {
+	b := newReplayBench(t)
+	r := replayer{Client: b.c, sh: b.sh, turns: make(chan struct{}, 1)}
+	r.turns <- struct{}{}
+	record := fallback.Record{Op: fallback.OpDel, Key: "k", Stamp: b.stamp(0, "aaaa", 1)}
+	require.NoError(t, b.c.store.Put(t.Context(), record))
+	ctx, cancel := context.WithCancel(t.Context())
+	answer := make(chan []fallback.Outcome)
+	go func() { answer <- r.Replay(ctx, []fallback.Record{record}) }() // ends with ctx
+	caller := replayer{Client: b.c, sh: b.sh}
+	require.Equal(t, []fallback.Outcome{{Verdict: fallback.Applied}}, caller.Replay(t.Context(), []fallback.Record{record}), "a caller needs no turn")
+	cancel()
+	require.Equal(t, []fallback.Outcome{{Verdict: fallback.NoAnswer, Err: context.Canceled}}, <-answer)
+	require.Len(t, r.turns, 1)
+}
+
+func TestClaimsAreReleasedTogether(t *testing.T) {
+	var cl claims
+	records := []fallback.Record{{Key: "a"}, {Key: "b"}, {Key: "a"}, {Key: "c"}}
+	mine, others, busy := cl.take(records, []int{0, 1, 2})
+	require.Equal(t, []int{0, 1}, mine)
+	require.Equal(t, []int{2}, others, "one replay of a key at a time")
+	theirs, waiting, alsoBusy := cl.take(records, []int{1, 3})
+	require.Equal(t, []int{3}, theirs)
+	require.Equal(t, []int{1}, waiting)
+	cl.release(records, theirs)
+	select {
+	case <-busy:
+		t.Fatal("a is not free")
+	case <-alsoBusy:
+		t.Fatal("b is not free")
+	default:
+	}
+	cl.release(records, mine)
+	<-busy
+	<-alsoBusy
+	require.Empty(t, cl.byKey)
 }

@@ -45,14 +45,26 @@ func (r *recents) add(keys []string, s stamp.Proposal, now int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, key := range keys {
-		w := recentWrite{strings.Clone(key), s, now}
-		if len(r.writes) < maxRecents {
-			r.writes = append(r.writes, w)
-			continue
-		}
-		r.writes[r.next] = w
-		r.next = (r.next + 1) % maxRecents
+		r.addLocked(recentWrite{strings.Clone(key), s, now})
 	}
+}
+
+// addReplayed adds what has been replayed.
+func (r *recents) addReplayed(records []*fallback.Record, now int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, record := range records {
+		r.addLocked(recentWrite{strings.Clone(record.Key), stamp.Proposal{Text: record.Stamp, Slack: record.Slack}, now})
+	}
+}
+
+func (r *recents) addLocked(w recentWrite) {
+	if len(r.writes) < maxRecents {
+		r.writes = append(r.writes, w)
+		return
+	}
+	r.writes[r.next] = w
+	r.next = (r.next + 1) % maxRecents
 }
 
 // since returns the latest write of each key since then, as records of deletes.

@@ -16,7 +16,8 @@ import (
 // Target is where records are replayed to: Redis, through the client that is connected to it.
 type Target interface {
 	// Replay sends records to Redis, all in one round trip, and returns one answer for each, in
-	// their order. A record without an answer counts as NoAnswer. Two goroutines call it at once.
+	// their order. A record without an answer counts as NoAnswer. Up to eight goroutines call it at
+	// once, each for other records.
 	Replay(ctx context.Context, records []Record) []Outcome
 }
 
@@ -100,7 +101,9 @@ func (r ReplayReport) String() string {
 const (
 	batchRecords     = 256
 	batchBytes       = 256 << 10 // of keys and values, so that others are not kept waiting; a record that is larger goes alone
-	batchesInFlight  = 2         // one is answered while the next is on its way
+	leastInFlight    = 2         // batches: one is answered while the next is on its way
+	mostInFlight     = 8         // what is answered waits for the disk, which takes all of these at once
+	inFlightRate     = 10_000    // records in a second for which one batch in flight suffices
 	progressInterval = 100 * time.Millisecond
 )
 
@@ -126,15 +129,16 @@ func NewSyncer(store Store, target Target, o SyncerOptions) *Syncer {
 	return &Syncer{store: store, target: target, o: o}
 }
 
-// limits returns how many records go in a batch, and at which rate records go. A batch goes at
-// once, so at a low rate it is small. Time in which nothing was sent is made up for by one batch at
-// most: more would hit a Redis that has just come back.
-func (o SyncerOptions) limits() (most int, limit *rate.Limiter) {
+// limits returns how many records go in a batch, how many batches are in flight at once, and at
+// which rate records go. A batch goes at once, so at a low rate it is small. Time in which nothing
+// was sent is made up for by few batches at most: more would hit a Redis that has just come back.
+func (o SyncerOptions) limits() (most, inFlight int, limit *rate.Limiter) {
 	if o.Rate < 0 {
-		return batchRecords, rate.NewLimiter(rate.Inf, 0)
+		return batchRecords, mostInFlight, rate.NewLimiter(rate.Inf, 0)
 	}
 	most = min(batchRecords, max(1, o.Rate/20))
-	return most, rate.NewLimiter(rate.Limit(o.Rate), most)
+	inFlight = min(mostInFlight, max(leastInFlight, o.Rate/inFlightRate))
+	return most, inFlight, rate.NewLimiter(rate.Limit(o.Rate), most)
 }
 
 // Run makes one pass, and returns what came of it; the error is the report's Err: why it ended too
@@ -143,8 +147,8 @@ func (o SyncerOptions) limits() (most int, limit *rate.Limiter) {
 func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	most, limit := s.o.limits()
-	p := &pass{Syncer: s, end: end, most: most, limit: limit, report: ReplayReport{Began: time.Now(), Total: s.total()}}
+	most, inFlight, limit := s.o.limits()
+	p := &pass{Syncer: s, end: end, most: most, inFlight: inFlight, limit: limit, report: ReplayReport{Began: time.Now(), Total: s.total()}}
 	if s.o.Progress != nil {
 		p.progress = events.New[Progress](inGoroutine, withoutPanic)
 		p.progress.Watch(s.o.Progress)
@@ -180,6 +184,7 @@ func (s *Syncer) total() int {
 type pass struct {
 	*Syncer
 	most     int           // records in a batch; immutable
+	inFlight int           // batches at once; immutable
 	limit    *rate.Limiter // of records; immutable
 	end      context.CancelCauseFunc
 	progress *events.Bus[Progress] // immutable; nil: there is no observer
@@ -194,7 +199,7 @@ type pass struct {
 func (p *pass) replay(ctx context.Context, op Op) {
 	var flying sync.WaitGroup
 	defer flying.Wait()
-	slots := make(chan struct{}, batchesInFlight)
+	slots := make(chan struct{}, p.inFlight)
 	var batch []Record
 	bytes := 0
 	send := func() bool {

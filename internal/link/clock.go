@@ -130,8 +130,11 @@ var errClocks = errors.New("the server that runs the scripts has another clock t
 // Untimely reports whether the server has refused q for the time, see lib/clock.lua in
 // internal/script.
 func (q *Call) Untimely() bool {
+	if q.Err != nil || q.Reply.IsArray() {
+		return false
+	}
 	n, err := q.Reply.AsInt64()
-	return q.Err == nil && err == nil && n <= 0
+	return err == nil && n <= 0
 }
 
 // LookAtClocks probes shards, all at once, and returns when it knows or ctx has ended.
