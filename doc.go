@@ -85,7 +85,7 @@
 //   - shard: one primary of a cluster, or the one server.
 //   - mode: healthy, degraded or recovering; each shard has its own. Away means degraded.
 //   - prober: the goroutine that tests a shard several times a second: whether it lives, pushes invalidations and
-//     takes writes, and what time it is there.
+//     takes writes, and what time it is there. While nobody uses the client it sends a PING every 1.4 s.
 //   - lease: how long memory may be used after the last proof that no invalidation is missing.
 //   - epoch: the life of one connection. What was read in an earlier epoch is not used.
 //   - batch: one script call that carries the requests of several callers.

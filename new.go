@@ -160,6 +160,7 @@ func (c *Client) shutDown() (err error) {
 func (c *Client) newLink() *link.Link {
 	return link.New(c.lifecycle.ctx, link.Options{
 		Redis: c.opt.Redis, ClientBuilder: c.opt.ClientBuilder, ConnectTimeout: c.opt.ConnectTimeout, RedisTimeout: c.opt.RedisTimeout,
+		RestAfter:  c.opt.LockTTL + time.Second, // a caller that waits for a lock asks again after LockTTL, and is no idleness
 		StaleLease: c.opt.StaleLease, DegradedTTL: c.opt.DegradedTTL, FlushKeyTTL: max(24*time.Hour, 2*c.opt.StampTTL),
 		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.Client(), Logger: c.opt.Logger,
 	}, link.Hooks{

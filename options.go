@@ -26,12 +26,13 @@ type Options struct {
 	// New sets the fields on which the protocol depends, and returns an error if they are set:
 	// ClientTrackingOptions, PipelineMultiplex, RetryDelay, DisableRetry, DisableAutoPipelining,
 	// BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout defaults to 250 milliseconds
-	// (with TLS 1 second), Dialer.KeepAlive to 500 milliseconds, ConnWriteTimeout to 30 seconds.
-	// New's own dialer closes a connection that is silent for 1.5 seconds, and does not take a
-	// large answer for silence; a shorter ConnWriteTimeout does. RingScaleEachConn may be from 1 to
-	// 18 (0: 10): half of the ring's 2^RingScaleEachConn commands may be in flight to a node at
-	// once, 512 at most. With DisableCache (or AlwaysRESP2, which needs it) there is no local
-	// memory, and waiting callers poll.
+	// (with TLS 1 second), Dialer.KeepAlive to 5 seconds (500 milliseconds for the connections of
+	// Client.Redis), ConnWriteTimeout to 30 seconds. New's own dialer closes a connection that is
+	// silent for 1.5 seconds, and does not take a large answer for silence; a shorter
+	// ConnWriteTimeout does. RingScaleEachConn may be from 1 to 18 (0: 8): half of the ring's
+	// 2^RingScaleEachConn commands may be in flight to a node at once, 512 at most.
+	// ReadBufferEachConn defaults to 64 KiB, WriteBufferEachConn to 16 KiB. With DisableCache (or
+	// AlwaysRESP2, which needs it) there is no local memory, and waiting callers poll.
 	Redis rueidis.ClientOption
 
 	// ClientBuilder makes the rueidis client from the option that New has completed; wrap it to add
@@ -69,8 +70,8 @@ type Options struct {
 
 	// StaleLease bounds how long this process may serve a value from memory after another process
 	// has changed it, if the network fails silently and no invalidation arrives. While Redis
-	// answers, a quarter of it (at most 200 ms) passes between two proofs that no invalidation is
-	// missing. At least 20 milliseconds. Defaults to 1 second.
+	// answers and the client is used, a quarter of it (at most 200 ms) passes between two proofs
+	// that no invalidation is missing. At least 20 milliseconds. Defaults to 1 second.
 	StaleLease time.Duration
 
 	// MemoryBytes bounds the local memory: keys, values, decoded values and their overhead, as
@@ -313,7 +314,7 @@ func (o Options) validate() error {
 		bad("MaxValueBytes", o.MaxValueBytes, "must be positive and at most 512 MiB, or 0 for the default")
 	}
 	if o.Redis.RingScaleEachConn < 0 || o.Redis.RingScaleEachConn > maxRingScale {
-		bad("Redis.RingScaleEachConn", o.Redis.RingScaleEachConn, fmt.Sprintf("must be from 1 to %d, or 0 for 10", maxRingScale))
+		bad("Redis.RingScaleEachConn", o.Redis.RingScaleEachConn, fmt.Sprintf("must be from 1 to %d, or 0 for 8", maxRingScale))
 	}
 	errs = append(errs, validateRedis(o.Redis)...)
 	return errors.Join(append(errs, o.Fallback.Validate())...)

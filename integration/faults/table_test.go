@@ -85,7 +85,7 @@ func (s *summary) goals() (list []goal) {
 	longest("time to degraded under load", redisTimeout+50*time.Millisecond, func(m *measured) (time.Duration, bool) {
 		return m.toDegraded, m.tripped && !m.already && m.row.noticed != perhaps
 	})
-	longest("time to degraded, idle", 500*time.Millisecond, func(m *measured) (time.Duration, bool) {
+	longest("time to degraded, idle", longestUnnoticed, func(m *measured) (time.Duration, bool) {
 		return m.idle.toDegraded, m.idle.noticed > 0 && m.row.noticed == always
 	})
 	longest("back to healthy, empty backlog", 2500*time.Millisecond, func(m *measured) (time.Duration, bool) {
@@ -166,7 +166,7 @@ for some caller slept: as much of a longest call may be the machine's doing, and
 - *the trip* is when the client notices and becomes degraded. *asked Redis after the trip* are requests that began later, by the observer's events
   and as the proxy counted commands: nobody but the prober asks.
 - *degraded* is counted from the fault, *back* from when the server answers again until the client is healthy and has replayed what there was (*to replay*). *idle* is the slowest of 8 clients
-  that nobody uses; it has nothing to replay. *relapses* are when it became degraded once more while it came back. A client does not notice in that time what is marked –, or has no need to.
+  that nobody has used for 5 s; it has nothing to replay. *relapses* are when it became degraded once more while it came back. A client does not notice in that time what is marked –, or has no need to.
 - *stale* is an answer older than what was acknowledged in the same process before the request, or, in another process that takes itself to be healthy, more than StaleLease (1 s) before.
 - *lost* is what was acknowledged and is not in effect in Redis when all is replayed, though nothing newer is, or what was deleted and is there again. *lost by Redis itself* is what
   Redis had acknowledged and did not keep: the client says nothing else than Redis did.

@@ -65,6 +65,7 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 		fail(ErrNotAsked)
 		return
 	}
+	sh.use()
 	asked, passed := l.Now(), sh.traffic.passed.Load()
 	bytes, expected := sizes(calls)
 	guessed := sh.guess(calls)

@@ -27,7 +27,15 @@ const (
 	defaultDialTimeout = 250 * time.Millisecond
 	defaultTLSTimeout  = time.Second // a handshake takes several round trips, and some time to reckon
 	defaultKeepAlive   = 500 * time.Millisecond
+	probedKeepAlive    = 5 * time.Second  // where a prober asks: rueidis sends PINGs of its own after a silence as long
 	defaultWriteLimit  = 30 * time.Second // see watchedConn
+
+	// What rueidis allocates for each connection. Its own defaults are 512 KiB twice, and a ring of
+	// 1,024 commands that takes 346 KiB; what does not fit into a buffer is read and written
+	// without it.
+	defaultReadBuffer  = 64 << 10 // values come this way
+	defaultWriteBuffer = 16 << 10
+	defaultRingScale   = 8
 )
 
 // Connect runs until the first connection stands, then keeps the topology of a cluster up to date.
@@ -85,6 +93,10 @@ func (l *Link) Connect(first chan error) {
 // redisOption completes the user's option; see the table in docs/ARCHITECTURE.md for the reasons.
 func (l *Link) redisOption(s *session) rueidis.ClientOption {
 	o := l.baseOption()
+	o.Dialer.KeepAlive = cmp.Or(l.opt.Redis.Dialer.KeepAlive, probedKeepAlive)
+	o.RingScaleEachConn = cmp.Or(o.RingScaleEachConn, defaultRingScale)
+	o.ReadBufferEachConn = cmp.Or(o.ReadBufferEachConn, defaultReadBuffer)
+	o.WriteBufferEachConn = cmp.Or(o.WriteBufferEachConn, defaultWriteBuffer)
 	if s.tracked {
 		o.ClientTrackingOptions = []string{"OPTOUT"}
 		theirs := o.OnInvalidations

@@ -1,13 +1,14 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
 )
 
-// maxInFlight is how many commands may be out to a node: or half of rueidis's ring, which blocks
-// whatever the context says when it is full.
+// maxInFlight is how many commands may be out to a node at most: fewer where half of rueidis's ring
+// is, which blocks whatever the context says when it is full.
 const maxInFlight = 512
 
 // gate lets so many in at a time as there is room for. Without contention it is one atomic
@@ -76,10 +77,7 @@ func (g *gate) hint() {
 }
 
 // inFlightRoom is how many commands may be out to a node: half of the ring in which rueidis keeps
-// them, if that is small. The other half is for the prober's and rueidis's own.
+// them, and no more than maxInFlight. The other half is for the prober's and rueidis's own.
 func (l *Link) inFlightRoom() int64 {
-	if scale := l.opt.Redis.RingScaleEachConn; scale > 0 && scale < 10 {
-		return 1 << (scale - 1)
-	}
-	return maxInFlight
+	return min(1<<(cmp.Or(l.opt.Redis.RingScaleEachConn, defaultRingScale)-1), int64(maxInFlight))
 }

@@ -48,6 +48,7 @@ type Options struct {
 	ConnectTimeout time.Duration
 	RedisTimeout   time.Duration
 	StaleLease     time.Duration // how long what was read may be used without a proof that nothing was missed
+	RestAfter      time.Duration // how long nobody must have used a shard for its prober to rest, see rest.go
 	DegradedTTL    time.Duration // and while Redis is away; -1: without a bound
 	FlushKeyTTL    time.Duration // of the keys by which a flush is noticed
 	Memory         bool          // what is read is kept, so that pushes must be proven all the time

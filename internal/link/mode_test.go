@@ -74,7 +74,7 @@ func TestAShardComesBackAfterThreeGoodProbesAndSomeJitter(t *testing.T) {
 // newLoose makes a link that connects to nothing, with functions that change what it does without.
 func newLoose(change ...func(*Options, *Hooks)) *Link {
 	opt := Options{
-		Redis: rueidis.ClientOption{InitAddress: []string{"127.0.0.1:6379"}}, RedisTimeout: 250 * time.Millisecond, StaleLease: time.Second, DegradedTTL: 30 * time.Second,
+		Redis: rueidis.ClientOption{InitAddress: []string{"127.0.0.1:6379"}}, RedisTimeout: 250 * time.Millisecond, StaleLease: time.Second, RestAfter: 3 * time.Second, DegradedTTL: 30 * time.Second,
 		ClientBuilder: func(rueidis.ClientOption) (rueidis.Client, error) { return nil, errors.New("nobody is there") },
 		Logger:        slog.New(slog.DiscardHandler),
 	}

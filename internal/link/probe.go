@@ -66,6 +66,7 @@ type proof struct {
 	made      bool   // it was there at the latest probe
 	crowded   int    // probes in a row that found more than one connection
 	full      bool   // the server is too full for SET: make the key by a script
+	at        int64  // when the latest probe was sent, but for a PING; in Link.Now's time
 	epoch     uint64 // the latest that was proven
 	pause     time.Duration
 	notBefore int64 // in Link.Now's time: when to try again
@@ -77,14 +78,10 @@ type proof struct {
 
 func (l *Link) prober(sh *Shard) {
 	defer func() { l.ears.Delete(sh.ear()) }() // which may be another by then
-	every := min(probeEvery, l.opt.StaleLease/4)
 	var back comeback
+	rest := rest{used: l.Now()}
 	for {
-		pause := Jitter(every)
-		if !sh.Asks() {
-			pause = Jitter(probeDownEvery)
-		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(l.pause(sh, &rest))
 		select {
 		case <-timer.C:
 		case <-sh.kick:
@@ -100,8 +97,8 @@ func (l *Link) prober(sh *Shard) {
 		if away {
 			l.remind(sh)
 		}
-		ok := l.probe(sh)
-		if ok {
+		ok, whole := l.look(sh, &rest)
+		if ok && whole {
 			l.lookAround(sh)
 		}
 		switch {
@@ -136,12 +133,10 @@ func (l *Link) mustProve(sh *Shard, epoch uint64) bool {
 
 // probe finds out whether sh can be used.
 func (l *Link) probe(sh *Shard) (ok bool) {
-	select { // a write that doubts the clock asks for a probe, too
-	case sh.probing <- struct{}{}:
-		defer func() { <-sh.probing }()
-	case <-time.After(l.opt.RedisTimeout): // the other may wait for us: an Observer that it has told something, and that writes
-		return false
-	}
+	return l.probing(sh, func() bool { return l.probeWhole(sh) })
+}
+
+func (l *Link) probeWhole(sh *Shard) (ok bool) {
 	for range probeTries {
 		var again bool
 		if ok, again = l.probeOnce(sh); !again {
@@ -151,9 +146,19 @@ func (l *Link) probe(sh *Shard) (ok bool) {
 	return ok
 }
 
-// probeOnce asks once. again: the key was gone, or its slot, and there is another one now.
-func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
-	p := &sh.proof
+// probing runs a probe while no other runs.
+func (l *Link) probing(sh *Shard, probe func() bool) (ok bool) {
+	select { // a write that doubts the clock asks for a probe, too
+	case sh.probing <- struct{}{}:
+		defer func() { <-sh.probing }()
+	case <-time.After(l.opt.RedisTimeout): // the other may wait for us: an Observer that it has told something, and that writes
+		return false
+	}
+	return probe()
+}
+
+// probeLimit is how long a probe may take.
+func (l *Link) probeLimit(sh *Shard) time.Duration {
 	limit := l.opt.RedisTimeout * 3 / 5
 	if sh.failing.Load() > 0 && sh.Asks() {
 		limit /= 2 // to be sure; not where it would keep a server that is far away from being found again
@@ -161,10 +166,20 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	if !sh.Asks() && !sh.fresh.Load() { // it may have to dial, and rueidis ends a dial with the caller's context
 		limit += 2 * l.dialLimit
 	}
+	return limit
+}
+
+// probeOnce asks once. again: the key was gone, or its slot, and there is another one now.
+func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
+	p := &sh.proof
+	limit := l.probeLimit(sh)
 	ctx, cancel := context.WithTimeout(l.closing, limit)
 	defer cancel()
 	epoch := sh.Valid.Epoch()
 	prove := l.mustProve(sh, epoch)
+	if p.made && l.Now() >= p.at+int64(probeTTL/2) { // the prober has rested, and its key has expired, or is about to
+		p.made = false
+	}
 	if p.key == "" || prove && !p.made && p.used || !sh.hasSlotOf(p.key) {
 		l.newProbeKey(sh)
 	}
@@ -192,7 +207,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	if l.closing.Err() != nil {
 		return false, false
 	}
-	p.used = true
+	p.used, p.at = true, sent
 
 	created, read, write := error(nil), answers[keyed].Error(), answers[keyed+1].Error()
 	if create {
@@ -222,22 +237,17 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 		return false, false
 	}
 
-	p.badSince, p.redialed, p.pausing = 0, 0, 0
-	sh.gate.settled(sent)
 	sh.clock.Store(clock)
-	sh.failing.Store(0)
-	sh.broken.Store(false)
+	same := l.answered(sh, sent, epoch)
 	elsewhere, gone := redirected(created, read, write)
 	if gone {
 		l.newProbeKey(sh)
 		l.topologyMoved()
 		return false, true
 	}
-	if epoch != sh.Valid.Epoch() { // the answer came on another connection than the entries
+	if !same { // the answer came on another connection than the entries
 		return true, false
 	}
-	sh.alive.Store(sent + int64(l.opt.StaleLease))
-	sh.seen.Store(sent)
 	if elsewhere { // its slot is moving: that is a sign of life, but none of pushes
 		l.newProbeKey(sh)
 		return true, true

@@ -55,6 +55,10 @@ type Shard struct {
 	fresh   atomic.Bool  // it has never been away
 	dead    atomic.Bool  // rueidis has closed it
 
+	// Whether it is in use.
+	used    atomic.Bool // set by whoever asks, see use; cleared by the prober
+	resting atomic.Bool // the prober rests; changed by it only
+
 	// In a cluster. Changed by follow, which reads the topology.
 	slots atomic.Pointer[[]slotRange] // that it has
 

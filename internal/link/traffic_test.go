@@ -10,7 +10,7 @@ import (
 )
 
 func TestHalfOfTheRingMayBeOut(t *testing.T) {
-	for scale, room := range map[int]int64{0: 512, 1: 1, 3: 4, 9: 256, 10: 512, 14: 512} {
+	for scale, room := range map[int]int64{0: 128, 1: 1, 3: 4, 9: 256, 10: 512, 14: 512} {
 		l := &Link{opt: Options{Redis: rueidis.ClientOption{RingScaleEachConn: scale}}}
 		require.Equal(t, room, l.inFlightRoom(), "RingScaleEachConn %d", scale)
 	}

@@ -95,7 +95,7 @@ type stripe struct {
 	mu      sync.Mutex
 	gen     uint64             // grows when a key of the stripe may have changed
 	waiters map[string]*waiter // keys that somebody waits for; removed by the waker or the last to leave
-	_       [32]byte           // a cache line each
+	_       [8]byte            // two share a cache line: an idle memory has all of them
 }
 
 // New returns an empty memory.

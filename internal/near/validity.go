@@ -30,6 +30,7 @@ type Validity struct {
 	proven          atomic.Uint64 // the latest epoch that was proven
 	unverifiedUntil atomic.Int64  // while degraded: how long entries of epoch proven may be served
 	deaf            atomic.Bool   // no changes are told, or that cannot be proven
+	wanted          atomic.Bool   // see Wanted; the one field that readers change
 
 	mu sync.Mutex // held by whatever changes the fields above, so that no two changes mix; never while calling out
 }
@@ -145,11 +146,21 @@ func (v *Validity) Retire() {
 
 // ServesRead reports whether an entry that was read in epoch may be served now.
 func (v *Validity) ServesRead(epoch uint64, now int64) bool {
-	if now < v.lease.Load() && epoch == v.epoch.Load() {
-		return true
+	lease := v.lease.Load() // before the epoch: it is 0 before the next epoch has one
+	if epoch == v.epoch.Load() {
+		if !v.wanted.Load() {
+			v.wanted.Store(true)
+		}
+		if now < lease {
+			return true
+		}
 	}
 	return v.degraded.Load() && epoch >= v.proven.Load() && now < v.unverifiedUntil.Load()
 }
+
+// Wanted reports whether an entry of the present connection was asked for since it was last called,
+// be it with a lease or without: whether it is worth while to prove the lease.
+func (v *Validity) Wanted() bool { return v.wanted.Load() && v.wanted.Swap(false) }
 
 // ServesAway reports whether an entry that was loaded or set in that outage may be served.
 func (v *Validity) ServesAway(outage uint64) bool {
