@@ -33,8 +33,12 @@ type caller struct {
 }
 
 // enterCall begins a call with ctx. It must be followed by leave, before the call returns.
-func enterCall(ctx context.Context) *caller {
-	return &caller{ctx: ctx, done: ctx.Done(), load: loadOf(ctx)}
+func enterCall(ctx context.Context) *caller { return new(caller).enter(ctx) }
+
+// enter is enterCall with c, which nobody has used before.
+func (c *caller) enter(ctx context.Context) *caller {
+	c.ctx, c.done, c.load = ctx, ctx.Done(), loadOf(ctx)
+	return c
 }
 
 // leave ends the call: when it returns nobody uses the context any more, nor will.

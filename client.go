@@ -17,6 +17,7 @@ type Client struct {
 	opt         Options // complete
 	tokenPrefix string  // of its markers
 	lockTTL     string  // in ms, as Redis takes it
+	stampTTL    string  // likewise
 	link        *link.Link
 	near        *near.Memory
 	stamps      *stamp.Stamper

@@ -289,6 +289,8 @@ func (c *Client) sendLocks(sh *link.Shard, requests []*link.Request) {
 const (
 	locks = iota
 	fills
+	sets
+	dels
 )
 
 type loadItem struct {

@@ -38,7 +38,7 @@ func New(options Options) (*Client, error) {
 		return nil, err
 	}
 	log := queueLog(&options)
-	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL)}
+	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL), stampTTL: script.InMilliseconds(options.StampTTL)}
 	c.lifecycle.begin()
 	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.link.Now() }, observer: options.Observer, logger: options.Logger, log: log}
 	c.aside = events.NewBounded[Event](mostAside, c.inBackground, func(f func()) { f() })
@@ -179,7 +179,11 @@ func (c *Client) newLink() *link.Link {
 		Started:      func(sh *link.Shard) { c.inBackground(replayer{Client: c, sh: sh}.run) }, // ends when sh leaves, or with Close
 		TookOver:     c.tookOver,
 		Flushed:      c.flushed,
-		Send:         [...]func(*link.Shard, []*link.Request){locks: c.sendLocks, fills: c.sendFills},
+		Senders: [...]link.Sender{
+			locks: {Send: c.sendLocks}, fills: {Send: c.sendFills},
+			sets: {Send: c.writesBy(script.Set, script.SetBare).send, MaxRequests: maxWrites, Insist: true},
+			dels: {Send: c.writesBy(script.Del, script.DelBare).send, MaxRequests: maxWrites, Insist: true},
+		},
 	})
 }
 

@@ -102,7 +102,7 @@ func (o *outbox) dropLoad(key string) {
 // concurrent use.
 type overtakings struct {
 	mu    sync.Mutex
-	byKey map[string]*overtaking // of keys with a write under way; guarded by mu
+	byKey map[string]overtaking // of keys with a write under way; guarded by mu
 }
 
 type overtaking struct {
@@ -114,15 +114,12 @@ func (o *overtakings) begin(keys []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.byKey == nil {
-		o.byKey = make(map[string]*overtaking)
+		o.byKey = make(map[string]overtaking)
 	}
 	for _, key := range keys {
 		of := o.byKey[key]
-		if of == nil {
-			of = new(overtaking)
-			o.byKey[key] = of
-		}
 		of.writes++
+		o.byKey[key] = of
 	}
 }
 
@@ -133,7 +130,9 @@ func (o *overtakings) end(keys []string) {
 		of := o.byKey[key]
 		if of.writes--; of.writes == 0 {
 			delete(o.byKey, key)
+			continue
 		}
+		o.byKey[key] = of
 	}
 }
 
@@ -144,6 +143,7 @@ func (o *outbox) acknowledged(keys []string, done string) {
 	for _, key := range keys {
 		of := o.overtaking.byKey[key]
 		of.done = max(of.done, done)
+		o.overtaking.byKey[key] = of
 	}
 	o.overtaking.mu.Unlock()
 	for _, key := range keys {

@@ -283,7 +283,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			switch what := random.IntN(12); what {
 			case 0, 1: // a healthy Set or Del
 				w := sim.Write{Op: sim.OpSet, Stamp: next(), Value: value, TTL: ttl, NotAfter: base * 2}
-				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), stampText(w.Stamp), "3600000", value, fmt.Sprint(ttl)}
+				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), "3600000", stampText(w.Stamp), value, fmt.Sprint(ttl)}
 				if what == 1 {
 					w.Op, s, args = sim.OpDel, script.Del, args[:3]
 				}

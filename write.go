@@ -49,9 +49,9 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
 	}
 	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
-	w := &write{Client: c, verb: "set", keys: []string{key}, script: script.Set, bare: script.SetBare,
-		args: []string{wire.Pack(value), script.InMilliseconds(ttl)}, op: fallback.OpSet, ttl: ttl, value: value}
-	return w.do(ctx)
+	w := &write{Client: c, verb: "set", script: script.Set, bare: script.SetBare, op: fallback.OpSet, ttl: ttl, value: value}
+	w.args = append(w.one.args[:0], wire.Pack(value), script.InMilliseconds(ttl))
+	return w.do(ctx, key)
 }
 
 // Del removes keys. After a nil error this process never serves their old values. Other processes
@@ -60,8 +60,8 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 // old values back. Keys that do not exist are no error. The errors are those of Set; with many keys
 // they say which keys failed, and the others are removed.
 func (c *Client) Del(ctx context.Context, keys ...string) error {
-	w := &write{Client: c, verb: "delete", keys: keys, script: script.Del, bare: script.DelBare, op: fallback.OpDel}
-	return w.do(ctx)
+	w := &write{Client: c, verb: "delete", script: script.Del, bare: script.DelBare, op: fallback.OpDel}
+	return w.do(ctx, keys...)
 }
 
 // Touch gives those of keys that hold a value a new ttl, counted from now. It creates nothing, and
@@ -74,28 +74,8 @@ func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) e
 	if err := c.awaitStored(ctx, keys...); err != nil {
 		return err
 	}
-	w := &write{Client: c, verb: "touch", keys: keys, bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)}
-	return w.do(ctx)
-}
-
-// write is one Set, Del or Touch.
-type write struct {
-	*Client
-	verb   string
-	keys   []string
-	script *script.Script // with stamps; nil: it leaves none
-	bare   *script.Script // without
-	args   []string       // behind the window and what is about stamps
-
-	op    fallback.Op // as which it is replayed; "" if not
-	ttl   time.Duration
-	value string
-}
-
-// writing is a batch of a write.
-type writing struct {
-	*link.Batch
-	stamp stamp.Proposal
+	w := &write{Client: c, verb: "touch", bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)}
+	return w.do(ctx, keys...)
 }
 
 // beginWrite lets a call begin that changes keys in Redis; endWrite must follow, if it does.
@@ -121,13 +101,18 @@ func (c *Client) endWrite(keys []string) {
 }
 
 // do does it.
-func (w *write) do(ctx context.Context) error {
-	w.keys = cloned(w.keys) // the call's may be a buffer's that is written again
+func (w *write) do(ctx context.Context, keys ...string) error {
+	if len(keys) == 1 { // the call's keys may be a buffer's that is written again
+		w.one.key[0] = strings.Clone(keys[0])
+		w.keys = w.one.key[:]
+	} else {
+		w.keys = cloned(keys)
+	}
 	if err := w.beginWrite(ctx, w.keys); err != nil {
 		return err
 	}
 	defer w.endWrite(w.keys)
-	who := enterCall(ctx)
+	who := w.one.who.enter(ctx)
 	defer who.leave()
 	before := w.drop(w.keys)
 	var sh *link.Shard
@@ -174,35 +159,14 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 			return []error{fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(later), reason.Of(cause))}, false
 		}
 	}
-	s := w.bare
-	stamped := w.script != nil && !w.opt.DisableStamps
-	if stamped {
-		s = w.script
-	}
-	batches := w.link.Batches(s, nil, link.List{
-		Len: len(ask), Key: func(i int) (string, *link.Shard) { return ask[i], w.link.Shard(ask[i]) },
+	all := w.batches(ask)
+	w.lookAtClocks(ctx, all, func(b *writing) bool { // the machine has slept, or its clock was set
+		return !doable(b.Shard, b.stamp.Slack)
 	})
-	all := make([]*writing, len(batches))
-	for i, b := range batches {
-		b.Stamped = stamped
-		all[i] = &writing{Batch: b, stamp: w.newStamp(b.Shard)}
-	}
-	if lost := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.Shard.Asks() || b.stamp.Slack <= link.MostClockError.Microseconds() }); len(lost) > 0 {
-		w.link.LookAtClocks(ctx, shardsOf(lost)) // the machine has slept, or its clock was set
-		for _, b := range lost {
-			b.stamp = w.newStamp(b.Shard)
-		}
-	}
 	w.execute(ctx, all)
-	untimely := slices.DeleteFunc(slices.Clone(all), func(b *writing) bool { return !b.Untimely() })
-	if len(untimely) > 0 { // the server's clock is not what we take it for: look at it and try again, once
-		w.link.LookAtClocks(ctx, shardsOf(untimely))
-		for _, b := range untimely { // nothing has been done in its name
-			b.stamp = w.newStamp(b.Shard)
-		}
-		if ctx.Err() == nil {
-			w.execute(ctx, untimely)
-		}
+	// The server's clock is not what we take it for: look at it and try again, once.
+	if untimely := w.lookAtClocks(ctx, all, func(b *writing) bool { return b.Untimely() }); len(untimely) > 0 && ctx.Err() == nil {
+		w.execute(ctx, untimely)
 	}
 
 	var records []fallback.Record
@@ -211,7 +175,7 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 		err := b.WriteError()
 		w.link.JudgeClock(b.Shard, &b.Call)
 		switch {
-		case err == nil && stamped:
+		case err == nil && b.Stamped:
 			w.store.acknowledged(b.Keys, b.stamp.Text)
 			w.store.recent.add(b.Keys, b.stamp, w.link.Now())
 		case err == nil:
@@ -307,86 +271,4 @@ func (w *write) record(key string, sh *link.Shard, s stamp.Proposal) fallback.Re
 		r.Value, r.Expires = w.args[0], expiresAt(now, w.ttl)
 	}
 	return r
-}
-
-// shardsOf returns the shards of writes, each once.
-func shardsOf(all []*writing) (shards []*link.Shard) {
-	for _, b := range all {
-		if !slices.Contains(shards, b.Shard) {
-			shards = append(shards, b.Shard)
-		}
-	}
-	return shards
-}
-
-// execute sends writes, each with the time after which its server must not do it any more: a
-// command that timed out may otherwise be executed much later, even after this process has gone.
-//
-//	a: Set k, no answer, kept for replay, acknowledged     b: Set k     server: a's Set k     <- would undo b's
-func (w *write) execute(ctx context.Context, all []*writing) {
-	batches := make([]*link.Batch, 0, len(all))
-	for _, b := range all {
-		if _, slack := w.link.ServerTime(b.Shard); b.Shard.Asks() && slack > link.MostClockError.Microseconds() { // it could be done at any time
-			b.Err = link.ErrNotAsked
-			continue
-		}
-		batches = append(batches, b.Batch)
-		b.Args = append(b.Args[:0], "")
-		if b.Stamped {
-			b.Args = append(b.Args, b.stamp.Text, script.InMilliseconds(w.opt.StampTTL))
-		}
-		b.Args = append(b.Args, w.args...)
-	}
-	w.link.RunBatches(ctx, batches, &link.Pieces{Before: func(sh *link.Shard, piece []*link.Batch) {
-		if !sh.Asks() {
-			return
-		}
-		bytes := int64(0)
-		for _, b := range piece {
-			bytes += b.Size()
-		}
-		patience := w.link.Patience(ctx, sh, bytes)
-		now, slack := w.link.ServerTime(sh)
-		for _, b := range piece {
-			b.Args[0], b.NotAfter = link.WriteWindow(now, slack, patience)
-		}
-	}}, nil)
-	for _, b := range all {
-		if link.IsTryAgain(b.Err) && (b.Stamped || len(b.Keys) > 1) {
-			w.executeMoving(ctx, b)
-		}
-	}
-}
-
-// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of
-// one key: see script.Stamp.
-func (w *write) executeMoving(ctx context.Context, b *writing) {
-	for _, key := range b.Keys {
-		if b.Stamped {
-			q := link.NewCall(script.Stamp, stamp.Key(key), b.Args[:3]...)
-			q.Args = append(q.Args, script.InMilliseconds(w.ttl))
-			w.link.Run(ctx, b.Shard, q)
-			b.Reply, b.Err = q.Reply, q.Err
-			if said, err := q.Reply.AsInt64(); q.Err != nil || err != nil || said <= 0 {
-				return
-			} else if said == 2 {
-				continue
-			}
-		}
-		q := link.NewCall(w.bare, key, b.Args[0])
-		q.Args = append(q.Args, w.args...)
-		w.link.Run(ctx, b.Shard, q)
-		if b.Reply, b.Err = q.Reply, q.Err; q.Err != nil || q.Untimely() {
-			return
-		}
-	}
-}
-
-// newStamp proposes the stamp of a Set or Del of sh's keys.
-func (w *write) newStamp(sh *link.Shard) stamp.Proposal {
-	now, slack := w.link.ServerTime(sh)
-	return w.stamps.Next(now, slack, func() bool {
-		kept := w.store.Stats()
-		return kept.Sets+kept.Deletes == 0 && w.store.writing.Load() <= 1 // no other write is on its way to the store
-	})
 }

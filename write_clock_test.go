@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,4 +55,39 @@ func TestASetDoesNotWaitForAClockThatIsFarOff(t *testing.T) {
 	for c.Stats().Pending > 0 {
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// The same for writes of many callers that go together: each is done at its second attempt.
+func TestWritesOfManyCallersSurviveAJumpOfTheServersClock(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c := newConnected(t, proxy.Addr())
+	sh := c.link.Shards()[0]
+	proxy.Delay(5 * time.Millisecond)
+	for _, by := range []time.Duration{-time.Hour, time.Hour} { // which the server takes for late, or for another clock
+		sh.Skew(by, by)
+		var callers sync.WaitGroup
+		for i := range 64 {
+			callers.Go(func() {
+				if err := c.Set(t.Context(), time.Minute, fmt.Sprint("k", i), fmt.Sprint(by)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		callers.Wait()
+		for i := range 64 {
+			require.Equal(t, fmt.Sprint(by), server.Do("GET", fmt.Sprint("k", i)))
+		}
+	}
+}
+
+// WritesOut and WritesWaiting are how many commands with Sets are out, and how many Sets wait.
+func WritesOut(c *Client) int {
+	out, _ := c.link.Shards()[0].Batcher(sets).Load()
+	return out
+}
+
+func WritesWaiting(c *Client) int {
+	_, waiting := c.link.Shards()[0].Batcher(sets).Load()
+	return waiting
 }

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -14,15 +15,29 @@ import (
 type Batcher struct {
 	send         func([]*Request)     // answers each request; returns when it has. Immutable
 	inBackground func(fn func()) bool // see Hooks; immutable
+	sender       Sender               // immutable
 
 	mu   sync.Mutex
 	out  int        // commands under way; guarded by mu
 	next []*Request // that wait to be sent; guarded by mu
 }
 
+// Sender is how the requests of one kind are sent.
+type Sender struct {
+	// Send answers each request, and returns when it has.
+	Send func(sh *Shard, requests []*Request)
+
+	// MaxRequests go in one command; 0: maxRequests.
+	MaxRequests int
+
+	// Insist has requests sent although the client closes: they must be answered by Redis, or be
+	// known to be unanswered.
+	Insist bool
+}
+
 const (
 	maxAlone    = 4  // commands out before the next ones go together
-	maxRequests = 12 // in one command: the cost of tracking grows with their square up to Redis 7.0
+	maxRequests = 12 // in one command that reads: the cost of tracking grows with their square up to Redis 7.0
 )
 
 // Request is what one caller asks for one key in a batch.
@@ -35,7 +50,11 @@ type Request struct {
 
 	done chan struct{} // else: closed once the rest may be read
 
-	// Set once, by whoever sends it.
+	// When it was made, and when its caller leaves at the latest, in Link.Now's time. For senders
+	// that want to know.
+	Asked, Ends int64
+
+	// Set once, by whoever sends it; Result also by Begin.
 	Result any // what all requests of the batch share
 	At     int // where its key stands in it
 	Err    error
@@ -75,6 +94,18 @@ func (b *Batcher) EnterOwned(r *Request) bool {
 	return false
 }
 
+// Join is Enter for a request of the caller's. It reports whether the caller may ask by itself.
+func (b *Batcher) Join(r *Request) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.aloneLocked() {
+		return true
+	}
+	r.done = make(chan struct{})
+	b.next = append(b.next, r)
+	return false
+}
+
 // aloneLocked takes a place among those that ask by themselves, if there is one.
 func (b *Batcher) aloneLocked() bool {
 	if b.out == maxAlone {
@@ -99,7 +130,7 @@ func (b *Batcher) sendOn(requests []*Request) {
 		}
 	})
 	for ; !sent && requests != nil; requests = b.take() { // closing
-		if owner := requests[0].Owner; owner != nil && owner.Insists() {
+		if owner := requests[0].Owner; b.sender.Insist || owner != nil && owner.Insists() {
 			b.send(requests)
 			continue
 		}
@@ -109,23 +140,28 @@ func (b *Batcher) sendOn(requests []*Request) {
 	}
 }
 
+// Load is how many commands are out, and how many requests wait for them.
+func (b *Batcher) Load() (out, waiting int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out, len(b.next)
+}
+
 // take returns what is to be sent next, a key only once. If there is nothing it gives back the
 // caller's place.
 func (b *Batcher) take() (requests []*Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	bytes := 0
+	bytes, most := 0, cmp.Or(b.sender.MaxRequests, maxRequests)
 	b.next = slices.DeleteFunc(b.next, func(r *Request) bool {
 		if r.hasLeft() {
 			return true
 		}
-		for _, arg := range r.Args {
-			bytes += len(arg)
-		}
+		bytes += r.Size()
 		if bytes > MaxBatchBytes && len(requests) > 0 {
 			return false
 		}
-		if len(requests) == maxRequests || slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
+		if len(requests) == most || slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
 			return false
 		}
 		requests = append(requests, r)
@@ -150,6 +186,26 @@ func (r *Request) Wait(ctx, closing context.Context) bool {
 	defer r.mu.Unlock()
 	r.left = !r.answered
 	return r.answered
+}
+
+// Begin notes that r is being sent as a part of what; false: its caller has left, so it must not be.
+// A caller that leaves from then on finds what in Result, one that has left before finds nil there.
+func (r *Request) Begin(what any) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.left {
+		r.Result = what
+	}
+	return !r.left
+}
+
+// Size is about how many bytes r takes on its way.
+func (r *Request) Size() int {
+	bytes := len(r.Key)
+	for _, arg := range r.Args {
+		bytes += len(arg)
+	}
+	return bytes
 }
 
 func (r *Request) hasLeft() bool {

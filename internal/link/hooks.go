@@ -58,8 +58,8 @@ type Hooks struct {
 	// Flushed tells that the database of sh was flushed.
 	Flushed func(sh *Shard)
 
-	// Send answers the requests of a batch. There are two kinds of them, see Shard.Batcher.
-	Send [2]func(sh *Shard, requests []*Request)
+	// Senders send the requests that go together, of each kind, see Shard.Batcher.
+	Senders [4]Sender
 }
 
 // ModeChange is one change of a shard's mode.

@@ -192,3 +192,39 @@ func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 	b.Leave()
 	require.ErrorIs(t, r.Err, ErrClosed)
 }
+
+// A caller that has left is not sent for; one that leaves later finds what it was sent in.
+func TestARequestIsSentOnlyIfItsCallerIsThere(t *testing.T) {
+	b := Batcher{sender: Sender{MaxRequests: 2, Insist: true}, out: maxAlone}
+	b.inBackground = func(func()) bool { return false } // the client closes
+	left, cancel := context.WithCancel(t.Context())
+	cancel()
+	requests := []*Request{{Key: "left"}, {Key: "leaves"}, {Key: "stays"}, {Key: "one more"}}
+	for _, r := range requests {
+		require.False(t, b.Join(r))
+	}
+	require.False(t, requests[0].Wait(left, t.Context()))
+	require.False(t, requests[0].Begin("sent in this"))
+	require.Nil(t, requests[0].Result)
+	var sent [][]string
+	b.send = func(some []*Request) {
+		var keys []string
+		for _, r := range some {
+			require.True(t, r.Begin("sent in this"))
+			keys = append(keys, r.Key)
+		}
+		if sent = append(sent, keys); len(sent) == 1 {
+			require.False(t, requests[1].Wait(left, t.Context()))
+			require.Equal(t, "sent in this", requests[1].Result)
+		}
+		for i, r := range some {
+			r.Answer("answered", i, nil)
+		}
+	}
+	b.Leave()
+	require.Equal(t, [][]string{{"leaves", "stays"}, {"one more"}}, sent, "it insists, though the client closes")
+	require.Equal(t, "sent in this", requests[1].Result)
+	require.Equal(t, "answered", requests[2].Result)
+	out, waiting := b.Load()
+	require.Equal(t, []int{maxAlone - 1, 0}, []int{out, waiting})
+}

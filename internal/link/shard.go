@@ -65,7 +65,7 @@ type Shard struct {
 	// What is under way. Changed by whoever asks; gate, turns and batchers have locks of their own.
 	gate     gate         // bounds the commands that are out
 	turns    turns        // of what is large
-	batchers [2]Batcher   // of commands that go together under load
+	batchers [4]Batcher   // of commands that go together under load
 	longest  longest      // argument that the server reads
 	bulk     atomic.Int64 // bytes of ours on their way to it, behind which others may have to wait, see sends
 	expected atomic.Int64 // bytes that it was asked for, as far as that is known
@@ -98,13 +98,13 @@ func (l *Link) newShard(addr string, client rueidis.Client, tracked bool) *Shard
 	sh.state.away.begin(l, sh.state.since)
 	sh.fresh.Store(true)
 	for i := range sh.batchers {
-		sh.batchers[i].inBackground = l.up.InBackground
-		sh.batchers[i].send = func(requests []*Request) { l.up.Send[i](sh, requests) }
+		sh.batchers[i].inBackground, sh.batchers[i].sender = l.up.InBackground, l.up.Senders[i]
+		sh.batchers[i].send = func(requests []*Request) { l.up.Senders[i].Send(sh, requests) }
 	}
 	return sh
 }
 
-// Batcher sends commands of one kind together: kind is an index into Hooks.Send.
+// Batcher sends commands of one kind together: kind is an index into Hooks.Senders.
 func (sh *Shard) Batcher(kind int) *Batcher { return &sh.batchers[kind] }
 
 // Left is closed when sh has left the cluster.

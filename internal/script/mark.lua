@@ -3,7 +3,7 @@
 -- counts as written with the stamp.
 --
 -- KEYS:       k…, and where their stamps stand
--- ARGV:       window, stamp, StampTTL in ms, ms for what does not expire, number of k
+-- ARGV:       window, StampTTL in ms, stamp, ms for what does not expire, number of k
 -- Answer:     1, or what untimely answers (lib/clock.lua)
 -- Second run: finds the stamps of the first, or of later operations of the same client, and does
 --             nothing. Another client's write in between hides them; then the window bounds how
@@ -14,11 +14,11 @@ local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
 for i = 1, count do
   local was = stampOf(i)
-  if not overtaken(was, ARGV[2]) then
+  if not overtaken(was, ARGV[3]) then
     local left, ends = call('PTTL', KEYS[i]), 0
     if left == -1 then left = tonumber(ARGV[4]) end
     if left > 0 then ends = math.floor(now / 1000) + left end
-    leave(i, now, was, ARGV[2], ends, math.max(ARGV[3], left))
+    leave(i, now, was, ARGV[3], ends, math.max(ARGV[2], left))
   end
 end
 return 1

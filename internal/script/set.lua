@@ -1,20 +1,25 @@
 -- include: stamps put
--- Stores the value of a Set, and its stamp.
+-- Stores the values of Sets, and their stamps.
 --
--- KEYS:       k, and where its stamp stands
--- ARGV:       window, stamp, StampTTL in ms, value, ttl in ms, 1 for the number of k
+-- KEYS:       k…, each once, and where their stamps stand
+-- ARGV:       window, StampTTL in ms, and for each key: stamp, value, ttl in ms; then the number of k
 -- Answer:     1, or what untimely answers (lib/clock.lua)
--- Second run: finds the stamp of the first, or of a later operation of the same client, and does
---             nothing. Another client's write in between hides that stamp; then the window bounds
---             how late the second run can be
+-- Second run: finds the stamps of the first, or of later operations of the same client, and does
+--             nothing. Another client's write in between hides them; then the window bounds how
+--             late the second run can be
 
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
 local full = whenFull()
 if full then return full end
-local was = stampOf(1)
-if overtaken(was, ARGV[2]) then return 1 end
-put(KEYS[1], ARGV[4], ARGV[5])
-leave(1, now, was, ARGV[2], math.floor(now / 1000) + ARGV[5], math.max(ARGV[3], ARGV[5]))
+local keep, ms = tonumber(ARGV[2]), math.floor(now / 1000)
+for i = 1, count do
+  local mine, ttl = ARGV[3*i], ARGV[3*i+2]
+  local was = stampOf(i)
+  if not overtaken(was, mine) then
+    put(KEYS[i], ARGV[3*i+1], ttl)
+    leave(i, now, was, mine, ms + ttl, math.max(keep, ttl))
+  end
+end
 return 1
