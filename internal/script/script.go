@@ -81,6 +81,9 @@ var (
 // Script is a Lua script. Immutable.
 type Script struct{ name, text, sha string }
 
+// Name returns the name of its file, without the .lua.
+func (s *Script) Name() string { return s.name }
+
 // Text returns what Redis runs.
 func (s *Script) Text() string { return s.text }
 
@@ -115,8 +118,15 @@ func load(name string) *Script {
 	s := &Script{name: name, text: constants.Replace(text.String())}
 	sum := sums.SHA1(s.text)
 	s.sha = hex.EncodeToString(sum[:])
+	loaded = append(loaded, s)
 	return s
 }
+
+// loaded are all scripts. It is written while the program starts only.
+var loaded []*Script
+
+// All returns all scripts.
+func All() []*Script { return slices.Clone(loaded) }
 
 // add appends a file to text, behind what it includes, unless it is among those that text had
 // already.

@@ -1,0 +1,223 @@
+package fakeredis
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+)
+
+// What is about hashes, lists and sets.
+
+// of returns what key holds, if it is of this kind; nil if that is nothing.
+func (s *Server) of(key, kind string) (v *value, failed any) {
+	if v = s.find(key); v != nil && v.kind != kind {
+		return nil, wrongType
+	}
+	return v, nil
+}
+
+// made is of, which makes what is not there.
+func (s *Server) made(key, kind string) (v *value, failed any) {
+	if v, failed = s.of(key, kind); v == nil && failed == nil {
+		v = &value{kind: kind, fields: make(map[string]string), members: make(map[string]bool)}
+		s.data.byKey[key] = v
+		s.data.bytes += v.size() + int64(len(key))
+	}
+	return v, failed
+}
+
+func hset(s *Server, _ *client, args []string) any {
+	if len(args)%2 != 1 {
+		return badNumber("hset")
+	}
+	v, failed := s.made(args[0], "hash")
+	if failed != nil {
+		return failed
+	}
+	before, had := v.size(), len(v.fields)
+	for i := 1; i < len(args); i += 2 {
+		v.fields[args[i]] = args[i+1]
+	}
+	s.changed(args[0], v, before)
+	return int64(len(v.fields) - had)
+}
+
+func hget(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "hash")
+	if v == nil {
+		return failed
+	}
+	if text, ok := v.fields[args[1]]; ok {
+		return text
+	}
+	return nil
+}
+
+func hmget(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "hash")
+	if failed != nil {
+		return failed
+	}
+	all := make([]any, len(args)-1)
+	for i, field := range args[1:] {
+		if v == nil {
+			break
+		}
+		if text, ok := v.fields[field]; ok {
+			all[i] = text
+		}
+	}
+	return all
+}
+
+func hgetall(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "hash")
+	if failed != nil {
+		return failed
+	}
+	all := pairs{}
+	if v != nil {
+		for _, field := range slices.Sorted(maps.Keys(v.fields)) {
+			all = append(all, field, v.fields[field])
+		}
+	}
+	return all
+}
+
+func hexists(s *Server, c *client, args []string) any {
+	switch text := hget(s, c, args).(type) {
+	case string:
+		return int64(1)
+	case nil:
+		return int64(0)
+	default:
+		return text
+	}
+}
+
+func hlen(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "hash")
+	switch {
+	case failed != nil:
+		return failed
+	case v == nil:
+		return int64(0)
+	}
+	return int64(len(v.fields))
+}
+
+func hdel(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "hash")
+	switch {
+	case failed != nil:
+		return failed
+	case v == nil:
+		return int64(0)
+	}
+	before, had := v.size(), len(v.fields)
+	for _, field := range args[1:] {
+		delete(v.fields, field)
+	}
+	gone := had - len(v.fields)
+	if gone > 0 {
+		s.changed(args[0], v, before)
+	}
+	return int64(gone)
+}
+
+func (s *Server) push(args []string, inFront bool) any {
+	v, failed := s.made(args[0], "list")
+	if failed != nil {
+		return failed
+	}
+	before := v.size()
+	for _, element := range args[1:] {
+		if inFront {
+			v.list = slices.Insert(v.list, 0, element)
+		} else {
+			v.list = append(v.list, element)
+		}
+	}
+	s.changed(args[0], v, before)
+	return int64(len(v.list))
+}
+
+func llen(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "list")
+	switch {
+	case failed != nil:
+		return failed
+	case v == nil:
+		return int64(0)
+	}
+	return int64(len(v.list))
+}
+
+func lrange(s *Server, _ *client, args []string) any {
+	from, err := strconv.Atoi(args[1])
+	to, also := strconv.Atoi(args[2])
+	if err != nil || also != nil {
+		return notNumber
+	}
+	v, failed := s.of(args[0], "list")
+	if failed != nil {
+		return failed
+	}
+	all := []any{}
+	if v != nil {
+		from, to = slice(from, to, len(v.list))
+		for _, element := range v.list[from:to] {
+			all = append(all, element)
+		}
+	}
+	return all
+}
+
+func sadd(s *Server, _ *client, args []string) any {
+	v, failed := s.made(args[0], "set")
+	if failed != nil {
+		return failed
+	}
+	before, had := v.size(), len(v.members)
+	for _, member := range args[1:] {
+		v.members[member] = true
+	}
+	if len(v.members) == had {
+		return int64(0)
+	}
+	s.changed(args[0], v, before)
+	return int64(len(v.members) - had)
+}
+
+func srem(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "set")
+	switch {
+	case failed != nil:
+		return failed
+	case v == nil:
+		return int64(0)
+	}
+	before, had := v.size(), len(v.members)
+	for _, member := range args[1:] {
+		delete(v.members, member)
+	}
+	gone := had - len(v.members)
+	if gone > 0 {
+		s.changed(args[0], v, before)
+	}
+	return int64(gone)
+}
+
+func smembers(s *Server, _ *client, args []string) any {
+	v, failed := s.of(args[0], "set")
+	if failed != nil {
+		return failed
+	}
+	all := []any{}
+	if v != nil {
+		for _, member := range slices.Sorted(maps.Keys(v.members)) {
+			all = append(all, member)
+		}
+	}
+	return all
+}

@@ -1,0 +1,317 @@
+package fakeredis
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/wire"
+)
+
+// The twins of internal/script's Lua: line for line the same, with the same names, to be read side
+// by side. Each is known by the sum of the Lua that it was written for.
+
+// twin is a script as a function.
+type twin struct {
+	name string // of its file
+	run  func(r *run) any
+}
+
+// twins are by the SHA-1 of the Lua as it is sent. A test fails where a script is not the one that
+// its twin was written for: change the function, then the sum.
+var twins map[string]twin
+
+func init() { // some use the commands, and these the table
+	twins = map[string]twin{
+		"1dffab12478fe0d32f6a2c5e6ca6b73511906398": {"read_or_lock", readOrLock},
+		"2c852181bb316da0f209c1e65180ae14a585a03f": {"read_or_lock_many", readOrLockMany},
+		"b7b8ebc71f8d177eba61ccb472e7e3e824ba4433": {"replace_or_lock", replaceOrLock},
+		"a3a452a20b09b97b2c6d0b4ad326866dc957e416": {"read", read},
+		"b74b8ca2d7332fd9c5feeb7a3e30c327229f3f6d": {"fill", fill},
+		"f82abff51665dcc1457bc9e030a768125ef4f452": {"fill_many", fillMany},
+		"97446597861ae0f571c9f04379b3b2c222560fdf": {"renew", renew},
+		"1aa837c01cd8af209e4bc36579fdd43564a9459b": {"release", release},
+		"848a65cff859ec67c3ed48a34577e79be746cae0": {"release_failed", releaseFailed},
+		"2ab4dbcf80ffa7b7da4825b83ab237e90670489e": {"set", setStamped},
+		"368cacd01e7feb0cc92c2d2c465c387a2d402c41": {"set_bare", setBare},
+		"85b4b6d9d3264a05f353cc4124a1a62565b985ee": {"del", delStamped},
+		"b241b38f104c250d5ff5782e743e31520233c742": {"del_bare", delBare},
+		"54bdedf89e531248bd9b3d4bc45ae78898c6d380": {"touch", touch},
+		"ed6fb914b6b1a2622f2f2cb6d44543f21e0e68bf": {"mark", mark},
+		"73ba8c50687c7d2f60d551f3ab2dfe2c47b4441d": {"stamp", stampOnly},
+		"48df9b519ca145c867b895f740b37bd891e887af": {"nothing", nothing},
+		"decfd549a1a84ad77cd1389122a59411a16026c4": {"replay", replay},
+		"a1c50d0ee194cac7f84dbcace259faf0ca99a64c": {"replay_bare", replayBare},
+		"37a1e403fc1aa6b6e8d522b6353c607c92fd8227": {"time", timeOf},
+		"7515b855d39754f40894f6542a708b8bf50296ab": {"probe", probe},
+		"94e22d8fe165fdc860678c6bdf4d8a755ff18832": {"who", who},
+		"c162150b141042149877af390cfd4df4ff4ea0b8": {"made", made},
+		"b2f606cfd8a309cca0730faf51e67e154475acfd": {"withheld", withheld},
+	}
+}
+
+// lib/clock.lua
+
+// clock is the server's time in µs.
+func (r *run) clock() int64 {
+	t := r.call("TIME").([]any)
+	return number(t[0].(string))*1_000_000 + number(t[1].(string))
+}
+
+var (
+	windowEnd   = regexp.MustCompile(`\d+$`)
+	windowBegin = regexp.MustCompile(`^(\d+)-`)
+)
+
+// untimely is the answer that refuses a script which runs outside of its window, else nil.
+func untimely(now int64, window string) any {
+	if now > number(windowEnd.FindString(window)) {
+		return int64(0)
+	}
+	if begin := windowBegin.FindStringSubmatch(window); begin != nil && now < number(begin[1]) {
+		return int64(-1)
+	}
+	return nil
+}
+
+// lib/look.lua
+
+// look is what a key holds, without its being tracked.
+func (r *run) look(key string) any {
+	v := r.pcall("GETEX", key)
+	if _, failed := v.(failure); failed {
+		return r.call("GET", key)
+	}
+	return v
+}
+
+// lib/put.lua
+
+// longestTTL is LONGEST_TTL.
+var longestTTL = script.Milliseconds(wire.LongestTTL)
+
+// put writes a value for a ttl in ms.
+func (r *run) put(key, value string, ttl int64) any {
+	if ttl > longestTTL {
+		return r.call("SET", key, value)
+	}
+	return r.call("SET", key, value, "PX", ttl)
+}
+
+// The lock on a key.
+
+func readOrLock(r *run) any {
+	key := r.keys[0]
+	locked := r.pcall("SET", key, r.args[0], "NX", "PX", r.args[1])
+	if locked == okay {
+		return []any{int64(1), int64(0)}
+	}
+	if size, ok := r.pcall("SETRANGE", key, 0, "").(int64); ok && size > number(r.args[2]) {
+		return []any{int64(2), size}
+	}
+	v := r.call("GET", key)
+	if v == nil {
+		return locked
+	}
+	return []any{v, r.call("PTTL", key)}
+}
+
+func readOrLockMany(r *run) any {
+	marker, ttl := r.args[0], r.args[1]
+	answer := make([]any, 2*len(r.keys))
+	done := make([]bool, len(r.keys)) // answer[2*i] in Lua
+	var mine, others []string
+	sum := int64(0)
+	for i, key := range r.keys {
+		locked := r.pcall("SET", key, marker, "NX", "PX", ttl)
+		if locked == okay {
+			mine = append(mine, key)
+			answer[2*i], answer[2*i+1], done[i] = int64(1), int64(0), true
+			continue
+		}
+		size, _ := r.pcall("SETRANGE", key, 0, "").(int64)
+		if sum > 0 && sum+size > number(r.args[2]) {
+			answer[2*i], answer[2*i+1], done[i] = int64(2), size, true
+		} else {
+			sum += size
+			others = append(others, key)
+			answer[2*i] = locked
+		}
+	}
+	if len(others) == 0 {
+		return answer
+	}
+	values, n := r.callKeys("MGET", others).([]any), 0
+	for i, key := range r.keys {
+		if done[i] {
+			continue
+		}
+		v := values[n]
+		n++
+		if v != nil {
+			answer[2*i], answer[2*i+1] = v, r.call("PTTL", key)
+			continue
+		}
+		// gone, or of another type
+		if answer[2*i] == nil {
+			answer[2*i] = r.pcall("GET", key)
+		}
+		answer[2*i+1] = int64(-2)
+	}
+	for _, key := range mine {
+		r.call("PEXPIRE", key, ttl)
+	}
+	return answer
+}
+
+func replaceOrLock(r *run) any {
+	v := r.call("GET", r.keys[0])
+	if v != nil && sha1hex(v.(string)) != r.args[2] {
+		return []any{v, r.call("PTTL", r.keys[0])}
+	}
+	r.call("SET", r.keys[0], r.args[0], "PX", r.args[1])
+	return []any{int64(1), int64(0)}
+}
+
+func read(r *run) any {
+	if size, ok := r.pcall("SETRANGE", r.keys[0], 0, "").(int64); ok && size > number(r.args[1]) {
+		return []any{int64(2), size}
+	}
+	v := r.look(r.keys[0])
+	if v == nil || strings.HasPrefix(v.(string), r.args[0]) {
+		return []any{nil, int64(-2)}
+	}
+	return []any{v, r.call("PTTL", r.keys[0])}
+}
+
+func fill(r *run) any {
+	key := r.keys[0]
+	if r.look(key) != r.args[0] {
+		return []any{int64(0)}
+	}
+	r.put(key, r.args[1], number(r.args[2]))
+	r.call("EXISTS", key)
+	return []any{int64(1)}
+}
+
+func fillMany(r *run) any {
+	answer := make([]any, len(r.keys))
+	for i, key := range r.keys {
+		a := 3 * i
+		if r.look(key) == r.args[a] {
+			r.put(key, r.args[a+1], number(r.args[a+2]))
+			answer[i] = int64(1)
+		} else {
+			answer[i] = int64(0)
+		}
+	}
+	r.callKeys("EXISTS", r.keys)
+	return answer
+}
+
+func renew(r *run) any {
+	answer := make([]any, len(r.keys))
+	for i, key := range r.keys {
+		if answer[i] = int64(0); r.look(key) == r.args[i+1] {
+			answer[i] = r.call("PEXPIRE", key, r.args[0])
+		}
+	}
+	return answer
+}
+
+func release(r *run) any {
+	answer := make([]any, len(r.keys))
+	for i, key := range r.keys {
+		if answer[i] = int64(0); r.look(key) == r.args[i] {
+			answer[i] = r.call("DEL", key)
+		}
+	}
+	return answer
+}
+
+func releaseFailed(r *run) any {
+	answer := release(r)
+	r.callKeys("EXISTS", r.keys)
+	return answer
+}
+
+// Writes that leave no stamps.
+
+func setBare(r *run) any {
+	if refusal := untimely(r.clock(), r.args[0]); refusal != nil {
+		return refusal
+	}
+	r.put(r.keys[0], r.args[1], number(r.args[2]))
+	return int64(1)
+}
+
+func delBare(r *run) any {
+	if refusal := untimely(r.clock(), r.args[0]); refusal != nil {
+		return refusal
+	}
+	r.callKeys("UNLINK", r.keys)
+	return int64(1)
+}
+
+func touch(r *run) any {
+	if refusal := untimely(r.clock(), r.args[0]); refusal != nil {
+		return refusal
+	}
+	last := len(r.args) - 1
+	for _, key := range r.keys {
+		head, lock := r.call("GETRANGE", key, 0, 31).(string), false
+		for _, prefix := range r.args[2:last] {
+			lock = lock || strings.HasPrefix(head, prefix)
+		}
+		if head != r.args[last] && !lock {
+			if number(r.args[1]) > longestTTL {
+				r.call("PERSIST", key)
+			} else {
+				r.call("PEXPIRE", key, r.args[1])
+			}
+		}
+	}
+	return int64(1)
+}
+
+func nothing(*run) any { return int64(1) }
+
+func replayBare(r *run) any {
+	if refusal := untimely(r.clock(), r.args[0]); refusal != nil {
+		return refusal
+	}
+	answers := make([]any, len(r.keys))
+	for i, key := range r.keys {
+		op := r.args[i+1]
+		if op != "fill" {
+			r.call("UNLINK", key)
+		}
+		answers[i] = map[string]int64{"fill": 2, "set": 3, "del": 1}[op]
+	}
+	return answers
+}
+
+// What is found out about a server.
+
+func timeOf(r *run) any { return r.call("TIME") }
+
+func probe(r *run) any {
+	r.call("PEXPIRE", r.keys[0], r.args[0])
+	return r.call("SET", r.keys[0], "", "PX", r.args[0])
+}
+
+func who(r *run) any { return r.call("INFO", "server") }
+
+func made(r *run) any {
+	if made, ok := r.look(r.keys[0]).(string); ok {
+		if _, ok := isNumber(made); ok {
+			r.call("PEXPIRE", r.keys[0], r.args[0])
+			return made
+		}
+	}
+	made := padded(r.clock())
+	r.call("SET", r.keys[0], made, "PX", r.args[0])
+	return made
+}
+
+func withheld(r *run) any { return failure(r.args[0]) }
