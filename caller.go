@@ -136,18 +136,141 @@ func (c *caller) Value(key any) any {
 	return value
 }
 
-// loadContext has the values of a caller that waits for the load, see Loader, and nobody's end.
-type loadContext struct{ l *load }
+// loadContext is the context of a load. It has the values of a caller that waits for the load, see
+// Loader; it ends with the load, or at its deadline, and not with a caller's. Those of package
+// context would be nine pieces of memory for each load. Safe for concurrent use.
+type loadContext struct {
+	l    *load // immutable
+	ends int64 // its deadline, in link.Now's time; immutable
+
+	mu    sync.Mutex
+	err   error         // why it has ended; guarded by mu
+	timer *time.Timer   // for the deadline; guarded by mu, nil until begin
+	done  chan struct{} // made by the first who asks for it; guarded by mu
+	after []*func()     // see AfterFunc; guarded by mu
+}
 
 type loadContextKey struct{}
 
-func (*loadContext) Deadline() (deadline time.Time, ok bool) { return deadline, false }
-func (*loadContext) Done() <-chan struct{}                   { return nil }
-func (*loadContext) Err() error                              { return nil }
+// begin has the load expire when the context ends, at its deadline or by cancel, which may have
+// been already.
+func (c *loadContext) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		go c.l.expire() // ends in bounds; counts as whoever settles the load
+		return
+	}
+	c.timer = time.AfterFunc(c.l.options.loadTimeout, func() {
+		if c.end(context.DeadlineExceeded) {
+			c.l.expire()
+		}
+	})
+}
+
+// cancel ends the context, and so the load if that has not been settled.
+func (c *loadContext) cancel() {
+	if c.end(context.Canceled) {
+		go c.l.expire() // ends in bounds; counts as whoever settles the load
+	}
+}
+
+// end ends the context, once. expires reports whether it has ended now, and the load is to expire
+// by that.
+func (c *loadContext) end(why error) (expires bool) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return false
+	}
+	c.err = why
+	if c.timer != nil {
+		c.timer.Stop()
+		expires = true
+	}
+	if c.done != nil {
+		close(c.done)
+	}
+	after := c.after
+	c.after = nil
+	c.mu.Unlock()
+	for _, f := range after {
+		(*f)()
+	}
+	return expires
+}
+
+// Deadline implements [context.Context].
+func (c *loadContext) Deadline() (deadline time.Time, ok bool) {
+	return c.l.c.link.Began().Add(time.Duration(c.ends)), true
+}
+
+// Done implements [context.Context].
+func (c *loadContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.err != nil {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+// Err implements [context.Context].
+func (c *loadContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// AfterFunc is how package context ends the contexts that a loader derives: without it each would
+// take a goroutine. stop reports whether it has kept f from being called.
+func (c *loadContext) AfterFunc(f func()) (stop func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		go f() // as package context does
+		return func() bool { return false }
+	}
+	mine := &f
+	c.after = append(c.after, mine)
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		i := slices.Index(c.after, mine)
+		if i >= 0 {
+			c.after = slices.Delete(c.after, i, i+1)
+		}
+		return i >= 0
+	}
+}
+
+// cancelKey is what package context asks a context for to learn whether it is one of its own. A
+// load's must not answer with a caller's: context.Cause would tell why that has ended.
+var cancelKey = func() any {
+	var asked keyOf
+	_, cancel := context.WithCancel(&asked)
+	cancel()
+	return asked.key
+}()
+
+// keyOf notes the key that it is asked for.
+type keyOf struct{ key any }
+
+func (*keyOf) Deadline() (deadline time.Time, ok bool) { return deadline, false }
+func (*keyOf) Done() <-chan struct{}                   { return make(chan struct{}) }
+func (*keyOf) Err() error                              { return nil }
+func (k *keyOf) Value(key any) any                     { k.key = key; return nil }
+func (*keyOf) AfterFunc(func()) (stop func() bool)     { return func() bool { return true } }
 
 func (c *loadContext) Value(key any) any {
-	if key == (loadContextKey{}) {
+	switch key {
+	case loadContextKey{}:
 		return c.l
+	case cancelKey:
+		return nil
 	}
 	for who := c.l.caller(); who != nil; who = c.l.caller() {
 		if value, inside := who.lookUp(key); inside && (value != nil || who.inside()) {

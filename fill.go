@@ -182,9 +182,28 @@ func (l *load) fillArgs(to []string, item *loadItem) []string {
 		stored, ttl = wire.Pack(l.out[item.n].raw), &l.valueTTL
 	}
 	if *ttl == "" || l.options.jitter > 0 {
-		*ttl = script.InMilliseconds(item.ttl)
+		*ttl = l.c.loads.milliseconds(item.ttl)
 	}
 	return append(to, item.marker, stored, *ttl)
+}
+
+// ttlText is a ttl as Redis takes it. Immutable.
+type ttlText struct {
+	ttl  time.Duration
+	text string
+}
+
+// milliseconds is script.InMilliseconds. It remembers what was asked for twice in a row: most loads
+// have the ttl of the last one, or each its own.
+func (ls *loads) milliseconds(ttl time.Duration) string {
+	if known := ls.ttl.Load(); known != nil && known.ttl == ttl {
+		return known.text
+	}
+	text := script.InMilliseconds(ttl)
+	if ls.lastTTL.Swap(int64(ttl)) == int64(ttl) {
+		ls.ttl.Store(&ttlText{ttl, text})
+	}
+	return text
 }
 
 // filled hands out an item whose fill was answered.
@@ -251,6 +270,15 @@ func (c *Client) sendFills(sh *link.Shard, requests []*link.Request) {
 // what we have locked.
 func (l *load) Insists() bool { return l.c.link.Now() < l.c.closedAt.Load()+int64(fillGrace) }
 
+// lateFill is the answer to the fill of a load of one, as a worker's task.
+type lateFill struct {
+	l               *load
+	moved, accepted bool
+	err             error
+}
+
+func (f *lateFill) do() { f.l.filledOne(f.moved, f.accepted, f.err) }
+
 // Answered takes the answer to the fill of a load of one.
 func (l *load) Answered(r *link.Request) {
 	moved, accepted := false, false
@@ -260,6 +288,6 @@ func (l *load) Answered(r *link.Request) {
 	if l.c.opt.Observer == nil {
 		l.filledOne(moved, accepted, r.Err)
 	} else { // which may take its time, and ask for keys that wait for this sender
-		l.c.work(func() { l.filledOne(moved, accepted, r.Err) })
+		l.c.work(&lateFill{l, moved, accepted, r.Err})
 	}
 }

@@ -16,7 +16,7 @@ import (
 type lifecycle struct {
 	ctx    context.Context    // ends with Close; immutable
 	cancel context.CancelFunc // of ctx; immutable
-	idle   chan func()        // to a worker that waits for work; immutable
+	idle   chan task          // to a worker that waits for work; immutable
 
 	callbacks sync.Map // the numbers of the goroutines that run callbacks, see contain.go
 
@@ -31,7 +31,7 @@ type lifecycle struct {
 
 // begin begins it, once.
 func (lc *lifecycle) begin() {
-	lc.idle, lc.closed = make(chan func()), make(chan struct{})
+	lc.idle, lc.closed = make(chan task), make(chan struct{})
 	lc.ctx, lc.cancel = context.WithCancel(context.Background())
 }
 
@@ -62,31 +62,39 @@ func (lc *lifecycle) inBackground(fn func()) bool {
 	return true
 }
 
-// work runs a load in a goroutine: one that has just finished another, if there is one, because it
+// task is what a worker does: a load, or what is left of one.
+type task interface{ do() }
+
+// work does a task in a goroutine: one that has just finished another, if there is one, because it
 // has the stack that a load needs; growing a new one was a fifteenth of what a miss costs us.
-func (lc *lifecycle) work(fn func()) {
+func (lc *lifecycle) work(t task) {
 	select {
-	case lc.idle <- fn:
+	case lc.idle <- t:
 	default:
 		lc.background.Add(1) // not from zero: the load counts until it has ended
-		go lc.worker(fn)
+		go lc.worker(t)
 	}
 }
 
-// worker ends when it has been idle for a second, with Close, or with a loader that ends its
-// goroutine.
-func (lc *lifecycle) worker(fn func()) {
+// worker ends when it has been idle for one to two seconds, with Close, or with a loader that ends
+// its goroutine. (A timer would have to be set anew after each task.)
+func (lc *lifecycle) worker(t task) {
 	defer lc.background.Done()
 	defer lc.callback()()
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
-	for {
-		fn()
-		timer.Reset(time.Second)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for used := true; ; {
+		if t != nil {
+			t.do()
+			t, used = nil, true // what is done must not be kept in memory
+		}
 		select {
-		case fn = <-lc.idle:
-		case <-timer.C:
-			return
+		case t = <-lc.idle:
+		case <-tick.C:
+			if !used {
+				return
+			}
+			used = false
 		case <-lc.ctx.Done():
 			return
 		}

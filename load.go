@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -51,35 +50,49 @@ type loads struct {
 	earlyBytes atomic.Int64
 
 	mu      sync.Mutex
-	running map[*load]struct{} // guarded by mu
+	running *load // the latest of those that run, which lead to the others; guarded by mu
+
+	lastTTL atomic.Int64 // the latest that was asked for, see milliseconds
+	ttl     atomic.Pointer[ttlText]
 }
 
 func (ls *loads) add(l *load) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if ls.running == nil {
-		ls.running = make(map[*load]struct{})
+	if l.next = ls.running; l.next != nil {
+		l.next.previous = l
 	}
-	ls.running[l] = struct{}{}
+	ls.running = l
 }
 
 func (ls *loads) remove(l *load) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	delete(ls.running, l)
+	if l.next != nil {
+		l.next.previous = l.previous
+	}
+	if l.previous != nil {
+		l.previous.next = l.next
+	} else {
+		ls.running = l.next
+	}
+	l.next, l.previous = nil, nil
 }
 
-func (ls *loads) all() []*load {
+func (ls *loads) all() (all []*load) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	return slices.Collect(maps.Keys(ls.running))
+	for l := ls.running; l != nil; l = l.next {
+		all = append(all, l)
+	}
+	return all
 }
 
 // due returns the locks that are older than age, and counts them as renewed now.
 func (ls *loads) due(age, now int64) (items []*loadItem) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	for l := range ls.running {
+	for l := ls.running; l != nil; l = l.next {
 		l.mu.Lock()
 		if (!l.ended || l.storing) && now-l.renewed >= age {
 			l.renewed = now
@@ -94,7 +107,7 @@ func (ls *loads) due(age, now int64) (items []*loadItem) {
 func (ls *loads) has(key, marker string) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	for l := range ls.running {
+	for l := ls.running; l != nil; l = l.next {
 		for i := range l.items {
 			if item := &l.items[i]; item.marker == marker && item.f.key == key { // store may be writing the rest of it
 				return !item.f.isFinished()
@@ -115,18 +128,18 @@ type load struct {
 	keys    []string // of items, in order
 	items   []loadItem
 	out     []loaded
-	cancel  context.CancelFunc
-	began   int64 // in link.Now's time
-	free    bool  // see loadItem
-	bare    bool  // one of items at least has no lock
-	missing error // with which the loader said that there is nothing, else nil
-	unheld  bool  // its error is that of a context, perhaps of a caller of its own, and not for others
-	early   int64 // its share of loads.earlyBytes
-	values  loadContext
+	began   int64                // in link.Now's time
+	free    bool                 // see loadItem
+	bare    bool                 // one of items at least has no lock
+	missing error                // with which the loader said that there is nothing, else nil
+	unheld  bool                 // its error is that of a context, perhaps of a caller of its own, and not for others
+	early   int64                // its share of loads.earlyBytes
+	values  loadContext          // the loader's
 	seats   []*seating           // immutable once begun; where it is to run, in the order in which it asks
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
 
 	valueTTL, absentTTL string // as Redis takes them, once needed
+	next, previous      *load  // guarded by the mu of loads
 
 	one struct { // what a load of one needs, in one piece of memory
 		keys    [1]string
@@ -173,7 +186,7 @@ func (l *load) desert() {
 	last := l.live == 0
 	l.mu.Unlock()
 	if last {
-		l.cancel()
+		l.values.cancel()
 	}
 }
 
@@ -213,7 +226,7 @@ func (l *load) begin(c *Client, who *caller, p *plan) {
 	l.c, l.parent, l.first, l.live = c, who.load, who, len(l.items)
 	l.ttl, l.options, l.call, l.room = p.ttl, p.options, p.call, p.room
 	l.began = c.link.Now()
-	l.renewed, l.values = l.began, loadContext{l}
+	l.renewed, l.values.l, l.values.ends = l.began, l, l.began+int64(p.options.loadTimeout)
 	for i := range l.items {
 		item := &l.items[i]
 		l.keys[i] = item.f.key
@@ -230,12 +243,9 @@ func (l *load) begin(c *Client, who *caller, p *plan) {
 // start calls the loader and returns at once.
 func (l *load) start() {
 	c := l.c
-	ctx, cancel := context.WithTimeout(&l.values, l.options.loadTimeout)
-	l.cancel = cancel
 	c.loads.add(l)
 	if !c.enterAll(2) { // the loader's goroutine, and whoever settles the load
 		c.loads.remove(l)
-		l.cancel()
 		l.release(ErrClosed)
 		return
 	}
@@ -245,40 +255,45 @@ func (l *load) start() {
 		item.f.load = l
 		item.f.stripe.mu.Unlock()
 	}
-	stop := context.AfterFunc(ctx, func() { l.expire(ctx) })
-	c.work(func() { // ends when the loader returns
-		defer c.background.Done()
-		notFound, err := l.run(ctx)
-		stop()
-		mine, deserted := l.end()
-		if !mine {
-			return
-		}
-		switch {
-		case deserted: // what it returned may have been made without values
-			l.fail(ctx, err, deserted, time.Duration(c.link.Now()-l.began))
-			l.settled()
-		case err == nil:
-			l.observe(nil, time.Duration(c.link.Now()-l.began))
-			l.store()
-		case notFound:
-			l.missing = err
-			l.observe(err, time.Duration(c.link.Now()-l.began))
-			clear(l.out)
-			l.store()
-		default:
-			l.unheld = ofContext(err)
-			l.fail(ctx, err, deserted, time.Duration(c.link.Now()-l.began))
-			l.settled()
-		}
-	})
+	l.values.begin()
+	c.work(l)
+}
+
+// do calls the loader and, unless the load has expired meanwhile, settles it. It ends when the
+// loader returns.
+func (l *load) do() {
+	c := l.c
+	defer c.background.Done()
+	notFound, err := l.run()
+	mine, deserted := l.end()
+	if !mine {
+		return
+	}
+	took := time.Duration(c.link.Now() - l.began)
+	switch {
+	case deserted: // what it returned may have been made without values
+		l.fail(err, deserted, took)
+		l.settled()
+	case err == nil:
+		l.observe(nil, took)
+		l.store()
+	case notFound:
+		l.missing = err
+		l.observe(err, took)
+		clear(l.out)
+		l.store()
+	default:
+		l.unheld = ofContext(err)
+		l.fail(err, deserted, took)
+		l.settled()
+	}
 }
 
 // run calls the loader, and examines its errors. A panic becomes an error, and so does the end of
 // its goroutine (runtime.Goexit, t.FailNow).
-func (l *load) run(ctx context.Context) (notFound bool, err error) {
+func (l *load) run() (notFound bool, err error) {
 	for _, s := range l.seats {
-		if err := s.of.enter(ctx, s); err != nil {
+		if err := s.of.enter(&l.values, s); err != nil {
 			return false, err
 		}
 		defer s.of.leave(s)
@@ -294,11 +309,11 @@ func (l *load) run(ctx context.Context) (notFound bool, err error) {
 		}
 		// Goexit cannot be stopped: this goroutine ends after its deferred calls, so settle here.
 		if mine, deserted := l.end(); mine {
-			l.fail(ctx, goexited("the loader"), deserted, 0)
+			l.fail(goexited("the loader"), deserted, 0)
 			l.settled()
 		}
 	}()
-	err = l.call.load(ctx, l.keys, l.out)
+	err = l.call.load(&l.values, l.keys, l.out)
 	notFound = examine(err)
 	for i := range l.out {
 		examine(l.out[i].err)
@@ -309,21 +324,21 @@ func (l *load) run(ctx context.Context) (notFound bool, err error) {
 
 // expire ends a load that has not returned though its context has ended: its deadline has passed,
 // nobody waits for it any more, or the client is being closed.
-func (l *load) expire(ctx context.Context) {
+func (l *load) expire() {
 	if mine, deserted := l.end(); mine {
-		l.fail(ctx, ctx.Err(), deserted, l.options.loadTimeout)
+		l.fail(l.values.Err(), deserted, l.options.loadTimeout)
 		l.settled()
 	}
 }
 
 // fail gives up the locks and hands out the error.
-func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Duration) {
+func (l *load) fail(err error, deserted bool, took time.Duration) {
 	switch {
 	case l.c.lifecycle.ctx.Err() != nil:
 		err = ErrClosed
 	case deserted:
 		err = nil // its last waiter left: nothing to say, who joins meanwhile starts over
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(l.values.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("%w (%v)", ErrLoadTimeout, l.options.loadTimeout)
 	}
 	l.observe(cmp.Or(err, context.Canceled), took)
@@ -332,7 +347,7 @@ func (l *load) fail(ctx context.Context, err error, deserted bool, took time.Dur
 
 // settled is the end of a load: all who waited for it know.
 func (l *load) settled() {
-	l.cancel()
+	l.values.end(context.Canceled)
 	l.c.loads.earlyBytes.Add(-l.early)
 	l.c.loads.remove(l)
 	l.c.background.Done()

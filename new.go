@@ -136,7 +136,7 @@ func (c *Client) shutDown() (err error) {
 	c.link.Freeze(func() { c.finish(c.link.Now()) }) // no prober is started after this
 	running := c.loads.all()
 	for _, l := range running {
-		l.cancel()
+		l.values.cancel()
 	}
 	if !c.ended(closeGrace) {
 		err = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
