@@ -311,7 +311,8 @@ func (a author) script() []string {
 	case script.Release, script.ReleaseFailed:
 		each(func() { args = append(args, marker()) })
 	case script.SetBare:
-		one(a.window(), a.value(), a.ttl())
+		args = []string{a.window()}
+		each(func() { args = append(args, a.value(), a.ttl()) })
 	case script.DelBare:
 		args = []string{a.window()}
 	case script.Touch:
@@ -320,13 +321,18 @@ func (a author) script() []string {
 		args = []string{a.window()}
 		each(func() { args = append(args, pick(a, "set", "del", "fill")) })
 	case script.Set:
-		one(a.window(), a.stamp(), "3600000", a.value(), a.ttl())
+		args = []string{a.window(), "3600000"}
+		each(func() { args = append(args, a.stamp(), a.value(), a.ttl()) })
 		stamped()
 	case script.Del:
-		args = []string{a.window(), a.stamp(), "3600000"}
+		args = []string{a.window(), "3600000", a.stamp()}
+		if a.IntN(2) == 0 {
+			args = args[:2]
+			each(func() { args = append(args, a.stamp()) })
+		}
 		stamped()
 	case script.Mark:
-		args = []string{a.window(), a.stamp(), "3600000", "9000000000000"}
+		args = []string{a.window(), "3600000", a.stamp(), "9000000000000"}
 		stamped()
 	case script.Stamp:
 		keys = []string{stamp.Key(a.key())}

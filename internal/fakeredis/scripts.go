@@ -32,12 +32,12 @@ func init() { // some use the commands, and these the table
 		"97446597861ae0f571c9f04379b3b2c222560fdf": {"renew", renew},
 		"1aa837c01cd8af209e4bc36579fdd43564a9459b": {"release", release},
 		"848a65cff859ec67c3ed48a34577e79be746cae0": {"release_failed", releaseFailed},
-		"2ab4dbcf80ffa7b7da4825b83ab237e90670489e": {"set", setStamped},
-		"368cacd01e7feb0cc92c2d2c465c387a2d402c41": {"set_bare", setBare},
-		"85b4b6d9d3264a05f353cc4124a1a62565b985ee": {"del", delStamped},
+		"378870c991ecfc1522c5353ae053969e02d73ff9": {"set", setStamped},
+		"3955b7b9fcb7f9b1ac11c158246969616e095caf": {"set_bare", setBare},
+		"811cebc698848e33338034196f534e0b96d46805": {"del", delStamped},
 		"b241b38f104c250d5ff5782e743e31520233c742": {"del_bare", delBare},
 		"54bdedf89e531248bd9b3d4bc45ae78898c6d380": {"touch", touch},
-		"ed6fb914b6b1a2622f2f2cb6d44543f21e0e68bf": {"mark", mark},
+		"35e373536ab8abcbf1ec7bc3c352b6c8246f1942": {"mark", mark},
 		"73ba8c50687c7d2f60d551f3ab2dfe2c47b4441d": {"stamp", stampOnly},
 		"48df9b519ca145c867b895f740b37bd891e887af": {"nothing", nothing},
 		"decfd549a1a84ad77cd1389122a59411a16026c4": {"replay", replay},
@@ -241,7 +241,9 @@ func setBare(r *run) any {
 	if refusal := untimely(r.clock(), r.args[0]); refusal != nil {
 		return refusal
 	}
-	r.put(r.keys[0], r.args[1], number(r.args[2]))
+	for i, key := range r.keys {
+		r.put(key, r.args[2*i+1], number(r.args[2*i+2]))
+	}
 	return int64(1)
 }
 

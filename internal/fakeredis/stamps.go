@@ -86,12 +86,15 @@ func setStamped(r *run) any {
 	if full := r.whenFull(); full != nil {
 		return full
 	}
-	was, mine, ttl := r.stampOf(0), proposed(r.args[1]), number(r.args[4])
-	if overtaken(was, mine) {
-		return int64(1)
+	keep, ms := number(r.args[1]), now/1000
+	for i := range r.count() {
+		mine, ttl := proposed(r.args[3*i+2]), number(r.args[3*i+4])
+		was := r.stampOf(i)
+		if !overtaken(was, mine) {
+			r.put(r.keys[i], r.args[3*i+3], ttl)
+			r.leave(i, now, was, stamp.Left{Stamp: mine, Ends: ms + ttl}, max(keep, ttl))
+		}
 	}
-	r.put(r.keys[0], r.args[3], ttl)
-	r.leave(0, now, was, stamp.Left{Stamp: mine, Ends: now/1000 + ttl}, max(number(r.args[2]), ttl))
 	return int64(1)
 }
 
@@ -100,12 +103,16 @@ func delStamped(r *run) any {
 	if refusal := untimely(now, r.args[0]); refusal != nil {
 		return refusal
 	}
-	mine := proposed(r.args[1])
+	one := len(r.args) == 4
 	for i := range r.count() {
-		was := r.stampOf(i)
+		at := 2 + i
+		if one {
+			at = 2
+		}
+		mine, was := proposed(r.args[at]), r.stampOf(i)
 		if !overtaken(was, mine) {
 			r.call("UNLINK", r.keys[i])
-			r.leave(i, now, was, stamp.Left{Stamp: mine}, number(r.args[2]))
+			r.leave(i, now, was, stamp.Left{Stamp: mine}, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -116,7 +123,7 @@ func mark(r *run) any {
 	if refusal := untimely(now, r.args[0]); refusal != nil {
 		return refusal
 	}
-	mine := proposed(r.args[1])
+	mine := proposed(r.args[2])
 	for i := range r.count() {
 		was := r.stampOf(i)
 		if overtaken(was, mine) {
@@ -129,7 +136,7 @@ func mark(r *run) any {
 		if left > 0 {
 			ends = now/1000 + left
 		}
-		r.leave(i, now, was, stamp.Left{Stamp: mine, Ends: ends}, max(number(r.args[2]), left))
+		r.leave(i, now, was, stamp.Left{Stamp: mine, Ends: ends}, max(number(r.args[1]), left))
 	}
 	return int64(1)
 }
