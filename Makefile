@@ -24,7 +24,7 @@ INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge abuse image sim examples fuzz bench cover
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sqlkills abuse image sim examples fuzz bench cover
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -54,8 +54,8 @@ else
 	[ -z "$$failed" ]
 endif
 
-test-race: ## all tests of the library and of the commands, under the race detector
-	@for m in . cmd/aside; do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
+test-race: ## all tests of the library, asidesql and the commands, under the race detector
+	@for m in . cmd/aside asidesql asidesql/dbtest; do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
@@ -83,6 +83,9 @@ crash: ## kill -9 a writer, KILLS times (1000), and look for what it was told
 
 converge: ## processes that are cut off at random, SCHEDULES times (1000), and must agree in the end
 	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./converge -schedules=$(or $(SCHEDULES),1000)
+
+sqlkills: ## kill -9 between COMMIT and Del, KILLS times (500) with each kind of database, and look for what is stale
+	@cd asidesql/dbtest && ../../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) -v -run '^TestAKillBetweenCommitAndDelLosesNothing$$' . -kills=$(or $(KILLS),500)
 
 abuse: ## treat a running proxy badly for a minute, with 10,000 idle connections (FOR=60s IDLE=10000)
 	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./abuse -v -for=$(or $(FOR),60s) -idle=$(or $(IDLE),10000)
