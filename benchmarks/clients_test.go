@@ -10,7 +10,6 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/benchmarks/internal/bench"
-	"github.com/redaside/aside/benchmarks/peer"
 	"github.com/redaside/aside/codec"
 )
 
@@ -32,13 +31,17 @@ type asideUsers struct {
 	typed *aside.TypedClient[bench.User]
 }
 
-func newAside(tb testing.TB, addr string) *asideUsers {
+func newAside(tb testing.TB, addr string, change ...func(*aside.Options)) *asideUsers {
 	tb.Helper()
-	c, err := aside.New(aside.Options{
+	o := aside.Options{
 		Redis:        rueidis.ClientOption{InitAddress: []string{addr}},
 		RequireRedis: true,
 		Logger:       slog.New(slog.DiscardHandler), // a line in the middle of a result would hide it from benchstat
-	})
+	}
+	for _, one := range change {
+		one(&o)
+	}
+	c, err := aside.New(o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -58,42 +61,12 @@ func (a *asideUsers) stored(ctx context.Context, key string) error {
 	return err
 }
 
-// peerUsers does what a typed client of that protocol does: encode what was loaded, decode what was
-// got.
-type peerUsers struct{ *peer.Client }
-
-func newPeer(tb testing.TB, addr string) *peerUsers {
-	tb.Helper()
-	c, err := peer.New(rueidis.ClientOption{InitAddress: []string{addr}})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &peerUsers{c}
-}
-
-func (p *peerUsers) get(ctx context.Context, key string, load func(context.Context, string) (bench.User, error)) (bench.User, error) {
-	raw, err := p.Client.Get(ctx, bench.TTL, key, func(ctx context.Context, key string) (string, error) {
-		u, err := load(ctx, key)
-		return bench.Encode(u), err
-	})
-	if err != nil {
-		return bench.User{}, err
-	}
-	return bench.Decode(raw)
-}
-
-func (p *peerUsers) Get(ctx context.Context, key string, load func(context.Context, string) (string, error)) (string, error) {
-	return p.Client.Get(ctx, bench.TTL, key, load)
-}
-
-func (p *peerUsers) stored(context.Context, string) error { return nil }
-
-func (p *peerUsers) Close() error { p.Client.Close(); return nil }
-
 // newUsers makes a client by the name that stands in the result.
 var newUsers = map[string]func(tb testing.TB, addr string) users{
-	"aside": func(tb testing.TB, addr string) users { return newAside(tb, addr) },
-	"peer":  func(tb testing.TB, addr string) users { return newPeer(tb, addr) },
+	"aside":          func(tb testing.TB, addr string) users { return newAside(tb, addr) },
+	"rueidisaside":   newRueidisaside,
+	"go-redis-cache": newGoRedisUsers,
+	"sturdyc":        newSturdyc,
 }
 
 // callers makes RunParallel run this many goroutines.

@@ -2,7 +2,7 @@
 // with one type of value and one codec. It is a module of its own, so that what it compares with
 // does not end up in anybody's go.sum.
 //
-//	benchmarks/run.sh             # all of it, 6 times, with the targets beside the ratios; about ten minutes
+//	benchmarks/run.sh             # all of it, 6 times, with the targets beside the ratios
 //	benchmarks/run.sh 2           # quicker, less sure
 //	benchmarks/run.sh 6 --write   # also writes docs/BENCHMARKS.md
 //

@@ -2,14 +2,15 @@ package benchmarks
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/go-redis/cache/v9"
 	"github.com/maypok86/otter/v2"
-	"github.com/redis/go-redis/v9"
+	"github.com/viccon/sturdyc"
 
 	"github.com/redaside/aside/benchmarks/internal/bench"
 	"github.com/redaside/aside/internal/faultproxy"
@@ -66,9 +67,23 @@ func BenchmarkHotHit(b *testing.B) {
 			}
 		})
 	})
+	b.Run("lib=sturdyc", func(b *testing.B) {
+		c := sturdyc.New[bench.User](100_000, 64, bench.TTL, 10)
+		key := bench.Keys(1)[0]
+		c.Set(key, bench.NewUser(1))
+		b.ReportAllocs()
+		settle(b)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if u, err := c.GetOrFetch(ctx, key, func(context.Context) (bench.User, error) { return bench.NewUser(1), nil }); err != nil || u.ID != 1 {
+					b.Error(u, err)
+				}
+			}
+		})
+	})
 	b.Run("lib=go-redis-cache", func(b *testing.B) {
-		c, done := newGoRedisCache()
-		defer done()
+		c := newGoRedisUsers(b, bench.Addr()).(*goRedisUsers)
+		defer c.Close()
 		key := bench.Keys(1)[0]
 		must(b, c.Set(&cache.Item{Ctx: ctx, Key: key, Value: bench.NewUser(1), TTL: bench.TTL}))
 		b.ReportAllocs()
@@ -76,27 +91,10 @@ func BenchmarkHotHit(b *testing.B) {
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
 				var u bench.User
-				must(b, c.Get(ctx, key, &u))
+				must(b, c.Cache.Get(ctx, key, &u))
 			}
 		})
 	})
-}
-
-// newGoRedisCache has a local TinyLFU for a minute, without invalidation, and the same codec as the
-// others.
-func newGoRedisCache() (*cache.Cache, func()) {
-	r := redis.NewClient(&redis.Options{Addr: bench.Addr()})
-	c := cache.New(&cache.Options{
-		Redis: r, LocalCache: cache.NewTinyLFU(100_000, time.Minute),
-		Marshal: func(v any) ([]byte, error) {
-			return []byte(bench.Encode(v.(bench.User))), nil
-		},
-		Unmarshal: func(data []byte, v any) (err error) {
-			*v.(*bench.User), err = bench.Decode(string(data))
-			return err
-		},
-	})
-	return c, func() { _ = r.Close() }
 }
 
 // BenchmarkZipf: 10,000 keys asked for as Zipf says, so that some are much hotter than others;
@@ -116,7 +114,7 @@ func BenchmarkZipf(b *testing.B) {
 			}
 		})
 	}
-	for _, lib := range []string{"aside", "peer"} {
+	for _, lib := range []string{"aside", "rueidisaside", "go-redis-cache", "sturdyc"} {
 		b.Run("lib="+lib, func(b *testing.B) {
 			c := newUsers[lib](b, bench.Addr())
 			defer c.Close()
@@ -126,14 +124,6 @@ func BenchmarkZipf(b *testing.B) {
 			})
 		})
 	}
-	b.Run("lib=go-redis-cache", func(b *testing.B) {
-		c, done := newGoRedisCache()
-		defer done()
-		draw(b, func(key string) error {
-			var u bench.User
-			return c.Once(&cache.Item{Ctx: ctx, Key: key, Value: &u, TTL: bench.TTL, Do: func(*cache.Item) (any, error) { return bench.NewUser(1), nil }})
-		})
-	})
 }
 
 // BenchmarkFirstRead: 64 callers read keys that are in Redis and not yet in this process, as
@@ -155,7 +145,7 @@ func BenchmarkFirstRead(b *testing.B) {
 			}
 		})
 	}
-	for _, lib := range []string{"aside", "peer"} {
+	for _, lib := range []string{"aside", "rueidisaside"} {
 		b.Run("lib="+lib, func(b *testing.B) {
 			c := newUsers[lib](b, bench.Addr())
 			defer c.Close()
@@ -175,31 +165,53 @@ func BenchmarkFirstRead(b *testing.B) {
 	})
 }
 
-// BenchmarkColdMiss: 64 callers ask for keys that are nowhere, as strings; the loader does nothing.
-// Beside the time: what one miss, and the next read of it by the same process, cost in round trips
-// and commands.
+// BenchmarkColdMiss: callers ask for keys that are nowhere, as strings; the loader does nothing.
+// rueidisaside takes a lock in Redis, as aside does; go-redis-cache and sturdyc take none, and so
+// promise less: each process loads for itself.
 func BenchmarkColdMiss(b *testing.B) {
 	ctx := context.Background()
-	for _, lib := range []string{"aside", "peer"} {
-		b.Run("lib="+lib, func(b *testing.B) {
-			c := newUsers[lib](b, bench.Addr())
-			defer c.Close()
-			keys := bench.Keys(b.N)
-			defer bench.Remove(b, keys)
-			defer b.StopTimer()
-			var next atomic.Int64
-			callers(b, 64)
-			b.ReportAllocs()
-			settle(b)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					_, err := c.Get(ctx, keys[next.Add(1)-1], trivialRaw)
+	for _, n := range []int{1, 16, 64} {
+		for _, lib := range []string{"aside", "rueidisaside", "go-redis-cache", "sturdyc"} {
+			b.Run(fmt.Sprintf("callers=%d/lib=%s", n, lib), func(b *testing.B) {
+				c := newUsers[lib](b, bench.Addr())
+				defer c.Close()
+				keys := bench.Keys(b.N)
+				defer bench.Remove(b, keys)
+				defer b.StopTimer()
+				b.ReportAllocs()
+				settle(b)
+				ask(b, n, func(i int) {
+					_, err := c.Get(ctx, keys[i], trivialRaw)
 					must(b, err)
-				}
+				})
+				must(b, c.stored(ctx, keys[b.N-1]))
 			})
-			must(b, c.stored(ctx, keys[b.N-1]))
-			b.StopTimer()
-			counted(b, newUsers[lib])
+		}
+	}
+}
+
+// ask does b.N things, numbered from 0, by n goroutines.
+func ask(b *testing.B, n int, do func(i int)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
+				do(int(i))
+			}
+		})
+	}
+	all.Wait()
+}
+
+// BenchmarkMissTrips: what one miss, and the next read of it by the same process, cost in round
+// trips and commands. The time means nothing.
+func BenchmarkMissTrips(b *testing.B) {
+	for _, lib := range []string{"aside", "rueidisaside", "go-redis-cache", "sturdyc"} {
+		b.Run("lib="+lib, func(b *testing.B) {
+			for range b.N {
+				counted(b, newUsers[lib])
+			}
 		})
 	}
 }

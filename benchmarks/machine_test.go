@@ -17,7 +17,7 @@ func TestMachine(t *testing.T) {
 	defer redis.Close()
 	parts := []string{cpu(), fmt.Sprintf("%d cores", runtime.NumCPU()), runtime.GOOS + "/" + runtime.GOARCH, runtime.Version(), bench.Version(redis)}
 	modules, err := exec.Command("go", "list", "-m", "-f", "{{.Path}} {{.Version}}",
-		"github.com/redis/rueidis", "github.com/maypok86/otter/v2", "github.com/go-redis/cache/v9", "github.com/redis/go-redis/v9").Output()
+		"github.com/redis/rueidis", "github.com/redis/rueidis/rueidisaside", "github.com/maypok86/otter/v2", "github.com/go-redis/cache/v9", "github.com/redis/go-redis/v9", "github.com/viccon/sturdyc").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

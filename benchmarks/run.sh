@@ -34,13 +34,13 @@ machine=$("$work/bench.test" -test.run '^TestMachine$' | sed -n 's/^machine: //p
 # In turns: what the machine does besides changes from minute to minute, and must not meet one of two that are compared.
 round=0
 while [ "$round" -lt "$count" ]; do
-	run '^Benchmark(HotHit|HotAccount|HotOrder|GetMultiHotAccount|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|DegradedHit|DegradedSet)$' 1 "${BENCHTIME:-1s}"
+	run '^Benchmark(HotHit|HotAccount|HotOrder|GetMultiHotAccount|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|Set|Del|DegradedHit|DegradedSet)$' 1 "${BENCHTIME:-1s}"
 	round=$((round + 1))
 done
 run '^BenchmarkStampede$' 1 "${ROUNDS:-50}x"
 run '^BenchmarkWakeUp$' 3 100x
-run '^BenchmarkMemory$' 1 1x
-go test -C .. -run '^$' -bench '^BenchmarkReplay$/^journal$' -benchtime 3x ./integration/faults >"$work/part" || { cat "$work/part"; exit 1; }
+run '^Benchmark(MissTrips|KeyMemory|Idle|Memory)$' 1 1x
+go test -C ../integration -run '^$' -bench '^BenchmarkReplay$/^journal$' -benchtime 3x ./faults >"$work/part" || { cat "$work/part"; exit 1; }
 grep '^Benchmark' "$work/part" | tee -a "$raw" >&2
 
 echo

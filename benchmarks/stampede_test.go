@@ -25,7 +25,7 @@ func BenchmarkStampede(b *testing.B) {
 		loader             = 50 * time.Millisecond
 	)
 	ctx := context.Background()
-	for _, lib := range []string{"aside", "peer"} {
+	for _, lib := range []string{"aside", "rueidisaside"} {
 		b.Run("lib="+lib, func(b *testing.B) {
 			all := make([]users, clients)
 			for i := range all {

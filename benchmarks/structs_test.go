@@ -80,7 +80,7 @@ func cloneOrder(o Order) Order {
 
 // BenchmarkHotAccount and BenchmarkHotOrder: one key that everybody has in memory, all cores, a
 // value that each caller may change. "rueidisaside" is the library of that name, with a codec of
-// encoding/json; "otter" is a map of decoded values and a copy by hand.
+// encoding/json; "otter" is a map of decoded values and a copy by hand; "-shared" is without a copy.
 func BenchmarkHotAccount(b *testing.B) { hotStruct(b, newAccount(), cloneAccount) }
 
 func BenchmarkHotOrder(b *testing.B) { hotStruct(b, newOrder(), cloneOrder) }
@@ -104,9 +104,31 @@ func hotStruct[T any](b *testing.B, value T, clone func(T) T) {
 		c := newAside(b, bench.Addr())
 		defer c.Close()
 		view := aside.Typed(c.Client, codec.JSON[T]())
+		load := func(context.Context, string) (T, error) { return value, nil }
 		hot(b, func(key string) error {
-			_, err := view.Get(ctx, bench.TTL, key, func(context.Context, string) (T, error) { return value, nil })
+			_, err := view.Get(ctx, bench.TTL, key, load)
 			return err
+		})
+	})
+	b.Run("lib=aside-shared", func(b *testing.B) {
+		c := newAside(b, bench.Addr())
+		defer c.Close()
+		view := aside.Typed(c.Client, codec.JSON[T](), aside.Shared())
+		load := func(context.Context, string) (T, error) { return value, nil }
+		hot(b, func(key string) error {
+			_, err := view.Get(ctx, bench.TTL, key, load)
+			return err
+		})
+	})
+	b.Run("lib=otter-shared", func(b *testing.B) {
+		c := otter.Must(&otter.Options[string, T]{MaximumSize: 100_000})
+		hot(b, func(key string) error {
+			v, ok := c.GetIfPresent(key)
+			if !ok {
+				c.Set(key, value)
+			}
+			runtime.KeepAlive(v)
+			return nil
 		})
 	})
 	b.Run("lib=rueidisaside", func(b *testing.B) {
@@ -120,8 +142,9 @@ func hotStruct[T any](b *testing.B, value T, clone func(T) T) {
 			v := new(T)
 			return v, json.Unmarshal([]byte(s), v)
 		})
+		load := func(context.Context, string) (*T, error) { return &value, nil }
 		hot(b, func(key string) error {
-			_, err := typed.Get(ctx, bench.TTL, key, func(context.Context, string) (*T, error) { return &value, nil })
+			_, err := typed.Get(ctx, bench.TTL, key, load)
 			return err
 		})
 	})

@@ -104,7 +104,7 @@ func write(w io.Writer, s samples, markdown bool) {
 		if r.atMost {
 			sign = "≤ "
 		}
-		target := sign + strconv.FormatFloat(r.target, 'f', -1, 64) + r.unit
+		target := sign + strconv.FormatFloat(r.target, 'g', 3, 64) + r.unit
 		if r.noTarget {
 			target, verdict = "", ""
 		}
