@@ -301,31 +301,32 @@ func (c *Client) writesBy(s, bare *script.Script) batchedWrites {
 // for one of them, each is sent by itself, in the same window: so each caller gets the error of its
 // own write. What the call has done before it was refused is done once more; see the scripts.
 //
-// A write waits for RedisTimeout in all, here and at Redis, whatever is ahead of it. What has waited
-// for most of that, behind others that Redis does not answer, is not sent.
+// Where the latest commands were not answered, what has waited for long behind them is not sent.
 func (c batchedWrites) send(sh *link.Shard, requests []*link.Request) {
-	now, timeout := c.link.Now(), int64(c.opt.RedisTimeout)
-	oldest, ends := now, int64(math.MaxInt64)
+	now, ends, oldest := c.link.Now(), int64(math.MaxInt64), int64(math.MinInt64)
+	if sh.Silent() {
+		oldest = now - int64(c.opt.RedisTimeout/2)
+	}
 	requests = slices.DeleteFunc(requests, func(r *link.Request) bool {
-		if now-r.Asked > timeout*4/5 || r.Ends-now < int64(leastWindow/5) {
+		if r.Asked < oldest || r.Ends-now < int64(leastWindow/5) {
 			r.Answer(&link.Batch{Call: link.Call{Err: errWaitedTooLong}}, 0, nil)
 			return true
 		}
-		oldest, ends = min(oldest, r.Asked), min(ends, r.Ends)
+		ends = min(ends, r.Ends)
 		return false
 	})
 	if len(requests) == 0 {
 		return
 	}
-	all := c.newCall(sh, requests, time.Duration(ends-now), time.Duration(now-oldest))
+	all := c.newCall(sh, requests, time.Duration(ends-now))
 	calls := []*writesCall{all}
 	if !sh.CanBatch() { // no longer
 		calls = all.each()
 	}
-	c.run(sh, calls, c.opt.RedisTimeout-time.Duration(now-oldest))
+	c.run(sh, calls)
 	if len(all.requests) > 1 && (link.Refused(all.Err) || link.IsTryAgain(all.Err)) {
 		calls = all.each()
-		c.run(sh, calls, c.opt.RedisTimeout)
+		c.run(sh, calls)
 	}
 	for _, call := range calls {
 		for i, r := range call.requests {
@@ -344,9 +345,8 @@ type writesCall struct {
 	slack    int64 // see doable
 }
 
-// newCall begins requests, the oldest of which has waited for so long, and whose callers stay for as
-// long as left.
-func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request, left, waited time.Duration) *writesCall {
+// newCall begins requests, whose callers stay for as long as left.
+func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request, left time.Duration) *writesCall {
 	bytes := 0
 	for _, r := range requests {
 		bytes += r.Size()
@@ -355,7 +355,7 @@ func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request, left, w
 	if t.Stamped {
 		t.Head = 2
 	}
-	patience := c.link.Patience(context.Background(), sh, int64(bytes)) - waited
+	patience := c.link.Patience(context.Background(), sh, int64(bytes))
 	now, slack := c.link.ServerTime(sh)
 	t.slack = slack
 	t.Args[0], t.NotAfter = link.WriteWindow(now, slack, min(patience, left))
@@ -386,7 +386,7 @@ func (t *writesCall) begin() {
 }
 
 // run asks Redis for calls, in one round trip.
-func (c batchedWrites) run(sh *link.Shard, all []*writesCall, patience time.Duration) {
+func (c batchedWrites) run(sh *link.Shard, all []*writesCall) {
 	calls := make([]*link.Call, 0, len(all))
 	for _, t := range all {
 		switch {
@@ -397,6 +397,6 @@ func (c batchedWrites) run(sh *link.Shard, all []*writesCall, patience time.Dura
 		}
 	}
 	if len(calls) > 0 {
-		c.link.RunFor(context.Background(), sh, patience, calls...)
+		c.link.RunAll(context.Background(), sh, calls...)
 	}
 }

@@ -141,6 +141,9 @@ func (sh *Shard) SameServer() (same, restarted bool) {
 // Asks reports whether callers may ask sh: it is not degraded.
 func (sh *Shard) Asks() bool { return sh != nil && Mode(sh.mode.Load()) != Degraded }
 
+// Silent reports whether the latest commands to sh were not answered.
+func (sh *Shard) Silent() bool { return sh.failing.Load() > 0 }
+
 // CanBatch reports whether commands for different keys may share one script call: not in a cluster,
 // where their slots differ, nor where they go to several servers, nor for nil, where a slot has no
 // home just now.
