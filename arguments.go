@@ -9,9 +9,6 @@ import (
 // CallOption changes one call.
 type CallOption interface{ changeCall(o *callOptions) }
 
-// ViewOption changes a view.
-type ViewOption interface{ changeView(o *viewOptions) }
-
 // Option is for a call or for a view. Given to a view ([Typed]), it is what the calls of the view
 // do by default; a call's own options replace it. Where a value is wrong, the call returns
 // ErrInvalidArgument; where it was given to a view, all calls of the view do.
@@ -20,12 +17,6 @@ type Option func(*callOptions)
 func (set Option) changeCall(o *callOptions) {
 	if set != nil {
 		set(o)
-	}
-}
-
-func (set Option) changeView(o *viewOptions) {
-	if set != nil {
-		o.calls = append(o.calls, set)
 	}
 }
 

@@ -56,6 +56,21 @@ type loads struct {
 	ttl     atomic.Pointer[ttlText]
 }
 
+// seatsFor returns where l is to run.
+func (ls *loads) seatsFor(l *load) (seats []*seating) {
+	add := func(p *places) {
+		if p != nil {
+			seats = append(seats, &seating{of: p, load: l})
+		}
+	}
+	add(l.options.places)
+	add(ls.most)
+	if l.bare { // nobody else spares the database this
+		add(ls.bare)
+	}
+	return seats
+}
+
 func (ls *loads) add(l *load) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

@@ -46,21 +46,6 @@ type seating struct {
 	turn     chan struct{}
 }
 
-// seatsFor returns where l is to run.
-func (ls *loads) seatsFor(l *load) (seats []*seating) {
-	add := func(p *places) {
-		if p != nil {
-			seats = append(seats, &seating{of: p, load: l})
-		}
-	}
-	add(l.options.places)
-	add(ls.most)
-	if l.bare { // nobody else spares the database this
-		add(ls.bare)
-	}
-	return seats
-}
-
 // seat returns where l runs in p; nil: it needs no place there.
 func (l *load) seat(p *places) *seating {
 	for _, s := range l.seats {

@@ -48,6 +48,15 @@ type TypedClient[T any] struct {
 	checks atomic.Pointer[roundTrips] // once something was loaded
 }
 
+// ViewOption changes a view.
+type ViewOption interface{ changeView(o *viewOptions) }
+
+func (set Option) changeView(o *viewOptions) {
+	if set != nil {
+		o.calls = append(o.calls, set)
+	}
+}
+
 // viewOption is an option that is of no use for a call.
 type viewOption func(*viewOptions)
 
