@@ -3,6 +3,7 @@ package aside
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,8 @@ type callOptions struct {
 	negativeTTL time.Duration
 	errorTTL    time.Duration
 	jitter      float64
+	grace       time.Duration
+	softTimeout time.Duration
 	withoutLoad bool
 	places      *places // of the view's WithMaxLoads; nil: no such bound
 }
@@ -61,6 +64,32 @@ func WithJitter(fraction float64) Option {
 
 // mostJitter is the most of a ttl that WithJitter may take.
 const mostJitter = 0.9
+
+// WithGrace has values kept for d beyond their ttl, and served stale in that time while one process
+// refreshes them in the background: nobody waits for the loader at the end of a ttl, nor gets its
+// error. A failing loader is asked again after a back-off of half a second to a second, then twice as
+// long each time, up to 30 seconds, by the whole fleet once. A value that a refresh replaces must be
+// the one that it set out to replace: a Set or Del meanwhile wins. Defaults to 0: no grace.
+//
+// A value lives in Redis for ttl + d; whoever reads it with a grace of d takes it for stale when only
+// d is left. So give all views of a key the same grace, and give it to a view rather than to calls:
+// the view's Set and Touch keep it, too. A reader without grace takes the value for fresh as long as
+// it is there, and one with a longer grace takes it for stale earlier. A value whose ttl was never
+// longer than the grace (redis-cli wrote it) is stale at once, so that it is served and refreshed.
+// What does not expire is fresh. A cached absence has a grace, too.
+//
+// A refresh runs for nobody: its loader's context has a deadline, and no values. Whatever the result
+// depends on must be part of the key, see [Loader].
+func WithGrace(d time.Duration) Option {
+	return func(o *callOptions) { o.grace = d }
+}
+
+// WithSoftTimeout has a caller that finds a stale value wait for up to d for its refresh, if this
+// process runs it, and only then take the stale value; the refresh goes on. Defaults to 0: stale
+// values are returned at once. It is of use with WithGrace only.
+func WithSoftTimeout(d time.Duration) Option {
+	return func(o *callOptions) { o.softTimeout = d }
+}
 
 // WithoutLoad makes a call answer from memory, from Redis or, while Redis is away, from the
 // fallback store, and never call the loader. A Get of a key that none of them has, or that is just
@@ -101,6 +130,18 @@ func (co callOptions) changed(opts []CallOption) (callOptions, error) {
 	if !(co.jitter >= 0 && co.jitter <= mostJitter) && err == nil { // nor may it be no number
 		err = fmt.Errorf("%w: WithJitter is %v: must be from 0 to %v, the part of the ttl that is taken at most", ErrInvalidArgument, co.jitter, mostJitter)
 	}
+	for _, o := range []struct {
+		name string
+		d    time.Duration
+	}{{"WithGrace", co.grace}, {"WithSoftTimeout", co.softTimeout}} {
+		switch {
+		case o.d == 0:
+		case o.d > LongestTTL:
+			err = cmp.Or(err, fmt.Errorf("%w: %s is %v: must be at most %v", ErrInvalidArgument, o.name, o.d, LongestTTL))
+		default:
+			err = cmp.Or(err, tooShort(o.name, o.d, "must be positive, or 0 for none"))
+		}
+	}
 	return co, err
 }
 
@@ -109,6 +150,15 @@ func (c *Client) check(ttl time.Duration, defaults *callOptions, opts []CallOpti
 		return callOptions{}, err
 	}
 	return c.callOptions(defaults, opts)
+}
+
+// cloned returns keys that own their bytes.
+func cloned(keys []string) []string {
+	own := make([]string, len(keys))
+	for i, key := range keys {
+		own[i] = strings.Clone(key)
+	}
+	return own
 }
 
 func (c *Client) checkKey(key string) error {

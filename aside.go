@@ -48,11 +48,23 @@ type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, 
 // background, and Close waits for that; Options.StoreFirst makes Get wait.
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
 	if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
-		c.hit(key)
-		if e.Absent() {
-			return "", ErrNotFound
+		use := len(opts) == 0
+		if !use {
+			var err error
+			if use, err = (refresher{c}).serves(key, e, nil, opts); err == nil && !use {
+				use, err = refresher{c}.hit(ctx, key, &plan{ttl: ttl, opts: opts, call: &stringLoad{load}})
+			}
+			if err != nil {
+				return "", err
+			}
 		}
-		return e.Raw(), nil
+		if use {
+			c.hit(key)
+			if e.Absent() {
+				return "", ErrNotFound
+			}
+			return e.Raw(), nil
+		}
 	}
 	if load == nil {
 		return "", errNilLoader
@@ -131,7 +143,9 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		case out.err != nil:
 			return out, out.err
 		case t.serves(&out):
-			return out, nil
+			if p.options.grace == 0 || !(refresher{c}).again(who, key, &out, p) {
+				return out, nil
+			}
 		}
 	}
 }

@@ -29,6 +29,7 @@ type Client struct {
 	early      early          // whether most of what is read is invalidated at once
 	flights    flights        // who shares an answer
 	loads      loads          // which loaders run
+	refreshes  refreshes      // which stale keys are refreshed
 	store      outbox         // what Redis has not been told
 	doubts     doubts         // what servers may lack
 	roundTrips roundTripViews // which codecs have been looked at

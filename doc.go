@@ -72,6 +72,9 @@
 //   - absence: the cached answer that there is no value; also called negative caching.
 //   - loader: the user's function that reads the source. A load is one call of it.
 //   - fill: the write that stores a loaded value. Redis accepts or refuses it.
+//   - grace: for how long beyond its ttl a value is kept, to be served while it is refreshed, see [WithGrace].
+//   - fresh, stale: more than the grace is left of a key's ttl; only the grace is.
+//   - refresh: a load that replaces a stale value, under a refresh lock.
 //   - marker: what a key holds while it is being loaded; it is the lock.
 //   - holder, waiter: the process that has the lock; a caller that waits for it.
 //   - flight: the callers of one key in this process that share one answer. The first is its leader; a ticket is one

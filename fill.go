@@ -121,6 +121,11 @@ func (l *load) store() {
 			giveBack = append(giveBack, item)
 			continue
 		}
+		if item.refresh != nil {
+			l.early += int64(len(out.raw))
+			fill = append(fill, item)
+			continue
+		}
 		l.early += int64(len(out.raw))
 		item.entry = c.near.Prepare(item.f.key, item.reserved, near.Value{Raw: out.raw, Absent: !out.found, TTL: item.ttl, Room: l.room})
 		fill = append(fill, item)
@@ -135,6 +140,11 @@ func (l *load) store() {
 		c.inBackground(func() { // ends with the answer: now rather than in a third of LockTTL, when it may come too late
 			c.over(locks, overLocks{one: script.Renew, many: script.Renew, head: []string{ttl}})
 		})
+	}
+	if l.special != nil {
+		l.special.store(l, slices.Concat(fill, giveBack), func(item *loadItem) bool { return slices.Contains(fill, item) })
+		l.settled()
+		return
 	}
 	if len(l.items) == 1 && len(fill) == 1 { // the life of a plain Get
 		l.fillOne()

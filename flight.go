@@ -85,6 +85,7 @@ type outcome struct {
 	by      loadCaller  // who loaded it; nil: it was found
 	gen     uint64      // see near; a caller that joined at a later one has heard of a change since
 	entry   *near.Entry // where it is in memory, or will be; nil: it is not
+	ends    int64       // when its key does, in link.Now's time, if it was found; 0: it does not, or it was loaded
 	absent  bool
 	missing error // with which the loader has said so, else nil
 	proven  bool  // nobody had changed the key when Redis was asked, at generation gen

@@ -9,7 +9,7 @@ func (c *Client) Stats() Stats {
 		TooLarge: n.tooLarge.Load(), EncodeErrors: n.encodeErrors.Load(), DecodeErrors: n.decodeErrors.Load(),
 		RedisErrors: of.RedisErrors, Invalidations: of.Invalidations, GoneEarly: n.goneEarly.Load(), Flushes: of.Flushes,
 		DiskHits: n.diskHits.Load(), Journaled: n.journaled.Load(), Outages: of.Outages, Overloaded: n.overloaded.Load(), Failovers: of.Failovers,
-		RedisConnected: c.link.Connected(), Waiting: c.flights.count(),
+		RedisConnected: c.link.Connected(), Waiting: c.flights.count() + c.refreshes.count(), StaleHits: n.staleHits.Load(),
 	}
 	fallen := c.store.Stats()
 	s.Pending = fallen.Sets + fallen.Deletes

@@ -118,6 +118,9 @@ func (l leader) complete(a *asking) {
 	}
 	l.counted.redisHits.Add(1)
 	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: a.reserved.Generation()}
+	if found.ttl >= 0 {
+		out.ends = a.reserved.At() + int64(found.ttl)
+	}
 	out.entry = l.near.Commit(a.f.key, a.reserved, near.Value{Raw: out.raw, Absent: out.absent, TTL: found.ttl, Room: l.room})
 	l.flights.complete(a.f, out)
 	l.observe(Event{Kind: EventHit, Key: a.f.key, Source: SourceRedis})

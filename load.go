@@ -32,6 +32,13 @@ type plan struct {
 	options  callOptions // what opts come to; set by obtain
 	call     loadCaller
 	room     uintptr // see near.Value.Room
+	waited   bool    // the call has waited for WithSoftTimeout once
+}
+
+// loadEnd is the end of a load whose locks are no markers in data keys.
+type loadEnd interface {
+	store(l *load, items []*loadItem, storable func(*loadItem) bool)
+	release(l *load, err error)
 }
 
 // loaded is what a loader gave for one key.
@@ -150,6 +157,7 @@ type load struct {
 	unheld  bool                 // its error is that of a context, perhaps of a caller of its own, and not for others
 	early   int64                // its share of loads.earlyBytes
 	values  loadContext          // the loader's
+	special loadEnd              // how it ends, if not by fills and releases; immutable once started
 	seats   []*seating           // immutable once begun; where it is to run, in the order in which it asks
 	nested  map[*caller]struct{} // calls that its loader makes and that wait; guarded by nesting
 
@@ -398,6 +406,10 @@ func (c *Client) renewer() {
 // release gives up the locks and fails the flights with err; nil lets who joined meanwhile start
 // over.
 func (l *load) release(err error) {
+	if l.special != nil {
+		l.special.release(l, err)
+		return
+	}
 	c, release := l.c, script.Release
 	if err != nil && !l.unheld && l.options.errorTTL > 0 {
 		release = script.ReleaseFailed
@@ -445,6 +457,9 @@ func (l *load) setTTL(i int) {
 	}
 	if l.options.jitter > 0 && ttl > 0 {
 		ttl = freshness.Jittered(ttl, l.options.jitter, rand.Float64())
+	}
+	if ttl > 0 { // an absence that is not remembered has none
+		ttl = freshness.Sum(ttl, l.options.grace)
 	}
 	l.items[i].ttl = ttl
 }

@@ -113,7 +113,7 @@ type overLocks struct {
 func (c *Client) over(items []*loadItem, run overLocks) {
 	held, answer := locked(items), run.answer
 	if len(held) == 1 { // a plain Get gives back its lock
-		moved, ours, err := c.overLock(held[0], link.NewCall(run.one, held[0].f.key, run.add(run.head, held[0])...))
+		moved, ours, err := c.overLock(held[0], link.NewCall(run.one, held[0].lockKey(), run.add(run.head, held[0])...))
 		if answer != nil {
 			answer(moved, held[0], ours, err)
 		}
@@ -125,7 +125,7 @@ func (c *Client) over(items []*loadItem, run overLocks) {
 	}
 	all := c.link.Batches(run.many, run.head, link.List{
 		Len:  len(held),
-		Key:  func(i int) (string, *link.Shard) { return held[i].f.key, held[i].shard },
+		Key:  func(i int) (string, *link.Shard) { return held[i].lockKey(), held[i].shard },
 		Args: func(to []string, i int) []string { return run.add(to, held[i]) },
 	})
 	c.link.RunBatches(context.Background(), all, how, func(b *link.Batch) {
@@ -305,5 +305,14 @@ type loadItem struct {
 	n        int              // its place in load.items, for store
 	ttl      time.Duration    // for which it is stored, for store
 	reserved near.Reservation // for store
+	refresh  *refreshItem     // where its lock is a refresh lock, and what for; else nil
 	entry    *near.Entry      // for store: what memory will have if the fill is accepted
+}
+
+// lockKey is the key that holds its lock.
+func (item *loadItem) lockKey() string {
+	if item.refresh != nil {
+		return item.refresh.lock
+	}
+	return item.f.key
 }

@@ -24,14 +24,22 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 	if load == nil {
 		return values, errNilLoader
 	}
-	missing := c.fromMemory(ttl, keys, func(key string, e *near.Entry) bool {
+	p := &plan{ttl: ttl, opts: opts, call: &stringBatchLoad{load}}
+	options, err := c.callOptions(nil, opts)
+	if err != nil {
+		return values, err
+	}
+	missing, stale := c.fromMemory(ttl, options.grace, keys, func(key string, e *near.Entry) bool {
 		if !e.Absent() {
 			values[key] = e.Raw()
 		}
 		return true
 	})
-	p := &plan{ttl: ttl, opts: opts, call: &stringBatchLoad{load}}
-	err := c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome) {
+	if len(stale) > 0 {
+		changed, _ := refresher{c}.hits(ctx, stale, p) // the options are those that were right above
+		missing = append(missing, changed...)
+	}
+	err = c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome) {
 		if !out.absent {
 			values[key] = out.raw
 		}
@@ -71,21 +79,15 @@ func strangers[T any](keys []string, found map[string]T) error {
 
 var errStrangers = errors.New("aside: the batch loader answered for keys that it was not asked for, and for none that it was")
 
-// cloned returns keys that own their bytes.
-func cloned(keys []string) []string {
-	own := make([]string, len(keys))
+// fromMemory hands what is in memory to use, and returns the keys that are not, each once, and those
+// that are stale for a reader with so much grace. use reports whether it could.
+func (c *Client) fromMemory(ttl, grace time.Duration, keys []string, use func(key string, e *near.Entry) bool) (missing, stale []string) {
 	for i, key := range keys {
-		own[i] = strings.Clone(key)
-	}
-	return own
-}
-
-// fromMemory hands what is in memory to use, and returns the keys that are not, each once. use
-// reports whether it could.
-func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key string, e *near.Entry) bool) (missing []string) {
-	for i, key := range keys {
-		if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && use(key, e) {
+		if e, fresh := c.near.LookupFresh(key, grace); e != nil && ttl >= leastTTL && use(key, e) {
 			c.hit(key)
+			if !fresh {
+				stale = append(stale, key)
+			}
 			continue
 		}
 		if missing == nil {
@@ -94,14 +96,14 @@ func (c *Client) fromMemory(ttl time.Duration, keys []string, use func(key strin
 		missing = append(missing, key)
 	}
 	if len(missing) < 2 {
-		return missing
+		return missing, stale
 	}
 	seen := make(map[string]struct{}, len(missing))
 	return slices.DeleteFunc(missing, func(key string) bool {
 		_, again := seen[key]
 		seen[key] = struct{}{}
 		return again
-	})
+	}), stale
 }
 
 // obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one request
@@ -164,6 +166,7 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 		}
 		keys = keys[:0]
+		var stale map[string]outcome
 		for i := range tickets {
 			t := &tickets[i]
 			key := t.f.key
@@ -178,9 +181,25 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			case out.err != nil && !(out.own(p.call) && isEncodeError(out.err)):
 				failed[key] = out.err
 			case t.serves(&out):
-				use(key, out)
+				if p.options.grace == 0 || !(refresher{c}).isStale(&out, p) {
+					use(key, out)
+					continue
+				}
+				if stale == nil {
+					stale = make(map[string]outcome)
+				}
+				stale[key] = out
 			default:
 				keys = append(keys, key)
+			}
+		}
+		if len(stale) > 0 {
+			for _, key := range (refresher{c}).stale(who, slices.Sorted(maps.Keys(stale)), p) { // it has changed
+				keys = append(keys, key)
+				delete(stale, key)
+			}
+			for key, out := range stale {
+				use(key, out)
 			}
 		}
 	}

@@ -56,6 +56,7 @@ func New(options Options) (*Client, error) {
 	if options.MaxLoads > 0 {
 		c.loads.most = newPlaces("Options.MaxLoads", options.MaxLoads)
 	}
+	c.refreshes.seed = maphash.MakeSeed()
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
 	c.flights.asks = func(key string) bool { return c.link.Shard(key).Asks() }
 	c.modes = events.New[ModeChange](c.inBackground, func(f func()) { c.told("a function given to OnModeChange", f) })

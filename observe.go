@@ -121,6 +121,7 @@ type Stats struct {
 	RedisConnected bool  // every shard answers: none is degraded
 	MemoryEntries  int   // entries in the local memory
 	MemoryBytes    int64 // their size, as estimated
+	StaleHits      int64 // keys answered with a stale value, while somebody refreshed it or was to, see WithGrace
 	Waiting        int   // keys for which a call waits, a load runs, or what was loaded is being stored right now
 }
 
@@ -130,6 +131,7 @@ type counters struct {
 
 	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused          atomic.Int64
 	tooLarge, encodeErrors, decodeErrors, diskHits, journaled, overloaded, goneEarly atomic.Int64
+	staleHits                                                                        atomic.Int64
 }
 
 // striped is a counter for a path on which a single contended word would be the slowest part.

@@ -36,7 +36,7 @@ const (
 func (c *Client) answerFromStore(ctx context.Context, f *flight, room uintptr) bool {
 	s, ok := c.readStore(ctx, f.key, room)
 	if ok {
-		c.flights.complete(f, outcome{raw: s.raw, absent: s.absent, proven: true, gen: s.gen, entry: s.entry})
+		c.flights.complete(f, outcome{raw: s.raw, absent: s.absent, proven: true, gen: s.gen, entry: s.entry, ends: c.link.Now() + int64(s.left)})
 	}
 	return ok
 }
@@ -96,8 +96,8 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 	c.observe(Event{Kind: EventHit, Key: key, Source: SourceDisk})
 	s.raw, s.absent = value, what == wire.Absence
 	s.entry = c.near.CommitAway(key, near.Away{
-		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: use, Room: room},
-		Valid: sh.Valid, Outage: outage, Generation: s.gen,
+		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: s.left, Room: room},
+		Valid: sh.Valid, Outage: outage, Generation: s.gen, Use: use,
 	})
 	return s, true
 }

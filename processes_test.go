@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -55,6 +56,45 @@ func runChild(role string) int {
 				return "", ctx.Err()
 			})
 			fmt.Println("error", err)
+		case "refresher": // refreshes a stale key, when it is told to go on
+			goOn := make(chan struct{})
+			view := aside.Typed(client, codec.String(), aside.WithGrace(grace))
+			value, err := view.Get(context.Background(), fresh, key, func(context.Context, string) (string, error) {
+				fmt.Println("loading")
+				<-goOn
+				return "stopped", nil
+			})
+			if err != nil {
+				fmt.Println("error", err)
+			}
+			fmt.Println("got", value)
+			in.Scan()
+			close(goOn)
+			for client.Stats().Waiting > 0 {
+				time.Sleep(time.Millisecond)
+			}
+			fmt.Println("refused", client.Stats().FillsRefused)
+		case "refreshers": // 200 callers of one stale key, until it is refreshed
+			view := aside.Typed(client, codec.String(), aside.WithGrace(grace))
+			var callers sync.WaitGroup
+			for range 200 {
+				callers.Go(func() {
+					for value := ""; value != "1"; time.Sleep(time.Millisecond) {
+						var err error
+						value, err = view.Get(context.Background(), fresh, key, func(context.Context, string) (string, error) {
+							fmt.Println("load")
+							time.Sleep(50 * time.Millisecond) // stands for a slow query
+							return "1", nil
+						})
+						if err != nil || value != "0" && value != "1" {
+							fmt.Println("error", value, err)
+							return
+						}
+					}
+				})
+			}
+			callers.Wait()
+			fmt.Println("done")
 		case "stampede": // 200 callers of one key
 			var callers sync.WaitGroup
 			for range 200 {

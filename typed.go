@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/wire"
@@ -19,7 +20,15 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 		var none T
 		return none, errNilClient
 	}
-	if e := t.c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
+	e, fresh := t.c.near.LookupFresh(key, t.grace)
+	if e != nil && ttl >= leastTTL && load != nil && (!fresh || len(opts) > 0) {
+		var err error
+		if e, err = t.take(ctx, ttl, key, load, e, opts...); err != nil {
+			var none T
+			return none, err
+		}
+	}
+	if e != nil && ttl >= leastTTL && load != nil {
 		if e.Absent() {
 			t.c.hit(key)
 			var none T
@@ -41,6 +50,25 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 		}
 	}
 	return t.get(ctx, ttl, key, load, opts)
+}
+
+// take returns e, which memory has for the key of a Get, if it may be served; nil: it has changed
+// while the call waited for its refresh.
+func (t *TypedClient[T]) take(ctx context.Context, ttl time.Duration, key string, load Loader[T], e *near.Entry, opts ...CallOption) (*near.Entry, error) {
+	if t.wrong != nil {
+		return nil, t.wrong
+	}
+	r := refresher{t.c}
+	serves, err := r.serves(key, e, t.calls, opts)
+	if err == nil && !serves {
+		call := &typedLoad[T]{plan: plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room}, t: t, user: load}
+		call.plan.call = call
+		serves, err = r.hit(ctx, key, &call.plan)
+	}
+	if !serves {
+		return nil, err
+	}
+	return e, nil
 }
 
 // get is Get behind memory.
@@ -147,7 +175,11 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 	case t.wrong != nil:
 		return values, t.wrong
 	}
-	missing := t.c.fromMemory(ttl, keys, func(key string, e *near.Entry) bool {
+	options, err := t.c.callOptions(t.calls, opts)
+	if err != nil {
+		return values, err
+	}
+	missing, stale := t.c.fromMemory(ttl, options.grace, keys, func(key string, e *near.Entry) bool {
 		if e.Absent() {
 			return true
 		}
@@ -165,6 +197,11 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		values[key] = value
 		return true
 	})
+	if len(stale) > 0 {
+		call := &typedBatchLoad[T]{t: t, user: load}
+		changed, _ := refresher{t.c}.hits(ctx, stale, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call})
+		missing = append(missing, changed...)
+	}
 	var failed map[string]error
 	bad := make(map[string]string)
 	for round := 0; len(missing) > 0 && failed == nil; round++ {
@@ -295,7 +332,7 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 	if err != nil {
 		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), reason.Of(err))
 	}
-	return t.c.Set(ctx, ttl, key, raw)
+	return t.c.Set(ctx, t.withGrace(ttl), key, raw)
 }
 
 // Del is [Client.Del].
@@ -311,5 +348,14 @@ func (t *TypedClient[T]) Touch(ctx context.Context, ttl time.Duration, keys ...s
 	if t.c == nil {
 		return errNilClient
 	}
-	return t.c.Touch(ctx, ttl, keys...)
+	return t.c.Touch(ctx, t.withGrace(ttl), keys...)
+}
+
+// withGrace is for how long a value lives that is to be fresh for ttl. A ttl that is refused stays
+// so.
+func (t *TypedClient[T]) withGrace(ttl time.Duration) time.Duration {
+	if ttl < leastTTL {
+		return ttl
+	}
+	return freshness.Sum(ttl, t.grace)
 }

@@ -43,7 +43,8 @@ type TypedClient[T any] struct {
 	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
 
-	calls *callOptions // what its calls do by default; nil: the same as the client's
+	calls *callOptions  // what its calls do by default; nil: the same as the client's
+	grace time.Duration // of calls
 
 	checks atomic.Pointer[roundTrips] // once something was loaded
 }
@@ -127,7 +128,9 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 		t.wrong = err
 	}
 	if client != nil && t.wrong == nil {
-		t.calls, t.wrong = client.viewCalls(options)
+		if t.calls, t.wrong = client.viewCalls(options); t.calls != nil {
+			t.grace = t.calls.grace
+		}
 	}
 	if c == nil {
 		t.wrong = errNilCodec

@@ -2,6 +2,7 @@ package fakeredis
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/redaside/aside/internal/stamp"
@@ -273,4 +274,88 @@ func (r *run) replay(i int, of replayOf, keep int64, lock string, now int64, ful
 func lockedAt(marker string) int64 {
 	n, _ := isNumber(marker[max(0, len(marker)-16):])
 	return n
+}
+
+// lib/ends.lua
+
+// end is when a key expires, in ms since 1970; false: it does not. The fake has no PEXPIRETIME.
+func (r *run) end(key string) (at int64, ok bool) {
+	at, ok = r.pcall("PEXPIRETIME", key).(int64)
+	if !ok {
+		at = -1
+		if left := r.call("PTTL", key).(int64); left > 0 {
+			at = r.clock()/1000 + left
+		}
+	}
+	return at, at > 0
+}
+
+// stampText is stampOf as text; "" for none.
+func (r *run) stampText(i int) string {
+	if l := r.stampOf(i); l != nil {
+		return l.String()
+	}
+	return ""
+}
+
+// The refresh of a stale value.
+
+var failedLock = regexp.MustCompile(`^failed:(\d+):(\d+)$`)
+
+func refresh(r *run) any {
+	v := r.look(r.keys[0])
+	if v == nil || strings.HasPrefix(v.(string), r.args[3]) {
+		return []any{int64(0)}
+	}
+	at, ok := r.end(r.keys[0])
+	if !ok || r.call("PTTL", r.keys[0]).(int64) > number(r.args[2]) {
+		return []any{int64(0)}
+	}
+	held, failures := r.look(r.keys[1]), int64(0)
+	if held != nil && held != r.args[0] {
+		left := r.call("PTTL", r.keys[1]).(int64)
+		parts := failedLock.FindStringSubmatch(held.(string))
+		if parts == nil {
+			return []any{int64(1), left}
+		}
+		if keep := number(parts[2]); left > keep {
+			return []any{int64(1), left - keep}
+		}
+		failures = number(parts[1])
+	}
+	r.call("SET", r.keys[1], r.args[0], "PX", r.args[1])
+	return []any{int64(2), failures, sha1hex(v.(string)), fmt.Sprint(at), r.stampText(0)}
+}
+
+func refreshed(r *run) any {
+	if r.look(r.keys[1]) != r.args[0] {
+		return []any{int64(0)}
+	}
+	v, same := r.look(r.keys[0]), false
+	if v != nil {
+		if at, ok := r.end(r.keys[0]); ok {
+			off := at - number(r.args[2])
+			same = off >= -3 && off <= 3 && r.stampText(0) == r.args[3] && sha1hex(v.(string)) == r.args[1]
+		}
+	}
+	if same {
+		if r.args[5] == "0" {
+			r.call("UNLINK", r.keys[0])
+		} else {
+			r.put(r.keys[0], r.args[4], number(r.args[5]))
+		}
+	}
+	r.call("DEL", r.keys[1])
+	if same {
+		return []any{int64(1)}
+	}
+	return []any{int64(0)}
+}
+
+func refreshFailed(r *run) any {
+	if r.look(r.keys[0]) != r.args[0] {
+		return []any{int64(0)}
+	}
+	r.call("SET", r.keys[0], r.args[1], "PX", r.args[2])
+	return []any{int64(1)}
 }

@@ -4,8 +4,10 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
+	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/shape"
 )
 
@@ -48,6 +50,11 @@ func (e *Entry) At() int64 { return e.at }
 
 // Ends is when the key expires; false if it does not.
 func (e *Entry) Ends() (at int64, ok bool) { return e.ends, e.ends != never }
+
+// FreshAt reports whether e is fresh at now, for a reader who gives it so much grace.
+func (e *Entry) FreshAt(now int64, grace time.Duration) bool {
+	return !freshness.Stale(now, e.ends, grace)
+}
 
 // Read reports whether the value was read from Redis, not loaded or set by this process.
 func (e *Entry) Read() bool { return !e.away && !e.loaded }

@@ -119,6 +119,23 @@ func (m *Memory) Lookup(key string) *Entry {
 	return e
 }
 
+// LookupFresh is Lookup that also reports whether the entry is fresh for a reader who gives values so
+// much grace.
+func (m *Memory) LookupFresh(key string, grace time.Duration) (e *Entry, fresh bool) {
+	if m.cache == nil {
+		return nil, false
+	}
+	e, ok := m.cache.get(key)
+	if !ok {
+		return nil, false
+	}
+	now := m.opt.Now()
+	if !e.servedAt(now) {
+		return nil, false
+	}
+	return e, grace == 0 || e.FreshAt(now, grace)
+}
+
 func (m *Memory) stripe(key string) *stripe {
 	return &m.stripes[maphash.String(m.seed, key)%uint64(len(m.stripes))]
 }
@@ -223,9 +240,10 @@ func (m *Memory) Put(key string, r Reservation, e *Entry) *Entry {
 type Away struct {
 	Value
 	Valid      *Validity
-	Outage     uint64 // of Valid when it was loaded or set: the entry is served in this one only
-	Generation uint64 // of the key before it was loaded, or after it was set
-	Then       func() // called if the key has not changed since, with its stripe locked; nil: nothing
+	Outage     uint64        // of Valid when it was loaded or set: the entry is served in this one only
+	Generation uint64        // of the key before it was loaded, or after it was set
+	Use        time.Duration // for how long it is served at most, if not 0; its key may live longer
+	Then       func()        // called if the key has not changed since, with its stripe locked; nil: nothing
 }
 
 // CommitAway stores a and returns where; nil if its outage is over, its key has changed since, or
@@ -239,6 +257,9 @@ func (m *Memory) CommitAway(key string, a Away) *Entry {
 	e.expires = m.bounded(e)
 	if m.opt.AwayTTL >= 0 {
 		e.expires = min(e.expires, now+int64(m.opt.AwayTTL))
+	}
+	if most := int64(a.Use); most > 0 && most < never-now {
+		e.expires = min(e.expires, now+most)
 	}
 	e.weight.Store(weigh(key, a.Raw, a.Room))
 

@@ -51,6 +51,13 @@ var (
 	ReleaseFailed  = load("release_failed")
 )
 
+// The refresh of a stale value.
+var (
+	Refresh       = load("refresh")
+	Refreshed     = load("refreshed")
+	RefreshFailed = load("refresh_failed")
+)
+
 // Writes. What is called Bare leaves no stamps.
 var (
 	Set     = load("set")

@@ -16,6 +16,7 @@ import (
 
 var all = []*Script{
 	ReadOrLock, ReadOrLockMany, ReplaceOrLock, Read, Fill, FillMany, Renew, Release, ReleaseFailed,
+	Refresh, Refreshed, RefreshFailed,
 	Set, SetBare, Del, DelBare, Touch, Mark, Stamp, Nothing, Replay, ReplayBare, Time, Probe, Who, Made, Withheld,
 }
 

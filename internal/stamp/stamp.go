@@ -55,6 +55,11 @@ func Key(key string) string {
 	return KeyPrefix + "{" + slot.Tag(slot.Of(key)) + "}" + key
 }
 
+// RefreshLock returns where the refresh lock of a data key stands: in its slot, as its stamp.
+func RefreshLock(key string) string {
+	return "aside:refresh:{" + slot.Tag(slot.Of(key)) + "}" + key
+}
+
 // Stamp names an operation: a stamp as clients propose it, and as records of the fallback store
 // have it.
 type Stamp struct {
