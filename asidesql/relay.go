@@ -74,12 +74,15 @@ type row struct {
 }
 
 // pass takes due rows, once, and does what can be done. An error means that there is no point in
-// going on at once: Redis or the database is away.
+// going on at once: all of Redis, or the database, is away.
 //
 // While this process does not reach Redis at all, it leaves the rows to those that do; a Client
 // with a FallbackDir would accept the keys, and be the only one that knows of them.
 func (r *relay) pass(ctx context.Context) (taken int, err error) {
 	if err := r.unreachable(); err != nil {
+		if closed := r.cache.Del(ctx); errors.Is(closed, aside.ErrClosed) { // of no keys
+			return 0, closed
+		}
 		r.warn(&r.seldomRetry, "Redis is away, the outbox waits", "table", r.opt.Table, "error", err)
 		return 0, err
 	}
@@ -131,8 +134,13 @@ func (r *relay) pass(ctx context.Context) (taken int, err error) {
 		r.count.retried.Add(int64(len(result.away)))
 		r.observe(Event{Kind: EventRetry, Keys: keysOf(result.away), Duration: took, Err: result.awayErr})
 		r.warn(&r.seldomRetry, "Redis is away, keys of the outbox wait", "keys", len(result.away), "error", result.awayErr)
-		note("the error of keys could not be written", r.retry(writing, result.away, r.pause(r.failures), result.awayErr))
-		return len(rows), result.awayErr
+		// Each by its own attempts: with a part of a cluster away, others go on meanwhile.
+		for delay, some := range byPause(r.Box, result.away) {
+			note("the error of keys could not be written", r.retry(writing, some, delay, result.awayErr))
+		}
+		if !r.inPart() || errors.Is(result.awayErr, aside.ErrClosed) {
+			return len(rows), result.awayErr
+		}
 	}
 	return len(rows), failed
 }
@@ -151,7 +159,18 @@ type failure struct {
 	parked bool // no attempt can succeed
 }
 
-// mostAway is how many keys in a row may find Redis away before the others are not tried.
+// byPause groups rows by the pause before they are tried again.
+func byPause(b *Box, rows []row) map[time.Duration][]row {
+	groups := make(map[time.Duration][]row)
+	for _, one := range rows {
+		delay := b.pause(one.attempts - 1)
+		groups[delay] = append(groups[delay], one)
+	}
+	return groups
+}
+
+// mostAway is how many keys in a row may find Redis away before the others are not tried, unless
+// only a part of it is.
 const mostAway = 3
 
 // delete deletes the keys of rows by one Del, and where that fails by one for each: the error does
@@ -177,7 +196,7 @@ func (r *relay) delete(ctx context.Context, rows []row) (res result) {
 			res.failed = append(res.failed, failure{one, err, true})
 		case isAway(err):
 			res.away, res.awayErr = append(res.away, one), err
-			if inARow++; inARow == mostAway || errors.Is(err, aside.ErrClosed) || ctx.Err() != nil {
+			if inARow++; inARow >= mostAway && !r.inPart() || errors.Is(err, aside.ErrClosed) || ctx.Err() != nil {
 				res.away = append(res.away, rows[i+1:]...)
 				return res
 			}
@@ -215,6 +234,13 @@ func (b *Box) unreachable() error {
 		return aside.ErrRedisAway
 	}
 	return fmt.Errorf("%w: %w", aside.ErrRedisAway, health.Err)
+}
+
+// inPart reports whether the Client reaches a part of Redis at least, such as the other nodes of a
+// cluster of which one is down. false if it does not tell.
+func (b *Box) inPart() bool {
+	_, tells := b.cache.(modeWatcher)
+	return tells && b.unreachable() == nil
 }
 
 // isAway reports whether a Del failed for a reason that is not its keys'.

@@ -372,6 +372,40 @@ func TestARefusedKeyDelaysNoOthers(t *testing.T) {
 	eventually(t, "only the refused are left", func() bool { return db.count(t) == 20 })
 }
 
+// partial is a Deleter that reaches one node of two.
+type partial struct{ *recorder }
+
+func (partial) Health() aside.Health {
+	return aside.Health{Mode: aside.Degraded, Shards: []aside.ShardHealth{{Addr: "a:1", Mode: aside.Healthy}, {Addr: "b:1", Mode: aside.Degraded}}}
+}
+
+func (partial) OnModeChange(func(aside.ModeChange)) (remove func()) { return func() {} }
+
+func TestANodeThatIsAwayDelaysItsOwnKeysOnly(t *testing.T) {
+	db := openSQLite(t)
+	ctx := harness.Context(t)
+	cache := partial{&recorder{fail: func(key string) error {
+		if strings.HasPrefix(key, "away") {
+			return aside.ErrNotDurable
+		}
+		return nil
+	}}}
+	// A pause of the relay itself for each batch with such a key would take minutes.
+	box := newBox(t, db, cache, func(o *asidesql.Options) { o.Batch, o.MaxRetry = 10, time.Hour })
+	for i := range 30 {
+		commit(t, db, func(tx *sql.Tx) {
+			keys := []string{fmt.Sprint("fine:", i)}
+			for n := range 5 {
+				keys = append(keys, fmt.Sprint("away:", i, ":", n))
+			}
+			require.NoError(t, box.Del(ctx, tx, keys...))
+		})
+	}
+	relay(t, box)
+	eventually(t, "the others are deleted", func() bool { return cache.keys() == 30 })
+	eventually(t, "only its own are left", func() bool { return db.count(t) == 150 })
+}
+
 // pgxTx is the adapter that the documentation of Execer has.
 type pgxTx struct{ pgx.Tx }
 
@@ -514,6 +548,14 @@ func TestRunEndsWithItsContextAndWithTheClient(t *testing.T) {
 	commit(t, db, func(tx *sql.Tx) { require.NoError(t, box.Del(harness.Context(t), tx, "a")) })
 	require.ErrorIs(t, box.Run(context.Background()), aside.ErrClosed)
 	require.Equal(t, 1, db.count(t))
+
+	redis.Kill()
+	client, err = aside.New(aside.Options{Redis: redisAt(redis.Addr()), ConnectTimeout: time.Millisecond, Logger: harness.Quiet})
+	require.NoError(t, err)
+	require.Equal(t, aside.Degraded, client.Health().Mode)
+	require.NoError(t, client.Close())
+	box = newBox(t, db, client)
+	require.ErrorIs(t, box.Run(context.Background()), aside.ErrClosed)
 	require.NoError(t, db.DB.Close())
 }
 
