@@ -77,7 +77,9 @@ func (l *Link) RunFor(ctx context.Context, sh *Shard, patience time.Duration, ca
 	limited := bounded != nil
 	if limited {
 		ctx = bounded
-		defer bounded.end()
+		defer func() {
+			bounded.end(!slices.ContainsFunc(calls, func(q *Call) bool { return q.Err != nil || q.Moved }))
+		}()
 	}
 	if err := sh.gate.enter(ctx); err != nil {
 		fail(fmt.Errorf("%w: %w", errGateFull, reason.Of(err)))

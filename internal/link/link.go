@@ -38,7 +38,8 @@ type Link struct {
 	probeKeys atomic.Uint64 // made so far
 	ears      sync.Map      // the shards whose probes have a key, by that key
 
-	counts counters // has its own atomics
+	contexts sync.Pool // *commandContext that are used again
+	counts   counters  // has its own atomics
 }
 
 // Options is what a link goes by. Redis and the durations are complete.

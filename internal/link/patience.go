@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -8,17 +9,27 @@ import (
 
 // commandContext is the context of a command. It has no deadline that rueidis could see, which
 // would take the connection down with it.
+//
+// One whose command was answered is used again: two commands are all that most misses cost, and each
+// took six pieces of memory for its context. Whoever was given it has let go of it by then: rueidis
+// keeps a context only while a call lasts. What a dialer does is not as certain, and nobody knows
+// what a client of the user's own does; so those that may have been with them are not used again.
 type commandContext struct {
-	context.Context // ends with the caller's
+	context.Context // the caller's
 
 	l        *Link
 	sh       *Shard
 	asked    int64
 	passed   int64 // on the shard's connection, when it was asked
 	patience time.Duration
-	cancel   context.CancelFunc
+	epoch    uint64 // the shard's then
 	timer    *time.Timer
-	late     atomic.Bool
+	stop     func() bool // ends waiting for the caller's context to end; nil: that never does
+
+	done   chan struct{} // closed by cancel
+	closed atomic.Bool   // cancel has been called
+	late   atomic.Bool   // by look
+	looked atomic.Bool   // look has been called
 }
 
 // ask begins a command, which end of the context that it returns must follow. nil: the caller's
@@ -27,20 +38,43 @@ func (l *Link) ask(ctx context.Context, sh *Shard, patience time.Duration) *comm
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
 		return nil
 	}
-	q := &commandContext{l: l, sh: sh, asked: l.Now(), passed: sh.traffic.passed.Load(), patience: patience}
-	q.Context, q.cancel = context.WithCancel(ctx)
-	q.timer = time.AfterFunc(time.Hour, q.look) // so that the field is set before it runs
+	q, again := l.contexts.Get().(*commandContext)
+	if !again {
+		q = &commandContext{l: l, done: make(chan struct{})}
+		q.timer = time.AfterFunc(time.Hour, q.look) // so that the field is set before it runs
+	}
+	q.Context, q.sh, q.patience = ctx, sh, patience
+	q.asked, q.passed, q.epoch = l.Now(), sh.traffic.passed.Load(), sh.Valid.Epoch()
+	if ctx.Done() != nil {
+		q.stop = context.AfterFunc(ctx, q.cancel)
+	}
 	q.timer.Reset(patience)
 	return q
 }
 
-func (q *commandContext) end() {
-	q.timer.Stop()
-	q.cancel()
+// end ends a command. answered: each of its calls was, by the server that it was sent to.
+func (q *commandContext) end(answered bool) {
+	unused := q.timer.Stop() && !q.looked.Load()
+	if q.stop != nil {
+		unused = q.stop() && unused
+	}
+	if !unused || !answered || q.sh.Valid.Epoch() != q.epoch || !q.sh.plain {
+		q.cancel()
+		return
+	}
+	q.Context, q.sh, q.stop = nil, nil, nil
+	q.l.contexts.Put(q)
+}
+
+func (q *commandContext) cancel() {
+	if !q.closed.Swap(true) {
+		close(q.done)
+	}
 }
 
 // look ends the command if it has been waited for long enough.
 func (q *commandContext) look() {
+	q.looked.Store(true)
 	left := q.ends() - q.l.Now()
 	if left <= 0 {
 		q.late.Store(true)
@@ -60,12 +94,17 @@ func (q *commandContext) ends() int64 {
 // Deadline hides the caller's.
 func (q *commandContext) Deadline() (time.Time, bool) { return time.Time{}, false }
 
+func (q *commandContext) Done() <-chan struct{} { return q.done }
+
 func (q *commandContext) Err() error {
-	err := q.Context.Err()
-	if err != nil && q.late.Load() {
+	switch {
+	case !q.closed.Load():
+		return nil
+	case q.late.Load():
 		return context.DeadlineExceeded
+	default:
+		return cmp.Or(q.Context.Err(), context.Canceled)
 	}
-	return err
 }
 
 // sends notes that bytes are on their way to sh's server, and as many as are expected will be on

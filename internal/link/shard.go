@@ -1,6 +1,7 @@
 package link
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,7 @@ type Shard struct {
 	Addr    string         // "" where there is one shard only
 	Valid   *near.Validity // whether what was read from it may be served; see there who changes it
 	client  rueidis.Client // speaks to this node and no other in a cluster
+	plain   bool           // client is rueidis's own, and not one of the user's around it
 	session *session       // how client came about; nil in some tests
 	traffic *traffic       // what passes on its connections
 	stop    chan struct{}  // closed by retire
@@ -92,6 +94,9 @@ func (l *Link) newShard(addr string, client rueidis.Client, tracked bool) *Shard
 	sh := &Shard{
 		Addr: addr, client: client, Valid: near.NewValidity(tracked), stop: make(chan struct{}), probing: make(chan struct{}, 1),
 		kick: make(chan struct{}, 1), replay: make(chan struct{}, 1), gate: gate{free: make(chan struct{}, 1), room: l.inFlightRoom()}, traffic: l.roads.to(addr),
+	}
+	if kind := reflect.TypeOf(client); kind != nil && kind.Kind() == reflect.Pointer {
+		sh.plain = kind.Elem().PkgPath() == reflect.TypeFor[rueidis.ClientOption]().PkgPath()
 	}
 	sh.mode.Store(int32(Degraded)) // until the first probe is answered
 	sh.state.since = time.Now()
