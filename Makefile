@@ -17,14 +17,14 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod */*/*/go.mod))
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
-PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\)')
+PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\|fleet\)')
 # The packages of the library whose tests want a server.
 INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | sort -u)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sqlkills abuse image sim examples fuzz bench cover
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sqlkills abuse image sim fleet fleet-measure examples fuzz bench cover
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -33,6 +33,7 @@ check: ## before each commit: format, vet, lint, and the tests that need no Redi
 	@unformatted=$$(gofmt -s -l .); [ -z "$$unformatted" ] || { echo "not formatted, run make fmt:" $$unformatted; exit 1; }
 	@for m in $(MODULES); do (cd $$m && $(GO) vet ./...) || exit 1; done
 	@$(MAKE) --no-print-directory lint test-unit
+	@$(MAKE) --no-print-directory fleet >/dev/null
 
 test-unit: ## the tests that need no Redis
 	@for m in $(MODULES); do (cd $$m && $(GO) test -short $(TESTFLAGS) $$($(GO) list ./... | grep -v /internal/redistest$$)) || exit 1; done
@@ -95,6 +96,13 @@ image: ## build the image and try it (needs a Docker engine)
 
 sim: ## simulate the replay rule and simpler ones, TRIALS times (1000000), as a table
 	@$(GO) run ./internal/sim/cmd/sim -trials $(or $(TRIALS),1000000)
+
+fleet: ## simulate many processes on one Redis from measured costs, PROCESSES of them (10000), as tables
+	@$(GO) run ./internal/fleet/cmd/fleet -n $(or $(PROCESSES),10000)
+
+fleet-measure: ## measure what 10, 100 and 1,000 clients cost a Redis; writes docs/SCALING.md and internal/fleet/measured.json
+	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 20m $(TESTFLAGS) ./fleet $(if $(QUICK),,-v -full -table $(CURDIR)/docs/SCALING.md -units $(CURDIR)/internal/fleet/measured.json)
+	@$(if $(QUICK),,$(GO) run ./internal/fleet/cmd/fleet -table docs/SCALING.md)
 
 examples: ## the tests of the examples, which run each of them
 	@cd examples && ../scripts/with-redis $(TEST) ./...

@@ -31,7 +31,7 @@ type Options struct {
 	// silent for 1.5 seconds, and does not take a large answer for silence; a shorter
 	// ConnWriteTimeout does. RingScaleEachConn may be from 1 to 18 (0: 8): half of the ring's
 	// 2^RingScaleEachConn commands may be in flight to a node at once, 512 at most.
-	// ReadBufferEachConn defaults to 64 KiB, WriteBufferEachConn to 16 KiB. With DisableCache (or
+	// ReadBufferEachConn defaults to 32 KiB, WriteBufferEachConn to 16 KiB. With DisableCache (or
 	// AlwaysRESP2, which needs it) there is no local memory, and waiting callers poll.
 	Redis rueidis.ClientOption
 

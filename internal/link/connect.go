@@ -33,7 +33,7 @@ const (
 	// What rueidis allocates for each connection. Its own defaults are 512 KiB twice, and a ring of
 	// 1,024 commands that takes 346 KiB; what does not fit into a buffer is read and written
 	// without it.
-	defaultReadBuffer  = 64 << 10 // values come this way
+	defaultReadBuffer  = 32 << 10 // values come this way
 	defaultWriteBuffer = 16 << 10
 	defaultRingScale   = 8
 )

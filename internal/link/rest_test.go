@@ -59,6 +59,7 @@ func TestAProberRestsWhenNobodyUsesItsShard(t *testing.T) {
 		"it is recovering":                           {func(l *Link, sh *Shard) { l.happened(sh, lost, nil); l.happened(sh, back, nil) }, false, true},
 		"the connection is lost":                     {func(_ *Link, sh *Shard) { sh.newEpoch() }, true, true},
 		"pushes do not arrive":                       {func(l *Link, sh *Shard) { l.deafened(sh, ErrNoInvalidations) }, true, true},
+		"its clock is odd":                           {func(l *Link, sh *Shard) { l.flawed(sh, flawClock, errClocks) }, true, true},
 		"a minute":                                   {func(l *Link, sh *Shard) { sh.proof.at -= int64(wholeEvery) }, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
