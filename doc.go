@@ -102,6 +102,6 @@
 //   - explicit write: a Set or Del, as opposed to a fill.
 //   - replay: sending records to Redis. Each is applied, superseded (something newer is there) or refused; two writes
 //     that clocks cannot order are contested, and leave the key empty.
-//   - stamp: which client wrote a key last, and when. Set and Del leave it in a key of its own.
+//   - stamp: which client wrote a key last, and when. Set and Del leave it in Redis.
 //   - slack: by how much the clock behind a stamp may be wrong.
 package aside

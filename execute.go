@@ -171,7 +171,7 @@ func (w *write) appendHead(to []string) []string {
 // appendItem appends what it takes for a key of b, or for all of them.
 func (w *write) appendItem(to []string, b *writing) []string {
 	if w.stamped() {
-		to = append(to, b.stamp.Text)
+		to = append(to, b.stamp.Packed())
 	}
 	return append(to, w.args...)
 }
@@ -265,7 +265,8 @@ func (w *write) join(ctx context.Context, batcher *link.Batcher, b *writing) (al
 func (w *write) executeMoving(ctx context.Context, b *writing) {
 	for _, key := range b.Keys {
 		if b.Stamped {
-			q := link.NewCall(script.Stamp, stamp.Key(key), b.Args[0], b.stamp.Text, w.stampTTL, script.InMilliseconds(w.ttl))
+			q := link.NewCall(script.Stamp, stamp.Bucket(key), b.Args[0], b.stamp.Packed(), w.stampTTL, script.InMilliseconds(w.ttl))
+			q.Args = append(q.Args, key)
 			w.link.Run(ctx, b.Shard, q)
 			b.Reply, b.Err = q.Reply, q.Err
 			if said, err := q.Reply.AsInt64(); q.Err != nil || err != nil || said <= 0 {

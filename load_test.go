@@ -254,12 +254,12 @@ func TestAFillThatFailsLeavesNoLockBehind(t *testing.T) {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
 	_, err := c.GetMulti(ctx, time.Minute, keys, func(ctx context.Context, keys []string) (map[string]string, error) {
-		server.Do("ACL", "SETUSER", "default", "-set")
+		server.Do("ACL", "SETUSER", "default", "-psetex")
 		return newSource("v").LoadMany(ctx, keys)
 	})
 	require.NoError(t, err)
 	stored(t, c, keys...)
-	server.Do("ACL", "SETUSER", "default", "+set")
+	server.Do("ACL", "SETUSER", "default", "+psetex")
 	value, err := c.Get(ctx, time.Minute, keys[0], newSource("again").Load)
 	require.NoError(t, err)
 	require.Equal(t, "again", value)

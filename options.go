@@ -147,7 +147,7 @@ type Options struct {
 	MaxLoads int
 
 	// StampTTL is how long Redis keeps the stamp of a key's last Set or Del: which client wrote it,
-	// and when, in a key of some 150 bytes beside it. A process that was cut off for longer replays
+	// and when, in some 65 bytes for a key of 20. A process that was cut off for longer replays
 	// its Sets as deletes. Defaults to 1 hour.
 	StampTTL time.Duration
 

@@ -293,14 +293,14 @@ func TestWithoutStampsSetsAreReplayedAsDeletes(t *testing.T) {
 	_, option := durable(t)
 	c, ctx := newClient(t, proxy.Addr(), hasty, option, func(o *aside.Options) { o.DisableStamps = true }), testContext(t)
 	require.NoError(t, c.Set(ctx, time.Hour, "k", "before"))
-	require.Empty(t, server.Do("KEYS", "aside:stamp:*"))
+	require.Empty(t, server.Do("KEYS", "aside:stamps:*"))
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	require.NoError(t, c.Set(ctx, time.Hour, "k", "after"))
 	proxy.Heal()
 	awaitMode(t, c, aside.Healthy)
 	require.Nil(t, server.Do("GET", "k"))
-	require.Empty(t, server.Do("KEYS", "aside:stamp:*"))
+	require.Empty(t, server.Do("KEYS", "aside:stamps:*"))
 }
 
 // A server that refuses a record must not keep the others waiting, nor the record be lost.

@@ -289,7 +289,7 @@ func TestALonelyPrimaryIsNotBelieved(t *testing.T) {
 // again.
 func TestAProofThatIsRefused(t *testing.T) {
 	server := redistest.Start(t)
-	server.Do("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~k*", "~aside:stamp:*")
+	server.Do("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~k*", "~aside:stamps:*")
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.Redis.Username, o.Redis.Password = "app", "pw" }), testContext(t)
 	require.Equal(t, aside.Healthy, c.Health().Mode)
 	require.ErrorIs(t, c.Health().Err, aside.ErrNoInvalidations)

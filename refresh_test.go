@@ -228,7 +228,7 @@ func TestAStaleValueIsServedWhereNoRefreshLockCanBeTaken(t *testing.T) {
 	stored(t, c, "k")
 	makeStale(t, server, "k")
 	awaitStale(t, c, "k")
-	server.Do("ACL", "SETUSER", "default", "resetkeys", "~k", "~aside:stamp:*", "~aside:probe*")
+	server.Do("ACL", "SETUSER", "default", "resetkeys", "~k", "~aside:stamps:*", "~aside:probe*")
 	t.Cleanup(func() { server.Do("ACL", "SETUSER", "default", "allkeys") })
 	for range 10 {
 		value, err := graceful(c).Get(ctx, fresh, "k", db.Load)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -257,16 +256,18 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 			wall, since := time.Now().UnixMicro(), r.link.Began().UnixMicro()+r.link.Now()/int64(time.Microsecond)
 			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 		}
-		doubt := "0"
+		op := of.Op[0]
 		if slack > mostRecordError {
-			doubt = "1"
+			op -= 'a' - 'A'
 		}
 		margin := 2 * max(slack, leastClockError)
 		expires := of.Expires
 		if wasFlushed(r.sh, of, margin) {
 			expires = 0 // it has ended with the flush
 		}
-		return append(to, string(of.Op), of.Stamp, strconv.FormatInt(margin.Microseconds(), 10), of.Value, strconv.FormatInt(expires, 10), doubt)
+		by, _ := stamp.Parse(of.Stamp)
+		deed, _ := stamp.AppendDeed(make([]byte, 0, 64), op, by, margin.Microseconds(), expires)
+		return append(to, string(deed), of.Value)
 	}
 	return r.link.Batches(script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}, list)
 }

@@ -66,7 +66,7 @@ func (b *replayBench) value() any {
 
 // mark is the stamp that is there, or "".
 func (b *replayBench) mark() string {
-	mark, _ := b.server.Do("GET", stamp.Key(b.key)).(string)
+	mark, _ := b.server.Do("HGET", stamp.Bucket(b.key), stamp.Field(b.key)).(string)
 	return mark
 }
 
@@ -208,7 +208,7 @@ func (b *replayBench) put(kind byte, of, value string) {
 	case 'S':
 		ends = b.now/1000 - 1
 	}
-	b.server.Do("SET", stamp.Key(b.key), stamp.Left{Stamp: by, Ends: ends}.String(), "PX", 3_600_000)
+	b.server.Do("HSET", stamp.Bucket(b.key), stamp.Field(b.key), stamp.Left{Stamp: by, Ends: ends}.String())
 }
 
 func TestWhatIsTooOldIsReplayedAsADelete(t *testing.T) {
@@ -217,7 +217,8 @@ func TestWhatIsTooOldIsReplayedAsADelete(t *testing.T) {
 	b.put('s', b.stamp(-500, "bbbb", 1), "theirs")
 	require.Equal(t, fallback.Deleted, b.replay(fallback.OpSet, b.stamp(0, "aaaa", 1), "expired", -time.Millisecond))
 	require.Nil(t, b.value())
-	require.Equal(t, b.stamp(0, "aaaa", 1)+"00000000000000000", b.mark())
+	require.Equal(t, b.stamp(0, "aaaa", 1), parsed(t, b.mark()).Stamp.String())
+	require.Zero(t, parsed(t, b.mark()).Ends)
 	b.key = "old"
 	b.server.Do("SET", b.key, "filled")
 	require.Equal(t, fallback.Deleted, b.replay(fallback.OpSet, b.stamp(-2*time.Hour.Milliseconds(), "aaaa", 1), "v", time.Hour))
@@ -245,7 +246,8 @@ func TestASetWithAClockThatWasOffIsADeleteOfNow(t *testing.T) {
 				Op: fallback.OpSet, Key: b.key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(at, "aaaa", 1), Slack: slack,
 			}).Verdict)
 			require.Nil(t, b.value())
-			require.Greater(t, b.mark(), b.stamp(0, "", 0))
+			require.NotEqual(t, b.now+at*1000, parsed(t, b.mark()).Micros)
+			require.InDelta(t, b.now, parsed(t, b.mark()).Micros, 30e6)
 		}
 	}
 }
@@ -283,7 +285,8 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			switch what := random.IntN(12); what {
 			case 0, 1: // a healthy Set or Del
 				w := sim.Write{Op: sim.OpSet, Stamp: next(), Value: value, TTL: ttl, NotAfter: base * 2}
-				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), "3600000", stampText(w.Stamp), value, fmt.Sprint(ttl)}
+				mine, _ := stamp.Packed(stampText(w.Stamp))
+				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), "3600000", mine, value, fmt.Sprint(ttl)}
 				if what == 1 {
 					w.Op, s, args = sim.OpDel, script.Del, args[:3]
 				}
@@ -291,7 +294,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				b.c.link.Run(t.Context(), b.sh, q)
 				require.NoError(t, q.Err)
 				done := env
-				done.Now, _ = stamp.Micros(b.mark())
+				done.Now = parsed(t, b.mark()).Micros
 				var out sim.Outcome
 				model, out = sim.Apply(model, w, done)
 				story = append(story, fmt.Sprintf("apply %+v: %v", w, out))
@@ -516,4 +519,67 @@ func TestClaimsAreReleasedTogether(t *testing.T) {
 	<-busy
 	<-alsoBusy
 	require.Empty(t, cl.byKey)
+}
+
+// What another version has left orders nothing: the key is emptied, and what is replayed next is
+// compared with the stamp of the record.
+func TestAReplayEmptiesAKeyWhoseStampItDoesNotKnow(t *testing.T) {
+	b := newReplayBench(t)
+	for op, want := range map[fallback.Op]fallback.Verdict{fallback.OpSet: fallback.Deleted, fallback.OpDel: fallback.Applied, fallback.OpFill: fallback.Superseded} {
+		b.key = "k" + string(op)
+		b.put('s', b.stamp(-5000, "bbbb", 1), "theirs")
+		b.server.Do("HSET", stamp.Bucket(b.key), stamp.Field(b.key), "\x20of another version")
+		require.Equal(t, want, b.replay(op, b.stamp(-1000, "aaaa", 1), "v", time.Hour), op)
+		if op == fallback.OpFill {
+			require.Equal(t, "theirs", b.value())
+			continue
+		}
+		require.Nil(t, b.value(), op)
+		require.Equal(t, b.stamp(-1000, "aaaa", 1), parsed(t, b.mark()).Stamp.String())
+		require.Equal(t, fallback.Applied, b.replay(fallback.OpSet, b.stamp(0, "bbbb", 2), "next", time.Hour))
+		require.Equal(t, "next", b.value())
+	}
+}
+
+// A stamp lives as long as its value: however long ago that was set, a replayed Set knows whose it
+// is, and replaces it.
+func TestAReplayKnowsWhoseALongLivedValueIs(t *testing.T) {
+	b := newReplayBench(t)
+	b.key = "{slot}k"
+	day := (24 * time.Hour).Milliseconds()
+	b.server.Do("SET", b.key, "of yesterday")
+	by, _ := stamp.Parse(b.stamp(-day, "bbbb", 1))
+	b.server.Do("HSET", stamp.Bucket(b.key), b.key, stamp.Left{Stamp: by, Ends: b.now/1000 + day}.String())
+	for i := range 100 { // others write in the slot
+		require.NoError(t, b.c.Set(t.Context(), time.Minute, fmt.Sprint("{slot}", i), "v"))
+	}
+	require.Equal(t, fallback.Applied, b.replay(fallback.OpSet, b.stamp(0, "aaaa", 1), "v", time.Hour))
+	require.Equal(t, "v", b.value())
+	require.EqualValues(t, 1, b.server.Do("PERSIST", stamp.Bucket(b.key)), "it has an end")
+}
+
+// Where a bucket was evicted its keys are as keys that were never written: a value of theirs counts
+// as loaded, so a replayed Set removes it.
+func TestAReplayAfterAnEviction(t *testing.T) {
+	b := newReplayBench(t)
+	for i, op := range []fallback.Op{fallback.OpSet, fallback.OpDel} {
+		b.key = fmt.Sprint("k", i)
+		require.NoError(t, b.c.Set(t.Context(), time.Minute, b.key, "theirs"))
+		b.server.Do("DEL", stamp.Bucket(b.key))
+		b.replay(op, b.stamp(-5000, "aaaa", 1), "older", time.Hour)
+		require.Nil(t, b.value())
+		require.Equal(t, b.stamp(-5000, "aaaa", 1), parsed(t, b.mark()).Stamp.String())
+	}
+}
+
+// Nothing is over at an hour, or wherever: an operation of the same client that came later is seen
+// by one that comes late, however far apart they are within StampTTL.
+func TestAStampIsSeenHoweverOldItIs(t *testing.T) {
+	b := newReplayBench(t)
+	for _, ago := range []time.Duration{time.Second, 30 * time.Minute, 59 * time.Minute} {
+		b.key = "k" + ago.String()
+		b.put('s', b.stamp(-ago.Milliseconds(), "aaaa", 9), "later")
+		require.Equal(t, fallback.Superseded, b.replay(fallback.OpSet, b.stamp(-ago.Milliseconds()-1, "aaaa", 8), "earlier", time.Hour))
+		require.Equal(t, "later", b.value())
+	}
 }

@@ -157,7 +157,7 @@ func TestAnUpdateThatChangesNothingLeavesNoStamp(t *testing.T) {
 	require.NoError(t, c.Update(ctx, []string{"k"}, func(context.Context, rueidis.Client) error { return aside.ErrUnchanged }))
 	require.Empty(t, keysOf(server))
 	require.NoError(t, command(c, ctx, "k", "SET", "v"))
-	require.Len(t, server.Do("KEYS", "aside:stamp:*"), 1)
+	require.Len(t, server.Do("KEYS", "aside:stamps:*"), 1)
 }
 
 // An error of a connection to another node of a cluster is not held against the key's own.

@@ -301,6 +301,10 @@ func (d *doctor) leavingNothing(plain rueidis.Client, work func()) {
 	_ = plain.Do(ctx, plain.B().Del().Key(flushKey).Build()).Error() // it would end by itself, in a day
 }
 
+// doctorTTL is how long the doctor's own key lives, and with it its stamp, should it not come to
+// delete it.
+const doctorTTL = 5 * time.Second
+
 // work does what a proxy does: connect as it does, set, read and delete a key, by scripts that also
 // write its stamp.
 func (d *doctor) work() {
@@ -330,7 +334,7 @@ func (d *doctor) work() {
 	remedy := func(err error) string {
 		return cmp.Or(refusalRemedy(err), permissions+"; with --prefix this uses keys that begin as yours do")
 	}
-	if err := client.Set(ctx, time.Minute, key, "v"); err != nil {
+	if err := client.Set(ctx, doctorTTL, key, "v"); err != nil {
 		d.note("scripts", failure, remedy(err), "set: %v", err)
 		return
 	}
@@ -338,7 +342,7 @@ func (d *doctor) work() {
 		d.note("scripts", failure, remedy(err), "get: found %v, %v", found, err)
 		return
 	}
-	if err := client.Touch(ctx, time.Minute, key); err != nil {
+	if err := client.Touch(ctx, doctorTTL, key); err != nil {
 		d.note("scripts", failure, remedy(err), "expire: %v", err)
 		return
 	}

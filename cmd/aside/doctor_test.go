@@ -72,8 +72,8 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 	require.Contains(t, got["probe"].Remedy, "+pexpire")
 	require.Equal(t, fine, got["tracking"].Verdict)
 	// What docs/OPERATIONS.md says is enough.
-	rules := strings.Fields(`ACL SETUSER enough on >pw resetchannels -@all ~app:* ~aside:stamp:{*}app:* ~aside:probe* +ping +time +info +client|tracking +cluster|slots ` +
-		`+eval +evalsha +get +getex +mget +set +setrange +getrange +pttl +pexpire +exists +del +unlink`)
+	rules := strings.Fields(`ACL SETUSER enough on >pw resetchannels -@all ~app:* ~aside:stamps:* ~aside:probe* +ping +time +info +client|tracking +client|caching +cluster|slots ` +
+		`+eval +evalsha +get +getex +mget +set +psetex +setrange +getrange +pttl +pexpire +exists +del +unlink +hmget +hset +hdel +hscan +pexpireat`)
 	arguments := make([]any, len(rules))
 	for i, rule := range rules {
 		arguments[i] = rule

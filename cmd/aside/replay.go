@@ -310,7 +310,7 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 		}
 		commands := make([]rueidis.Completed, len(batch))
 		for i := range batch {
-			commands[i] = client.B().Get().Key(stamp.Key(batch[i].Key)).Build()
+			commands[i] = client.B().Hget().Key(stamp.Bucket(batch[i].Key)).Field(stamp.Field(batch[i].Key)).Build()
 		}
 		ctx, cancel := context.WithTimeout(ctx, c.Wait)
 		defer cancel()

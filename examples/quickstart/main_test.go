@@ -36,7 +36,7 @@ func TestWithRedisEachStepIsAnsweredByTheNearestTier(t *testing.T) {
 		if left, _ := server.Do("PTTL", key.(string)).(int64); left <= 0 || left > ttl.Milliseconds() {
 			t.Errorf("it left %s in Redis for %d ms", key, left)
 		}
-		if !strings.HasPrefix(key.(string), "aside:stamp:") && !strings.HasPrefix(key.(string), "aside:probe") {
+		if !strings.HasPrefix(key.(string), "aside:stamps:") && !strings.HasPrefix(key.(string), "aside:probe") {
 			t.Errorf("it left %s in Redis", key)
 		}
 	}

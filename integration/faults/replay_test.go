@@ -146,11 +146,11 @@ func (w *world) pipelined(b *testing.B, tr *truth, scripted bool) time.Duration 
 	b.Helper()
 	const batch, underWay, perCall = 256, 2, 64 // as fallback.Syncer and the client
 	const script = `for i = 1, #KEYS, 2 do
-  redis.call('SET', KEYS[i], ARGV[i], 'PX', 3600000)
-  redis.call('SET', KEYS[i+1], ARGV[i+1], 'PX', 3600000)
+  redis.call('PSETEX', KEYS[i], 3600000, ARGV[i])
+  redis.call('HSET', KEYS[i+1], KEYS[i], ARGV[i+1])
 end
 return 1`
-	left := strings.Repeat("s", 73)
+	left := strings.Repeat("s", 24)
 	w.server.Empty()
 	redis, err := rueidis.NewClient(disableCache(w.direct()))
 	if err != nil {
@@ -175,7 +175,7 @@ return 1`
 				for some := range slices.Chunk(keys, perCall) {
 					var names, values []string
 					for _, f := range some {
-						names, values = append(names, f.name, stamp.Key(f.name)), append(values, f.value(f.version.Load()), left)
+						names, values = append(names, f.name, stamp.Bucket(f.name)), append(values, f.value(f.version.Load()), left)
 					}
 					commands = append(commands, redis.B().Evalsha().Sha1(sha).Numkeys(int64(len(names))).Key(names...).Arg(values...).Build())
 				}

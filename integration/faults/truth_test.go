@@ -244,15 +244,18 @@ type verdict struct {
 func (tr *truth) inRedis(t testing.TB, redis rueidis.Client, l loss) (v verdict) {
 	t.Helper()
 	ctx := testContext(t)
-	names := make([]string, 0, 2*len(tr.keys))
+	names := make([]string, 0, len(tr.keys))
+	stamps := make(rueidis.Commands, 0, len(tr.keys))
 	for _, f := range tr.keys {
-		names = append(names, f.name, stamp.Key(f.name))
+		names = append(names, f.name)
+		stamps = append(stamps, redis.B().Hget().Key(stamp.Bucket(f.name)).Field(stamp.Field(f.name)).Build())
 	}
 	held, err := rueidis.MGet(redis, ctx, names)
 	if err != nil {
 		t.Fatalf("what Redis has: %v", err)
 	}
-	for _, f := range tr.keys {
+	left := redis.DoMulti(ctx, stamps...)
+	for i, f := range tr.keys {
 		last := f.newest.Load()
 		raw, err := text(held[f.name])
 		if err != nil {
@@ -277,9 +280,9 @@ func (tr *truth) inRedis(t testing.TB, redis rueidis.Client, l loss) (v verdict)
 		if last == nil || last.deleted || f.tried != last.version {
 			continue // nothing is right; or one does not know, as a later write was refused or has no outcome
 		}
-		there, err := text(held[stamp.Key(f.name)])
-		if err != nil {
-			t.Fatalf("%s: %v", stamp.Key(f.name), err)
+		there, err := left[i].ToString()
+		if err != nil && !rueidis.IsRedisNil(err) {
+			t.Fatalf("the stamp of %s: %v", f.name, err)
 		}
 		switch {
 		case last.replayedAsDelete(there):

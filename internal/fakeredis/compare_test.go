@@ -252,8 +252,13 @@ func (a author) window() string {
 
 // stamp has a time that is far from now and from those of others, so that both servers judge alike.
 func (a author) stamp() string {
+	packed, _ := stamp.Packed(a.proposed().String())
+	return packed
+}
+
+func (a author) proposed() stamp.Stamp {
 	at := time.Now().Truncate(10 * time.Minute).Add(pick[time.Duration](a, -60, -50, -20, -20, -10, 20, 30) * time.Minute)
-	return stamp.Stamp{Micros: at.UnixMicro(), Client: pick(a, "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"), Number: int64(a.IntN(9))}.String()
+	return stamp.Stamp{Micros: at.UnixMicro(), Client: pick(a, "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"), Number: int64(a.IntN(9))}
 }
 
 // plain is a plain command.
@@ -291,7 +296,7 @@ func (a author) script() []string {
 	stamped := func() {
 		n := len(keys)
 		for _, key := range keys[:n] {
-			keys = append(keys, stamp.Key(key))
+			keys = append(keys, stamp.Bucket(key))
 		}
 		args = append(args, fmt.Sprint(n))
 	}
@@ -351,13 +356,17 @@ func (a author) script() []string {
 		args = []string{a.window(), "3600000", a.stamp(), "9000000000000"}
 		stamped()
 	case script.Stamp:
-		keys = []string{stamp.Key(a.key())}
-		args = []string{a.window(), a.stamp(), "3600000", pick(a, "0", "100000", "7200000")}
+		keys = []string{stamp.Bucket("{t}a")}
+		args = []string{a.window(), a.stamp(), "3600000", pick(a, "0", "100000", "7200000"), a.key()}
 	case script.Replay:
 		args = []string{a.window(), "3600000", wire.LockPrefix}
 		each(func() {
 			ends := time.Now().Add(pick(a, time.Hour, 10*time.Hour, -time.Hour)).UnixMilli()
-			args = append(args, pick(a, "set", "set", "del", "fill"), a.stamp(), pick(a, "1000000", "900000000"), a.value(), fmt.Sprint(ends), pick(a, "0", "0", "0", "1"))
+			deed, ok := stamp.AppendDeed(nil, pick[byte](a, 's', 's', 's', 'S', 'd', 'd', 'D', 'f', 'f', 'F'), a.proposed(), pick[int64](a, 1_000_000, 900_000_000), ends)
+			if !ok {
+				panic("a client's id is hexadecimal")
+			}
+			args = append(args, string(deed), a.value())
 		})
 		stamped()
 	case script.Time:
@@ -458,7 +467,7 @@ func TestTheFakeDoesWhatRedisDoes(t *testing.T) {
 					fails("pushes to the other client", want, got)
 				}
 			}
-			for _, look := range [][]string{{"KEYS", "*"}, {"PTTL", a.key()}, {"GET", stamp.Key(a.key())}, {"PTTL", stamp.Key(a.key())}, {"GET", a.key()}} {
+			for _, look := range [][]string{{"KEYS", "*"}, {"PTTL", a.key()}, {"HGET", stamp.Bucket("{t}a"), a.key()}, {"PTTL", stamp.Bucket("{t}a")}, {"GET", a.key()}} {
 				want, got := real.looks.do(t, look...).answer, ours.looks.do(t, look...).answer
 				if look[0] == "KEYS" {
 					want, got = sortedList(want), sortedList(got)

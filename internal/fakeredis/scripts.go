@@ -27,23 +27,23 @@ func init() { // some use the commands, and these the table
 		"2c852181bb316da0f209c1e65180ae14a585a03f": {"read_or_lock_many", readOrLockMany},
 		"b7b8ebc71f8d177eba61ccb472e7e3e824ba4433": {"replace_or_lock", replaceOrLock},
 		"a3a452a20b09b97b2c6d0b4ad326866dc957e416": {"read", read},
-		"b74b8ca2d7332fd9c5feeb7a3e30c327229f3f6d": {"fill", fill},
-		"f82abff51665dcc1457bc9e030a768125ef4f452": {"fill_many", fillMany},
+		"810dace24db1f2470aa4c7ba887d845485b6a8e7": {"fill", fill},
+		"9d1f7cb4508618c9509d45edfd3a46f144f73035": {"fill_many", fillMany},
 		"97446597861ae0f571c9f04379b3b2c222560fdf": {"renew", renew},
 		"1aa837c01cd8af209e4bc36579fdd43564a9459b": {"release", release},
 		"848a65cff859ec67c3ed48a34577e79be746cae0": {"release_failed", releaseFailed},
-		"da3b3a3c651645d3c6f9fc8a9cc6f79c011d742d": {"refresh", refresh},
-		"d2d7329fd4a6b72fdb690d8c8ec066a20b863e77": {"refreshed", refreshed},
+		"fe1c071ee4d084c587521fe17fa00d09c959d3bb": {"refresh", refresh},
+		"2762abfd385bc56d86aa024b83371fed39aa031e": {"refreshed", refreshed},
 		"9b48b3bbd83e65a14bbfe1bec1e5556a85d3625e": {"refresh_failed", refreshFailed},
-		"378870c991ecfc1522c5353ae053969e02d73ff9": {"set", setStamped},
-		"3955b7b9fcb7f9b1ac11c158246969616e095caf": {"set_bare", setBare},
-		"811cebc698848e33338034196f534e0b96d46805": {"del", delStamped},
+		"52596fe2a82d8857f64ed7884eaf95aa8ad3ca39": {"set", setStamped},
+		"5e66847cb75cb91ea2a9b3815e34819271e9e78c": {"set_bare", setBare},
+		"4215f3532528941e3c329a1ca4ff50e34c9bda22": {"del", delStamped},
 		"b241b38f104c250d5ff5782e743e31520233c742": {"del_bare", delBare},
 		"54bdedf89e531248bd9b3d4bc45ae78898c6d380": {"touch", touch},
-		"35e373536ab8abcbf1ec7bc3c352b6c8246f1942": {"mark", mark},
-		"73ba8c50687c7d2f60d551f3ab2dfe2c47b4441d": {"stamp", stampOnly},
+		"3f80c5a95753a5297793405a73967f26067df223": {"mark", mark},
+		"1cf3e36ff53b4a84b0fe2060e197a43d6791e4a7": {"stamp", stampOnly},
 		"48df9b519ca145c867b895f740b37bd891e887af": {"nothing", nothing},
-		"decfd549a1a84ad77cd1389122a59411a16026c4": {"replay", replay},
+		"6633bcb49a95edc2905f18a3f86fadb509079e9b": {"replay", replay},
 		"a1c50d0ee194cac7f84dbcace259faf0ca99a64c": {"replay_bare", replayBare},
 		"37a1e403fc1aa6b6e8d522b6353c607c92fd8227": {"time", timeOf},
 		"7515b855d39754f40894f6542a708b8bf50296ab": {"probe", probe},
@@ -98,7 +98,7 @@ func (r *run) put(key, value string, ttl int64) any {
 	if ttl > longestTTL {
 		return r.call("SET", key, value)
 	}
-	return r.call("SET", key, value, "PX", ttl)
+	return r.call("PSETEX", key, ttl, value)
 }
 
 // The lock on a key.

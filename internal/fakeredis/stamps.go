@@ -26,25 +26,27 @@ func (r *run) whenFull() any {
 	return nil
 }
 
-// peek is what a key holds, without its being tracked, or an error.
-func (r *run) peek(key string) any {
-	s := r.pcall("GETEX", key)
-	if _, failed := s.(failure); failed {
-		s = r.pcall("GET", key)
+// stampIn is what a bucket has for a field, if it is a stamp; the bucket's head; and whether there is
+// something that is no stamp we know.
+func (r *run) stampIn(bucket, field string) (was left, head string, unknown bool) {
+	got, ok := r.pcall("HMGET", bucket, field, "").([]any)
+	if !ok {
+		r.call("DEL", bucket)
+		return nil, "", true
 	}
-	return s
-}
-
-// stampIn is what a key of stamps holds, if it is a stamp.
-func (r *run) stampIn(key string) left {
-	text, _ := r.peek(key).(string)
+	head, _ = got[1].(string)
+	text, there := got[0].(string)
 	if l, ok := stamp.ParseLeft(text); ok {
-		return &l
+		return &l, head, false
 	}
-	return nil
+	return nil, head, there
 }
 
-func (r *run) stampOf(i int) left { return r.stampIn(r.keys[r.count()+i]) }
+func (r *run) bucket(i int) string { return r.keys[r.count()+i] }
+
+func (r *run) stampOf(i int) (was left, head string, unknown bool) {
+	return r.stampIn(r.bucket(i), stamp.Field(r.keys[i]))
+}
 
 // overtaken: the stamp that is there is of this operation, or of a later one of the same client.
 func overtaken(was left, mine stamp.Stamp) bool {
@@ -54,29 +56,87 @@ func overtaken(was left, mine stamp.Stamp) bool {
 func padded(n int64) string { return fmt.Sprintf("%016d", n) }
 
 // proposed reads a stamp among the arguments.
-func proposed(text string) stamp.Stamp {
-	mine, ok := stamp.Parse(text)
+func proposed(packed string) stamp.Stamp {
+	mine, ok := stamp.ParseLeft("\x10" + packed)
 	if !ok {
-		panic(failure(fmt.Sprintf("ERR %q is no stamp", text)))
+		panic(failure(fmt.Sprintf("ERR %q is no stamp", packed)))
 	}
-	return mine
+	return mine.Stamp
 }
 
-func (r *run) place(i int, l stamp.Left, keep int64) {
-	r.call("SET", r.keys[r.count()+i], l.String(), "PX", keep)
+// head is what a bucket's head says, in ms.
+type head struct{ lives, due, longest int64 }
+
+func bigEndian(s string) (n int64) {
+	for i := range len(s) {
+		n = n<<8 | int64(s[i])
+	}
+	return n
 }
 
-// leaveIn leaves a stamp that is greater than the one that is there.
-func (r *run) leaveIn(key string, now int64, was left, l stamp.Left, keep int64) {
+func (h head) String() string {
+	b := []byte{16}
+	for _, n := range []int64{h.lives, h.due, h.longest} {
+		for shift := 40; shift >= 0; shift -= 8 {
+			b = append(b, byte(n>>shift))
+		}
+	}
+	return string(b)
+}
+
+// sweep is a step of a sweep, which here sees all stamps.
+func (r *run) sweep(bucket string, ms, longest int64) (last int64) {
+	all := r.call("HGETALL", bucket).([]any)
+	for i := 0; i < len(all); i += 2 {
+		l, ok := stamp.ParseLeft(all[i+1].(string))
+		if all[i] == "" || !ok {
+			continue
+		}
+		needed := max(l.Micros/1000+longest, l.Ends)
+		if needed < ms {
+			r.call("HDEL", bucket, all[i])
+		}
+		last = max(last, needed)
+	}
+	return last
+}
+
+func (r *run) placeIn(bucket, field, was string, l stamp.Left, ms, ends, keep int64) {
+	h := head{longest: keep}
+	known := len(was) == 19 && was[0] == 16
+	if known {
+		h = head{bigEndian(was[1:7]), bigEndian(was[7:13]), bigEndian(was[13:19])}
+	}
+	must := max(ms+keep, ends)
+	if must <= h.lives && keep <= h.longest && ms < h.due {
+		r.call("HSET", bucket, field, l.String())
+		return
+	}
+	h.longest = max(h.longest, keep)
+	if ms >= h.due {
+		if known {
+			h.lives = r.sweep(bucket, ms, h.longest)
+		}
+		h.due = ms + h.longest/4
+	}
+	h.lives = max(h.lives, must+h.longest/2)
+	r.call("HSET", bucket, field, l.String(), "", h.String())
+	r.call("PEXPIREAT", bucket, h.lives)
+}
+
+func (r *run) forget(i int) { r.call("HDEL", r.bucket(i), stamp.Field(r.keys[i])) }
+
+// leaveIn leaves a stamp that is later than the one that was there.
+func (r *run) leaveIn(bucket, field, head string, now int64, was left, l stamp.Left, keep int64) {
 	l.Micros = max(now, l.Micros)
 	if was != nil {
 		l.Micros = max(l.Micros, was.Micros+1)
 	}
-	r.call("SET", key, l.String(), "PX", keep)
+	r.placeIn(bucket, field, head, l, now/1000, l.Ends, keep)
 }
 
-func (r *run) leave(i int, now int64, was left, l stamp.Left, keep int64) {
-	r.leaveIn(r.keys[r.count()+i], now, was, l, keep)
+func (r *run) leave(i int, head string, now int64, was left, l stamp.Left, keep int64) {
+	r.leaveIn(r.bucket(i), stamp.Field(r.keys[i]), head, now, was, l, keep)
 }
 
 func setStamped(r *run) any {
@@ -84,16 +144,12 @@ func setStamped(r *run) any {
 	if refusal := untimely(now, r.args[0]); refusal != nil {
 		return refusal
 	}
-	if full := r.whenFull(); full != nil {
-		return full
-	}
-	keep, ms := number(r.args[1]), now/1000
 	for i := range r.count() {
-		mine, ttl := proposed(r.args[3*i+2]), number(r.args[3*i+4])
-		was := r.stampOf(i)
+		mine, value, ttl := proposed(r.args[3*i+2]), r.args[3*i+3], number(r.args[3*i+4])
+		was, head, _ := r.stampOf(i)
 		if !overtaken(was, mine) {
-			r.put(r.keys[i], r.args[3*i+3], ttl)
-			r.leave(i, now, was, stamp.Left{Stamp: mine, Ends: ms + ttl}, max(keep, ttl))
+			r.put(r.keys[i], value, ttl)
+			r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: now/1000 + ttl}, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -106,14 +162,14 @@ func delStamped(r *run) any {
 	}
 	one := len(r.args) == 4
 	for i := range r.count() {
-		at := 2 + i
-		if one {
-			at = 2
+		mine := r.args[2]
+		if !one {
+			mine = r.args[2+i]
 		}
-		mine, was := proposed(r.args[at]), r.stampOf(i)
-		if !overtaken(was, mine) {
+		was, head, _ := r.stampOf(i)
+		if !overtaken(was, proposed(mine)) {
 			r.call("UNLINK", r.keys[i])
-			r.leave(i, now, was, stamp.Left{Stamp: mine}, number(r.args[1]))
+			r.leave(i, head, now, was, stamp.Left{Stamp: proposed(mine)}, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -126,7 +182,7 @@ func mark(r *run) any {
 	}
 	mine := proposed(r.args[2])
 	for i := range r.count() {
-		was := r.stampOf(i)
+		was, head, _ := r.stampOf(i)
 		if overtaken(was, mine) {
 			continue
 		}
@@ -137,7 +193,8 @@ func mark(r *run) any {
 		if left > 0 {
 			ends = now/1000 + left
 		}
-		r.leave(i, now, was, stamp.Left{Stamp: mine, Ends: ends}, max(number(r.args[1]), left))
+		r.forget(i)
+		r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[1]))
 	}
 	return int64(1)
 }
@@ -147,10 +204,8 @@ func stampOnly(r *run) any {
 	if refusal := untimely(now, r.args[0]); refusal != nil {
 		return refusal
 	}
-	if full := r.whenFull(); full != nil {
-		return full
-	}
-	was, mine, ttl := r.stampIn(r.keys[0]), proposed(r.args[1]), number(r.args[3])
+	field, ttl, mine := stamp.Field(r.args[4]), number(r.args[3]), proposed(r.args[1])
+	was, head, _ := r.stampIn(r.keys[0], field)
 	if overtaken(was, mine) {
 		return int64(2)
 	}
@@ -158,18 +213,8 @@ func stampOnly(r *run) any {
 	if ttl > 0 {
 		ends = now/1000 + ttl
 	}
-	r.leaveIn(r.keys[0], now, was, stamp.Left{Stamp: mine, Ends: ends}, max(number(r.args[2]), ttl))
+	r.leaveIn(r.keys[0], field, head, now, was, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[2]))
 	return int64(1)
-}
-
-// replayOf are the arguments for one key.
-type replayOf struct {
-	op     string
-	mine   stamp.Stamp
-	u      int64
-	value  string
-	ends   int64
-	unsure bool
 }
 
 func replay(r *run) any {
@@ -180,52 +225,50 @@ func replay(r *run) any {
 	answers := make([]any, r.count())
 	full := r.whenFull()
 	for i := range answers {
-		a := r.args[6*i+3:]
-		answers[i] = r.replay(i, replayOf{a[0], proposed(a[1]), number(a[2]), a[3], number(a[4]), a[5] == "1"}, keep, lock, now, full)
+		answers[i] = r.replay(i, r.args[2*i+3], r.args[2*i+4], keep, lock, now, full)
 	}
 	return answers
 }
 
-func (r *run) replay(i int, of replayOf, keep int64, lock string, now int64, full any) any {
-	key, op, mine, u, value, ends, unsure := r.keys[i], of.op, of.mine, of.u, of.value, of.ends, of.unsure
-	ms, at, verdict := now/1000, mine.Micros, int64(1)
-	if at > now+u {
-		unsure = true
-	}
-	if op != "del" && (ms >= ends || now > at+keep*1000-u) || op == "fill" && unsure {
-		if op == "fill" {
+func (r *run) replay(i int, what, value string, keep int64, lock string, now int64, full any) any {
+	mine, u, ends := proposed(what[1:21]), bigEndian(what[21:28]), bigEndian(what[28:34])
+	key, ms, at, verdict := r.keys[i], now/1000, mine.Micros, int64(1)
+	op, newest := strings.ToLower(what[:1]), now-keep*1000
+	set, fill, unsure := op == "s", op == "f", op != what[:1] || at > now+u
+	if (set || fill) && (ms >= ends || at < newest+u) || fill && unsure {
+		if fill {
 			return int64(4)
 		}
 		// what it has replaced must not come back
-		op, verdict = "del", 3
+		set, verdict = false, 3
 	}
-	if op != "del" && full != nil {
+	if full != nil && (set || fill) {
 		return full
 	}
 
-	c := r.stampOf(i)
-	v := r.peek(key)
+	c, head, unknown := r.stampOf(i)
+	v := r.pcall("GET", key)
 	if _, failed := v.(failure); failed { // of another type: somebody's value
 		v = ""
 	}
 	held, _ := v.(string)
-	if op == "fill" {
-		if c != nil || v != nil {
+	if fill {
+		if v != nil || unknown || c != nil && (c.Micros >= newest || c.Ends > ms) {
 			return int64(2)
 		}
-		r.put(key, value, max(ends-ms, 1))
+		r.put(key, value, ends-ms)
 		return int64(1)
 	}
 	if overtaken(c, mine) {
 		return int64(2)
 	}
 
-	by, other, contested := mine, int64(0), false
+	by, other, contested := mine, int64(0), unknown
 	switch {
 	case unsure:
 		// a delete that happens now
-		if op == "set" {
-			op, verdict = "del", 3
+		if set {
+			set, verdict = false, 3
 		}
 		by.Micros = now
 		if c != nil {
@@ -247,7 +290,7 @@ func (r *run) replay(i int, of replayOf, keep int64, lock string, now int64, ful
 		}
 	}
 
-	wins, stays, left := op == "set" && !contested, int64(0), keep
+	wins, stays := set && !contested, int64(0)
 	locked := v != nil && strings.HasPrefix(held, lock)
 	switch {
 	case locked && !unsure && lockedAt(held) > at+u:
@@ -256,17 +299,20 @@ func (r *run) replay(i int, of replayOf, keep int64, lock string, now int64, ful
 			verdict = 2
 		}
 	case wins && (v == nil || locked || c != nil && ms < c.Ends):
-		stays, left = ends, max(keep, ends-ms)
-		r.put(key, value, max(ends-ms, 1))
+		stays = ends
+		r.put(key, value, ends-ms)
 	default:
-		if op == "set" {
+		if set {
 			verdict = 3
 		}
 		if v != nil {
 			r.call("UNLINK", key)
 		}
 	}
-	r.place(i, stamp.Left{Stamp: by, Other: other, Ends: stays}, left)
+	if full != nil {
+		r.forget(i)
+	}
+	r.placeIn(r.bucket(i), stamp.Field(key), head, stamp.Left{Stamp: by, Other: other, Ends: stays}, ms, stays, keep)
 	return verdict
 }
 
@@ -292,7 +338,7 @@ func (r *run) end(key string) (at int64, ok bool) {
 
 // stampText is stampOf as text; "" for none.
 func (r *run) stampText(i int) string {
-	if l := r.stampOf(i); l != nil {
+	if l, _, _ := r.stampOf(i); l != nil {
 		return l.String()
 	}
 	return ""

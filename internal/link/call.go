@@ -19,7 +19,7 @@ type Call struct {
 	Script  *script.Script
 	Keys    []string
 	Args    []string
-	Stamped bool // the script has stamps: where they stand goes behind Keys, and the number of keys behind Args
+	Stamped bool // the script has stamps: the bucket of each key goes behind Keys, and the number of keys behind Args
 
 	// Set by Run and its like.
 	Reply rueidis.RedisMessage
@@ -141,18 +141,29 @@ func resend(ctx context.Context, to rueidis.Client, calls []*Call) {
 	}
 }
 
+// sendAs has CLIENT CACHING NO ahead of each call with stamps: what a script reads is tracked, and
+// nobody wants to be told of stamps. Where that is not permitted, or nothing is tracked, the server
+// answers an error, which means nothing.
 func sendAs(ctx context.Context, to rueidis.Client, calls []*Call, whole bool) {
-	if len(calls) == 1 {
+	if len(calls) == 1 && !calls[0].Stamped {
 		q := calls[0]
 		q.Reply, q.Err = to.Do(ctx, q.command(to.B(), whole)).ToMessage()
 		return
 	}
-	commands := make([]rueidis.Completed, len(calls))
-	for i, q := range calls {
-		commands[i] = q.command(to.B(), whole)
+	commands := make([]rueidis.Completed, 0, 2*len(calls))
+	for _, q := range calls {
+		if q.Stamped {
+			commands = append(commands, to.B().ClientCaching().No().Build())
+		}
+		commands = append(commands, q.command(to.B(), whole))
 	}
-	for i, result := range to.DoMulti(ctx, commands...) {
-		calls[i].Reply, calls[i].Err = result.ToMessage()
+	results := to.DoMulti(ctx, commands...)
+	for _, q := range calls {
+		if q.Stamped {
+			results = results[1:]
+		}
+		q.Reply, q.Err = results[0].ToMessage()
+		results = results[1:]
 	}
 }
 
@@ -164,7 +175,7 @@ func (q *Call) command(b rueidis.Builder, whole bool) rueidis.Completed {
 	if q.Stamped {
 		keys = slices.Grow(slices.Clone(keys), len(keys))
 		for _, key := range q.Keys {
-			keys = append(keys, stamp.Key(key))
+			keys = append(keys, stamp.Bucket(key))
 		}
 		args = append(slices.Clip(args), strconv.Itoa(len(q.Keys)))
 	}

@@ -1,7 +1,7 @@
 -- include: stamps
 -- Deletes the keys of Dels, and leaves the stamp of its Del for each.
 --
--- KEYS:       k…, and where their stamps stand
+-- KEYS:       k…, and the bucket of each
 -- ARGV:       window, StampTTL in ms, the stamp of each key, or one for all; then the number of k
 -- Answer:     1, or what untimely answers (lib/clock.lua)
 -- Second run: finds the stamps of the first, or of later operations of the same client, and does

@@ -2,12 +2,15 @@
 -- Leaves stamps for what other commands have done to keys, see Client.Update: a value that is there
 -- counts as written with the stamp.
 --
--- KEYS:       k…, and where their stamps stand
+-- KEYS:       k…, and the bucket of each
 -- ARGV:       window, StampTTL in ms, stamp, ms for what does not expire, number of k
 -- Answer:     1, or what untimely answers (lib/clock.lua)
 -- Second run: finds the stamps of the first, or of later operations of the same client, and does
 --             nothing. Another client's write in between hides them; then the window bounds how
 --             late the second run can be
+--
+-- A full server has done the commands that this is about, so it must not refuse the stamps: HDEL
+-- is a write that it allows, and a script that has begun with a write may go on to write.
 
 local now = clock()
 local refusal = untimely(now, ARGV[1])
@@ -17,8 +20,9 @@ for i = 1, count do
   if not overtaken(was, ARGV[3]) then
     local left, ends = call('PTTL', KEYS[i]), 0
     if left == -1 then left = tonumber(ARGV[4]) end
-    if left > 0 then ends = math.floor(now / 1000) + left end
-    leave(i, now, was, ARGV[3], ends, math.max(ARGV[2], left))
+    if left > 0 then ends = floor(now / 1000) + left end
+    forget(i)
+    leave(i, now, was, ARGV[3], ends, ARGV[2])
   end
 end
 return 1

@@ -25,4 +25,4 @@ if held and held ~= ARGV[1] then
   failures = tonumber(n)
 end
 call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-return {2, failures, redis.sha1hex(v), digits(at), stampOf(1) or ''}
+return {2, failures, redis.sha1hex(v), string.format('%.0f', at), stampOf(1) or ''}

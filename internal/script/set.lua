@@ -1,7 +1,7 @@
 -- include: stamps put
 -- Stores the values of Sets, and their stamps.
 --
--- KEYS:       k…, each once, and where their stamps stand
+-- KEYS:       k…, each once, and the bucket of each
 -- ARGV:       window, StampTTL in ms, and for each key: stamp, value, ttl in ms; then the number of k
 -- Answer:     1, or what untimely answers (lib/clock.lua)
 -- Second run: finds the stamps of the first, or of later operations of the same client, and does
@@ -11,15 +11,13 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-local full = whenFull()
-if full then return full end
-local keep, ms = tonumber(ARGV[2]), math.floor(now / 1000)
+local keep, ms = tonumber(ARGV[2]), floor(now / 1000)
 for i = 1, count do
   local mine, ttl = ARGV[3*i], ARGV[3*i+2]
   local was = stampOf(i)
   if not overtaken(was, mine) then
     put(KEYS[i], ARGV[3*i+1], ttl)
-    leave(i, now, was, mine, ms + ttl, math.max(keep, ttl))
+    leave(i, now, was, mine, ms + ttl, keep)
   end
 end
 return 1

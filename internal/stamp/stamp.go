@@ -1,24 +1,35 @@
 // Package stamp has the layout of stamps, and makes them. A stamp tells who wrote a key last, which
 // decides what a replay may do, and which Redis does not record. So Set and Del leave a stamp
-// beside the key, in a key of its own in the same slot, which outlives the value; loads leave none.
+// beside the key, which outlives the value; loads leave none.
 //
-//	key    aside:stamp:{<tag of the slot>}<the data key>
+// The stamps of all keys of a slot stand in one hash, the slot's bucket:
 //
-//	       0                16       32        44      60
-//	       +----------------+--------+---------+-------+-------...
-//	value  | time           | client | number  | other | end
-//	       | µs, 16 digits  | 16 hex | 12      | µs,16 | ms, 1 to 19 digits
-//	       +----------------+--------+---------+-------+-------...
-//	       `------- proposed by a client ------'`- added by the script that leaves it
+//	key    aside:stamps:{<tag of the slot>}
+//	field  the data key; with a zero byte in front, if it is empty or begins with one
 //
-// All numbers are decimal, in ASCII. time is µs since 1970 and at most 16 digits, which last until
-// the year 2286. client is a random id, number counts the operations of that client from 1 (0: a
-// load). other is the time of another client's write, if nobody can tell which of the two was
-// later, else 0. end is until when, in ms since 1970, a value that the key holds is this writer's:
-// 0 after a Del, and where a replayed Set was not written. What does not have all this is no stamp,
-// and is overwritten by the next one. The tag puts every possible key's stamp into the key's slot,
-// also that of "}{" or "{}x". See docs/adr/0005 for what is made of it, and lib/stamps.lua of
-// internal/script, which reads it, too.
+//	       0      1         8         16      21      21, 24 or 27
+//	       +------+---------+---------+-------+-------+-------
+//	value  | kind | time    | client  | number| end   | other
+//	       | 1    | µs, 7   | random,8| 5     | 0,3,6 | 0 or 7
+//	       +------+---------+---------+-------+-------+-------
+//	              `-- proposed by a client ---'
+//
+//	head   the field "": until when the bucket lives, and what its sweep goes by, see
+//	       lib/stamps.lua of internal/script
+//
+// All numbers are big endian and have no sign. kind is 16, and 1 more if end has three bytes, 2 if
+// it has six, and 4 if there is an other. time is µs since 1970. client is a random id, number
+// counts the operations of that client from 1 (0: a load). end is until when a value that the key
+// holds is this writer's, in ms after time's; it is left out after a Del, and where a replayed Set
+// was not written. other is the time of another client's write, if nobody can tell which of the two
+// was later. A value of any other form is of a version that we do not know: it orders nothing, the
+// next write overwrites it, and a replay empties the key. The tag puts the bucket into the slot.
+//
+// Records of the fallback store, and all of Go, have what a client proposes as text that sorts by
+// time: µs in 16 digits, the client in 16 hexadecimal digits, the number in 12 digits.
+//
+// See docs/adr/0005 for what is made of stamps, docs/adr/0009 for where they stand, and
+// lib/stamps.lua, which reads and writes them.
 //
 // The time is a hybrid logical clock's (Kulkarni et al., 2014) that is anchored to the server's
 // TIME: the greatest of that, of what the client proposes, and of one more than the stamp that is
@@ -30,29 +41,45 @@
 package stamp
 
 import (
+	"encoding/hex"
 	"strconv"
 
 	"github.com/redaside/aside/internal/slot"
 )
 
-// KeyPrefix begins the keys of all stamps.
-const KeyPrefix = "aside:stamp:"
+// KeyPrefix begins the keys of all buckets.
+const KeyPrefix = "aside:stamps:"
 
-// How long the parts are, and where they end.
+// How long the parts of the text are, and where they end.
 const (
-	timeLen, clientLen, numberLen, otherLen = 16, 16, 12, 16
+	timeLen, clientLen, numberLen = 16, 16, 12
 
 	timeEnd   = timeLen
 	clientEnd = timeEnd + clientLen
-	numberEnd = clientEnd + numberLen // a proposed stamp ends here
-	otherEnd  = numberEnd + otherLen
-
-	maxEnd = 19 // digits of an end
+	numberEnd = clientEnd + numberLen
 )
 
-// Key returns where the stamp of a data key stands.
-func Key(key string) string {
-	return KeyPrefix + "{" + slot.Tag(slot.Of(key)) + "}" + key
+// How long the parts of a stored stamp are, and what its kind says.
+const (
+	timeBytes, clientBytes, numberBytes = 7, clientLen / 2, 5
+	shortEnd, longEnd, otherBytes       = 3, 6, 7
+
+	proposedBytes = timeBytes + clientBytes + numberBytes
+	kindOfNone    = 16 // has no end
+	kindOther     = 4  // is added where there is an other
+)
+
+// Bucket returns the key of the hash in which the stamp of a data key stands.
+func Bucket(key string) string {
+	return KeyPrefix + "{" + slot.Tag(slot.Of(key)) + "}"
+}
+
+// Field returns the field of a data key's stamp in its bucket.
+func Field(key string) string {
+	if key == "" || key[0] == 0 {
+		return "\x00" + key
+	}
+	return key
 }
 
 // RefreshLock returns where the refresh lock of a data key stands: in its slot, as its stamp.
@@ -106,6 +133,27 @@ func (s Stamp) Later(other Stamp) bool {
 	return s.Micros > other.Micros
 }
 
+// Packed returns a proposed stamp as scripts take it. It reports false for anything else.
+func Packed(proposed string) (string, bool) {
+	s, ok := Parse(proposed)
+	if !ok {
+		return "", false
+	}
+	b, ok := s.pack(make([]byte, 0, proposedBytes))
+	return string(b), ok
+}
+
+// pack appends the time, the client and the number. It reports false if the client is not 16
+// hexadecimal digits.
+func (s Stamp) pack(b []byte) ([]byte, bool) {
+	b = appendBytes(b, s.Micros, timeBytes)
+	if len(s.Client) != clientLen {
+		return b, false
+	}
+	b, err := hex.AppendDecode(b, []byte(s.Client))
+	return appendBytes(b, s.Number, numberBytes), err == nil
+}
+
 // Left is a stamp as Redis holds it: a script has left it beside a key.
 type Left struct {
 	Stamp
@@ -115,29 +163,75 @@ type Left struct {
 
 // ParseLeft reads a stamp as Redis holds it. It reports false for anything else.
 func ParseLeft(s string) (Left, bool) {
-	if len(s) <= otherEnd || len(s) > otherEnd+maxEnd {
+	if s == "" {
 		return Left{}, false
 	}
-	by, ok := parse(s)
-	if !ok {
+	kind := s[0] &^ kindOther
+	endBytes, ok := map[byte]int{kindOfNone: 0, kindOfNone + 1: shortEnd, kindOfNone + 2: longEnd}[kind]
+	otherAt := 1 + proposedBytes + endBytes
+	length := otherAt
+	if s[0] != kind {
+		length += otherBytes
+	}
+	if !ok || len(s) != length {
 		return Left{}, false
 	}
-	other, ok := number(s[numberEnd:otherEnd])
-	ends, also := number(s[otherEnd:])
-	if !ok || !also {
-		return Left{}, false
+	at := 1
+	next := func(n int) string { at += n; return s[at-n : at] }
+	l := Left{Stamp: Stamp{Micros: bigEndian(next(timeBytes)), Client: hex.EncodeToString([]byte(next(clientBytes))), Number: bigEndian(next(numberBytes))}}
+	if endBytes > 0 {
+		l.Ends = l.Micros/1000 + bigEndian(next(endBytes))
 	}
-	return Left{Stamp: by, Other: other, Ends: ends}, true
+	l.Other = bigEndian(s[otherAt:])
+	return l, true
 }
 
-// String is what ParseLeft reads. The client must have 16 characters.
+// String is what ParseLeft reads. The client must have 16 hexadecimal digits.
 func (l Left) String() string {
-	var room [otherEnd + maxEnd]byte
-	b := AppendMicros(l.append(room[:0]), l.Other)
-	return string(strconv.AppendInt(b, max(l.Ends, 0), 10))
+	kind, endBytes, left := byte(kindOfNone), 0, l.Ends-max(l.Micros, 0)/1000
+	switch {
+	case l.Ends <= 0 || left <= 0:
+	case left < 1<<(8*shortEnd):
+		kind, endBytes = kindOfNone+1, shortEnd
+	default:
+		kind, endBytes = kindOfNone+2, longEnd
+	}
+	if l.Other > 0 {
+		kind += kindOther
+	}
+	b, _ := l.pack([]byte{kind})
+	b = appendBytes(b, left, endBytes)
+	if l.Other > 0 {
+		b = appendBytes(b, l.Other, otherBytes)
+	}
+	return string(b)
 }
 
-// Micros reads the time of a stamp, of either form.
+// appendBytes appends n in exactly that many bytes. What does not fit counts as the greatest that
+// does, and what is negative, such as a time before 1970, as 0.
+func appendBytes(b []byte, n int64, bytes int) []byte {
+	n = min(max(n, 0), 1<<(8*bytes)-1)
+	for shift := 8 * (bytes - 1); shift >= 0; shift -= 8 {
+		b = append(b, byte(n>>shift))
+	}
+	return b
+}
+
+func bigEndian(s string) (n int64) {
+	for i := range len(s) {
+		n = n<<8 | int64(s[i])
+	}
+	return n
+}
+
+// AppendDeed appends what the replay script is told of a record besides its value: op is its letter,
+// margin is in µs, ends in ms since 1970.
+func AppendDeed(b []byte, op byte, proposed Stamp, margin, ends int64) ([]byte, bool) {
+	b, ok := proposed.pack(append(b, op))
+	return appendBytes(appendBytes(b, margin, 7), ends, 6), ok
+}
+
+// Micros reads the time of a proposed stamp.
 func Micros(s string) (int64, bool) {
 	if len(s) < numberEnd {
 		return 0, false

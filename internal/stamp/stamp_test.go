@@ -19,9 +19,19 @@ const client = "0123456789abcdef"
 func TestLayout(t *testing.T) {
 	s := stamp.Stamp{Micros: 1763719200000001, Client: client, Number: 42}
 	require.Equal(t, "1763719200000001"+client+"000000000042", s.String())
-	left := stamp.Left{Stamp: s, Other: 7, Ends: 1763719260000}
-	require.Equal(t, s.String()+"0000000000000007"+"1763719260000", left.String())
-	require.Equal(t, s.String()+"00000000000000000", stamp.Left{Stamp: s}.String())
+	const raw = "\x01\x23\x45\x67\x89\xab\xcd\xef"
+	const proposed = "\x06\x44\x17\xe0\x66\x48\x01" + raw + "\x00\x00\x00\x00\x2a"
+	packed, ok := stamp.Packed(s.String())
+	require.True(t, ok)
+	require.Equal(t, proposed, packed)
+	require.Equal(t, "\x10"+proposed, stamp.Left{Stamp: s}.String())
+	require.Equal(t, "\x11"+proposed+"\x00\xea\x60", stamp.Left{Stamp: s, Ends: 1763719260000}.String())
+	require.Equal(t, "\x12"+proposed+"\x00\x00\x01\x00\x00\x00", stamp.Left{Stamp: s, Ends: 1763719200000 + 1<<24}.String())
+	require.Equal(t, "\x14"+proposed+"\x00\x00\x00\x00\x00\x00\x07", stamp.Left{Stamp: s, Other: 7}.String())
+	require.Equal(t, "\x15"+proposed+"\x00\xea\x60\x00\x00\x00\x00\x00\x00\x07", stamp.Left{Stamp: s, Other: 7, Ends: 1763719260000}.String())
+	deed, ok := stamp.AppendDeed(nil, 's', s, 100_000, 1763719260000)
+	require.True(t, ok)
+	require.Equal(t, "s"+proposed+"\x00\x00\x00\x00\x01\x86\xa0"+"\x01\x9a\xa5\xdc\x27\x60", string(deed))
 	require.Equal(t, "0000000000000000"+client+"000000000000", stamp.Stamp{Micros: -5, Client: client}.String(), "before 1970 counts as 1970")
 	require.Equal(t, "x:0000000000000012", string(stamp.AppendMicros([]byte("x:"), 12)))
 }
@@ -34,8 +44,12 @@ func TestWhatIsNoStampIsNotRead(t *testing.T) {
 	} {
 		_, ok := stamp.Parse(s)
 		require.False(t, ok, "%q", s)
+		_, ok = stamp.Packed(s)
+		require.False(t, ok, "%q", s)
 	}
-	for _, s := range []string{"", good, good + "0000000000000000", good + "000000000000000x0", good + "0000000000000000-1", good + "0000000000000000" + strings.Repeat("9", 20), good + "0000000000000000" + strings.Repeat("9", 19)} {
+	_, ok := stamp.Packed(good[:16] + "of nobody we know"[:16] + good[32:])
+	require.False(t, ok)
+	for _, s := range []string{"", good, good + "00000000000000000", "\x10", "\x10" + good[:19], "\x10" + good[:21], "\x0f" + good[:20], "\x13" + good[:20], "\x14" + good[:20], "\x11" + good[:20], "\x12" + good[:23], "\x20" + good[:20]} {
 		_, ok := stamp.ParseLeft(s)
 		require.False(t, ok, "%q", s)
 	}
@@ -50,18 +64,25 @@ func TestWhatIsNoStampIsNotRead(t *testing.T) {
 	}
 }
 
-func TestAKeyAndItsStampShareASlot(t *testing.T) {
-	require.Equal(t, "aside:stamp:{"+slot.Tag(slot.Of("k"))+"}k", stamp.Key("k"))
+func TestAKeyAndItsBucketShareASlot(t *testing.T) {
+	require.Equal(t, "aside:stamps:{"+slot.Tag(slot.Of("k"))+"}", stamp.Bucket("k"))
 	rapid.Check(t, func(t *rapid.T) {
 		key := rapid.OneOf(rapid.String(), rapid.StringMatching(`[{}ab]{0,6}`)).Draw(t, "key")
-		at := stamp.Key(key)
-		if slot.Of(at) != slot.Of(key) {
-			t.Fatalf("%q is in another slot than %q", at, key)
-		}
-		if !strings.HasPrefix(at, stamp.KeyPrefix+"{") || !strings.HasSuffix(at, "}"+key) {
-			t.Fatalf("%q is the stamp of %q", at, key)
+		if slot.Of(stamp.Bucket(key)) != slot.Of(key) {
+			t.Fatalf("%q is in another slot than %q", stamp.Bucket(key), key)
 		}
 	})
+}
+
+// Two keys have two fields, and none has that of the head.
+func TestEachKeyHasAFieldOfItsOwn(t *testing.T) {
+	require.Equal(t, "k", stamp.Field("k"))
+	of := map[string]string{"": "of the head"}
+	for _, key := range []string{"", "\x00", "\x00\x00", "\x00k", "k", "k\x00", "\x00\x00k"} {
+		field := stamp.Field(key)
+		require.NotContains(t, of, field, "%q", key)
+		of[field] = key
+	}
 }
 
 // Numbers of one client are exact, times of different clients are what there is.
@@ -135,33 +156,55 @@ func TestALoadHasNoNumber(t *testing.T) {
 // must read what is written here.
 func TestScriptsHaveTheSameLayout(t *testing.T) {
 	server := redistest.Start(t)
-	run := func(by stamp.Stamp) any {
-		return server.Do("EVAL", script.Stamp.Text(), 1, stamp.Key("k"), "0-9007199254740991", by.String(), "60000", "30000")
+	for _, key := range []string{"k", "", "\x00", "\x00k"} {
+		run := func(by stamp.Stamp, ttl int64) any {
+			mine, ok := stamp.Packed(by.String())
+			require.True(t, ok)
+			return server.Do("EVAL", script.Stamp.Text(), 1, stamp.Bucket(key), "0-9007199254740991", mine, "60000", ttl, key)
+		}
+		there := func() stamp.Left {
+			left, ok := stamp.ParseLeft(server.Do("HGET", stamp.Bucket(key), stamp.Field(key)).(string))
+			require.True(t, ok)
+			return left
+		}
+		put := func(s string) { server.Do("HSET", stamp.Bucket(key), stamp.Field(key), s) }
+		ahead := time.Now().Add(time.Hour).UnixMicro()
+		for number, ttl := range []int64{0, 3_700_000, 300_000_000, 6_307_200_000_000} {
+			require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: int64(number + 2)}, ttl))
+			require.Equal(t, stamp.Stamp{Micros: ahead + int64(number), Client: client, Number: int64(number + 2)}, there().Stamp)
+			require.Zero(t, there().Other)
+			if ttl == 0 {
+				require.Zero(t, there().Ends)
+			} else {
+				require.InDelta(t, time.Now().UnixMilli()+ttl, there().Ends, 60_000)
+			}
+		}
+
+		for _, left := range []stamp.Left{{Other: ahead, Ends: 1}, {Ends: ahead/1000 + 5}, {Other: 3, Ends: ahead/1000 + 1<<30}, {}} {
+			left.Stamp = stamp.Stamp{Micros: ahead + 50, Client: client, Number: 7}
+			put(left.String())
+			require.EqualValues(t, 2, run(stamp.Stamp{Micros: ahead, Client: client, Number: 7}, 30_000), "its own")
+			require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 8}, 30_000))
+			require.Equal(t, stamp.Stamp{Micros: ahead + 51, Client: client, Number: 8}, there().Stamp, "greater than what was there")
+		}
+
+		for _, unknown := range []string{"of somebody else", "", "\x10", "\x20" + stamp.Left{Stamp: stamp.Stamp{Client: client}}.String()[1:]} {
+			put(unknown)
+			require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 3}, 0), "what is no stamp is overwritten")
+			require.EqualValues(t, 3, there().Number)
+		}
+		server.Do("DEL", stamp.Bucket(key))
+		server.Do("SET", stamp.Bucket(key), "a string")
+		require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 3}, 0), "what is no bucket is replaced")
+		require.EqualValues(t, 3, there().Number)
 	}
-	ahead := time.Now().Add(time.Hour).UnixMicro()
-	require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 2}))
-	left, ok := stamp.ParseLeft(server.Do("GET", stamp.Key("k")).(string))
-	require.True(t, ok)
-	require.Equal(t, stamp.Stamp{Micros: ahead, Client: client, Number: 2}, left.Stamp)
-	require.Zero(t, left.Other)
-	require.InDelta(t, time.Now().UnixMilli()+30_000, left.Ends, 60_000)
-
-	server.Do("SET", stamp.Key("k"), stamp.Left{Stamp: stamp.Stamp{Micros: ahead + 5, Client: client, Number: 7}, Other: ahead, Ends: 1}.String())
-	require.EqualValues(t, 2, run(stamp.Stamp{Micros: ahead, Client: client, Number: 7}), "its own")
-	require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 8}))
-	left, ok = stamp.ParseLeft(server.Do("GET", stamp.Key("k")).(string))
-	require.True(t, ok)
-	require.Equal(t, stamp.Stamp{Micros: ahead + 6, Client: client, Number: 8}, left.Stamp, "greater than what was there")
-
-	server.Do("SET", stamp.Key("k"), "of somebody else")
-	require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 3}), "what is no stamp is overwritten")
 }
 
 // Whatever is read is written as it was read, and nothing breaks the reader: stamps come from
 // disks, and from a Redis that others write to.
 func FuzzParse(f *testing.F) {
 	proposed := "1763719200000001" + client + "000000000042"
-	for _, s := range []string{"", proposed, proposed + "00000000000000000", proposed + "00000000000000071763719260000", strings.Repeat("9", 79), strings.Repeat("0", 61)} {
+	for _, s := range []string{"", proposed, proposed + "0", "\x10" + proposed[:20], "\x11" + proposed[:23], "\x16" + proposed[:33], strings.Repeat("9", 79), strings.Repeat("0", 61)} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -176,11 +219,11 @@ func FuzzParse(f *testing.F) {
 		}
 		if isLeft {
 			again, ok := stamp.ParseLeft(left.String())
-			if !ok || again != left || !timed || at != left.Micros || left.Micros < 0 || left.Other < 0 || left.Ends < 0 {
-				t.Fatalf("%q was read as %+v, and that as %+v", s, left, again)
+			if left.Ends == left.Micros/1000 {
+				left.Ends = 0 // it has ended at once
 			}
-			if ends := s[60:]; (ends == "0" || ends[0] != '0') && left.String() != s {
-				t.Fatalf("%q was read as %+v", s, left)
+			if !ok || again != left || left.Micros < 0 || left.Other < 0 || left.Ends < 0 {
+				t.Fatalf("%q was read as %+v, and that as %+v", s, left, again)
 			}
 		}
 	})

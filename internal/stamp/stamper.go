@@ -10,8 +10,14 @@ import (
 
 // Proposal is a stamp for an operation that is about to be done.
 type Proposal struct {
-	Text  string
-	Slack int64 // by how many µs its time may be off the server's clock; negative: nobody knows
+	Text  string // as records have it; Packed makes of it what scripts take
+	Slack int64  // by how many µs its time may be off the server's clock; negative: nobody knows
+}
+
+// Packed returns the stamp as scripts take it.
+func (p Proposal) Packed() string {
+	s, _ := Packed(p.Text)
+	return s
 }
 
 // Stamper makes the stamps of a client. Safe for concurrent use.

@@ -3,5 +3,5 @@
 
 local function put(key, value, ttl)
   if tonumber(ttl) > LONGEST_TTL then return redis.call('SET', key, value) end
-  return redis.call('SET', key, value, 'PX', ttl)
+  return redis.call('PSETEX', key, ttl, value)
 end

@@ -153,7 +153,7 @@ func (c *Config) settings() []Setting {
 		{Name: "fallback.replay_rate", Default: "5000", value: number{&c.Fallback.ReplayRate, 0, math.MaxInt32, "records a second"},
 			Help: "How many writes a second are replayed when Redis is back, for each primary. 0: no limit."},
 		{Name: "fallback.stamp_ttl", Default: "24h", value: duration{&c.Fallback.StampTTL, time.Minute, 83 * time.Hour, ""},
-			Help: "How long Redis remembers the last writer of a key, in some 170 bytes beside it (longer if its value lives longer). " +
+			Help: "How long Redis remembers the last writer of a key, in some 65 bytes for a key of 20 (longer if its value lives longer). " +
 				"A set that waits for Redis for longer is replayed as a delete. All writers to one Redis should have the same."},
 
 		{Name: "log.path", value: path{text{&c.Log.Path}, "file"}, Help: "File for log lines. By default none."},

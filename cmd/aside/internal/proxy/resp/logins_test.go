@@ -124,9 +124,9 @@ func TestTheLibrarysOwnKeysAreNobodyElses(t *testing.T) {
 	_, addr := serve(t, store, Options{})
 	p := dial(t, addr)
 	require.Equal(t, "+OK", p.do("SET", "k", "v"))
-	stamps := server.Do("KEYS", "aside:stamp:*").([]any)
+	stamps := server.Do("KEYS", "aside:stamps:*").([]any)
 	require.Len(t, stamps, 1)
-	before := server.Do("GET", stamps[0])
+	before := server.Do("HGETALL", stamps[0])
 	for _, key := range []string{stamps[0].(string), "aside:probe", "aside:probe:{06S}", "aside:anything"} {
 		for name, cmd := range commands {
 			if !cmd.data() || cmd.keys == noKey {
@@ -140,7 +140,7 @@ func TestTheLibrarysOwnKeysAreNobodyElses(t *testing.T) {
 			require.Equal(t, "-ERR "+proxy.ErrReserved.Error(), p.do(line(strings.ReplaceAll(text, "KEY", key))...), text)
 		}
 	}
-	require.Equal(t, before, server.Do("GET", stamps[0]))
+	require.Equal(t, before, server.Do("HGETALL", stamps[0]))
 	require.Equal(t, "$v", p.do("GET", "k"))
 	require.Equal(t, "*1 $k", p.do("KEYS", "*"))
 	require.Equal(t, "*2 $0 *1 $k", p.do("SCAN", "0", "COUNT", "1000"))

@@ -257,11 +257,11 @@ func TestWhatChangesNothingLeavesNoStamp(t *testing.T) {
 		"GETDEL absent", "GETEX absent PX 1000", "TYPE k",
 	} {
 		p.do(line(text)...)
-		require.Empty(t, server.Do("KEYS", "aside:stamp:*"), text)
+		require.Empty(t, server.Do("KEYS", "aside:stamps:*"), text)
 	}
 	for i, text := range []string{"SETNX a x", "SET b x NX GET", "SET c x GET", "INCR d", "APPEND e x", "EXPIRE k 10"} {
 		p.do(line(text)...)
-		require.Len(t, server.Do("KEYS", "aside:stamp:*"), i+1, text)
+		require.Len(t, server.Do("KEYS", "aside:stamps:*"), i+1, text)
 	}
 }
 

@@ -55,8 +55,8 @@ func TestAValueIsPutReadAndDeleted(t *testing.T) {
 func TestTheLibrarysOwnKeysAreNobodyElses(t *testing.T) {
 	f := newFront(t, setup{})
 	f.put("k", "v")
-	stamp := f.redis.Do("KEYS", "aside:stamp:*").([]any)[0].(string)
-	before := f.redis.Do("GET", stamp)
+	stamp := f.redis.Do("KEYS", "aside:stamps:*").([]any)[0].(string)
+	before := f.redis.Do("HGETALL", stamp)
 	for _, key := range []string{stamp, "aside:probe"} {
 		for _, method := range []string{"GET", "PUT", "DELETE"} {
 			r := f.send(method, "/v1/keys/"+url.PathEscape(key), "x")
@@ -66,7 +66,7 @@ func TestTheLibrarysOwnKeysAreNobodyElses(t *testing.T) {
 		isProblem(t, f.send("GET", "/get?key="+url.QueryEscape(key), ""), problemInvalid)
 		isProblem(t, f.send("POST", "/v1/mget", `{"keys": ["k", "`+key+`"]}`), problemInvalid)
 	}
-	require.Equal(t, before, f.redis.Do("GET", stamp))
+	require.Equal(t, before, f.redis.Do("HGETALL", stamp))
 }
 
 func TestTheTierThatAnsweredIsNamed(t *testing.T) {

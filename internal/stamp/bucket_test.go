@@ -1,0 +1,126 @@
+package stamp_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
+)
+
+// How long stamps and buckets live, by the script that leaves nothing else.
+
+type bucket struct {
+	t      *testing.T
+	server *redistest.Server
+	number int64
+}
+
+// leave leaves the stamp of a key {slot}name.
+func (b *bucket) leave(name string, keep, ttl time.Duration) {
+	b.t.Helper()
+	b.number++
+	mine, _ := stamp.Packed(stamp.Stamp{Micros: time.Now().UnixMicro(), Client: client, Number: b.number}.String())
+	require.EqualValues(b.t, 1, b.server.Do("EVAL", script.Stamp.Text(), 1, b.key(), "0-9007199254740991", mine, keep.Milliseconds(), ttl.Milliseconds(), "{slot}"+name))
+}
+
+func (b *bucket) key() string { return stamp.Bucket("{slot}") }
+
+func (b *bucket) has(name string) bool {
+	return b.server.Do("HEXISTS", b.key(), "{slot}"+name) == int64(1)
+}
+
+func (b *bucket) lives() time.Duration {
+	return time.Duration(b.server.Do("PTTL", b.key()).(int64)) * time.Millisecond
+}
+
+// until leaves stamps until ok, as somebody who goes on to write. Time is what it waits for.
+func (b *bucket) until(what string, keep time.Duration, ok func() bool) {
+	b.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			b.t.Fatalf("it never came to be that %s", what)
+		}
+		b.leave("writer", keep, 0)
+	}
+}
+
+// Stamps that nobody needs any more leave a bucket that lives on: the bucket holds what was written
+// within StampTTL, and what still has its value.
+func TestABucketIsSwept(t *testing.T) {
+	for _, n := range []int{10, 3000} { // at once, and in steps: Redis keeps the latter in a table
+		b := &bucket{t: t, server: redistest.Start(t)}
+		const keep = 300 * time.Millisecond
+		b.leave("long", keep, time.Hour)
+		for i := range n {
+			b.leave(fmt.Sprint(i), keep, 0)
+		}
+		last := fmt.Sprint(n - 1)
+		began := time.Now()
+		b.until("all that is old is gone", keep, func() bool { return b.server.Do("HLEN", b.key()) == int64(3) })
+		require.Greater(t, time.Since(began), keep*9/10)
+		require.True(t, b.has("long"))
+		require.True(t, b.has("writer"))
+		require.False(t, b.has(last))
+		require.Greater(t, b.lives(), 50*time.Minute, "as long as the value")
+	}
+}
+
+// A bucket ends when its last stamp is not needed any more, whoever left it.
+func TestABucketLivesAsLongAsItsStamps(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	b.leave("short", time.Minute, 0)
+	require.InDelta(t, 90, b.lives().Seconds(), 20)
+	b.leave("with a value", time.Minute, 10*time.Minute)
+	require.InDelta(t, 630, b.lives().Seconds(), 40)
+	b.leave("short", time.Minute, 0)
+	require.InDelta(t, 630, b.lives().Seconds(), 40, "it does not end sooner")
+	b.leave("of another StampTTL", time.Hour, 0)
+	require.InDelta(t, 5400, b.lives().Seconds(), 300)
+	for range 5 {
+		b.leave("short", time.Minute, 0)
+	}
+	require.True(t, b.has("of another StampTTL"))
+	require.Greater(t, b.lives(), time.Hour-time.Minute)
+	b.leave("endless", time.Minute, 200*365*24*time.Hour)
+	require.Greater(t, b.lives(), 100*365*24*time.Hour)
+}
+
+// The value that made a bucket live long is gone, and so, after a sweep, is the need.
+func TestABucketForgetsALongValue(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	const keep = 200 * time.Millisecond
+	b.leave("k", keep, 24*time.Hour)
+	require.Greater(t, b.lives(), 23*time.Hour)
+	b.leave("k", keep, 0) // deleted
+	b.until("the bucket is short-lived", keep, func() bool { return b.lives() < time.Second })
+}
+
+// A stamp that a client with a long StampTTL has left is not swept by one with a short one.
+func TestTheLongestStampTTLCounts(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	b.leave("long", time.Hour, 0)
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
+		b.leave("short", time.Millisecond, 0)
+	}
+	require.True(t, b.has("long"))
+}
+
+// What another version has left stays until the bucket ends: a sweep does not know how long it is
+// needed.
+func TestASweepLeavesWhatItDoesNotKnow(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	const keep = 100 * time.Millisecond
+	b.leave("old", keep, 0)
+	b.server.Do("HSET", b.key(), "{slot}unknown", "\x20of another version")
+	b.until("the old stamp is gone", keep, func() bool { return !b.has("old") })
+	require.True(t, b.has("unknown"))
+	b.server.Do("HSET", b.key(), "", "\x20of another version")
+	b.leave("k", keep, 0)
+	require.True(t, b.has("k"))
+	require.Positive(t, b.lives())
+}
