@@ -117,9 +117,10 @@ func TestAWriteDuringARefreshWins(t *testing.T) {
 			must(other.Del(context.Background(), "k"))
 			server.Do("SET", "k", "1", "PX", end)
 		}, "1"},
-		"a foreign SET":             {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "foreign") }, "foreign"},
-		"a foreign SET of the same": {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "1", "PX", 10_000) }, "1"},
-		"a foreign DEL":             {func(server *redistest.Server, _, _ *aside.Client) { server.Do("DEL", "k") }, nil},
+		"a foreign SET":                   {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "foreign") }, "foreign"},
+		"a foreign SET of the same":       {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "1", "PX", 10_000) }, "1"},
+		"a foreign SET with the same end": {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "foreign", "KEEPTTL") }, "foreign"},
+		"a foreign DEL":                   {func(server *redistest.Server, _, _ *aside.Client) { server.Do("DEL", "k") }, nil},
 		"the lock of another, who is faster": {func(server *redistest.Server, _, other *aside.Client) {
 			server.Do("DEL", stamp.RefreshLock("k")) // as if it had run out while this process was stopped
 			eventually2("it is refreshed by another", func() bool {
