@@ -255,7 +255,7 @@ type store struct {
 func openStore(o *aside.Options) (*store, error) {
 	switch {
 	case o.Store != nil && o.FallbackDir != "":
-		return nil, fmt.Errorf("Options.Store and Options.FallbackDir (%q) are set: leave one out", o.FallbackDir) //nolint:staticcheck // names of Go
+		return nil, fmt.Errorf("Options.Store and Options.FallbackDir (%q) are set: leave one out", o.FallbackDir)
 	case o.Store != nil:
 		return &store{Store: o.Store}, nil
 	case o.FallbackDir == "":
@@ -265,7 +265,7 @@ func openStore(o *aside.Options) (*store, error) {
 	options.DB, options.Logger = o.Redis.SelectDB, o.Logger
 	opened, err := fallback.Open(o.FallbackDir, options)
 	if err != nil {
-		return nil, fmt.Errorf("Options.FallbackDir: %w", err) //nolint:staticcheck // a name of Go
+		return nil, fmt.Errorf("Options.FallbackDir: %w", err)
 	}
 	return &store{Store: opened}, nil
 }

@@ -2,6 +2,7 @@ package fakeredis
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -111,7 +112,7 @@ func readCommand(r *bufio.Reader) ([]string, error) {
 // readHead reads a line that is of this kind and has a number up to most.
 func readHead(r *bufio.Reader, kind byte, most int) (int, error) {
 	line, err := r.ReadSlice('\n')
-	if err == bufio.ErrBufferFull {
+	if errors.Is(err, bufio.ErrBufferFull) {
 		return 0, failure("ERR Protocol error: too big count string")
 	}
 	if err != nil {

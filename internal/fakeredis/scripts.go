@@ -63,7 +63,7 @@ func (r *run) clock() int64 {
 
 var (
 	windowEnd   = regexp.MustCompile(`\d+$`)
-	windowBegin = regexp.MustCompile(`^(\d+)-`)
+	windowBegin = regexp.MustCompile(`^\d+-`)
 )
 
 // untimely is the answer that refuses a script which runs outside of its window, else nil.
@@ -71,7 +71,7 @@ func untimely(now int64, window string) any {
 	if now > number(windowEnd.FindString(window)) {
 		return int64(0)
 	}
-	if begin := windowBegin.FindStringSubmatch(window); begin != nil && now < number(begin[1]) {
+	if begin := windowBegin.FindString(window); begin != "" && now < number(begin[:len(begin)-1]) {
 		return int64(-1)
 	}
 	return nil

@@ -50,10 +50,10 @@ type ending struct {
 // endings are a heap, the soonest first. What is out of date stays until its turn comes.
 type endings []ending
 
-func (e endings) Len() int           { return len(e) }
-func (e endings) Less(i, j int) bool { return e[i].at < e[j].at }
-func (e endings) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
-func (e *endings) Push(x any)        { *e = append(*e, x.(ending)) }
+func (e *endings) Len() int           { return len(*e) }
+func (e *endings) Less(i, j int) bool { return (*e)[i].at < (*e)[j].at }
+func (e *endings) Swap(i, j int)      { (*e)[i], (*e)[j] = (*e)[j], (*e)[i] }
+func (e *endings) Push(x any)         { *e = append(*e, x.(ending)) }
 func (e *endings) Pop() any {
 	last := len(*e) - 1
 	x := (*e)[last]
