@@ -41,11 +41,12 @@ type recentWrite struct {
 	at    int64 // in link.Now's time
 }
 
+// add adds a write of keys, which must be strings of their own.
 func (r *recents) add(keys []string, s stamp.Proposal, now int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, key := range keys {
-		r.addLocked(recentWrite{strings.Clone(key), s, now})
+		r.addLocked(recentWrite{key, s, now})
 	}
 }
 

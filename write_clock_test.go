@@ -12,6 +12,7 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/script"
 )
 
 // The server's clock has jumped ahead of what the prober last saw: a write is taken for late, the
@@ -90,4 +91,33 @@ func WritesOut(c *Client) int {
 func WritesWaiting(c *Client) int {
 	_, waiting := c.link.Shards()[0].Batcher(sets).Load()
 	return waiting
+}
+
+// Keys of one call have a stamp each: a later operation of one is not hidden by that of another.
+func TestKeysOfOneCallHaveAStampEach(t *testing.T) {
+	server := redistest.Start(t)
+	c := newConnected(t, server.Addr())
+	sh := c.link.Shards()[0]
+	var stamps []string
+	for range 3 {
+		stamps = append(stamps, c.stamps.Next(time.Now().UnixMicro(), 0, func() bool { return false }).Text)
+	}
+	run := func(s *script.Script, keys []string, args ...string) {
+		q := &link.Call{Script: s, Keys: keys, Args: append([]string{fmt.Sprint(time.Now().Add(time.Hour).UnixMicro()), c.stampTTL}, args...), Stamped: true}
+		c.link.Run(t.Context(), sh, q)
+		require.NoError(t, q.Err)
+	}
+	for _, writes := range []func(first, last string){
+		func(first, last string) { run(script.Del, []string{"a", "b"}, last, first) },
+		func(first, last string) { run(script.Set, []string{"c", "b"}, last, "v", "60000", first, "v", "60000") },
+	} {
+		writes(stamps[0], stamps[2])
+		run(script.Set, []string{"b"}, stamps[1], "later", "60000")
+		require.Equal(t, "later", server.Do("GET", "b"))
+		run(script.Del, []string{"b"}, stamps[2])
+		stamps = nil
+		for range 3 {
+			stamps = append(stamps, c.stamps.Next(time.Now().UnixMicro(), 0, func() bool { return false }).Text)
+		}
+	}
 }
