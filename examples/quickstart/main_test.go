@@ -33,7 +33,7 @@ func TestWithRedisEachStepIsAnsweredByTheNearestTier(t *testing.T) {
 		if key == "aside:probe:made" { // one for each database, by which a flush is noticed
 			continue
 		}
-		if left, _ := server.Do("PTTL", key.(string)).(int64); left <= 0 || left > ttl.Milliseconds() {
+		if left, _ := server.Do("PTTL", key.(string)).(int64); left <= 0 || left > ttl.Milliseconds()*3/2 { // stamps stay half a StampTTL longer
 			t.Errorf("it left %s in Redis for %d ms", key, left)
 		}
 		if !strings.HasPrefix(key.(string), "aside:stamps:") && !strings.HasPrefix(key.(string), "aside:probe") {
