@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // A node's connection carries everybody's commands and answers, in order. So an answer may be late
@@ -25,6 +26,7 @@ import (
 const (
 	linkRate    = 1 << 20  // bytes a second: what a link must carry at least, or large values look like an outage
 	largePiece  = 64 << 10 // what is written at once; what is smaller is taken by the system's buffers, however the server is
+	mediumPiece = 8 << 10  // half of the buffer in which rueidis collects commands
 	mostUnseen  = 4 << 20  // may be in buffers on the way to the server, so that nobody sees it move
 	mostPiece   = 4 << 20  // of a batch at once
 	mostAhead   = 8 << 20  // of others, that a write allows for before the server must not do it any more
@@ -121,16 +123,30 @@ func (w *watchedConn) Write(b []byte) (written int, err error) {
 		var n int
 		n, err = w.Conn.Write(b[written : written+largePiece])
 		written += n
-		w.unread.Add(int64(n))
-		w.quiet.Store(w.pass(n))
+		w.wrote(n, true)
 	}
 	if err == nil {
 		var n int
 		n, err = w.Conn.Write(b[written:])
 		written += n
-		w.unread.Add(int64(n))
+		w.wrote(n, false)
 	}
 	return written, err
+}
+
+// WriteString is Write without a copy: a bufio.Writer, as rueidis has one, passes what is longer
+// than its buffer on by itself. Else it would come in pieces of that buffer.
+func (w *watchedConn) WriteString(s string) (written int, err error) {
+	return w.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // a Writer must not change what it is given
+}
+
+// wrote counts n bytes that were written: as passed where they are of a large piece, or a piece of
+// some size behind others that together are as large, with nothing read since. Small commands do not
+// count: a frozen server gets them, too.
+func (w *watchedConn) wrote(n int, large bool) {
+	if unread := w.unread.Add(int64(n)); large || n >= mediumPiece && unread > largePiece {
+		w.quiet.Store(w.pass(n))
+	}
 }
 
 // hangUpIfQuiet closes a connection on which nothing has come for long, though it was written to

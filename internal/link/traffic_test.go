@@ -1,7 +1,11 @@
 package link
 
 import (
+	"bufio"
 	"context"
+	"io"
+	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -32,6 +36,48 @@ func TestARequestThatWasGivenUpKeepsItsRoom(t *testing.T) {
 	require.NoError(t, g.enter(full))
 	require.NoError(t, g.enter(full))
 	require.Error(t, g.enter(full))
+}
+
+// What rueidis writes passes through a buffer that is smaller than a large piece.
+func TestWhatIsWrittenPassesAsItMoves(t *testing.T) {
+	l := &Link{opt: Options{}}
+	for name, tt := range map[string]struct {
+		write func(w *bufio.Writer)
+		least int64
+		most  int64
+	}{
+		"a large value": {func(w *bufio.Writer) { _, _ = w.WriteString("$1048576\r\n" + strings.Repeat("v", 1<<20)) }, 1<<20 - largePiece, 1<<20 + largePiece},
+		"a large one behind a command": {func(w *bufio.Writer) {
+			_, _ = w.WriteString("*1\r\n")
+			_, _ = w.WriteString(strings.Repeat("v", 1<<20))
+		}, 1<<20 - 2*largePiece, 1<<20 + largePiece},
+		"many of some size": {func(w *bufio.Writer) {
+			for range 64 {
+				_, _ = w.WriteString(strings.Repeat("v", 16<<10))
+			}
+		}, 1<<20 - 2*largePiece, 1 << 20},
+		"many small ones": {func(w *bufio.Writer) {
+			for range 1 << 10 {
+				_, _ = w.WriteString("*1\r\n$4\r\nPING\r\n")
+				_ = w.Flush()
+			}
+		}, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			here, there := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, there) }() // ends with there
+			defer there.Close()
+			var ways roads
+			conn := l.watch(here, &ways, "a")
+			defer conn.Close()
+			w := bufio.NewWriterSize(conn, defaultWriteBuffer)
+			tt.write(w)
+			require.NoError(t, w.Flush())
+			passed := ways.to("a").passed.Load()
+			require.GreaterOrEqual(t, passed, tt.least)
+			require.LessOrEqual(t, passed, tt.most)
+		})
+	}
 }
 
 func TestLargeValuesGoInTurn(t *testing.T) {
