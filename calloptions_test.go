@@ -112,6 +112,7 @@ func TestWithJitterSpreadsTheEndsOfLife(t *testing.T) {
 
 // MaxLoads bounds the loads of a client, WithMaxLoads those of a view, while Redis is well.
 func TestAtMostMaxLoadsRunAtOnce(t *testing.T) {
+	t.Parallel()
 	for name, row := range map[string]struct {
 		option func(*aside.Options)
 		view   []aside.ViewOption

@@ -315,11 +315,16 @@ func (l *load) do() {
 // run calls the loader, and examines its errors. A panic becomes an error, and so does the end of
 // its goroutine (runtime.Goexit, t.FailNow).
 func (l *load) run() (notFound bool, err error) {
-	for _, s := range l.seats {
-		if err := s.of.enter(&l.values, s); err != nil {
+	seated := 0
+	defer func() {
+		for _, s := range slices.Backward(l.seats[:seated]) {
+			s.of.leave(s)
+		}
+	}()
+	for ; seated < len(l.seats); seated++ {
+		if err := l.seats[seated].of.enter(&l.values, l.seats[seated]); err != nil {
 			return false, err
 		}
-		defer s.of.leave(s)
 	}
 	returned := false
 	defer func() {

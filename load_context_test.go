@@ -60,7 +60,7 @@ func TestALoadersContextHasTheDeadlineOfTheLoad(t *testing.T) {
 		ctx.begin()
 		time.Sleep(time.Second - 1)
 		require.NoError(t, ctx.Err())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.ErrorIs(t, ctx.Err(), context.DeadlineExceeded)
 		<-ctx.Done()

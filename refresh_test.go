@@ -96,6 +96,7 @@ func TestAStaleValueIsServedWhileOneRefreshesIt(t *testing.T) {
 
 // What is written or deleted while a refresh runs wins.
 func TestAWriteDuringARefreshWins(t *testing.T) {
+	t.Parallel()
 	for name, row := range map[string]struct {
 		write func(server *redistest.Server, mine, other *aside.Client)
 		holds any

@@ -104,7 +104,7 @@ func TestAFullServerRefusesSetsAndDoesDelsOfManyCallers(t *testing.T) {
 
 // behindOthers begins Sets that are out for as long as the proxy holds back answers, so that the
 // next ones wait for them.
-func behindOthers(t *testing.T, c *aside.Client, ctx context.Context) (done func()) {
+func behindOthers(ctx context.Context, t *testing.T, c *aside.Client) (done func()) {
 	var others sync.WaitGroup
 	for i := range 4 {
 		others.Go(func() { _ = c.Set(ctx, time.Minute, fmt.Sprint("other", i), "v") })
@@ -120,7 +120,7 @@ func TestACallerThatLeavesBeforeItsWriteIsSent(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)
 	proxy.CutReplies()
-	begun := behindOthers(t, c, ctx)
+	begun := behindOthers(ctx, t, c)
 	leaving, cancel := context.WithCancel(ctx)
 	waits := inBackground(func() (string, error) { return "", c.Set(leaving, time.Minute, "k", "v") })
 	eventually(t, "it waits", func() bool { return aside.WritesWaiting(c) == 1 })
@@ -143,7 +143,7 @@ func TestACallerThatLeavesWhileItsWriteIsOut(t *testing.T) {
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)
 	proxy.Delay(100 * time.Millisecond)
-	begun := behindOthers(t, c, ctx)
+	begun := behindOthers(ctx, t, c)
 	leaving, cancel := context.WithCancel(ctx)
 	waits := inBackground(func() (string, error) { return "", c.Set(leaving, time.Minute, "k", "v") })
 	eventually(t, "it waits", func() bool { return aside.WritesWaiting(c) == 1 })

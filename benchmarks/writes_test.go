@@ -106,10 +106,10 @@ func cpuOf(b *testing.B, pid int) time.Duration {
 	must(b, err)
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(rest)
-	var ticks time.Duration
+	ticks := 0
 	for _, field := range fields[11:13] {
 		n, _ := strconv.Atoi(field)
-		ticks += time.Duration(n)
+		ticks += n
 	}
-	return ticks * 10 * time.Millisecond
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

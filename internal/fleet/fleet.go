@@ -241,7 +241,7 @@ func (c Costs) Report(n int) string {
 	return b.String()
 }
 
-func (r Result) first() string {
+func (r *Result) first() string {
 	if len(r.Broken) == 0 {
 		return "nothing"
 	}

@@ -35,7 +35,7 @@ func (b *bucket) has(name string) bool {
 }
 
 func (b *bucket) lives() time.Duration {
-	return time.Duration(b.server.Do("PTTL", b.key()).(int64)) * time.Millisecond
+	return time.Duration(b.server.Do("PTTL", b.key()).(int64) * int64(time.Millisecond))
 }
 
 // until leaves stamps until ok, as somebody who goes on to write. Time is what it waits for.

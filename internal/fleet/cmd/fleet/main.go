@@ -32,7 +32,7 @@ func main() {
 	}
 	page, err := os.ReadFile(*table)
 	if err == nil {
-		err = os.WriteFile(*table, []byte(fleet.Replace(string(page), costs.Report(*n))), 0o644)
+		err = os.WriteFile(*table, []byte(fleet.Replace(string(page), costs.Report(*n))), 0o600) // the page is there: its mode stays
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fleet:", err)
