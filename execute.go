@@ -26,7 +26,7 @@ import (
 const (
 	maxWrites    = 32                    // in one script call
 	mostTogether = 64 << 10              // bytes of a value that goes with others: a longer one would hold them up
-	leastWindow  = 50 * time.Millisecond // that a write which goes with others must have: the shortest is the window of all
+	leastLeft    = 50 * time.Millisecond // that the caller of a write which goes with others must have
 )
 
 // write is one Set, Del or Touch.
@@ -100,6 +100,20 @@ func (w *write) newStamp(sh *link.Shard) stamp.Proposal {
 		kept := w.store.Stats()
 		return kept.Sets+kept.Deletes == 0 && w.store.writing.Load() <= 1 // no other write is on its way to the store
 	})
+}
+
+// wakeClocks has the servers' clocks looked at where the prober rests: this machine's may have been
+// set meanwhile. It comes before a stamp is proposed, as those to come are later than that.
+func (w *write) wakeClocks(ctx context.Context, keys []string) {
+	var resting []*link.Shard
+	for _, key := range keys {
+		if sh := w.link.Shard(key); sh.Rests() && !slices.Contains(resting, sh) {
+			resting = append(resting, sh)
+		}
+	}
+	if len(resting) > 0 {
+		w.link.LookAtClocks(ctx, resting)
+	}
 }
 
 // lookAtClocks has the servers' clocks looked at of those of all that need it, and gives these new
@@ -234,7 +248,7 @@ func (w *write) canJoin(ctx context.Context, b *writing) bool {
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
 		r.Ends = r.Asked + int64(left)
-		return left >= leastWindow
+		return left >= leastLeft
 	}
 	return true
 }
@@ -304,22 +318,21 @@ func (c *Client) writesBy(s, bare *script.Script) batchedWrites {
 //
 // Where the latest commands were not answered, what has waited for long behind them is not sent.
 func (c batchedWrites) send(sh *link.Shard, requests []*link.Request) {
-	now, ends, oldest := c.link.Now(), int64(math.MaxInt64), int64(math.MinInt64)
+	now, oldest := c.link.Now(), int64(math.MinInt64)
 	if sh.Silent() {
 		oldest = now - int64(c.opt.RedisTimeout/2)
 	}
 	requests = slices.DeleteFunc(requests, func(r *link.Request) bool {
-		if r.Asked < oldest || r.Ends-now < int64(leastWindow/5) {
+		if r.Asked < oldest || r.Ends-now < int64(leastLeft/5) {
 			r.Answer(&link.Batch{Call: link.Call{Err: errWaitedTooLong}}, 0, nil)
 			return true
 		}
-		ends = min(ends, r.Ends)
 		return false
 	})
 	if len(requests) == 0 {
 		return
 	}
-	all := c.newCall(sh, requests, time.Duration(ends-now))
+	all := c.newCall(sh, requests)
 	calls := []*writesCall{all}
 	if !sh.CanBatch() { // no longer
 		calls = all.each()
@@ -346,8 +359,8 @@ type writesCall struct {
 	slack    int64 // see doable
 }
 
-// newCall begins requests, whose callers stay for as long as left.
-func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request, left time.Duration) *writesCall {
+// newCall begins requests. Its window is its own, whatever time their callers have.
+func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request) *writesCall {
 	bytes := 0
 	for _, r := range requests {
 		bytes += r.Size()
@@ -359,7 +372,7 @@ func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request, left ti
 	patience := c.link.Patience(context.Background(), sh, int64(bytes))
 	now, slack := c.link.ServerTime(sh)
 	t.slack = slack
-	t.Args[0], t.NotAfter = link.WriteWindow(now, slack, min(patience, left))
+	t.Args[0], t.NotAfter = link.WriteWindow(now, slack, patience)
 	t.begin()
 	return t
 }

@@ -182,8 +182,8 @@ func (c *Client) newLink() *link.Link {
 		Flushed:      c.flushed,
 		Senders: [...]link.Sender{
 			locks: {Send: c.sendLocks}, fills: {Send: c.sendFills},
-			sets: {Send: c.writesBy(script.Set, script.SetBare).send, MaxRequests: maxWrites, Insist: true},
-			dels: {Send: c.writesBy(script.Del, script.DelBare).send, MaxRequests: maxWrites, Insist: true},
+			sets: {Send: c.writesBy(script.Set, script.SetBare).send, MaxRequests: maxWrites, Insist: true, Repeats: true},
+			dels: {Send: c.writesBy(script.Del, script.DelBare).send, MaxRequests: maxWrites, Insist: true, Repeats: true},
 		},
 	})
 }

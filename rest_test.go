@@ -112,3 +112,36 @@ func TestAnIdleClientNoticesAnOutage(t *testing.T) {
 	server.Thaw()
 	eventually(t, "it is back", func() bool { return c.Health().Mode == aside.Healthy })
 }
+
+// Pushes that are lost while a client rests, and come again before it wakes, leave nothing old: what
+// its memory had is read anew.
+func TestPushesThatAreLostAtRestAreNotMissed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	middle := newMiddleman(t, server.Addr())
+	c, ctx, from := newClient(t, middle.Addr(), hasty), testContext(t), newSource("old")
+	get := func(key string) string {
+		value, err := c.Get(ctx, time.Minute, key, from.Load)
+		require.NoError(t, err)
+		return value
+	}
+	hits := func() bool {
+		before := c.Stats().MemoryHits
+		get("a")
+		get("b")
+		return c.Stats().MemoryHits == before+2
+	}
+	eventually(t, "both are in memory", hits)
+	awaitRest(t, server, 1)
+	middle.set(func() { middle.drop = true })
+	server.Do("SET", "a", "new")
+	server.Do("SET", "b", "new")
+	awaitRest(t, server, 1) // two PINGs, and more than StaleLease
+	middle.set(func() { middle.drop = false })
+	require.Equal(t, "new", get("a"))
+	eventually(t, "both are in memory again", func() bool {
+		require.Equal(t, "new", get("b"))
+		return hits()
+	})
+	require.NoError(t, c.Health().Err)
+}

@@ -159,13 +159,16 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 			return []error{fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(later), reason.Of(cause))}, false
 		}
 	}
+	w.wakeClocks(ctx, ask)
 	all := w.batches(ask)
 	w.lookAtClocks(ctx, all, func(b *writing) bool { // the machine has slept, or its clock was set
 		return !doable(b.Shard, b.stamp.Slack)
 	})
 	w.execute(ctx, all)
 	// The server's clock is not what we take it for: look at it and try again, once.
-	if untimely := w.lookAtClocks(ctx, all, func(b *writing) bool { return b.Untimely() }); len(untimely) > 0 && ctx.Err() == nil {
+	untimely := w.lookAtClocks(ctx, all, func(b *writing) bool { return b.Untimely() })
+	again := len(untimely) > 0 && ctx.Err() == nil
+	if again {
 		w.execute(ctx, untimely)
 	}
 
@@ -173,7 +176,9 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 	var unknown []*writing
 	for _, b := range all {
 		err := b.WriteError()
-		w.link.JudgeClock(b.Shard, &b.Call)
+		if again || !b.Untimely() { // once may be by chance
+			w.link.JudgeClock(b.Shard, &b.Call)
+		}
 		switch {
 		case err == nil && b.Stamped:
 			w.store.acknowledged(b.Keys, b.stamp.Text)

@@ -121,3 +121,50 @@ func TestKeysOfOneCallHaveAStampEach(t *testing.T) {
 		}
 	}
 }
+
+// This machine's clock is set while the client rests. Its first write and its first lock are not
+// of the future, so what another process has written later wins when it is replayed.
+func TestTheClockIsLookedAtAfterARest(t *testing.T) {
+	for name, first := range map[string]func(t *testing.T, a *Client, meanwhile func()){
+		"a Set": func(t *testing.T, a *Client, meanwhile func()) {
+			require.NoError(t, a.Set(t.Context(), time.Minute, "k", "old"))
+			meanwhile()
+		},
+		"a load": func(t *testing.T, a *Client, meanwhile func()) {
+			_, err := a.Get(t.Context(), time.Minute, "k", func(context.Context, string) (string, error) {
+				meanwhile() // the source was read before
+				return "old", nil
+			})
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			proxy := faultproxy.New(t, server.Addr())
+			hasty := func(o *Options) {
+				o.RedisTimeout, o.LockTTL, o.FallbackDir = 250*time.Millisecond, 2*time.Second, t.TempDir()
+			}
+			a, b := newConnected(t, server.Addr(), hasty), newConnected(t, proxy.Addr(), hasty)
+			until := func(ok func() bool) {
+				for !ok() {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			sh := a.link.Shards()[0]
+			until(sh.Rests)
+			sh.Skew(0, 900*time.Millisecond)
+			proxy.Refuse()
+			until(func() bool { return b.Health().Mode == Degraded })
+			first(t, a, func() {
+				// later by more than the margin within which the two could not be ordered, and by less than the clock is off
+				time.Sleep(300 * time.Millisecond)
+				require.NoError(t, b.Set(t.Context(), time.Minute, "k", "new"))
+				proxy.Heal()
+				until(func() bool { return b.Stats().Pending == 0 })
+			})
+			until(func() bool { return a.Stats().Waiting == 0 })
+			require.NotEqual(t, "old", server.Do("GET", "k"))
+		})
+	}
+}

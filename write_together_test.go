@@ -250,3 +250,53 @@ func TestManyWritersOfFewKeys(t *testing.T) {
 		require.Equal(t, "49", server.Do("GET", fmt.Sprint("own", w)))
 	}
 }
+
+// The time that one caller has is not the window of the others that go with it.
+func TestTheDeadlineOfOneCallerIsNotThatOfOthers(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)
+	proxy.CutRequests() // what is sent now arrives after the short deadline
+	begun := behindOthers(ctx, t, c)
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	hurries := inBackground(func() (string, error) { return "", c.Set(short, time.Minute, "short", "v") })
+	var callers sync.WaitGroup
+	for i := range 20 {
+		callers.Go(func() {
+			if err := c.Set(ctx, time.Minute, fmt.Sprint("k", i), "v"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "all wait", func() bool { return aside.WritesWaiting(c) == 21 })
+	proxy.Heal()
+	callers.Wait()
+	begun()
+	_ = await(t, hurries)
+	require.NoError(t, c.Health().Err)
+}
+
+// Many writers of one key go together, too, in the order of their stamps.
+func TestWritersOfOneKeyGoTogether(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)
+	proxy.Delay(20 * time.Millisecond)
+	begun := behindOthers(ctx, t, c)
+	server.Do("CONFIG", "RESETSTAT")
+	var callers sync.WaitGroup
+	for i := range 96 {
+		callers.Go(func() {
+			if err := c.Set(ctx, time.Minute, "k", fmt.Sprint(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	callers.Wait()
+	begun()
+	byName, _ := commandsSeen(server)
+	require.LessOrEqual(t, byName["evalsha"]+byName["eval"], 40, byName)
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "last"))
+	require.Equal(t, "last", server.Do("GET", "k"))
+}

@@ -33,6 +33,9 @@ type Sender struct {
 	// Insist has requests sent although the client closes: they must be answered by Redis, or be
 	// known to be unanswered.
 	Insist bool
+
+	// Repeats: a command may have a key more than once, and does what comes first first.
+	Repeats bool
 }
 
 const (
@@ -147,7 +150,7 @@ func (b *Batcher) Load() (out, waiting int) {
 	return b.out, len(b.next)
 }
 
-// take returns what is to be sent next, a key only once. If there is nothing it gives back the
+// take returns what is to be sent next, a key only once unless its sender repeats keys. If there is nothing it gives back the
 // caller's place.
 func (b *Batcher) take() (requests []*Request) {
 	b.mu.Lock()
@@ -161,7 +164,7 @@ func (b *Batcher) take() (requests []*Request) {
 		if bytes > MaxBatchBytes && len(requests) > 0 {
 			return false
 		}
-		if len(requests) == most || slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
+		if len(requests) == most || !b.sender.Repeats && slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
 			return false
 		}
 		requests = append(requests, r)

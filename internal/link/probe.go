@@ -67,6 +67,8 @@ type proof struct {
 	crowded   int    // probes in a row that found more than one connection
 	full      bool   // the server is too full for SET: make the key by a script
 	at        int64  // when the latest probe was sent, but for a PING; in Link.Now's time
+	good      int64  // when the latest of these was sent that was answered
+	rested    bool   // PINGs have stood in for probes since the latest proof
 	epoch     uint64 // the latest that was proven
 	pause     time.Duration
 	notBefore int64 // in Link.Now's time: when to try again
@@ -238,6 +240,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	}
 
 	sh.clock.Store(clock)
+	p.good = sent
 	same := l.answered(sh, sent, epoch)
 	elsewhere, gone := redirected(created, read, write)
 	if gone {
@@ -278,6 +281,13 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 		if sh.Valid.Hear() { // which begins an epoch
 			return true, true
 		}
+		if p.rested && sent >= sh.Valid.Lease() {
+			// Nobody has looked whether pushes came meanwhile: what memory has may be old.
+			p.rested = false
+			sh.Valid.NewEpoch()
+			return true, true
+		}
+		p.rested = false
 		sh.Valid.Prove(epoch, sent+int64(l.opt.StaleLease))
 		if !l.opt.Memory {
 			l.newProbeKey(sh) // which is not made: nothing is written until the next connection

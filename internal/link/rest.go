@@ -14,8 +14,10 @@ import (
 //	resting   otherwise: a PING every restEvery, and a whole probe every wholeEvery
 //
 // The first command after that ends the rest (Shard.use). The read that it belongs to goes to Redis,
-// because the lease has lapsed, and a whole probe beside it proves the lease anew. An answer to a
-// command of a caller is no proof of the lease: it does not show that invalidations arrive.
+// because the lease has lapsed, and a whole probe beside it begins a new epoch, as nobody has looked
+// meanwhile whether invalidations arrive: what memory had is read anew. A write has the clock looked
+// at first (Shard.Rests). An answer to a command of a caller is no proof of the lease: it does not
+// show that invalidations arrive.
 const (
 	restAfter  = 3 * time.Second              // longer than a caller waits for a lock before it asks again
 	restEvery  = 1400 * time.Millisecond      // with jitter and two probes without an answer it is 2 seconds
@@ -27,6 +29,9 @@ type rest struct {
 	used    int64 // when the prober last saw that it was used, in Link.Now's time
 	resting bool
 }
+
+// Rests reports whether sh's prober rests: what is known of the server's clock may be a minute old.
+func (sh *Shard) Rests() bool { return sh.resting.Load() }
 
 // use notes that sh is about to be asked for a caller, and wakes its prober if that rests.
 func (sh *Shard) use() {
@@ -78,7 +83,7 @@ func (l *Link) look(sh *Shard, r *rest) (ok, whole bool) {
 func (l *Link) mustBeWhole(sh *Shard, r *rest) bool {
 	run, epoch := sh.run.Load(), sh.Valid.Epoch()
 	return !r.resting || sh.used.Load() || !sh.Asks() || sh.flaws.Load() > 0 || run == nil || run.epoch != epoch ||
-		sh.Valid.Tracked() && !sh.several() && sh.proof.epoch != epoch || l.Now() >= sh.proof.at+int64(wholeEvery)
+		sh.Valid.Tracked() && !sh.several() && sh.proof.epoch != epoch || l.Now() >= sh.proof.good+int64(wholeEvery)
 }
 
 // ping finds out whether sh still answers, and nothing else.
@@ -86,6 +91,7 @@ func (l *Link) ping(sh *Shard) (ok bool) {
 	limit := l.probeLimit(sh)
 	ctx, cancel := context.WithTimeout(l.closing, limit)
 	defer cancel()
+	sh.proof.rested = true
 	epoch, passed, sent := sh.Valid.Epoch(), sh.traffic.passed.Load(), l.Now()
 	err := sh.client.Do(ctx, sh.client.B().Ping().Build()).Error()
 	switch {

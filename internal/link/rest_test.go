@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
@@ -35,7 +36,7 @@ func newIdle(l *Link, redis rueidis.Client) (*Shard, *rest) {
 	epoch := sh.Valid.Epoch()
 	sh.Valid.Prove(epoch, l.Now()+int64(l.opt.StaleLease))
 	sh.run.Store(&runID{id: "r", epoch: epoch})
-	sh.proof.epoch, sh.proof.at = epoch, l.Now()
+	sh.proof.epoch, sh.proof.good = epoch, l.Now()
 	sh.fresh.Store(false)
 	sh.alive.Store(l.Now() + int64(l.opt.StaleLease))
 	return sh, &rest{used: l.Now() - int64(l.opt.RestAfter)}
@@ -60,7 +61,7 @@ func TestAProberRestsWhenNobodyUsesItsShard(t *testing.T) {
 		"the connection is lost":                     {func(_ *Link, sh *Shard) { sh.newEpoch() }, true, true},
 		"pushes do not arrive":                       {func(l *Link, sh *Shard) { l.deafened(sh, ErrNoInvalidations) }, true, true},
 		"its clock is odd":                           {func(l *Link, sh *Shard) { l.flawed(sh, flawClock, errClocks) }, true, true},
-		"a minute":                                   {func(l *Link, sh *Shard) { sh.proof.at -= int64(wholeEvery) }, true, true},
+		"a minute":                                   {func(l *Link, sh *Shard) { sh.proof.good -= int64(wholeEvery) }, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			unreplayed = false
@@ -149,4 +150,43 @@ func TestAnOutageIsNoticedAtRest(t *testing.T) {
 			require.LessOrEqual(t, time.Duration(l.Now()-began), 2*time.Second)
 		})
 	}
+}
+
+// pongOnly answers PING, as a proxy may, and nothing else.
+type pongOnly struct{ rueidis.Client }
+
+// B returns a builder for keys of any slot, which rueidis makes for its own clients only.
+func (*pongOnly) B() (b rueidis.Builder) {
+	const noSlot = 1<<14 | 1<<15
+	*(*uint16)(unsafe.Pointer(&b)) = noSlot
+	return b
+}
+
+func (*pongOnly) Do(context.Context, rueidis.Completed) rueidis.RedisResult {
+	return rueidis.RedisResult{}
+}
+
+func (*pongOnly) DoMulti(ctx context.Context, all ...rueidis.Completed) []rueidis.RedisResult {
+	<-ctx.Done()
+	out := make([]rueidis.RedisResult, len(all))
+	for i := range out {
+		out[i] = rueidis.NewErrorResult(ctx.Err())
+	}
+	return out
+}
+
+func TestAWholeProbeThatFailsAtRestIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoose()
+		sh, r := newIdle(l, &pongOnly{})
+		for began := l.Now(); sh.Asks() && time.Duration(l.Now()-began) < 30*time.Minute; {
+			timer := time.NewTimer(l.pause(sh, r))
+			select {
+			case <-timer.C:
+			case <-sh.kick:
+			}
+			l.look(sh, r)
+		}
+		require.False(t, sh.Asks(), "half an hour of whole probes without an answer")
+	})
 }

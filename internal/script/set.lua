@@ -1,7 +1,7 @@
 -- include: stamps put
 -- Stores the values of Sets, and their stamps.
 --
--- KEYS:       k…, each once, and the bucket of each
+-- KEYS:       k…, some perhaps more than once, and the bucket of each
 -- ARGV:       window, StampTTL in ms, and for each key: stamp, value, ttl in ms; then the number of k
 -- Answer:     1, or what untimely answers (lib/clock.lua)
 -- Second run: finds the stamps of the first, or of later operations of the same client, and does
