@@ -194,6 +194,10 @@ func TestSIGHUPReopensTheLogAndReadsItsLevel(t *testing.T) {
 	conf := "redis: {url: 'redis://127.0.0.1:1'}\nlog: {path: " + path + ", level: %s}\ncache: {capacity: %d}\n"
 	writeFile(t, home, "conf.yaml", fmt.Sprintf(conf, "info", 10))
 	s := serve(t, home, nil)
+	eventually(t, "the file has what was logged so far", func() bool { // it is written behind the output
+		content, _ := os.ReadFile(path)
+		return strings.Contains(string(content), "aside: serving")
+	})
 	require.NoError(t, os.Rename(path, path+".old"))
 	writeFile(t, home, "conf.yaml", fmt.Sprintf(conf, "warn", 20))
 	s.signal(syscall.SIGHUP)
