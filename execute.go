@@ -293,6 +293,8 @@ func (w *write) executeMoving(ctx context.Context, b *writing) {
 		q.Args = append(q.Args, w.args...)
 		w.link.Run(ctx, b.Shard, q)
 		if b.Reply, b.Err = q.Reply, q.Err; q.Err != nil || q.Untimely() {
+			// Its replay would find the stamp that was left, and take it for done.
+			b.stamp = w.newStamp(b.Shard)
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/internal/redistest"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // The first slot of a shard is on the move, as every reshard begins and an interrupted one stays.
@@ -23,18 +24,7 @@ func TestAReshardThatStopsHalfWayCostsNothingElse(t *testing.T) {
 	_, option := durable(t)
 	ofCluster := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }
 	c, ctx := newClient(t, "", hasty, option, ofCluster), testContext(t)
-	slot := -1
-	for _, row := range cluster.Node(1).Do("CLUSTER", "SLOTS").([]any) {
-		if row := row.([]any); fmt.Sprint("127.0.0.1:", row[2].([]any)[1]) == cluster.Node(1).Addr() {
-			slot = int(row[0].(int64))
-		}
-	}
-	tag := ""
-	for i := 0; tag == ""; i++ {
-		if redistest.Slot(fmt.Sprint(i)) == slot {
-			tag = fmt.Sprintf("{%d}", i)
-		}
-	}
+	slot, tag := firstSlot(cluster, 1)
 	var others []string
 	for i := 0; len(others) < 31; i++ {
 		if key := fmt.Sprint("k", i); cluster.NodeOf(key) == 1 {
@@ -139,6 +129,46 @@ func TestAReshardThatStopsHalfWayCostsNothingElse(t *testing.T) {
 		return err == nil && value == "3"
 	})
 	read("moved", "2")
+}
+
+// A Del in a slot on the move has left its stamp at one node, and the key's own refuses. It is kept
+// and acknowledged: then its replay must not take that stamp for a sign that it has been done.
+func TestADelOfWhichOnlyTheStampWasLeftIsReplayed(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	_, option := durable(t)
+	c, ctx := newClient(t, "", hasty, option, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	slot, tag := firstSlot(cluster, 1)
+	key := tag + "k"
+	require.NoError(t, c.Set(ctx, time.Hour, key, "old"))
+	cluster.BeginMigration(slot, 1, 2)
+	migrate(t, cluster, 1, 2, stamp.Bucket(key))
+	cluster.Node(1).Do("CONFIG", "SET", "min-replicas-to-write", "1")
+	require.NoError(t, c.Del(ctx, key))
+	require.Equal(t, "old", cluster.Node(1).Do("GET", key), "its node has refused")
+	require.EqualValues(t, 1, c.Stats().Pending)
+	cluster.Node(1).Do("CONFIG", "SET", "min-replicas-to-write", "0")
+	awaitMode(t, c, aside.Healthy)
+	migrate(t, cluster, 1, 2, key)
+	cluster.FinishMigration(slot, 1, 2)
+	eventually(t, "it is replayed", func() bool { return c.Stats().Pending == 0 })
+	value, ok, err := c.Peek(ctx, key)
+	require.NoError(t, err)
+	require.False(t, ok, "deleted, acknowledged, and there: %q", value)
+}
+
+// firstSlot returns the first slot of a node, and a tag of keys that are in it.
+func firstSlot(cluster *redistest.Cluster, node int) (slot int, tag string) {
+	for _, row := range cluster.Node(node).Do("CLUSTER", "SLOTS").([]any) {
+		if row := row.([]any); fmt.Sprint("127.0.0.1:", row[2].([]any)[1]) == cluster.Node(node).Addr() {
+			slot = int(row[0].(int64))
+		}
+	}
+	for i := 0; ; i++ {
+		if redistest.Slot(fmt.Sprint(i)) == slot {
+			return slot, fmt.Sprintf("{%d}", i)
+		}
+	}
 }
 
 // migrate moves keys as a reshard does.
