@@ -37,6 +37,9 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 	})
 	if len(stale) > 0 {
 		changed, _ := refresher{c}.hits(ctx, stale, p) // the options are those that were right above
+		for _, key := range changed {
+			delete(values, key)
+		}
 		missing = append(missing, changed...)
 	}
 	err = c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome) {

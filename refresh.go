@@ -70,8 +70,16 @@ func (r refresher) run(items []*refreshItem, p *plan) {
 	who := enterCall(context.Background()) // the loader's context has its values: none
 	defer who.leave()
 	load := r.lock(who, items, p)
+	var loading, others []*refreshItem
+	for _, item := range items {
+		if item.loads {
+			loading = append(loading, item)
+		} else {
+			others = append(others, item)
+		}
+	}
+	r.end(others) // now: they may be refreshed before these loads are over
 	if len(load) == 0 {
-		r.end(items)
 		return
 	}
 	l := r.newLoad(who, p, load)
@@ -83,7 +91,7 @@ func (r refresher) run(items []*refreshItem, p *plan) {
 			return
 		}
 	}
-	r.end(items)
+	r.end(loading)
 }
 
 // end lets everybody know that the items are not refreshed any more.
@@ -110,6 +118,7 @@ func (r refresher) lock(who *caller, items []*refreshItem, p *plan) (load []load
 			item.rest = soon
 			continue
 		case !sh.Asks():
+			item.loads = true
 			load = append(load, loadItem{f: item.f, free: true, refresh: item})
 			continue
 		}
@@ -130,6 +139,7 @@ func (r refresher) lock(who *caller, items []*refreshItem, p *plan) (load []load
 			}
 			item.failed()
 		case mine:
+			item.loads = true
 			mu.Lock()
 			defer mu.Unlock()
 			load = append(load, loadItem{f: item.f, shard: b.Shard, marker: item.marker, refresh: item})
@@ -181,7 +191,7 @@ func (refreshEnd) release(l *load, err error) {
 		item, it := &l.items[i], l.items[i].refresh
 		q := link.Call{Script: script.Release, Keys: []string{it.lock}, Args: []string{item.marker}}
 		switch {
-		case err == nil || errors.Is(err, ErrClosed): // the others may try
+		case err == nil || c.lifecycle.ctx.Err() != nil: // the others may try
 		case errors.Is(err, ErrOverloaded):
 			it.rest, it.ours = overloadWait, true
 		default:
@@ -204,9 +214,9 @@ func (refreshEnd) release(l *load, err error) {
 // returns those that a refresh has changed while the caller waited for that, so that they are to be
 // asked for again.
 func (r refresher) stale(ctx context.Context, keys []string, p *plan) (again []string) {
-	if !p.waited {
+	if !p.options.withoutLoad {
 		flights := r.begin(keys, p)
-		if p.options.softTimeout > 0 && loadOf(ctx) == nil { // a loader's own call does not wait: the refresh may be that loader's
+		if p.options.softTimeout > 0 && !p.waited && loadOf(ctx) == nil { // a loader's own call does not wait: the refresh may be that loader's
 			p.waited = true
 			again = r.await(ctx, flights, p.options.softTimeout)
 		}
@@ -245,13 +255,17 @@ func (r refresher) again(ctx context.Context, key string, out *outcome, p *plan)
 }
 
 // serves reports whether a call may have what memory has for its key, with nothing left to do: it is
-// fresh for the call, or stale and resting.
+// fresh for the call, or stale and not to be refreshed by it.
 func (r refresher) serves(key string, e *near.Entry, defaults *callOptions, opts []CallOption) (bool, error) {
 	options, err := r.callOptions(defaults, opts)
 	if err != nil {
 		return false, err
 	}
 	if e.FreshAt(r.link.Now(), options.grace) {
+		return true, nil
+	}
+	if options.withoutLoad {
+		r.counted.staleHits.Add(1)
 		return true, nil
 	}
 	if options.softTimeout > 0 || !r.refreshes.rests(key, r.near.Generation(key), r.link.Now()) {

@@ -520,3 +520,96 @@ func TestWhatIsStaleIsServedBeyondMaxLoads(t *testing.T) {
 	eventually(t, "all are over", refreshed(c))
 	require.EqualValues(t, 2, most.Load())
 }
+
+// WithoutLoad serves what is stale and has nothing refreshed, wherever the value is found.
+func TestWithoutLoadRefreshesNothing(t *testing.T) {
+	server := redistest.Start(t)
+	ctx := testContext(t)
+	for name, get := range map[string]func(c *aside.Client, db *source, key string) (string, error){
+		"Get": func(c *aside.Client, db *source, key string) (string, error) {
+			return graceful(c).Get(ctx, fresh, key, db.Load, aside.WithoutLoad(), aside.WithSoftTimeout(patience))
+		},
+		"GetMulti": func(c *aside.Client, db *source, key string) (string, error) {
+			values, err := graceful(c).GetMulti(ctx, fresh, []string{key}, db.LoadMany, aside.WithoutLoad(), aside.WithSoftTimeout(patience))
+			return values[key], err
+		},
+		"a client's Get": func(c *aside.Client, db *source, key string) (string, error) {
+			return c.Get(ctx, fresh, key, db.Load, aside.WithoutLoad(), aside.WithGrace(grace))
+		},
+		"a client's GetMulti": func(c *aside.Client, db *source, key string) (string, error) {
+			values, err := c.GetMulti(ctx, fresh, []string{key}, db.LoadMany, aside.WithoutLoad(), aside.WithGrace(grace))
+			return values[key], err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, db := newClient(t, server.Addr()), newSource("2")
+			server.Do("SET", name, "1", "PX", (grace / 2).Milliseconds())
+			awaitStale(t, c, name)
+			value, err := get(c, db, name)
+			require.NoError(t, err)
+			require.Equal(t, "1", value)
+			eventually(t, "nothing runs", refreshed(c))
+			require.Zero(t, db.Calls.Load())
+			require.EqualValues(t, 1, c.Stats().StaleHits)
+		})
+	}
+}
+
+// What a GetMulti has waited for, and is gone, is not in its map.
+func TestAGetMultiLeavesOutWhatItsRefreshHasFoundGone(t *testing.T) {
+	server := redistest.Start(t)
+	ctx := testContext(t)
+	gone := func(context.Context, []string) (map[string]string, error) { return nil, nil }
+	for name, get := range map[string]func(c *aside.Client, key string) (map[string]string, error){
+		"a view's": func(c *aside.Client, key string) (map[string]string, error) {
+			return graceful(c).GetMulti(ctx, fresh, []string{key}, gone, aside.WithSoftTimeout(patience))
+		},
+		"a client's": func(c *aside.Client, key string) (map[string]string, error) {
+			return c.GetMulti(ctx, fresh, []string{key}, gone, aside.WithGrace(grace), aside.WithSoftTimeout(patience))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newClient(t, server.Addr())
+			server.Do("SET", name, "1", "PX", (grace / 2).Milliseconds())
+			awaitStale(t, c, name)
+			values, err := get(c, name)
+			require.NoError(t, err)
+			require.Empty(t, values)
+		})
+	}
+}
+
+// A key that another process refreshes is free for this one when that has ended, whatever else the
+// call has asked for.
+func TestAKeyThatIsNotLoadedDoesNotWaitForTheOthers(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
+	server.Do("SET", "l", "1", "PX", (grace / 2).Milliseconds())
+	server.Do("SET", stamp.RefreshLock("l"), "another's", "PX", 50)
+	db := newSource("2")
+	letGo := db.HoldUp()
+	defer letGo()
+	_, err := graceful(c).GetMulti(ctx, fresh, []string{"k", "l"}, db.LoadMany)
+	require.NoError(t, err)
+	other := newSource("2")
+	eventually(t, "l is refreshed", func() bool {
+		value, err := graceful(c).Get(ctx, fresh, "l", other.Load)
+		return err == nil && value == "2"
+	})
+	require.Equal(t, "1", server.Do("GET", "k"), "it is loaded still")
+}
+
+// A call that has waited for what was in memory has what it finds in Redis refreshed, too.
+func TestACallThatHasWaitedHasTheRestRefreshed(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
+	server.Do("SET", "l", "1", "PX", (grace / 2).Milliseconds())
+	awaitStale(t, c, "k")
+	_, err := c.GetMulti(ctx, fresh, []string{"k", "l"}, newSource("2").LoadMany, aside.WithGrace(grace), aside.WithSoftTimeout(patience))
+	require.NoError(t, err)
+	eventually(t, "all are over", refreshed(c))
+	require.Equal(t, "2", server.Do("GET", "k"))
+	require.Equal(t, "2", server.Do("GET", "l"))
+}

@@ -134,8 +134,9 @@ type refreshItem struct {
 
 	marker, print, end, stamp string // in the lock, and what the refresh sets out to replace; "" without a lock
 
-	rest time.Duration // for how long it rests after this
-	ours bool          // see refreshState
+	loads bool          // a load has it
+	rest  time.Duration // for how long it rests after this
+	ours  bool          // see refreshState
 }
 
 // failed has an item rest after a failure that Redis knows nothing of.

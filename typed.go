@@ -200,6 +200,9 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 	if len(stale) > 0 {
 		call := &typedBatchLoad[T]{t: t, user: load}
 		changed, _ := refresher{t.c}.hits(ctx, stale, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call})
+		for _, key := range changed {
+			delete(values, key)
+		}
 		missing = append(missing, changed...)
 	}
 	var failed map[string]error
