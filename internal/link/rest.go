@@ -30,8 +30,9 @@ type rest struct {
 	resting bool
 }
 
-// Rests reports whether sh's prober rests: what is known of the server's clock may be a minute old.
-func (sh *Shard) Rests() bool { return sh.resting.Load() }
+// Rests reports whether sh's prober rests: what is known of the server's clock may be a minute old. A
+// nil Shard does not.
+func (sh *Shard) Rests() bool { return sh != nil && sh.resting.Load() }
 
 // use notes that sh is about to be asked for a caller, and wakes its prober if that rests.
 func (sh *Shard) use() {
