@@ -76,7 +76,8 @@ const mostJitter = 0.9
 // the view's Set and Touch keep it, too. A reader without grace takes the value for fresh as long as
 // it is there, and one with a longer grace takes it for stale earlier. A value whose ttl was never
 // longer than the grace (redis-cli wrote it) is stale at once, so that it is served and refreshed.
-// What does not expire is fresh. A cached absence has a grace, too.
+// What does not expire is fresh, so ttl and d together must be at most [LongestTTL]. A cached absence
+// has a grace, too.
 //
 // A refresh runs for nobody: its loader's context has a deadline, and no values. Whatever the result
 // depends on must be part of the key, see [Loader].
@@ -149,7 +150,20 @@ func (c *Client) check(ttl time.Duration, defaults *callOptions, opts []CallOpti
 	if err := tooShort("ttl", ttl, "must be positive; what is to live very long may have a ttl of years"); err != nil {
 		return callOptions{}, err
 	}
-	return c.callOptions(defaults, opts)
+	options, err := c.callOptions(defaults, opts)
+	if err == nil {
+		err = endlessGrace(ttl, options.grace)
+	}
+	return options, err
+}
+
+// endlessGrace refuses a ttl with which the grace would have no end: Redis would keep the value for
+// ever, and it would be fresh for ever.
+func endlessGrace(ttl, grace time.Duration) error {
+	if grace <= 0 || ttl <= LongestTTL-grace {
+		return nil
+	}
+	return fmt.Errorf("%w: ttl is %v, with WithGrace(%v): must be at most %v together: shorten one, or leave WithGrace out for what is to live for ever", ErrInvalidArgument, ttl, grace, LongestTTL)
 }
 
 // cloned returns keys that own their bytes.

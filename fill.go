@@ -104,6 +104,9 @@ func (l *load) store() {
 			storable = false
 		}
 		if item.marker == "" {
+			if item.refresh != nil && !storable {
+				l.refreshedNothing(i)
+			}
 			l.give(i, outcome{free: item.free, entry: l.keepLoad(i)})
 			continue
 		}

@@ -25,7 +25,7 @@ func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string,
 		return values, errNilLoader
 	}
 	p := &plan{ttl: ttl, opts: opts, call: &stringBatchLoad{load}}
-	options, err := c.callOptions(nil, opts)
+	options, err := c.check(ttl, nil, opts)
 	if err != nil {
 		return values, err
 	}

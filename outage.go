@@ -131,6 +131,18 @@ func (l *load) keepLoad(i int) *near.Entry {
 	})
 }
 
+// refreshedNothing notes that a refresh without a lock has loaded nothing that may be kept: what is
+// gone is not served any more, and what remains stale rests.
+func (l *load) refreshedNothing(i int) {
+	c, item := l.c, &l.items[i]
+	key := item.f.key
+	if !l.out[i].found && c.near.Generation(key) == item.gen && c.link.Home(key).Valid.Outage() == item.outage {
+		c.store.dropLoad(key)
+		c.near.Drop(key)
+	}
+	item.refresh.failed()
+}
+
 // expiresAt is the end, in ms, of a ttl that begins at now (µs).
 func expiresAt(now int64, ttl time.Duration) int64 {
 	return max(now/1000+script.Milliseconds(ttl), 1)

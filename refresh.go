@@ -49,8 +49,8 @@ func (r refresher) begin(keys []string, p *plan) (flights []*flight) {
 			continue
 		}
 		item := &refreshItem{f: &flight{key: key, stripe: r.flights.stripe(key), waiting: 1}, gen: r.near.Generation(key)}
-		var ok bool
-		if item.failures, ok = r.refreshes.begin(item.f, item.gen, r.link.Now()); ok {
+		was, ok := r.refreshes.begin(item.f, item.gen, r.link.Now())
+		if item.failures, item.refusals = was.failures, was.refusals; ok {
 			items, flights = append(items, item), append(flights, item.f)
 		}
 	}
@@ -100,7 +100,7 @@ func (r refresher) end(items []*refreshItem) {
 		r.flights.complete(item.f, outcome{again: true}) // where it has no outcome yet
 		rest := refreshState{}
 		if item.rest > 0 {
-			rest = refreshState{rests: r.link.Now() + int64(item.rest), ours: item.ours, gen: item.gen, failures: item.failures}
+			rest = refreshState{rests: r.link.Now() + int64(item.rest), ours: item.ours, gen: item.gen, failures: item.failures, refusals: item.refusals}
 		}
 		r.refreshes.end(item.f, rest)
 	}
@@ -178,6 +178,8 @@ func (refreshEnd) store(l *load, items []*loadItem, storable func(*loadItem) boo
 			item.refresh.failed()
 		case accepted:
 			l.c.near.Drop(item.f.key)
+		default:
+			item.refresh.refused()
 		}
 		l.filled(true, item, accepted, err)
 	})
@@ -278,7 +280,7 @@ func (r refresher) serves(key string, e *near.Entry, defaults *callOptions, opts
 // hit begins what serves has left to do, and reports whether the call may have what memory had: else
 // that has changed meanwhile.
 func (r refresher) hit(ctx context.Context, key string, p *plan) (_ bool, err error) {
-	if p.options, err = r.callOptions(p.defaults, p.opts); err != nil {
+	if p.options, err = r.check(p.ttl, p.defaults, p.opts); err != nil {
 		return false, err
 	}
 	return len(r.stale(ctx, []string{strings.Clone(key)}, p)) == 0, nil
@@ -286,7 +288,7 @@ func (r refresher) hit(ctx context.Context, key string, p *plan) (_ bool, err er
 
 // hits is hit for many keys; it returns those that have changed.
 func (r refresher) hits(ctx context.Context, keys []string, p *plan) (changed []string, err error) {
-	if p.options, err = r.callOptions(p.defaults, p.opts); err != nil || len(keys) == 0 {
+	if p.options, err = r.check(p.ttl, p.defaults, p.opts); err != nil || len(keys) == 0 {
 		return nil, err
 	}
 	keys = cloned(keys)

@@ -613,3 +613,111 @@ func TestACallThatHasWaitedHasTheRestRefreshed(t *testing.T) {
 	require.Equal(t, "2", server.Do("GET", "k"))
 	require.Equal(t, "2", server.Do("GET", "l"))
 }
+
+// Without Redis, too, a refresh whose result may not be kept is not done again at once, and what it
+// has found gone is served no more.
+func TestAnOutageRefreshThatCannotBeKept(t *testing.T) {
+	for name, row := range map[string]struct {
+		load aside.Loader[string]
+		opts []aside.ViewOption
+		gone bool
+	}{
+		"an absence that is not cached": {func(context.Context, string) (string, error) { return "", aside.ErrNotFound }, []aside.ViewOption{aside.WithNegativeTTL(-1)}, true},
+		"a value that is too large":     {newSource("more than ten bytes").Load, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			proxy := faultproxy.New(t, server.Addr())
+			c, ctx := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.MaxValueBytes = 10 }), testContext(t)
+			server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
+			awaitStale(t, c, "k")
+			proxy.Refuse()
+			awaitMode(t, c, aside.Degraded)
+			var calls atomic.Int64
+			get := func() (string, error) {
+				return graceful(c, row.opts...).Get(ctx, fresh, "k", func(ctx context.Context, key string) (string, error) {
+					calls.Add(1)
+					return row.load(ctx, key)
+				})
+			}
+			for range 10 {
+				value, err := get()
+				if row.gone && err != nil {
+					require.ErrorIs(t, err, aside.ErrNotFound)
+				} else {
+					require.NoError(t, err)
+					require.Equal(t, "1", value)
+				}
+				eventually(t, "the refresh is over", refreshed(c))
+			}
+			if row.gone {
+				_, err := get()
+				require.ErrorIs(t, err, aside.ErrNotFound)
+			} else {
+				require.EqualValues(t, 1, calls.Load(), "once in a back-off")
+			}
+		})
+	}
+}
+
+// Where the locks of refreshes are lost each time, as on a server that evicts them, their keys rest,
+// longer each time.
+func TestRefusedRefreshesRest(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	server.Do("SET", "k", "1", "PX", grace.Milliseconds())
+	awaitStale(t, c, "k")
+	began, refused := time.Now(), func() int64 { return c.Stats().FillsRefused }
+	eventually(t, "it is refused five times", func() bool {
+		value, err := graceful(c).Get(ctx, fresh, "k", func(context.Context, string) (string, error) {
+			server.Do("DEL", stamp.RefreshLock("k"))
+			return "2", nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, "1", value)
+		return refused() == 5
+	})
+	require.GreaterOrEqual(t, time.Since(began), (20+40+80+160)*time.Millisecond)
+}
+
+// A loader's error that wraps another Client's ErrClosed is a failure of the source like any other.
+func TestARefreshThatFailsWithErrClosedBacksOff(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
+	db := newSource("2")
+	db.Fail(fmt.Errorf("another client: %w", aside.ErrClosed))
+	value, err := graceful(c).Get(ctx, fresh, "k", db.Load)
+	require.NoError(t, err)
+	require.Equal(t, "1", value)
+	eventually(t, "it is over", refreshed(c))
+	require.Contains(t, fmt.Sprint(server.Do("GET", stamp.RefreshLock("k"))), "failed:1:")
+}
+
+// A grace without an end would have its value fresh for ever.
+func TestATtlWhoseGraceHasNoEndIsRefused(t *testing.T) {
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	db := newSource("1")
+	view := graceful(c)
+	const tooLong = aside.LongestTTL - grace + 1
+	_, get := view.Get(ctx, tooLong, "k", db.Load)
+	_, getMulti := view.GetMulti(ctx, tooLong, []string{"k"}, db.LoadMany)
+	_, plain := c.Get(ctx, tooLong, "k", db.Load, aside.WithGrace(grace))
+	server.Do("SET", "stale", "1", "PX", (grace / 2).Milliseconds())
+	awaitStale(t, c, "stale")
+	_, inMemory := view.Get(ctx, tooLong, "stale", db.Load)
+	_, manyInMemory := view.GetMulti(ctx, tooLong, []string{"stale"}, db.LoadMany)
+	for name, err := range map[string]error{
+		"Get": get, "GetMulti": getMulti, "a client's Get": plain, "Get of what is stale": inMemory, "GetMulti of what is stale": manyInMemory,
+		"Set": view.Set(ctx, tooLong, "k", "1"), "Touch": view.Touch(ctx, tooLong, "stale"),
+	} {
+		require.ErrorIs(t, err, aside.ErrInvalidArgument, name)
+		require.ErrorContains(t, err, "ttl is 875999h59m0.000000001s, with WithGrace(1m0s): must be at most 876000h0m0s together: shorten one", name)
+	}
+	require.Zero(t, db.Calls.Load())
+	_, err := view.Get(ctx, tooLong-1, "k", db.Load)
+	require.NoError(t, err)
+	stored(t, c, "k")
+	require.Positive(t, server.Do("PTTL", "k"))
+}

@@ -31,6 +31,7 @@ type refreshState struct {
 	ours     bool    // it rests because of a failure here, not because of what Redis holds at generation gen
 	gen      uint64
 	failures int // in a row, while there was no lock to count them
+	refusals int // in a row
 }
 
 // countedFor is how long after a rest its failures count.
@@ -67,8 +68,8 @@ func (rs *refreshes) running(key string) *flight {
 	return nil
 }
 
-// begin notes that a refresh of key is f, unless it rests; end must follow.
-func (rs *refreshes) begin(f *flight, gen uint64, now int64) (failures int, ok bool) {
+// begin notes that a refresh of key is f, unless it rests, and returns what was known; end must follow.
+func (rs *refreshes) begin(f *flight, gen uint64, now int64) (was refreshState, ok bool) {
 	s := rs.stripe(f.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,12 +90,12 @@ func (rs *refreshes) begin(f *flight, gen uint64, now int64) (failures int, ok b
 		state = &refreshState{}
 		s.byKey[f.key] = state
 	case state.restsLocked(gen, now):
-		return 0, false
+		return refreshState{}, false
 	case now-state.rests > countedFor:
-		state.failures = 0
+		state.failures, state.refusals = 0, 0
 	}
 	state.f = f
-	return state.failures, true
+	return *state, true
 }
 
 // end notes that the refresh is over.
@@ -131,6 +132,7 @@ type refreshItem struct {
 	lock     string  // the key of the refresh lock
 	gen      uint64  // of the key, before Redis was asked
 	failures int     // in a row
+	refusals int     // in a row
 
 	marker, print, end, stamp string // in the lock, and what the refresh sets out to replace; "" without a lock
 
@@ -143,6 +145,13 @@ type refreshItem struct {
 func (item *refreshItem) failed() {
 	item.failures++
 	item.rest, item.ours = freshness.Backoff(item.failures, rand.Float64()), true
+}
+
+// refused has an item rest after its result was refused. Somebody has written the key, or its lock
+// was lost: where locks are evicted, that goes on.
+func (item *refreshItem) refused() {
+	item.refusals++
+	item.rest, item.ours = soon<<min(item.refusals, 9), true
 }
 
 // locked reads the answer of script.Refresh.

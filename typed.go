@@ -175,7 +175,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 	case t.wrong != nil:
 		return values, t.wrong
 	}
-	options, err := t.c.callOptions(t.calls, opts)
+	options, err := t.c.check(ttl, t.calls, opts)
 	if err != nil {
 		return values, err
 	}
@@ -335,7 +335,11 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 	if err != nil {
 		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), reason.Of(err))
 	}
-	return t.c.Set(ctx, t.withGrace(ttl), key, raw)
+	ttl, err = t.withGrace(ttl)
+	if err != nil {
+		return err
+	}
+	return t.c.Set(ctx, ttl, key, raw)
 }
 
 // Del is [Client.Del].
@@ -351,14 +355,18 @@ func (t *TypedClient[T]) Touch(ctx context.Context, ttl time.Duration, keys ...s
 	if t.c == nil {
 		return errNilClient
 	}
-	return t.c.Touch(ctx, t.withGrace(ttl), keys...)
+	ttl, err := t.withGrace(ttl)
+	if err != nil {
+		return err
+	}
+	return t.c.Touch(ctx, ttl, keys...)
 }
 
-// withGrace is for how long a value lives that is to be fresh for ttl. A ttl that is refused stays
+// withGrace is for how long a value lives that is to be fresh for ttl. A ttl that is too short stays
 // so.
-func (t *TypedClient[T]) withGrace(ttl time.Duration) time.Duration {
+func (t *TypedClient[T]) withGrace(ttl time.Duration) (time.Duration, error) {
 	if ttl < leastTTL {
-		return ttl
+		return ttl, nil
 	}
-	return freshness.Sum(ttl, t.grace)
+	return freshness.Sum(ttl, t.grace), endlessGrace(ttl, t.grace)
 }
