@@ -211,6 +211,38 @@ func (b *replayBench) put(kind byte, of, value string) {
 	b.server.Do("HSET", stamp.Bucket(b.key), stamp.Field(b.key), stamp.Left{Stamp: by, Ends: ends}.String())
 }
 
+// A refresh replaces the value that came with a stamp by a loaded one, which may be newer than a Set
+// that is replayed later.
+func TestASetIsNotReplayedOntoWhatARefreshHasLoaded(t *testing.T) {
+	b := newReplayBench(t)
+	for name, ttl := range map[string]int{"a value": 30_000, "nothing, and somebody loads": 0} {
+		t.Run(name, func(t *testing.T) {
+			b.t, b.key = t, name
+			b.put('s', b.stamp(-500, "bbbb", 1), "theirs")
+			lock := stamp.RefreshLock(b.key)
+			eval := func(s *script.Script, args ...any) []any {
+				answer, err := b.server.TryDo(append([]any{"EVAL", s.Text(), 4, b.key, lock, stamp.Bucket(b.key), stamp.Bucket(lock)}, args...)...)
+				require.NoError(t, err)
+				return answer.([]any)
+			}
+			taken := eval(script.Refresh, "marker", 10_000, 100_000, wire.LockPrefix, 2)
+			require.EqualValues(t, 2, taken[0])
+			require.Equal(t, b.mark(), taken[4])
+			require.Equal(t, []any{int64(1)}, eval(script.Refreshed, "marker", taken[2], taken[3], taken[4], "loaded", ttl, 2))
+			if ttl == 0 {
+				require.Nil(t, b.value())
+				b.server.Do("SET", b.key, "loaded", "PX", 30_000)
+			}
+			require.Equal(t, "loaded", b.value())
+			want := parsed(t, taken[4].(string))
+			want.Ends = 0
+			require.Equal(t, want, parsed(t, b.mark()), "whose stamp it is stays")
+			require.Equal(t, fallback.Deleted, b.replay(fallback.OpSet, b.stamp(0, "aaaa", 1), "older", time.Hour))
+			require.Nil(t, b.value())
+		})
+	}
+}
+
 func TestWhatIsTooOldIsReplayedAsADelete(t *testing.T) {
 	b := newReplayBench(t)
 	b.key = "k"

@@ -538,3 +538,30 @@ func sortedList(answer any) any {
 	}
 	return list
 }
+
+// A refresh that is stored leaves the same beside the key.
+func TestTheFakeStoresARefreshAsRedisDoes(t *testing.T) {
+	server := redistest.Start(t)
+	fake := New()
+	t.Cleanup(fake.Close)
+	for _, ttl := range []string{"100000", "0"} {
+		for _, other := range []int64{0, 1_700_000_000_000_000} {
+			left := stamp.Left{Stamp: stamp.Stamp{Micros: time.Now().UnixMicro(), Client: "0123456789abcdef", Number: 7}, Other: other}
+			want := left.String()
+			left.Ends = time.Now().Add(time.Hour).UnixMilli()
+			for name, dial := range map[string]func() (net.Conn, error){"redis": func() (net.Conn, error) { return net.Dial("tcp", server.Addr()) }, "the fake": fake.Dial} {
+				conn, err := dial()
+				p := dialed(t, conn, err)
+				keys := []string{"4", "k", "lock", stamp.Bucket("k"), stamp.Bucket("lock")}
+				p.do(t, "SET", "k", "v", "PX", "100000")
+				p.do(t, "HSET", stamp.Bucket("k"), "k", left.String())
+				taken := p.do(t, slices.Concat([]string{"EVAL", script.Refresh.Text()}, keys, []string{"m", "10000", "200000", wire.LockPrefix, "2"})...).answer.([]any)
+				require.Len(t, taken, 5, name)
+				done := p.do(t, slices.Concat([]string{"EVAL", script.Refreshed.Text()}, keys, []string{"m", taken[2].(string), taken[3].(string), taken[4].(string), "w", ttl, "2"})...)
+				require.Equal(t, []any{int64(1)}, done.answer, name)
+				require.Equal(t, want, p.do(t, "HGET", stamp.Bucket("k"), "k").answer, name)
+				p.do(t, "DEL", stamp.Bucket("k"))
+			}
+		}
+	}
+}

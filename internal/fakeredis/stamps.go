@@ -29,8 +29,12 @@ func (r *run) whenFull() any {
 // stampIn is what a bucket has for a field, if it is a stamp; the bucket's head; and whether there is
 // something that is no stamp we know.
 func (r *run) stampIn(bucket, field string) (was left, head string, unknown bool) {
-	got, ok := r.pcall("HMGET", bucket, field, "").([]any)
+	said := r.pcall("HMGET", bucket, field, "")
+	got, ok := said.([]any)
 	if !ok {
+		if failed, _ := said.(failure); !strings.Contains(string(failed), "WRONGTYPE") {
+			r.call("HMGET", bucket, field, "")
+		}
 		r.call("DEL", bucket)
 		return nil, "", true
 	}
@@ -106,6 +110,8 @@ func (r *run) placeIn(bucket, field, was string, l stamp.Left, ms, ends, keep in
 	known := len(was) == 19 && was[0] == 16
 	if known {
 		h = head{bigEndian(was[1:7]), bigEndian(was[7:13]), bigEndian(was[13:19])}
+	} else {
+		h.lives = ms + max(r.call("PTTL", bucket).(int64), 0)
 	}
 	must := max(ms+keep, ends)
 	if must <= h.lives && keep <= h.longest && ms < h.due {
@@ -378,13 +384,21 @@ func refreshed(r *run) any {
 		return []any{int64(0)}
 	}
 	v, same := r.look(r.keys[0]), false
+	var was left
 	if v != nil {
-		if at, ok := r.end(r.keys[0]); ok {
-			off := at - number(r.args[2])
-			same = off >= -3 && off <= 3 && r.stampText(0) == r.args[3] && sha1hex(v.(string)) == r.args[1]
+		if at, ok := r.end(r.keys[0]); ok && at-number(r.args[2]) >= -3 && at-number(r.args[2]) <= 3 {
+			text := ""
+			if was, _, _ = r.stampOf(0); was != nil {
+				text = was.String()
+			}
+			same = text == r.args[3] && sha1hex(v.(string)) == r.args[1]
 		}
 	}
 	if same {
+		if was != nil {
+			was.Ends = 0
+			r.call("HSET", r.bucket(0), stamp.Field(r.keys[0]), was.String())
+		}
 		if r.args[5] == "0" {
 			r.call("UNLINK", r.keys[0])
 		} else {

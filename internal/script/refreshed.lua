@@ -10,12 +10,23 @@
 -- Second run: finds no marker and is refused
 --
 -- The end may differ by the error of ends.lua.
+--
+-- A stamp that is there has no end afterwards: what is there is a load's, so that a replay does not
+-- take it for the value that came with the stamp, and an older Set does not overwrite it.
 
 if look(KEYS[2]) ~= ARGV[1] then return {0} end
 local v = look(KEYS[1])
 local at = v and ends(KEYS[1])
-local same = at and math.abs(at - ARGV[3]) <= 3 and (stampOf(1) or '') == ARGV[4] and redis.sha1hex(v) == ARGV[2]
+local same, was = at and math.abs(at - ARGV[3]) <= 3
 if same then
+  was = stampOf(1)
+  same = (was or '') == ARGV[4] and redis.sha1hex(v) == ARGV[2]
+end
+if same then
+  if was then
+    local t, client, number, _, other = parts(was)
+    call('HSET', KEYS[3], fieldOf(KEYS[1]), stored(t, client, number, 0, other))
+  end
   if ARGV[6] == '0' then call('UNLINK', KEYS[1]) else put(KEYS[1], ARGV[5], ARGV[6]) end
 end
 call('DEL', KEYS[2])

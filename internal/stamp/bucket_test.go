@@ -124,3 +124,47 @@ func TestASweepLeavesWhatItDoesNotKnow(t *testing.T) {
 	require.True(t, b.has("k"))
 	require.Positive(t, b.lives())
 }
+
+// A head that is not known says nothing of how long the bucket is needed, so it lives on as it did.
+func TestAnUnknownHeadDoesNotShortenABucket(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	b.leave("long", time.Minute, 100*time.Hour)
+	b.server.Do("HSET", b.key(), "", "\x20of another version")
+	b.leave("k", time.Minute, 0)
+	require.Greater(t, b.lives(), 99*time.Hour)
+	b.server.Do("HDEL", b.key(), "")
+	b.leave("k", time.Minute, 0)
+	require.Greater(t, b.lives(), 99*time.Hour)
+}
+
+// Redis gives HSCAN a hash in one piece as a whole. All that is dead of it goes in one step, also
+// where it is more than Lua can have as arguments.
+func TestABucketInOnePieceIsSweptHoweverLong(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	b.server.Do("CONFIG", "SET", "hash-max-ziplist-entries", 20_000) // hash-max-listpack-entries, for all versions
+	const n = 9000
+	old := stamp.Left{Stamp: stamp.Stamp{Micros: time.Now().Add(-time.Hour).UnixMicro(), Client: client, Number: 1}}.String()
+	args := []any{"HSET", b.key()}
+	for i := range n {
+		args = append(args, fmt.Sprint("{slot}", i), old)
+	}
+	b.leave("k", time.Second, 0)
+	b.server.Do(args...)
+	b.until("all that is old is gone", time.Second, func() bool { return b.server.Do("HLEN", b.key()).(int64) < n })
+	require.LessOrEqual(t, b.server.Do("HLEN", b.key()), int64(3))
+}
+
+// A bucket that may not be read is left as it is: the write is refused. What is no hash is no bucket.
+func TestABucketThatMayNotBeReadStays(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	b.leave("k", time.Minute, 0)
+	b.server.Do("ACL", "SETUSER", "default", "-hmget")
+	mine, _ := stamp.Packed(stamp.Stamp{Micros: time.Now().UnixMicro(), Client: client, Number: 9}.String())
+	_, err := b.server.TryDo("EVAL", script.Stamp.Text(), 1, b.key(), "0-9007199254740991", mine, 60_000, 0, "{slot}l")
+	require.Error(t, err)
+	require.True(t, b.has("k"))
+	b.server.Do("ACL", "SETUSER", "default", "+hmget")
+	b.server.Do("SET", b.key(), "a string")
+	b.leave("k", time.Minute, 0)
+	require.True(t, b.has("k"))
+}

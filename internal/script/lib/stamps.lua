@@ -14,7 +14,7 @@
 --            write may go on to write, so one that wants to be refused asks before it writes
 -- fieldOf:   the name of a data key's field, which is never that of the head
 -- stampIn:   the stamp that a bucket has for a field, or nil; the bucket's head; and whether there
---            is something that is no stamp we know
+--            is something that is no stamp we know. What is no hash is deleted
 -- stampOf:   stampIn, for the ith key. leave or place for it follow, if they do, before the next
 --            stampOf
 -- proposed:  time, client and number of a proposed stamp
@@ -32,7 +32,7 @@
 -- leave:     leaveIn, for the ith key
 
 local count, heads = tonumber(ARGV[#ARGV]), {}
-local byte, floor, max, unstruct, struct_ = string.byte, math.floor, math.max, struct.unpack, struct.pack
+local byte, floor, max, min, unstruct, struct_ = string.byte, math.floor, math.max, math.min, struct.unpack, struct.pack
 local layouts = {
   [16] = '>BI7c8I5', [17] = '>BI7c8I5I3', [18] = '>BI7c8I5I6',
   [20] = '>BI7c8I5I7', [21] = '>BI7c8I5I3I7', [22] = '>BI7c8I5I6I7',
@@ -50,6 +50,8 @@ end
 local function stampIn(bucket, field)
   local got = redis.pcall('HMGET', bucket, field, '')
   if got.err then
+    -- not permitted, perhaps: then it is not the bucket's fault
+    if not got.err:find('WRONGTYPE', 1, true) then call('HMGET', bucket, field, '') end
     call('DEL', bucket)
     return nil, false, true
   end
@@ -90,12 +92,14 @@ local function sweep(bucket, from, ms, longest)
       last = max(last, needed)
     end
   end
-  if #dead > 0 then call('HDEL', bucket, unpack(dead)) end
+  -- a hash in one piece is seen at once, however long; Lua's stack is not
+  for i = 1, #dead, 1000 do call('HDEL', bucket, unpack(dead, i, min(i + 999, #dead))) end
   return goes, from == 0 and goes == 0 and last
 end
 local function placeIn(bucket, field, head, s, ms, ends, keep)
   local kind, lives, due, longest, from, known = 16, 0, 0, keep, 0, head and headSizes[byte(head)] == #head
-  if known then kind, lives, due, longest, from = unstruct(headLayouts[byte(head)], head) end
+  if known then kind, lives, due, longest, from = unstruct(headLayouts[byte(head)], head)
+  else lives = ms + max(call('PTTL', bucket), 0) end
   if kind == 16 then from = 0 end
   local must = max(ms + keep, ends)
   if must <= lives and keep <= longest and ms < due then return call('HSET', bucket, field, s) end
