@@ -157,6 +157,30 @@ func TestADelOfWhichOnlyTheStampWasLeftIsReplayed(t *testing.T) {
 	require.False(t, ok, "deleted, acknowledged, and there: %q", value)
 }
 
+// A refresh has two keys and their buckets, of which Redis cannot have all at hand while the slot is
+// on the move. The stale value is served meanwhile, and refreshed afterwards.
+func TestAStaleValueInAMovingSlotIsServed(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	slot, tag := firstSlot(cluster, 1)
+	key := tag + "k"
+	cluster.Node(1).Do("SET", key, "1", "PX", (grace / 2).Milliseconds())
+	cluster.BeginMigration(slot, 1, 2)
+	db := newSource("2")
+	value, err := graceful(c).Get(ctx, fresh, key, db.Load)
+	require.NoError(t, err)
+	require.Equal(t, "1", value)
+	eventually(t, "the refresh is over", refreshed(c))
+	require.Zero(t, db.Calls.Load())
+	migrate(t, cluster, 1, 2, key)
+	cluster.FinishMigration(slot, 1, 2)
+	eventually(t, "it is refreshed", func() bool {
+		value, err := graceful(c).Get(ctx, fresh, key, db.Load)
+		return err == nil && value == "2"
+	})
+}
+
 // firstSlot returns the first slot of a node, and a tag of keys that are in it.
 func firstSlot(cluster *redistest.Cluster, node int) (slot int, tag string) {
 	for _, row := range cluster.Node(node).Do("CLUSTER", "SLOTS").([]any) {

@@ -152,7 +152,7 @@ func (l *Link) RunBatches(ctx context.Context, all []*Batch, pieces *Pieces, use
 				if use == nil {
 					continue
 				}
-				if len(b.Keys) > 1 && IsTryAgain(b.Err) {
+				if len(b.Of) > 1 && IsTryAgain(b.Err) { // several of a list, not one that has several keys
 					l.runSingly(ctx, b, use)
 				} else {
 					use(b)
@@ -179,7 +179,7 @@ func (l *Link) runSingly(ctx context.Context, b *Batch, use func(*Batch)) {
 	for n, key := range b.Keys {
 		at := b.Head + n*each
 		one := &Batch{Shard: b.Shard, Of: b.Of[n : n+1], Head: b.Head, Call: Call{
-			Script: b.Script, Keys: []string{key}, Args: append(slices.Clone(b.Args[:b.Head]), b.Args[at:at+each]...),
+			Script: b.Script, Keys: []string{key}, Args: append(slices.Clone(b.Args[:b.Head]), b.Args[at:at+each]...), Stamped: b.Stamped,
 		}}
 		l.Run(ctx, b.Shard, &one.Call)
 		use(one)
