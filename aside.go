@@ -47,6 +47,7 @@ type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, 
 // Get returns a loaded value before it is stored, and even if storing it fails. It is stored in the
 // background, and Close waits for that; Options.StoreFirst makes Get wait.
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
+	waited := false
 	if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
 		use := len(opts) == 0
 		if !use {
@@ -57,6 +58,7 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Lo
 			if err != nil {
 				return "", err
 			}
+			waited = !use
 		}
 		if use {
 			c.hit(key)
@@ -69,7 +71,7 @@ func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Lo
 	if load == nil {
 		return "", errNilLoader
 	}
-	out, err := c.obtain(ctx, key, "", &plan{ttl: ttl, opts: opts, call: &stringLoad{load}})
+	out, err := c.obtain(ctx, key, "", &plan{ttl: ttl, opts: opts, call: &stringLoad{load}, waited: waited})
 	if err != nil {
 		return "", err
 	}

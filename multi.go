@@ -197,7 +197,12 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 		}
 		if len(stale) > 0 {
-			for _, key := range (refresher{c}).stale(who, slices.Sorted(maps.Keys(stale)), p) { // it has changed
+			r := refresher{c}
+			still := func(key string) bool {
+				out := stale[key]
+				return r.stillHolds(key, &out)
+			}
+			for _, key := range r.stale(who, slices.Sorted(maps.Keys(stale)), p, still) { // it has changed
 				keys = append(keys, key)
 				delete(stale, key)
 			}

@@ -213,14 +213,19 @@ func (refreshEnd) release(l *load, err error) {
 }
 
 // stale counts keys that a caller has found stale, and has those refreshed that do not rest. It
-// returns those that a refresh has changed while the caller waited for that, so that they are to be
-// asked for again.
-func (r refresher) stale(ctx context.Context, keys []string, p *plan) (again []string) {
+// returns those that are to be asked for again, because they have changed or ended while the caller
+// waited for their refresh. still reports whether what was found of a key may be served still.
+func (r refresher) stale(ctx context.Context, keys []string, p *plan, still func(key string) bool) (again []string) {
 	if !p.options.withoutLoad {
 		flights := r.begin(keys, p)
 		if p.options.softTimeout > 0 && !p.waited && loadOf(ctx) == nil { // a loader's own call does not wait: the refresh may be that loader's
 			p.waited = true
-			again = r.await(ctx, flights, p.options.softTimeout)
+			changed := r.await(ctx, flights, p.options.softTimeout)
+			for _, key := range keys {
+				if changed[key] || !still(key) {
+					again = append(again, key)
+				}
+			}
 		}
 	}
 	r.counted.staleHits.Add(int64(len(keys) - len(again)))
@@ -228,18 +233,19 @@ func (r refresher) stale(ctx context.Context, keys []string, p *plan) (again []s
 }
 
 // await waits for refreshes, for so long, and returns the keys that they have loaded.
-func (r refresher) await(ctx context.Context, flights []*flight, patience time.Duration) (changed []string) {
+func (r refresher) await(ctx context.Context, flights []*flight, patience time.Duration) (changed map[string]bool) {
 	who := enterCall(ctx)
 	defer who.leave()
 	timed, cancel := context.WithTimeout(who, patience)
 	defer cancel()
+	changed = make(map[string]bool)
 	for _, f := range flights {
 		f.stripe.mu.Lock()
 		f.waiting++
 		f.stripe.mu.Unlock()
 		t := ticket{f: f, of: &r.flights}
 		if out, err := t.wait(timed); err == nil && !out.again && out.err == nil {
-			changed = append(changed, f.key)
+			changed[f.key] = true
 		}
 	}
 	return changed
@@ -253,7 +259,26 @@ func (r refresher) isStale(out *outcome, p *plan) bool {
 // again reports whether the caller of p is to ask once more for what it has found, because that was
 // stale and has changed while the caller waited.
 func (r refresher) again(ctx context.Context, key string, out *outcome, p *plan) bool {
-	return r.isStale(out, p) && len(r.stale(ctx, []string{key}, p)) > 0
+	return r.isStale(out, p) && len(r.stale(ctx, []string{key}, p, func(string) bool { return r.stillHolds(key, out) })) > 0
+}
+
+// stillHolds reports whether what Redis or the store has answered may be served still: nothing was
+// heard of a change since, and it has not ended. Where it is in memory, it must be served from there.
+func (r refresher) stillHolds(key string, out *outcome) bool {
+	return r.near.Generation(key) == out.gen && r.link.Now() < out.ends && (out.entry == nil || r.near.Lookup(key) == out.entry)
+}
+
+// stillInMemory returns a function that reports whether what memory has for one of keys now may be
+// served still.
+func (r refresher) stillInMemory(keys []string, p *plan) func(key string) bool {
+	if p.options.softTimeout == 0 { // nobody waits
+		return nil
+	}
+	gens := make(map[string]uint64, len(keys))
+	for _, key := range keys {
+		gens[key] = r.near.Generation(key)
+	}
+	return func(key string) bool { return r.near.Generation(key) == gens[key] && r.near.Lookup(key) != nil }
 }
 
 // serves reports whether a call may have what memory has for its key, with nothing left to do: it is
@@ -283,7 +308,8 @@ func (r refresher) hit(ctx context.Context, key string, p *plan) (_ bool, err er
 	if p.options, err = r.check(p.ttl, p.defaults, p.opts); err != nil {
 		return false, err
 	}
-	return len(r.stale(ctx, []string{strings.Clone(key)}, p)) == 0, nil
+	keys := []string{strings.Clone(key)}
+	return len(r.stale(ctx, keys, p, r.stillInMemory(keys, p))) == 0, nil
 }
 
 // hits is hit for many keys; it returns those that have changed.
@@ -293,5 +319,6 @@ func (r refresher) hits(ctx context.Context, keys []string, p *plan) (changed []
 	}
 	keys = cloned(keys)
 	slices.Sort(keys)
-	return r.stale(ctx, slices.Compact(keys), p), nil
+	keys = slices.Compact(keys)
+	return r.stale(ctx, keys, p, r.stillInMemory(keys, p)), nil
 }

@@ -721,3 +721,63 @@ func TestATtlWhoseGraceHasNoEndIsRefused(t *testing.T) {
 	stored(t, c, "k")
 	require.Positive(t, server.Do("PTTL", "k"))
 }
+
+// A caller that waits for a refresh is not served what is deleted, or ends, meanwhile: it asks again,
+// as a caller that begins then.
+func TestWhatChangesDuringASoftTimeoutIsNotServed(t *testing.T) {
+	server := redistest.Start(t)
+	ctx := testContext(t)
+	for name, get := range map[string]func(c *aside.Client, db *source, key string) (string, error){
+		"Get": func(c *aside.Client, db *source, key string) (string, error) {
+			return graceful(c).Get(ctx, fresh, key, db.Load, aside.WithSoftTimeout(time.Second))
+		},
+		"GetMulti": func(c *aside.Client, db *source, key string) (string, error) {
+			values, err := graceful(c).GetMulti(ctx, fresh, []string{key}, db.LoadMany, aside.WithSoftTimeout(time.Second))
+			return values[key], err
+		},
+		"a client's Get": func(c *aside.Client, db *source, key string) (string, error) {
+			return c.Get(ctx, fresh, key, db.Load, aside.WithGrace(grace), aside.WithSoftTimeout(time.Second))
+		},
+		"a client's GetMulti": func(c *aside.Client, db *source, key string) (string, error) {
+			values, err := c.GetMulti(ctx, fresh, []string{key}, db.LoadMany, aside.WithGrace(grace), aside.WithSoftTimeout(time.Second))
+			return values[key], err
+		},
+	} {
+		for _, inMemory := range []bool{true, false} {
+			for _, how := range []string{"deleted", "ended"} {
+				t.Run(fmt.Sprint(name, ", in memory ", inMemory, ", ", how), func(t *testing.T) {
+					t.Parallel()
+					key := strings.ReplaceAll(t.Name(), "/", " ")
+					c, db := newClient(t, server.Addr()), newSource("2")
+					left := grace / 2
+					if how == "ended" {
+						left = 500 * time.Millisecond
+					}
+					server.Do("SET", key, "1", "PX", left.Milliseconds())
+					if inMemory {
+						awaitStale(t, c, key)
+					}
+					letGo := db.HoldUp()
+					type answer struct {
+						value string
+						err   error
+					}
+					answers := make(chan answer, 1)
+					go func() {
+						value, err := get(c, db, key)
+						answers <- answer{value, err}
+					}()
+					eventually(t, "its refresh has begun", func() bool { return db.Calls.Load() == 1 })
+					if how == "deleted" {
+						require.NoError(t, c.Del(ctx, key))
+					}
+					eventually(t, "it has asked again", func() bool { return db.Calls.Load() == 2 })
+					letGo()
+					a := <-answers
+					require.NoError(t, a.err)
+					require.Equal(t, "2", a.value)
+				})
+			}
+		}
+	}
+}

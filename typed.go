@@ -20,6 +20,7 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 		var none T
 		return none, errNilClient
 	}
+	waited := false
 	e, fresh := t.c.near.LookupFresh(key, t.grace)
 	if e != nil && ttl >= leastTTL && load != nil && (!fresh || len(opts) > 0) {
 		var err error
@@ -27,6 +28,7 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			var none T
 			return none, err
 		}
+		waited = e == nil
 	}
 	if e != nil && ttl >= leastTTL && load != nil {
 		if e.Absent() {
@@ -49,7 +51,7 @@ func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string,
 			t.warn(notDecoded, key, err)
 		}
 	}
-	return t.get(ctx, ttl, key, load, opts)
+	return t.get(ctx, key, load, plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, waited: waited})
 }
 
 // take returns e, which memory has for the key of a Get, if it may be served; nil: it has changed
@@ -71,8 +73,8 @@ func (t *TypedClient[T]) take(ctx context.Context, ttl time.Duration, key string
 	return e, nil
 }
 
-// get is Get behind memory.
-func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string, load Loader[T], opts []CallOption) (none T, _ error) {
+// get is Get behind memory. p has no loader yet.
+func (t *TypedClient[T]) get(ctx context.Context, key string, load Loader[T], p plan) (none T, _ error) {
 	switch {
 	case load == nil:
 		return none, errNilLoader
@@ -81,7 +83,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 	}
 	bad := ""
 	for range undecodableRounds {
-		call := &typedLoad[T]{plan: plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room}, t: t, user: load}
+		call := &typedLoad[T]{plan: p, t: t, user: load}
 		call.plan.call = call
 		out, err := t.c.obtain(ctx, key, bad, &call.plan)
 		switch {
@@ -104,7 +106,7 @@ func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, key string,
 		bad = fingerprint(wire.Pack(out.raw))
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
-	return alone(ctx, t.c, t.calls, opts, func(ctx context.Context) (none T, _ error) {
+	return alone(ctx, t.c, t.calls, p.opts, func(ctx context.Context) (none T, _ error) {
 		value, err := load(ctx, key)
 		switch {
 		case err != nil:
@@ -197,9 +199,11 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		values[key] = value
 		return true
 	})
+	waited := false
 	if len(stale) > 0 {
-		call := &typedBatchLoad[T]{t: t, user: load}
-		changed, _ := refresher{t.c}.hits(ctx, stale, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call})
+		p := plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: &typedBatchLoad[T]{t: t, user: load}}
+		changed, _ := refresher{t.c}.hits(ctx, stale, &p)
+		waited = p.waited
 		for _, key := range changed {
 			delete(values, key)
 		}
@@ -225,7 +229,7 @@ func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys [
 		}
 		call := &typedBatchLoad[T]{t: t, user: load}
 		var undecodable []string
-		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call}, func(key string, out outcome) {
+		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call, waited: waited}, func(key string, out outcome) {
 			if out.absent {
 				return
 			}
