@@ -90,6 +90,8 @@ func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) erro
 	return err
 }
 
+func (l *stringLoad) another() loadCaller { return l }
+
 var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loads the value, or use Peek", ErrInvalidArgument)
 
 // obtain is the life of a Get behind memory.

@@ -19,9 +19,11 @@ import (
 
 // loadCaller is a user's loader in the form that serves one key and many, strings and types: a
 // pointer, made anew for each call. load fills out, which is as long as keys and preset to "not
-// found"; keys stay as they are.
+// found"; keys stay as they are. another returns one of the same loader for a load that may run
+// beside the call's own.
 type loadCaller interface {
 	load(ctx context.Context, keys []string, out []loaded) error
+	another() loadCaller
 }
 
 // plan is what a call wants done with keys that memory could not answer.

@@ -66,6 +66,8 @@ func (l *stringBatchLoad) load(ctx context.Context, keys []string, out []loaded)
 	return strangers(keys, found)
 }
 
+func (l *stringBatchLoad) another() loadCaller { return l }
+
 // strangers returns an error if a batch loader has answered for other keys only than it was asked
 // for: that says nothing of those.
 func strangers[T any](keys []string, found map[string]T) error {

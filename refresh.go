@@ -58,7 +58,7 @@ func (r refresher) begin(keys []string, p *plan) (flights []*flight) {
 		return flights
 	}
 	own := *p
-	own.opts = nil
+	own.opts, own.call = nil, p.call.another()
 	if !r.inBackground(func() { r.run(items, &own) }) { // ends with the load, or with Close
 		r.end(items)
 	}

@@ -162,6 +162,8 @@ func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) er
 	return nil
 }
 
+func (l *typedLoad[T]) another() loadCaller { return &typedLoad[T]{t: l.t, user: l.user} }
+
 // undecodableRounds is how often a call tries to replace what it cannot read before it leaves the
 // cache alone.
 const undecodableRounds = 3
@@ -296,6 +298,8 @@ func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loade
 	}
 	return strangers(keys, found)
 }
+
+func (l *typedBatchLoad[T]) another() loadCaller { return &typedBatchLoad[T]{t: l.t, user: l.user} }
 
 func (l *typedBatchLoad[T]) value(key string) T {
 	l.mu.Lock()
