@@ -32,7 +32,8 @@ import (
 // ttl must be at least a millisecond and is rounded up to whole milliseconds; with more than
 // LongestTTL the key does not expire. The errors are
 //
-//   - ErrTooLarge, or Redis's own error if it refused the write: nothing was written;
+//   - ErrTooLarge, or Redis's own error if it refused the write: nothing was written, unless the
+//     user of Redis lacks a permission for stamps only (docs/OPERATIONS.md has them);
 //   - ErrNotDurable: the write is kept for replay, in memory only;
 //   - ErrFull or ErrDisk: it could not be kept;
 //   - ErrUnknownOutcome alone: it is durably kept, but Redis may still apply it briefly, because
