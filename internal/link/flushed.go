@@ -28,19 +28,19 @@ const flushKeySuffix = ":made"
 
 // flushWatch is what is known of a shard's key. It belongs to the prober.
 type flushWatch struct {
-	key, run string // which key, in which life of the server
-	made     int64  // when it was made, as seen last
-	epoch    uint64 // the connection on which that was
-	servers  uint64 // that on which it was looked whether it leads to several servers
-	at       int64  // when, in Link.Now's time
+	key, run   string // which key, in which life of the server
+	made       int64  // when it was made, as seen last
+	connection uint64 // on which that was
+	servers    uint64 // that on which it was looked whether it leads to several servers
+	at         int64  // when, in Link.Now's time
 }
 
 const flushLookEvery = time.Minute // beside what gives reason to
 
 // lookAround follows a good probe: it looks whether this is one server, and whether it was flushed.
 func (l *Link) lookAround(sh *Shard) {
-	if run, epoch := sh.run.Load(), sh.Valid.Epoch(); sh.Addr == "" && run != nil && run.id != "" && sh.watch.servers != epoch && l.lookForSpread(sh) {
-		sh.watch.servers = epoch
+	if run, connection := sh.run.Load(), sh.Valid.Connection(); sh.Addr == "" && run != nil && run.id != "" && sh.watch.servers != connection && l.lookForSpread(sh) {
+		sh.watch.servers = connection
 	}
 	if !l.mayBeFlushed(sh) {
 		return
@@ -53,18 +53,18 @@ func (l *Link) lookAround(sh *Shard) {
 // too, and before a shard comes back.
 func (l *Link) mayBeFlushed(sh *Shard) bool {
 	w := &sh.watch
-	return w.epoch != sh.Valid.Epoch() || !sh.Asks() || l.Now()-w.at >= int64(flushLookEvery)
+	return w.connection != sh.Valid.Connection() || !sh.Asks() || l.Now()-w.at >= int64(flushLookEvery)
 }
 
 // lookForFlush finds out whether the database was flushed since the last look. Where that cannot be
 // known it concludes nothing.
 func (l *Link) lookForFlush(sh *Shard) {
-	w, epoch, run := &sh.watch, sh.Valid.Epoch(), sh.run.Load()
+	w, connection, run := &sh.watch, sh.Valid.Connection(), sh.run.Load()
 	key, ok := l.flushKey(sh)
-	if !ok || run == nil || run.id == "" || run.epoch != epoch {
+	if !ok || run == nil || run.id == "" || run.connection != connection {
 		return
 	}
-	w.epoch, w.at = epoch, l.Now()
+	w.connection, w.at = connection, l.Now()
 	ctx, cancel := context.WithTimeout(l.closing, l.opt.RedisTimeout)
 	defer cancel()
 	q := NewCall(script.Made, key, script.InMilliseconds(l.opt.FlushKeyTTL))
@@ -73,7 +73,7 @@ func (l *Link) lookForFlush(sh *Shard) {
 	made, notNumber := strconv.ParseInt(text, 10, 64)
 	if q.Err != nil || err != nil || notNumber != nil {
 		if _, reply := rueidis.IsRedisErr(q.Err); q.Err != nil && !reply {
-			w.epoch = 0 // ask again
+			w.connection = 0 // ask again
 		}
 		return
 	}

@@ -177,7 +177,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	limit := l.probeLimit(sh)
 	ctx, cancel := context.WithTimeout(l.closing, limit)
 	defer cancel()
-	epoch := sh.Valid.Epoch()
+	epoch, connection := sh.Valid.Epoch(), sh.Valid.Connection()
 	prove := l.mustProve(sh, epoch)
 	if p.made && l.Now() >= p.at+int64(probeTTL/2) { // the prober has rested, and its key has expired, or is about to
 		p.made = false
@@ -199,7 +199,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 	keyed := len(commands)
 	commands = append(commands, b.Exists().Key(p.key).Build(), b.Pexpire().Key(p.key).Milliseconds(ttl).Build(), ofTime.command(b, false))
 	run := sh.run.Load()
-	asksRun := run == nil || run.epoch != epoch || run.replica
+	asksRun := run == nil || run.connection != connection || run.replica
 	if asksRun {
 		commands = append(commands, b.Info().Section("server").Build(), b.Info().Section("replication").Build(), b.ConfigGet().Parameter("proto-max-bulk-len").Build())
 	}
@@ -228,7 +228,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 		server, _ := answers[keyed+3].ToString()
 		replication, _ := answers[keyed+4].ToString()
 		sh.longest.heed(answers[keyed+5])
-		run = &runID{id: infoField(server, "run_id"), echoes: strings.HasPrefix(infoField(server, "redis_version"), "6.0."), epoch: epoch, replica: infoField(replication, "role") == "slave", history: infoField(replication, "master_replid")}
+		run = &runID{id: infoField(server, "run_id"), echoes: strings.HasPrefix(infoField(server, "redis_version"), "6.0."), connection: connection, replica: infoField(replication, "role") == "slave", history: infoField(replication, "master_replid")}
 		if run.replica {
 			err = errReplica
 		}
@@ -284,7 +284,7 @@ func (l *Link) probeOnce(sh *Shard) (ok, again bool) {
 		if p.rested && sent >= sh.Valid.Lease() {
 			// Nobody has looked whether pushes came meanwhile: what memory has may be old.
 			p.rested = false
-			sh.Valid.NewEpoch()
+			sh.Valid.Forget(epoch)
 			return true, true
 		}
 		p.rested = false

@@ -83,7 +83,7 @@ func (l *Link) look(sh *Shard, r *rest) (ok, whole bool) {
 // about its connection.
 func (l *Link) mustBeWhole(sh *Shard, r *rest) bool {
 	run, epoch := sh.run.Load(), sh.Valid.Epoch()
-	return !r.resting || sh.used.Load() || !sh.Asks() || sh.flaws.Load() > 0 || run == nil || run.epoch != epoch ||
+	return !r.resting || sh.used.Load() || !sh.Asks() || sh.flaws.Load() > 0 || run == nil || run.connection != sh.Valid.Connection() ||
 		sh.Valid.Tracked() && !sh.several() && sh.proof.epoch != epoch || l.Now() >= sh.proof.good+int64(wholeEvery)
 }
 

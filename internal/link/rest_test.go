@@ -35,7 +35,7 @@ func newIdle(l *Link, redis rueidis.Client) (*Shard, *rest) {
 	sh.client = redis
 	epoch := sh.Valid.Epoch()
 	sh.Valid.Prove(epoch, l.Now()+int64(l.opt.StaleLease))
-	sh.run.Store(&runID{id: "r", epoch: epoch})
+	sh.run.Store(&runID{id: "r", connection: sh.Valid.Connection()})
 	sh.proof.epoch, sh.proof.good = epoch, l.Now()
 	sh.fresh.Store(false)
 	sh.alive.Store(l.Now() + int64(l.opt.StaleLease))

@@ -78,8 +78,8 @@ type Shard struct {
 // runID is what a server calls its own life: it changes with a restart, and another server has
 // another.
 type runID struct {
-	id    string // "" if the server does not tell
-	epoch uint64 // the connection on which it was read
+	id         string // "" if the server does not tell
+	connection uint64 // on which it was read
 
 	replica bool
 	history string // the id of its replication

@@ -32,6 +32,8 @@ type Validity struct {
 	deaf            atomic.Bool   // no changes are told, or that cannot be proven
 	wanted          atomic.Bool   // see Wanted; the one field that readers change
 
+	forgotten uint64 // epochs that began on the connection of the one before; guarded by mu
+
 	mu sync.Mutex // held by whatever changes the fields above, so that no two changes mix; never while calling out
 }
 
@@ -53,6 +55,24 @@ func (v *Validity) NewEpoch() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.newEpochLocked()
+}
+
+// Forget begins an epoch on the connection that stands, if epoch is still the present one: nobody
+// knows whether all changes of what was read in it were told.
+func (v *Validity) Forget(epoch uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if epoch == v.epoch.Load() {
+		v.newEpochLocked()
+		v.forgotten++
+	}
+}
+
+// Connection is the number of the present connection, which may have several epochs, see Forget.
+func (v *Validity) Connection() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.epoch.Load() - v.forgotten
 }
 
 func (v *Validity) newEpochLocked() {
@@ -167,7 +187,7 @@ func (v *Validity) ServesAway(outage uint64) bool {
 	return v.degraded.Load() && outage == v.outage.Load()
 }
 
-// Epoch is the number of the present connection.
+// Epoch is the number of the present connection, or of a part of its life, see Forget.
 func (v *Validity) Epoch() uint64 { return v.epoch.Load() }
 
 // Outage is the number of the present outage, or of the latest.
