@@ -725,6 +725,7 @@ func TestATtlWhoseGraceHasNoEndIsRefused(t *testing.T) {
 // A caller that waits for a refresh is not served what is deleted, or ends, meanwhile: it asks again,
 // as a caller that begins then.
 func TestWhatChangesDuringASoftTimeoutIsNotServed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	ctx := testContext(t)
 	for name, get := range map[string]func(c *aside.Client, db *source, key string) (string, error){

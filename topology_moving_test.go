@@ -149,7 +149,7 @@ func TestADelOfWhichOnlyTheStampWasLeftIsReplayed(t *testing.T) {
 	cluster.Node(1).Do("CONFIG", "SET", "min-replicas-to-write", "1")
 	require.NoError(t, c.Del(ctx, key))
 	require.Equal(t, "old", cluster.Node(1).Do("GET", key), "its node has refused")
-	require.EqualValues(t, 1, c.Stats().Pending)
+	require.Equal(t, 1, c.Stats().Pending)
 	cluster.Node(1).Do("CONFIG", "SET", "min-replicas-to-write", "0")
 	awaitMode(t, c, aside.Healthy)
 	migrate(t, cluster, 1, 2, key)

@@ -125,6 +125,7 @@ func TestKeysOfOneCallHaveAStampEach(t *testing.T) {
 // This machine's clock is set while the client rests. Its first write and its first lock are not
 // of the future, so what another process has written later wins when it is replayed.
 func TestTheClockIsLookedAtAfterARest(t *testing.T) {
+	t.Parallel()
 	for name, first := range map[string]func(t *testing.T, a *Client, meanwhile func()){
 		"a Set": func(t *testing.T, a *Client, meanwhile func()) {
 			require.NoError(t, a.Set(t.Context(), time.Minute, "k", "old"))
