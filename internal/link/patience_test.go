@@ -102,8 +102,13 @@ func TestAClientOfTheUsersIsNotTakenForRueidisOwn(t *testing.T) {
 func TestCommandsUseTheContextOfEarlierOnes(t *testing.T) {
 	l := newConnected(t, redistest.Start(t).Addr())
 	sh := l.Shards()[0]
-	allocs := testing.AllocsPerRun(200, func() {
+	left := 0
+	for range 200 {
 		l.Run(context.Background(), sh, NewCall(script.Read, "k", "a", "1"))
-	})
-	require.Less(t, allocs, 5.5) // 2; and 6 without
+		if q, ok := l.contexts.Get().(*commandContext); ok {
+			left++
+			l.contexts.Put(q)
+		}
+	}
+	require.Greater(t, left, 100, "a pool loses some, to the garbage collector and under the race detector")
 }
