@@ -274,9 +274,17 @@ func (w *write) join(ctx context.Context, batcher *link.Batcher, b *writing) (al
 	return false
 }
 
-// executeMoving does a write whose slot is moving key by key, and with stamps in two steps, each of
-// one key: see script.Stamp.
+// executeMoving does a write whose slot is moving, as far as it can. What fails is kept with a new
+// stamp: its replay would find the one that was left, or may have been, and take it for done.
 func (w *write) executeMoving(ctx context.Context, b *writing) {
+	if done := w.moveAlong(ctx, b); !done && b.Stamped {
+		b.stamp = w.newStamp(b.Shard)
+	}
+}
+
+// moveAlong does a write key by key, and with stamps in two steps, each of one key: see
+// script.Stamp. It reports whether all of them are done.
+func (w *write) moveAlong(ctx context.Context, b *writing) (done bool) {
 	for _, key := range b.Keys {
 		if b.Stamped {
 			q := link.NewCall(script.Stamp, stamp.Bucket(key), b.Args[0], b.stamp.Packed(), w.stampTTL, script.InMilliseconds(w.ttl))
@@ -284,7 +292,7 @@ func (w *write) executeMoving(ctx context.Context, b *writing) {
 			w.link.Run(ctx, b.Shard, q)
 			b.Reply, b.Err = q.Reply, q.Err
 			if said, err := q.Reply.AsInt64(); q.Err != nil || err != nil || said <= 0 {
-				return
+				return false
 			} else if said == 2 {
 				continue
 			}
@@ -293,11 +301,10 @@ func (w *write) executeMoving(ctx context.Context, b *writing) {
 		q.Args = append(q.Args, w.args...)
 		w.link.Run(ctx, b.Shard, q)
 		if b.Reply, b.Err = q.Reply, q.Err; q.Err != nil || q.Untimely() {
-			// Its replay would find the stamp that was left, and take it for done.
-			b.stamp = w.newStamp(b.Shard)
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // batchedWrites are writes of many callers, of one kind.

@@ -160,6 +160,41 @@ func TestADelOfWhichOnlyTheStampWasLeftIsReplayed(t *testing.T) {
 	require.False(t, ok, "deleted, acknowledged, and there: %q", value)
 }
 
+// The same where nobody heard whether the stamp was left: its node was frozen, and the caller has
+// gone.
+func TestADelOfWhichTheStampMayHaveBeenLeftIsReplayed(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	_, option := durable(t)
+	c := newClient(t, "", option, func(o *aside.Options) {
+		o.Redis.InitAddress, o.RedisTimeout = cluster.Addrs(), 5*time.Second
+	})
+	ctx, cancel := context.WithCancel(testContext(t))
+	slot, tag := firstSlot(cluster, 1)
+	key := tag + "k"
+	require.NoError(t, c.Set(ctx, time.Hour, key, "old"))
+	cluster.BeginMigration(slot, 1, 2)
+	migrate(t, cluster, 1, 2, stamp.Bucket(key))
+	cluster.Node(2).Freeze()
+	cluster.Node(1).Do("CONFIG", "RESETSTAT")
+	deleted := inBackground(func() (string, error) { return "", c.Del(ctx, key) })
+	eventually(t, "its first node says TRYAGAIN", func() bool {
+		byName, _ := commandsSeen(cluster.Node(1))
+		return byName["client"]+byName["client|caching"] > 0 // which is ahead of the write
+	})
+	cancel()
+	require.Error(t, await(t, deleted).Err)
+	require.Equal(t, 1, c.Stats().Pending, "it is kept")
+	cluster.Node(2).Thaw()
+	awaitMode(t, c, aside.Healthy)
+	migrate(t, cluster, 1, 2, key)
+	cluster.FinishMigration(slot, 1, 2)
+	eventually(t, "it is replayed", func() bool { return c.Stats().Pending == 0 })
+	value, ok, err := c.Peek(testContext(t), key)
+	require.NoError(t, err)
+	require.False(t, ok, "deleted, kept, and there: %q", value)
+}
+
 // A refresh has two keys and their buckets, of which Redis cannot have all at hand while the slot is
 // on the move. The stale value is served meanwhile, and refreshed afterwards.
 func TestAStaleValueInAMovingSlotIsServed(t *testing.T) {
