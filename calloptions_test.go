@@ -125,13 +125,10 @@ func TestAtMostMaxLoadsRunAtOnce(t *testing.T) {
 			t.Parallel()
 			c, ctx := newClient(t, redistest.Start(t).Addr(), row.option), testContext(t)
 			view := aside.Typed(c, codec.String(), row.view...)
-			var running, most atomic.Int64
+			var running crowd
 			release := make(chan struct{})
 			load := func(context.Context, string) (string, error) {
-				n := running.Add(1)
-				defer running.Add(-1)
-				for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
-				}
+				defer running.enter()()
 				<-release
 				return "v", nil
 			}
@@ -162,7 +159,7 @@ func TestAtMostMaxLoadsRunAtOnce(t *testing.T) {
 			callers.Wait()
 			_, err := view.Get(ctx, time.Minute, "again", load)
 			require.NoError(t, err)
-			require.EqualValues(t, 4, most.Load())
+			require.EqualValues(t, 4, running.most.Load())
 			require.EqualValues(t, 16, c.Stats().Overloaded)
 		})
 	}

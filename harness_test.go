@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/rueidis"
@@ -105,4 +106,15 @@ func keysOf(server *redistest.Server) (keys []string) {
 // containsLibrary reports whether a CLIENT LIST has a connection of ours.
 func containsLibrary(list string) bool {
 	return strings.Contains(list, "lib-name=rueidis") || strings.Contains(list, "cmd=client|tracking")
+}
+
+// crowd counts what runs at once.
+type crowd struct{ running, most atomic.Int64 }
+
+// enter counts one more until leave.
+func (c *crowd) enter() (leave func()) {
+	n := c.running.Add(1)
+	for was := c.most.Load(); n > was && !c.most.CompareAndSwap(was, n); was = c.most.Load() {
+	}
+	return func() { c.running.Add(-1) }
 }

@@ -186,13 +186,10 @@ func TestAtMostMaxLoadersRunAtOnce(t *testing.T) {
 	c, ctx := newClient(t, server.Addr(), hasty, func(o *aside.Options) { o.MaxLoaders = 4 }), testContext(t)
 	server.Kill()
 	awaitMode(t, c, aside.Degraded)
-	var running, most atomic.Int64
+	var running crowd
 	release := make(chan struct{})
 	load := func(_ context.Context, key string) (string, error) {
-		n := running.Add(1)
-		defer running.Add(-1)
-		for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
-		}
+		defer running.enter()()
 		if key != "quick" {
 			<-release
 		}
@@ -218,7 +215,7 @@ func TestAtMostMaxLoadersRunAtOnce(t *testing.T) {
 	callers.Wait()
 	_, err = c.Get(ctx, time.Minute, "again", load)
 	require.NoError(t, err)
-	require.LessOrEqual(t, most.Load(), int64(4))
+	require.LessOrEqual(t, running.most.Load(), int64(4))
 	require.EqualValues(t, 37, c.Stats().Overloaded)
 }
 

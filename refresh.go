@@ -45,10 +45,11 @@ func (r refresher) begin(keys []string, p *plan) (flights []*flight) {
 			flights = append(flights, f)
 			continue
 		}
-		if gen := r.near.Generation(key); r.refreshes.rests(key, gen, r.link.Now()) {
+		gen := r.near.Generation(key)
+		if r.refreshes.rests(key, gen, r.link.Now()) {
 			continue
 		}
-		item := &refreshItem{f: &flight{key: key, stripe: r.flights.stripe(key), waiting: 1}, gen: r.near.Generation(key)}
+		item := &refreshItem{f: &flight{key: key, stripe: r.flights.stripe(key), waiting: 1}, gen: gen}
 		was, ok := r.refreshes.begin(item.f, item.gen, r.link.Now())
 		if item.failures, item.refusals = was.failures, was.refusals; ok {
 			items, flights = append(items, item), append(flights, item.f)
@@ -291,11 +292,7 @@ func (r refresher) serves(key string, e *near.Entry, defaults *callOptions, opts
 	if e.FreshAt(r.link.Now(), options.grace) {
 		return true, nil
 	}
-	if options.withoutLoad {
-		r.counted.staleHits.Add(1)
-		return true, nil
-	}
-	if options.softTimeout > 0 || !r.refreshes.rests(key, r.near.Generation(key), r.link.Now()) {
+	if !options.withoutLoad && (options.softTimeout > 0 || !r.refreshes.rests(key, r.near.Generation(key), r.link.Now())) {
 		return false, nil
 	}
 	r.counted.staleHits.Add(1)

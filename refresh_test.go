@@ -493,13 +493,10 @@ func TestOneRefreshPerPeriodAcrossProcesses(t *testing.T) {
 func TestWhatIsStaleIsServedBeyondMaxLoads(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MaxLoads = 2 }), testContext(t)
-	var running, most atomic.Int64
+	var running crowd
 	release := make(chan struct{})
 	load := func(context.Context, string) (string, error) {
-		n := running.Add(1)
-		defer running.Add(-1)
-		for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
-		}
+		defer running.enter()()
 		<-release
 		return "2", nil
 	}
@@ -518,7 +515,7 @@ func TestWhatIsStaleIsServedBeyondMaxLoads(t *testing.T) {
 	}
 	close(release)
 	eventually(t, "all are over", refreshed(c))
-	require.EqualValues(t, 2, most.Load())
+	require.EqualValues(t, 2, running.most.Load())
 }
 
 // WithoutLoad serves what is stale and has nothing refreshed, wherever the value is found.

@@ -96,29 +96,45 @@ func hexists(s *Server, c *client, args []string) any {
 }
 
 func hlen(s *Server, _ *client, args []string) any {
-	v, failed := s.of(args[0], "hash")
-	switch {
-	case failed != nil:
-		return failed
-	case v == nil:
-		return int64(0)
-	}
-	return int64(len(v.fields))
+	return s.count(args[0], "hash", func(v *value) int { return len(v.fields) })
 }
 
 func hdel(s *Server, _ *client, args []string) any {
-	v, failed := s.of(args[0], "hash")
+	return s.removeFrom(args, "hash", func(v *value, field string) bool {
+		_, there := v.fields[field]
+		delete(v.fields, field)
+		return there
+	})
+}
+
+// count returns how many elements a key of this kind has.
+func (s *Server) count(key, kind string, elements func(v *value) int) any {
+	v, failed := s.of(key, kind)
 	switch {
 	case failed != nil:
 		return failed
 	case v == nil:
 		return int64(0)
 	}
-	before, had := v.size(), len(v.fields)
-	for _, field := range args[1:] {
-		delete(v.fields, field)
+	return int64(elements(v))
+}
+
+// removeFrom removes elements from a key, args[0], of this kind, and returns how many there were. one
+// removes one of them and reports whether it was there.
+func (s *Server) removeFrom(args []string, kind string, one func(v *value, element string) bool) any {
+	v, failed := s.of(args[0], kind)
+	switch {
+	case failed != nil:
+		return failed
+	case v == nil:
+		return int64(0)
 	}
-	gone := had - len(v.fields)
+	before, gone := v.size(), 0
+	for _, element := range args[1:] {
+		if one(v, element) {
+			gone++
+		}
+	}
 	if gone > 0 {
 		s.changed(args[0], v, before)
 	}
@@ -143,14 +159,7 @@ func (s *Server) push(args []string, inFront bool) any {
 }
 
 func llen(s *Server, _ *client, args []string) any {
-	v, failed := s.of(args[0], "list")
-	switch {
-	case failed != nil:
-		return failed
-	case v == nil:
-		return int64(0)
-	}
-	return int64(len(v.list))
+	return s.count(args[0], "list", func(v *value) int { return len(v.list) })
 }
 
 func lrange(s *Server, _ *client, args []string) any {
@@ -190,22 +199,11 @@ func sadd(s *Server, _ *client, args []string) any {
 }
 
 func srem(s *Server, _ *client, args []string) any {
-	v, failed := s.of(args[0], "set")
-	switch {
-	case failed != nil:
-		return failed
-	case v == nil:
-		return int64(0)
-	}
-	before, had := v.size(), len(v.members)
-	for _, member := range args[1:] {
+	return s.removeFrom(args, "set", func(v *value, member string) bool {
+		there := v.members[member]
 		delete(v.members, member)
-	}
-	gone := had - len(v.members)
-	if gone > 0 {
-		s.changed(args[0], v, before)
-	}
-	return int64(gone)
+		return there
+	})
 }
 
 func smembers(s *Server, _ *client, args []string) any {

@@ -19,7 +19,6 @@ import (
 // at first (Shard.Rests). An answer to a command of a caller is no proof of the lease: it does not
 // show that invalidations arrive.
 const (
-	restAfter  = 3 * time.Second              // longer than a caller waits for a lock before it asks again
 	restEvery  = 1400 * time.Millisecond      // with jitter and two probes without an answer it is 2 seconds
 	wholeEvery = flushLookEvery + time.Second // so that it looks for a flush, too; the clock drifts by 12 ms meanwhile, see driftPPM
 )
