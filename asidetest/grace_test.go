@@ -3,6 +3,7 @@ package asidetest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -64,4 +65,83 @@ func TestAnHourOfAValueWithGraceInABubble(t *testing.T) {
 		require.LessOrEqual(t, loads.Load(), int64(2))
 		require.Less(t, ask(time.Second), ttl+time.Second, "it is well again")
 	})
+}
+
+// A caller that waits for a refresh is not served what is deleted, or ends, meanwhile: it asks again,
+// as a caller that begins then. In a bubble, as the value has to end while the caller waits.
+func TestWhatChangesDuringASoftTimeoutIsNotServed(t *testing.T) {
+	const fresh, grace, soft = time.Hour, time.Minute, time.Second
+	view := func(c *aside.Client) *aside.TypedClient[string] {
+		return aside.Typed(c, codec.String(), aside.WithGrace(grace))
+	}
+	loadMany := func(load aside.Loader[string]) aside.BatchLoader[string] {
+		return func(ctx context.Context, keys []string) (map[string]string, error) {
+			value, err := load(ctx, keys[0])
+			return map[string]string{keys[0]: value}, err
+		}
+	}
+	for name, get := range map[string]func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error){
+		"Get": func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error) {
+			return view(c).Get(ctx, fresh, "k", load, aside.WithSoftTimeout(soft))
+		},
+		"GetMulti": func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error) {
+			values, err := view(c).GetMulti(ctx, fresh, []string{"k"}, loadMany(load), aside.WithSoftTimeout(soft))
+			return values["k"], err
+		},
+		"a client's Get": func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error) {
+			return c.Get(ctx, fresh, "k", load, aside.WithGrace(grace), aside.WithSoftTimeout(soft))
+		},
+		"a client's GetMulti": func(ctx context.Context, c *aside.Client, load aside.Loader[string]) (string, error) {
+			values, err := c.GetMulti(ctx, fresh, []string{"k"}, loadMany(load), aside.WithGrace(grace), aside.WithSoftTimeout(soft))
+			return values["k"], err
+		},
+	} {
+		for _, inMemory := range []bool{true, false} {
+			for _, how := range []string{"deleted", "ended"} {
+				t.Run(fmt.Sprint(name, ", in memory ", inMemory, ", ", how), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						server, ctx := asidetest.NewServer(t), t.Context()
+						c := server.Client()
+						left := grace / 2
+						if how == "ended" {
+							left = soft / 2
+						}
+						server.Set("k", "1", left)
+						for range 2 { // the second one from memory
+							if !inMemory {
+								break
+							}
+							found, err := c.Look(ctx, "k")
+							require.NoError(t, err)
+							require.LessOrEqual(t, found.TTL, grace)
+						}
+						var loads atomic.Int64
+						letGo := make(chan struct{})
+						var value string
+						answered := make(chan error, 1)
+						go func() {
+							var err error
+							value, err = get(ctx, c, func(context.Context, string) (string, error) {
+								loads.Add(1)
+								<-letGo
+								return "2", nil
+							})
+							answered <- err
+						}()
+						synctest.Wait()
+						require.EqualValues(t, 1, loads.Load(), "its refresh has begun")
+						if how == "deleted" {
+							require.NoError(t, c.Del(ctx, "k"))
+						}
+						time.Sleep(2 * soft)
+						synctest.Wait()
+						require.EqualValues(t, 2, loads.Load(), "it has asked again")
+						close(letGo)
+						require.NoError(t, <-answered)
+						require.Equal(t, "2", value)
+					})
+				})
+			}
+		}
+	}
 }
