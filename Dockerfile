@@ -7,6 +7,7 @@ FROM --platform=$BUILDPLATFORM golang:1.26.8-alpine AS build
 WORKDIR /src
 # Modules first: they change less often than the code.
 COPY go.mod go.sum ./
+COPY asideprom/go.mod asideprom/go.sum asideprom/
 COPY cmd/aside/go.mod cmd/aside/go.sum cmd/aside/
 RUN GOWORK=off go -C cmd/aside mod download
 COPY . .

@@ -17,14 +17,19 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod */*/*/go.mod))
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
 TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
-PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\|fleet\)')
+PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\|fleet\|express\)')
 # The packages of the library whose tests want a server.
 INTEGRATION = $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | sed -n 's|^\([^ ]*\) .*/internal/redistest.*|\1|p; s|^\([^ ]*/internal/redistest\) .*|\1|p' | sort -u)
+
+# Tests of the root whose servers are all of the machine's own program, whatever the backend: clusters and Sentinels.
+BINARY_ONLY = $$(awk '/^func Test/ { name = $$2; sub(/\(.*/, "", name); own = other = 0 } \
+  /redistest\.Start(Cluster|Sentinel)\(/ { own = 1 } /redistest\.Start\(/ { other = 1 } \
+  /^}/ { if (name && own && !other) print name; name = "" }' *_test.go | paste -sd'|')
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sqlkills abuse image sim fleet fleet-measure examples fuzz bench cover
+.PHONY: help check fmt lint test test-unit test-race test-integration test-docker test-versions faults crash converge sqlkills abuse redis-suites express image sim fleet fleet-measure examples fuzz bench cover
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -34,6 +39,7 @@ check: ## before each commit: format, vet, lint, and the tests that need no Redi
 	@for m in $(MODULES); do (cd $$m && $(GO) vet ./...) || exit 1; done
 	@$(MAKE) --no-print-directory lint test-unit
 	@$(MAKE) --no-print-directory fleet >/dev/null
+	@scripts/check-deploy
 
 test-unit: ## the tests that need no Redis
 	@for m in $(MODULES); do (cd $$m && $(GO) test -short $(TESTFLAGS) $$($(GO) list ./... | grep -v /internal/redistest$$)) || exit 1; done
@@ -55,15 +61,15 @@ else
 	[ -z "$$failed" ]
 endif
 
-test-race: ## all tests of the library, asidesql and the commands, under the race detector
-	@for m in . cmd/aside asidesql asidesql/dbtest; do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
+test-race: ## all tests of the library, its modules and the commands, under the race detector
+	@for m in . cmd/aside asideotel asideprom asidesql asidesql/dbtest; do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
 
 test-docker: ## the same with servers in containers (REDIS_IMAGE, by default redis:7-alpine)
 	@cd integration && $(TEST) -timeout 20m ./containers
-	@ASIDE_BACKEND=docker $(TEST) -timeout 20m -skip '^TestTheMainJob$$' $(INTEGRATION)
+	@ASIDE_BACKEND=docker $(TEST) -timeout 20m -skip "^(TestTheMainJob|$(BINARY_ONLY))$$" $(INTEGRATION)
 	@cd internal/redistest/docker && $(TEST) -tags docker ./...
 
 test-versions: ## the same with each of several servers: VERSIONS="path/to/redis-server path/to/valkey-server"
@@ -91,6 +97,12 @@ sqlkills: ## kill -9 between COMMIT and Del, KILLS times (500) with each kind of
 abuse: ## treat a running proxy badly for a minute, with 10,000 idle connections (FOR=60s IDLE=10000)
 	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./abuse -v -for=$(or $(FOR),60s) -idle=$(or $(IDLE),10000)
 
+express: ## an Express application behind the proxy, unchanged, while Redis is killed (FOR=60s; needs node and npm)
+	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./express -v -for=$(or $(FOR),60s)
+
+redis-suites: ## Redis's own tests through the proxy, compared with a Redis (REDIS_SOURCE=DIR, else downloaded; SUITES="unit/expire")
+	@scripts/redis-suites $(SUITES)
+
 image: ## build the image and try it (needs a Docker engine)
 	@scripts/try-image
 
@@ -105,7 +117,7 @@ fleet-measure: ## measure what 10, 100 and 1,000 clients cost a Redis; writes do
 	@$(if $(QUICK),,$(GO) run ./internal/fleet/cmd/fleet -table docs/SCALING.md)
 
 examples: ## the tests of the examples, which run each of them
-	@cd examples && ../scripts/with-redis $(TEST) ./...
+	@for m in examples examples/*/go.mod; do (cd $${m%/go.mod} && $(CURDIR)/scripts/with-redis $(TEST) ./...) || exit 1; done
 
 fuzz: ## all fuzz targets, FUZZTIME in total (FUZZTIME=60s)
 	@scripts/fuzz $(FUZZTIME) . cmd/aside

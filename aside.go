@@ -1,10 +1,14 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/redaside/aside/internal/freshness"
+	"github.com/redaside/aside/internal/near"
 )
 
 // Loader loads the value of a key from where it really lives. It returns ErrNotFound, wrapped or
@@ -17,8 +21,9 @@ import (
 // variables, nor use what belongs to one request (a pooled *gin.Context or *fasthttp.RequestCtx, a
 // transaction, a buffer). Copy what it needs before the call, and return what it finds.
 //
-// Its context ends with LoadTimeout, or when nobody waits for the load any more; it does not end
-// with its caller's context. Its values come from a caller that waits for the load and is still
+// Its context ends with LoadTimeout, when nobody waits for the load any more, or, with the cause
+// ErrLockLost, when the lock of the load is found to be lost; it does not end with its caller's
+// context. Its values come from a caller that waits for the load and is still
 // inside its call: from the first one; when that leaves, from one that stays; from none once the
 // load is over. A caller's context is never used after its call has returned, and a call does not
 // return while Value of its context is running. So different callers may answer two calls of Value:
@@ -47,38 +52,81 @@ type BatchLoader[T any] func(ctx context.Context, keys []string) (map[string]T, 
 // Get returns a loaded value before it is stored, and even if storing it fails. It is stored in the
 // background, and Close waits for that; Options.StoreFirst makes Get wait.
 func (c *Client) Get(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (string, error) {
+	return reader{c}.fetch(ctx, ttl, key, load, nil, opts...)
+}
+
+// Fetch is [Client.Get] that also tells where the value is from, how old it is and whether it is
+// stale. With ErrNotFound it tells the same of the absence.
+func (c *Client) Fetch(ctx context.Context, ttl time.Duration, key string, load Loader[string], opts ...CallOption) (Result[string], error) {
+	var how provenance
+	value, err := reader{c}.fetch(ctx, ttl, key, load, &how, opts...)
+	return resultOf(value, &how), err
+}
+
+// fetch is Get, and Fetch where how is not nil.
+func (c reader) fetch(ctx context.Context, ttl time.Duration, key string, load Loader[string], how *provenance, opts ...CallOption) (string, error) {
 	waited := false
-	if e := c.near.Lookup(key); e != nil && ttl >= leastTTL && load != nil {
-		use := len(opts) == 0
-		if !use {
+	if hit := c.near.LookupFor(key, ttl, &anyValue); hit.Entry != nil && ttl >= leastTTL && load != nil {
+		serves := len(opts) == 0 && hit.Verdict == freshness.Good
+		if !serves {
 			var err error
-			if use, err = (refresher{c}).serves(key, e, nil, opts); err == nil && !use {
-				use, err = refresher{c}.hit(ctx, key, &plan{ttl: ttl, opts: opts, call: &stringLoad{load}})
-			}
-			if err != nil {
+			if serves, waited, err = c.takes(ctx, ttl, key, load, &hit, opts...); err != nil {
 				return "", err
 			}
-			waited = !use
 		}
-		if use {
-			c.hit(key)
-			if e.Absent() {
+		if serves {
+			c.hit(ctx, key, "")
+			if how != nil {
+				how.waited = waited
+				asked{c.Client, key, 0}.inMemory(how, &hit)
+			}
+			if hit.Absent() {
 				return "", ErrNotFound
 			}
-			return e.Raw(), nil
+			return hit.Raw(), nil
 		}
 	}
 	if load == nil {
 		return "", errNilLoader
 	}
-	out, err := c.obtain(ctx, key, "", &plan{ttl: ttl, opts: opts, call: &stringLoad{load}, waited: waited})
+	p := &plan{ttl: ttl, opts: opts, call: &stringLoad{load}, waited: waited}
+	out, err := c.obtain(ctx, key, "", p)
 	if err != nil {
 		return "", err
+	}
+	if how != nil {
+		asked{c.Client, key, p.options.grace}.outcome(how, &out)
 	}
 	if out.absent {
 		return "", out.notFound()
 	}
 	return out.raw, nil
+}
+
+// anyValue is what a call without options needs.
+var anyValue freshness.Need
+
+// takes reports whether a call may have what memory has for its key, and whether it has waited for a
+// refresh of that.
+func (c reader) takes(ctx context.Context, ttl time.Duration, key string, load Loader[string], hit *near.Hit, opts ...CallOption) (serves, waited bool, _ error) {
+	options, err := c.callOptions(nil, opts)
+	if err != nil {
+		return false, false, err
+	}
+	r := refresher(c)
+	if len(opts) > 0 {
+		hit.Judge(c.link.Now(), ttl, &options.need)
+	}
+	nothing, serves := r.leaves(key, hit.Verdict, &options)
+	if nothing {
+		return serves, false, nil
+	}
+	p := &plan{ttl: ttl, opts: opts, call: &stringLoad{load}}
+	serves, err = r.hit(ctx, key, hit.Verdict, p)
+	if p.waited {
+		hit.Now = c.link.Now()
+	}
+	return serves, p.waited, err
 }
 
 // stringLoad is a loader of strings as loadCaller.
@@ -89,6 +137,8 @@ func (l *stringLoad) load(ctx context.Context, keys []string, out []loaded) erro
 	out[0] = loaded{raw: strings.Clone(value), found: true}
 	return err
 }
+
+func (l *stringLoad) readOld(_ string, was *old) (string, error) { return was.raw, nil }
 
 func (l *stringLoad) another() loadCaller { return l }
 
@@ -107,7 +157,7 @@ var errNilLoader = fmt.Errorf("%w: the loader is nil: pass the function that loa
 //	wait for the flight, or for ctx
 //
 // bad is the fingerprint of what the key was found to hold and could not be decoded, else "".
-func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome, error) {
+func (c reader) obtain(ctx context.Context, key, bad string, p *plan) (outcome, error) {
 	var err error
 	if p.options, err = c.check(p.ttl, p.defaults, p.opts); err == nil {
 		err = c.checkKey(key)
@@ -117,11 +167,37 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 	}
 	key = strings.Clone(key) // flights, loads and what rueidis has still to send outlive the call, whose key may be a buffer's that is written again
 	if p.options.withoutLoad {
-		return c.obtainKept(ctx, key, bad)
+		return c.obtainKept(ctx, key, bad, p)
 	}
+	if p.options.need.Proven {
+		c.flights.detach(key) // what others have asked for is older than the call
+	}
+	seen, ctx := c.watch(ctx, Event{Kind: EventGet, Op: "get", View: p.options.view, Key: key, Keys: 1})
+	p.seen = seen
+	out, err := c.find(ctx, key, bad, p)
+	if seen != nil {
+		seen.end(toldOf(&out, err))
+	}
+	return out, err
+}
+
+// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an
+// error of the caller's domain.
+func (o *outcome) notFound() error { return cmp.Or(o.missing, ErrNotFound) }
+
+// toldOf is the error of a reading call that the Observer is told.
+func toldOf(out *outcome, err error) error {
+	if err == nil && out.absent {
+		return out.notFound()
+	}
+	return err
+}
+
+// find is obtain for what is in order.
+func (c reader) find(ctx context.Context, key, bad string, p *plan) (outcome, error) {
 	who := enterCall(ctx)
 	defer who.leave()
-	for {
+	for lost := false; ; {
 		if c.lifecycle.ctx.Err() != nil {
 			return outcome{}, ErrClosed
 		}
@@ -132,23 +208,37 @@ func (c *Client) obtain(ctx context.Context, key, bad string, p *plan) (outcome,
 		if err != nil {
 			return outcome{}, err
 		}
-		if t.leader {
-			leader{c, who, p.room}.lead(t.f, bad, p)
+		if lost {
+			t.f.insist()
+		}
+		since := p.seen.now()
+		if p.led = t.leader; t.leader {
+			if err := (leader{c.Client, who, p}).lead(t.f, bad); err != nil {
+				return outcome{}, err
+			}
 		} else {
-			c.shares(key)
+			c.counted.shared.Add(1)
 		}
 		out, err := t.wait(who)
+		out.waited = out.waited || p.waited || !t.leader && out.by != nil
+		if p.seen != nil && !t.leader {
+			p.seen.shared(t.f.observedLoad(), key, since)
+		}
 		switch {
 		case err != nil:
 			return outcome{}, err
 		case out.again && !who.inside():
 			return outcome{}, errNoValues
 		case out.again:
+			lost = lost || out.lost
+			p.call = p.call.another() // a loader that does not heed its end may still return something
 		case out.err != nil:
 			return out, out.err
-		case t.serves(&out):
-			if p.options.grace == 0 || !(refresher{c}).again(who, key, &out, p) {
-				return out, nil
+		case t.serves(&out) && grouper(c).mayHave(who, &t, &out, p):
+			var again bool
+			if out, again, err = refresher(c).settle(who, &t, out, p); err != nil || !again {
+				p.seen.found(out.source, p.seen != nil && isStale(&out, out.judged, p.options.grace))
+				return out, err
 			}
 		}
 	}

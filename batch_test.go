@@ -56,6 +56,7 @@ func TestCommandsGoTogetherUnderLoad(t *testing.T) {
 // A caller that leaves before its batch is answered leaves no lock behind, and spoils it for
 // nobody.
 func TestLeavingABatch(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)

@@ -28,8 +28,6 @@ type caller struct {
 	ctx   context.Context //nolint:containedctx // guarded by mu; nil once the call is over
 	using int             // calls of ctx's methods under way; guarded by mu
 	idle  chan struct{}   // made by the leaver if there are any, closed by the last; guarded by mu
-
-	waits []*flight // of a nested call, see below; guarded by nesting
 }
 
 // enterCall begins a call with ctx. It must be followed by leave, before the call returns.
@@ -144,13 +142,17 @@ type loadContext struct {
 	ends int64 // its deadline, in link.Now's time; immutable
 
 	mu    sync.Mutex
-	err   error         // why it has ended; guarded by mu
+	err   error         // why it has ended, ErrLockLost among others; guarded by mu
 	timer *time.Timer   // for the deadline; guarded by mu, nil until begin
 	done  chan struct{} // made by the first who asks for it; guarded by mu
 	after []*func()     // see AfterFunc; guarded by mu
 }
 
 type loadContextKey struct{}
+
+// loadFromKey is that of the load whose loader has a context. Unlike loadContextKey, it is not of the
+// load around a loader that runs for one call alone.
+type loadFromKey struct{}
 
 // begin has the load expire when the context ends, at its deadline or by cancel, which may have
 // been already.
@@ -169,8 +171,8 @@ func (c *loadContext) begin() {
 }
 
 // cancel ends the context, and so the load if that has not been settled.
-func (c *loadContext) cancel() {
-	if c.end(context.Canceled) {
+func (c *loadContext) cancel(why error) {
+	if c.end(why) {
 		go c.l.expire() // ends in bounds; counts as whoever settles the load
 	}
 }
@@ -222,7 +224,17 @@ func (c *loadContext) Done() <-chan struct{} {
 func (c *loadContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err == ErrLockLost { //nolint:errorlint // ours, never wrapped
+		return context.Canceled
+	}
 	return c.err
+}
+
+// lockLost reports whether it has ended because its locks were lost.
+func (c *loadContext) lockLost() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == ErrLockLost //nolint:errorlint // ours, never wrapped
 }
 
 // AfterFunc is how package context ends the contexts that a loader derives: without it each would
@@ -247,13 +259,22 @@ func (c *loadContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// cancelKey is what package context asks a context for to learn whether it is one of its own. A
-// load's must not answer with a caller's: context.Cause would tell why that has ended.
+// cancelKey is what package context asks a context for to learn whether it is one of its own, and,
+// in context.Cause, why that has ended. A load's must not answer with a caller's: Cause would tell
+// why that has ended. Once its locks are lost it answers with endedByLockLost, which has the cause
+// that it is to have itself. (Its Done is another, so that nothing is derived from it.)
 var cancelKey = func() any {
 	var asked keyOf
 	_, cancel := context.WithCancel(&asked)
 	cancel()
 	return asked.key
+}()
+
+// endedByLockLost is a context of package context that has ended with the cause ErrLockLost.
+var endedByLockLost = func() any {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(ErrLockLost)
+	return ctx.Value(cancelKey)
 }()
 
 // keyOf notes the key that it is asked for.
@@ -267,9 +288,12 @@ func (*keyOf) AfterFunc(func()) (stop func() bool)     { return func() bool { re
 
 func (c *loadContext) Value(key any) any {
 	switch key {
-	case loadContextKey{}:
+	case loadContextKey{}, loadFromKey{}:
 		return c.l
 	case cancelKey:
+		if c.lockLost() {
+			return endedByLockLost
+		}
 		return nil
 	}
 	for who := c.l.caller(); who != nil; who = c.l.caller() {
@@ -278,35 +302,8 @@ func (c *loadContext) Value(key any) any {
 		}
 	}
 	c.l.mu.Lock()
-	c.l.blind = true
+	c.l.blind = c.l.blind || !c.l.tracing
 	c.l.mu.Unlock()
-	return nil
-}
-
-// caller returns one that waits for the load and is inside its call: always the same for as long as
-// that stays. nil: nobody is, or the load is over.
-func (l *load) caller() *caller {
-	for range 3 { // callers may come and go while we look
-		l.mu.Lock()
-		who, over := l.first, l.ended || l.live == 0
-		l.mu.Unlock()
-		switch {
-		case over:
-			return nil
-		case who.inside():
-			return who
-		}
-		for i := range l.items {
-			for _, next := range l.items[i].f.present() {
-				if next.inside() {
-					l.mu.Lock()
-					l.first = next
-					l.mu.Unlock()
-					return next
-				}
-			}
-		}
-	}
 	return nil
 }
 
@@ -315,95 +312,13 @@ func loadOf(ctx context.Context) *load {
 	return l
 }
 
-// Loaders that ask for other keys. A nested call is made with the context of a load, its parent, or
-// one that descends from it.
-//
-//	a loader asks for a key that it, or the load that it was asked by, is loading      it would wait for itself
-//	the loader of A asks for B, and that of B asks for A                               each would wait for the other
-//
-// Both are found when the call that would close the circle is about to wait, and that gets
-// ErrRecursiveLoad. So no load ever waits for itself, and a load that takes its values from a
-// nested call never asks itself for them.
-
 // nesting guards what nested calls wait for, in all clients: a circle may lead through several. It
 // is taken before the mu of a stripe or a load.
 var nesting sync.Mutex
-
-// joinNested is join for a call that a loader makes.
-func (fs *flights) joinNested(who *caller, key string, gen uint64) (t ticket, _ error) {
-	nesting.Lock()
-	defer nesting.Unlock()
-	for outer := who.load; outer != nil; outer = outer.parent {
-		if &outer.c.flights == fs && outer.isLoading(key) {
-			return ticket{}, fmt.Errorf("%w: %s", ErrRecursiveLoad, quoted(key))
-		}
-	}
-	s := fs.stripe(key)
-	for {
-		s.mu.Lock()
-		f := s.byKey[key]
-		s.mu.Unlock()
-		if f != nil && f.leadsTo(who.load, make(map[*flight]bool)) {
-			return ticket{}, fmt.Errorf("%w: %s, whose loader waits for this one", ErrRecursiveLoad, quoted(key))
-		}
-		s.mu.Lock()
-		if s.byKey[key] != f {
-			s.mu.Unlock()
-			continue
-		}
-		t = fs.joinLocked(s, who, key, gen)
-		its := t.f.load
-		s.mu.Unlock()
-		if its != nil {
-			its.joined(who)
-		}
-		break
-	}
-	if who.load.nested == nil {
-		who.load.nested = make(map[*caller]struct{})
-	}
-	who.load.nested[who] = struct{}{}
-	who.waits = append(who.waits, t.f)
-	return t, nil
-}
-
-// leadsTo reports whether f waits, by its load and what that waits for, for l. nesting is held.
-func (f *flight) leadsTo(l *load, seen map[*flight]bool) bool {
-	if seen[f] {
-		return false
-	}
-	seen[f] = true
-	f.stripe.mu.Lock()
-	its := f.load
-	f.stripe.mu.Unlock()
-	if its == nil || its.over() {
-		return false
-	}
-	if its == l {
-		return true
-	}
-	for who := range its.nested {
-		if slices.ContainsFunc(who.waits, func(next *flight) bool { return next.leadsTo(l, seen) }) {
-			return true
-		}
-	}
-	return false
-}
 
 // leaveNested ends what a nested call waits for.
 func (c *caller) leaveNested() {
 	nesting.Lock()
 	defer nesting.Unlock()
-	c.waits = nil
 	delete(c.load.nested, c)
-}
-
-func (l *load) isLoading(key string) bool { return !l.over() && slices.Contains(l.keys, key) }
-
-// over reports whether the load has been settled, or is about to be: nobody waits for its loader
-// any more.
-func (l *load) over() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ended
 }

@@ -22,13 +22,19 @@ import (
 func TestABadOptionNamesFieldValueAndRemedy(t *testing.T) {
 	c, ctx := newClient(t, redistest.Start(t).Addr()), testContext(t)
 	for want, option := range map[string]aside.Option{
-		"WithLoadTimeout is 0s: must be positive":               aside.WithLoadTimeout(0),
-		"WithLoadTimeout is 30ns: must be at least 1ms":         aside.WithLoadTimeout(30),
-		"WithNegativeTTL is -1s: must be positive, or -1":       aside.WithNegativeTTL(-time.Second),
-		"WithErrorTTL is 0s: must be positive, or -1":           aside.WithErrorTTL(0),
-		"WithJitter is 1: must be from 0 to 0.9":                aside.WithJitter(1),
-		"WithJitter is -0.1: must be from 0 to 0.9":             aside.WithJitter(-0.1),
-		"WithJitter is NaN: must be from 0 to 0.9, the part of": aside.WithJitter(math.NaN()),
+		"WithLoadTimeout is 0s: must be positive":                  aside.WithLoadTimeout(0),
+		"WithLoadTimeout is 30ns: must be at least 1ms":            aside.WithLoadTimeout(30),
+		"WithNegativeTTL is -1s: must be positive, or -1":          aside.WithNegativeTTL(-time.Second),
+		"WithErrorTTL is 0s: must be positive, or -1":              aside.WithErrorTTL(0),
+		"WithMaxStale is -1ns: must be positive, or 0 for nothing": aside.WithMaxStale(-1),
+		"WithMaxAge is -1s: must be positive, or 0 for none":       aside.WithMaxAge(-time.Second),
+		"WithMaxAge is 30ns: must be at least 1ms":                 aside.WithMaxAge(30),
+		"WithRefreshAhead is 1: must be from 0 to 0.9, the par":    aside.WithRefreshAhead(1),
+		"WithRefreshAhead is -0.1: must be from 0 to 0.9":          aside.WithRefreshAhead(-0.1),
+		"WithRefreshAhead is NaN: must be from 0 to 0.9":           aside.WithRefreshAhead(math.NaN()),
+		"WithJitter is 1: must be from 0 to 0.9":                   aside.WithJitter(1),
+		"WithJitter is -0.1: must be from 0 to 0.9":                aside.WithJitter(-0.1),
+		"WithJitter is NaN: must be from 0 to 0.9, the part of":    aside.WithJitter(math.NaN()),
 	} {
 		_, err := c.Get(ctx, time.Minute, "k", mustNotLoad, option)
 		require.ErrorIs(t, err, aside.ErrInvalidArgument, want)

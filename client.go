@@ -3,6 +3,7 @@ package aside
 import (
 	"sync/atomic"
 
+	"github.com/redaside/aside/internal/drill"
 	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
@@ -28,11 +29,16 @@ type Client struct {
 	reports                   // the Observer, the log, and what is counted
 	early      early          // whether most of what is read is invalidated at once
 	flights    flights        // who shares an answer
+	older      flights        // who shares a load beside a newer version, see version.go
 	loads      loads          // which loaders run
 	refreshes  refreshes      // which stale keys are refreshed
 	store      outbox         // what Redis has not been told
 	doubts     doubts         // what servers may lack
+	drill      drill.Slot     // the drill, if one runs
 	roundTrips roundTripViews // which codecs have been looked at
 
 	tokens atomic.Uint64 // markers made so far
 }
+
+// reader is a Client that answers calls for values: from memory, and behind it.
+type reader struct{ *Client }

@@ -56,6 +56,7 @@ func TestCloseStoresWhatWasLoaded(t *testing.T) {
 // Fills that wait to be sent with others have nobody who waits for them: Close ends them all the
 // same.
 func TestCloseEndsFillsThatWaitForOthers(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.RedisTimeout = time.Second }), newSource("v"), testContext(t)
 	letGo := db.HoldUp()

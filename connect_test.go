@@ -17,6 +17,7 @@ import (
 )
 
 func TestRequireRedisMakesNewFail(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	server.Kill()
 	_, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: []string{server.Addr()}}, RequireRedis: true, Logger: quiet})
@@ -31,6 +32,7 @@ func TestRequireRedisMakesNewFail(t *testing.T) {
 }
 
 func TestABuilderThatPanicsOrReturnsNothingIsAnError(t *testing.T) {
+	t.Parallel()
 	for name, builder := range map[string]func(rueidis.ClientOption) (rueidis.Client, error){
 		"panicked": func(rueidis.ClientOption) (rueidis.Client, error) { panic("boom") },
 		"neither":  func(rueidis.ClientOption) (rueidis.Client, error) { return nil, nil },
@@ -140,6 +142,7 @@ func TestADialerThatReturnsNothing(t *testing.T) {
 }
 
 func TestTheUsersOwnRueidisOptionsAreKept(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	var heard sync.Map
 	var built int
@@ -173,6 +176,7 @@ func TestTheUsersOwnRueidisOptionsAreKept(t *testing.T) {
 }
 
 func TestTLSAndCredentialsPassThrough(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, redistest.WithTLS(), redistest.WithPassword("secret"))
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
 		o.Redis.TLSConfig = server.TLSConfig()
@@ -190,6 +194,7 @@ func TestTLSAndCredentialsPassThrough(t *testing.T) {
 }
 
 func TestAWrongPasswordIsSaid(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, redistest.WithPassword("secret"))
 	option := plain(server.Addr())
 	option.Password = "wrong"

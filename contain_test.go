@@ -57,7 +57,7 @@ func TestAnErrorWhoseMethodsPanicIsAPanicError(t *testing.T) {
 		"a nil of this type": (*spiteful)(nil),
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = aside.ObserverFunc(func(aside.Event) {}) }), testContext(t)
+			c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = aside.ObserverFunc(func(context.Context, aside.Event) {}) }), testContext(t)
 			key := "k of " + name
 			gets := map[string]func(panics bool) error{
 				"Get": func(panics bool) error {
@@ -125,7 +125,7 @@ func TestNoCallbackEndsOrHangsAnythingElse(t *testing.T) {
 			c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
 				o.RedisTimeout, o.StaleLease = 200*time.Millisecond, time.Second
 				o.FallbackDir = t.TempDir()
-				o.Observer = aside.ObserverFunc(func(e aside.Event) {
+				o.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 					if e.Source != aside.SourceMemory { // that is the caller's own goroutine
 						strike()
 					}
@@ -282,7 +282,7 @@ func TestCloseInACallbackReturnsAtOnce(t *testing.T) {
 			}
 		},
 		"Observer": func(o *aside.Options, do func()) func(*aside.Client, *redistest.Server) {
-			o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			o.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 				if e.Kind == aside.EventLoad {
 					do()
 				}
@@ -292,7 +292,7 @@ func TestCloseInACallbackReturnsAtOnce(t *testing.T) {
 			}
 		},
 		"Observer of an outage": func(o *aside.Options, do func()) func(*aside.Client, *redistest.Server) {
-			o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			o.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 				if e.Kind == aside.EventRedisAway {
 					do()
 				}

@@ -17,8 +17,10 @@
 // this process, for Options.ErrorTTL or [WithErrorTTL], unless the key is written meanwhile.
 //
 // [Client.GetMulti] does the same for many keys, with one request per shard and one call of the
-// loader. [Client.Peek] and [Client.Look] never load. [Client.Set], [Client.Del] and [Client.Touch]
-// write. [Client.Update] surrounds other Redis commands on cached keys.
+// loader. [Client.Fetch] and [Client.FetchMulti] are Get and GetMulti that also tell where a value is
+// from, how old it is, and whether it is stale ([Result]). [Client.Peek] and [Client.Look] never load. [Client.Set], [Client.Del] and [Client.Touch]
+// write. [Client.Update] surrounds other Redis commands on cached keys. [Client.Incr] and [Client.Apply]
+// change keys whatever they hold, also while Redis is away.
 //
 // # Typed
 //
@@ -31,7 +33,11 @@
 //
 // While a key is being loaded, it holds the marker of that load. A Set or Del by any process
 // replaces or removes the marker, and Redis then refuses the fill: a load never overwrites what was
-// written after it began. The lock is renewed as long as the loader runs.
+// written after it began. The lock is renewed as long as the loader runs. Once it is found to be lost
+// the loader's context ends with the cause [ErrLockLost], and its callers start over.
+//
+// What a loader knows of its result it says to [LoadFrom] its context: a ttl, a grace, or that it must
+// not be stored. [StaleOf] is the value that a refresh replaces, for conditional requests.
 //
 // # Outage
 //

@@ -25,6 +25,9 @@ var (
 	// ErrUnchanged is for the function of an Update: it returns it if it has changed nothing.
 	ErrUnchanged = errors.New("aside: nothing was changed")
 
+	// ErrNotAway is what UpdateAway returns where Redis can be asked: Update is for that.
+	ErrNotAway = errors.New("aside: Redis is not away")
+
 	// ErrRedisAway means that Redis could not be asked: it was never reached, its connection is
 	// lost, or it stopped answering. Only calls that need Redis return it: Touch; Peek of a key
 	// that neither memory nor the fallback store has; Set and Del, together with the reason why
@@ -78,16 +81,24 @@ var (
 	// cancelled; the load goes on in its goroutine until it notices, and its result is dropped.
 	ErrLoadTimeout = errors.New("aside: the loader did not return within LoadTimeout")
 
+	// ErrLockLost is why the context of a loader ends ([context.Cause]) whose lock was found to be gone
+	// or somebody else's: the key was written or deleted, or this process was paused for longer than
+	// LockTTL. What the loader returns is dropped. Its callers start over, and no call returns this
+	// error.
+	ErrLockLost = errors.New("aside: the lock of the load was lost")
+
 	// ErrRecursiveLoad means that a loader asked, through the context that it was given, for a key
 	// that it is loading itself, or for a key whose loader waits, in this process, for the first
 	// one.
 	ErrRecursiveLoad = errors.New("aside: a loader asked for the key that it is loading")
 )
 
-// BatchError has the keys of a GetMulti that could not be answered, each with its error. The map
-// beside it has the others.
+// BatchError has the keys of a GetMulti that could not be answered, or of a SetMulti that could not
+// be stored, each with its error. The others are in the map beside it, or are stored.
 type BatchError struct {
 	Failed map[string]error // never empty
+
+	prefix string // of a view with WithPrefix, whose keys in Failed are without
 }
 
 func (e *BatchError) Error() string {
@@ -106,7 +117,7 @@ func (e *BatchError) Error() string {
 		if i > 0 {
 			b.WriteString("; ")
 		}
-		fmt.Fprintf(&b, "%s: %v", quoted(key), reason.Of(e.Failed[key]))
+		fmt.Fprintf(&b, "%s: %v", quoted(e.prefix+key), reason.Of(e.Failed[key]))
 	}
 	return b.String()
 }
@@ -149,3 +160,15 @@ func quotedKeys(keys []string) string {
 	}
 	return fmt.Sprintf("%s and %d more", quoted(keys[0]), len(keys)-1)
 }
+
+// batchError is the error of a GetMulti, or nil.
+func batchError(failed map[string]error) error {
+	if len(failed) > 0 {
+		return &BatchError{Failed: failed}
+	}
+	return nil
+}
+
+// ErrKept is what Apply and Incr return when Redis is away and the operations are durably kept for
+// replay: they will be done, once, and what Redis would have answered is not known.
+var ErrKept = errors.New("aside: kept until Redis is back, its answer is not known")

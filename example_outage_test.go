@@ -100,6 +100,35 @@ func ExampleClient_Update() {
 
 // A readiness probe should not ask for a healthy cache: the service works without one. It is worth
 // an alarm.
+// While Redis is away an addition is kept, and done once when it is back. The sum is known here where it
+// follows from what this process has set.
+func ExampleClient_Incr() {
+	client := exampleClient()
+	defer client.Close()
+	ctx := context.Background()
+
+	_, err := client.Incr(ctx, "visits", 1)
+	fmt.Println(errors.Is(err, aside.ErrKept) || errors.Is(err, aside.ErrNotDurable)) // the latter without a FallbackDir
+
+	_ = client.Set(ctx, time.Hour, "stock", "10")
+	n, _ := client.Incr(ctx, "stock", -3)
+	fmt.Println(n)
+	// Output:
+	// true
+	// 7
+}
+
+func ExampleClient_Apply() {
+	client := exampleClient()
+	defer client.Close()
+
+	_, err := client.Apply(context.Background(), "user:42", []aside.Operation{{"HSET", "seen", "today"}, {"HINCRBY", "visits", "1"}}, nil)
+	if err != nil && !errors.Is(err, aside.ErrKept) {
+		fmt.Println("not done, and not durably kept")
+	}
+	// Output: not done, and not durably kept
+}
+
 func ExampleClient_Health() {
 	client, done := awayClient()
 	defer done()

@@ -180,7 +180,7 @@ func ExampleObserverFunc() {
 	client, err := aside.New(aside.Options{
 		Redis:  rueidis.ClientOption{InitAddress: []string{"127.0.0.1:1"}},
 		Logger: slog.New(slog.DiscardHandler),
-		Observer: aside.ObserverFunc(func(e aside.Event) {
+		Observer: aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 			if e.Kind == aside.EventLoad {
 				fmt.Println(e.Kind, e.Key, e.Err)
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/link"
+	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 )
@@ -29,18 +30,26 @@ const (
 	leastLeft    = 50 * time.Millisecond // that the caller of a write which goes with others must have
 )
 
-// write is one Set, Del or Touch.
+// writer is the part of a Client that changes keys in Redis.
+type writer struct{ *Client }
+
+// write is one Set, Del, Touch or Expire, of one key or of many.
 type write struct {
-	*Client
+	writer
 	verb   string
+	view   string // the name of the view, for the Observer
 	keys   []string
 	script *script.Script // with stamps; nil: it leaves none
 	bare   *script.Script // without
 	args   []string       // behind the window and what is about stamps
 
-	op    fallback.Op // as which it is replayed; "" if not
-	ttl   time.Duration
-	value string
+	op     fallback.Op // as which it is replayed; "" if not
+	ttl    time.Duration
+	value  string
+	values map[string]string // of a SetMulti, as they are stored, in place of args and value
+	alone  bool              // it does not go with others', for it is none of their kinds
+
+	meta *near.Meta // what the header of value says; nil: it has none
 
 	one oneKey
 }
@@ -79,9 +88,11 @@ func (w *write) batches(keys []string) []*writing {
 		one.all[0] = &one.writing
 		return one.all[:]
 	}
-	batches := w.link.Batches(s, nil, link.List{
-		Len: len(keys), Key: func(i int) (string, *link.Shard) { return keys[i], w.link.Shard(keys[i]) },
-	})
+	list := link.List{Len: len(keys), Key: func(i int) (string, *link.Shard) { return keys[i], w.link.Shard(keys[i]) }}
+	if w.values != nil { // how long they are, for now
+		list.Args = func(to []string, i int) []string { return append(to, w.values[keys[i]]) }
+	}
+	batches := w.link.Batches(s, nil, list)
 	all := make([]*writing, len(batches))
 	for i, b := range batches {
 		b.Stamped = stamped
@@ -98,7 +109,7 @@ func (w *write) newStamp(sh *link.Shard) stamp.Proposal {
 	now, slack := w.link.ServerTime(sh)
 	return w.stamps.Next(now, slack, func() bool {
 		kept := w.store.Stats()
-		return kept.Sets+kept.Deletes == 0 && w.store.writing.Load() <= 1 // no other write is on its way to the store
+		return kept.Pending() == 0 && w.store.writing.Load() <= 1 // no other write is on its way to the store
 	})
 }
 
@@ -161,7 +172,7 @@ func (w *write) execute(ctx context.Context, all []*writing) {
 			b.Err = link.ErrNotAsked
 			continue
 		}
-		b.Args = w.appendItem(w.appendHead(b.Args[:0]), b)
+		b.Args = w.appendItems(w.appendHead(b.Args[:0]), b)
 		batches = append(batches, b.Batch)
 	}
 	w.link.RunBatches(ctx, batches, &link.Pieces{Before: func(sh *link.Shard, piece []*link.Batch) {
@@ -174,6 +185,28 @@ func (w *write) execute(ctx context.Context, all []*writing) {
 	}
 }
 
+// singly sends again, each by itself, the Sets that a server has refused together, which may be for
+// one of them; and returns what all has become. What was done of them before is done once more.
+func (w *write) singly(ctx context.Context, all []*writing) []*writing {
+	if w.values == nil {
+		return all
+	}
+	var each []*writing
+	all = slices.DeleteFunc(all, func(b *writing) bool {
+		if len(b.Keys) == 1 || !link.Refused(b.Err) {
+			return false
+		}
+		for i := range b.Keys {
+			each = append(each, &writing{&link.Batch{Shard: b.Shard, Call: link.Call{Script: b.Script, Keys: b.Keys[i : i+1 : i+1], Stamped: b.Stamped}}, b.stamp})
+		}
+		return true
+	})
+	if len(each) > 0 {
+		w.execute(ctx, each)
+	}
+	return append(all, each...)
+}
+
 // appendHead appends what the script takes first: room for the window, and for how long stamps live.
 func (w *write) appendHead(to []string) []string {
 	if to = append(to, ""); w.stamped() {
@@ -182,12 +215,30 @@ func (w *write) appendHead(to []string) []string {
 	return to
 }
 
-// appendItem appends what it takes for a key of b, or for all of them.
-func (w *write) appendItem(to []string, b *writing) []string {
+// appendItems appends what it takes for each key of b, or for all of them.
+func (w *write) appendItems(to []string, b *writing) []string {
+	if w.values == nil {
+		return w.appendItem(to, b, w.args)
+	}
+	for _, key := range b.Keys {
+		to = w.appendItem(to, b, w.argsOf(key))
+	}
+	return to
+}
+
+func (w *write) appendItem(to []string, b *writing, args []string) []string {
 	if w.stamped() {
 		to = append(to, b.stamp.Packed())
 	}
-	return append(to, w.args...)
+	return append(to, args...)
+}
+
+// argsOf are the args for a key.
+func (w *write) argsOf(key string) []string {
+	if w.values == nil {
+		return w.args
+	}
+	return []string{w.values[key], script.InMilliseconds(w.ttl)}
 }
 
 // openWindow says from when to when sh's server may do what is about to be sent to it.
@@ -219,7 +270,7 @@ func (w *write) executeOne(ctx context.Context, b *writing) {
 		}
 		defer batcher.Leave()
 	}
-	b.Args = w.appendItem(w.appendHead(b.Args[:0]), b)
+	b.Args = w.appendItems(w.appendHead(b.Args[:0]), b)
 	w.link.InTurn(ctx, b.Shard, []*link.Call{&b.Call}, func() {
 		w.openWindow(ctx, b.Shard, []*link.Batch{b.Batch})
 		w.link.Run(ctx, b.Shard, &b.Call)
@@ -239,7 +290,7 @@ func (w *write) kind() int {
 
 // canJoin reports whether b may go with others: once, its second attempt goes by itself.
 func (w *write) canJoin(ctx context.Context, b *writing) bool {
-	if w.op == "" || !b.Shard.CanBatch() || len(w.value) > mostTogether || w.one.joined {
+	if w.op == "" || w.alone || !b.Shard.CanBatch() || len(w.value) > mostTogether || w.one.joined {
 		return false
 	}
 	w.one.joined = true
@@ -257,7 +308,7 @@ func (w *write) canJoin(ctx context.Context, b *writing) bool {
 // whether b is to go by itself, for which nothing has been done.
 func (w *write) join(ctx context.Context, batcher *link.Batcher, b *writing) (alone bool) {
 	r := &w.one.request
-	r.Key, r.Args = b.Keys[0], w.appendItem(w.one.item[:0], b)
+	r.Key, r.Args = b.Keys[0], w.appendItems(w.one.item[:0], b)
 	if batcher.Join(r) {
 		return true
 	}
@@ -298,128 +349,11 @@ func (w *write) moveAlong(ctx context.Context, b *writing) (done bool) {
 			}
 		}
 		q := link.NewCall(w.bare, key, b.Args[0])
-		q.Args = append(q.Args, w.args...)
+		q.Args = append(q.Args, w.argsOf(key)...)
 		w.link.Run(ctx, b.Shard, q)
 		if b.Reply, b.Err = q.Reply, q.Err; q.Err != nil || q.Untimely() {
 			return false
 		}
 	}
 	return true
-}
-
-// batchedWrites are writes of many callers, of one kind.
-type batchedWrites struct {
-	*Client
-	script *script.Script
-}
-
-// writesBy are those that go in calls of s, or, where stamps are disabled, of bare.
-func (c *Client) writesBy(s, bare *script.Script) batchedWrites {
-	if c.opt.DisableStamps {
-		s = bare
-	}
-	return batchedWrites{c, s}
-}
-
-// send sends the writes of requests in one call. Where Redis refuses a call of several, which may be
-// for one of them, each is sent by itself, in the same window: so each caller gets the error of its
-// own write. What the call has done before it was refused is done once more; see the scripts.
-//
-// Where the latest commands were not answered, what has waited for long behind them is not sent.
-func (c batchedWrites) send(sh *link.Shard, requests []*link.Request) {
-	now, oldest := c.link.Now(), int64(math.MinInt64)
-	if sh.Silent() {
-		oldest = now - int64(c.opt.RedisTimeout/2)
-	}
-	requests = slices.DeleteFunc(requests, func(r *link.Request) bool {
-		if r.Asked < oldest || r.Ends-now < int64(leastLeft/5) {
-			r.Answer(&link.Batch{Call: link.Call{Err: errWaitedTooLong}}, 0, nil)
-			return true
-		}
-		return false
-	})
-	if len(requests) == 0 {
-		return
-	}
-	all := c.newCall(sh, requests)
-	calls := []*writesCall{all}
-	if !sh.CanBatch() { // no longer
-		calls = all.each()
-	}
-	c.run(sh, calls)
-	if len(all.requests) > 1 && (link.Refused(all.Err) || link.IsTryAgain(all.Err)) {
-		calls = all.each()
-		c.run(sh, calls)
-	}
-	for _, call := range calls {
-		for i, r := range call.requests {
-			r.Answer(&call.Batch, i, nil)
-		}
-	}
-}
-
-// errWaitedTooLong is why a write was not sent that went with others'.
-var errWaitedTooLong = fmt.Errorf("%w: it has waited too long for others that are not answered", link.ErrNotAsked)
-
-// writesCall is a script call for the writes of several callers.
-type writesCall struct {
-	link.Batch
-	requests []*link.Request
-	slack    int64 // see doable
-}
-
-// newCall begins requests. Its window is its own, whatever time their callers have.
-func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request) *writesCall {
-	bytes := 0
-	for _, r := range requests {
-		bytes += r.Size()
-	}
-	t := &writesCall{requests: requests, Batch: link.Batch{Shard: sh, Head: 1, Call: link.Call{Script: c.script, Args: []string{"", c.stampTTL}, Stamped: !c.opt.DisableStamps}}}
-	if t.Stamped {
-		t.Head = 2
-	}
-	patience := c.link.Patience(context.Background(), sh, int64(bytes))
-	now, slack := c.link.ServerTime(sh)
-	t.slack = slack
-	t.Args[0], t.NotAfter = link.WriteWindow(now, slack, patience)
-	t.begin()
-	return t
-}
-
-// each is the requests of t in calls of their own.
-func (t *writesCall) each() []*writesCall {
-	all := make([]*writesCall, len(t.requests))
-	for i := range all {
-		all[i] = &writesCall{t.Batch, t.requests[i : i+1], t.slack}
-		all[i].begin()
-	}
-	return all
-}
-
-// begin begins the requests, but for those whose callers have left, and makes the call for them.
-func (t *writesCall) begin() {
-	t.requests = slices.DeleteFunc(t.requests, func(r *link.Request) bool { return !r.Begin(&t.Batch) })
-	head := t.Args[:t.Head]
-	t.Keys = make([]string, 0, len(t.requests))
-	t.Args = append(make([]string, 0, t.Head+4*len(t.requests)), head...)
-	for _, r := range t.requests {
-		t.Keys = append(t.Keys, r.Key)
-		t.Args = append(t.Args, r.Args...)
-	}
-}
-
-// run asks Redis for calls, in one round trip.
-func (c batchedWrites) run(sh *link.Shard, all []*writesCall) {
-	calls := make([]*link.Call, 0, len(all))
-	for _, t := range all {
-		switch {
-		case !doable(sh, t.slack):
-			t.Err = link.ErrNotAsked
-		case len(t.requests) > 0:
-			calls = append(calls, &t.Call)
-		}
-	}
-	if len(calls) > 0 {
-		c.link.RunAll(context.Background(), sh, calls...)
-	}
 }

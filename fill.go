@@ -6,9 +6,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/internal/link"
-	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
-	"github.com/redaside/aside/internal/wire"
 )
 
 // A loaded value is early while callers already have it but Redis has not acknowledged it. A load
@@ -84,24 +82,27 @@ func (l *load) store() {
 	if len(l.items) > 1 {
 		fill = make([]*loadItem, 0, len(l.items))
 	}
+	l.seeTags()
 	for i := range l.items {
 		item, out := &l.items[i], &l.out[i]
 		item.n = i
-		l.setTTL(i)
-		storable := true
+		l.decide(i)
+		storable, value := item.ttl > 0, l.value(i)
 		switch {
 		case !out.found:
 			c.counted.notFound.Add(1)
-			storable = l.options.negativeTTL > 0
 		case out.err != nil:
 			c.counted.encodeErrors.Add(1)
-			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: out.err})
+			l.tell(EventStoreFailed, item.f.key, out.err)
 			storable = false
 		case len(out.raw) > c.opt.MaxValueBytes:
 			c.counted.tooLarge.Add(1)
-			c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
+			l.tell(EventStoreFailed, item.f.key, ErrTooLarge)
 			c.warn(&c.seldomStore, "a loaded value is too large, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "MaxValueBytes", c.opt.MaxValueBytes)
 			storable = false
+		}
+		if !storable {
+			item.ttl = 0
 		}
 		if item.marker == "" {
 			if item.refresh != nil && !storable {
@@ -112,11 +113,11 @@ func (l *load) store() {
 		}
 		if item.shard = c.link.Shard(item.f.key); item.shard != nil { // another may have taken over since the lock
 			item.reserved = c.near.Reserve(item.f.key, item.shard.Valid)
-			if most := c.link.LongestArg(item.shard); storable && int64(len(wire.Pack(out.raw))) > most {
+			if most := c.link.LongestArg(item.shard); storable && int64(len(stored(&value))) > most {
 				c.counted.tooLarge.Add(1)
-				c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: ErrTooLarge})
+				l.tell(EventStoreFailed, item.f.key, ErrTooLarge)
 				c.warn(&c.seldomStore, "a loaded value is too large for Redis, so it is not stored", keyAttr(item.f.key), "bytes", len(out.raw), "proto-max-bulk-len", most)
-				storable = false // and its lock is given back
+				storable, item.ttl = false, 0 // and its lock is given back
 			}
 		}
 		l.early += earlyItem
@@ -130,7 +131,7 @@ func (l *load) store() {
 			continue
 		}
 		l.early += int64(len(out.raw))
-		item.entry = c.near.Prepare(item.f.key, item.reserved, near.Value{Raw: out.raw, Absent: !out.found, TTL: item.ttl, Room: l.room})
+		item.entry = c.near.Prepare(item.f.key, item.reserved, value)
 		fill = append(fill, item)
 	}
 	l.mu.Lock()
@@ -188,37 +189,6 @@ func (l *load) filledOne(moved, accepted bool, err error) {
 	l.settled()
 }
 
-// fillArgs appends what an item takes of script.Fill's ARGV.
-func (l *load) fillArgs(to []string, item *loadItem) []string {
-	stored, ttl := wire.Absent, &l.absentTTL
-	if l.out[item.n].found {
-		stored, ttl = wire.Pack(l.out[item.n].raw), &l.valueTTL
-	}
-	if *ttl == "" || l.options.jitter > 0 {
-		*ttl = l.c.loads.milliseconds(item.ttl)
-	}
-	return append(to, item.marker, stored, *ttl)
-}
-
-// ttlText is a ttl as Redis takes it. Immutable.
-type ttlText struct {
-	ttl  time.Duration
-	text string
-}
-
-// milliseconds is script.InMilliseconds. It remembers what was asked for twice in a row: most loads
-// have the ttl of the last one, or each its own.
-func (ls *loads) milliseconds(ttl time.Duration) string {
-	if known := ls.ttl.Load(); known != nil && known.ttl == ttl {
-		return known.text
-	}
-	text := script.InMilliseconds(ttl)
-	if ls.lastTTL.Swap(int64(ttl)) == int64(ttl) {
-		ls.ttl.Store(&ttlText{ttl, text})
-	}
-	return text
-}
-
 // filled hands out an item whose fill was answered.
 func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	c := l.c
@@ -234,9 +204,9 @@ func (l *load) filled(moved bool, item *loadItem, accepted bool, err error) {
 	l.give(item.n, out)
 	switch { // an Observer may ask for this very key
 	case err != nil:
-		c.observe(Event{Kind: EventStoreFailed, Key: item.f.key, Err: err})
+		l.tell(EventStoreFailed, item.f.key, err)
 	case !accepted:
-		c.observe(Event{Kind: EventFillRefused, Key: item.f.key})
+		l.tell(EventFillRefused, item.f.key, nil)
 	}
 }
 
@@ -248,7 +218,14 @@ func (l *load) give(i int, out outcome) {
 
 // outcome adds what was loaded for item i to out.
 func (l *load) outcome(i int, out outcome) outcome {
-	out.raw, out.absent, out.by = l.out[i].raw, !l.out[i].found, l.call
+	item := &l.items[i]
+	out.raw, out.absent, out.meta, out.by = l.out[i].raw, !l.out[i].found, item.meta, l.call
+	out.at, out.began, out.source, out.bare, out.waited = l.began, l.began, SourceLoader, item.marker == "", item.waited
+	out.drilled = item.drill != nil
+	out.unsure = l.unsure && item.marker != ""
+	if item.ttl > 0 {
+		out.ends = l.done + int64(item.ttl)
+	}
 	if out.absent {
 		out.missing = l.missing
 	}

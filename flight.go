@@ -1,7 +1,6 @@
 package aside
 
 import (
-	"cmp"
 	"context"
 	"hash/maphash"
 	"slices"
@@ -35,6 +34,7 @@ import (
 type flights struct {
 	now     func() int64          // Link.Now; immutable
 	asks    func(key string) bool // reports whether Redis can be asked for key; immutable
+	told    func(key string) bool // reports whether what detaches a flight is told for as long as its load runs; nil: never. Immutable
 	lease   time.Duration         // Options.StaleLease; immutable
 	closing context.Context       // ends with Close; immutable
 	seed    maphash.Seed          // immutable
@@ -67,6 +67,7 @@ type flight struct {
 	waiting   int32
 	isEarly   bool
 	finished  bool
+	insisted  bool // a caller that waits has started over already because of a lost lock
 
 	early outcome // set with isEarly, not changed after
 	out   outcome // set with finished, not changed after
@@ -85,17 +86,32 @@ type outcome struct {
 	by      loadCaller  // who loaded it; nil: it was found
 	gen     uint64      // see near; a caller that joined at a later one has heard of a change since
 	entry   *near.Entry // where it is in memory, or will be; nil: it is not
-	ends    int64       // when its key does, in link.Now's time, if it was found; 0: it does not, or it was loaded
+	meta    *near.Meta  // what its header says, or what is stored with what was loaded; nil: it has none
+	expired bool        // a group has made stale what was found
+	ends    int64       // when its key does, in link.Now's time; 0: it does not, or it is not stored
+	at      int64       // when Redis was asked, or its load began, or it was set, in link.Now's time
+	began   int64       // when its load began, or it was set; 0: not known
+	judged  int64       // when its caller was allowed to have it, in link.Now's time; 0: nobody has looked. In a caller's copy only
+	source  Source
 	absent  bool
-	missing error // with which the loader has said so, else nil
-	proven  bool  // nobody had changed the key when Redis was asked, at generation gen
-	free    bool  // loaded while Redis was away: canShareLocked decided who may share it
-	again   bool  // nothing: the leader left before it knew
+	missing error         // with which the loader has said so, else nil
+	proven  bool          // nobody had changed the key when Redis was asked, at generation gen
+	free    bool          // loaded while Redis was away: canShareLocked decided who may share it
+	again   bool          // nothing: the leader left before it knew, or its lock was lost
+	lost    bool          // that was so
+	drilled bool          // loaded for a drill, and so kept nowhere
+	bare    bool          // Redis was not asked, or did not answer
+	unsure  bool          // loaded, and the state of a group was not known: what was stored is a miss to whoever reads it
+	waited  bool          // the leader has waited for another process's load
+	held    time.Duration // with again, of a refresh: for how long another process holds its lock; negative: there can be none
 }
 
-// notFound is what a caller gets for an absence: what the loader has returned, which may wrap an
-// error of the caller's domain.
-func (o *outcome) notFound() error { return cmp.Or(o.missing, ErrNotFound) }
+// stored is what its key was found to hold.
+func (o *outcome) stored() string {
+	return stored(&near.Value{Raw: o.raw, Absent: o.absent, Meta: o.meta})
+}
+
+func (o *outcome) newer(version int64) bool { return isNewer(o.meta, version) }
 
 // own reports whether it was loaded by the loader of this very call, which has the value itself.
 func (o *outcome) own(call loadCaller) bool { return o.by != nil && o.by == call }
@@ -179,6 +195,26 @@ func (f *flight) present() (callers []*caller) {
 	return callers
 }
 
+// insist notes that a caller waits which must not start over again because of a lost lock.
+func (f *flight) insist() {
+	f.stripe.mu.Lock()
+	defer f.stripe.mu.Unlock()
+	f.insisted = true
+}
+
+func (f *flight) insists() bool {
+	f.stripe.mu.Lock()
+	defer f.stripe.mu.Unlock()
+	return f.insisted
+}
+
+// loading returns the load of f, nil if there is none yet.
+func (f *flight) loading() *load {
+	f.stripe.mu.Lock()
+	defer f.stripe.mu.Unlock()
+	return f.load
+}
+
 func (f *flight) isFinished() bool {
 	f.stripe.mu.Lock()
 	defer f.stripe.mu.Unlock()
@@ -211,23 +247,12 @@ func (fs *flights) stripe(key string) *flightStripe {
 	return &fs.stripes[maphash.String(fs.seed, key)%uint64(len(fs.stripes))]
 }
 
-// join returns a ticket for the flight of key, whose generation was gen before.
-func (fs *flights) join(who *caller, key string, gen uint64) (ticket, error) {
-	if who.load != nil {
-		return fs.joinNested(who, key, gen)
-	}
-	s := fs.stripe(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return fs.joinLocked(s, who, key, gen), nil
-}
-
 func (fs *flights) joinLocked(s *flightStripe, who *caller, key string, gen uint64) ticket {
 	f := s.byKey[key]
-	if f != nil && fs.canShareLocked(f) {
+	if f != nil && fs.canShareLocked(f) && !f.outdatedLocked(gen) {
 		f.waiting++
 		f.joinedLocked(who)
-		return ticket{f: f, of: fs, early: f.load == nil || f.finished, gen: gen}
+		return ticket{f: f, of: fs, early: f.load == nil || f.finished && f.out.err != nil, gen: gen}
 	}
 	if f != nil {
 		s.removeLocked(f)
@@ -251,10 +276,18 @@ func (fs *flights) canShareLocked(f *flight) bool {
 		return now < f.heldUntil
 	case f.load == nil:
 		return true
-	case f.load.free && (now-f.load.began >= int64(fs.lease) || fs.asks(f.key)):
+	case f.load.free && fs.asks(f.key):
+		return false
+	case f.load.free && now-f.load.began >= int64(fs.lease) && (fs.told == nil || !fs.told(f.key)):
 		return false
 	}
 	return f.waiting > 0 || f.load.revive()
+}
+
+// outdatedLocked reports whether f holds a value, and its key has changed since, whose generation is
+// gen now.
+func (f *flight) outdatedLocked(gen uint64) bool {
+	return f.finished && f.out.err == nil && gen > f.out.gen
 }
 
 // removeLocked detaches f from its key, if it is attached.
@@ -276,6 +309,18 @@ func (fs *flights) detach(key string) {
 	defer s.mu.Unlock()
 	if f := s.byKey[key]; f != nil {
 		s.removeLocked(f)
+	}
+}
+
+// detachAll is detach for all keys.
+func (fs *flights) detachAll() {
+	for i := range fs.stripes {
+		s := &fs.stripes[i]
+		s.mu.Lock()
+		for _, f := range s.byKey {
+			s.removeLocked(f)
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -343,14 +388,15 @@ func (fs *flights) storing(to []<-chan struct{}, key string) []<-chan struct{} {
 }
 
 // holdsLocked returns how long the error of f's loader answers new callers too (Options.ErrorTTL),
-// so that a failing database is not asked by a hundred waiters one after another.
+// so that a failing database is not asked by a hundred waiters one after another. So does, for as
+// long, a value that cannot be cached because Redis does not tell the state of its groups.
 func (fs *flights) holdsLocked(f *flight) time.Duration {
 	err := f.out.err
-	if err == nil || f.stripe.byKey[f.key] != f || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || fs.closing.Err() != nil {
+	if err == nil && !(f.out.unsure && f.out.proven) || f.stripe.byKey[f.key] != f || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || fs.closing.Err() != nil {
 		return 0
 	}
 	hold := f.load.options.errorTTL
-	if !f.told || f.stripe.held >= maxHeld { // somebody may have written it already, of which no push will tell; or there are many
+	if err == nil || !f.told || f.stripe.held >= maxHeld { // somebody may have written it already, of which no push will tell; or there are many
 		return min(hold, defaultErrorTTL)
 	}
 	return hold
@@ -392,6 +438,15 @@ func (fs *flights) abandon(f *flight) {
 }
 
 // count returns for how many keys a flight is under way.
+// busy reports whether a call waits for key.
+func (fs *flights) busy(key string) bool {
+	s := fs.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.byKey[key]
+	return f != nil && !f.finished
+}
+
 func (fs *flights) count() (keys int) {
 	for i := range fs.stripes {
 		s := &fs.stripes[i]
@@ -405,4 +460,10 @@ func (fs *flights) count() (keys int) {
 		s.mu.Unlock()
 	}
 	return keys
+}
+
+// gone reports whether a group has made what was found stale and nobody would refresh it: its reader
+// gives it no such grace, or it does not expire.
+func (o *outcome) gone(grace time.Duration) bool {
+	return o.expired && (o.ends == 0 || o.meta.GraceOr(grace) == 0)
 }

@@ -63,6 +63,18 @@ func (g guardedStore) Settle(records ...fallback.Record) {
 	_ = g.guard(func() { g.user.Settle(records...) })
 }
 
+// Reject is of a store that is a fallback.Keeper.
+func (g guardedStore) Reject(record fallback.Record, why error) (err error) {
+	keeper, ok := g.user.(fallback.Keeper)
+	if !ok {
+		return nil // it has not been given any operations
+	}
+	if failed := g.guard(func() { err = examined(keeper.Reject(record, why)) }); failed != nil {
+		return failed
+	}
+	return err
+}
+
 func (g guardedStore) Durable() (durable bool) {
 	_ = g.guard(func() { durable = g.user.Durable() })
 	return durable

@@ -1,41 +1,16 @@
 package aside
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redaside/aside/internal/link"
-	"github.com/redaside/aside/internal/near"
-	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
-
-// leader asks Redis for the keys of the flights that one call leads. What an answer means is
-// decided in one place (next), for one key and for many.
-type leader struct {
-	*Client
-	who  *caller
-	room uintptr // of the plan
-}
-
-// asking is one key that a leader asks for, and what came of it.
-type asking struct {
-	f        *flight
-	bad      string // fingerprint of what the key is known to hold and that is nothing, else ""
-	shard    *link.Shard
-	reserved near.Reservation // void if the answer must not be kept
-	found    finding
-	err      error
-
-	stuck stuck // the lock that the leader waits for
-	large int64 // bytes that were found, and are to be asked for in turn
-	polls int   // how often a lock was found
-	again bool  // it has been asked for a second time, see mayAskAgain
-}
 
 // step is what a leader does next about a key.
 type step int
@@ -57,8 +32,12 @@ func (l leader) next(a *asking) step {
 		case l.mayAskAgain(a):
 			return askAgain
 		}
+		if l.p.options.need.Proven { // whoever shares the flight starts over
+			a.unproven = unproven(a.err)
+			return finished
+		}
 		l.refusedRead(f.key, a.err)
-		if l.answerFromStore(l.who, f, l.room) || l.who.Err() != nil {
+		if l.answerFromStore(l.who, f, l.p.room) || l.who.Err() != nil {
 			return finished
 		}
 		return callLoader
@@ -68,11 +47,15 @@ func (l leader) next(a *asking) step {
 	}
 	switch a.found.content {
 	case wire.Value, wire.Absence:
+		if a.cleared {
+			a.bad = fingerprint(a.found.stored)
+			return askAgain
+		}
 		return finished
 	case wire.Unreadable:
 		a.bad = fingerprint(a.found.stored)
 		l.counted.decodeErrors.Add(1)
-		l.observe(Event{Kind: EventDecodeFailed, Key: f.key, Err: errUnknownHeader})
+		l.observe(l.who, Event{Kind: EventDecodeFailed, View: l.p.seen.view(), Key: f.key, Keys: 1, Err: errUnknownHeader})
 		l.warn(&l.seldomDecode, "a stored value has a header of another version, so it is loaded again", keyAttr(f.key))
 		return askAgain
 	case wire.Lock:
@@ -86,8 +69,43 @@ func (l leader) next(a *asking) step {
 		a.bad = fingerprint(a.found.stored) // it is nobody's
 		return askAgain
 	}
-	l.waitsForLock(f.key)
+	l.counted.lockWaits.Add(1)
+	if a.waits == 0 {
+		a.waits = max(l.link.Now(), 1)
+	}
 	return awaitLock
+}
+
+// answerFromStore completes f with what the fallback store holds, and reports whether it holds
+// anything.
+func (l leader) answerFromStore(ctx context.Context, f *flight, room uintptr) bool {
+	c := l.Client
+	s, ok := c.readStore(ctx, f.key, room)
+	if group := l.p.options.clears; group != nil && !s.meta.Of(group) {
+		return false // it is older than any clearing
+	}
+	out := s.outcome(c.link.Now())
+	if !ok || out.gone(l.p.options.grace) {
+		return false
+	}
+	c.flights.complete(f, out)
+	return true
+}
+
+// outcome is that of a flight which s answers now.
+func (s *storeAnswer) outcome(now int64) outcome {
+	return outcome{
+		raw: s.raw, absent: s.absent, proven: true, gen: s.gen, entry: s.entry, meta: s.meta, ends: now + int64(s.left),
+		at: s.made, began: s.made, source: SourceDisk, bare: true, expired: s.expired,
+	}
+}
+
+// waited notes that the leader waits for the lock on a key no more, if it did.
+func (l leader) waited(a *asking) {
+	if a.waits > 0 {
+		l.p.seen.lockWait(a.f.key, a.waits)
+		a.waits = 0
+	}
 }
 
 var errUnknownHeader = errors.New("aside: the stored value has a header of another version")
@@ -102,57 +120,31 @@ func (l leader) mayAskAgain(a *asking) bool {
 	return true
 }
 
-// note notes what Redis has answered.
-func (a *asking) note(found finding, moved bool) {
-	a.found, a.err = found, found.err
-	if moved {
-		a.reserved.Void()
-	}
-}
-
-// complete completes the flight with what Redis has answered, if that is a value or an absence.
-func (l leader) complete(a *asking) {
-	found := &a.found
-	if a.err != nil || found.content != wire.Value && found.content != wire.Absence {
-		return
-	}
-	l.counted.redisHits.Add(1)
-	out := outcome{raw: found.value, absent: found.content == wire.Absence, proven: true, gen: a.reserved.Generation()}
-	if found.ttl >= 0 {
-		out.ends = a.reserved.At() + int64(found.ttl)
-	}
-	out.entry = l.near.Commit(a.f.key, a.reserved, near.Value{Raw: out.raw, Absent: out.absent, TTL: found.ttl, Room: l.room})
-	l.flights.complete(a.f, out)
-	l.observe(Event{Kind: EventHit, Key: a.f.key, Source: SourceRedis})
-}
-
-// item is what a load has to know of a key.
-func (a *asking) item() loadItem {
-	item := loadItem{f: a.f, shard: a.shard}
-	if a.err != nil {
-		item.free = errors.Is(a.err, link.ErrNotAsked)
-	} else {
-		item.marker, item.locked = a.found.stored, a.reserved.At()
-	}
-	return item
+// orphaned reports whether a marker is one of ours, of a load that has ended for this key: Redis
+// went away, or refused, before it could be filled or given back.
+func (l leader) orphaned(key, marker string) bool {
+	return strings.HasPrefix(marker, l.tokenPrefix) && !l.loads.has(key, marker)
 }
 
 // lead asks for the key of a flight until it is done or its loader has been started. bad is as in
 // asking.
-func (l leader) lead(f *flight, bad string, p *plan) {
+func (l leader) lead(f *flight, bad string) (unproven error) {
 	defer l.flights.abandon(f)
-	for a := (asking{f: f, bad: bad}); ; {
+	a := asking{f: f, bad: bad}
+	defer l.waited(&a)
+	for {
 		l.readOrLock(l.who, &a)
+		l.judge(&a, grouper{l.Client}.ask(l.who, l.unknown(nil, &a)))
 		l.complete(&a)
 		switch l.next(&a) {
 		case finished:
-			return
+			return a.unproven
 		case callLoader:
-			l.newLoadOfOne(l.who, p, a.item()).start()
-			return
+			l.newLoadOfOne(l.who, l.p, a.item()).start()
+			return a.unproven
 		case awaitLock:
 			if !l.awaitHolder(&a) {
-				return
+				return a.unproven
 			}
 		case askAgain:
 		}
@@ -160,11 +152,13 @@ func (l leader) lead(f *flight, bad string, p *plan) {
 }
 
 // leadMulti is lead for many flights, those of asked. It returns when each is done or its loader
-// has been started: one call of the loader for what was locked in a round, before anybody else is
-// waited for.
-func (l leader) leadMulti(asked []asking, p *plan) {
+// has been started: one call of the loader for what was locked in a round, one for what could not be
+// locked, which needs a place of MaxLoaders, and one for what a drill has loaded, before anybody else
+// is waited for.
+func (l leader) leadMulti(asked []asking) {
 	defer func() {
 		for i := range asked {
+			l.waited(&asked[i])
 			l.flights.abandon(asked[i].f)
 		}
 	}()
@@ -181,23 +175,34 @@ func (l leader) leadMulti(asked []asking, p *plan) {
 			}
 			return
 		}
-		var load []loadItem
+		var load, bare, drilled []loadItem
 		for _, a := range ask {
 			switch l.next(a) {
 			case finished:
+				l.waited(a)
 			case callLoader:
-				if load == nil {
-					load = make([]loadItem, 0, len(ask))
+				l.waited(a)
+				to := &load
+				switch { // the wait for a place of MaxLoaders, and the drill's end, are no matter of the others
+				case a.drill != nil:
+					to = &drilled
+				case a.err != nil:
+					to = &bare
 				}
-				load = append(load, a.item())
+				if *to == nil {
+					*to = make([]loadItem, 0, len(ask))
+				}
+				*to = append(*to, a.item())
 			case awaitLock:
 				waits.add(a)
 			case askAgain:
 				waits.again = append(waits.again, a)
 			}
 		}
-		if len(load) > 0 {
-			l.newLoad(l.who, p, load).start()
+		for _, items := range [][]loadItem{load, bare, drilled} {
+			if len(items) > 0 {
+				l.newLoad(l.who, l.p, items).start()
+			}
 		}
 	}
 }
@@ -309,110 +314,4 @@ func (w *heldLocks) leave() {
 	for _, h := range w.held {
 		h.leave()
 	}
-}
-
-// readOrLock asks for one key.
-func (c *Client) readOrLock(ctx context.Context, a *asking) {
-	key := a.f.key
-	sh := c.link.Shard(key)
-	a.shard, a.reserved, a.found, a.err = sh, near.Reservation{}, finding{}, link.ErrNotAsked
-	if c.unsettled(ctx, key) || sh == nil {
-		return
-	}
-	a.reserved = c.near.Reserve(key, sh.Valid)
-	if a.bad == "" && a.large == 0 && sh.CanBatch() {
-		if own := sh.Batcher(locks).Enter(key); own != nil {
-			c.awaitBatch(ctx, a, own)
-			return
-		}
-		defer sh.Batcher(locks).Leave()
-	}
-	marker := c.newMarker(sh)
-	q := link.NewCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
-	if a.bad != "" {
-		q.Script, q.Args[2] = script.ReplaceOrLock, a.bad
-	}
-	if q.Expects = a.large; q.Expects > 0 {
-		q.Args[2] = anyLength
-	}
-	c.link.InTurn(ctx, sh, []*link.Call{q}, func() { c.link.Run(ctx, sh, q) })
-	found, err := findingOf(q, marker)
-	if err != nil && link.Unanswered(err) {
-		c.disown(sh, q.Keys, marker)
-	}
-	if a.err = err; err == nil {
-		a.note(found, q.Moved)
-	}
-}
-
-// awaitBatch is readOrLock for a caller whose request goes with others'.
-func (c *Client) awaitBatch(ctx context.Context, a *asking, own *link.Request) {
-	if !own.Wait(ctx, c.lifecycle.ctx) {
-		a.err = cmp.Or(ctx.Err(), ErrClosed)
-		return
-	}
-	if a.err = own.Err; a.err == nil {
-		answers := own.Result.(*lockAnswers)
-		a.note(answers.found[own.At], answers.q.Moved)
-	}
-}
-
-// readOrLockMulti asks for many keys at once. A value completes its flight as soon as its shard has
-// answered. Keys of a script call share a marker: with the key it still is unique.
-func (l leader) readOrLockMulti(ask []*asking) {
-	c := l.Client
-	plain := make([]*asking, 0, len(ask))
-	var replace []*asking
-	var pending []string
-	for _, a := range ask {
-		if c.mayBeUnsettled(a.f.key) {
-			pending = append(pending, a.f.key)
-		}
-	}
-	unsettled := c.unsettledOf(l.who, pending)
-	for _, a := range ask {
-		a.shard, a.reserved, a.found, a.err = c.link.Shard(a.f.key), near.Reservation{}, finding{}, nil
-		if a.shard == nil || unsettled[a.f.key] {
-			a.err = link.ErrNotAsked
-			continue
-		}
-		a.reserved = c.near.Reserve(a.f.key, a.shard.Valid)
-		if a.bad != "" {
-			replace = append(replace, a)
-		} else {
-			plain = append(plain, a)
-		}
-	}
-	all := c.link.Batches(script.ReadOrLockMany, nil, link.List{
-		Len:   len(plain),
-		Key:   func(i int) (string, *link.Shard) { return plain[i].f.key, plain[i].shard },
-		Bytes: func(i int) int64 { return plain[i].large },
-	})
-	asked := plain
-	for _, a := range replace {
-		all = append(all, &link.Batch{Shard: a.shard, Of: []int{len(asked)}, Call: link.Call{Script: script.ReplaceOrLock, Keys: []string{a.f.key}, Args: []string{a.bad}}})
-		asked = append(asked, a)
-	}
-	for _, b := range all {
-		last := mostAnswered
-		if len(b.Args) > 0 {
-			last = b.Args[0]
-		}
-		b.Args = []string{c.newMarker(b.Shard), c.lockTTL, last}
-		b.Head = len(b.Args)
-	}
-	c.link.RunBatches(l.who, all, &link.Pieces{}, func(b *link.Batch) {
-		marker := b.Args[0]
-		found, err := findingsOf(&b.Call, marker)
-		if err != nil && link.Unanswered(err) {
-			c.disown(b.Shard, b.Keys, marker)
-		}
-		for n, i := range b.Of {
-			a := asked[i]
-			if a.err = err; err == nil {
-				a.note(found[n], b.Moved)
-				l.complete(a)
-			}
-		}
-	})
 }

@@ -68,13 +68,13 @@ func TestALoadersContextHasTheDeadlineOfTheLoad(t *testing.T) {
 }
 
 func TestATTLIsWrittenOutOnce(t *testing.T) {
-	var ls loads
+	var texts ttlTexts
 	for range 3 {
-		require.Equal(t, "60000", ls.milliseconds(time.Minute))
+		require.Equal(t, "60000", texts.of(time.Minute))
 	}
-	require.Zero(t, testing.AllocsPerRun(100, func() { ls.milliseconds(time.Minute) }))
-	require.Equal(t, "1500", ls.milliseconds(1500*time.Millisecond))
-	require.Equal(t, "60000", ls.milliseconds(time.Minute))
+	require.Zero(t, testing.AllocsPerRun(100, func() { texts.of(time.Minute) }))
+	require.Equal(t, "1500", texts.of(1500*time.Millisecond))
+	require.Equal(t, "60000", texts.of(time.Minute))
 }
 
 func TestRunningLoadsAreAList(t *testing.T) {
@@ -93,4 +93,53 @@ func TestRunningLoadsAreAList(t *testing.T) {
 	require.Equal(t, []*load{c}, ls.all())
 	ls.remove(c)
 	require.Empty(t, ls.all())
+}
+
+// What a loader derives from its context ends with the same cause, however it is derived.
+func TestTheCauseOfALostLock(t *testing.T) {
+	outer, leave := context.WithCancelCause(t.Context())
+	leave(errors.New("the caller's own reason"))
+	who := enterCall(outer)
+	defer who.leave()
+	type key struct{}
+	for name, derive := range map[string]func(ctx context.Context) context.Context{
+		"itself":    func(ctx context.Context) context.Context { return ctx },
+		"WithValue": func(ctx context.Context) context.Context { return context.WithValue(ctx, key{}, 1) },
+		"WithCancel": func(ctx context.Context) context.Context {
+			ctx, cancel := context.WithCancel(ctx)
+			t.Cleanup(cancel)
+			return ctx
+		},
+		"WithTimeout of WithValue": func(ctx context.Context) context.Context {
+			ctx, cancel := context.WithTimeout(context.WithValue(ctx, key{}, 1), time.Hour)
+			t.Cleanup(cancel)
+			return ctx
+		},
+		"that of a call": func(ctx context.Context) context.Context {
+			who := enterCall(ctx)
+			t.Cleanup(func() { who.load = nil; who.leave() })
+			return who
+		},
+	} {
+		for _, late := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", afterwards"}[late], func(t *testing.T) {
+				l := &load{c: &Client{link: new(link.Link)}, first: who, live: 1}
+				ctx := &l.values
+				ctx.l = l
+				var child context.Context
+				if !late {
+					child = derive(ctx)
+					require.NoError(t, context.Cause(child))
+				}
+				ctx.end(ErrLockLost)
+				if late {
+					child = derive(ctx)
+				}
+				<-child.Done()
+				require.Equal(t, context.Canceled, child.Err())
+				require.Equal(t, ErrLockLost, context.Cause(child))
+				require.NoError(t, context.Cause(context.WithoutCancel(child)))
+			})
+		}
+	}
 }

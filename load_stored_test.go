@@ -22,7 +22,7 @@ func TestAFillIsWaitedForThoughAWriteTookItsFlight(t *testing.T) {
 	c := newConnected(t, proxy.Addr())
 	ctx := t.Context()
 	_, err := c.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) {
-		c.drop([]string{"k"}) // as a write does last
+		writer{c}.drop([]string{"k"}) // as a write does last
 		proxy.CutRequests()
 		return "v", nil
 	})

@@ -71,6 +71,7 @@ func TestWhoAsksBeforeARefusedFillIsAnsweredLoadsAnew(t *testing.T) {
 // Whatever else a caller asks about the key, or does to it, finds the value that Get has returned
 // to it, and not the lock.
 func TestOtherCallsWaitForTheFill(t *testing.T) {
+	t.Parallel()
 	for name, call := range map[string]func(ctx context.Context, c *aside.Client) (any, error){
 		"Peek": func(ctx context.Context, c *aside.Client) (any, error) {
 			value, _, err := c.Peek(ctx, "k")
@@ -95,6 +96,7 @@ func TestOtherCallsWaitForTheFill(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			proxy := counted(t, server)
 			c, ctx := newClient(t, proxy.Addr()), testContext(t)

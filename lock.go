@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/internal/drill"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
@@ -156,6 +157,14 @@ func locked(items []*loadItem) []*loadItem {
 	return items
 }
 
+func pointers[T any](all []T) []*T {
+	to := make([]*T, len(all))
+	for i := range all {
+		to[i] = &all[i]
+	}
+	return to
+}
+
 // overLock runs q, a script over the lock of one item.
 func (c *Client) overLock(item *loadItem, q *link.Call) (moved, ours bool, err error) {
 	c.link.InTurn(context.Background(), item.shard, []*link.Call{q}, func() { c.link.Run(context.Background(), item.shard, q) })
@@ -167,6 +176,7 @@ func (c *Client) overLock(item *loadItem, q *link.Call) (moved, ours bool, err e
 type finding struct {
 	content wire.Content
 	value   string        // for wire.Value
+	header  *wire.Header  // of a value or an absence; nil: it has none
 	stored  string        // the bytes, for wire.Unreadable; the marker, for wire.Lock
 	mine    bool          // for wire.Lock: we have just set it
 	ttl     time.Duration // < 0: does not expire
@@ -228,7 +238,7 @@ func newFinding(v, ttl rueidis.RedisMessage, marker string) (f finding) {
 		return f
 	}
 	f.ttl = time.Duration(ms) * time.Millisecond
-	f.value, f.content = wire.Unpack(f.stored)
+	f.value, f.header, f.content = wire.Unpack(f.stored)
 	f.mine = f.content == wire.Lock && f.stored == marker // the first run of a command that was sent twice
 	return f
 }
@@ -298,15 +308,20 @@ type loadItem struct {
 	shard  *link.Shard // nil without a lock
 	marker string      // "" without a lock
 	free   bool        // without a lock because Redis is away: there is nobody to ask whether the key has changed
+	lost   bool        // its lock was found to be lost; guarded by the load's mu until that has ended
+	waited bool        // its leader has waited for another process's load
 	locked int64       // before the lock was asked for, in link.Now's time, if others were asked for since
 
-	gen      uint64           // of its key when the load began, or, if it has failed, when its lock was to be released; see near
+	gen      uint64           // of its key: its changes when the load began, or, if that has failed, its generation when the lock was to be released; see near
 	outage   uint64           // of its key's shard then
-	n        int              // its place in load.items, for store
+	n        int              // its place in load.items, for store and renewer
 	ttl      time.Duration    // for which it is stored, for store
 	reserved near.Reservation // for store
 	refresh  *refreshItem     // where its lock is a refresh lock, and what for; else nil
+	drill    *drill.Drill     // for which it is loaded without a lock, else nil
+	meta     *near.Meta       // what its header is to say; nil: it has none
 	entry    *near.Entry      // for store: what memory will have if the fill is accepted
+	old      *old             // what it is to replace; nil: nothing, or that is not at hand. Immutable
 }
 
 // lockKey is the key that holds its lock.

@@ -41,7 +41,7 @@ func TestAMarkerIsUniquePerAcquisition(t *testing.T) {
 	ctx, sh := t.Context(), c.link.Shards()[0]
 	acquire := func() finding {
 		a := asking{f: &flight{key: "k"}}
-		c.readOrLock(ctx, &a)
+		leader{c, nil, &plan{}}.readOrLock(ctx, &a)
 		require.NoError(t, a.err)
 		return a.found
 	}
@@ -106,7 +106,7 @@ func TestALockOfOurOwnIsLookedUpWhileItsLoadIsStored(t *testing.T) {
 			waits := c.counted.lockWaits.Load()
 			for range 4 {
 				for _, key := range keys {
-					c.drop([]string{key}) // as a write does last, so that the next Get asks
+					writer{c}.drop([]string{key}) // as a write does last, so that the next Get asks
 					asking.Go(func() {
 						_, err := c.Get(t.Context(), time.Minute, key, func(context.Context, string) (string, error) { return "", fmt.Errorf("%s is being loaded", key) })
 						if err != nil {

@@ -90,6 +90,7 @@ func TestALogHandlerHoldsNothingUp(t *testing.T) {
 
 // What was logged before Close is there when Close returns, in its order.
 func TestCloseHasTheLogWritten(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	var mu sync.Mutex
 	var lines []slog.Level

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
@@ -27,20 +29,40 @@ type Found struct {
 	TTL    time.Duration // left; negative if it does not expire
 	Source Source        // SourceMemory, SourceRedis or SourceDisk
 	At     time.Time     // when Redis was asked, or, while it is away, when the value was set or loaded
+
+	Untracked bool // it is from a memory that Redis tells of no changes: it may be as old as Options.UntrackedTTL
+
+	meta  *near.Meta // what its header says; nil: it has none
+	began int64      // when its load began, or it was set, in link.Now's time; 0: not known
+	away  bool       // Redis was not asked
+
+	expired bool // a group has made it stale
+}
+
+// gone is that of an outcome.
+func (f *Found) gone(grace time.Duration) bool {
+	return f.expired && (f.TTL < 0 || f.meta.GraceOr(grace) == 0)
 }
 
 // Peek returns the value of key without ever loading it, or false if there is none or it is just
-// being loaded. The error is ErrRedisAway when neither memory nor Redis can answer, Redis's own
+// being loaded. What [Client.ExpireTags] has made stale counts as none, unless the value has a grace
+// of its own (Load.SetGrace). The error is ErrRedisAway when neither memory nor Redis can answer, Redis's own
 // error if it refused the read, or ctx's.
 func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
-	found, _, ok, err := c.look(ctx, key)
-	return found.Value, ok, err
+	found, _, ok, err := c.look(ctx, key, "peek", "")
+	if !ok || found.gone(0) {
+		return "", false, err
+	}
+	return found.Value, true, err
 }
 
 // Look is like Peek, and also reports the ttl, the source and the time. The error is ErrNotFound if
 // there is no value or it is just being loaded; otherwise it is as for Peek.
 func (c *Client) Look(ctx context.Context, key string) (Found, error) {
-	found, _, ok, err := c.look(ctx, key)
+	found, _, ok, err := c.look(ctx, key, "look", "")
+	if err == nil && ok && found.gone(0) {
+		found, ok = Found{}, false
+	}
 	if err == nil && !ok {
 		err = ErrNotFound
 	}
@@ -51,6 +73,13 @@ func (c *Client) Look(ctx context.Context, key string) (Found, error) {
 // take RedisTimeout. Keys without a value are left out. If a key fails, LookMulti returns the error
 // of the first such key and no values.
 func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found, error) {
+	all, err := reader{c}.lookAll(ctx, keys)
+	maps.DeleteFunc(all, func(_ string, found Found) bool { return found.gone(0) })
+	return all, err
+}
+
+// lookAll is LookMulti for readers of any grace.
+func (c reader) lookAll(ctx context.Context, keys []string) (map[string]Found, error) {
 	if c.lifecycle.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -69,7 +98,7 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 		}
 		seen[key] = true
 		if e := c.near.Lookup(key); e != nil {
-			c.hit(key)
+			c.hit(ctx, key, "")
 			if !e.Absent() {
 				all[key] = c.inMemory(e)
 			}
@@ -84,6 +113,24 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if len(left) == 0 {
+		return all, nil
+	}
+	watched, ctx := c.watch(ctx, Event{Kind: EventGet, Op: "look_multi", Key: left[0], Keys: len(left)})
+	err := c.lookMulti(ctx, left, pending, func(key string, found Found) {
+		watched.found(found.Source, false)
+		all[key] = found
+	})
+	watched.end(err)
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// lookMulti is LookMulti behind memory; pending are those of keys whose record may have to be
+// replayed first. use is called for each key that has a value, by this goroutine.
+func (c reader) lookMulti(ctx context.Context, left, pending []string, use func(key string, found Found)) error {
 	who := enterCall(ctx)
 	defer who.leave()
 	unsettled := c.unsettledOf(who, pending)
@@ -91,15 +138,18 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	for _, key := range left {
 		sh := c.link.Shard(key)
 		if sh.Asks() && !unsettled[key] {
+			if c.drill.Refuses(key) {
+				return cannotRead(key, errDrilled)
+			}
 			byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			continue
 		}
 		found, _, ok, err := c.lookAway(who, key)
 		if err != nil {
-			return nil, cannotRead(key, err)
+			return cannotRead(key, err)
 		}
 		if ok {
-			all[key] = found
+			use(key, found)
 		}
 	}
 	var asking sync.WaitGroup
@@ -124,35 +174,43 @@ func (c *Client) LookMulti(ctx context.Context, keys []string) (map[string]Found
 	asking.Wait()
 	if g := failed.Load(); g != nil {
 		_, _, _, err := c.seen(who, g)
-		return nil, cannotRead(g.key, err)
+		return cannotRead(g.key, err)
 	}
+	grouper(c).seeFound(who, byShard)
 	for _, glances := range byShard {
 		for _, g := range glances {
 			found, _, ok, err := c.seen(who, g)
 			if err != nil {
-				return nil, cannotRead(g.key, err)
+				return cannotRead(g.key, err)
 			}
 			if ok {
-				all[g.key] = found
+				use(g.key, found)
 			}
 		}
 	}
-	return all, nil
+	return nil
 }
 
 func cannotRead(key string, err error) error {
 	return fmt.Errorf("aside: cannot read %s: %w", quoted(key), reason.Of(err))
 }
 
-// look also returns where the value is in memory.
-func (c *Client) look(ctx context.Context, key string) (found Found, e *near.Entry, ok bool, err error) {
+var errDrilled = fmt.Errorf("%w: a drill runs (Client.Drill)", ErrRedisAway)
+
+// look also returns where the value is in memory. op and view are for the Observer.
+func (c *Client) look(ctx context.Context, key, op, view string) (found Found, e *near.Entry, ok bool, err error) {
 	if err := c.awaitStored(ctx, key); err != nil {
 		return Found{}, nil, false, err
 	}
 	if e := c.near.Lookup(key); e != nil {
-		c.hit(key)
+		c.hit(ctx, key, view)
 		return c.inMemory(e), e, !e.Absent(), nil
 	}
+	return c.lookPast(ctx, key, op, view)
+}
+
+// lookPast is look without memory.
+func (c *Client) lookPast(ctx context.Context, key, op, view string) (found Found, e *near.Entry, ok bool, err error) {
 	if err := c.checkKey(key); err != nil {
 		return Found{}, nil, false, err
 	}
@@ -163,11 +221,23 @@ func (c *Client) look(ctx context.Context, key string) (found Found, e *near.Ent
 		return Found{}, nil, false, err
 	}
 	key = strings.Clone(key) // see obtain
+	seen, ctx := c.watch(ctx, Event{Kind: EventGet, Op: op, View: view, Key: key, Keys: 1})
+	found, e, ok, err = reader{c}.lookBehind(ctx, key)
+	seen.found(found.Source, false)
+	seen.end(err)
+	return found, e, ok, err
+}
+
+// lookBehind is look behind memory.
+func (c reader) lookBehind(ctx context.Context, key string) (Found, *near.Entry, bool, error) {
 	who := enterCall(ctx)
 	defer who.leave()
 	sh := c.link.Shard(key)
 	if !sh.Asks() || c.unsettled(who, key) {
 		return c.lookAway(who, key)
+	}
+	if c.drill.Refuses(key) {
+		return Found{}, nil, false, errDrilled
 	}
 	g := c.newGlance(key, sh)
 	c.link.Run(who, sh, g.q)
@@ -211,13 +281,25 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	if what != wire.Value && what != wire.Absence {
 		return Found{}, nil, false, nil
 	}
+	meta, ok := grouper{c}.newMeta(g.key, found.header, 0)
+	if !ok {
+		return Found{}, nil, false, nil
+	}
+	expired, ok := grouper{c}.holds(ctx, meta, false)
+	if !ok {
+		return Found{}, nil, false, nil
+	}
 	c.counted.redisHits.Add(1)
-	c.observe(Event{Kind: EventHit, Key: g.key, Source: SourceRedis})
+	c.observe(ctx, Event{Kind: EventHit, Source: SourceRedis, Key: g.key, Keys: 1})
 	var e *near.Entry
 	if !g.q.Moved {
-		e = c.near.Commit(g.key, g.r, near.Value{Raw: found.value, Absent: what == wire.Absence, TTL: found.ttl})
+		e = c.near.Commit(g.key, g.r, near.Value{Raw: found.value, Absent: what == wire.Absence, TTL: found.ttl, Meta: meta})
 	}
-	return Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At())}, e, what == wire.Value, nil
+	f := Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At()), meta: meta, expired: expired}
+	if meta != nil {
+		f.began = meta.Loaded
+	}
+	return f, e, what == wire.Value, nil
 }
 
 // readBacks is how often readBack asks for a key. A push about what the key held before the write
@@ -225,9 +307,32 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 // answer cannot be kept, and the next can.
 const readBacks = 3
 
+// ownSet is a Set or SetMulti, and when it began, in link.Now's time. The zero ownSet is none.
+type ownSet struct {
+	w     *write
+	began int64
+}
+
+// age returns since when key has held what was found, at the latest: since it was set, if those are
+// its bytes. 0: nobody knows, or its header says it.
+func (s ownSet) age(key string, found *finding) int64 {
+	if s.w == nil || s.w.op != fallback.OpSet || found.header != nil {
+		return 0
+	}
+	value := s.w.value
+	if s.w.values != nil {
+		value, _, _ = wire.Unpack(s.w.values[key])
+	}
+	if value != found.value {
+		return 0
+	}
+	return s.began
+}
+
 // readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot
-// fail: what it could not read is read when somebody asks for it.
-func (c *Client) readBack(ctx context.Context, keys []string) {
+// fail: what it could not read is read when somebody asks for it. What set has written has an age in
+// memory, though not in Redis.
+func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
 	if !c.opt.ReadBack || !c.near.Keeps() {
 		return
 	}
@@ -251,7 +356,18 @@ func (c *Client) readBack(ctx context.Context, keys []string) {
 					if err != nil || g.q.Moved || found.content != wire.Value {
 						continue
 					}
-					if c.near.Commit(g.key, g.r, near.Value{Raw: found.value, TTL: found.ttl}) == nil {
+					meta, ok := grouper{c}.newMeta(g.key, found.header, 0)
+					if !ok {
+						continue
+					}
+					v := near.Value{Raw: found.value, TTL: found.ttl, Meta: meta, Began: set.age(g.key, &found)}
+					var e *near.Entry
+					if v.Began != 0 {
+						e = c.near.Put(g.key, g.r, c.near.Prepare(g.key, g.r, v))
+					} else {
+						e = c.near.Commit(g.key, g.r, v)
+					}
+					if e == nil {
 						keys = append(keys, g.key)
 					}
 				}
@@ -265,7 +381,7 @@ func (c *Client) lookAway(ctx context.Context, key string) (Found, *near.Entry, 
 	s, ok := c.readStore(ctx, key, 0)
 	switch {
 	case ok:
-		return Found{Value: s.raw, TTL: s.left, Source: SourceDisk, At: s.at}, s.entry, !s.absent, nil
+		return Found{Value: s.raw, TTL: s.left, Source: SourceDisk, At: s.at, meta: s.meta, began: s.made, away: true, expired: s.expired}, s.entry, !s.absent, nil
 	case ctx.Err() != nil: // perhaps before the disk has answered
 		return Found{}, nil, false, ctx.Err()
 	case s.err != nil:
@@ -276,13 +392,30 @@ func (c *Client) lookAway(ctx context.Context, key string) (Found, *near.Entry, 
 	return Found{}, nil, false, link.ErrNotAsked
 }
 
-func (c *Client) inMemory(e *near.Entry) Found {
-	f := Found{Value: e.Raw(), TTL: -1, Source: SourceMemory, At: c.wall(e.At())}
+func (c *Client) inMemory(e *near.Entry) Found { return c.inMemoryAt(e, c.link.Now()) }
+
+func (c *Client) inMemoryAt(e *near.Entry, now int64) Found {
+	f := Found{Value: e.Raw(), TTL: -1, Source: SourceMemory, At: c.wall(e.At()), meta: e.Meta(), away: e.Unverified(), expired: e.Expired(now), Untracked: e.Untracked()}
+	f.began, _ = e.Began()
 	if ends, ok := e.Ends(); ok {
-		f.TTL = time.Duration(max(ends-c.link.Now(), 0))
+		f.TTL = time.Duration(max(ends-now, 0))
 	}
 	return f
 }
 
 // wall is the time of day of a moment of now.
 func (c *Client) wall(at int64) time.Time { return c.link.Began().Add(time.Duration(at)) }
+
+// seeFound asks for the groups of what glances have found, all at once, so that memory knows them.
+func (gr grouper) seeFound(ctx context.Context, byShard map[*link.Shard][]*glance) {
+	var unknown []*near.Group
+	for _, glances := range byShard {
+		for _, g := range glances {
+			if found, err := findingOf(g.q, ""); err == nil && found.header.Grouped() {
+				m, _ := gr.newMeta(g.key, found.header, 0)
+				unknown = gr.unknown(unknown, m)
+			}
+		}
+	}
+	gr.ask(ctx, unknown)
+}

@@ -72,7 +72,12 @@ type Health struct {
 	Err      error         // why it is degraded, or what does not work although it is not; nil: nothing is wrong
 	Durable  bool          // what Set and Del accept while Redis is away survives the end of the process
 	Fallback fallback.Stats
-	Replay   Replay // the latest replay, which may be under way
+
+	// UntrackedTTL is how old the local memory may be, because Redis tells of no changes: that of the
+	// options, where it is in use; else 0.
+	UntrackedTTL time.Duration
+	Replay       Replay       // the latest replay, which may be under way
+	Drill        *DrillReport // of the drill that runs, so far; nil: none does
 }
 
 // ShardHealth says how a shard is doing.

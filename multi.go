@@ -9,45 +9,59 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/near"
 )
 
 // GetMulti returns the values of keys: from memory, from Redis, and from one call of load for all
-// that this process has to load. Keys that are not found are absent from the map, which is never
-// nil. Keys may repeat. load runs in another goroutine and may outlive the call: see [Loader].
+// that this process has to load; those that Redis cannot lock have a call of their own. Keys that
+// are not found are absent from the map, which is never nil. Keys may repeat. load runs in another
+// goroutine and may outlive the call: see [Loader].
 //
 // Its locks are those of Get, so a key is loaded once for all its callers, single or batched.
 // GetMulti waits for keys that others load. If some keys fail, the error is a *BatchError and the
 // map has the others. For each key, ttl, options and errors are as for Get.
 func (c *Client) GetMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[string], opts ...CallOption) (map[string]string, error) {
-	values := make(map[string]string, len(keys))
+	to := collected[string]{Client: c, values: make(map[string]string, len(keys))}
+	err := reader{c}.fetchMulti(ctx, ttl, keys, load, &to, opts...)
+	return to.values, err
+}
+
+// FetchMulti is [Client.GetMulti] that also tells where each value is from, as Fetch does.
+func (c *Client) FetchMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[string], opts ...CallOption) (map[string]Result[string], error) {
+	to := collected[string]{Client: c, results: make(map[string]Result[string], len(keys))}
+	err := reader{c}.fetchMulti(ctx, ttl, keys, load, &to, opts...)
+	return to.results, err
+}
+
+// fetchMulti is GetMulti and FetchMulti.
+func (c reader) fetchMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[string], to *collected[string], opts ...CallOption) error {
 	if load == nil {
-		return values, errNilLoader
+		return errNilLoader
 	}
 	p := &plan{ttl: ttl, opts: opts, call: &stringBatchLoad{load}}
 	options, err := c.check(ttl, nil, opts)
 	if err != nil {
-		return values, err
+		return err
 	}
-	missing, stale := c.fromMemory(ttl, options.grace, keys, func(key string, e *near.Entry) bool {
-		if !e.Absent() {
-			values[key] = e.Raw()
+	to.grace = options.grace
+	missing, stale, due := c.fromMemory(ctx, ttl, &options, keys, func(key string, hit near.Hit) bool {
+		if !hit.Absent() {
+			to.inMemory(key, hit.Raw(), &hit)
 		}
 		return true
 	})
-	if len(stale) > 0 {
-		changed, _ := refresher{c}.hits(ctx, stale, p) // the options are those that were right above
-		for _, key := range changed {
-			delete(values, key)
-		}
+	if len(stale)+len(due) > 0 {
+		changed, _ := refresher(c).hits(ctx, stale, due, p) // the options are those that were right above
+		to.drop(changed)
+		to.waited(stale, p)
 		missing = append(missing, changed...)
 	}
-	err = c.obtainMulti(ctx, missing, nil, p, func(key string, out outcome) {
+	return c.obtainMulti(ctx, missing, nil, p, func(key string, out *outcome) {
 		if !out.absent {
-			values[key] = out.raw
+			to.outcome(key, out.raw, out)
 		}
 	})
-	return values, err
 }
 
 // stringBatchLoad is a batch loader of strings as loadCaller.
@@ -65,6 +79,8 @@ func (l *stringBatchLoad) load(ctx context.Context, keys []string, out []loaded)
 	}
 	return strangers(keys, found)
 }
+
+func (l *stringBatchLoad) readOld(_ string, was *old) (string, error) { return was.raw, nil }
 
 func (l *stringBatchLoad) another() loadCaller { return l }
 
@@ -84,14 +100,18 @@ func strangers[T any](keys []string, found map[string]T) error {
 
 var errStrangers = errors.New("aside: the batch loader answered for keys that it was not asked for, and for none that it was")
 
-// fromMemory hands what is in memory to use, and returns the keys that are not, each once, and those
-// that are stale for a reader with so much grace. use reports whether it could.
-func (c *Client) fromMemory(ttl, grace time.Duration, keys []string, use func(key string, e *near.Entry) bool) (missing, stale []string) {
+// fromMemory hands what is in memory to use, as far as it will do for a call with these options, and
+// returns the keys of which nothing has been used, each once, and those that are stale or due to be
+// refreshed. use reports whether it could.
+func (c reader) fromMemory(ctx context.Context, ttl time.Duration, options *callOptions, keys []string, use func(key string, hit near.Hit) bool) (missing, stale, due []string) {
 	for i, key := range keys {
-		if e, fresh := c.near.LookupFresh(key, grace); e != nil && ttl >= leastTTL && use(key, e) {
-			c.hit(key)
-			if !fresh {
+		if hit := c.near.LookupFor(key, ttl, &options.need); hit.Entry != nil && ttl >= leastTTL && hit.Verdict != freshness.Unfit && use(key, hit) {
+			c.hit(ctx, key, options.view)
+			switch hit.Verdict {
+			case freshness.Outdated:
 				stale = append(stale, key)
+			case freshness.Due:
+				due = append(due, key)
 			}
 			continue
 		}
@@ -101,14 +121,14 @@ func (c *Client) fromMemory(ttl, grace time.Duration, keys []string, use func(ke
 		missing = append(missing, key)
 	}
 	if len(missing) < 2 {
-		return missing, stale
+		return missing, stale, due
 	}
 	seen := make(map[string]struct{}, len(missing))
 	return slices.DeleteFunc(missing, func(key string) bool {
 		_, again := seen[key]
 		seen[key] = struct{}{}
 		return again
-	}), stale
+	}), stale, due
 }
 
 // obtainMulti is obtain for many keys: it leads all flights that nobody leads yet with one request
@@ -118,7 +138,7 @@ func (c *Client) fromMemory(ttl, grace time.Duration, keys []string, use func(ke
 //
 // keys has each key once; bad has fingerprints of what keys were found to hold and could not be
 // decoded.
-func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out outcome)) error {
+func (c reader) obtainMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out *outcome)) error {
 	var err error
 	if p.options, err = c.check(p.ttl, p.defaults, p.opts); err != nil || len(keys) == 0 {
 		return err
@@ -132,11 +152,29 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 		return err != nil
 	})
 	if p.options.withoutLoad {
-		c.obtainKeptMulti(ctx, keys, bad, failed, use)
+		c.obtainKeptMulti(ctx, keys, kept{bad, p, failed}, use)
 		keys = nil
 	}
+	if len(keys) > 0 {
+		seen, ctx := c.watch(ctx, Event{Kind: EventGet, Op: "get_multi", View: p.options.view, Key: keys[0], Keys: len(keys)})
+		p.seen = seen
+		maps.Copy(failed, c.findMulti(ctx, keys, bad, p, use))
+		seen.end(batchError(failed))
+	}
+	return batchError(failed)
+}
+
+// findMulti is obtainMulti for keys that are in order. It returns the errors.
+func (c reader) findMulti(ctx context.Context, keys []string, bad map[string]string, p *plan, use func(key string, out *outcome)) map[string]error {
+	failed := make(map[string]error)
 	who := enterCall(ctx)
 	defer who.leave()
+	if p.options.need.Proven {
+		for _, key := range keys {
+			c.flights.detach(key) // as in obtain
+		}
+	}
+	lost := false
 	for len(keys) > 0 {
 		err := who.Err()
 		if c.lifecycle.ctx.Err() != nil {
@@ -156,6 +194,9 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 				failed[key] = err
 				continue
 			}
+			if lost {
+				t.f.insist()
+			}
 			if t.leader {
 				if led == nil {
 					led = make([]asking, 0, len(keys)-i)
@@ -164,57 +205,61 @@ func (c *Client) obtainMulti(ctx context.Context, keys []string, bad map[string]
 			}
 			tickets = append(tickets, t)
 		}
-		leader{c, who, p.room}.leadMulti(led, p)
-		for i := range tickets { // not before: an Observer may ask for what we lead
+		since := p.seen.now()
+		leader{c.Client, who, p}.leadMulti(led)
+		for i := range led {
+			if err := led[i].unproven; err != nil {
+				failed[led[i].f.key] = err
+			}
+		}
+		for i := range tickets {
 			if !tickets[i].leader {
-				c.shares(tickets[i].f.key)
+				c.counted.shared.Add(1)
 			}
 		}
 		keys = keys[:0]
-		var stale map[string]outcome
+		r := refresher(c)
+		var open settlement
 		for i := range tickets {
 			t := &tickets[i]
 			key := t.f.key
 			out, err := t.wait(who)
+			out.waited = out.waited || p.waited || !t.leader && out.by != nil
+			if p.seen != nil && !t.leader {
+				p.seen.shared(t.f.observedLoad(), key, since)
+				since = p.seen.now() // the others count from here
+			}
 			switch {
+			case failed[key] != nil:
 			case err != nil:
 				failed[key] = err
 			case out.again && !who.inside():
 				failed[key] = errNoValues
 			case out.again:
+				lost = lost || out.lost
 				keys = append(keys, key)
 			case out.err != nil && !(out.own(p.call) && isEncodeError(out.err)):
 				failed[key] = out.err
-			case t.serves(&out):
-				if p.options.grace == 0 || !(refresher{c}).isStale(&out, p) {
-					use(key, out)
-					continue
+			case t.serves(&out) && grouper(c).mayHave(who, t, &out, p) && !(out.drilled && p.undrilled):
+				switch verdict := r.judge(t, &out, p); {
+				case p.options.need.Proven && out.bare:
+					failed[key] = errNoBarrier
+				case verdict == freshness.Good:
+					p.seen.found(out.source, false)
+					use(key, &out)
+				default:
+					open.add(key, out, verdict)
 				}
-				if stale == nil {
-					stale = make(map[string]outcome)
-				}
-				stale[key] = out
 			default:
 				keys = append(keys, key)
 			}
 		}
-		if len(stale) > 0 {
-			r := refresher{c}
-			still := func(key string) bool {
-				out := stale[key]
-				return r.stillHolds(key, &out)
-			}
-			for _, key := range r.stale(who, slices.Sorted(maps.Keys(stale)), p, still) { // it has changed
-				keys = append(keys, key)
-				delete(stale, key)
-			}
-			for key, out := range stale {
-				use(key, out)
-			}
+		again, wrong := r.settleMulti(who, &open, p, use)
+		keys = append(keys, again...)
+		maps.Copy(failed, wrong)
+		if len(keys) > 0 {
+			p.call = p.call.another() // as in find
 		}
 	}
-	if len(failed) > 0 {
-		return &BatchError{Failed: failed}
-	}
-	return nil
+	return failed
 }

@@ -119,6 +119,7 @@ func TestABatchThatFailsConcludesNothing(t *testing.T) {
 }
 
 func TestBatchesWithCrossedKeysDoNotBlockEachOther(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	a, b, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
 	for round := range 20 {

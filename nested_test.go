@@ -17,6 +17,7 @@ import (
 // Loaders that wait for each other would do so until LoadTimeout. The last one to ask closes the
 // circle, and hears of it at once.
 func TestLoadersThatAskInACircleGetErrRecursiveLoad(t *testing.T) {
+	t.Parallel()
 	type get = func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error)
 	single := func(ctx context.Context, c *aside.Client, key string, load aside.Loader[string]) (string, error) {
 		return c.Get(ctx, time.Minute, key, load)
@@ -47,6 +48,7 @@ func TestLoadersThatAskInACircleGetErrRecursiveLoad(t *testing.T) {
 		"of two clients": {[]string{"a", "b"}, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			c, ctx := newClient(t, server.Addr()), testContext(t)
 			clients := map[string]*aside.Client{}

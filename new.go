@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"maps"
 	"time"
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/link"
+	"github.com/redaside/aside/internal/logqueue"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
@@ -41,23 +43,28 @@ func New(options Options) (*Client, error) {
 	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL), stampTTL: script.InMilliseconds(options.StampTTL)}
 	c.lifecycle.begin()
 	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.link.Now() }, observer: options.Observer, logger: options.Logger, log: log}
+	c.tracer, _ = options.Observer.(Tracer)
+	c.allHits = options.HitEvents && options.Observer != nil
 	c.aside = events.NewBounded[Event](mostAside, c.inBackground, func(f func()) { f() })
-	c.aside.Watch(c.observe)
+	c.aside.Watch(func(e Event) { c.observe(context.Background(), e) })
 	if c.stamps, err = stamp.New(link.MostClockError); err != nil {
 		return nil, err
 	}
 	c.early.says = &c.reports
 	c.link = c.newLink()
 	c.near = near.New(near.Options{
-		MaxBytes: options.MemoryBytes, MaxKeys: options.MemoryKeys, MaxTTL: options.MemoryTTL, AwayTTL: options.DegradedTTL,
+		MaxBytes: options.MemoryBytes, MaxKeys: options.MemoryKeys, MaxTTL: options.MemoryTTL, AwayTTL: options.DegradedTTL, UntrackedTTL: options.UntrackedTTL,
 		Now: c.link.Now, Home: func(key string) *near.Validity { return c.link.Home(key).Valid }, Early: c.early.note,
 	})
 	c.loads.bare = newPlaces("Options.MaxLoaders", options.MaxLoaders)
 	if options.MaxLoads > 0 {
 		c.loads.most = newPlaces("Options.MaxLoads", options.MaxLoads)
 	}
-	c.refreshes.seed = maphash.MakeSeed()
+	c.refreshes.seed, c.loads.ended.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
+	c.older.seed, c.older.now, c.older.lease, c.older.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
+	c.older.asks = func(string) bool { return false } // what is there is not asked for
+	c.older.told = func(key string) bool { return c.link.Shard(key).Asks() && c.link.Home(key).Valid.Pushes() }
 	c.flights.asks = func(key string) bool { return c.link.Shard(key).Asks() }
 	c.modes = events.New[ModeChange](c.inBackground, func(f func()) { c.told("a function given to OnModeChange", f) })
 	c.store.replays.Bus = events.New[Replay](c.inBackground, func(f func()) { c.told("Options.OnReplay", f) })
@@ -137,7 +144,7 @@ func (c *Client) shutDown() (err error) {
 	c.link.Freeze(func() { c.finish(c.link.Now()) }) // no prober is started after this
 	running := c.loads.all()
 	for _, l := range running {
-		l.values.cancel()
+		l.values.cancel(context.Canceled)
 	}
 	if !c.ended(closeGrace) {
 		err = fmt.Errorf("aside: Close left behind what did not end within %v: %d loaders ran, which may not heed their context", closeGrace, len(running))
@@ -163,7 +170,7 @@ func (c *Client) newLink() *link.Link {
 		Redis: c.opt.Redis, ClientBuilder: c.opt.ClientBuilder, ConnectTimeout: c.opt.ConnectTimeout, RedisTimeout: c.opt.RedisTimeout,
 		RestAfter:  c.opt.LockTTL + time.Second, // a caller that waits for a lock asks again after LockTTL, and is no idleness
 		StaleLease: c.opt.StaleLease, DegradedTTL: c.opt.DegradedTTL, FlushKeyTTL: max(24*time.Hour, 2*c.opt.StampTTL),
-		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.Client(), Logger: c.opt.Logger,
+		Memory: c.opt.MemoryBytes > 0, ID: c.stamps.Client(), Logger: c.opt.Logger, Observed: c.observer != nil,
 	}, link.Hooks{
 		InBackground: c.inBackground,
 		Contain:      c.contained,
@@ -175,11 +182,11 @@ func (c *Client) newLink() *link.Link {
 		Woken:        func() { c.near.WakeAll() },
 		ModeChanged:  c.modeChanged,
 		Observed:     c.observed,
-		Outage:       c.outageBegins,
-		Unreplayed:   c.unreplayed,
+		Outage:       hooks{c}.outageBegins,
+		Unreplayed:   hooks{c}.unreplayed,
 		Started:      func(sh *link.Shard) { c.inBackground(replayer{Client: c, sh: sh}.run) }, // ends when sh leaves, or with Close
-		TookOver:     c.tookOver,
-		Flushed:      c.flushed,
+		TookOver:     hooks{c}.tookOver,
+		Flushed:      hooks{c}.flushed,
 		Senders: [...]link.Sender{
 			locks: {Send: c.sendLocks}, fills: {Send: c.sendFills},
 			sets: {Send: c.writesBy(script.Set, script.SetBare).send, MaxRequests: maxWrites, Insist: true, Repeats: true},
@@ -199,12 +206,14 @@ func (c *Client) told(what string, fn func()) {
 func (c *Client) invalidated(key string) {
 	c.near.Invalidate(key)
 	c.flights.dropError(key)
+	c.older.detach(key)
 }
 
 // lost is called when anything may have changed.
 func (c *Client) lost() {
 	c.near.WakeAll()
 	c.flights.dropErrors()
+	c.older.detachAll()
 }
 
 func (c *Client) modeChanged(change link.ModeChange) {
@@ -213,28 +222,36 @@ func (c *Client) modeChanged(change link.ModeChange) {
 
 // observed tells the observer what has happened to a shard.
 func (c *Client) observed(e link.Event) {
-	kind := [...]EventKind{link.EventFailed: EventRedisError, link.EventAway: EventRedisAway, link.EventBack: EventRedisBack, link.EventFailover: EventFailover}[e.Kind]
-	c.observeAside(Event{Kind: kind, Key: e.Addr, Duration: e.Duration, Err: e.Err}) // others' commands may wait for those that have failed
+	kind := [...]EventKind{
+		link.EventFailed: EventRedisError, link.EventAway: EventRedisAway, link.EventBack: EventRedisBack, link.EventFailover: EventFailover,
+		link.EventMode: EventMode, link.EventProbed: EventProbe, link.EventAnswered: EventCommand,
+	}[e.Kind]
+	c.observeAside(Event{ // others' commands may wait for those that have failed
+		Kind: kind, Op: e.Script, Key: e.Addr, Keys: e.Keys, Duration: e.Duration, Err: e.Err, From: Mode(e.From), To: Mode(e.To),
+	})
 }
+
+// hooks are what the Client does for the link about outages and servers that change.
+type hooks struct{ *Client }
 
 // outageBegins returns how an outage goes, for the log: what waits, and what the loaders were
 // spared.
-func (c *Client) outageBegins() func() []any {
+func (c hooks) outageBegins() func() []any {
 	loads := c.counted.loads.Load()
 	return func() []any {
 		kept := c.store.Stats()
-		return []any{"pending", kept.Sets + kept.Deletes, "bytes", kept.Bytes, "loads", c.counted.loads.Load() - loads}
+		return []any{"pending", kept.Pending(), "bytes", kept.Bytes, "loads", c.counted.loads.Load() - loads}
 	}
 }
 
 // unreplayed reports whether there is anything that sh may have to be told.
-func (c *Client) unreplayed(sh *link.Shard) bool {
+func (c hooks) unreplayed(sh *link.Shard) bool {
 	kept := c.store.Stats()
-	return kept.Sets+kept.Deletes+kept.Fills > 0 || c.doubts.about(sh)
+	return kept.Pending()+kept.Fills > 0 || c.doubts.about(sh)
 }
 
 // flushed logs that what was kept for sh from before it was flushed will not be brought back.
-func (c *Client) flushed(sh *link.Shard) {
+func (c hooks) flushed(sh *link.Shard) {
 	if kept := c.store.Stats(); kept.Sets+kept.Fills > 0 {
 		c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.link.Address(sh), "sets", kept.Sets, "loaded", kept.Fills)
 	}
@@ -243,9 +260,16 @@ func (c *Client) flushed(sh *link.Shard) {
 // tookOver has a server that has taken over looked at for what it may lack. What counts is when the
 // other was well last: how long it took until somebody took over says nothing of what was
 // replicated.
-func (c *Client) tookOver(t link.Takeover) {
+func (c hooks) tookOver(t link.Takeover) {
 	lacking := c.store.recent.since(t.Since - int64(recentFor))
 	maps.DeleteFunc(lacking, func(key string, _ fallback.Record) bool { return c.link.Shard(key) != t.Shard || !t.Had(key) })
 	c.doubts.add(t.Shard, lacking)
 	c.opt.Logger.Warn("aside: another server answers than before: a failover, a restart, or an address that leads elsewhere", append([]any{"address", c.link.Address(t.Shard), "recentWrites", len(lacking)}, t.Attrs...)...)
+}
+
+// queueLog puts a queue in front of o.Logger, and returns it.
+func queueLog(o *Options) *logqueue.Handler {
+	queue := logqueue.NewHandler(o.Logger.Handler())
+	o.Logger = slog.New(queue)
+	return queue
 }

@@ -1,11 +1,14 @@
 package aside
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"github.com/redaside/aside/internal/audit"
 	"github.com/redaside/aside/internal/events"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/logqueue"
@@ -41,24 +44,35 @@ func (s Source) String() string {
 // EventKind says what happened.
 type EventKind uint8
 
-// The kinds of event.
+// The kinds of event. Each is told once for each thing that happens. Key, Keys and View are set
+// where there are any.
 const (
-	EventHit          EventKind = iota // a key was answered from Source: SourceMemory, SourceRedis or SourceDisk
-	EventLoad                          // a loader returned after Duration; Err is what it returned
+	EventHit          EventKind = iota // a key was answered from Source: SourceRedis, SourceDisk, or, with Options.HitEvents, SourceMemory
+	EventLoad                          // a loader returned after Duration; Err is what it returned; Refresh: it ran for a refresh
 	EventFillRefused                   // a loaded value was not stored: the key was set or deleted during the load
 	EventStoreFailed                   // a loaded value was not stored: Err says why
 	EventDecodeFailed                  // a stored value could not be read and is loaded again; Err says why
-	EventRedisError                    // a command to Redis failed after Duration; Err says how
+	EventRedisError                    // commands to Redis failed after Duration; Op, Keys and Err are as for EventCommand
 	EventRedisAway                     // Redis, or the shard named by Key, is away; Err says why
 	EventRedisBack                     // Redis, or the shard named by Key, answers again
-	EventJournaled                     // a Set or Del is kept for replay; Err says why Redis did not do it
+	EventJournaled                     // a Set, a Del or operations are kept for replay; Err says why Redis did not do it
 	EventFailover                      // another server answers for Redis, or the shard named by Key, than before; there need not have been an outage
-	EventShared                        // a call waits for another call of this process, or takes what that has just loaded, instead of asking itself
-	EventLockWait                      // a call waits for another process to fill a key
+	EventShared                        // a call has waited for Duration, until At, for another call of this process, or has taken what that has just loaded, instead of asking itself; Load tells for which load
+	EventLockWait                      // a call has waited for Duration, until At, for another process to fill a key
+	EventGet                           // a reading call (Op) has ended that memory alone could not answer, after Duration; Err is its error, or ErrNotFound for an absence. If what it has found cannot be decoded, it asks again, and that is another one
+	EventWrite                         // a writing call (Op) has ended after Duration; Err is its error. EventJournaled has told what is kept for replay
+	EventRefresh                       // a refresh of stale keys has ended after Duration. Keys were loaded; 0: another process refreshes them, or they are not stale any more
+	EventMode                          // Redis, or the shard named by Key, has changed its mode (From, To); Err says why it was lost
+	EventReplay                        // a replay to Redis, or to the shard named by Key, has ended after Duration: Replay tells what came of it; Err says why it was broken off
+	EventProbe                         // a probe of Redis, or of the shard named by Key, was answered after Duration, or Err says why not
+	EventCommand                       // commands to Redis, or to the shard named by Key, were answered after Duration, in one round trip: the script Op, for Keys
 )
 
 func (k EventKind) String() string {
-	names := [...]string{"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled", "failover", "shared", "lock-wait"}
+	names := [...]string{
+		"hit", "load", "fill-refused", "store-failed", "decode-failed", "redis-error", "redis-away", "redis-back", "journaled", "failover", "shared", "lock-wait",
+		"get", "write", "refresh", "mode", "replay", "probe", "command",
+	}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -68,32 +82,60 @@ func (k EventKind) String() string {
 // Event is one thing that happened. Fields that do not apply are zero.
 type Event struct {
 	Kind     EventKind
-	Key      string // the data key, or a server's address for EventRedisAway, EventRedisBack and EventFailover
-	Source   Source
+	Source   Source // of EventGet: where the answer came from; for many keys, SourceLoader if any of them was loaded
+	Shared   bool   // of EventGet: it waited for another call of this process, or took what that had just loaded
+	Stale    bool   // of EventGet: what it returned is stale, see WithGrace
+	Refresh  bool   // of EventLoad: it ran for a refresh
+	Op       string // of EventGet and EventWrite: the method, in small letters: get, get_multi, peek, look_multi, set, set_multi, delete, touch, expire, update, update_away, apply; of EventCommand and EventRedisError: the name of a script of ours, or "" for the commands of an Update
+	View     string // the name of the view, see WithName; "" for a call of the Client itself
+	Key      string // the data key, the first of several; or a shard's address in a cluster. It is no attribute for a metric: there are too many
+	Keys     int    // how many it is about
 	Duration time.Duration
+	Waited   time.Duration // of EventGet: how much of Duration it has waited for a load of another call or of another process
 	Err      error
-	At       time.Time // when it happened, of the kinds that are told by a goroutine of their own; else zero: just now
+	At       time.Time       // when it happened, if it is told later; else zero: just now
+	From, To Mode            // of EventMode
+	Replay   *Replay         // of EventReplay; not to be changed
+	Load     context.Context //nolint:containedctx // of EventShared: what Tracer.Start has returned for the load that the call has waited for; nil: no load, or no Tracer
 }
 
 // Observer is told what happens. It must be safe for concurrent use, and quick: it runs on the
 // caller's path; in the caller's goroutine for a hit from memory, else in another, so that one that
 // panics or ends its goroutine is logged and harms nobody.
 //
-// EventRedisError, EventRedisAway, EventRedisBack, EventFailover and EventLockWait come one after
-// the other from a goroutine of their own, for which only Close waits. If 1,024 of them wait,
-// further ones are left out, and the log says so.
+// ctx is the one of the call or the load, and has its values. It must not be kept beyond Observe: a
+// server may give it to another request. What happens by itself comes with a context without values:
+// EventRedisError, EventRedisAway, EventRedisBack, EventFailover, EventMode, EventReplay, EventProbe
+// and EventCommand come one after the other from a goroutine of their own, for which only Close
+// waits. If 1,024 of them wait, further ones are left out, and the log says so. EventDecodeFailed
+// has no values either. Those of an EventLoad are gone, but for what Tracer.Start has added: the
+// load is over.
 //
-// It may ask the Client, with a context that ends: what it asks for may wait for the call that told
-// it.
+// It may ask the Client, with a context of its own that ends: what it asks for may wait for the call
+// that told it.
 type Observer interface {
-	Observe(Event)
+	Observe(ctx context.Context, e Event)
+}
+
+// Tracer is an Observer that is also told when what takes time begins: EventGet, EventLoad,
+// EventWrite and EventRefresh, with Kind, Op, View, Key and Keys, and Refresh of an EventLoad. So it
+// can make spans.
+type Tracer interface {
+	Observer
+
+	// Start returns ctx, or a context that descends from it. With this one the thing goes on: a
+	// loader gets it, and so does the Observe of its end, if there is one: not all loads that begin
+	// have their end told. An EventLoad comes without Start where no place was free for it
+	// (ErrOverloaded). Start is contained as Observe is, and must not ask the Client: the loader
+	// waits for it.
+	Start(ctx context.Context, e Event) context.Context
 }
 
 // ObserverFunc makes an Observer of a function.
-type ObserverFunc func(Event)
+type ObserverFunc func(ctx context.Context, e Event)
 
 // Observe calls f.
-func (f ObserverFunc) Observe(e Event) { f(e) }
+func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 
 // Stats is a snapshot of what a Client has done since New. Counts only grow.
 type Stats struct {
@@ -104,6 +146,7 @@ type Stats struct {
 	NotFound       int64 // of the loaded keys, those that the loader did not find
 	Shared         int64 // calls that waited for another call of this process instead of asking themselves
 	LockWaits      int64 // times that a call waited for another process to fill a key
+	LocksLost      int64 // locks of running loads that were found to be gone, or somebody else's
 	FillsRefused   int64 // loaded values not stored because the key was set or deleted during the load
 	TooLarge       int64 // loaded values not stored because of MaxValueBytes
 	EncodeErrors   int64 // loaded values that their codec could not encode
@@ -113,7 +156,8 @@ type Stats struct {
 	GoneEarly      int64 // of these, keys that had been read less than a second before: many, if Redis's tracking table is full
 	Flushes        int64 // times that all of the memory was given up: a connection lost, FLUSHALL
 	DiskHits       int64 // keys answered from the fallback store
-	Journaled      int64 // Sets and Dels kept for replay, by key
+	Journaled      int64 // Sets, Dels and operations kept for replay, by key
+	Rejected       int64 // times that operations of a key, kept for replay, were put into quarantine: refused for good, or perhaps done already
 	Outages        int64 // times that a shard became degraded
 	Failovers      int64 // times that another server answered than before: a failover, a restart, an address that leads elsewhere now
 	Overloaded     int64 // loads not begun because of MaxLoaders, MaxLoads or WithMaxLoads
@@ -123,15 +167,32 @@ type Stats struct {
 	MemoryBytes    int64 // their size, as estimated
 	StaleHits      int64 // keys answered with a stale value, while somebody refreshed it or was to, see WithGrace
 	Waiting        int   // keys for which a call waits, a load runs, or what was loaded is being stored right now
+
+	Refreshes        int64 // keys whose refresh this process has begun
+	RefreshesFailed  int64 // of these, those whose loader has failed, or was not called because of MaxLoads
+	RefreshesRefused int64 // of these, those whose result was not stored: the key was set or deleted, or the lock lost meanwhile
+	RefreshesHeldOff int64 // refreshes that Redis has not let begin: another process runs one, or one has failed and its back-off is not over
+
+	// Hits that were audited, of all views with WithAudit; see AuditReport.
+	AuditsSame      int64 // the source has what was cached
+	AuditsStale     int64 // it has something else, and no change of the key was heard of
+	AuditsOvertaken int64 // the key changed or ended meanwhile, so nobody knows
+	AuditsFailed    int64 // the loader failed
+	AuditsSkipped   int64 // hits that were drawn, and not audited because of Audit.AtOnce or PerSecond
 }
 
 // counters are the live form of Stats. Safe for concurrent use.
 type counters struct {
 	memoryHits striped // the only one on the hot path
 
-	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused          atomic.Int64
-	tooLarge, encodeErrors, decodeErrors, diskHits, journaled, overloaded, goneEarly atomic.Int64
-	staleHits                                                                        atomic.Int64
+	redisHits, loads, loadErrors, notFound, shared, lockWaits, fillsRefused                    atomic.Int64
+	tooLarge, encodeErrors, decodeErrors, diskHits, journaled, rejected, overloaded, goneEarly atomic.Int64
+	staleHits, locksLost                                                                       atomic.Int64
+
+	refreshes, refreshesFailed, refreshesRefused, refreshesHeldOff atomic.Int64
+
+	audits        [audit.Failed + 1]atomic.Int64 // by verdict
+	auditsSkipped atomic.Int64
 }
 
 // striped is a counter for a path on which a single contended word would be the slowest part.
@@ -163,6 +224,8 @@ type reports struct {
 	life     *lifecycle         // immutable
 	clock    func() int64       // Link.Now; immutable
 	observer Observer           // Options.Observer; immutable
+	tracer   Tracer             // the same, if it is one; immutable
+	allHits  bool               // Options.HitEvents, if there is an Observer; immutable
 	logger   *slog.Logger       // Options.Logger, behind log; immutable
 	log      *logqueue.Handler  // see log.go; immutable
 	aside    *events.Bus[Event] // the Observer is its watcher; immutable
@@ -172,11 +235,14 @@ type reports struct {
 }
 
 // observe tells the observer. What keeps it from returning is logged.
-func (r *reports) observe(e Event) {
-	if r.observer == nil {
-		return
+func (r *reports) observe(ctx context.Context, e Event) {
+	if r.observer != nil { // here, as e is on the heap there
+		r.tell(ctx, e)
 	}
-	if err := r.life.contained("Options.Observer", func() { r.observer.Observe(e) }); err != nil {
+}
+
+func (r *reports) tell(ctx context.Context, e Event) {
+	if err := r.life.contained("Options.Observer", func() { r.observer.Observe(ctx, e) }); err != nil {
 		r.warn(&r.seldomObserver, "Options.Observer did not return", "error", err, "event", e.Kind.String())
 	}
 }
@@ -190,7 +256,7 @@ func (r *reports) observeAside(e Event) {
 	e.At = time.Now()
 	switch {
 	case r.life.ctx.Err() != nil: // closing: the Client answers the Observer at once
-		r.observe(e)
+		r.observe(context.Background(), e)
 	case !r.aside.Announce(e, nil):
 		r.warn(&r.seldomObserver, "Options.Observer is too slow, so events are left out", "event", e.Kind.String())
 	}
@@ -201,33 +267,21 @@ const mostAside = 1024
 
 // observeHit is observe for a hit from memory, which no goroutine is made for: where the observer
 // ends its goroutine that is its caller's own.
-func (r *reports) observeHit(key string) {
+func (r *reports) observeHit(ctx context.Context, key, view string) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.warn(&r.seldomObserver, "Options.Observer did not return", "error", newPanicError(p), "event", EventHit.String())
 		}
 	}()
-	r.observer.Observe(Event{Kind: EventHit, Key: key, Source: SourceMemory})
+	r.observer.Observe(ctx, Event{Kind: EventHit, Source: SourceMemory, View: view, Key: key, Keys: 1})
 }
 
-// hit counts an answer from memory.
-func (r *reports) hit(key string) {
+// hit counts an answer from memory to a call of a view; "": of none.
+func (r *reports) hit(ctx context.Context, key, view string) {
 	r.counted.memoryHits.add()
-	if r.observer != nil {
-		r.observeHit(key)
+	if r.allHits {
+		r.observeHit(ctx, key, view)
 	}
-}
-
-// shares counts a call that does not ask itself.
-func (r *reports) shares(key string) {
-	r.counted.shared.Add(1)
-	r.observe(Event{Kind: EventShared, Key: key})
-}
-
-// waitsForLock counts a wait for somebody else's lock.
-func (r *reports) waitsForLock(key string) {
-	r.counted.lockWaits.Add(1)
-	r.observeAside(Event{Kind: EventLockWait, Key: key})
 }
 
 // seldom lets one call a second through, so that a broken codec cannot drown the log.
@@ -256,3 +310,18 @@ func (r *reports) warn(s *seldom, msg string, args ...any) {
 }
 
 func keyAttr(key string) slog.Attr { return slog.String("key", quoted(key)) }
+
+// The handler of Options.Logger is the caller's code: it may write to a pipe that nobody reads or
+// to a disk that hangs, and it may panic. Who logs here holds a lock, is a prober, or replays. So
+// lines are queued, and the handler is called from a goroutine that does nothing else.
+
+// logGrace is how long Close, or a New that fails, waits for the handler.
+const logGrace = 500 * time.Millisecond
+
+// flush waits for the handler, in bounds.
+func (r *reports) flush() error {
+	if r.log.Flush(logGrace) {
+		return nil
+	}
+	return fmt.Errorf("aside: Close left log lines behind: the handler of Options.Logger did not take them within %v", logGrace)
+}

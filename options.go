@@ -88,6 +88,14 @@ type Options struct {
 	// it, because Redis sends invalidations. Defaults to 0: until its key expires.
 	MemoryTTL time.Duration
 
+	// UntrackedTTL permits a local memory where Redis sends no invalidations: with Redis.DisableCache,
+	// which AlwaysRESP2 needs, or on a service that has no CLIENT TRACKING. An entry is used for so
+	// long after Redis was asked, or the value was loaded, also while Redis is away; what another
+	// process changes meanwhile is served as it was. This process's own writes are seen at once.
+	// Found.Untracked and Health.UntrackedTTL report it. It changes nothing where Redis does send
+	// invalidations. Defaults to 0: no memory there.
+	UntrackedTTL time.Duration
+
 	// MaxKeyBytes is the longest key that is accepted. Defaults to 1 KiB.
 	MaxKeyBytes int
 
@@ -178,6 +186,10 @@ type Options struct {
 	// Observer is told what happens, for metrics and traces. It cannot change what happens. It is
 	// called on the caller's path, so it should be quick. Defaults to none.
 	Observer Observer
+
+	// HitEvents has the Observer told of each key that is answered from this process's memory, too.
+	// Without it those are only counted (Stats.MemoryHits). Defaults to false.
+	HitEvents bool
 }
 
 // ReplayFills says whether values that were loaded while Redis was away are stored when it is back.
@@ -262,7 +274,7 @@ func (o Options) validate() error {
 	}{
 		{"ConnectTimeout", o.ConnectTimeout, longestTimeout, ""}, {"RedisTimeout", o.RedisTimeout, longestTimeout, ""},
 		{"LockTTL", o.LockTTL, longestTimeout, ""}, {"LoadTimeout", o.LoadTimeout, longestTimeout, ""}, {"StaleLease", o.StaleLease, longestTimeout, ""},
-		{"StampTTL", o.StampTTL, LongestTTL, ""}, {"MemoryTTL", o.MemoryTTL, LongestTTL, ""},
+		{"StampTTL", o.StampTTL, LongestTTL, ""}, {"MemoryTTL", o.MemoryTTL, LongestTTL, ""}, {"UntrackedTTL", o.UntrackedTTL, LongestTTL, ""},
 		{"NegativeTTL", o.NegativeTTL, LongestTTL, "to remember no absence"}, {"ErrorTTL", o.ErrorTTL, longestTimeout, "to remember no error"},
 		{"DegradedTTL", o.DegradedTTL, LongestTTL, "to serve until a value expires"},
 	} {
@@ -270,6 +282,8 @@ func (o Options) validate() error {
 		case d.value == -1 && d.none != "":
 		case d.value < 0 && d.field == "MemoryTTL":
 			bad(d.field, d.value, "must be positive, or 0 for no bound; MemoryBytes: -1 switches the memory off")
+		case d.value < 0 && d.field == "UntrackedTTL":
+			bad(d.field, d.value, "must be positive, or 0 for no memory where Redis sends no invalidations")
 		case d.value < 0 && d.none != "":
 			bad(d.field, d.value, "must be positive, 0 for the default, or -1 "+d.none)
 		case d.value < 0:

@@ -1,12 +1,13 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
@@ -21,34 +22,21 @@ import (
 // and has not answered goes to the store as well, with the stamp that it had: if it was done, its
 // replay finds that out.
 
-const (
-	leastClockError = 50 * time.Millisecond // assumed of any two clocks, however good they look
-	mostRecordError = time.Minute           // beyond, a record is replayed as a delete of now
-	overloadWait    = time.Second           // for a loader's turn
-	putGrace        = 20 * time.Millisecond // for the disk, when the caller's time is up
-	replayRetry     = 5 * time.Second       // between attempts to replay what Redis has refused, or the disk has not given
-
-	unansweredRetry = 100 * time.Millisecond
-)
-
-// answerFromStore completes f with what the fallback store holds, and reports whether it holds
-// anything.
-func (c *Client) answerFromStore(ctx context.Context, f *flight, room uintptr) bool {
-	s, ok := c.readStore(ctx, f.key, room)
-	if ok {
-		c.flights.complete(f, outcome{raw: s.raw, absent: s.absent, proven: true, gen: s.gen, entry: s.entry, ends: c.link.Now() + int64(s.left)})
-	}
-	return ok
-}
+// putGrace is how long the disk has when the caller's time is up.
+const putGrace = 20 * time.Millisecond
 
 // storeAnswer is what the fallback store holds for a key.
 type storeAnswer struct {
 	raw    string
 	absent bool
+	meta   *near.Meta    // what its header says; nil: it has none
 	left   time.Duration // of its ttl
-	at     time.Time     // when it was set or loaded
+	at     time.Time     // when it was set, or its load began
+	made   int64         // likewise, in link.Now's time
 	gen    uint64        // of the key, before the store was asked
 	entry  *near.Entry   // where it was put in memory, if it was
+
+	expired bool // a group has made it stale
 
 	nothing bool  // there is no value: this process has deleted it, or what it has set has expired
 	err     error // it could not be read, so nobody knows
@@ -62,22 +50,28 @@ type storeAnswer struct {
 func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s storeAnswer, ok bool) {
 	sh := c.link.Home(key)
 	s.gen = c.near.Generation(key)
-	outage := sh.Valid.Outage()
+	changes, outage := c.near.Changes(key), sh.Valid.Outage()
 	record, ok, err := c.store.read(ctx, key)
 	if s.err = err; !ok {
 		return s, false
+	}
+	if record.Op == fallback.OpOperations {
+		if record, ok = asWrite(&record); !ok {
+			return s, false // only Redis knows
+		}
 	}
 	if record.Op == fallback.OpDel {
 		s.nothing = true
 		return s, false
 	}
-	now, _ := c.link.ServerTime(sh)
+	now, slack := c.link.ServerTime(sh)
 	s.left = time.Duration(record.Expires-now/1000) * time.Millisecond
 	if sh.Asks() {
 		return s, false
 	}
 	made, _ := stamp.Micros(record.Stamp)
-	s.at = time.UnixMicro(made)
+	apart := link.ClockError(slack) + link.ClockError(record.Slack) // what is known of that clock may have changed since
+	s.at, s.made = time.UnixMicro(made), cmp.Or(c.link.Now()-(now-made+apart)*int64(time.Microsecond), -1)
 	use := s.left
 	if record.Op == fallback.OpFill {
 		if c.opt.DegradedTTL >= 0 {
@@ -87,60 +81,23 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 			return s, false
 		}
 	}
-	value, what := wire.Unpack(record.Value)
+	value, header, what := wire.Unpack(record.Value)
 	s.nothing = s.left <= 0 && record.Op == fallback.OpSet
-	if use <= 0 || what != wire.Value && what != wire.Absence {
+	meta, ok := grouper{c}.newMeta(key, header, 0)
+	if use <= 0 || what != wire.Value && what != wire.Absence || !ok {
+		return s, false
+	}
+	if s.expired, ok = (grouper{c}).holdsAway(ctx, meta); !ok {
 		return s, false
 	}
 	c.counted.diskHits.Add(1)
-	c.observe(Event{Kind: EventHit, Key: key, Source: SourceDisk})
-	s.raw, s.absent = value, what == wire.Absence
+	c.observe(ctx, Event{Kind: EventHit, Source: SourceDisk, Key: key, Keys: 1})
+	s.raw, s.absent, s.meta = value, what == wire.Absence, meta
 	s.entry = c.near.CommitAway(key, near.Away{
-		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: s.left, Room: room},
-		Valid: sh.Valid, Outage: outage, Generation: s.gen, Use: use,
+		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: s.left, Began: s.made, Room: room, Meta: s.meta},
+		Valid: sh.Valid, Outage: outage, Changes: changes, Use: use,
 	})
 	return s, true
-}
-
-// keepLoad keeps what was loaded while its shard is degraded: in memory and, without waiting for
-// the disk, in the store.
-func (l *load) keepLoad(i int) *near.Entry {
-	c, item, out := l.c, l.items[i], &l.out[i]
-	sh := c.link.Home(item.f.key)
-	if sh.Asks() {
-		return nil
-	}
-	ttl := item.ttl
-	if out.err != nil || len(out.raw) > c.opt.MaxValueBytes || ttl <= 0 {
-		return nil
-	}
-	key, raw := strings.Clone(item.f.key), strings.Clone(out.raw) // the record holds on to them
-	stored := wire.Absent
-	if out.found {
-		stored = wire.Pack(raw)
-	}
-	now, slack := c.link.ServerTime(sh)
-	record := fallback.Record{
-		Op: fallback.OpFill, Key: key, Value: stored, Expires: expiresAt(now, ttl),
-		Stamp: c.stamps.Load(now - (c.link.Now()-l.began)/int64(time.Microsecond)), Slack: slack,
-	}
-	return c.near.CommitAway(key, near.Away{
-		Value: near.Value{Raw: raw, Absent: !out.found, TTL: ttl, Room: l.room},
-		Valid: sh.Valid, Outage: item.outage, Generation: item.gen,
-		Then: func() { c.store.Fill(record) },
-	})
-}
-
-// refreshedNothing notes that a refresh without a lock has loaded nothing that may be kept: what is
-// gone is not served any more, and what remains stale rests.
-func (l *load) refreshedNothing(i int) {
-	c, item := l.c, &l.items[i]
-	key := item.f.key
-	if !l.out[i].found && c.near.Generation(key) == item.gen && c.link.Home(key).Valid.Outage() == item.outage {
-		c.store.dropLoad(key)
-		c.near.Drop(key)
-	}
-	item.refresh.failed()
 }
 
 // expiresAt is the end, in ms, of a ttl that begins at now (µs).
@@ -160,7 +117,7 @@ func (c *Client) keepWrites(ctx context.Context, records []fallback.Record, caus
 	c.counted.journaled.Add(int64(len(records)))
 	for i := range records {
 		record := &records[i]
-		c.observe(Event{Kind: EventJournaled, Key: record.Key, Err: cause})
+		c.observe(ctx, Event{Kind: EventJournaled, Key: record.Key, Keys: 1, Err: cause})
 		if sh := c.link.Shard(record.Key); sh.Asks() {
 			sh.ReplayNow()
 		}

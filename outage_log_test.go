@@ -11,7 +11,7 @@ import (
 func TestTheLogOfAnOutageSaysWhatWaits(t *testing.T) {
 	c := newAway(t)
 	c.counted.loads.Add(3)
-	attrs := c.outageBegins()
+	attrs := hooks{c}.outageBegins()
 	c.counted.loads.Add(7)
 	require.ErrorIs(t, c.Set(t.Context(), time.Minute, "k", "v"), ErrNotDurable)
 	require.Equal(t, []any{"pending", 1, "bytes", c.store.Stats().Bytes, "loads", int64(7)}, attrs())

@@ -1,13 +1,11 @@
 package aside_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/harness"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -24,22 +23,11 @@ import (
 // about room, is an answer.
 
 // logged collects what a client logs.
-type logged struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
+type logged struct{ harness.Buffer }
 
 func (l *logged) lines(with ...string) (lines []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 next:
-	for line := range strings.Lines(l.text.String()) {
+	for line := range strings.Lines(l.String()) {
 		for _, part := range with {
 			if !strings.Contains(line, part) {
 				continue next
@@ -264,7 +252,11 @@ func TestAKeyThatRedisRefusesToReadIsSaidOnceAMinute(t *testing.T) {
 			for range 20 {
 				require.NoError(t, get(testContext(t), c, db))
 			}
-			require.EqualValues(t, 20, db.Calls.Load())
+			loads := 20
+			if name == "GetMulti" {
+				loads++ // at first, another is loaded too, under its lock, and so apart
+			}
+			require.EqualValues(t, loads, db.Calls.Load())
 			log.await(t, 1, "level=WARN", "Redis refuses to read a key", `key="\"a list\""`, "WRONGTYPE")
 			require.NoError(t, c.Close())
 			require.Len(t, log.lines("Redis refuses to read a key"), 1)

@@ -26,12 +26,32 @@ type outbox struct {
 	overtaking overtakings  // which of these Redis has acknowledged
 	recent     recents      // the latest that it has acknowledged, see takeover.go
 	claims     claims       // keys whose records are being replayed, see replay.go
+	operated   atomic.Bool  // operations were kept, by this process or before it
 	replays    replays      // how far that is
 }
 
 // open has the outbox use store. client is this client's in its stamps.
 func (o *outbox) open(store fallback.Store, client string, says *reports) {
 	o.Store, o.client, o.says, o.life, o.readers = store, client, says, says.life, make(chan struct{}, maxReaders)
+	o.operated.Store(store.Stats().Operations > 0)
+}
+
+// keepsOperations reports whether the store takes operations.
+func (o *outbox) keepsOperations() bool {
+	if guarded, ok := o.Store.(guardedStore); ok {
+		_, ok := guarded.user.(fallback.Keeper)
+		return ok
+	}
+	_, ok := o.Store.(fallback.Keeper)
+	return ok
+}
+
+// reject puts aside operations that cannot be done.
+func (o *outbox) reject(record fallback.Record, why error) error {
+	if keeper, ok := o.Store.(fallback.Keeper); ok {
+		return keeper.Reject(record, why)
+	}
+	return nil // nobody has put them
 }
 
 // begin begins a write of keys, end ends it.
@@ -108,6 +128,7 @@ type overtakings struct {
 type overtaking struct {
 	writes int
 	done   string // the greatest stamp that Redis has acknowledged
+	whole  string // and of a Set or Del: an Update leaves operations as they are
 }
 
 func (o *overtakings) begin(keys []string) {
@@ -136,37 +157,46 @@ func (o *overtakings) end(keys []string) {
 	}
 }
 
-// acknowledged notes that Redis has done a write, and settleOvertaken looks at that once a write is
+// acknowledged notes that Redis has done a write, a Set or Del if it is whole, and settleOvertaken looks at that once a write is
 // in the store. Whichever comes later for two writes of a key settles the older.
-func (o *outbox) acknowledged(keys []string, done string) {
+func (o *outbox) acknowledged(keys []string, done string, whole bool) {
 	o.overtaking.mu.Lock()
 	for _, key := range keys {
 		of := o.overtaking.byKey[key]
-		of.done = max(of.done, done)
+		if of.done = max(of.done, done); whole {
+			of.whole = max(of.whole, done)
+		}
 		o.overtaking.byKey[key] = of
 	}
 	o.overtaking.mu.Unlock()
 	for _, key := range keys {
-		o.settleOlder(key, done)
+		o.settleOlder(key)
 	}
 }
 
 func (o *outbox) settleOvertaken(records []fallback.Record) {
 	for i := range records {
-		o.overtaking.mu.Lock()
-		done := o.overtaking.byKey[records[i].Key].done
-		o.overtaking.mu.Unlock()
-		o.settleOlder(records[i].Key, done)
+		o.settleOlder(records[i].Key)
 	}
 }
 
-// settleOlder settles the pending record of key if this client made it before the write whose stamp
-// is done.
-func (o *outbox) settleOlder(key, done string) {
+// settleOlder settles the pending record of key if this client made it before a write that Redis has
+// done, and that is still under way.
+func (o *outbox) settleOlder(key string) {
+	o.overtaking.mu.Lock()
+	of := o.overtaking.byKey[key]
+	o.overtaking.mu.Unlock()
 	was, _ := o.Stamp(key)
-	if by, ok := stamp.Parse(was); ok && by.Client == o.client && was < done {
-		o.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
+	by, ok := stamp.Parse(was)
+	if !ok || by.Client != o.client || was >= of.done {
+		return
 	}
+	if was >= of.whole {
+		if r, ok, err := o.Get(key); !ok || err != nil || r.Op == fallback.OpOperations {
+			return
+		}
+	}
+	o.Settle(fallback.Record{Op: fallback.OpDel, Key: key, Stamp: was})
 }
 
 // claims are the keys whose records are being replayed. Safe for concurrent use.
@@ -195,6 +225,27 @@ func (cl *claims) take(records []fallback.Record, of []int) (mine, others []int,
 		}
 	}
 	return mine, others, busy
+}
+
+// hold claims all of keys, each of which is named once, as soon as they are free together: who waits
+// for one holds none, so that no two wait for each other. release frees them.
+func (cl *claims) hold(ctx context.Context, keys []string) (release func(), err error) {
+	records, all := make([]fallback.Record, len(keys)), make([]int, len(keys))
+	for i, key := range keys {
+		records[i].Key, all[i] = key, i
+	}
+	for {
+		mine, others, busy := cl.take(records, all)
+		if len(others) == 0 {
+			return func() { cl.release(records, mine) }, nil
+		}
+		cl.release(records, mine)
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // release frees the keys that one take has claimed.

@@ -249,6 +249,7 @@ func TestAStartBehindABalancer(t *testing.T) {
 
 // A replica that takes writes is none that may be believed.
 func TestAReplicaThatTakesWritesIsNotUsed(t *testing.T) {
+	t.Parallel()
 	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
 	replica.Do("CONFIG", "SET", "replica-read-only", "no")
@@ -288,6 +289,7 @@ func TestALonelyPrimaryIsNotBelieved(t *testing.T) {
 // Where the proof itself is refused memory is not used, everything else works, and it is tried
 // again.
 func TestAProofThatIsRefused(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	server.Do("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~k*", "~aside:stamps:*")
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.Redis.Username, o.Redis.Password = "app", "pw" }), testContext(t)
@@ -318,6 +320,7 @@ func TestMemoryOfAFullServer(t *testing.T) {
 
 // Where there is no memory nothing is written, after the first proof that pushes arrive.
 func TestWithoutMemoryProbesWriteNothing(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	newClient(t, server.Addr(), untracked, func(o *aside.Options) { o.StaleLease = 20 * time.Millisecond })
 	newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes, o.StaleLease = -1, 20*time.Millisecond })
@@ -354,7 +357,12 @@ func TestTrackingThatIsPermittedLater(t *testing.T) {
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.Redis.Username, o.Redis.Password = "app", "pw" })
 	require.False(t, servesFromMemory(t, c, "k"))
 	server.Do("ACL", "SETUSER", "app", "+client")
-	eventually(t, "memory is used", func() bool { return servesFromMemory(t, c, "k") })
+	eventually(t, "memory is used", func() bool { // Redis is not asked while the connection is made anew
+		before := c.Stats().MemoryHits
+		_, err := c.Get(testContext(t), time.Minute, "k", func(context.Context, string) (string, error) { return "v", nil })
+		require.NoError(t, err)
+		return c.Stats().MemoryHits > before && c.Health().Mode == aside.Healthy
+	})
 	eventually(t, "there is one connection", func() bool {
 		return strings.Count(fmt.Sprint(server.Do("CLIENT", "LIST")), "user=app") == 1
 	})

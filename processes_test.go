@@ -56,6 +56,21 @@ func runChild(role string) int {
 				return "", ctx.Err()
 			})
 			fmt.Println("error", err)
+		case "tagged": // loads what it has read before it was stopped
+			value, err := client.Get(context.Background(), time.Minute, key, func(context.Context, string) (string, error) {
+				fmt.Println("loading")
+				in.Scan()
+				return "old", nil
+			}, aside.WithTags("x"))
+			fmt.Println("got", value, err)
+		case "loser": // loads until it has lost its lock
+			value, err := client.Get(context.Background(), time.Minute, key, func(ctx context.Context, _ string) (string, error) {
+				fmt.Println("loading")
+				<-ctx.Done()
+				fmt.Println("ended:", context.Cause(ctx))
+				return "", ctx.Err()
+			})
+			fmt.Println("got", value, err)
 		case "refresher": // refreshes a stale key, when it is told to go on
 			goOn := make(chan struct{})
 			view := aside.Typed(client, codec.String(), aside.WithGrace(grace))
@@ -73,7 +88,7 @@ func runChild(role string) int {
 			for client.Stats().Waiting > 0 {
 				time.Sleep(time.Millisecond)
 			}
-			fmt.Println("refused", client.Stats().FillsRefused)
+			fmt.Println("over") // by a refused fill or renewal, or because Redis seems away
 		case "refreshers": // 200 callers of one stale key, until it is refreshed
 			view := aside.Typed(client, codec.String(), aside.WithGrace(grace))
 			var callers sync.WaitGroup

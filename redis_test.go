@@ -152,6 +152,7 @@ func TestOwnReadsAreNotTracked(t *testing.T) {
 
 // It is made when it is needed, by the service's own way, and is closed with the Client.
 func TestTheServicesConnectionIsMadeWhenItIsNeeded(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	built := 0
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {

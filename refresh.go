@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/link"
-	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/wire"
@@ -49,26 +49,74 @@ func (r refresher) begin(keys []string, p *plan) (flights []*flight) {
 		if r.refreshes.rests(key, gen, r.link.Now()) {
 			continue
 		}
-		item := &refreshItem{f: &flight{key: key, stripe: r.flights.stripe(key), waiting: 1}, gen: gen}
-		was, ok := r.refreshes.begin(item.f, item.gen, r.link.Now())
-		if item.failures, item.refusals = was.failures, was.refusals; ok {
+		item := r.newItem(key, gen, p)
+		if item.old.newer(p.options.version) { // it is those that know the version who refresh it
+			continue
+		}
+		if r.beginItem(item) {
 			items, flights = append(items, item), append(flights, item.f)
 		}
 	}
+	r.launch(items, p)
+	return flights
+}
+
+func (r refresher) newItem(key string, gen uint64, p *plan) *refreshItem {
+	return &refreshItem{f: &flight{key: key, stripe: r.flights.stripe(key), waiting: 1}, gen: gen, old: r.oldOf(key, p)}
+}
+
+// beginItem notes that item is refreshed, unless it rests or is refreshed already.
+func (r refresher) beginItem(item *refreshItem) bool {
+	was, ok := r.refreshes.begin(item, r.link.Now())
+	item.failures, item.refusals, item.err, item.erred = was.failures, was.refusals, was.err, was.erred
+	return ok
+}
+
+// launch refreshes items in the background.
+func (r refresher) launch(items []*refreshItem, p *plan) {
 	if len(items) == 0 {
-		return flights
+		return
 	}
 	own := *p
-	own.opts, own.call = nil, p.call.another()
+	own.opts, own.call, own.found, own.seen = nil, p.call.another(), nil, nil
 	if !r.inBackground(func() { r.run(items, &own) }) { // ends with the load, or with Close
 		r.end(items)
 	}
-	return flights
+}
+
+// oldOf is what a caller has found for key; nil: it has gone since.
+func (r refresher) oldOf(key string, p *plan) *old {
+	if found, ok := p.found[key]; ok {
+		return found
+	}
+	if e := r.near.Lookup(key); e != nil {
+		return &old{raw: e.Raw(), absent: e.Absent(), meta: e.Meta(), entry: e, expired: e.Expired(r.link.Now())}
+	}
+	return nil
+}
+
+// note notes what was found for key, for its refresh.
+func (p *plan) note(key string, out *outcome) {
+	if out.entry != nil {
+		return
+	}
+	if p.found == nil {
+		p.found = make(map[string]*old)
+	}
+	p.found[key] = &old{raw: out.raw, absent: out.absent, meta: out.meta, expired: out.expired}
 }
 
 // run refreshes keys.
 func (r refresher) run(items []*refreshItem, p *plan) {
-	who := enterCall(context.Background()) // the loader's context has its values: none
+	seen, ctx := r.watch(context.Background(), Event{Kind: EventRefresh, View: p.options.view, Key: items[0].f.key})
+	loads, err := r.runItems(ctx, items, p)
+	seen.refreshed(loads, err)
+}
+
+// runItems is run, with the context whose values the loader's has: those of none of its callers. It
+// returns how many keys were loaded, and the first error.
+func (r refresher) runItems(ctx context.Context, items []*refreshItem, p *plan) (loads int, failed error) {
+	who := enterCall(ctx)
 	defer who.leave()
 	load := r.lock(who, items, p)
 	var loading, others []*refreshItem
@@ -81,27 +129,31 @@ func (r refresher) run(items []*refreshItem, p *plan) {
 	}
 	r.end(others) // now: they may be refreshed before these loads are over
 	if len(load) == 0 {
-		return
+		return 0, nil
 	}
 	l := r.newLoad(who, p, load)
 	l.special = refreshEnd{}
+	r.counted.refreshes.Add(int64(len(load)))
 	l.start()
 	for i := range load {
 		t := ticket{f: load[i].f, of: &r.flights, leader: true, early: false}
-		if _, err := t.wait(who); err != nil { // the client closes, and the load still has the items
-			return
+		out, err := t.wait(who)
+		if err != nil { // the client closes, and the load still has the items
+			return len(load), err
 		}
+		failed = cmp.Or(failed, out.err)
 	}
 	r.end(loading)
+	return len(load), failed
 }
 
 // end lets everybody know that the items are not refreshed any more.
 func (r refresher) end(items []*refreshItem) {
 	for _, item := range items {
-		r.flights.complete(item.f, outcome{again: true}) // where it has no outcome yet
+		r.flights.complete(item.f, outcome{again: true, held: item.held}) // where it has no outcome yet
 		rest := refreshState{}
 		if item.rest > 0 {
-			rest = refreshState{rests: r.link.Now() + int64(item.rest), ours: item.ours, gen: item.gen, failures: item.failures, refusals: item.refusals}
+			rest = refreshState{rests: r.link.Now() + int64(item.rest), ours: item.ours, gen: item.gen, failures: item.failures, refusals: item.refusals, err: item.err, erred: item.erred}
 		}
 		r.refreshes.end(item.f, rest)
 	}
@@ -111,39 +163,42 @@ func (r refresher) end(items []*refreshItem) {
 // loaded: those, and the ones whose shard is away.
 func (r refresher) lock(who *caller, items []*refreshItem, p *plan) (load []loadItem) {
 	var ask []*link.Batch
-	grace := script.InMilliseconds(p.options.grace)
 	for i, item := range items {
 		sh := r.link.Shard(item.f.key)
 		switch {
 		case r.store.Pending(item.f.key): // what this process has written is newer than any load
-			item.rest = soon
+			item.rest, item.held = soon, -1
 			continue
 		case !sh.Asks():
 			item.loads = true
-			load = append(load, loadItem{f: item.f, free: true, refresh: item})
+			load = append(load, loadItem{f: item.f, free: true, refresh: item, old: item.old})
 			continue
 		}
 		item.lock, item.marker = stamp.RefreshLock(item.f.key), r.newMarker(sh)
 		ask = append(ask, &link.Batch{Shard: sh, Of: []int{i}, Call: link.Call{
 			Script: script.Refresh, Keys: []string{item.f.key, item.lock}, Stamped: true,
-			Args: []string{item.marker, r.lockTTL, grace, wire.LockPrefix},
+			Args: []string{item.marker, r.lockTTL, item.due(p), wire.LockPrefix},
 		}})
 	}
 	var mu sync.Mutex // of load
 	r.link.RunBatches(who, ask, &link.Pieces{}, func(b *link.Batch) {
 		item := items[b.Of[0]]
 		mine, err := item.locked(b)
+		if item.busy {
+			r.counted.refreshesHeldOff.Add(1)
+		}
 		switch {
 		case err != nil:
 			if link.Unanswered(err) {
 				r.disown(b.Shard, []string{item.lock}, item.marker)
 			}
-			item.failed()
+			item.failed(err)
+			item.held = -1
 		case mine:
 			item.loads = true
 			mu.Lock()
 			defer mu.Unlock()
-			load = append(load, loadItem{f: item.f, shard: b.Shard, marker: item.marker, refresh: item})
+			load = append(load, loadItem{f: item.f, shard: b.Shard, marker: item.marker, refresh: item, old: item.old})
 		case !b.Shard.Valid.Pushes():
 			item.rest = min(item.rest, 10*soon) // nobody will tell when it has changed
 		}
@@ -176,11 +231,12 @@ func (refreshEnd) store(l *load, items []*loadItem, storable func(*loadItem) boo
 		accepted := err == nil && flag == 1
 		switch {
 		case err != nil:
-			item.refresh.failed()
+			item.refresh.failed(err)
 		case accepted:
 			l.c.near.Drop(item.f.key)
 		default:
 			item.refresh.refused()
+			l.c.counted.refreshesRefused.Add(1)
 		}
 		l.filled(true, item, accepted, err)
 	})
@@ -194,11 +250,16 @@ func (refreshEnd) release(l *load, err error) {
 		item, it := &l.items[i], l.items[i].refresh
 		q := link.Call{Script: script.Release, Keys: []string{it.lock}, Args: []string{item.marker}}
 		switch {
+		case l.values.lockLost():
+			it.refused()
+			c.counted.refreshesRefused.Add(1)
 		case err == nil || c.lifecycle.ctx.Err() != nil: // the others may try
 		case errors.Is(err, ErrOverloaded):
-			it.rest, it.ours = overloadWait, true
+			it.rest, it.ours, it.err = overloadWait, true, err
+			c.counted.refreshesFailed.Add(1)
 		default:
-			it.failed()
+			it.failed(err)
+			c.counted.refreshesFailed.Add(1)
 			keep := 2*it.rest + c.opt.LockTTL
 			q.Script = script.RefreshFailed
 			q.Args = append(q.Args, "failed:"+strconv.Itoa(it.failures)+":"+script.InMilliseconds(keep), script.InMilliseconds(it.rest+keep))
@@ -209,7 +270,11 @@ func (refreshEnd) release(l *load, err error) {
 	}
 	c.link.RunBatches(context.Background(), all, &link.Pieces{Insist: true, Until: math.MaxInt64}, nil)
 	for i := range l.items {
-		c.flights.complete(l.items[i].f, outcome{err: err, again: err == nil})
+		if it := l.items[i].refresh; err != nil && it.err != nil {
+			it.erred = c.link.Now()
+			c.refreshes.failing(l.items[i].f.key, it.err, it.erred)
+		}
+		c.flights.complete(l.items[i].f, outcome{err: err, again: err == nil, lost: l.values.lockLost()})
 	}
 }
 
@@ -252,15 +317,22 @@ func (r refresher) await(ctx context.Context, flights []*flight, patience time.D
 	return changed
 }
 
-// isStale reports whether what was found is stale for the caller of p.
-func (r refresher) isStale(out *outcome, p *plan) bool {
-	return out.ends > 0 && freshness.Stale(r.link.Now(), out.ends, p.options.grace)
+// isStale reports whether what was found is stale for a caller who gives values so much grace. What
+// was loaded is not.
+func isStale(out *outcome, now int64, grace time.Duration) bool {
+	return out.expired || out.by == nil && out.ends != 0 && freshness.Stale(now, out.ends, out.meta.GraceOr(grace))
 }
 
-// again reports whether the caller of p is to ask once more for what it has found, because that was
-// stale and has changed while the caller waited.
+// again reports whether the caller of p is to ask once more for what it has found stale, because that
+// has changed while the caller waited.
 func (r refresher) again(ctx context.Context, key string, out *outcome, p *plan) bool {
-	return r.isStale(out, p) && len(r.stale(ctx, []string{key}, p, func(string) bool { return r.stillHolds(key, out) })) > 0
+	p.note(key, out)
+	before := p.waited
+	again := len(r.stale(ctx, []string{key}, p, func(string) bool { return r.stillHolds(key, out) })) > 0
+	if p.waited != before {
+		out.judged = r.link.Now()
+	}
+	return again
 }
 
 // stillHolds reports whether what Redis or the store has answered may be served still: nothing was
@@ -282,40 +354,57 @@ func (r refresher) stillInMemory(keys []string, p *plan) func(key string) bool {
 	return func(key string) bool { return r.near.Generation(key) == gens[key] && r.near.Lookup(key) != nil }
 }
 
-// serves reports whether a call may have what memory has for its key, with nothing left to do: it is
-// fresh for the call, or stale and not to be refreshed by it.
-func (r refresher) serves(key string, e *near.Entry, defaults *callOptions, opts []CallOption) (bool, error) {
-	options, err := r.callOptions(defaults, opts)
-	if err != nil {
-		return false, err
+// leaves reports whether a call has nothing left to do about what memory has for its key, and whether
+// it may have that.
+func (r refresher) leaves(key string, v freshness.Verdict, o *callOptions) (nothing, serves bool) {
+	switch v {
+	case freshness.Good:
+		return true, true
+	case freshness.Unfit:
+		return true, false
 	}
-	if e.FreshAt(r.link.Now(), options.grace) {
-		return true, nil
+	stale := v == freshness.Outdated
+	if !o.withoutLoad && (stale && o.softTimeout > 0 || !r.refreshes.rests(key, r.near.Generation(key), r.link.Now())) {
+		return false, true
 	}
-	if !options.withoutLoad && (options.softTimeout > 0 || !r.refreshes.rests(key, r.near.Generation(key), r.link.Now())) {
-		return false, nil
+	if stale {
+		r.counted.staleHits.Add(1)
 	}
-	r.counted.staleHits.Add(1)
-	return true, nil
+	return true, true
 }
 
-// hit begins what serves has left to do, and reports whether the call may have what memory had: else
+// hit does what leaves has left to do, and reports whether the call may have what memory had: else
 // that has changed meanwhile.
-func (r refresher) hit(ctx context.Context, key string, p *plan) (_ bool, err error) {
+func (r refresher) hit(ctx context.Context, key string, v freshness.Verdict, p *plan) (_ bool, err error) {
 	if p.options, err = r.check(p.ttl, p.defaults, p.opts); err != nil {
 		return false, err
 	}
 	keys := []string{strings.Clone(key)}
+	if v == freshness.Due {
+		r.begin(keys, p)
+		return true, nil
+	}
 	return len(r.stale(ctx, keys, p, r.stillInMemory(keys, p))) == 0, nil
 }
 
-// hits is hit for many keys; it returns those that have changed.
-func (r refresher) hits(ctx context.Context, keys []string, p *plan) (changed []string, err error) {
-	if p.options, err = r.check(p.ttl, p.defaults, p.opts); err != nil || len(keys) == 0 {
+// hits is hit for many keys, stale ones and those that are due; it returns those that have changed.
+func (r refresher) hits(ctx context.Context, stale, due []string, p *plan) (changed []string, err error) {
+	if p.options, err = r.check(p.ttl, p.defaults, p.opts); err != nil {
 		return nil, err
 	}
+	if len(due) > 0 && !p.options.withoutLoad {
+		r.begin(once(due), p)
+	}
+	if len(stale) == 0 {
+		return nil, nil
+	}
+	stale = once(stale)
+	return r.stale(ctx, stale, p, r.stillInMemory(stale, p)), nil
+}
+
+// once returns keys that own their bytes, each once.
+func once(keys []string) []string {
 	keys = cloned(keys)
 	slices.Sort(keys)
-	keys = slices.Compact(keys)
-	return r.stale(ctx, keys, p, r.stillInMemory(keys, p)), nil
+	return slices.Compact(keys)
 }

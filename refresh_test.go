@@ -32,6 +32,17 @@ func makeStale(t *testing.T, server *redistest.Server, keys ...string) {
 	}
 }
 
+// getGracefully returns a function that gets k by a graceful view of a client.
+func getGracefully(ctx context.Context, t *testing.T, db *source) func(c *aside.Client) string {
+	t.Helper()
+	return func(c *aside.Client) string {
+		t.Helper()
+		value, err := graceful(c).Get(ctx, fresh, "k", db.Load)
+		require.NoError(t, err)
+		return value
+	}
+}
+
 // graceful is a view with a grace of a client that knows of key what Redis holds.
 func graceful(c *aside.Client, opts ...aside.ViewOption) *aside.TypedClient[string] {
 	return aside.Typed(c, codec.String(), append([]aside.ViewOption{aside.WithGrace(grace)}, opts...)...)
@@ -57,11 +68,7 @@ func TestAStaleValueIsServedWhileOneRefreshesIt(t *testing.T) {
 			server := redistest.Start(t)
 			a, b, ctx := newClient(t, server.Addr(), change), newClient(t, server.Addr(), change), testContext(t)
 			db := newSource("1")
-			get := func(c *aside.Client) string {
-				value, err := graceful(c).Get(ctx, fresh, "k", db.Load)
-				require.NoError(t, err)
-				return value
-			}
+			get := getGracefully(ctx, t, db)
 			require.Equal(t, "1", get(a))
 			stored(t, a, "k")
 			require.InDelta(t, (fresh + grace).Milliseconds(), server.Do("PTTL", "k"), 20_000)
@@ -175,11 +182,7 @@ func TestAFailedRefreshHoldsOffTheFleet(t *testing.T) {
 	server := redistest.Start(t)
 	a, b, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
 	db := newSource("1")
-	get := func(c *aside.Client) string {
-		value, err := graceful(c).Get(ctx, fresh, "k", db.Load)
-		require.NoError(t, err)
-		return value
-	}
+	get := getGracefully(ctx, t, db)
 	require.Equal(t, "1", get(a))
 	stored(t, a, "k")
 	makeStale(t, server, "k")
@@ -332,6 +335,7 @@ func TestWithSoftTimeoutPrefersWhatIsFresh(t *testing.T) {
 
 // Many stale keys are refreshed by one call of the loader.
 func TestABatchIsRefreshedAtOnce(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)
 	db := newSource("1")
@@ -430,20 +434,26 @@ func TestValuesStayRawAndReadersWithoutGraceSeeNone(t *testing.T) {
 // A hit of a view with a grace costs no allocation.
 func TestAHitWithGraceAllocatesNothing(t *testing.T) {
 	c, ctx := newClient(t, redistest.Start(t).Addr()), testContext(t)
-	view, load := aside.Typed(c, codec.String(), aside.WithGrace(grace), aside.WithJitter(0.1)), newSource("v").Load
-	get := func() {
-		_, err := view.Get(ctx, fresh, "k", load)
-		require.NoError(t, err)
+	for i, opts := range [][]aside.ViewOption{
+		{aside.WithJitter(0.1)}, {aside.WithRefreshAhead(0.1)}, {aside.WithMaxAge(fresh)}, {aside.WithMaxStale(0), aside.WithRefreshAhead(0.1), aside.WithMaxAge(fresh)},
+	} {
+		view, load, key := graceful(c, opts...), newSource("v").Load, fmt.Sprint("k", i)
+		get := func() {
+			_, err := view.Get(ctx, fresh, key, load)
+			require.NoError(t, err)
+		}
+		get()
+		stored(t, c, key)
+		get()
+		require.Zero(t, testing.AllocsPerRun(100, get), i)
+		require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = view.Fetch(ctx, fresh, key, load) }), i)
 	}
-	get()
-	stored(t, c, "k")
-	get()
-	require.Zero(t, testing.AllocsPerRun(100, get))
 }
 
 // Whoever is stopped in the middle of a refresh, for longer than its lock lives, stores nothing when
 // it goes on.
 func TestARefresherThatWasStoppedStoresNothing(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)
 	server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
@@ -460,12 +470,13 @@ func TestARefresherThatWasStoppedStoresNothing(t *testing.T) {
 	})
 	require.NoError(t, stopped.cmd.Process.Signal(syscall.SIGCONT))
 	stopped.say("go on")
-	require.Equal(t, "refused 1", stopped.line())
+	require.Equal(t, "over", stopped.line())
 	require.Equal(t, "2", server.Do("GET", "k"))
 }
 
 // Promise 9: four processes with many callers each; each period has one refresh in all.
 func TestOneRefreshPerPeriodAcrossProcesses(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	var children []*child
 	for range 4 {
@@ -491,6 +502,7 @@ func TestOneRefreshPerPeriodAcrossProcesses(t *testing.T) {
 
 // More stale keys than may be loaded at once cost their callers nothing.
 func TestWhatIsStaleIsServedBeyondMaxLoads(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), func(o *aside.Options) { o.MaxLoads = 2 }), testContext(t)
 	var running crowd

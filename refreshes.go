@@ -1,6 +1,8 @@
 package aside
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/link"
+	"github.com/redaside/aside/internal/script"
 )
 
 // refreshes knows which keys this process refreshes, and which rest. Safe for concurrent use.
@@ -30,8 +33,10 @@ type refreshState struct {
 	rests    int64   // until when none is begun, in link.Now's time
 	ours     bool    // it rests because of a failure here, not because of what Redis holds at generation gen
 	gen      uint64
-	failures int // in a row, while there was no lock to count them
-	refusals int // in a row
+	failures int   // in a row, while there was no lock to count them
+	refusals int   // in a row
+	err      error // with which the last one has failed
+	erred    int64 // when its loader had
 }
 
 // countedFor is how long after a rest its failures count.
@@ -68,8 +73,41 @@ func (rs *refreshes) running(key string) *flight {
 	return nil
 }
 
-// begin notes that a refresh of key is f, unless it rests, and returns what was known; end must follow.
-func (rs *refreshes) begin(f *flight, gen uint64, now int64) (was refreshState, ok bool) {
+// failure returns why the last refresh of key has failed; nil if none has, or that was long ago.
+func (rs *refreshes) failure(key string) error {
+	s := rs.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.byKey[key]; state != nil {
+		return state.err
+	}
+	return nil
+}
+
+// failedSince returns why the loader of the last refresh of key has failed, if that was since then.
+func (rs *refreshes) failedSince(key string, then int64) error {
+	s := rs.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.byKey[key]; state != nil && state.erred != 0 && state.erred >= then {
+		return state.err
+	}
+	return nil
+}
+
+// failing notes why the refresh of key that runs has failed: its callers know before it ends.
+func (rs *refreshes) failing(key string, err error, now int64) {
+	s := rs.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.byKey[key]; state != nil {
+		state.err, state.erred = err, now
+	}
+}
+
+// begin notes that item is refreshed, unless it rests, and returns what was known; end must follow.
+func (rs *refreshes) begin(item *refreshItem, now int64) (was refreshState, ok bool) {
+	f := item.f
 	s := rs.stripe(f.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,10 +127,10 @@ func (rs *refreshes) begin(f *flight, gen uint64, now int64) (was refreshState, 
 		}
 		state = &refreshState{}
 		s.byKey[f.key] = state
-	case state.restsLocked(gen, now):
+	case state.f != nil, !item.insists && state.restsLocked(item.gen, now):
 		return refreshState{}, false
 	case now-state.rests > countedFor:
-		state.failures, state.refusals = 0, 0
+		state.failures, state.refusals, state.err = 0, 0, nil
 	}
 	state.f = f
 	return *state, true
@@ -131,19 +169,28 @@ type refreshItem struct {
 	f        *flight // attached to no key: only those wait for it that have found the key stale
 	lock     string  // the key of the refresh lock
 	gen      uint64  // of the key, before Redis was asked
+	old      *old    // the value that was found stale; nil: it has gone since
 	failures int     // in a row
 	refusals int     // in a row
+	err      error   // with which it has failed, or the one before
+	erred    int64   // when its loader had
 
 	marker, print, end, stamp string // in the lock, and what the refresh sets out to replace; "" without a lock
 
+	insists bool          // it is refreshed also where nobody should try, or it does not expire
+	within  time.Duration // then also if so much is left of its key's ttl
+	held    time.Duration // see outcome
+
 	loads bool          // a load has it
+	busy  bool          // somebody else refreshes it
 	rest  time.Duration // for how long it rests after this
 	ours  bool          // see refreshState
 }
 
 // failed has an item rest after a failure that Redis knows nothing of.
-func (item *refreshItem) failed() {
+func (item *refreshItem) failed(err error) {
 	item.failures++
+	item.err = err
 	item.rest, item.ours = freshness.Backoff(item.failures, rand.Float64()), true
 }
 
@@ -151,7 +198,24 @@ func (item *refreshItem) failed() {
 // was lost: where locks are evicted, that goes on.
 func (item *refreshItem) refused() {
 	item.refusals++
+	item.err = nil
 	item.rest, item.ours = soon<<min(item.refusals, 9), true
+}
+
+var errRefreshFailed = errors.New("aside: another process has failed to refresh the value, and the source is asked again after a back-off")
+
+// due is for how long the key may still live at most, for script.Refresh to find that it is to be
+// refreshed.
+func (item *refreshItem) due(p *plan) string {
+	ttl := p.ttl
+	if item.old != nil && item.old.meta != nil && item.old.meta.TTL > 0 {
+		ttl = item.old.meta.TTL
+	}
+	within := freshness.Sum(item.old.graceOr(p.options.grace), p.options.need.Window(ttl))
+	if item.insists {
+		return "+" + script.InMilliseconds(max(within, item.within))
+	}
+	return script.InMilliseconds(within)
 }
 
 // locked reads the answer of script.Refresh.
@@ -170,11 +234,15 @@ func (item *refreshItem) locked(b *link.Batch) (mine bool, err error) {
 		}
 	}
 	switch {
-	case len(answer) == 1 && numbers[0] == 0:
-		item.rest = soon
+	case len(answer) == 1 && numbers[0] == 0: // somebody has replaced it
+		item.rest, item.err = soon, nil
 		return false, nil
-	case len(answer) == 2 && numbers[0] == 1:
-		item.rest = max(time.Duration(numbers[1])*time.Millisecond, soon)
+	case (len(answer) == 2 || len(answer) == 3) && numbers[0] == 1:
+		if len(answer) == 3 {
+			item.err = cmp.Or(item.err, errRefreshFailed)
+		}
+		item.busy, item.rest = true, max(time.Duration(numbers[1])*time.Millisecond, soon)
+		item.held = item.rest
 		return false, nil
 	case len(answer) == 5 && numbers[0] == 2:
 		item.failures = int(numbers[1])

@@ -1,12 +1,12 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +30,13 @@ import (
 // earlier process. One record is in one replay at a time (claims), and just before it is sent it
 // must still be the one in the store.
 
+const (
+	leastClockError = link.LeastClockError
+	mostRecordError = time.Minute     // beyond, a record is replayed as a delete of now
+	replayRetry     = 5 * time.Second // between attempts to replay what Redis has refused, or the disk has not given
+	unansweredRetry = 100 * time.Millisecond
+)
+
 // replayVerdicts are the answers of script.Replay, from 1.
 var replayVerdicts = [...]fallback.Verdict{fallback.Applied, fallback.Superseded, fallback.Deleted, fallback.Dropped}
 
@@ -44,69 +51,6 @@ type replayer struct {
 // is on its way, one is being prepared. More would only keep live commands waiting that go the same
 // way. Batches that are answered and wait for the disk are not among them.
 const maxTurns = 3
-
-// settle has the pending records of keys replayed, as far as their shards can be asked, and returns
-// the keys that are pending all the same.
-func (c *Client) settle(ctx context.Context, keys []string) (pending []string) {
-	byShard := make(map[*link.Shard][]fallback.Record, 1)
-	for _, key := range keys {
-		sh := c.link.Shard(key)
-		if !sh.Asks() {
-			continue
-		}
-		if record, ok, _ := c.store.read(ctx, key); ok && record.Op != fallback.OpFill {
-			byShard[sh] = append(byShard[sh], record)
-		}
-	}
-	var shards sync.WaitGroup
-	for sh, records := range byShard {
-		shards.Go(func() { replayer{Client: c, sh: sh}.Replay(ctx, records) }) // ends within the time of a replay
-	}
-	shards.Wait()
-	for _, key := range keys {
-		if c.store.Pending(key) {
-			pending = append(pending, key)
-		}
-	}
-	return pending
-}
-
-// unsettled reports whether key has a record that could not be replayed just now.
-func (c *Client) unsettled(ctx context.Context, key string) bool {
-	if c.store.Pending(key) && len(c.settle(ctx, []string{key})) > 0 {
-		return true
-	}
-	return c.doubtful(ctx, key)
-}
-
-// unsettledOf says which of the keys that are pending could not be replayed just now.
-func (c *Client) unsettledOf(ctx context.Context, pending []string) map[string]bool {
-	if len(pending) == 0 {
-		return nil
-	}
-	unsettled := make(map[string]bool)
-	for _, key := range c.settle(ctx, pending) {
-		unsettled[key] = true
-	}
-	for _, key := range pending {
-		if c.doubtful(ctx, key) {
-			unsettled[key] = true
-		}
-	}
-	return unsettled
-}
-
-// mayBeUnsettled reports whether it is worth asking.
-func (c *Client) mayBeUnsettled(key string) bool {
-	return c.store.Pending(key) || c.doubts.about(c.link.Home(key))
-}
-
-// doubtful reports whether key's server may still lack what it was told by its predecessor's
-// client, see takeover.go.
-func (c *Client) doubtful(ctx context.Context, key string) bool {
-	sh := c.link.Home(key)
-	return c.doubts.about(sh) && sh.Asks() && !c.makeSure(ctx, sh, key)
-}
 
 // Replay replays records of sh's keys, each once the key is free, settles those that are answered,
 // and says what came of each.
@@ -177,10 +121,19 @@ func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine [
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue
 		}
+		if records[i].Op == fallback.OpOperations {
+			// Another replay may have opened the list since it was read.
+			now, ok, err := r.store.read(ctx, records[i].Key)
+			if err != nil || !ok || now.Stamp != records[i].Stamp {
+				outcomes[i] = fallback.Outcome{Verdict: fallback.Refused, Err: cmp.Or(err, errUnreadable)}
+				continue
+			}
+			records[i] = now
+		}
 		due, of = append(due, &records[i]), append(of, i)
 	}
 	patience := r.opt.RedisTimeout + r.sh.SendTime(bytes) // as runFor has, for notAfter
-	answers := r.ask(ctx, due, patience)
+	answers := r.askOfAllKinds(ctx, due, patience)
 	r.endTurn()
 	settled := make([]fallback.Record, 0, len(due))
 	var acknowledged []*fallback.Record
@@ -188,13 +141,53 @@ func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine [
 		outcomes[of[n]] = outcome
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
 			settled = append(settled, *due[n])
-			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !r.opt.DisableStamps {
+			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !r.opt.DisableStamps && due[n].Op != fallback.OpOperations {
 				acknowledged = append(acknowledged, due[n])
 			}
 		}
 	}
 	r.store.recent.addReplayed(acknowledged, r.link.Now())
 	r.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done
+}
+
+// askOfAllKinds is ask of records among which there may be some of operations.
+func (r replayer) askOfAllKinds(ctx context.Context, records []*fallback.Record, patience time.Duration) []fallback.Outcome {
+	isOperations := func(of *fallback.Record) bool { return of.Op == fallback.OpOperations }
+	if !slices.ContainsFunc(records, isOperations) {
+		return r.ask(ctx, records, patience)
+	}
+	outcomes := make([]fallback.Outcome, len(records))
+	margin := func(of *fallback.Record) int64 { return 2 * max(r.slackOf(of), leastClockError).Microseconds() }
+	var operations, others []*fallback.Record
+	var ofOperations, ofOthers []int
+	for i, of := range records {
+		switch {
+		case !isOperations(of):
+			others, ofOthers = append(others, of), append(ofOthers, i)
+		case wasFlushed(r.sh, of, time.Duration(margin(of))*time.Microsecond):
+			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded}
+		default:
+			operations, ofOperations = append(operations, of), append(ofOperations, i)
+		}
+	}
+	for n, outcome := range r.ask(ctx, others, patience) {
+		outcomes[ofOthers[n]] = outcome
+	}
+	for n, outcome := range (ledgers{r.Client}).replayOperations(ctx, r.sh, operations, margin) {
+		outcomes[ofOperations[n]] = outcome
+	}
+	return outcomes
+}
+
+// slackOf is by how much a record's clock may have been off.
+func (r replayer) slackOf(of *fallback.Record) time.Duration {
+	if of.Slack >= 0 {
+		return time.Duration(of.Slack) * time.Microsecond
+	}
+	// Stamped by this machine's clock, which may be off by what it is off now, or was when the client began.
+	now, _ := r.link.ServerTime(r.sh)
+	wall, since := time.Now().UnixMicro(), r.link.Began().UnixMicro()+r.link.Now()/int64(time.Microsecond)
+	return time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
 }
 
 // ask runs the replay script over records. One that is refused, for a key that we may not write,
@@ -251,11 +244,7 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 	}
 	list.Args = func(to []string, i int) []string {
 		of := records[i]
-		slack := time.Duration(of.Slack) * time.Microsecond
-		if of.Slack < 0 { // stamped by this machine's clock, which may be off by what it is off now, or was when the client began
-			wall, since := time.Now().UnixMicro(), r.link.Began().UnixMicro()+r.link.Now()/int64(time.Microsecond)
-			slack = time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
-		}
+		slack := r.slackOf(of)
 		op := of.Op[0]
 		if slack > mostRecordError {
 			op -= 'a' - 'A'
@@ -347,7 +336,7 @@ func (r replayer) run() {
 		}
 		// What was refused, or could not be read just now, must not keep all others waiting. It may
 		// also be another shard's.
-		if kept := r.store.Stats(); kept.Sets+kept.Deletes > 0 {
+		if kept := r.store.Stats(); kept.Pending() > 0 {
 			retry.Reset(replayRetry)
 		}
 		r.link.CaughtUp(r.sh)
@@ -355,7 +344,7 @@ func (r replayer) run() {
 }
 
 func (r replayer) pass() fallback.ReplayReport {
-	if stats := r.store.Stats(); stats.Sets+stats.Deletes+stats.Fills == 0 {
+	if stats := r.store.Stats(); stats.Pending()+stats.Fills == 0 {
 		return fallback.ReplayReport{}
 	}
 	ctx, cancel := context.WithCancel(r.lifecycle.ctx)
@@ -379,11 +368,17 @@ func (r replayer) pass() fallback.ReplayReport {
 		return report
 	}
 	r.store.replays.tell(Replay{Shard: r.sh.Addr, Done: report.Done(), Restarted: restarted, Report: report})
+	if r.observer != nil {
+		r.observeAside(Event{
+			Kind: EventReplay, Key: r.sh.Addr, Keys: report.Done(), Duration: report.Took, Err: err,
+			Replay: &Replay{Shard: r.sh.Addr, Done: report.Done(), Restarted: restarted, Report: report},
+		})
+	}
 	if err != nil && r.lifecycle.ctx.Err() == nil {
 		r.warn(&r.seldomReplay, "a replay was broken off, what is left stays on disk", append(r.attrs(report, restarted), "error", err)...)
 	} else if err == nil {
 		level := slog.LevelInfo
-		if report.Refused > 0 {
+		if report.Refused+report.Rejected > 0 {
 			level = slog.LevelWarn
 		}
 		r.opt.Logger.Log(context.Background(), level, "aside: replayed what Redis has missed", r.attrs(report, restarted)...)
@@ -394,7 +389,7 @@ func (r replayer) pass() fallback.ReplayReport {
 func (r replayer) attrs(report fallback.ReplayReport, restarted bool) []any {
 	attrs := []any{
 		"address", r.link.Address(r.sh), "after", link.AsText(report.Took), "records", report.Total, "applied", report.Applied, "superseded", report.Superseded, "deleted", report.Deleted,
-		"dropped", report.Dropped, "refused", report.Refused, "unanswered", report.Failed, "restarted", restarted,
+		"dropped", report.Dropped, "rejected", report.Rejected, "refused", report.Refused, "unanswered", report.Failed, "restarted", restarted,
 	}
 	if report.Refusal != nil {
 		attrs = append(attrs, "refusal", report.Refusal)

@@ -122,7 +122,7 @@ func TestReplayDoesWhatTheTableSays(t *testing.T) {
 		"a del in margin, a fill": {cell{applied, "", 'c'}, cell{deleted, "", 'c'}, cell{superseded, kept, 'k'}},
 		"a del, older":            {cell{applied, "", 'm'}, cell{applied, mine, 'm'}, cell{superseded, "", 'k'}},
 		"a del, older, a fill":    {cell{applied, "", 'm'}, cell{deleted, "", 'm'}, cell{superseded, kept, 'k'}},
-		"a del, newer, a fill":    {cell{superseded, kept, 'k'}, cell{superseded, kept, 'k'}, cell{superseded, kept, 'k'}},
+		"a del, newer, a fill":    {cell{superseded, "", 'k'}, cell{superseded, "", 'k'}, cell{superseded, kept, 'k'}}, // an Expire may have left it
 		"a lock, newer":           {cell{applied, lock, 'm'}, cell{superseded, lock, 'm'}, cell{superseded, lock, 0}},
 		"a lock, newer in margin": {cell{applied, "", 'm'}, cell{applied, mine, 'm'}, cell{superseded, lock, 0}},
 		"a lock, older":           {cell{applied, "", 'm'}, cell{applied, mine, 'm'}, cell{superseded, lock, 0}},
@@ -443,10 +443,28 @@ func TestABatchIsReplayedRecordByRecord(t *testing.T) {
 		}
 		return outcomes, left
 	}
-	outcomes, left := replay("together", false)
-	wantOutcomes, wantLeft := replay("alone", true)
-	require.Equal(t, wantOutcomes, outcomes)
-	require.Equal(t, wantLeft, left)
+	for _, slot := range []string{"", "{t}"} { // each key in another slot; all in one, so that they share a bucket
+		outcomes, left := replay(slot+"together", false)
+		wantOutcomes, wantLeft := replay(slot+"alone", true)
+		require.Equal(t, wantOutcomes, outcomes, slot)
+		require.Equal(t, wantLeft, left, slot)
+	}
+}
+
+// Keys of a bucket have their stamps left together. Where the script ends in the middle of them, those
+// of what it has done must be there: else a record that is sent again, by itself, is done again.
+func TestAReplayThatEndsInTheMiddleHasLeftItsStamps(t *testing.T) {
+	b := newReplayBench(t)
+	b.server.Do("SET", "{t}a", "old")
+	b.server.Do("ACL", "SETUSER", "default", "-set", "-psetex")
+	defer b.server.Do("ACL", "SETUSER", "default", "+set", "+psetex")
+	outcomes := replayer{Client: b.c, sh: b.sh}.ask(t.Context(), []*fallback.Record{
+		{Op: fallback.OpDel, Key: "{t}a", Stamp: b.stamp(0, "aaaa", 1)},
+		{Op: fallback.OpSet, Key: "{t}b", Stamp: b.stamp(0, "aaaa", 2), Value: "v", Expires: b.now/1000 + 60_000},
+	}, time.Minute)
+	require.Equal(t, fallback.Superseded, outcomes[0].Verdict, "it was done once more, alone, and found itself done")
+	require.Equal(t, fallback.Refused, outcomes[1].Verdict)
+	require.Error(t, outcomes[1].Err)
 }
 
 // One record that Redis refuses, for a key that we may not write, must not keep those in its batch
@@ -461,7 +479,7 @@ func TestARefusedRecordDoesNotHoldUpItsBatch(t *testing.T) {
 	outcomes := replayer{Client: b.c, sh: b.sh}.ask(t.Context(), records, time.Minute)
 	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[0])
 	require.Equal(t, fallback.Refused, outcomes[1].Verdict)
-	require.ErrorContains(t, outcomes[1].Err, "NOPERM")
+	require.Error(t, outcomes[1].Err)
 	require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, outcomes[2])
 	require.Equal(t, "v", b.server.Do("GET", "ours:2"))
 }

@@ -38,7 +38,7 @@ func TestAServerThatTakesOverIsNoticedAndAnswersNothingOlder(t *testing.T) {
 	var log logged
 	var events atomic.Int64
 	c, ctx := newClient(t, proxy.Addr(), hasty, log.option, func(o *aside.Options) {
-		o.Observer = aside.ObserverFunc(func(e aside.Event) {
+		o.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 			if e.Kind == aside.EventFailover {
 				events.Add(1)
 			}

@@ -2,79 +2,143 @@ package aside
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
-	"github.com/redaside/aside/internal/wire"
 )
 
 // Get is [Client.Get] over T.
 func (t *TypedClient[T]) Get(ctx context.Context, ttl time.Duration, key string, load Loader[T], opts ...CallOption) (T, error) {
+	if !t.ready || ttl < leastTTL || load == nil || len(opts) > 0 {
+		return t.fetch(ctx, ttl, key, load, nil, opts...)
+	}
+	hit := t.lookup(key, ttl)
+	kept, absent := t.atHand(&hit)
+	switch {
+	case absent:
+		t.hitShort(ctx, key)
+		var none T
+		return none, ErrNotFound
+	case kept == nil:
+	case t.hits.asIs: // here, as each function that returns a T copies it once more
+		t.hitShort(ctx, key)
+		return *kept, nil
+	default:
+		if value, ok := t.given(kept); ok {
+			t.hitShort(ctx, key)
+			return value, nil
+		}
+	}
+	return t.get(ctx, ttl, inMemory{t.full(key), hit}, load, nil)
+}
+
+// Fetch is [Client.Fetch] over T.
+func (t *TypedClient[T]) Fetch(ctx context.Context, ttl time.Duration, key string, load Loader[T], opts ...CallOption) (Result[T], error) {
+	var how provenance
+	value, err := t.fetch(ctx, ttl, key, load, &how, opts...)
+	return resultOf(value, &how), err
+}
+
+// fetch is Get, and Fetch where how is not nil.
+func (t *TypedClient[T]) fetch(ctx context.Context, ttl time.Duration, key string, load Loader[T], how *provenance, opts ...CallOption) (T, error) {
 	if t.c == nil {
 		var none T
 		return none, errNilClient
 	}
-	waited := false
-	e, fresh := t.c.near.LookupFresh(key, t.grace)
-	if e != nil && ttl >= leastTTL && load != nil && (!fresh || len(opts) > 0) {
+	key = t.full(key)
+	return t.get(ctx, ttl, inMemory{key, t.inMemory(key, ttl)}, load, how, opts...)
+}
+
+// inMemory is a key as Redis has it, and what memory has for it; a Hit without an Entry: nothing.
+type inMemory struct {
+	key string
+	hit near.Hit
+}
+
+// get is fetch once memory was asked.
+func (t *TypedClient[T]) get(ctx context.Context, ttl time.Duration, at inMemory, load Loader[T], how *provenance, opts ...CallOption) (T, error) {
+	key, hit, waited := at.key, at.hit, false
+	e := hit.Entry
+	if e != nil && ttl >= leastTTL && load != nil && (hit.Verdict != freshness.Good || len(opts) > 0) {
 		var err error
-		if e, err = t.take(ctx, ttl, key, load, e, opts...); err != nil {
+		if e, waited, err = t.take(ctx, ttl, key, load, &hit, opts...); err != nil {
 			var none T
 			return none, err
 		}
-		waited = e == nil
 	}
 	if e != nil && ttl >= leastTTL && load != nil {
+		if t.audits != nil && hit.Verdict == freshness.Good && t.audits.Draws() {
+			t.auditHit(ttl, key, e, &typedLoad[T]{t: t, user: load})
+		}
+		if how != nil {
+			how.waited = waited
+			asked{t.c, key, 0}.inMemory(how, &hit)
+		}
 		if e.Absent() {
-			t.c.hit(key)
+			t.hit(ctx, key)
 			var none T
 			return none, ErrNotFound
 		}
 		if t.hits.asIs {
 			if value := t.decodedIn(e); value != nil {
-				t.c.hit(key)
+				t.hit(ctx, key)
 				return *value, nil
 			}
 		}
 		value, err := t.decode(key, e.Raw(), e)
 		if err == nil {
-			t.c.hit(key)
+			t.hit(ctx, key)
 			return value, nil
 		}
 		if t.wrong == nil {
 			t.warn(notDecoded, key, err)
 		}
+		if t.wrong == nil && isNewer(e.Meta(), t.version) {
+			return t.getBeside(ctx, key, e, plan{ttl: ttl, defaults: t.calls, opts: opts, call: &typedLoad[T]{t: t, user: load}, room: t.room, waited: waited}, how)
+		}
 	}
-	return t.get(ctx, key, load, plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, waited: waited})
+	return t.obtain(ctx, key, load, how, plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, waited: waited})
 }
 
-// take returns e, which memory has for the key of a Get, if it may be served; nil: it has changed
-// while the call waited for its refresh.
-func (t *TypedClient[T]) take(ctx context.Context, ttl time.Duration, key string, load Loader[T], e *near.Entry, opts ...CallOption) (*near.Entry, error) {
+// take returns what memory has for the key of a Get, if the call may have it; nil: it needs more, or
+// that has changed while it waited for the refresh.
+func (t *TypedClient[T]) take(ctx context.Context, ttl time.Duration, key string, load Loader[T], hit *near.Hit, opts ...CallOption) (_ *near.Entry, waited bool, _ error) {
 	if t.wrong != nil {
-		return nil, t.wrong
+		return nil, false, t.wrong
+	}
+	options, err := t.c.callOptions(t.calls, opts)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(opts) > 0 {
+		hit.Judge(t.c.link.Now(), ttl, &options.need)
+	}
+	if hit.Verdict == freshness.Unfit && t.ownFits(hit.Entry, &options.need) {
+		hit.Verdict = freshness.Good
 	}
 	r := refresher{t.c}
-	serves, err := r.serves(key, e, t.calls, opts)
-	if err == nil && !serves {
+	nothing, serves := r.leaves(key, hit.Verdict, &options)
+	if !nothing {
 		call := &typedLoad[T]{plan: plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room}, t: t, user: load}
 		call.plan.call = call
-		serves, err = r.hit(ctx, key, &call.plan)
+		serves, err = r.hit(ctx, key, hit.Verdict, &call.plan)
+		if waited = call.plan.waited; waited {
+			hit.Now = t.c.link.Now()
+		}
 	}
 	if !serves {
-		return nil, err
+		return nil, waited, err
 	}
-	return e, nil
+	return hit.Entry, waited, nil
 }
 
-// get is Get behind memory. p has no loader yet.
-func (t *TypedClient[T]) get(ctx context.Context, key string, load Loader[T], p plan) (none T, _ error) {
+// obtain is fetch behind memory. p has no loader yet.
+func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T], how *provenance, p plan) (none T, _ error) {
 	switch {
 	case load == nil:
 		return none, errNilLoader
@@ -85,29 +149,46 @@ func (t *TypedClient[T]) get(ctx context.Context, key string, load Loader[T], p 
 	for range undecodableRounds {
 		call := &typedLoad[T]{plan: p, t: t, user: load}
 		call.plan.call = call
-		out, err := t.c.obtain(ctx, key, bad, &call.plan)
-		switch {
-		case err != nil && !(out.own(call) && isEncodeError(err)):
+		out, err := reader{t.c}.obtain(ctx, key, bad, &call.plan)
+		own := out.own(call.plan.call)
+		if err != nil && !(own && isEncodeError(err)) {
 			return none, err
+		}
+		if how != nil {
+			asked{t.c, key, call.options.grace}.outcome(how, &out)
+		}
+		switch {
 		case out.absent:
 			return none, out.notFound()
 		case err != nil:
-			return *call.value, nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
+			return ownValue[T](out.by, key), nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
+		}
+		if !own {
+			switch t.versionOf(out.meta) {
+			case newerVersion:
+				return t.getOwn(ctx, map[string]*near.Entry{key: out.entry}, &call.plan, how)
+			case olderVersion:
+				bad = fingerprint(out.stored())
+				continue
+			}
 		}
 		value, err := t.decode(key, out.raw, out.entry)
 		if err == nil {
 			return value, nil
 		}
-		if out.own(call) {
+		if own {
 			t.warn(notReadBack, key, err)
-			return *call.value, nil // nobody would read the next one either
+			return ownValue[T](out.by, key), nil // nobody would read the next one either
 		}
 		t.warn(notDecoded, key, err)
-		bad = fingerprint(wire.Pack(out.raw))
+		bad = fingerprint(out.stored())
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
+	if how != nil {
+		asked{t.c, key, 0}.alone(how, t.c.link.Now())
+	}
 	return alone(ctx, t.c, t.calls, p.opts, func(ctx context.Context) (none T, _ error) {
-		value, err := load(ctx, key)
+		value, err := load(ctx, t.short(key))
 		switch {
 		case err != nil:
 			return none, err
@@ -118,25 +199,37 @@ func (t *TypedClient[T]) get(ctx context.Context, key string, load Loader[T], p 
 	})
 }
 
-// alone calls a loader for one call only, with the deadline and the shelter from panics that a
-// shared load has.
-func alone[R any](ctx context.Context, c *Client, defaults *callOptions, opts []CallOption, load func(context.Context) (R, error)) (value R, err error) {
-	options, err := c.callOptions(defaults, opts)
-	if err != nil {
-		return value, err
+// getBeside is a Get of a key of which memory has a newer version, e.
+func (t *TypedClient[T]) getBeside(ctx context.Context, key string, e *near.Entry, p plan, how *provenance) (none T, err error) {
+	if p.options, err = t.c.check(p.ttl, p.defaults, p.opts); err != nil {
+		return none, err
 	}
-	if options.withoutLoad {
+	return t.getOwn(ctx, map[string]*near.Entry{strings.Clone(key): e}, &p, how)
+}
+
+// getOwn is the rest of a Get that has found a newer version; entries has its key.
+func (t *TypedClient[T]) getOwn(ctx context.Context, entries map[string]*near.Entry, p *plan, how *provenance) (value T, err error) {
+	if p.options.withoutLoad {
 		return value, ErrNotCached
 	}
-	who := enterCall(ctx)
-	defer who.leave()
-	ctx, cancel := context.WithTimeout(who, options.loadTimeout)
-	defer cancel()
-	if failed := c.contained("the loader", func() {
-		value, err = load(ctx)
-		examine(err)
-	}); failed != nil {
-		return value, failed
+	failed := t.loadOwn(ctx, entries, p, func(key string, out *outcome) (err error) {
+		if how != nil {
+			asked{t.c, key, 0}.outcome(how, out)
+		}
+		switch {
+		case out.absent:
+			return out.notFound()
+		case out.err != nil && out.own(p.call):
+			value = ownValue[T](out.by, key)
+			return nil
+		case out.err != nil:
+			return out.err
+		}
+		value, err = t.decodeAnew(key, out.raw)
+		return err
+	})
+	for _, err = range failed {
+		break
 	}
 	return value, err
 }
@@ -146,11 +239,23 @@ type typedLoad[T any] struct {
 	plan
 	t     *TypedClient[T]
 	user  Loader[T]
-	value *T // what the loader returned, to be read once the load has an outcome
+	value atomic.Pointer[T] // what the loader returned, to be read once the load has an outcome
+}
+
+// ownValue returns what by's loader has returned for key: where it cannot be encoded, or read back, its
+// own caller has it all the same.
+func ownValue[T any](by loadCaller, key string) (value T) {
+	switch l := unwrapped(by).(type) {
+	case *typedLoad[T]:
+		return *l.value.Load()
+	case *typedBatchLoad[T]:
+		return l.value(key)
+	}
+	return value
 }
 
 func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) error {
-	value, err := l.user(ctx, keys[0])
+	value, err := l.user(ctx, l.t.short(keys[0]))
 	if err != nil {
 		return err
 	}
@@ -158,8 +263,12 @@ func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) er
 		return ErrNotFound
 	}
 	out[0] = l.t.encode(keys[0], value)
-	l.value = &value
+	l.value.Store(&value)
 	return nil
+}
+
+func (l *typedLoad[T]) readOld(key string, was *old) (T, error) {
+	return l.t.decode(key, was.raw, was.entry)
 }
 
 func (l *typedLoad[T]) another() loadCaller { return &typedLoad[T]{t: l.t, user: l.user} }
@@ -167,147 +276,6 @@ func (l *typedLoad[T]) another() loadCaller { return &typedLoad[T]{t: l.t, user:
 // undecodableRounds is how often a call tries to replace what it cannot read before it leaves the
 // cache alone.
 const undecodableRounds = 3
-
-// GetMulti is [Client.GetMulti] over T.
-func (t *TypedClient[T]) GetMulti(ctx context.Context, ttl time.Duration, keys []string, load BatchLoader[T], opts ...CallOption) (map[string]T, error) {
-	values := make(map[string]T, len(keys))
-	switch {
-	case t.c == nil:
-		return values, errNilClient
-	case load == nil:
-		return values, errNilLoader
-	case t.wrong != nil:
-		return values, t.wrong
-	}
-	options, err := t.c.check(ttl, t.calls, opts)
-	if err != nil {
-		return values, err
-	}
-	missing, stale := t.c.fromMemory(ttl, options.grace, keys, func(key string, e *near.Entry) bool {
-		if e.Absent() {
-			return true
-		}
-		if t.hits.asIs {
-			if value := t.decodedIn(e); value != nil {
-				values[key] = *value
-				return true
-			}
-		}
-		value, err := t.decode(key, e.Raw(), e)
-		if err != nil {
-			t.warn(notDecoded, key, err)
-			return false
-		}
-		values[key] = value
-		return true
-	})
-	waited := false
-	if len(stale) > 0 {
-		p := plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: &typedBatchLoad[T]{t: t, user: load}}
-		changed, _ := refresher{t.c}.hits(ctx, stale, &p)
-		waited = p.waited
-		for _, key := range changed {
-			delete(values, key)
-		}
-		missing = append(missing, changed...)
-	}
-	var failed map[string]error
-	bad := make(map[string]string)
-	for round := 0; len(missing) > 0 && failed == nil; round++ {
-		if round == undecodableRounds { // as in get
-			found, err := alone(ctx, t.c, t.calls, opts, func(ctx context.Context) (map[string]T, error) { return load(ctx, slices.Clone(missing)) })
-			for _, key := range missing {
-				if value, ok := found[key]; ok && err == nil && !t.isNil(&value) {
-					values[key] = t.copied(value)
-				}
-			}
-			if err != nil && !isNotFound(err) {
-				failed = make(map[string]error)
-				for _, key := range missing {
-					failed[key] = err
-				}
-			}
-			break
-		}
-		call := &typedBatchLoad[T]{t: t, user: load}
-		var undecodable []string
-		err := t.c.obtainMulti(ctx, missing, bad, &plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room, call: call, waited: waited}, func(key string, out outcome) {
-			if out.absent {
-				return
-			}
-			if out.err != nil { // only its own load's, that it cannot be encoded
-				values[key] = call.value(key)
-				return
-			}
-			value, err := t.decode(key, out.raw, out.entry)
-			if err != nil && out.own(call) { // as in get
-				t.warn(notReadBack, key, err)
-				values[key] = call.value(key)
-				return
-			}
-			if err != nil {
-				t.warn(notDecoded, key, err)
-				undecodable = append(undecodable, key)
-				bad[key] = fingerprint(wire.Pack(out.raw))
-				return
-			}
-			values[key] = value
-		})
-		if batch, ok := errors.AsType[*BatchError](err); ok {
-			failed = batch.Failed
-		} else if err != nil {
-			return values, err
-		}
-		missing = undecodable
-	}
-	if len(failed) > 0 {
-		for _, key := range missing { // undecodable, and not tried again because others failed
-			if _, ok := failed[key]; !ok {
-				failed[key] = errUndecodable
-			}
-		}
-		return values, &BatchError{Failed: failed}
-	}
-	return values, nil
-}
-
-// typedBatchLoad is a batch loader of T as loadCaller.
-type typedBatchLoad[T any] struct {
-	t    *TypedClient[T]
-	user BatchLoader[T]
-
-	mu     sync.Mutex
-	loaded map[string]T // what the loader returned; guarded by mu, for a call may load more than once
-}
-
-func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loaded) error {
-	found, err := l.user(ctx, slices.Clone(keys))
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.loaded == nil {
-		l.loaded = make(map[string]T, len(found))
-	}
-	for i, key := range keys {
-		if value, ok := found[key]; ok && !l.t.isNil(&value) {
-			out[i] = l.t.encode(key, value)
-			l.loaded[key] = value
-		}
-	}
-	return strangers(keys, found)
-}
-
-func (l *typedBatchLoad[T]) another() loadCaller { return &typedBatchLoad[T]{t: l.t, user: l.user} }
-
-func (l *typedBatchLoad[T]) value(key string) T {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.loaded[key]
-}
-
-var errUndecodable = errors.New("aside: the stored value cannot be decoded, and was not loaded again because other keys of the call failed")
 
 // Peek is [Client.Peek] over T. A value that cannot be decoded counts as none.
 func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, _ error) {
@@ -317,8 +285,9 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 	case t.wrong != nil:
 		return none, false, t.wrong
 	}
-	found, e, ok, err := t.c.look(ctx, key)
-	if err != nil || !ok {
+	key = t.full(key)
+	found, e, ok, err := t.c.look(ctx, key, "peek", t.viewName())
+	if err != nil || !ok || t.clears() != nil && !found.meta.Of(t.clears()) || found.gone(t.grace) || e == nil && t.versionOf(found.meta) != itsVersion {
 		return none, false, err
 	}
 	value, err := t.decode(key, found.Value, e)
@@ -330,24 +299,44 @@ func (t *TypedClient[T]) Peek(ctx context.Context, key string) (none T, _ bool, 
 
 // Set is [Client.Set] over T. A value that cannot be encoded, or is a nil pointer or interface, is
 // an error, and nothing is written.
-func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string, value T) error {
+func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string, value T, opts ...CallOption) error {
 	switch {
 	case t.c == nil:
 		return errNilClient
 	case t.wrong != nil:
 		return t.wrong
-	case t.isNil(&value):
-		return fmt.Errorf("%w: cannot set %s: the value is nil: use Del, or a T that is not a pointer", ErrInvalidArgument, quoted(key))
 	}
-	raw, err := t.tryEncode(value)
+	key = t.full(key)
+	raw, err := t.encodeSet(key, value)
 	if err != nil {
-		return fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), reason.Of(err))
+		return err
 	}
 	ttl, err = t.withGrace(ttl)
 	if err != nil {
 		return err
 	}
-	return t.c.Set(ctx, ttl, key, raw)
+	options := t.calls
+	if len(opts) > 0 {
+		changed, err := t.c.callOptions(t.calls, opts)
+		if err != nil {
+			return err
+		}
+		changed.grace = t.grace
+		options = &changed
+	}
+	return writer{t.c}.set(ctx, options, ttl, key, raw)
+}
+
+// encodeSet encodes a value that is to be set.
+func (t *TypedClient[T]) encodeSet(key string, value T) (string, error) {
+	if t.isNil(&value) {
+		return "", fmt.Errorf("%w: cannot set %s: the value is nil: use Del, or a T that is not a pointer", ErrInvalidArgument, quoted(key))
+	}
+	raw, err := t.tryEncode(value)
+	if err != nil {
+		return "", fmt.Errorf("aside: cannot set %s: it cannot be encoded: %w", quoted(key), reason.Of(err))
+	}
+	return raw, nil
 }
 
 // Del is [Client.Del].
@@ -355,7 +344,15 @@ func (t *TypedClient[T]) Del(ctx context.Context, keys ...string) error {
 	if t.c == nil {
 		return errNilClient
 	}
-	return t.c.Del(ctx, keys...)
+	return writer{t.c}.del(ctx, t.viewName(), t.fulls(keys))
+}
+
+// Forget is [Client.Forget] for keys of the view: where it has a prefix, the client's would take them
+// for others.
+func (t *TypedClient[T]) Forget(keys ...string) {
+	if t.c != nil && t.wrong == nil {
+		t.c.Forget(t.fulls(keys)...)
+	}
 }
 
 // Touch is [Client.Touch].
@@ -367,7 +364,19 @@ func (t *TypedClient[T]) Touch(ctx context.Context, ttl time.Duration, keys ...s
 	if err != nil {
 		return err
 	}
-	return t.c.Touch(ctx, ttl, keys...)
+	return writer{t.c}.touch(ctx, t.viewName(), ttl, t.fulls(keys))
+}
+
+// Expire is [Client.Expire] with the view's grace: what is there is stale, and is served once more
+// while it is refreshed. In a view without WithGrace it is Del.
+func (t *TypedClient[T]) Expire(ctx context.Context, keys ...string) error {
+	switch {
+	case t.c == nil:
+		return errNilClient
+	case t.wrong != nil:
+		return t.wrong
+	}
+	return writer{t.c}.expire(ctx, t.viewName(), t.grace, t.fulls(keys))
 }
 
 // withGrace is for how long a value lives that is to be fresh for ttl. A ttl that is too short stays

@@ -37,10 +37,19 @@ import (
 // process that was cut off, may take fn's value for a loaded one, and delete or overwrite it.
 func (c *Client) Update(ctx context.Context, keys []string, fn func(ctx context.Context, redis rueidis.Client) error) error {
 	keys = cloned(keys)
-	if err := c.beginWrite(ctx, keys); err != nil {
+	w := writer{c}
+	if err := w.begin(ctx, keys); err != nil {
 		return err
 	}
-	defer c.endWrite(keys)
+	seen, ctx := c.watch(ctx, Event{Kind: EventWrite, Op: "update", Key: first(keys), Keys: len(keys)})
+	err := w.update(ctx, keys, fn)
+	seen.end(err)
+	return err
+}
+
+// update is Update behind begin.
+func (c writer) update(ctx context.Context, keys []string, fn func(ctx context.Context, redis rueidis.Client) error) error {
+	defer c.end(keys)
 	who := enterCall(ctx)
 	defer who.leave()
 	if _, later := c.settleFirst(who, keys); len(later) > 0 {
@@ -61,7 +70,7 @@ func (c *Client) Update(ctx context.Context, keys []string, fn func(ctx context.
 	var done error
 	defer func() {
 		if c.drop(keys); done == nil || rueidis.IsRedisNil(done) {
-			c.readBack(who, keys)
+			c.readBack(who, keys, ownSet{})
 		}
 	}()
 	done = c.link.Lend(who, asked, fn)
@@ -72,10 +81,10 @@ func (c *Client) Update(ctx context.Context, keys []string, fn func(ctx context.
 		return done
 	}
 	if len(keys) > 0 && !c.opt.DisableStamps {
-		mark := &write{Client: c, verb: "stamp", keys: keys, script: script.Mark, bare: script.Nothing, args: []string{script.InMilliseconds(wire.Endless)}}
-		errs, _ := mark.perform(who)
-		for _, err := range errs {
-			c.warn(&c.seldomRedis, "an update was done and left no stamp", "error", err)
+		mark := &write{writer: c, verb: "stamp", keys: keys, script: script.Mark, bare: script.Nothing, args: []string{script.InMilliseconds(wire.Endless)}}
+		failed, _ := mark.perform(who)
+		for _, f := range failed {
+			c.warn(&c.seldomRedis, "an update was done and left no stamp", "error", mark.says(f, f.keys))
 		}
 	}
 	return done

@@ -1,17 +1,19 @@
 package aside
 
 import (
-	"errors"
+	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/freshness"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/shape"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // TypedClient is a view of a Client through a codec: the same keys, the same rules, values of type
@@ -43,10 +45,18 @@ type TypedClient[T any] struct {
 	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr // what a decoded value takes there, if so
 
-	calls *callOptions  // what its calls do by default; nil: the same as the client's
-	grace time.Duration // of calls
+	version int64 // of T; 0: none
+
+	calls *callOptions   // what its calls do by default; nil: the same as the client's
+	grace time.Duration  // of calls
+	need  freshness.Need // likewise
+
+	prefix string      // of its keys in Redis
+	joined near.Prefix // the same
+	ready  bool        // what memory has that is fresh is served as it is to calls without options
 
 	checks atomic.Pointer[roundTrips] // once something was loaded
+	audits *audits[T]                 // of its hits; nil: none
 }
 
 // ViewOption changes a view.
@@ -67,6 +77,11 @@ type viewOptions struct {
 	shared   bool
 	clone    any // a func(T) T
 	maxLoads int // 0: no bound
+	prefix   string
+	clear    bool
+	version  int64 // 0: none
+	name     string
+	audit    any // an Audit[T]; nil: none
 	calls    []CallOption
 	invalid  error
 }
@@ -111,6 +126,11 @@ func WithMaxLoads(n int) ViewOption {
 	})
 }
 
+// WithName gives a view a name, for the Observer: Event.View, and what is made of it in metrics and
+// traces. Use few names, and none that is made of keys or users. Defaults to the name of T, such as
+// "shop.Product".
+func WithName(name string) ViewOption { return viewOption(func(o *viewOptions) { o.name = name }) }
+
 // Typed returns a view of client through a codec. If client or codec is nil, all calls of the view
 // fail with [ErrInvalidArgument].
 func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedClient[T] {
@@ -120,7 +140,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 			set.changeView(&options)
 		}
 	}
-	t := &TypedClient[T]{c: client, codec: c, wrong: options.invalid}
+	t := &TypedClient[T]{c: client, codec: c, wrong: options.invalid, prefix: options.prefix, joined: near.NewPrefix(options.prefix)}
 	kind := reflect.TypeFor[T]()
 	t.flat, t.nils = shape.Flat(kind), kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Interface
 	var err error
@@ -128,13 +148,20 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 		t.wrong = err
 	}
 	if client != nil && t.wrong == nil {
+		if options.name == "" && client.observer != nil {
+			options.name = kind.String()
+		}
 		if t.calls, t.wrong = client.viewCalls(options); t.calls != nil {
-			t.grace = t.calls.grace
+			t.grace, t.need = t.calls.grace, t.calls.need
 		}
 	}
 	if c == nil {
 		t.wrong = errNilCodec
 	}
+	if t.wrong == nil {
+		t.audits, t.wrong = newAudits[T](client, cmp.Or(options.name, kind.String()), options.audit)
+	}
+	t.ready = client != nil && t.wrong == nil && t.audits == nil && plainHits(t.calls)
 	if t.hits.mode != HitDecodes {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}
@@ -143,7 +170,16 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	if t.id = t.hits.identity(c); t.id == nil || !reflect.ValueOf(c).Comparable() {
 		t.id = t
 	}
+	if t.version = options.version; t.version > 0 && t.id != any(t) {
+		t.id = versioned{t.id, t.version}
+	}
 	return t
+}
+
+// versioned is the identity of a view with a version: what it has decoded is no other version's.
+type versioned struct {
+	id      any
+	version int64
 }
 
 // NewTypedClient returns a view of client through two functions. If one is nil, the calls of the
@@ -176,252 +212,57 @@ func (t *TypedClient[T]) HitMode() (mode HitMode, why string) { return t.hits.mo
 // viewCalls returns what the calls of a view with these options do by default; nil: the same as
 // those of the client.
 func (c *Client) viewCalls(o viewOptions) (*callOptions, error) {
-	if len(o.calls) == 0 && o.maxLoads == 0 {
+	if len(o.calls) == 0 && o.maxLoads == 0 && o.name == "" && o.prefix == "" && !o.clear && o.version == 0 {
 		return nil, nil
 	}
 	calls, err := c.callOptions(nil, o.calls)
+	calls.view, calls.prefix, calls.version = o.name, o.prefix, o.version
+	if o.clear {
+		calls.clears = c.near.Group(wire.PrefixGroup(o.prefix))
+		if o.prefix == "" {
+			err = errClearsAll
+		}
+	}
 	if o.maxLoads > 0 {
 		calls.places = newPlaces("WithMaxLoads", o.maxLoads)
 	}
 	return &calls, err
 }
 
-// encode is for what a loader has returned.
-func (t *TypedClient[T]) encode(key string, value T) loaded {
-	raw, err := t.tryEncode(value)
-	if err == nil {
-		t.checkRoundTrip(key, value, raw)
-	} else {
-		t.warn(notEncoded, key, err)
+var errClearsAll = fmt.Errorf("%w: a Clearable view has no prefix, so that Clear would not know what is its own: add WithPrefix", ErrInvalidArgument)
+
+// viewName is the view's, for the Observer.
+func (t *TypedClient[T]) viewName() string {
+	if t.calls == nil {
+		return ""
 	}
-	// The codec may have returned a part of the value itself, whose bytes may be a buffer's, or a short
-	// piece of a long string.
-	return loaded{raw: strings.Clone(raw), found: true, err: err}
+	return t.calls.view
 }
 
-// copied is what others would get for a value that was loaded for one caller alone: the value
-// itself only where there is no such thing.
-func (t *TypedClient[T]) copied(value T) T {
-	raw, err := t.tryEncode(value)
-	if err != nil {
-		return value
-	}
-	back, err := t.tryDecode(raw)
-	if err != nil {
-		return value
-	}
-	return back
-}
-
-// decode returns the value of raw, which e holds where it is in memory: a copy of what is decoded
-// there already, if the view can copy it. An error is counted; the caller logs it.
-func (t *TypedClient[T]) decode(key, raw string, e *near.Entry) (T, error) {
-	if t.wrong != nil {
-		var none T
-		return none, t.wrong
-	}
-	if t.hits.mode == HitDecodes || e == nil {
-		return t.decodeAnew(key, raw)
-	}
-	kept, err := t.keptOrDecoded(key, raw, e)
-	if err != nil {
-		t.undecodable(key, err) // not with the entry locked: an Observer may ask for this very key
-		var none T
-		return none, err
-	}
-	if kept == nil {
-		return t.decodeAnew(key, raw)
-	}
-	value, err := t.hits.give(kept)
-	if err == nil && t.isNil(&value) {
-		err = errNull
-	}
-	if err != nil {
-		t.warn(notCloned, key, err)
-		return t.decodeAnew(key, raw)
-	}
-	return value, nil
-}
-
-// keptOrDecoded returns what is decoded in e, after it has decoded raw if need be. nil: it cannot
-// be handed out.
-func (t *TypedClient[T]) keptOrDecoded(key, raw string, e *near.Entry) (*T, error) {
-	if kept, ok := e.DecodedBy(t.id).(*T); ok {
-		return kept, nil // it may be nil
-	}
-	if !t.hits.asIs && e.Taken(t.id) {
-		return nil, nil // two views that take turns would decode more often than one that has the place
-	}
-	e.LockDecoding() // two hundred waiters of one key decode it once
-	defer e.UnlockDecoding()
-	if kept, ok := e.DecodedBy(t.id).(*T); ok {
-		return kept, nil
-	}
-	value, err := t.read(raw)
-	if err != nil {
-		return nil, err
-	}
-	kept, bytes := t.hits.kept(&value, e.Raw()), 0
-	if kept != nil {
-		if bytes = t.own(kept, e.Raw()); !t.hits.asIs && int64(bytes) > t.c.opt.MemoryBytes/mostOfMemory {
-			kept, bytes = nil, 0
-		}
-	}
-	t.c.near.KeepDecoded(key, e, &near.Decoded{By: t.id, Value: kept}, bytes) // also nil, so that nobody looks at it again
-	return kept, nil
-}
-
-// own makes value, which was decoded from raw, fit to be kept, and returns how many bytes it takes.
-// It is called once for each value that is kept, not for a hit.
-func (t *TypedClient[T]) own(value *T, raw string) int {
-	v := reflect.ValueOf(value).Elem()
-	if t.flat {
-		shape.OwnStrings(v, raw)
-	}
-	return shape.Rounded(int(t.room)) + shape.Memory(v, raw)
-}
-
-func (t *TypedClient[T]) decodeAnew(key, raw string) (T, error) {
-	value, err := t.read(raw)
-	if err != nil {
-		t.undecodable(key, err)
-	}
-	return value, err
-}
-
-// read decodes raw; what is no value is an error.
-func (t *TypedClient[T]) read(raw string) (T, error) {
-	value, err := t.tryDecode(raw)
-	if err == nil && (t.isNil(&value) || isNull(raw) && t.isForeignNull(value, raw)) {
-		err = errNull
-	}
-	return value, err
-}
-
-func (t *TypedClient[T]) undecodable(key string, err error) {
-	t.c.counted.decodeErrors.Add(1)
-	t.c.observe(Event{Kind: EventDecodeFailed, Key: key, Err: err})
-}
-
-var errNull = errors.New("it is null, which is no value")
-
-// isNil reports whether a value is none: a nil pointer or interface. Nil slices and maps are empty
-// ones.
-func (t *TypedClient[T]) isNil(value *T) bool { return t.nils && reflect.ValueOf(value).Elem().IsNil() }
-
-// isNull reports whether raw is what JSON, or MessagePack, writes for nothing.
-func isNull(raw string) bool {
-	return raw == "\xc0" || len(raw) < 16 && strings.TrimSpace(raw) == "null"
-}
-
-// isForeignNull reports whether the null that value was decoded from was not written by this codec.
-// Other programs remember absences so, and encoding/json takes it for any value that is zero. Where
-// the codec writes the same for value it is one: a nil slice, the text "null", a type with methods
-// of its own.
-func (t *TypedClient[T]) isForeignNull(value T, raw string) (foreign bool) {
-	defer func() { // a codec of the user's own
-		if recover() != nil {
-			foreign = true
-		}
-	}()
-	own, err := t.codec.Encode(value)
-	return err != nil || strings.TrimSpace(own) != strings.TrimSpace(raw)
-}
-
-func (t *TypedClient[T]) tryDecode(raw string) (value T, err error) {
-	defer func() { // a codec of the user's own
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the codec panicked: %w", newPanicError(p))
-		}
-	}()
-	value, err = t.codec.Decode(raw)
-	examine(err)
-	return value, err
-}
-
-func (t *TypedClient[T]) tryEncode(value T) (raw string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the codec panicked: %w", newPanicError(p))
-		}
-	}()
-	raw, err = t.codec.Encode(value)
-	examine(err)
-	return raw, err
-}
-
-// decodedIn returns what this view, or an equal one, has decoded in e and keeps there, or nil.
-func (t *TypedClient[T]) decodedIn(e *near.Entry) *T {
-	value, _ := e.DecodedBy(t.id).(*T)
-	return value
-}
-
-// warn says what is wrong with a view's codec.
-func (t *TypedClient[T]) warn(trouble codecTrouble, key string, err error) {
-	r := t.roundTrips()
-	if r.of != nil {
-		r = r.of
-	}
-	now, last := t.c.link.Now(), r.last[trouble].Load()
-	if last != 0 && now-last < int64(time.Minute) || !r.last[trouble].CompareAndSwap(last, now) {
-		return
-	}
-	t.c.opt.Logger.Warn("aside: "+codecTroubleSays[trouble], "key", quoted(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "error", err)
-}
-
-// roundTrips returns what t shares with its equals. A view whose codec cannot be compared is equal
-// to itself only. Such views may be made anew for each request, so that only the first ones of a
-// codec's type look at values.
-func (t *TypedClient[T]) roundTrips() *roundTrips {
-	if r := t.checks.Load(); r != nil {
-		return r
-	}
-	var r *roundTrips
-	if t.id != any(t) {
-		r = t.c.roundTrips.of(t.id, roundTripLoads)
-	} else if r = (&roundTrips{of: t.c.roundTrips.of(reflect.TypeOf(t.codec), roundTripViewsOfAType)}); r.of.take() {
-		r.left.Store(roundTripLoads)
-	}
-	if !t.checks.CompareAndSwap(nil, r) {
-		r = t.checks.Load()
-	}
-	return r
-}
-
-// checkRoundTrip warns if raw, which is what value was encoded to, does not decode to it. It is
-// called by the loader's goroutine, right after Encode has read the value: later somebody may
-// change it.
-func (t *TypedClient[T]) checkRoundTrip(key string, value T, raw string) {
-	if r := t.roundTrips(); len(raw) <= roundTripBytes && r.take() {
-		t.compareRoundTrip(r, key, value, raw)
+// hit counts an answer from memory.
+func (t *TypedClient[T]) hit(ctx context.Context, key string) {
+	t.c.counted.memoryHits.add()
+	if t.c.allHits {
+		t.c.observeHit(ctx, key, t.viewName())
 	}
 }
 
-func (t *TypedClient[T]) compareRoundTrip(r *roundTrips, key string, value T, raw string) {
-	back, err := t.tryDecode(raw)
-	if err != nil {
-		return // who gets the value says so
+// plainHits reports whether views with these options serve whatever is fresh in memory.
+func plainHits(calls *callOptions) bool {
+	if calls == nil {
+		return true
 	}
-	found := shape.Differences(reflect.ValueOf(&value).Elem(), reflect.ValueOf(&back).Elem())
-	if len(found) == 0 {
-		return
-	}
-	r.left.Store(0)
-	args := []any{keyAttr(key), "view", t.name(), "type", reflect.TypeFor[T]().String(), "field", found[0].Field, "was", found[0].Was, "now", found[0].Now}
-	if len(found) > 1 {
-		also := make([]string, 0, len(found)-1)
-		for _, d := range found[1:] {
-			also = append(also, d.Field)
-		}
-		args = append(args, "also", also)
-	}
-	t.c.opt.Logger.Warn("aside: a value changes on its way through the codec, and all callers get what comes back", args...)
+	others := *calls // those that have a say beside what says nothing about hits, or is in the grace
+	others.loadTimeout, others.negativeTTL, others.errorTTL, others.jitter, others.places, others.view, others.version = 0, 0, 0, 0, nil, "", 0
+	others.grace, others.softTimeout, others.need = 0, 0, freshness.Need{}
+	others.tags, others.clears, others.prefix = nil, nil, ""
+	return reflect.ValueOf(others).IsZero()
 }
 
-// name is that of the view in logs: its codec's.
-func (t *TypedClient[T]) name() string {
-	if named, ok := t.codec.(fmt.Stringer); ok {
-		return named.String()
+// clears is the group of a Clearable view; nil: it is none.
+func (t *TypedClient[T]) clears() *near.Group {
+	if t.calls == nil {
+		return nil
 	}
-	return fmt.Sprintf("%T", t.codec)
+	return t.calls.clears
 }

@@ -42,16 +42,32 @@ import (
 // ErrNotDurable, ErrFull and ErrDisk come with ErrRedisAway if Redis was not asked, and with
 // ErrUnknownOutcome if it may or may not have applied the write. Set waits for a disk that hangs as
 // long as ctx allows.
-func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) error {
+//
+// Of opts, WithTags and WithMaxAge have an effect: with WithMaxAge the value says when it was set.
+func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string, opts ...CallOption) error {
+	if len(opts) == 0 {
+		return writer{c}.set(ctx, nil, ttl, key, value)
+	}
+	options, err := c.check(ttl, nil, opts)
+	if err != nil {
+		return err
+	}
+	options.grace = 0
+	return writer{c}.set(ctx, &options, ttl, key, value)
+}
+
+// set is Set for options that are right; nil: there are none. ttl includes their grace.
+func (c writer) set(ctx context.Context, options *callOptions, ttl time.Duration, key, value string) error {
 	if _, err := c.check(ttl, nil, nil); err != nil {
 		return err
 	}
-	if len(value) > c.opt.MaxValueBytes {
-		return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
+	if err := c.checkValue(key, value); err != nil {
+		return err
 	}
 	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
-	w := &write{Client: c, verb: "set", script: script.Set, bare: script.SetBare, op: fallback.OpSet, ttl: ttl, value: value}
-	w.args = append(w.one.args[:0], wire.Pack(value), script.InMilliseconds(ttl))
+	w := &write{writer: c, verb: "set", view: options.viewName(), script: script.Set, bare: script.SetBare, op: fallback.OpSet, ttl: ttl, value: value}
+	w.meta = grouper(c).setMeta(options, ttl, key, grouper(c).seeSet(ctx, options))
+	w.args = append(w.one.args[:0], stored(&near.Value{Raw: value, Meta: w.meta}), c.loads.valueTTLs.of(ttl))
 	return w.do(ctx, key)
 }
 
@@ -61,7 +77,11 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string) 
 // old values back. Keys that do not exist are no error. The errors are those of Set; with many keys
 // they say which keys failed, and the others are removed.
 func (c *Client) Del(ctx context.Context, keys ...string) error {
-	w := &write{Client: c, verb: "delete", script: script.Del, bare: script.DelBare, op: fallback.OpDel}
+	return writer{c}.del(ctx, "", keys)
+}
+
+func (c writer) del(ctx context.Context, view string, keys []string) error {
+	w := &write{writer: c, verb: "delete", view: view, script: script.Del, bare: script.DelBare, op: fallback.OpDel}
 	return w.do(ctx, keys...)
 }
 
@@ -69,18 +89,35 @@ func (c *Client) Del(ctx context.Context, keys ...string) error {
 // cached absences keep their own ttl. While Redis is away it does nothing and returns ErrRedisAway:
 // it is not replayed. Its other errors are those of Set.
 func (c *Client) Touch(ctx context.Context, ttl time.Duration, keys ...string) error {
+	return writer{c}.touch(ctx, "", ttl, keys)
+}
+
+func (c writer) touch(ctx context.Context, view string, ttl time.Duration, keys []string) error {
 	if _, err := c.check(ttl, nil, nil); err != nil {
 		return err
 	}
 	if err := c.awaitStored(ctx, keys...); err != nil {
 		return err
 	}
-	w := &write{Client: c, verb: "touch", bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix}, wire.PeerPrefixes()...), wire.Absent)}
+	w := &write{writer: c, verb: "touch", view: view, bare: script.Touch, args: append(append([]string{script.InMilliseconds(ttl), wire.LockPrefix, wire.AbsentHeaderPrefix}, wire.PeerPrefixes()...), wire.Absent)}
 	return w.do(ctx, keys...)
 }
 
-// beginWrite lets a call begin that changes keys in Redis; endWrite must follow, if it does.
-func (c *Client) beginWrite(ctx context.Context, keys []string) error {
+// Forget drops what this process has in memory of keys, and running loads of theirs are not kept
+// there. The next call for a key asks Redis. It is for keys that were changed in Redis by other
+// means than this client, where a caller knows so before Redis's invalidation has arrived here. It
+// changes nothing in Redis, asks nobody and does not wait.
+func (c *Client) Forget(keys ...string) { writer{c}.drop(keys) }
+
+func (c writer) checkValue(key, value string) error {
+	if len(value) <= c.opt.MaxValueBytes {
+		return nil
+	}
+	return fmt.Errorf("%w: the value for key %s has %d bytes, more than Options.MaxValueBytes (%d): nothing was written; Del removes the old value", ErrTooLarge, quoted(key), len(value), c.opt.MaxValueBytes)
+}
+
+// begin lets a call begin that changes keys in Redis; end must follow, if it does.
+func (c writer) begin(ctx context.Context, keys []string) error {
 	for _, key := range keys {
 		if err := c.checkKey(key); err != nil {
 			return err
@@ -96,7 +133,7 @@ func (c *Client) beginWrite(ctx context.Context, keys []string) error {
 	return nil
 }
 
-func (c *Client) endWrite(keys []string) {
+func (c writer) end(keys []string) {
 	c.store.end(keys)
 	c.background.Done()
 }
@@ -109,10 +146,26 @@ func (w *write) do(ctx context.Context, keys ...string) error {
 	} else {
 		w.keys = cloned(keys)
 	}
-	if err := w.beginWrite(ctx, w.keys); err != nil {
+	if err := w.begin(ctx, w.keys); err != nil {
 		return err
 	}
-	defer w.endWrite(w.keys)
+	seen, ctx := w.watch(ctx, Event{Kind: EventWrite, Op: w.verb, View: w.view, Key: first(w.keys), Keys: len(w.keys)})
+	err := w.doBegun(ctx)
+	seen.end(err)
+	return err
+}
+
+// first is the first of keys, or "".
+func first(keys []string) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	return keys[0]
+}
+
+// doBegun is do behind begin.
+func (w *write) doBegun(ctx context.Context) error {
+	defer w.end(w.keys)
 	who := w.one.who.enter(ctx)
 	defer who.leave()
 	before := w.drop(w.keys)
@@ -122,33 +175,54 @@ func (w *write) do(ctx context.Context, keys ...string) error {
 		sh = w.link.Home(w.keys[0])
 		outage = sh.Valid.Outage()
 	}
-	errs, kept := w.perform(who)
+	began := w.link.Now()
+	failed, kept := w.perform(who)
 	after := w.drop(w.keys)
 	if kept && sh != nil && !sh.Asks() && after == before+1 { // nobody else has changed it meanwhile
 		w.near.CommitAway(w.keys[0], near.Away{
-			Value: near.Value{Raw: w.value, TTL: w.ttl}, Valid: sh.Valid, Outage: outage, Generation: after,
+			Value: near.Value{Raw: w.value, TTL: w.ttl, Began: w.link.Now(), Meta: w.meta}, Valid: sh.Valid, Outage: outage, Changes: after,
 		})
 	}
-	if len(errs) == 0 && w.op != fallback.OpDel {
-		w.readBack(who, w.keys)
+	if len(failed) == 0 && w.op != fallback.OpDel {
+		w.readBack(who, w.keys, ownSet{w, began})
+	}
+	errs := make([]error, len(failed))
+	for i, f := range failed {
+		errs[i] = w.says(f, f.keys)
 	}
 	return reason.Join(errs...)
 }
 
-// drop drops what this process holds of keys and detaches their flights. It returns the generation
-// that begins for the last.
-func (c *Client) drop(keys []string) (gen uint64) {
+// failure is why a write of some keys is not done, or not yet.
+type failure struct {
+	keys []string
+	err  error
+	kept bool // it is kept for replay, although Redis may still do it
+}
+
+// says is the error of a failure for some of its keys.
+func (w *write) says(f failure, keys []string) error {
+	if f.kept {
+		return fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(keys), reason.Of(f.err))
+	}
+	return fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(f.err))
+}
+
+// drop drops what this process holds of keys and detaches their flights. It returns how many changes
+// of the last were told, this one included.
+func (c writer) drop(keys []string) (changes uint64) {
 	for _, key := range keys {
 		c.store.dropLoad(key)
-		gen = c.near.Drop(key)
+		changes = c.near.Drop(key)
 		c.flights.detach(key)
+		c.older.detach(key)
 	}
-	return gen
+	return changes
 }
 
 // perform asks Redis for a write, and has the store keep what Redis was not asked for or has not
 // answered. kept: there is such a write, and the store has it.
-func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
+func (w *write) perform(ctx context.Context) (failed []failure, kept bool) {
 	var cause error
 	ask, later := w.settleFirst(ctx, w.keys)
 	if len(later) > 0 {
@@ -157,7 +231,7 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 			cause = fmt.Errorf("%w: %w", errPending, ctx.Err())
 		}
 		if w.op == "" {
-			return []error{fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(later), reason.Of(cause))}, false
+			return []failure{{keys: later, err: cause}}, false
 		}
 	}
 	w.wakeClocks(ctx, ask)
@@ -172,6 +246,7 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 	if again {
 		w.execute(ctx, untimely)
 	}
+	all = w.singly(ctx, all)
 
 	var records []fallback.Record
 	var unknown []*writing
@@ -182,7 +257,7 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 		}
 		switch {
 		case err == nil && b.Stamped:
-			w.store.acknowledged(b.Keys, b.stamp.Text)
+			w.store.acknowledged(b.Keys, b.stamp.Text, w.op != "")
 			w.store.recent.add(b.Keys, b.stamp, w.link.Now())
 		case err == nil:
 		case w.op != "" && (errors.Is(err, ErrRedisAway) || errors.Is(err, ErrUnknownOutcome)):
@@ -196,7 +271,7 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 				unknown = append(unknown, b)
 			}
 		default:
-			errs = append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(b.Keys), reason.Of(err)))
+			failed = append(failed, failure{keys: b.Keys, err: err})
 		}
 	}
 	for _, key := range later {
@@ -204,21 +279,76 @@ func (w *write) perform(ctx context.Context) (errs []error, kept bool) {
 		records = append(records, w.record(key, sh, w.newStamp(sh)))
 	}
 	if len(records) == 0 {
-		return errs, false
+		return failed, false
 	}
 	keys := make([]string, len(records))
 	for i := range records {
 		keys[i] = records[i].Key
 	}
-	if err := w.keepWrites(ctx, records, cause); err != nil {
-		return append(errs, fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(err))), errors.Is(err, ErrNotDurable)
-	}
-	for _, b := range unknown {
-		if !w.awaitTooLate(ctx, b) {
-			return append(errs, fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(b.Keys), reason.Of(cause))), true
+	err := w.keepWrites(ctx, records, cause)
+	if err == nil || errors.Is(err, ErrNotDurable) {
+		if again := w.keepAgain(ctx, records, cause); again != nil {
+			err = again
 		}
 	}
-	return errs, true
+	if err != nil {
+		return append(failed, failure{keys: keys, err: err}), errors.Is(err, ErrNotDurable)
+	}
+	for i, b := range unknown {
+		if w.awaitTooLate(ctx, b) {
+			continue
+		}
+		for _, b := range unknown[i:] {
+			failed = append(failed, failure{keys: b.Keys, err: cause, kept: true})
+		}
+		break
+	}
+	return failed, true
+}
+
+// keepAgain keeps, as of now, those of records that came late: operations were made after them and were
+// there before them. The replay of these may have been under way, or behind it:
+//
+//	Set k: stamp 1    Apply k: stamp 2, kept    its replay is sent    the Set is kept, under it    both are settled    <- the Set is lost
+//
+// Neither call has seen the other end before it began, so the Set may come after the operations.
+func (w *write) keepAgain(ctx context.Context, records []fallback.Record, cause error) error {
+	if !w.store.operated.Load() {
+		return nil
+	}
+	ctx, cancel := withGrace(ctx)
+	defer cancel()
+	for i := range records {
+		key := records[i].Key
+		if now, ok := w.store.Stamp(key); ok && now == records[i].Stamp {
+			continue
+		}
+		if err := w.keepOneAgain(ctx, records[i], cause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepOneAgain is keepAgain of a record that is not the store's any more, or never was.
+func (w *write) keepOneAgain(ctx context.Context, record fallback.Record, cause error) error {
+	release, err := w.store.claims.hold(ctx, []string{record.Key})
+	if err != nil {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	defer release()
+	now, ok := w.store.Stamp(record.Key)
+	if ok && w.store.Pending(record.Key) {
+		there, ok, err := w.store.read(ctx, record.Key)
+		if err != nil {
+			return fmt.Errorf("%w: %w", cause, reason.Of(err))
+		}
+		if ok && (there.Op != fallback.OpOperations || now <= record.Stamp) {
+			return nil // a later Set or Del
+		}
+	}
+	sh := w.link.Shard(record.Key)
+	return w.keepWrites(ctx, []fallback.Record{w.record(record.Key, sh, w.newStamp(sh))}, cause)
 }
 
 // awaitTooLate waits until the server will not do b any more: what is acknowledged after that
@@ -250,7 +380,7 @@ var errPending = fmt.Errorf("%w: an earlier write of the key has not been replay
 
 // settleFirst has earlier records of keys replayed, and parts the keys into those that may be
 // written now and those whose record has to wait behind the earlier one.
-func (c *Client) settleFirst(ctx context.Context, keys []string) (now, later []string) {
+func (c writer) settleFirst(ctx context.Context, keys []string) (now, later []string) {
 	var pending []string
 	for _, key := range keys {
 		if c.store.Pending(key) {
@@ -274,7 +404,21 @@ func (w *write) record(key string, sh *link.Shard, s stamp.Proposal) fallback.Re
 	r := fallback.Record{Op: w.op, Key: key, Stamp: s.Text, Slack: s.Slack}
 	if w.op == fallback.OpSet {
 		now, _ := w.link.ServerTime(sh)
-		r.Value, r.Expires = w.args[0], expiresAt(now, w.ttl)
+		r.Value, r.Expires = w.argsOf(key)[0], expiresAt(now, w.ttl)
 	}
 	return r
+}
+
+// seeSet returns the states of the groups of what is set now, with options; nil: it has none.
+func (gr grouper) seeSet(ctx context.Context, options *callOptions) groupStates {
+	if options == nil {
+		return nil
+	}
+	all := gr.groupsOf(options)
+	if len(all) == 0 {
+		return nil
+	}
+	who := enterCall(ctx)
+	defer who.leave()
+	return gr.see(who, all)
 }

@@ -18,6 +18,7 @@ import (
 // The server's clock has jumped ahead of what the prober last saw: a write is taken for late, the
 // clock is looked at, once per shard however many keys there are, and the write is done.
 func TestAWriteSurvivesAJumpOfTheServersClock(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c := newConnected(t, proxy.Addr())

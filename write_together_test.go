@@ -139,6 +139,7 @@ func TestACallerThatLeavesBeforeItsWriteIsSent(t *testing.T) {
 
 // A caller that leaves while its write is out with others' does not know what has become of it.
 func TestACallerThatLeavesWhileItsWriteIsOut(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)

@@ -92,7 +92,7 @@ func (s *Server) Client(change ...func(*aside.Options)) *aside.Client {
 		s.t.Fatalf("asidetest: %v", err)
 	}
 	o.Store, o.FallbackDir = kept, ""
-	o.Observer = counting{o.Observer, s}
+	o.Observer = counted(o.Observer, s)
 	client, err := aside.New(o)
 	if err != nil {
 		if closing := kept.Close(context.Background()); closing != nil {
@@ -214,13 +214,13 @@ func (s *Server) Loads(key string) int {
 	return s.loads[key]
 }
 
-// Records returns what the server's clients keep to replay once it is back: Sets and Dels, by key.
+// Records returns what the server's clients keep to replay once it is back: Sets, Dels and operations, by key.
 func (s *Server) Records() (records []fallback.Record) {
 	s.mu.Lock()
 	stores := slices.Clone(s.stores)
 	s.mu.Unlock()
 	for _, kept := range stores {
-		for _, op := range []fallback.Op{fallback.OpSet, fallback.OpDel} {
+		for _, op := range []fallback.Op{fallback.OpSet, fallback.OpDel, fallback.OpOperations} {
 			records = slices.AppendSeq(records, kept.Records(op))
 		}
 	}
@@ -234,15 +234,32 @@ type counting struct {
 	s    *Server
 }
 
-func (c counting) Observe(e aside.Event) {
+func (c counting) Observe(ctx context.Context, e aside.Event) {
 	if e.Kind == aside.EventLoad {
 		c.s.mu.Lock()
 		c.s.loads[e.Key]++
 		c.s.mu.Unlock()
 	}
 	if c.user != nil {
-		c.user.Observe(e)
+		c.user.Observe(ctx, e)
 	}
+}
+
+// tracing is counting for a Tracer.
+type tracing struct {
+	counting
+	aside.Tracer
+}
+
+func (t tracing) Observe(ctx context.Context, e aside.Event) { t.counting.Observe(ctx, e) }
+
+// counted returns what counts loads, and is a Tracer if the user's own observer is one.
+func counted(user aside.Observer, s *Server) aside.Observer {
+	c := counting{user, s}
+	if tracer, ok := user.(aside.Tracer); ok {
+		return tracing{c, tracer}
+	}
+	return c
 }
 
 // store is what a client keeps its writes in.

@@ -231,7 +231,7 @@ func TestOptionsAreTheUsersToChange(t *testing.T) {
 		var told int
 		client := server.Client(func(o *aside.Options) {
 			o.MemoryBytes, o.DisableStamps = -1, true
-			o.Observer = aside.ObserverFunc(func(e aside.Event) {
+			o.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 				if e.Kind == aside.EventLoad {
 					told++
 				}

@@ -139,6 +139,7 @@ func BenchmarkFirstRead(b *testing.B) {
 		callers(b, 64)
 		b.ReportAllocs()
 		settle(b)
+		defer countCPU(b)()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
 				must(b, get(keys[next.Add(1)-1]))
@@ -180,11 +181,13 @@ func BenchmarkColdMiss(b *testing.B) {
 				defer b.StopTimer()
 				b.ReportAllocs()
 				settle(b)
+				report := countCPU(b)
 				ask(b, n, func(i int) {
 					_, err := c.Get(ctx, keys[i], trivialRaw)
 					must(b, err)
 				})
 				must(b, c.stored(ctx, keys[b.N-1]))
+				report()
 			})
 		}
 	}
@@ -226,8 +229,9 @@ func counted(b *testing.B, open func(testing.TB, string) users) {
 	defer c.Close()
 	keys := bench.Keys(n + 1)
 	defer bench.Remove(b, keys)
-	_, err := c.get(ctx, keys[n], trivial) // the server knows the scripts
+	_, err := c.get(ctx, keys[n], trivial)
 	must(b, err)
+	must(b, c.stored(ctx, keys[n])) // the server knows the scripts, also the one that stores
 	for _, what := range []string{"miss", "next"} {
 		proxy.ResetCounts()
 		for _, key := range keys[:n] {

@@ -134,12 +134,14 @@ func BenchmarkGetMultiCold(b *testing.B) {
 			defer bench.Remove(b, keys)
 			b.ReportAllocs()
 			settle(b)
+			report := countCPU(b)
 			for i := range b.N {
 				if values, err := get(ctx, keys[i*multi:(i+1)*multi]); err != nil || len(values) != multi {
 					b.Error(len(values), err)
 				}
 			}
 			must(b, stored(ctx, keys[(b.N-1)*multi:]))
+			report()
 			b.StopTimer()
 
 			const n = 20

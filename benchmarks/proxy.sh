@@ -73,12 +73,20 @@ proxy uncached 29990 --cache-capacity 0
 curl -fs -X PUT --data-binary "$(printf 'v%.0s' $(seq 200))" http://127.0.0.1:29980/v1/keys/hot
 redis-cli -p $redis SET key:__rand_int__ "$(printf 'v%.0s' $(seq 200))" >/dev/null
 http() { wrk -t1 -c50 -d2s "$1" | awk '/^Requests\/sec/ { print $2 } /Non-2xx/ { exit 1 }'; }
-resp() { redis-benchmark -p "$1" -P "$2" -c 50 -n $((100000 * $2 / 4 + 100000)) -q GET key:__rand_int__ 2>/dev/null | tr '\r' '\n' | awk '/requests per second/ { for (i = 1; i <= NF; i++) if ($(i+1) == "requests") r = $i } END { print r }'; }
+redis-cli -p $redis HSET hash field "$(printf 'v%.0s' $(seq 200))" >/dev/null
+resp() { redis-benchmark -p "$1" -P "$2" -c 50 -n $((100000 * $2 / 4 + 100000)) -q "${@:3}" 2>/dev/null | tr '\r' '\n' | awk '/requests per second/ { for (i = 1; i <= NF; i++) if ($(i+1) == "requests") r = $i } END { print r }'; }
 for i in $(seq "$rounds"); do
-  for what in "redis1 resp $redis 1" "proxy1 resp 29981 1" "redis16 resp $redis 16" "proxy16 resp 29981 16" \
+  for what in "redis1 resp $redis 1 GET key:__rand_int__" "proxy1 resp 29981 1 GET key:__rand_int__" \
+    "redis16 resp $redis 16 GET key:__rand_int__" "proxy16 resp 29981 16 GET key:__rand_int__" \
+    "hget-redis1 resp $redis 1 HGET hash field" "hget-proxy1 resp 29981 1 HGET hash field" \
+    "hget-redis16 resp $redis 16 HGET hash field" "hget-proxy16 resp 29981 16 HGET hash field" \
+    "lpush-redis1 resp $redis 1 LPUSH list v" "lpush-proxy1 resp 29981 1 LPUSH list v" \
+    "lpush-redis16 resp $redis 16 LPUSH list v" "lpush-proxy16 resp 29981 16 LPUSH list v" \
     "hot http http://127.0.0.1:29980/get?key=hot" "uncached http http://127.0.0.1:29990/get?key=hot" "nothing http http://127.0.0.1:29980/healthz"; do
     read -r name command <<<"$what"
+    # shellcheck disable=SC2086 # a command and its arguments
     $command >>"$work/$name"
+    redis-cli -p $redis DEL list >/dev/null
   done
   echo "round $i of $rounds" >&2
 done
@@ -96,6 +104,15 @@ data=$((keys * 216))
   echo "|---|---:|---|---:|"
   echo "| RESP \`GET\` of a hot key, 50 connections | $(thousands "$p1") | Redis itself: $(thousands "$r1") | $(ratio "$p1" "$r1") |"
   echo "| the same, pipelines of 16 | $(thousands "$p16") | Redis itself: $(thousands "$r16") | $(ratio "$p16" "$r16") |"
+  for command in HGET LPUSH; do
+    for pipeline in 1 16; do
+      name=${command,,}
+      redis=$(median "$name-redis$pipeline") proxy=$(median "$name-proxy$pipeline")
+      what="the same, pipelines of 16"
+      [ $pipeline = 16 ] || what="RESP \`$command\`, which is passed on, 50 connections"
+      echo "| $what | $(thousands "$proxy") | Redis itself: $(thousands "$redis") | $(ratio "$proxy" "$redis") |"
+    done
+  done
   echo "| HTTP \`GET /get\` of a hot key, 50 connections | $(thousands "$hot") | the same with \`cache.capacity: 0\`: $(thousands "$cold") | $(ratio "$hot" "$cold") |"
   echo "| | | \`GET /healthz\`, which does nothing: $(thousands "$nothing") | $(ratio "$hot" "$nothing") |"
   echo "| memory for 100,000 keys of 16 bytes with values of 200, set and read | $(mega "$counted") | as counted (\`aside_memory_bytes\`), beside the data: $(mega $data) | $(ratio "$counted" $data) |"

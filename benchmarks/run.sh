@@ -34,14 +34,19 @@ machine=$("$work/bench.test" -test.run '^TestMachine$' | sed -n 's/^machine: //p
 # In turns: what the machine does besides changes from minute to minute, and must not meet one of two that are compared.
 round=0
 while [ "$round" -lt "$count" ]; do
-	run '^Benchmark(HotHit|HotAccount|HotOrder|GetMultiHotAccount|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|Set|Del|DegradedHit|DegradedSet)$' 1 "${BENCHTIME:-1s}"
+	run '^Benchmark(HotHit|HotAccount|HotOrder|GetMultiHotAccount|Zipf|FirstRead|ColdMiss|GetMultiHot|GetMultiCold|Set|Del|BareSet|BareDel|DegradedHit|DegradedSet|GroupHit)$' 1 "${BENCHTIME:-1s}"
 	round=$((round + 1))
 done
 run '^BenchmarkStampede$' 1 "${ROUNDS:-50}x"
 run '^BenchmarkWakeUp$' 3 100x
-run '^Benchmark(MissTrips|KeyMemory|Idle|Memory)$' 1 1x
-go test -C ../integration -run '^$' -bench '^BenchmarkReplay$/^journal$' -benchtime 3x ./faults >"$work/part" || { cat "$work/part"; exit 1; }
-grep '^Benchmark' "$work/part" | tee -a "$raw" >&2
+run '^Benchmark(MissTrips|KeyMemory|Idle|Memory|Clear)$' 1 1x
+integration() { # of its package $1 the benchmarks that match $2, each so often as $3 says
+	go test -C ../integration -run '^$' -bench "$2" -benchtime "$3" "$1" >"$work/part" || { cat "$work/part"; exit 1; }
+	grep '^Benchmark' "$work/part" | tee -a "$raw" >&2
+}
+integration ./faults '^BenchmarkReplay$/^journal$' 3x
+integration ./converge '^BenchmarkHotKey$' 20x
+integration ./converge '^BenchmarkFailingSource$' 10x
 
 echo
 echo "$machine"

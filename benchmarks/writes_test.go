@@ -4,14 +4,19 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/redaside/aside/benchmarks/internal/bench"
+	stamps "github.com/redaside/aside/internal/stamp"
 )
 
 // BenchmarkSet and BenchmarkDel: 64 callers write keys of their own while Redis is there. "rueidis"
@@ -32,6 +37,86 @@ func BenchmarkSet(b *testing.B) {
 			return r.Do(ctx, r.B().Set().Key(key).Value(raw).Px(bench.TTL).Build()).Error()
 		})
 	})
+}
+
+// BenchmarkBareSet and BenchmarkBareDel are the floor of a Set and a Del that leave a stamp: writes go
+// together, 32 at most, while four calls are under way, and a script does one command for each value
+// and one for each stamp. Nothing is looked at, kept in mind or dropped, and nothing says until when
+// it may be done.
+func BenchmarkBareSet(b *testing.B) {
+	bareWrites(b, `redis.call('PSETEX', KEYS[i], 600000, ARGV[i])`, nil)
+}
+
+func BenchmarkBareDel(b *testing.B) { bareWrites(b, `redis.call('UNLINK', KEYS[i])`, bench.Prefill) }
+
+func bareWrites(b *testing.B, command string, prepare func(tb testing.TB, keys []string)) {
+	r := bench.Redis(b)
+	defer r.Close()
+	sha, err := r.Do(context.Background(), r.B().ScriptLoad().Script(`local n = #KEYS / 2
+for i = 1, n do
+  `+command+`
+  redis.call('HSET', KEYS[n+i], KEYS[i], ARGV[n+i])
+end
+return 1`).Build()).ToString()
+	must(b, err)
+	all := &together{redis: r, sha: sha}
+	writes(b, prepare, all.write)
+}
+
+// together sends the writes of many callers together. Safe for concurrent use.
+type together struct {
+	redis rueidis.Client // immutable
+	sha   string         // immutable
+
+	mu   sync.Mutex
+	out  int          // calls under way; guarded by mu
+	next []*bareWrite // guarded by mu
+}
+
+type bareWrite struct {
+	key  string
+	done chan error
+}
+
+func (t *together) write(key string) error {
+	const alone = 4
+	w := &bareWrite{key, make(chan error, 1)}
+	t.mu.Lock()
+	t.next = append(t.next, w)
+	sends := t.out < alone
+	if sends {
+		t.out++
+	}
+	t.mu.Unlock()
+	if sends {
+		go t.send() // ends when nothing is left to be sent
+	}
+	return <-w.done
+}
+
+func (t *together) send() {
+	const most = 32
+	stamp := strings.Repeat("s", 24)
+	for {
+		t.mu.Lock()
+		some := t.next[:min(most, len(t.next))]
+		t.next = slices.Clone(t.next[len(some):])
+		if len(some) == 0 {
+			t.out--
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		n := len(some)
+		keys, args := make([]string, 2*n), make([]string, 2*n)
+		for i, w := range some {
+			keys[i], keys[n+i], args[i], args[n+i] = w.key, stamps.Bucket(w.key), raw, stamp
+		}
+		err := t.redis.Do(context.Background(), t.redis.B().Evalsha().Sha1(t.sha).Numkeys(int64(2*n)).Key(keys...).Arg(args...).Build()).Error()
+		for _, w := range some {
+			w.done <- err
+		}
+	}
 }
 
 // BenchmarkDel deletes keys that hold a value.
@@ -56,21 +141,29 @@ func writes(b *testing.B, prepare func(tb testing.TB, keys []string), write func
 	}
 	defer bench.Remove(b, keys)
 	defer b.StopTimer()
-	server := serverProcess(b)
 	var next atomic.Int64
 	callers(b, 64)
 	b.ReportAllocs()
 	settle(b)
-	here, there := ownCPU(b), cpuOf(b, server)
+	defer countCPU(b)()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			must(b, write(keys[next.Add(1)-1]))
 		}
 	})
-	perOp := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(b.N) }
-	b.ReportMetric(perOp(ownCPU(b)-here), "µs-client/op")
-	if server != 0 {
-		b.ReportMetric(perOp(cpuOf(b, server)-there), "µs-server/op")
+}
+
+// countCPU begins to count the CPU time of this process and of the server. What it returns says what
+// an operation has taken of them.
+func countCPU(b *testing.B) (report func()) {
+	server := serverProcess(b)
+	here, there := ownCPU(b), cpuOf(b, server)
+	return func() {
+		perOp := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(b.N) }
+		b.ReportMetric(perOp(ownCPU(b)-here), "µs-client/op")
+		if server != 0 {
+			b.ReportMetric(perOp(cpuOf(b, server)-there), "µs-server/op")
+		}
 	}
 }
 

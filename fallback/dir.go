@@ -7,11 +7,13 @@ import (
 	"io"
 	"iter"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/vfs"
 )
 
@@ -51,6 +53,8 @@ type Dir struct {
 	dropped     uint64        // the journal has nothing up to this number that is not in files
 	marked      bool          // there may be settle markers in the journal's queue
 
+	rejecting sync.Mutex // held while a place in the quarantine is taken
+
 	untidy map[string]bool // what could not be removed yet: files half written, and names in folders that may be empty; used by the flusher only, and recover before it
 
 	closing  sync.Once
@@ -59,7 +63,7 @@ type Dir struct {
 	finalErr error // what the flusher said at its end; set before done is closed
 }
 
-var _ Store = (*Dir)(nil)
+var _ Keeper = (*Dir)(nil)
 
 // goneFile is a file that is to be removed.
 type goneFile struct {
@@ -140,6 +144,8 @@ func (d *Dir) Put(ctx context.Context, records ...Record) error {
 type put struct {
 	records      []Record // those that are not superseded already
 	disk, values int64    // what it has reserved
+	operations   int64    // bytes of operations among values
+	notes        bool     // all of them only note that lists were opened
 	writers      *writers
 }
 
@@ -161,7 +167,16 @@ func (d *Dir) admit(ctx context.Context, records []Record) (put, error) {
 			d.x.mu.Unlock()
 			return p, nil
 		}
+		if p.notes { // without them nothing that fills the store could be replayed, and leave
+			d.enterLocked(&p)
+			d.x.mu.Unlock()
+			return p, nil
+		}
 		over := d.usedLocked() + p.disk - limit
+		if p.operations > 0 && d.x.operationBytes+p.operations > d.o.MemoryBytes {
+			d.x.mu.Unlock()
+			return put{}, fmt.Errorf("%w: operations are kept in memory, and Options.MemoryBytes (%d) of %s would be exceeded: raise it, or write less while Redis is away", ErrFull, d.o.MemoryBytes, d.o.dir)
+		}
 		waiting := d.x.dirtyValues + d.incoming
 		switch {
 		case over > 0 && try == give:
@@ -206,8 +221,12 @@ func (d *Dir) admit(ctx context.Context, records []Record) (put, error) {
 // with them.
 func (d *Dir) needLocked(records []Record) (p put, limit int64) {
 	old := 0
+	superseded := func(r *Record) bool {
+		e := d.x.byKey[r.Key]
+		return e != nil && r.Op != OpOperations && e.record.Op != OpOperations && !replaces(r, &e.record)
+	}
 	for i := range records {
-		if e := d.x.byKey[records[i].Key]; e != nil && !replaces(&records[i], &e.record) {
+		if superseded(&records[i]) {
 			old++
 		}
 	}
@@ -215,17 +234,22 @@ func (d *Dir) needLocked(records []Record) (p put, limit int64) {
 	if old > 0 { // what supersedes them is remembered as well as they would be
 		p.records = make([]Record, 0, len(records)-old)
 		for i := range records {
-			if e := d.x.byKey[records[i].Key]; e == nil || replaces(&records[i], &e.record) {
+			if !superseded(&records[i]) {
 				p.records = append(p.records, records[i])
 			}
 		}
 	}
 	limit = d.o.MaxBytes
+	p.notes = true
 	for i := range p.records {
 		r := &p.records[i]
+		p.notes = p.notes && onlyNotes(r)
 		p.disk += journalBound(r) + fileBound(r)
 		p.values += int64(len(r.Value))
-		if r.Op == OpSet {
+		if r.Op == OpOperations {
+			p.operations += int64(len(r.Value))
+		}
+		if r.Op != OpDel {
 			limit = d.o.MaxBytes - reserve(d.o.MaxBytes)
 		}
 	}
@@ -239,7 +263,13 @@ func (d *Dir) usedLocked() int64 {
 }
 
 // journalBound is the most bytes that a record takes in the journal.
-func journalBound(r *Record) int64 { return 320 + int64(len(r.Key)+len(r.Value)+len(r.Stamp)) }
+func journalBound(r *Record) int64 {
+	if r.Op == OpOperations { // each has a line in the value of 70 bytes and more, and the key and 60 bytes around in the journal
+		lines := 1 + int64(strings.Count(r.Value, "\n"))
+		return 420 + lines*(int64(len(r.Key))+100) + 2*int64(len(r.Value))
+	}
+	return 320 + int64(len(r.Key)+len(r.Value)+len(r.Stamp))
+}
 
 func (d *Dir) enterLocked(p *put) {
 	d.reserved += p.disk
@@ -369,7 +399,7 @@ func (d *Dir) Stamp(key string) (stamp string, ok bool) { return d.x.stamp(key) 
 // Records implements [Store].
 func (d *Dir) Records(op Op) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
-		for f := range d.x.each(op) {
+		for f := range d.x.bySlot(op) {
 			if d.x.closed.Load() {
 				return
 			}
@@ -473,7 +503,7 @@ func (d *Dir) Settle(records ...Record) {
 		d.x.settleLocked(&records[i])
 	}
 	d.marked = d.marked || unsure != nil // it may be on its way
-	if d.x.sets+d.x.deletes == 0 {
+	if d.x.pending.Load() == 0 {
 		d.wake()
 	}
 }
@@ -493,8 +523,8 @@ func (d *Dir) Stats() Stats {
 	d.x.mu.RLock()
 	defer d.x.mu.RUnlock()
 	return Stats{
-		Sets: d.x.sets, Deletes: d.x.deletes, Fills: d.x.loaded,
-		Bytes: d.journal.Size() + d.fileBytes, Dirty: d.x.dirty.len, Quarantined: d.quarantined,
+		Sets: d.x.sets, Deletes: d.x.deletes, Operations: d.x.operations, Fills: d.x.loaded,
+		Bytes: d.journal.Size() + d.fileBytes, MaxBytes: d.o.MaxBytes, Dirty: d.x.dirty.len, Quarantined: d.quarantined,
 		Err: errors.Join(d.faults[:]...),
 	}
 }
@@ -612,8 +642,21 @@ func (d *Dir) forJournal(records []Record) []journal.Record {
 	for i := range records {
 		r := &records[i]
 		out[i] = journal.Record{Op: journal.Set, DB: d.o.DB, Key: r.Key, Value: r.Value, Expires: r.Expires, Stamp: r.Stamp, Slack: r.Slack}
-		if r.Op == OpDel {
+		switch r.Op {
+		case OpDel:
 			out[i].Op = journal.Del
+		case OpOperations:
+			l, _ := deferred.Parse(r.Value) // was looked at before
+			out[i].Value, out[i].List = "", l.ID
+			if len(l.Ops) == 0 {
+				out[i].Op, out[i].Slack = journal.Opened, 0
+				continue
+			}
+			out[i].Op = journal.Operations
+			for _, op := range l.Ops {
+				out[i].Commands = append(out[i].Commands, op.Command)
+			}
+		case OpSet, OpFill:
 		}
 	}
 	return out

@@ -230,7 +230,7 @@ func TestAfterAnOutageNothingIsLeftButTheLock(t *testing.T) {
 			}
 			synctest.Wait()
 			require.Equal(t, []string{"journal/", "lock"}, files(t, m), "at once, not after the interval")
-			require.Equal(t, Stats{}, d.Stats())
+			require.Equal(t, Stats{MaxBytes: d.o.MaxBytes}, d.Stats())
 		}
 	})
 }

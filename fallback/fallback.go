@@ -14,14 +14,17 @@ const (
 	OpSet  Op = "set"  // Set: a value was written explicitly
 	OpFill Op = "fill" // a value that a loader returned
 	OpDel  Op = "del"  // Del
+
+	// OpOperations: commands that change the key, whatever it holds; see [Keeper].
+	OpOperations Op = "operations"
 )
 
 // Record is the newest state of a key in a Store.
 type Record struct {
 	Op      Op
 	Key     string // any bytes
-	Value   string // the bytes as they are to stand in Redis, any; empty for OpDel
-	Expires int64  // when the value ends, in ms since 1970 by the Redis server's clock; positive, 0 for OpDel
+	Value   string // the bytes as they are to stand in Redis, any; empty for OpDel; for OpOperations the commands, as text that this module reads
+	Expires int64  // when the value ends, in ms since 1970 by the Redis server's clock; positive, 0 for OpDel and OpOperations
 	Stamp   string // the time, by the Redis server's clock as estimated, and the client: the later of two is the greater string. For OpFill: when the load began
 	Slack   int64  // by how many µs that estimate may have been wrong; negative: not known
 }
@@ -85,14 +88,34 @@ type Store interface {
 	Close(ctx context.Context) error
 }
 
+// Keeper is a Store that can keep operations, as those of [Open] and [NewMemory] can. With another
+// one, Client.Apply and Client.Incr return an error while Redis is away.
+//
+// Put of a record with OpOperations adds to what there is of the key: the record of the key is
+// then what [Merge] makes of the two. Operations are explicit: their record is pending until Redis
+// has answered for it.
+type Keeper interface {
+	Store
+
+	// Reject takes a record of operations that Redis has refused for good, or of which nobody knows
+	// whether they were done: it keeps it where a person may look at it, as durably as a Put, and
+	// counts it as Quarantined. The key's record stays as it is.
+	Reject(record Record, why error) error
+}
+
 // Stats describes what a Store holds right now.
 type Stats struct {
 	Sets, Deletes, Fills int   // records
+	Operations           int   // records of operations; each may be of many
 	Bytes                int64 // on disk, or in memory where there is no disk
+	MaxBytes             int64 // what Bytes may come to; 0: not known
 	Dirty                int   // records not yet in files of their own
-	Quarantined          int   // files and parts in quarantine because they could not be read, also from before the Store was opened
+	Quarantined          int   // files and parts in quarantine, because they could not be read or were rejected; also from before the Store was opened
 	Err                  error // the disk's latest error, nil once it works again
 }
+
+// Pending is how many records wait for replay, and were not loaded.
+func (s Stats) Pending() int { return s.Sets + s.Deletes + s.Operations }
 
 // Errors of a Store; test with errors.Is.
 var (

@@ -13,22 +13,23 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/sums"
 )
 
 // A record file is one JSON object, for people and programs:
 //
 //	{
-//	  "version": 1,                              read before anything else; with a later one in it the directory is not opened
-//	  "op": "set",                               or "fill", "del"
+//	  "version": 1,                              2 of operations. Read before anything else; with a later one in it the directory is not opened
+//	  "op": "set",                               or "fill", "del", "operations"
 //	  "key": "user:42",                          if it is not UTF-8: in base64, with "keyEncoding": "base64" in the next line
 //	  "stamp": "1763719200123456c0ffee…",
 //	  "slack": 1250,
 //	  "timestamp": "2026-11-21T10:00:00.123Z",   when it was recorded, by the clock of the machine that did, in UTC
-//	  "ttl": 60000,                              ms from timestamp to the end of the value: their sum is exactly Record.Expires. 0 for a del
-//	  "type": "string",                          Redis's type of the value
+//	  "ttl": 60000,                              ms from timestamp to the end of the value: their sum is exactly Record.Expires. 0 for a del and for operations
+//	  "type": "string",                          Redis's type of the value; "operations", which are of any
 //	  "encoding": "json",                        how the value stands in data: "json" as it is, being JSON; "utf8" as a string; "base64"
-//	  "data": {"name":"Ann"},                    "" for a del
+//	  "data": {"name":"Ann"},                    "" for a del; for operations a list (internal/deferred has the picture)
 //	  "crc": "8d2c3f01"
 //	}
 //
@@ -41,8 +42,9 @@ import (
 // it is not trusted: the key inside is compared, and no file is put over that of another key.
 
 const (
-	fileVersion = 1
+	fileVersion = 2 // the latest
 	fileType    = "string"
+	typeOfOps   = "operations"
 	fileSuffix  = ".json"
 	tempSuffix  = ".tmp" // behind fileSuffix: what is being written
 
@@ -90,6 +92,23 @@ func (d digest) path(db int) string { return d.folder(db) + "/" + d.base() }
 
 func (d digest) base() string { return hex.EncodeToString(d[:]) + fileSuffix }
 
+// versionOf is the version of the file of a record: the first that had such records, so that an older
+// program reads what it knows.
+func versionOf(op Op) int {
+	if op == OpOperations {
+		return 2
+	}
+	return 1
+}
+
+// typeOf is what "type" says.
+func typeOf(op Op) string {
+	if op == OpOperations {
+		return typeOfOps
+	}
+	return fileType
+}
+
 // jsonFile is a record file. Its fields stand in the file in this order: op comes so early that
 // half a file still reports whether it held more than a fill.
 type jsonFile struct {
@@ -113,15 +132,15 @@ const tornPrefix = "{\n  \"version\": 1,\n  \"op\": \"fill\",\n"
 // encodeFile returns a record as it stands in its file. at is when it was recorded, in ms since
 // 1970.
 func encodeFile(r *Record, at int64) []byte {
-	f := jsonFile{Op: r.Op, Stamp: r.Stamp, Slack: r.Slack, Timestamp: time.UnixMilli(at).UTC().Format(timeFormat), Type: fileType}
-	if r.Op != OpDel {
+	f := jsonFile{Op: r.Op, Stamp: r.Stamp, Slack: r.Slack, Timestamp: time.UnixMilli(at).UTC().Format(timeFormat), Type: typeOf(r.Op)}
+	if r.Op == OpSet || r.Op == OpFill {
 		f.TTL = r.Expires - at
 	}
 	var data []byte
 	f.Encoding, data = encodeData(r.Value)
 	b := make([]byte, 0, len(r.Key)+len(data)+350)
 	b = append(b, "{\n  \"version\": "...)
-	b = strconv.AppendInt(b, fileVersion, 10)
+	b = strconv.AppendInt(b, int64(versionOf(r.Op)), 10)
 	b = appendField(b, "op", quoteJSON(string(r.Op)))
 	if quoted := quoteJSON(r.Key); quoted != nil && len(quoted) <= base64.StdEncoding.EncodedLen(len(r.Key))+2+len(",\n  \"keyEncoding\": \"base64\"") {
 		b = appendField(b, "key", quoted)
@@ -264,11 +283,11 @@ func decodeJSON(b []byte) (r Record, at int64, err error) {
 	if err := json.Unmarshal(b, &f); err != nil {
 		return corrupt("it is not JSON, or has fields of other types") // the error itself may quote the value
 	}
-	if f.Version != fileVersion {
-		if f.Version > fileVersion {
-			return Record{}, 0, fmt.Errorf("%w: version %d, and this program knows version %d", ErrFileVersion, f.Version, fileVersion)
-		}
-		return corrupt("it names no version")
+	if f.Version > fileVersion {
+		return Record{}, 0, fmt.Errorf("%w: version %d, and this program knows version %d", ErrFileVersion, f.Version, fileVersion)
+	}
+	if f.Version != versionOf(f.Op) {
+		return corrupt("it names no version, or not that of its op")
 	}
 	switch f.KeyEncoding {
 	case "":
@@ -294,13 +313,13 @@ func decodeJSON(b []byte) (r Record, at int64, err error) {
 	}
 	r = Record{Op: f.Op, Key: f.Key, Value: value, Stamp: f.Stamp, Slack: f.Slack}
 	at = recorded.UnixMilli()
-	if f.Op != OpDel {
+	if f.Op == OpSet || f.Op == OpFill {
 		if f.TTL > 0 && at > math.MaxInt64-f.TTL {
 			return corrupt("its ttl is out of range")
 		}
 		r.Expires = at + f.TTL
 	}
-	if err := r.validate(); err != nil || f.Type != fileType {
+	if err := r.validate(); err != nil || f.Type != typeOf(f.Op) {
 		return corrupt("it is none that can be recorded")
 	}
 	return r, at, nil
@@ -338,8 +357,15 @@ func (r *Record) validate() error {
 		if r.Expires != 0 || r.Value != "" {
 			return bad("Op", r.Op, "a delete has neither Value nor Expires")
 		}
+	case OpOperations:
+		if r.Expires != 0 {
+			return bad("Expires", r.Expires, "operations have none")
+		}
+		if l, err := deferred.Parse(r.Value); err != nil || len(l.Ops) > 0 && l.Last() != r.Stamp {
+			return bad("Value", "not as Client.Apply makes it", "must be a list of operations, the last with the record's Stamp")
+		}
 	default:
-		return bad("Op", strconv.Quote(string(r.Op)), "must be OpSet, OpFill or OpDel")
+		return bad("Op", strconv.Quote(string(r.Op)), "must be OpSet, OpFill, OpDel or OpOperations")
 	}
 	if len(r.Stamp) == 0 || len(r.Stamp) > maxStampBytes {
 		return bad("Stamp", fmt.Sprintf("%d bytes long", len(r.Stamp)), fmt.Sprintf("must have 1 to %d", maxStampBytes))

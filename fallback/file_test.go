@@ -157,9 +157,9 @@ func TestATornFillIsRecognized(t *testing.T) {
 func TestAFileOfALaterVersionIsNotJudged(t *testing.T) {
 	r := set("key", "value")
 	b := encodeFile(&r, in(0))
-	_, _, err := decodeFile(bytes.Replace(b, []byte(`"version": 1`), []byte(`"version": 2, "news": []`), 1))
+	_, _, err := decodeFile(bytes.Replace(b, []byte(`"version": 1`), []byte(`"version": 3, "news": []`), 1))
 	require.ErrorIs(t, err, ErrFileVersion)
-	require.ErrorContains(t, err, "version 2")
+	require.ErrorContains(t, err, "version 3")
 }
 
 // Two fields and their sum: a person sees both when and how long.

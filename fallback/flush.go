@@ -159,7 +159,7 @@ func (d *Dir) flush() error {
 // as well.
 func (d *Dir) drain() {
 	d.x.mu.Lock()
-	wait := d.marked && d.x.sets+d.x.deletes == 0
+	wait := d.marked && d.x.pending.Load() == 0
 	if wait {
 		d.marked = false
 	}
@@ -371,7 +371,7 @@ func (d *Dir) writtenLocked(it *item) {
 			d.goneLocked(it.name, goneFile{it.record.Key, it.size})
 		}
 	}
-	if e != it.e || e.record.Op != it.record.Op || e.record.Stamp != it.record.Stamp {
+	if e != it.e || e.record.Op != it.record.Op || e.record.Stamp != it.record.Stamp || e.record.Value != it.record.Value {
 		return // what it has become is dirty in its own right
 	}
 	switch {
@@ -549,20 +549,30 @@ func (d *Dir) syncAll(folders []string, hands int) map[string]error {
 	return failed
 }
 
+// quarantinePlace is where something goes in the quarantine that stood, or would stand, at name.
+func (d *Dir) quarantinePlace(name string) (string, error) {
+	if err := d.fs.MkdirAll(quarantineDir, dirMode); err != nil {
+		return "", err
+	}
+	target := path.Join(quarantineDir, path.Base(name))
+	for n := 2; ; n++ {
+		if _, err := d.fs.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+			return target, nil
+		} else if err != nil {
+			return "", err
+		}
+		target = path.Join(quarantineDir, strconv.Itoa(n)+"-"+path.Base(name))
+	}
+}
+
 // quarantine moves a file to where a person may look at it, with the reason. The caller syncs the
 // folder that it was in.
 func (d *Dir) quarantine(bad badFile) error {
-	if err := d.fs.MkdirAll(quarantineDir, dirMode); err != nil {
+	d.rejecting.Lock()
+	defer d.rejecting.Unlock()
+	target, err := d.quarantinePlace(bad.path)
+	if err != nil {
 		return err
-	}
-	target := path.Join(quarantineDir, path.Base(bad.path))
-	for n := 2; ; n++ {
-		if _, err := d.fs.Lstat(target); errors.Is(err, fs.ErrNotExist) {
-			break
-		} else if err != nil {
-			return err
-		}
-		target = path.Join(quarantineDir, strconv.Itoa(n)+"-"+path.Base(bad.path))
 	}
 	reason := fmt.Sprintf("file: %s\nreason: %v\nmoved: %s\n", bad.path, bad.reason, time.Now().UTC().Format(time.RFC3339))
 	if err := d.writeFile(target+reasonSuffix, []byte(reason), true); err != nil {
@@ -576,6 +586,31 @@ func (d *Dir) quarantine(bad badFile) error {
 		return err
 	}
 	return d.fs.SyncDir(quarantineDir)
+}
+
+// Reject implements [Keeper]: the record's file goes to the quarantine, with the reason beside it.
+func (d *Dir) Reject(r Record, why error) error {
+	d.rejecting.Lock()
+	defer d.rejecting.Unlock()
+	name := digestOf(r.Key).path(d.o.DB)
+	target, err := d.quarantinePlace(name)
+	if err == nil {
+		reason := fmt.Sprintf("key: %q\nreason: %v\nrejected: %s\n", r.Key, why, time.Now().UTC().Format(time.RFC3339))
+		err = d.writeFile(target+reasonSuffix, []byte(reason), true)
+	}
+	if err == nil {
+		_, err = d.replaceFile(target, encodeFile(&r, time.Now().UnixMilli()), true)
+	}
+	if err == nil {
+		err = d.fs.SyncDir(quarantineDir)
+	}
+	if err != nil {
+		return d.diskError(err)
+	}
+	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
+	d.quarantined++
+	return nil
 }
 
 // moveForeign brings what the journal says of other databases into their files, by the same rules,

@@ -3,9 +3,12 @@ package fallback
 import (
 	"iter"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redaside/aside/internal/slot"
 )
 
 // index has one entry for each key that has a record, by the rules in Store's description. A
@@ -30,11 +33,13 @@ type index struct {
 	idle  entries // oldest first: records whose values are both here and in a file, so that they may go from here
 
 	// All of these are sums over byKey, kept by countLocked.
-	sets, deletes, loaded int
-	cost                  int64 // of the records as a Memory counts them
-	values                int64 // bytes of values that are here
-	dirtyValues           int64 // and of those the dirty ones
-	dirtyFiles            int64 // the most bytes that the files of dirty records may take
+	sets, deletes, loaded, operations int
+
+	operationBytes int64 // of the values of operations
+	cost           int64 // of the records as a Memory counts them
+	values         int64 // bytes of values that are here
+	dirtyValues    int64 // and of those the dirty ones
+	dirtyFiles     int64 // the most bytes that the files of dirty records may take
 }
 
 // entry is the record of one key, and the state of its file. Guarded by index.mu.
@@ -66,8 +71,8 @@ func replaces(next, now *Record) bool {
 		return now.Op == OpFill
 	case next.Stamp != now.Stamp:
 		return next.Stamp > now.Stamp
-	default: // the same operation: a Set whose value has expired may have been made a delete
-		return next.Op == OpDel && now.Op == OpSet
+	default: // the same operation: a Set whose value has expired may have been made a delete; or either the first of a list
+		return next.Op == OpDel && now.Op == OpSet || next.Op == OpOperations && now.Op != OpOperations
 	}
 }
 
@@ -76,7 +81,16 @@ func replaces(next, now *Record) bool {
 func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	x.seenLocked(r.Stamp)
 	e := x.byKey[r.Key]
-	if e != nil && !replaces(r, &e.record) {
+	switch {
+	case e == nil && onlyNotes(r):
+		return nil
+	case e != nil && e.held:
+		merged, ok := Merge(e.record, *r)
+		if !ok {
+			return nil
+		}
+		r = &merged
+	case e != nil && !replaces(r, &e.record): // its value is not here, and not needed: operations bring along the Set that they follow
 		return nil
 	}
 	if e == nil {
@@ -171,7 +185,7 @@ func ends(r *Record) int64 {
 		if r.Expires < math.MaxInt64-setGrace {
 			return r.Expires + setGrace
 		}
-	case OpDel:
+	case OpDel, OpOperations:
 	}
 	return math.MaxInt64
 }
@@ -193,15 +207,15 @@ func (x *index) countLocked(e *entry) {
 	switch {
 	case e.dirty:
 		x.dirty.push(e)
-	case e.held && e.size > 0:
+	case e.held && e.size > 0 && e.record.Op != OpOperations: // more may come to these
 		x.idle.push(e)
 	}
 	x.publishLocked()
 }
 
 func (x *index) publishLocked() {
-	x.pending.Store(int64(x.sets + x.deletes))
-	x.known.Store(int64(x.sets + x.deletes + x.loaded))
+	x.pending.Store(int64(x.sets + x.deletes + x.operations))
+	x.known.Store(int64(x.sets + x.deletes + x.operations + x.loaded))
 }
 
 func (x *index) uncountLocked(e *entry) {
@@ -219,6 +233,9 @@ func (x *index) addLocked(e *entry, n int) {
 		x.deletes += n
 	case OpFill:
 		x.loaded += n
+	case OpOperations:
+		x.operations += n
+		x.operationBytes += int64(n) * e.size
 	}
 	sign := int64(n)
 	x.cost += sign * cost(&e.record)
@@ -309,11 +326,33 @@ func (x *index) each(op Op) iter.Seq[found] {
 	}
 }
 
+// bySlot yields the records with op, those of one slot behind each other: their stamps stand together,
+// and a replay reads and leaves together what comes together. A record is yielded as it is when it
+// comes to it; what is remembered meanwhile may be missed.
+func (x *index) bySlot(op Op) iter.Seq[found] {
+	return func(yield func(found) bool) {
+		type place struct {
+			slot uint16
+			key  string
+		}
+		var all []place
+		for f := range x.each(op) {
+			all = append(all, place{slot.Of(f.Key), f.Key})
+		}
+		slices.SortFunc(all, func(a, b place) int { return int(a.slot) - int(b.slot) })
+		for _, at := range all {
+			if f, ok := x.find(at.key); ok && f.Op == op && !yield(f) {
+				return
+			}
+		}
+	}
+}
+
 // count says how many records there are to replay, of those that belong: fills that have expired
 // are none. now is this machine's clock, in ms since 1970.
 func (x *index) count(belongs func(key string) bool, now int64) int {
 	n := 0
-	for _, op := range []Op{OpDel, OpSet, OpFill} {
+	for _, op := range []Op{OpDel, OpSet, OpOperations, OpFill} {
 		for r := range x.each(op) {
 			if (op != OpFill || r.Expires > now) && (belongs == nil || belongs(r.Key)) {
 				n++

@@ -14,10 +14,11 @@ type Memory struct {
 	x   *index
 	max int64 // immutable
 
-	lost error // what Close says; guarded by x.mu
+	lost     error // what Close says; guarded by x.mu
+	rejected int   // guarded by x.mu
 }
 
-var _ Store = (*Memory)(nil)
+var _ Keeper = (*Memory)(nil)
 
 // NewMemory returns a Store without a disk, for clients that have no directory: what is written
 // while Redis is away is replayed if the process lives that long. maxBytes bounds keys, values and
@@ -46,12 +47,16 @@ func (m *Memory) Put(ctx context.Context, records ...Record) error {
 	for i := range records {
 		r := &records[i]
 		switch e := m.x.byKey[r.Key]; {
+		case onlyNotes(r): // it makes nothing longer; and what could not be noted could not be replayed, nor leave
+			continue
 		case e == nil || e.record.Op == OpFill: // a fill may have to go, and then frees nothing more
 			need += cost(r)
-		case replaces(r, &e.record):
+		case r.Op == OpOperations:
+			need += cost(r) // at most: it comes to what there is
+		case news(r, &e.record):
 			need += cost(r) - cost(&e.record)
 		}
-		if r.Op == OpSet {
+		if r.Op != OpDel {
 			limit = m.max - reserve(m.max)
 		}
 	}
@@ -120,7 +125,7 @@ func (m *Memory) Stamp(key string) (stamp string, ok bool) { return m.x.stamp(ke
 // Records implements [Store].
 func (m *Memory) Records(op Op) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
-		for f := range m.x.each(op) {
+		for f := range m.x.bySlot(op) {
 			if m.x.closed.Load() {
 				return
 			}
@@ -143,6 +148,14 @@ func (m *Memory) Settle(records ...Record) {
 	}
 }
 
+// Reject implements [Keeper]: it counts the record.
+func (m *Memory) Reject(Record, error) error {
+	m.x.mu.Lock()
+	defer m.x.mu.Unlock()
+	m.rejected++
+	return nil
+}
+
 // Durable implements [Store]: it says false.
 func (m *Memory) Durable() bool { return false }
 
@@ -153,7 +166,7 @@ func (m *Memory) Latest() string { return m.x.latestStamp() }
 func (m *Memory) Stats() Stats {
 	m.x.mu.RLock()
 	defer m.x.mu.RUnlock()
-	return Stats{Sets: m.x.sets, Deletes: m.x.deletes, Fills: m.x.loaded, Bytes: m.x.cost}
+	return Stats{Sets: m.x.sets, Deletes: m.x.deletes, Operations: m.x.operations, Fills: m.x.loaded, Bytes: m.x.cost, MaxBytes: m.max, Quarantined: m.rejected}
 }
 
 // Close implements [Store]. Records that are pending are lost, and the error says how many.

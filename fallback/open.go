@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/vfs"
 )
 
@@ -136,7 +137,7 @@ func (d *Dir) recover() error {
 	}
 	if len(d.x.byKey) > 0 || len(d.foreign) > 0 || d.quarantined > 0 {
 		d.o.Logger.Info("aside: the fallback directory was opened", "store", d.o.dir,
-			"sets", d.x.sets, "deletes", d.x.deletes, "fills", d.x.loaded, "files", files, "journaled", m.records, "otherDatabases", len(d.foreign),
+			"sets", d.x.sets, "deletes", d.x.deletes, "operations", d.x.operations, "fills", d.x.loaded, "files", files, "journaled", m.records, "otherDatabases", len(d.foreign),
 			"quarantined", d.quarantined-before, "inQuarantine", d.quarantined, "torn", report.Torn != nil, "damages", len(report.Damages), "gaps", len(report.Gaps),
 			"took", time.Since(began))
 	}
@@ -241,7 +242,7 @@ func (d *Dir) readRecord(name string) (removed bool, err error) {
 	}
 	e.file = size
 	d.fileBytes += size
-	if e.size > 0 && (d.x.values > d.o.MemoryBytes || d.o.forget) {
+	if e.size > 0 && r.Op != OpOperations && (d.x.values > d.o.MemoryBytes || d.o.forget) {
 		d.x.forgetValueLocked(e)
 	}
 	return false, nil
@@ -288,9 +289,16 @@ func (m *merger) merge(j journal.Record) error {
 		m.mergeForeign(&j)
 		return nil
 	}
-	if j.Op == journal.Settle {
+	switch j.Op {
+	case journal.Settle:
 		m.settle(&j)
 		return nil
+	case journal.Opened:
+		if key, ok := m.keyOf(j.KeyHash); ok {
+			m.d.x.mergeLocked(&Record{Op: OpOperations, Key: key, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()}, time.Now().UnixMilli(), true)
+		}
+		return nil
+	case journal.Set, journal.Del, journal.Operations:
 	}
 	r := fromJournal(&j)
 	if err := r.validate(); err != nil {
@@ -312,13 +320,7 @@ func (m *merger) merge(j journal.Record) error {
 // come first, if what superseded it was in a part that has been dropped since.)
 func (m *merger) settle(j *journal.Record) {
 	d := m.d
-	if m.keys == nil {
-		m.keys = make(map[journal.KeyHash]string, len(d.x.byKey))
-		for key := range d.x.byKey {
-			m.keys[journal.HashKey(key)] = key
-		}
-	}
-	key, ok := m.keys[j.KeyHash]
+	key, ok := m.keyOf(j.KeyHash)
 	if !ok {
 		return
 	}
@@ -327,16 +329,33 @@ func (m *merger) settle(j *journal.Record) {
 	}
 }
 
+// keyOf returns the key of our database that has a hash.
+func (m *merger) keyOf(hash journal.KeyHash) (string, bool) {
+	d := m.d
+	if m.keys == nil {
+		m.keys = make(map[journal.KeyHash]string, len(d.x.byKey))
+		for key := range d.x.byKey {
+			m.keys[journal.HashKey(key)] = key
+		}
+	}
+	key, ok := m.keys[hash]
+	return key, ok
+}
+
 func (m *merger) mergeForeign(j *journal.Record) {
 	if m.others == nil {
 		m.others = make(map[foreignHash]foreignKey)
 	}
-	if j.Op == journal.Settle {
+	if j.Op == journal.Settle || j.Op == journal.Opened {
 		k, ok := m.others[foreignHash{j.DB, j.KeyHash}]
 		if !ok {
 			return // it is in a file at most; to replay it once more does no harm
 		}
 		f := m.d.foreign[k]
+		if j.Op == journal.Opened {
+			f.record = merged(f.record, Record{Op: OpOperations, Key: k.key, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()})
+			return
+		}
 		f.settled = max(f.settled, j.Stamp)
 		if f.record.Stamp <= j.Stamp {
 			f.record = Record{}
@@ -354,15 +373,26 @@ func (m *merger) mergeForeign(j *journal.Record) {
 		m.d.foreign[k] = f
 		m.others[foreignHash{j.DB, journal.HashKey(r.Key)}] = k
 	}
-	if f.record.Op == "" || replaces(&r, &f.record) {
-		f.record, f.at = r, time.Now().UnixMilli()
+	f.record, f.at = merged(f.record, r), time.Now().UnixMilli()
+}
+
+// merged is what there is of a key once next came to now, which may be nothing.
+func merged(now, next Record) Record {
+	if now.Op == "" {
+		return next
 	}
+	both, _ := Merge(now, next)
+	return both
 }
 
 func fromJournal(j *journal.Record) Record {
 	r := Record{Op: OpSet, Key: j.Key, Value: j.Value, Expires: j.Expires, Stamp: j.Stamp, Slack: j.Slack}
-	if j.Op == journal.Del {
+	switch j.Op {
+	case journal.Del:
 		r.Op, r.Value, r.Expires = OpDel, "", 0
+	case journal.Operations:
+		r.Op, r.Value, r.Expires = OpOperations, deferred.Together(j.List, j.Stamp, j.Commands).String(), 0
+	case journal.Set, journal.Settle, journal.Opened:
 	}
 	return r
 }

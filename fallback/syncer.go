@@ -32,13 +32,14 @@ type Verdict int
 
 // The possible results for a record. With the first two it stays in the Store; with the others it
 // is settled.
-const (
+const ( // new ones come at the end
 	NoAnswer   Verdict = iota // Redis has not answered: the pass ends
 	Refused                   // Redis refused it, because it is full, for example: the pass goes on
 	Applied                   // it is in effect
 	Superseded                // there was something newer
 	Deleted                   // it was a set, and Redis has deleted the key: it was too old to be written, or had expired
 	Dropped                   // it was a fill, and may not be written any more
+	Rejected                  // operations of it were refused for good, or may have been done already: they are in quarantine
 )
 
 // SyncerOptions configures a [Syncer]. The zero value is usable.
@@ -74,14 +75,15 @@ type ReplayReport struct {
 	Total int // records that there were
 
 	Applied, Superseded, Deleted, Dropped int   // see Verdict; these have left the Store
+	Rejected                              int   // so has this
 	Refused, Failed                       int   // of Verdict Refused and NoAnswer; these are still in the Store
-	Refusal                               error // Redis's error for the last that it refused
+	Refusal                               error // Redis's error for the last that it refused or that was rejected
 	Err                                   error // why the pass ended early; nil if every record was sent
 }
 
 // Done is how many records were answered.
 func (r ReplayReport) Done() int {
-	return r.Applied + r.Superseded + r.Deleted + r.Dropped + r.Refused
+	return r.Applied + r.Superseded + r.Deleted + r.Dropped + r.Rejected + r.Refused
 }
 
 // String is a line for a log.
@@ -89,6 +91,9 @@ func (r ReplayReport) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "replayed %d of %d records in %v: %d applied, %d superseded, %d turned into deletes, %d dropped, %d refused, %d without an answer",
 		r.Done(), r.Total, r.Took.Round(time.Millisecond), r.Applied, r.Superseded, r.Deleted, r.Dropped, r.Refused, r.Failed)
+	if r.Rejected > 0 {
+		fmt.Fprintf(&b, ", %d rejected", r.Rejected)
+	}
 	if r.Refusal != nil {
 		fmt.Fprintf(&b, "; last refusal: %v", r.Refusal)
 	}
@@ -110,7 +115,7 @@ const (
 // Syncer replays the records of a Store, so that they can leave it. Safe for concurrent use, though
 // two passes at once do the work twice.
 //
-// A pass goes like this: the deletes, then the sets, then the fills; each kind only when the one
+// A pass goes like this: the deletes, then the sets, then the operations, then the fills; each kind only when the one
 // before is done, as a fill may not be written beside a delete that is yet to come. A record is
 // settled when its batch is answered, and not before: a pass that breaks off, with its process if
 // need be, is simply run again. If a newer record of a key comes while the older one is under way,
@@ -154,7 +159,7 @@ func (s *Syncer) Run(ctx context.Context) (ReplayReport, error) {
 		p.progress.Watch(s.o.Progress)
 		p.told = time.Now()
 	}
-	for _, op := range []Op{OpDel, OpSet, OpFill} {
+	for _, op := range []Op{OpDel, OpSet, OpOperations, OpFill} {
 		if ctx.Err() == nil {
 			p.replay(ctx, op)
 		}
@@ -177,7 +182,7 @@ func (s *Syncer) total() int {
 		return own.count(s.o.Belongs)
 	}
 	stats := s.store.Stats()
-	return stats.Sets + stats.Deletes + stats.Fills
+	return stats.Pending() + stats.Fills
 }
 
 // pass is one call of Run.
@@ -270,6 +275,9 @@ func (p *pass) ask(ctx context.Context, records []Record) {
 			report.Deleted++
 		case Dropped:
 			report.Dropped++
+		case Rejected:
+			report.Rejected++
+			report.Refusal = o.Err
 		case Refused:
 			report.Refused++
 			report.Refusal = o.Err
@@ -297,6 +305,7 @@ func (p *pass) ask(ctx context.Context, records []Record) {
 	all.Superseded += report.Superseded
 	all.Deleted += report.Deleted
 	all.Dropped += report.Dropped
+	all.Rejected += report.Rejected
 	all.Refused += report.Refused
 	all.Failed += report.Failed
 	if report.Refusal != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/redaside/aside/internal/slot"
 	"github.com/redaside/aside/internal/vfs"
 )
 
@@ -72,6 +73,22 @@ func fillStore(t *testing.T, s Store, n int) {
 	}
 }
 
+func TestRecordsOfASlotComeTogether(t *testing.T) {
+	for name, s := range map[string]Store{"memory": NewMemory(0), "disk": open(t, vfs.NewMem(), byHand())} {
+		t.Run(name, func(t *testing.T) {
+			fillStore(t, s, 600)
+			for _, op := range []Op{OpDel, OpSet, OpFill} {
+				var slots []uint16
+				for r := range s.Records(op) {
+					slots = append(slots, slot.Of(r.Key))
+				}
+				require.Len(t, slots, 600)
+				require.IsIncreasing(t, slices.Compact(slots), "a slot comes once")
+			}
+		})
+	}
+}
+
 func TestAPassReplaysDeletesThenSetsThenFills(t *testing.T) {
 	for name, s := range map[string]Store{"memory": NewMemory(0), "disk": open(t, vfs.NewMem(), byHand())} {
 		t.Run(name, func(t *testing.T) {
@@ -117,7 +134,7 @@ func TestMoreBatchesAreInFlightAtAHigherRate(t *testing.T) {
 }
 
 func withoutBytes(s Stats) Stats {
-	s.Bytes, s.Dirty = 0, 0
+	s.Bytes, s.MaxBytes, s.Dirty = 0, 0, 0
 	return s
 }
 

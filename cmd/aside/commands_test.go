@@ -345,6 +345,15 @@ func TestTheExitCodeSaysWhoseMistakeItIs(t *testing.T) {
 		{"doctor --redis redis://127.0.0.1:1", 1, ""},
 		{"completion tcsh", 2, "must be one of"},
 		{"healthcheck --url http://127.0.0.1:1/healthz", 1, "the proxy does not answer"},
+		{"explain k --url http://127.0.0.1:1", 1, "the proxy does not answer"},
+		{"explain k --url nowhere", 2, "must be like http://127.0.0.1:9997"},
+		{"explain k --url http://127.0.0.1:1 --dir x", 2, "--dir and --url are given"},
+		{"explain k --dir absent", 1, "the fallback directory cannot be read"},
+		{"explain", 2, "see aside explain --help"},
+		{"drill --url http://127.0.0.1:1", 1, "the proxy does not answer"},
+		{"drill --url nowhere", 2, "must be like http://127.0.0.1:9997"},
+		{"drill --fraction 2", 2, "--fraction is 2: must be above 0 and at most 1"},
+		{"drill --for 0s", 2, "--for is 0s: must be positive"},
 	} {
 		t.Run(row.args, func(t *testing.T) {
 			got := runAside(t, strings.Fields(row.args)...)
@@ -378,9 +387,9 @@ var completions = []struct {
 	line string
 	want []string
 }{
-	{"aside ", []string{"completion", "doctor", "export", "healthcheck", "inspect", "replay", "serve", "verify", "version"}},
+	{"aside ", []string{"completion", "doctor", "drill", "explain", "export", "healthcheck", "inspect", "replay", "serve", "verify", "version"}},
 	{"aside ver", []string{"verify", "version"}},
-	{"aside serve --cache-", []string{"--cache-capacity", "--cache-degraded-ttl", "--cache-expiry", "--cache-keep-written", "--cache-max-bytes"}},
+	{"aside serve --cache-", []string{"--cache-capacity", "--cache-degraded-ttl", "--cache-expiry", "--cache-grace", "--cache-keep-written", "--cache-max-bytes"}},
 	{"aside serve --ins", []string{"--insecure"}},
 	{"aside serve --no-ins", []string{"--no-insecure"}},
 	{"aside serve --config co", []string{"conf.yaml"}},
@@ -390,6 +399,8 @@ var completions = []struct {
 	{"aside serve --port off --fallback-sync e", []string{"everysec"}},
 	{"aside replay x --d", []string{"--dry-run"}},
 	{"aside inspect fold", []string{"folder/"}},
+	{"aside explain k --dir fold", []string{"folder/"}},
+	{"aside explain k --va", []string{"--value"}},
 }
 
 // A zsh on a terminal of its own, as completion needs one: it is typed a line and a tab, and prints

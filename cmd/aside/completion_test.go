@@ -26,10 +26,10 @@ func TestBashCompletesCommandsFlagsAndValues(t *testing.T) {
 	path := writeFile(t, t.TempDir(), "script", script.stdout)
 	writeFile(t, home, "conf.yaml", "")
 	for _, row := range []struct{ line, want string }{
-		{"aside ", "serve inspect verify replay export doctor healthcheck completion version"},
+		{"aside ", "serve inspect verify replay export doctor explain drill healthcheck completion version"},
 		{"aside ver", "verify version"},
 		{"aside -", "--help --version"},
-		{"aside serve --cache-", "--cache-capacity --cache-expiry --cache-max-bytes --cache-degraded-ttl --cache-keep-written"},
+		{"aside serve --cache-", "--cache-capacity --cache-expiry --cache-max-bytes --cache-degraded-ttl --cache-grace --cache-keep-written"},
 		{"aside serve --ins", "--insecure"},
 		{"aside serve --no-ins", "--no-insecure"},
 		{"aside serve --config co", "conf.yaml"},

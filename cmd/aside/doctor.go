@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"time"
 )
@@ -63,10 +62,7 @@ func (c *doctorCmd) Run(e *env) error {
 		}
 	}
 	if c.JSON {
-		encoder := json.NewEncoder(e.stdout)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(map[string]any{"ok": errs == 0, "errors": errs, "warnings": warnings, "checks": d.checks}); err != nil {
+		if err := e.printJSON(map[string]any{"ok": errs == 0, "errors": errs, "warnings": warnings, "checks": d.checks}); err != nil {
 			return err
 		}
 	} else {

@@ -19,7 +19,7 @@ type exportCmd struct {
 
 // Help implements kong.HelpProvider.
 func (*exportCmd) Help() string {
-	return "The file is what Redis 6.2 or later writes with appendonly: SELECT, SET with PXAT, DEL. Give it to an empty Redis, or to other tools. " +
+	return "The file is what Redis 6.2 or later writes with appendonly: SELECT, SET with PXAT, DEL, and the operations that are kept. Give it to an empty Redis, or to other tools. " +
 		"Do not pipe it into a Redis that is in use: it would overwrite what is newer there; aside replay compares.\n\n" +
 		"Exit code 1: something that was acknowledged may be missing in the file, as it could not be read or is in quarantine."
 }
@@ -49,7 +49,7 @@ func (c *exportCmd) Run(e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stderr, "exported %s, %s, %s\n", count(sum.Sets, "set"), count(sum.Deletes, "delete"), count(sum.Fills, "loaded value"))
+	fmt.Fprintf(e.stderr, "exported %s, %s\n", sum.Waits(count), count(sum.Fills, "loaded value"))
 	return missing(e.stderr, c.Dir, &found)
 }
 

@@ -5,6 +5,8 @@ go 1.26.0
 // On main this is the code beside it; a release requires the version of the same tag instead (scripts/release).
 replace github.com/redaside/aside => ../../
 
+replace github.com/redaside/aside/asideprom => ../../asideprom
+
 require (
 	github.com/alecthomas/kong v1.17.0
 	github.com/alicebob/miniredis/v2 v2.40.0
@@ -14,6 +16,7 @@ require (
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.72.0
 	github.com/redaside/aside v0.0.0
+	github.com/redaside/aside/asideprom v0.0.0
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/redis/rueidis v1.0.79
 	github.com/schollz/progressbar/v3 v3.19.1

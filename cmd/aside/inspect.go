@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -121,10 +120,7 @@ func (c *inspectCmd) Run(e *env) error {
 		for i := range records {
 			out.Records = append(out.Records, c.record(&records[i], now))
 		}
-		encoder := json.NewEncoder(e.stdout)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(out); err != nil {
+		if err := e.printJSON(out); err != nil {
 			return err
 		}
 	case c.Key != nil:
@@ -218,7 +214,7 @@ func (c *inspectCmd) sums(e *env, sum *ops.Summary, found *ops.Findings, table b
 	if table {
 		e.printf("\n")
 	}
-	e.printf("pending     %d: %s, %s\n", sum.Pending(), count(sum.Sets, "set"), count(sum.Deletes, "delete"))
+	e.printf("pending     %d: %s\n", sum.Pending(), sum.Waits(count))
 	if !sum.Oldest.IsZero() {
 		e.printf("oldest      %s\n", moment(sum.Oldest))
 	}

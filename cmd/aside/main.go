@@ -7,6 +7,8 @@
 //	aside replay DIR --redis URL         bring it into Redis
 //	aside export DIR                     write it as an append-only file
 //	aside doctor                         whether a Redis, and a directory, are as aside needs them
+//	aside explain KEY                    what a running proxy, or a directory, knows of a key
+//	aside drill                          a share of the keys is answered as in an outage, for a minute
 //
 // Exit codes: 0 it went well; 1 it failed, or something was found; 2 the command line or the
 // configuration is wrong. docs/PROXY.md has the rest.
@@ -14,6 +16,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +56,14 @@ type env struct {
 
 func (e *env) printf(format string, args ...any) { fmt.Fprintf(e.stdout, format, args...) }
 
+// printJSON prints v for other programs, and for people who look at what they get.
+func (e *env) printJSON(v any) error {
+	encoder := json.NewEncoder(e.stdout)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
 type cli struct {
 	Serve       serveCmd       `cmd:"" help:"Serve HTTP and RESP, in front of Redis and, while that is away, in its place."`
 	Inspect     inspectCmd     `cmd:"" help:"Show what waits for Redis in a fallback directory."`
@@ -60,6 +71,8 @@ type cli struct {
 	Replay      replayCmd      `cmd:"" help:"Bring what waits in a fallback directory into Redis."`
 	Export      exportCmd      `cmd:"" help:"Write what waits in a fallback directory as a plain append-only file of Redis."`
 	Doctor      doctorCmd      `cmd:"" help:"Check that a Redis, and a directory, are as aside needs them."`
+	Explain     explainCmd     `cmd:"" help:"Tell what is known of a key: in a running proxy and in Redis, or in a fallback directory."`
+	Drill       drillCmd       `cmd:"" help:"Have a running proxy answer a share of the keys as if Redis were away."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running proxy for its health; for containers, which have no curl."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for a shell."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,13 +14,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"text/tabwriter"
 	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/asideprom"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/config"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/resp"
@@ -32,6 +37,7 @@ type proxyServer struct {
 	c       config.Config
 	log     *slog.Logger
 	options aside.Options
+	measure *asideprom.Observer                     // options.Observer
 	redis   string                                  // names it
 	cert    *certificate                            // that is shown to clients; nil: no TLS
 	shown   *certificate                            // that is shown to Redis; nil: none
@@ -80,8 +86,10 @@ func newProxy(c config.Config, log *slog.Logger) (*proxyServer, error) {
 			return nil, fmt.Errorf("fallback.dir is %q: %w", c.Fallback.Dir, err)
 		}
 	}
+	p.measure = asideprom.NewObserver()
 	p.options = aside.Options{
 		Redis:         redis,
+		Observer:      p.measure,
 		RedisTimeout:  c.Redis.Timeout,
 		LockTTL:       max(2*time.Second, 2*c.Redis.Timeout), // nothing is loaded here; New wants it so
 		MemoryBytes:   c.Cache.MaxBytes,
@@ -205,8 +213,8 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	var respStats atomic.Pointer[resp.Server]
 	p.web = web.New(store, web.Options{
 		Token: s.Token, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxKeys: s.MaxKeys,
-		RequestTimeout: s.RequestTimeout, Concurrent: s.MaxRequests, MaxConnections: s.MaxHTTPConnections, Pprof: s.Pprof, Version: version(), Logger: p.log,
-		Redis: p.redis, FallbackDir: p.options.FallbackDir, FallbackMaxBytes: p.c.Fallback.MaxBytes,
+		RequestTimeout: s.RequestTimeout, Grace: p.c.Cache.Grace, Concurrent: s.MaxRequests, MaxConnections: s.MaxHTTPConnections, Pprof: s.Pprof, Version: version(), Logger: p.log,
+		Redis: p.redis, FallbackDir: p.options.FallbackDir, Observer: p.measure,
 		RESP: func() (connections, commands int64) {
 			server := respStats.Load()
 			if server == nil {
@@ -220,6 +228,18 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 				return server.Stats().RefusedLogins
 			}
 			return 0
+		},
+		Refusals: func() []web.Refusal {
+			if server := respStats.Load(); server != nil {
+				return refusalsOf(server.Refusals(), false)
+			}
+			return nil
+		},
+		Checked: func() []web.Refusal {
+			if server := respStats.Load(); server != nil {
+				return refusalsOf(server.Checked(), true)
+			}
+			return nil
 		},
 	})
 	ends := make(chan error, 2)
@@ -242,6 +262,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 		options := resp.Options{
 			Password: s.RESPPassword, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxConnections: web.ShareOfFiles(store.Connections(), s.MaxConnections),
 			IdleTimeout: s.IdleTimeout, RequestTimeout: s.RequestTimeout, Logger: p.log, DB: p.options.Redis.SelectDB, Observe: p.web.ObserveRESP,
+			Redis: &p.options.Redis, Deny: s.Deny, CheckApp: s.CheckApp, LocalAnswers: s.KeptAnswers == "local",
 		}
 		if p.cert != nil {
 			options.TLS = p.cert.tls()
@@ -266,6 +287,47 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	}
 	p.log.Info("aside: serving", attrs...)
 	return ends, nil
+}
+
+// refusalsOf is what the page shows of all; of would-be ones it says what becomes of them.
+func refusalsOf(all []resp.Refusal, wouldBe bool) (shown []web.Refusal) {
+	for _, r := range all {
+		one := web.Refusal{Command: r.Command, Client: r.Client, Count: r.Count, Last: r.Last.UTC(), Example: r.Example}
+		if wouldBe {
+			one.Outage = r.Outage.String()
+		}
+		shown = append(shown, one)
+	}
+	return shown
+}
+
+// tellChecked tells what an outage would have refused: as a table, which write gets, or in the log, if that
+// is read by programs.
+func (p *proxyServer) tellChecked(write func(table []byte)) {
+	if !p.c.Service.CheckApp || p.resp == nil {
+		return
+	}
+	all := p.resp.Checked()
+	if p.c.Log.Format != "text" && p.c.Log.Stdout {
+		for _, r := range all {
+			p.log.Info("aside: what an outage would have done", "command", r.Command, "client", r.Client, "outage", r.Outage.String(), "times", r.Count, "example", r.Example)
+		}
+		return
+	}
+	var w bytes.Buffer
+	defer func() { write(w.Bytes()) }()
+	if len(all) == 0 {
+		fmt.Fprintln(&w, "An outage would have refused nothing of what clients have sent.")
+		return
+	}
+	fmt.Fprintln(&w, "What an outage would have done to the commands that clients have sent:")
+	table := tabwriter.NewWriter(&w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "  times\tcommand\tclient\tin an outage\tsuch as")
+	for _, r := range all {
+		fmt.Fprintf(table, "  %d\t%s\t%s\t%s\t%s\n", r.Count, strings.ReplaceAll(r.Command, "|", " "), cmp.Or(r.Client, "-"), r.Outage, r.Example)
+	}
+	_ = table.Flush() // into memory
+	fmt.Fprintln(&w, "Everything else would have been answered, or kept and replayed. docs/PROXY.md says what is known and kept.")
 }
 
 // renew takes over from c what can be exchanged while the proxy serves, and returns the names of

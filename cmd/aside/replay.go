@@ -255,7 +255,7 @@ func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, ba
 	heard := time.Now() // when Redis was there last
 	for {
 		health := client.Health()
-		bar.set(all - health.Fallback.Sets - health.Fallback.Deletes - health.Fallback.Fills)
+		bar.set(all - health.Fallback.Pending() - health.Fallback.Fills)
 		switch {
 		case health.Mode == aside.Healthy:
 			return nil
@@ -321,7 +321,7 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 				unknown++
 			case err != nil:
 				return fmt.Errorf("%s cannot be asked for stamps: %w", redisName(option), err)
-			case later(there, batch[i].Stamp):
+			case later(there, &batch[i].Record):
 				newer++
 			}
 		}
@@ -344,7 +344,7 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 	if err != nil {
 		return err
 	}
-	e.printf("would replay %d to %s: %s, %s\n", sum.Pending(), redisName(option), count(sum.Sets, "set"), count(sum.Deletes, "delete"))
+	e.printf("would replay %d to %s: %s\n", sum.Pending(), redisName(option), sum.Waits(count))
 	e.printf("%d of these have a newer write in Redis and would change nothing; of %d Redis remembers no write\n", newer, unknown)
 	if sum.Expired > 0 {
 		e.printf("%d have expired: a set would become a delete\n", sum.Expired)
@@ -358,12 +358,12 @@ func (c *replayCmd) dryRun(ctx context.Context, e *env, option rueidis.ClientOpt
 	return nil
 }
 
-// later reports whether the stamp that Redis has is later than a record's; false for what is no
-// stamp.
-func later(there, record string) bool {
+// later reports whether the stamp that Redis has is later than a record's, so that nothing becomes of
+// that; false for what is no stamp.
+func later(there string, record *fallback.Record) bool {
 	left, ok := stamp.ParseLeft(there)
-	pending, also := stamp.Parse(record)
-	return ok && also && left.Later(pending)
+	pending, also := stamp.Parse(record.Stamp)
+	return ok && also && left.Later(pending) && !(record.Op == fallback.OpOperations && left.Changed)
 }
 
 // progress shows how far it has got: a bar on a terminal, a number where that has no room for one,

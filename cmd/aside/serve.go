@@ -86,9 +86,18 @@ func (s *serveCmd) Run(e *env) error {
 	for _, w := range warnings {
 		logs.logger.Warn("aside: " + w)
 	}
+	service := newManager(os.Getenv, logs.logger)
+	defer service.close()
 	failed, err := p.start()
 	if err != nil {
 		return err
+	}
+	endNotices := p.notify(service)
+	stop := func(ctx context.Context) error {
+		endNotices()
+		defer p.tellChecked(func(table []byte) { logs.stdout.queue.Put(table) })
+		service.stopping(c.Service.DrainDelay + c.Service.DrainTimeout + closingTakes)
+		return p.stop(ctx)
 	}
 	if dir := p.options.FallbackDir; dir != "" {
 		if w := config.WarnOfDirectory(dir); w != "" {
@@ -123,11 +132,11 @@ func (s *serveCmd) Run(e *env) error {
 					}
 				}
 			}()
-			return p.stop(ctx)
+			return stop(ctx)
 		case err := <-failed: // a listener is gone: half a proxy is worse than one that is started again
-			return errors.Join(err, p.stop(e.ctx))
+			return errors.Join(err, stop(e.ctx))
 		case <-e.ctx.Done():
-			return p.stop(context.WithoutCancel(e.ctx))
+			return stop(context.WithoutCancel(e.ctx))
 		}
 	}
 }

@@ -467,3 +467,22 @@ func TestTwoProxiesDoNotShareADirectoryOrAPort(t *testing.T) {
 	require.Contains(t, got.stderr, "service.port is "+port)
 	require.Contains(t, got.stderr, "choose another one")
 }
+
+func TestServeTellsAtItsEndWhatAnOutageWouldHaveRefused(t *testing.T) {
+	server := redistest.Start(t)
+	s := serve(t, t.TempDir(), nil, "--redis", "redis://"+server.Addr(), "--check-app")
+	ctx, client := testContext(t), s.client()
+	require.NoError(t, client.Set(ctx, "k", "v", 0).Err())
+	require.NoError(t, client.ZAdd(ctx, "board", redis.Z{Member: "secret"}).Err())
+	require.NoError(t, client.Publish(ctx, "news", "secret").Err())
+	status, metrics := s.fetch(http.MethodGet, "/metrics", "")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, metrics, `aside_check_app_commands_total{command="zadd",outage="refused"} 1`)
+	s.signal(syscall.SIGTERM)
+	require.Equal(t, 0, s.end())
+	text, _ := s.text()
+	require.Regexp(t, `(?m)^  1 +ZADD +- +refused +ZADD board …$`, text)
+	require.Regexp(t, `(?m)^  1 +PUBLISH +- +refused +PUBLISH …$`, text)
+	require.NotContains(t, text, "secret")
+	require.NotRegexp(t, `(?m)^  1 +SET `, text)
+}

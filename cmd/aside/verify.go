@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-
 	"github.com/redaside/aside/cmd/aside/internal/ops"
 )
 
@@ -45,10 +43,7 @@ func (c *verifyCmd) Run(e *env) error {
 		for _, p := range found.Problems {
 			out.Problems = append(out.Problems, problemJSON{p, p.Kind.MayMiss(), p.Kind.Remedy()})
 		}
-		encoder := json.NewEncoder(e.stdout)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(out); err != nil {
+		if err := e.printJSON(out); err != nil {
 			return err
 		}
 	} else {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"github.com/redaside/aside/examples/internal/ownredis"
 )
 
 // process is the service as its parent has it. For one goroutine. A nil one was not started.
@@ -31,7 +33,7 @@ func startService(ctx context.Context, set serviceSettings) (p *process, ready m
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), serviceEnv+"="+string(config))
 	cmd.Stderr = os.Stderr
-	dieWithUs(cmd)
+	ownredis.DieWithUs(cmd)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, message{}, err

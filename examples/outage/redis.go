@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/examples/internal/ownredis"
 )
 
 // server is a redis-server of our own. It writes all that it acknowledges into an append-only file
@@ -70,7 +72,7 @@ func (s *server) start(ctx context.Context) error {
 	_, port, _ := net.SplitHostPort(s.addr)
 	cmd := exec.Command(s.program, "--bind", "127.0.0.1", "--port", port, "--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"),
 		"--save", "", "--appendonly", "yes")
-	dieWithUs(cmd)
+	ownredis.DieWithUs(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -20,7 +20,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"syscall"
 	"time"
+
+	"github.com/redaside/aside/examples/internal/ownredis"
 )
 
 type settings struct {
@@ -56,7 +59,7 @@ func main() {
 	// A server that we start ends with the thread that started it, so it must be this one, which
 	// lasts.
 	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, terminate)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := runParent(ctx, set, os.Stdout); err != nil {
 		stop()
@@ -69,11 +72,11 @@ var errNotOnce = errors.New("the loader was not called exactly once in each roun
 
 func runParent(ctx context.Context, set settings, out *os.File) (err error) {
 	began := time.Now()
-	addr, started, err := findRedis(ctx, set.redis)
+	addr, started, err := ownredis.Find(ctx, set.redis)
 	if err != nil {
 		return err
 	}
-	defer started.stop()
+	defer started.Stop()
 	children, err := startChildren(set, addr)
 	if err != nil {
 		return err

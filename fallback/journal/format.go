@@ -17,23 +17,25 @@ import (
 //	+-------------------------------------------------------------------+-------------+-----------------------------+
 //	| #aside <version> <salt> <seq> <op> <db> <stamp> <slack> <crc>\r\n | SELECT <db> | SET <key> <value> PXAT <ms> |
 //	+-------------------------------------------------------------------+-------------+-----------------------------+
-//	  always, a line                                                      if it changes  of s; DEL <key> of d; else nothing
+//	  always, a line                                                      if it changes  of s; DEL <key> of d; see o; else nothing
 //
-//	version  1. It is read before anything after it. Version, salt and their places stay in all versions
+//	version  1; 2 of o and p, which version 1 did not have. It is read before anything after it. Version, salt and their places
+//	         stay in all versions. A program that knows version 1 refuses a journal in which there is an o or p, and changes nothing
 //	salt     16 hex digits, drawn at random for each part. A reader that has lost its place takes no line without it for one of
 //	         ours: a value may hold a copy of another part, or what somebody would like us to replay
 //	seq      decimal, as all numbers here: the record's number, from 1
-//	op       s, d, x: see Op. n: the numbers from <slack> to <seq> were given up, and are not missing
+//	op       s, d, x, o, p: see Op. o has its commands, with the key behind their names, between MULTI and EXEC if there are several. n: the numbers from <slack> to <seq> were given up, and are not missing
 //	db       for our readers. The SELECT is for Redis, at the beginning of a part and where the database differs from the record before
 //	stamp    1 to 64 printable ASCII characters without spaces
-//	slack    µs, of s and d. Of x: 32 hex digits, the KeyHash, as it has no commands
+//	slack    µs, of s and d; of o with a comma and the List behind it. Of x and p: 32 hex digits, the KeyHash, as they have no commands.
+//	         The stamp of p is the List
 //	crc      8 hex digits: CRC32C of all bytes of the record except this field and the line's end
 //
 // There is one way to write a record: no field is empty, no number has leading zeros, hex digits
 // are small. A line is less than maxLine bytes; Redis reads annotations of up to 1024. Lengths are
 // bounded before anything is allocated for them.
 const (
-	version   = 1
+	version   = 2 // the latest
 	magic     = "#aside "
 	maxLine   = 512
 	saltLen   = 16
@@ -46,6 +48,8 @@ const (
 	setHead   = "*5\r\n$3\r\nSET\r\n"
 	delHead   = "*2\r\n$3\r\nDEL\r\n"
 	selHead   = "*2\r\n$6\r\nSELECT\r\n"
+	multi     = "*1\r\n$5\r\nMULTI\r\n"
+	execute   = "*1\r\n$4\r\nEXEC\r\n"
 	hexDigits = "0123456789abcdef"
 )
 
@@ -67,17 +71,20 @@ func newSalt() string {
 func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 	start := len(buf)
 	buf = append(buf, magic...)
-	buf = strconv.AppendInt(buf, version, 10)
-	buf = append(buf, ' ')
+	buf = append(buf, r.Op.version(), ' ')
 	buf = append(buf, salt...)
 	buf = append(buf, ' ')
 	buf = strconv.AppendUint(buf, r.Seq, 10)
 	buf = append(buf, ' ', byte(r.Op), ' ')
 	buf = strconv.AppendInt(buf, int64(r.DB), 10)
 	buf = append(buf, ' ')
-	buf = append(buf, r.Stamp...)
+	if r.Op == Opened {
+		buf = append(buf, r.List...)
+	} else {
+		buf = append(buf, r.Stamp...)
+	}
 	buf = append(buf, ' ')
-	if r.Op == Settle {
+	if r.onlyHash() {
 		hash := r.KeyHash
 		if hash == (KeyHash{}) {
 			hash = HashKey(r.Key)
@@ -86,12 +93,16 @@ func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 	} else {
 		buf = strconv.AppendInt(buf, r.Slack, 10)
 	}
+	if r.Op == Operations {
+		buf = append(buf, ',')
+		buf = append(buf, r.List...)
+	}
 	buf = append(buf, ' ')
 	crcAt := len(buf)
 	buf = append(buf, "00000000\r\n"...)
 	body := len(buf)
 
-	if r.Op == Set || r.Op == Del {
+	if r.Op == Set || r.Op == Del || r.Op == Operations {
 		if db != r.DB {
 			db = r.DB
 			buf = append(buf, selHead...)
@@ -108,6 +119,9 @@ func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 	case Del:
 		buf = append(buf, delHead...)
 		buf = appendBulk(buf, r.Key)
+	case Operations:
+		buf = appendCommands(buf, r)
+	case Settle, Opened, skip:
 	}
 
 	crc := checksum(buf[start:crcAt], buf[body:])
@@ -115,6 +129,34 @@ func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 		buf[crcAt+i] = hexDigits[crc>>(28-4*i)&15]
 	}
 	return buf, db
+}
+
+func appendCommands(buf []byte, r *Record) []byte {
+	if len(r.Commands) > 1 {
+		buf = append(buf, multi...)
+	}
+	for _, command := range r.Commands {
+		buf = append(buf, '*')
+		buf = strconv.AppendInt(buf, int64(len(command)+1), 10)
+		buf = append(buf, lineEnd...)
+		buf = appendBulk(buf, command[0])
+		buf = appendBulk(buf, r.Key)
+		for _, word := range command[1:] {
+			buf = appendBulk(buf, word)
+		}
+	}
+	if len(r.Commands) > 1 {
+		buf = append(buf, execute...)
+	}
+	return buf
+}
+
+// version is the first version, as a digit, that has records of a kind.
+func (op Op) version() byte {
+	if op == Operations || op == Opened {
+		return '2'
+	}
+	return '1'
 }
 
 func checksum(line, body []byte) uint32 {
@@ -164,7 +206,7 @@ func parseVersion(text []byte) (l line, bad string) {
 	return l, ""
 }
 
-// parse reads what follows the version, as version 1 has it.
+// parse reads what follows the version, as the versions that are known have it.
 func (l *line) parse() (bad string) {
 	var field [7][]byte
 	rest := l.rest[1:]
@@ -196,7 +238,13 @@ func (l *line) parse() (bad string) {
 		if r.Slack, ok = parseInt(field[5]); !ok {
 			return badLine
 		}
-	case Settle:
+	case Operations:
+		slack, list, _ := bytes.Cut(field[5], []byte(","))
+		if r.Slack, ok = parseInt(slack); !ok || !validStamp(list) {
+			return badLine
+		}
+		r.List = string(list)
+	case Settle, Opened:
 		if !isHex(field[5], 2*len(r.KeyHash)) {
 			return badLine
 		}

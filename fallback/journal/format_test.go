@@ -49,15 +49,46 @@ func TestGoldenFileOfVersion1(t *testing.T) {
 	assert.Equal(t, golden, got)
 }
 
+// golden2 is what testdata/v2.aof holds, likewise. A journal without operations is one of version 1.
+var golden2 = []Record{
+	{Op: Set, DB: 0, Key: "n", Value: "5", Expires: 1900000000000, Stamp: "019c01d2e3f40000-a1", Slack: 50000, Seq: 1},
+	{Op: Operations, DB: 0, Key: "n", Commands: [][]string{{"INCRBY", "5"}}, List: "019c01d2e3f40001-a1", Stamp: "019c01d2e3f40001-a1", Slack: -1, Seq: 2},
+	{Op: Operations, DB: 3, Key: "\x00\xff\r\n#aside 2 ", Commands: [][]string{{"DEL"}, {"SADD", "", "\xff\r\n", "*1\r\n$4\r\nEXEC\r\n"}, {"PERSIST"}}, List: "~", Stamp: strings.Repeat("s", maxStamp), Slack: math.MinInt64, Seq: 3},
+	{Op: Opened, DB: 3, Stamp: "~", List: "~", KeyHash: HashKey("\x00\xff\r\n#aside 2 "), Seq: 4},
+	{Op: Settle, DB: 0, Stamp: "019c01d2e3f40001-a1", KeyHash: HashKey("n"), Seq: 5},
+}
+
+func TestGoldenFileOfVersion2(t *testing.T) {
+	var part []byte
+	db := noDB
+	for i := range golden2 {
+		part, db = appendRecord(part, &golden2[i], testSalt, db)
+	}
+	if *update {
+		require.NoError(t, os.WriteFile("testdata/v2.aof", part, 0o600))
+	}
+	want, err := os.ReadFile("testdata/v2.aof")
+	require.NoError(t, err)
+	assert.Equal(t, string(want), string(part))
+	var got []Record
+	found, err := scan(bytes.NewReader(want), defaultMaxRecordBytes, func(r *Record, _ string, _ int64) error {
+		got = append(got, *r)
+		return nil
+	})
+	require.NoError(t, err)
+	assert.Empty(t, found.Damages)
+	assert.Equal(t, golden2, got)
+}
+
 func TestGoldenFileOfANewerVersionIsLeftAlone(t *testing.T) {
-	part, err := os.ReadFile("testdata/v2.aof")
+	part, err := os.ReadFile("testdata/v3.aof")
 	require.NoError(t, err)
 	_, err = Scan(bytes.NewReader(part), func(Record, int64) error { return nil })
-	require.ErrorContains(t, err, "version 2")
+	require.ErrorContains(t, err, "version 3")
 	require.ErrorContains(t, err, "Nothing is lost")
 	var newer *VersionError
 	require.ErrorAs(t, err, &newer)
-	assert.Equal(t, VersionError{Version: 2}, *newer)
+	assert.Equal(t, VersionError{Version: 3}, *newer)
 }
 
 func TestALineIsShortEnoughForRedis(t *testing.T) {
@@ -119,13 +150,22 @@ func drawRecord(t *rapid.T) Record {
 			rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))).Draw(t, "pieces"), "")
 	})
 	r := Record{
-		Op:    rapid.SampledFrom([]Op{Set, Del, Settle}).Draw(t, "op"),
+		Op:    rapid.SampledFrom([]Op{Set, Del, Settle, Operations, Opened}).Draw(t, "op"),
 		DB:    rapid.OneOf(rapid.IntRange(0, 2), rapid.IntRange(0, math.MaxInt32)).Draw(t, "db"),
 		Stamp: rapid.StringMatching("[!-~]{1,64}").Draw(t, "stamp"),
 	}
-	if r.Op == Settle {
-		r.KeyHash = HashKey(text.Draw(t, "key"))
+	if r.onlyHash() {
+		if r.KeyHash = HashKey(text.Draw(t, "key")); r.Op == Opened {
+			r.List = r.Stamp
+		}
 		return r
+	}
+	if r.Op == Operations {
+		r.List = rapid.StringMatching("[!-~]{1,64}").Draw(t, "list")
+		words := rapid.SliceOfN(text, 0, 4)
+		for range rapid.IntRange(1, 3).Draw(t, "commands") {
+			r.Commands = append(r.Commands, append([]string{rapid.SampledFrom([]string{"SADD", "DEL", "X"}).Draw(t, "name")}, words.Draw(t, "words")...))
+		}
 	}
 	r.Key, r.Slack = text.Draw(t, "key"), rapid.Int64().Draw(t, "slack")
 	if r.Op == Set {
@@ -188,6 +228,10 @@ func FuzzScan(f *testing.F) {
 	f.Add(part[:len(part)-3])
 	f.Add(append(bytes.Clone(part[:at[1]-9]), part[at[1]:]...))
 	f.Add(bytes.Replace(part, []byte("#aside 1"), []byte("#aside 2"), 1))
+	f.Add(bytes.Replace(part, []byte("#aside 1"), []byte("#aside 3"), 1))
+	if part, err := os.ReadFile("testdata/v2.aof"); err == nil {
+		f.Add(part)
+	}
 	f.Add(bytes.Replace(part, []byte("$10\r\n"), []byte("$500000000\r\n"), 1))
 	f.Add(append(part, encode("fedcba9876543210", 9, set("d"))...))
 	f.Fuzz(func(t *testing.T, data []byte) {

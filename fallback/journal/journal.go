@@ -208,7 +208,7 @@ func newEntry(records []Record, wait bool) *entry {
 	}
 	for i := range e.records {
 		r := &e.records[i]
-		if r.Op == Settle { // so that the key need not be kept
+		if r.onlyHash() { // so that the key need not be kept
 			if r.KeyHash == (KeyHash{}) {
 				r.KeyHash = HashKey(r.Key)
 			}

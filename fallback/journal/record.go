@@ -15,21 +15,29 @@ const (
 	Set    Op = 's' // a value was set
 	Del    Op = 'd' // a key was deleted
 	Settle Op = 'x' // Redis has answered for the record of this key with this stamp: it need not be replayed any more
+
+	Operations Op = 'o' // commands have changed a key, whatever it held
+	Opened     Op = 'p' // Redis is about to be asked to do the operations of a List for the first time
 )
 
 // Record is one thing that has happened.
 type Record struct {
 	Op      Op
 	DB      int    // Redis database
-	Key     string // any bytes; not read back of a Settle
+	Key     string // any bytes; not read back of a Settle and an Opened
 	Value   string // of a Set: the bytes to store, any
 	Expires int64  // of a Set: when the value ends, in ms since 1970; always positive
 	Stamp   string // when it happened and which client did it; 1 to 64 bytes of printable ASCII without spaces. Opaque here
 	Slack   int64  // by how many µs the stamp's clock may have been wrong; negative: not known. Not read back of a Settle
 
+	// Of Operations: the commands without the key, which is behind the first word of each. List, of
+	// Opened too, is the stamp that names the list that they belong to.
+	Commands [][]string
+	List     string
+
 	Seq uint64 // its number in the journal, from 1; set by Append, and by reading
 
-	// KeyHash is HashKey of the key that a Settle is about, which has no key in the file. Set by
+	// KeyHash is HashKey of the key that a Settle or an Opened is about, which has no key in the file. Set by
 	// reading; Append needs either this or the Key.
 	KeyHash KeyHash
 }
@@ -49,7 +57,13 @@ const (
 	// overhead is at least what the file needs for a record beside its key and value, and what
 	// memory does.
 	overhead = 512
+
+	// Likewise for a command and a word of Operations: lengths and line ends.
+	commandOverhead, wordOverhead = 40, 16
 )
+
+// onlyHash reports whether a record has the hash of its key in place of the key.
+func (r *Record) onlyHash() bool { return r.Op == Settle || r.Op == Opened }
 
 // ErrTooLarge means that a record is beyond Options.MaxRecordBytes.
 var ErrTooLarge = errors.New("journal: record too large")
@@ -60,11 +74,19 @@ var ErrInvalid = errors.New("journal: invalid record")
 // bytes is how much a record takes, at most.
 func (r *Record) bytes() int64 {
 	n := int64(overhead)
-	if r.Op != Settle {
+	switch r.Op {
+	case Set:
+		n += int64(len(r.Key) + len(r.Value))
+	case Del:
 		n += int64(len(r.Key))
-	}
-	if r.Op == Set {
-		n += int64(len(r.Value))
+	case Operations:
+		for _, command := range r.Commands {
+			n += int64(len(r.Key)) + commandOverhead
+			for _, word := range command {
+				n += int64(len(word)) + wordOverhead
+			}
+		}
+	case Settle, Opened, skip:
 	}
 	return n
 }
@@ -72,12 +94,16 @@ func (r *Record) bytes() int64 {
 // validate reports whether a record can be written so that it is read as the same.
 func (r *Record) validate(maxBytes int64) error {
 	switch {
-	case r.Op != Set && r.Op != Del && r.Op != Settle:
+	case r.Op != Set && r.Op != Del && r.Op != Settle && r.Op != Operations && r.Op != Opened:
 		return fmt.Errorf("%w: there is no Op %q", ErrInvalid, rune(r.Op))
 	case r.DB < 0 || r.DB > math.MaxInt32:
 		return fmt.Errorf("%w: DB is %d", ErrInvalid, r.DB)
 	case r.Op == Set && r.Expires <= 0:
 		return fmt.Errorf("%w: Expires of a Set is %d, must be positive", ErrInvalid, r.Expires)
+	case r.Op == Operations && !validCommands(r.Commands):
+		return fmt.Errorf("%w: Commands of Operations must be 1 to %d, each of 1 to %d words, and their names upper-case letters", ErrInvalid, maxCommands, maxWords)
+	case (r.Op == Operations || r.Op == Opened) && !validStamp(r.List):
+		return fmt.Errorf("%w: List is %q, must be as a Stamp", ErrInvalid, r.List)
 	case !validStamp(r.Stamp):
 		return fmt.Errorf("%w: Stamp is %q, must be 1 to %d bytes of printable ASCII without spaces", ErrInvalid, r.Stamp, maxStamp)
 	case r.bytes() > maxBytes:
@@ -85,6 +111,28 @@ func (r *Record) validate(maxBytes int64) error {
 			ErrTooLarge, r.bytes()-overhead, maxBytes-overhead)
 	}
 	return nil
+}
+
+// How much a record of Operations may have.
+const maxCommands, maxWords = 1 << 20, 1 << 20
+
+func validCommands(all [][]string) bool {
+	for _, command := range all {
+		if len(command) == 0 || len(command) > maxWords || !validName(command[0]) {
+			return false
+		}
+	}
+	return len(all) > 0 && len(all) <= maxCommands
+}
+
+// validName reports whether a command may have this name: MULTI and EXEC are not the caller's.
+func validName(name string) bool {
+	for i := range len(name) {
+		if name[i] < 'A' || name[i] > 'Z' {
+			return false
+		}
+	}
+	return name != "" && name != "MULTI" && name != "EXEC"
 }
 
 func validStamp[T string | []byte](stamp T) bool {

@@ -46,6 +46,10 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 		{Op: Set, Key: "large", Value: strings.Repeat("\x00y", 1<<20), Expires: year, Stamp: "s"},
 		{Op: Set, Key: "a", Value: "2", Expires: year, Stamp: "s"},
 		{Op: Settle, Key: "a", Stamp: "s"},
+		{Op: Set, Key: "n", Value: "5", Expires: year, Stamp: "s"},
+		{Op: Operations, Key: "n", Commands: [][]string{{"INCRBY", "2"}}, List: "s", Stamp: "s"},
+		{Op: Opened, Key: "n", List: "s", Stamp: "s"},
+		{Op: Operations, DB: 3, Key: "l", Commands: [][]string{{"DEL"}, {"RPUSH", "\r\n*1\r\n$4\r\nEXEC\r\n", ""}, {"PERSIST"}}, List: "s", Stamp: "s"},
 	}
 	dir := t.TempDir()
 	fsys, err := vfs.Open(dir)
@@ -105,6 +109,7 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 		{0, "a", "2"},
 		{3, "a", "in 3"},
 		{3, "b", "also in 3"},
+		{0, "n", "7"},
 		{0, "", ""},
 		{15, "\x00\xff\r\n#aside 1 ", "\r\n#x\r\n*1\r\n$4\r\nPING\r\n"},
 		{0, "large", strings.Repeat("\x00y", 1<<20)},
@@ -115,7 +120,7 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 	assert.Nil(t, get(0, "gone"))
 	assert.Nil(t, get(0, "expired"))
 	assert.Nil(t, get(9, "a"))
-	for db, n := range map[int]int64{0: 3, 1: 1, 3: 2, 9: 0, 15: 1} {
+	for db, n := range map[int]int64{0: 4, 1: 1, 3: 3, 9: 0, 15: 1} {
 		assert.Equal(t, n, size(db), "keys in database %d", db)
 	}
 	assert.Equal(t, year, server.Do("PEXPIRETIME", "a"))

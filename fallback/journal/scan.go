@@ -110,7 +110,7 @@ func scan(r io.Reader, maxRecord int64, each func(r *Record, salt string, offset
 		// read; unless its salt is what is damaged: then the record ends where it says, at an
 		// annotation with another one.
 		if s.salt == "" {
-			if found.length > 0 && s.stands(found.length, magic) && !s.stands(found.length, lineOf(found.salt)) {
+			if found.length > 0 && s.stands(found.length, magic) && !s.isLine(found.length, found.salt) {
 				s.pos += found.length
 				continue
 			}
@@ -266,21 +266,25 @@ func (s *scanner) record() found {
 		f.salt = string(l.salt)
 	}
 	f.record.Stamp = string(l.stamp)
+	if f.record.Op == Opened {
+		f.record.List = f.record.Stamp
+	}
 	c := commands{s: s, at: end + len(lineEnd)}
 	key, value := c.read(&f.record)
 	if c.bad != "" {
 		f.bad = c.bad
 	} else {
 		f.length = c.at
-		// The version counts as ours: if the checksum is right then, it was a damaged digit that
-		// said otherwise.
-		crc := crc32.Checksum([]byte(magic+"1"), castagnoli)
+		// The version counts as that of its kind: if the checksum is right then, it was a damaged
+		// digit that said otherwise.
+		own := f.record.Op.version()
+		crc := crc32.Checksum(append([]byte(magic), own), castagnoli)
 		crc = crc32.Update(crc, castagnoli, l.rest)
 		crc = crc32.Update(crc, castagnoli, s.buf[s.pos+end+len(lineEnd):s.pos+c.at])
 		switch {
 		case crc != l.crc:
 			f.bad = badChecksum
-		case l.version != version:
+		case l.version != uint64(own-'0'):
 			f.bad = badVersion
 		}
 	}
@@ -290,6 +294,13 @@ func (s *scanner) record() found {
 	if f.bad == "" {
 		f.record.Key = string(s.buf[s.pos+key.from : s.pos+key.to])
 		f.record.Value = string(s.buf[s.pos+value.from : s.pos+value.to])
+		for _, words := range c.words {
+			command := make([]string, len(words))
+			for i, word := range words {
+				command[i] = string(s.buf[s.pos+word.from : s.pos+word.to])
+			}
+			f.record.Commands = append(f.record.Commands, command)
+		}
 	}
 	return f
 }
@@ -303,7 +314,7 @@ func (s *scanner) seekLine() (met int) {
 		if at := bytes.Index(s.buf[s.pos:], []byte(magic)); at >= 0 {
 			s.pos += at
 			met++
-			if s.salt == "" || s.stands(0, lineOf(s.salt)) {
+			if s.salt == "" || s.isLine(0, s.salt) {
 				return met
 			}
 			s.pos++
@@ -323,14 +334,18 @@ func (s *scanner) stands(distance int, text string) bool {
 	return s.fill(distance+len(text)) && string(s.buf[s.pos+distance:][:len(text)]) == text
 }
 
-// lineOf is how the lines of a part with this salt begin.
-func lineOf(salt string) string { return magic + "1 " + salt + " " }
+// isLine is whether a line of a part with this salt stands at a distance from pos.
+func (s *scanner) isLine(distance int, salt string) bool {
+	return s.stands(distance, magic+"1 "+salt+" ") || s.stands(distance, magic+"2 "+salt+" ")
+}
 
 // commands reads the commands of a record, from at on, counted from the scanner's pos.
 type commands struct {
 	s   *scanner
 	at  int
 	bad string // what was wrong first; then all else does nothing
+
+	words [][]span // of each command of Operations, without the key
 }
 
 // span is a stretch of the buffer, counted from the scanner's pos.
@@ -338,7 +353,7 @@ type span struct{ from, to int }
 
 // read reads what r, which is without them, needs. It fills in the Expires.
 func (c *commands) read(r *Record) (key, value span) {
-	if r.Op != Set && r.Op != Del {
+	if r.Op != Set && r.Op != Del && r.Op != Operations {
 		return key, value
 	}
 	if c.is(selHead) {
@@ -357,8 +372,78 @@ func (c *commands) read(r *Record) (key, value span) {
 	case Del:
 		c.literal(delHead)
 		key = c.bulk()
+	case Operations:
+		key = c.operations()
+	case Settle, Opened, skip:
 	}
 	return key, value
+}
+
+// operations consumes the commands of Operations, which all have the same key.
+func (c *commands) operations() (key span) {
+	several := c.is(multi)
+	for c.bad == "" {
+		if several && len(c.words) > 0 && c.is(execute) {
+			break
+		}
+		n := c.count()
+		if c.bad == "" && (n < 2 || n > maxWords+1 || len(c.words) == maxCommands) {
+			c.fail(badCommand)
+			break
+		}
+		words := make([]span, 0, min(n, 16))
+		for i := int64(0); i < n && c.bad == ""; i++ {
+			word := c.bulk()
+			switch {
+			case i != 1:
+				words = append(words, word)
+			case len(c.words) == 0:
+				key = word
+			case c.text(word) != c.text(key):
+				c.fail(badCommand)
+			}
+		}
+		if c.bad == "" && !validName(c.text(words[0])) {
+			c.fail(badCommand)
+		}
+		c.words = append(c.words, words)
+		if !several {
+			break
+		}
+	}
+	if several && len(c.words) < 2 {
+		c.fail(badCommand) // there is one way to write a record
+	}
+	return key
+}
+
+// text is what a span holds.
+func (c *commands) text(s span) string { return string(c.s.buf[c.s.pos+s.from : c.s.pos+s.to]) }
+
+// count consumes how many words a command has.
+func (c *commands) count() int64 {
+	const longest = len("*1048577\r\n")
+	if c.bad != "" {
+		return 0
+	}
+	c.s.fill(c.at + longest)
+	head := c.s.buf[min(c.s.pos+c.at, len(c.s.buf)):min(c.s.pos+c.at+longest, len(c.s.buf))]
+	end := bytes.Index(head, []byte(lineEnd))
+	switch {
+	case len(head) > 0 && head[0] != '*' || end < 0 && len(head) == longest:
+		c.fail(badCommand)
+		return 0
+	case end < 0:
+		c.fail(incomplete)
+		return 0
+	}
+	n, ok := parseUint(head[1:end])
+	if !ok || n > maxWords+1 {
+		c.fail(badCommand)
+		return 0
+	}
+	c.at += end + len(lineEnd)
+	return int64(n)
 }
 
 func (c *commands) fail(bad string) {

@@ -259,7 +259,7 @@ func TestARecordBeyondTheBoundIsDamage(t *testing.T) {
 }
 
 func TestANewerVersionIsNoDamage(t *testing.T) {
-	old, newer := encode(testSalt, 1, numbered(2)...), "#aside 2 0123456789abcdef 3 whatever it is\r\nmore\r\n"
+	old, newer := encode(testSalt, 1, numbered(2)...), "#aside 3 0123456789abcdef 3 whatever it is\r\nmore\r\n"
 	for _, part := range []string{
 		newer,
 		newer + string(old),
@@ -274,7 +274,7 @@ func TestANewerVersionIsNoDamage(t *testing.T) {
 		_, isOld, _ := strings.Cut(part[version.Offset:], "#aside 1")
 		assert.True(t, strings.HasPrefix(part[version.Offset:], magic) && !strings.HasPrefix(isOld, "#aside 1"))
 	}
-	for _, part := range []string{"#aside 2", "#aside 0 x\r\n", "#aside 02 x\r\n", "#aside  2 x\r\n", "#aside x\r\n", "#aside 99999999999999999999 x\r\n"} {
+	for _, part := range []string{"#aside 3", "#aside 0 x\r\n", "#aside 03 x\r\n", "#aside  3 x\r\n", "#aside x\r\n", "#aside 99999999999999999999 x\r\n"} {
 		_, found := scanned(t, []byte(part))
 		assert.Len(t, found.Damages, 1, "%q", part)
 	}

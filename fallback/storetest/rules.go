@@ -665,3 +665,54 @@ func quote(s string) string {
 	}
 	return fmt.Sprintf("%q", s)
 }
+
+func operations(t *trial) error {
+	keeper, ok := t.store.(fallback.Keeper)
+	if !ok {
+		return nil // it need not be one: then Client.Apply says so while Redis is away
+	}
+	made := func(key string, id, at int, command string) fallback.Record {
+		stamp := func(n int) string { return fmt.Sprintf("%016d00000000000000aa%012d", n, n) }
+		return fallback.Record{
+			Op: fallback.OpOperations, Key: key, Stamp: stamp(at), Slack: 1,
+			Value: fmt.Sprintf("{\"id\": %q, \"opened\": false, \"operations\": [\n{\"stamp\": %q, \"command\": [%q,\"m\"]}\n]}", stamp(id), stamp(at), command),
+		}
+	}
+	set := t.set("set", "v")
+	set.Stamp = "0000000000000001" // before them
+	puts := []fallback.Record{made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), set, made("set", 2, 2, "APPEND")}
+	want := make(map[string]fallback.Record)
+	for _, r := range puts {
+		for range 2 { // what comes twice is there once
+			if err := t.put(r); err != nil {
+				return err
+			}
+		}
+		if now, ok := want[r.Key]; ok {
+			r, _ = fallback.Merge(now, r)
+		}
+		want[r.Key] = r
+	}
+	for _, r := range want {
+		if err := t.expect(r); err != nil {
+			return err
+		}
+		if !t.store.Pending(r.Key) {
+			return fmt.Errorf("Pending(%s) is false of a key whose operations wait", quote(r.Key))
+		}
+	}
+	if n := t.store.Stats().Operations; n != len(want) {
+		return fmt.Errorf("Stats().Operations is %d, want %d", n, len(want))
+	}
+	if n := len(slices.Collect(t.store.Records(fallback.OpOperations))); n != len(want) {
+		return fmt.Errorf("Records(OpOperations) yields %d, want %d", n, len(want))
+	}
+	if err := keeper.Reject(want["k"], errors.New("refused")); err != nil {
+		return fmt.Errorf("Reject: %w", err)
+	}
+	if t.store.Stats().Quarantined != 1 || !t.store.Pending("k") {
+		return errors.New("Reject does not count what it was given, or changes the record of the key")
+	}
+	t.store.Settle(want["k"], want["set"])
+	return errors.Join(t.expectNone("k"), t.expectNone("set"))
+}

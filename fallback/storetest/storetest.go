@@ -114,6 +114,11 @@ func rules() []rule {
 			endedContext,
 		},
 		{
+			"a Keeper adds operations to those of their list, and keeps them behind a Set or Del",
+			"Operations that replaced each other would be lost; those that come twice would be done twice.",
+			operations,
+		},
+		{
 			"Stats counts what is there",
 			"It is what people look at when they ask whether an outage is over.",
 			stats,

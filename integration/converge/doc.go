@@ -1,7 +1,7 @@
-// Package converge shows promises 2, 3 and 6 with several processes, each behind a network of its
-// own that fails now and then:
+// Package converge shows promises 2, 3, 6, 9 and 10 with several processes, each behind a network of
+// its own that fails now and then:
 //
-//	go test -C integration ./converge                          200 schedules, two to three minutes
+//	go test -C integration ./converge                          200 schedules and 40 with views, three minutes
 //	go test -C integration ./converge -schedules=2000          more
 //	go test -C integration ./converge -seed=42 -schedules=1    one that has failed, again
 //
@@ -14,6 +14,11 @@
 // The seed decides what the workers and the faults do. Real time decides when, so a seed that has
 // failed may have to be run several times until it fails again: -count=20.
 //
+// A schedule with views (promises_test.go, view_test.go) has processes that are also stopped and go
+// on, a source that fails, and calls that need more: WithMaxStale, WithMaxAge, WithFresh, Refresh,
+// Expire, Clear, DelTags, ExpireTags, SetMulti. Each value has a number, so that it is known when its
+// load began, whoever serves it.
+//
 // Beside that (linear_test.go) histories of one key are checked by porcupine to be those of a
-// register.
+// register, and (fleet_test.go) the loads of a fleet that wants one key are counted.
 package converge

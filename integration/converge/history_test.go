@@ -39,6 +39,13 @@ type write struct {
 	settled      moment // for what is kept: its node had nothing to replay any more
 	until        moment // Redis may do it until then although it has failed: it was on its way when its process was killed, or its caller left
 	note         string
+
+	verb    string        // of a view
+	stales  bool          // it is an Expire or ExpireTags: what is there may be served for keeps, and not to a call with WithMaxStale(0)
+	keeps   time.Duration // never: until its own end
+	grouped bool          // it is one of a group
+
+	outranked moment // see outrank
 }
 
 // read is what one key was found to hold.
@@ -49,6 +56,10 @@ type read struct {
 	version   int // 0: nothing
 	call, end moment
 	asking    bool // its process was not degraded
+
+	value int // the number of the value; 0: it has none
+	stale bool
+	viewRequest
 }
 
 // happening is for people only.
@@ -65,6 +76,8 @@ type history struct {
 	writes     []*write
 	reads      []*read
 	happenings []happening
+	values     []*value // by number, from 1
+	stops      []*stop
 }
 
 func (h *history) wrote(w *write) {
@@ -85,12 +98,12 @@ func (h *history) happened(at moment, format string, args ...any) {
 	h.happenings = append(h.happenings, happening{at, fmt.Sprintf(format, args...)})
 }
 
-// settled says that a node had nothing to replay at that moment.
-func (h *history) settled(node int, at moment) {
+// settled says that a node was asked at asked, and has answered by at that it has nothing to replay.
+func (h *history) settled(node int, asked, at moment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range h.writes {
-		if w.node == node && w.kept && w.settled == never && w.end <= at {
+		if w.node == node && w.kept && w.settled == never && w.end <= asked {
 			w.settled = at
 		}
 	}
@@ -121,25 +134,63 @@ func contested(x, y *write) bool {
 //	by the same process                      w was acknowledged before the read began
 //	by the next process on its directory     likewise, if w was kept for replay
 //	by another that asks Redis               and the lease is over since, and if it was kept, it has been replayed
+//	by another, with WithFresh               if it was kept, it has been replayed; of a group, as by another that asks Redis
 //	Redis itself, after all was healed       w was acknowledged
+//
+// What only makes stale binds a call with WithMaxStale(0) so, and others when the grace is over that
+// it has left: promises 9 and 10.
 func (h *history) binds(w *write, r *read) bool {
 	if !w.acknowledged {
 		return false
+	}
+	if r.call <= w.outranked && !r.Strict && h.wasSet(r.value) {
+		return false
+	}
+	later := time.Duration(0)
+	if w.stales && !r.Strict {
+		if later = w.keeps; later == never {
+			return false
+		}
 	}
 	switch {
 	case r.verb == "redis":
 		return true
 	case w.who == r.who:
-		return w.end < r.call
-	case w.kept && w.node == r.node && w.life < r.life && w.end < r.call:
+		return w.end+later < r.call
+	case w.kept && w.node == r.node && w.life < r.life && w.end+later < r.call:
 		return true
 	}
 	known := w.end
 	if w.kept {
 		known = w.settled
 	}
-	return r.asking && known != never && known+h.lease < r.call
+	if known == never {
+		return false
+	}
+	if r.Fresh && !w.grouped {
+		return known+later < r.call
+	}
+	return r.asking && known+later+h.lease < r.call
 }
+
+// outrank notes which of the writes of a key were outranked by an Expire of another node that came
+// between a write that is kept and its replay: the replay leaves a value that was Set, as it may be
+// newer, until what the Expire has left is over (GUARANTEES, promise 9).
+func outrank(writes []*write) {
+	for _, w := range writes {
+		if !w.kept || w.grouped {
+			continue
+		}
+		for _, s := range writes {
+			if s.stales && !s.grouped && s.node != w.node && s.end > w.call && s.call < w.settled {
+				w.outranked = max(w.outranked, s.end+s.keeps)
+			}
+		}
+	}
+}
+
+// wasSet reports whether a value was Set, rather than loaded.
+func (h *history) wasSet(number int) bool { return number > 0 && !h.values[number-1].loaded }
 
 // check returns what is broken, and how many reads saw the earlier of two contested Sets.
 func (h *history) check() (broken []violation, contests int) {
@@ -151,6 +202,7 @@ func (h *history) check() (broken []violation, contests int) {
 	}
 	for _, writes := range byKey {
 		slices.SortFunc(writes, func(a, b *write) int { return cmp.Compare(a.version, b.version) })
+		outrank(writes)
 	}
 	for _, r := range h.reads {
 		if r.version == 0 {
@@ -221,8 +273,11 @@ func (w *write) String() string {
 		return "there from the beginning"
 	}
 	verb := "Del"
-	if w.set {
+	switch {
+	case w.set:
 		verb = fmt.Sprintf("Set for %v", w.ttl)
+	case w.verb != "":
+		verb = w.verb
 	}
 	outcome := "acknowledged"
 	if !w.acknowledged {
@@ -247,6 +302,17 @@ func (r *read) String() string {
 	if !r.asking {
 		asking = " (degraded)"
 	}
+	for what, is := range map[string]bool{" (stale)": r.stale, " WithMaxStale(0)": r.Strict, " WithFresh": r.Fresh, " WithoutLoad": r.Without} {
+		if is {
+			asking += what
+		}
+	}
+	if r.MaxAge > 0 {
+		asking += fmt.Sprintf(" WithMaxAge(%v)", r.MaxAge)
+	}
+	if r.value > 0 {
+		found += fmt.Sprintf(" (value %d)", r.value)
+	}
 	return fmt.Sprintf("%12v…%v %v %s %s found %s%s", r.call, r.end, r.who, r.key, r.verb, found, asking)
 }
 
@@ -265,6 +331,11 @@ func (h *history) story(key string) string {
 			all = append(all, happening{r.call, r.String()})
 		}
 	}
+	for i, v := range h.values {
+		if v.key == key && v.loaded {
+			all = append(all, happening{v.at, fmt.Sprintf("%12v…%v %v %s load of version %d, value %d", v.at, v.done, v.who, key, v.version, i+1)})
+		}
+	}
 	slices.SortStableFunc(all, func(a, b happening) int { return cmp.Compare(a.at, b.at) })
 	var b strings.Builder
 	for _, e := range all {
@@ -281,6 +352,7 @@ func valueOf(key string, version int) string { return key + "@" + strconv.Itoa(v
 
 // versionOf reads a value of key; 0 if it is none of it.
 func versionOf(key, value string) int {
+	value, _, _ = strings.Cut(value, "#")
 	text, ok := strings.CutPrefix(value, key+"@")
 	version, err := strconv.Atoi(text)
 	if !ok || err != nil || version < 1 {

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/codec"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
 	"github.com/redaside/aside/internal/faultproxy"
@@ -36,6 +37,8 @@ import (
 //	                  loader is asked when Redis is away, and is another register)
 //	three processes   without memory, while Redis is well: Redis decides (without Get: callers of one process share its answer, which may
 //	                  be as old as what memory would give)
+//	groups            the first two, in a Clearable view with a tag: Clear and DelTags are Dels of all keys
+//	WithFresh         three processes with their memories: each call asks Redis, and shares no older answer
 //
 // An operation that failed may happen at any later time, or never.
 //
@@ -60,6 +63,9 @@ func TestAKeyIsARegister(t *testing.T) {
 		{name: "one process", clients: 1, gets: true},
 		{name: "faults", clients: 1, faults: true},
 		{name: "three processes", clients: 3, forgetful: true},
+		{name: "groups", clients: 1, gets: true, groups: true},
+		{name: "groups and faults", clients: 1, faults: true, groups: true},
+		{name: "WithFresh", clients: 3, gets: true, fresh: true},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			lanes := 1
@@ -84,8 +90,8 @@ func TestAKeyIsARegister(t *testing.T) {
 				})
 			}
 			running.Wait()
-			t.Logf("%d operations: %d Sets, %d Dels, %d reads that found something, %d that did not, %d loads, %d unknown, %d Sets that may be voided; %d histories",
-				total.ops, total.sets, total.dels, total.found, total.missed, total.loads, total.unknown, total.voids, total.histories)
+			t.Logf("%d operations: %d Sets, %d Dels, %d Clears and DelTags, %d reads that found something, %d that did not, %d loads, %d unknown, %d Sets that may be voided; %d histories",
+				total.ops, total.sets, total.dels, total.clears, total.found, total.missed, total.loads, total.unknown, total.voids, total.histories)
 			require.Positive(t, total.found)
 			require.Positive(t, total.missed)
 		})
@@ -98,9 +104,61 @@ type registerKind struct {
 	gets      bool
 	faults    bool
 	forgetful bool // no memory
+	groups    bool // of a Clearable view with a tag
+	fresh     bool // reads are WithFresh
 }
 
-type registerTally struct{ ops, sets, dels, found, missed, loads, unknown, voids, histories int }
+// registerClient is a client, or a view of one, as a round asks it.
+type registerClient struct {
+	*aside.Client
+	view   *aside.TypedClient[string] // nil: the client itself is asked
+	prefix string                     // of the view's keys
+	tag    string
+	opts   []aside.CallOption
+}
+
+func (r *registerRound) of(c *aside.Client) (of registerClient) {
+	of.Client = c
+	if r.groups {
+		of.prefix, of.tag = fmt.Sprintf("r%d-", r.seed), fmt.Sprintf("tag%d", r.seed)
+		of.view = aside.Typed(c, codec.String(), aside.WithPrefix(of.prefix), aside.Clearable(), aside.WithTags(of.tag))
+	}
+	if r.fresh {
+		of.opts = append(of.opts, aside.WithFresh())
+	}
+	return of
+}
+
+func (c registerClient) set(ctx context.Context, key, value string) error {
+	if c.view == nil {
+		return c.Set(ctx, time.Hour, key, value)
+	}
+	return c.view.Set(ctx, time.Hour, strings.TrimPrefix(key, c.prefix), value)
+}
+
+func (c registerClient) peek(ctx context.Context, key string) (value string, err error) {
+	switch {
+	case len(c.opts) > 0:
+		value, err = c.Get(ctx, time.Hour, key, func(context.Context, string) (string, error) { return "", nil }, append(c.opts, aside.WithoutLoad())...)
+		if errors.Is(err, aside.ErrNotCached) {
+			err = nil
+		}
+	case c.view == nil:
+		value, _, err = c.Peek(ctx, key)
+	default:
+		value, _, err = c.view.Peek(ctx, strings.TrimPrefix(key, c.prefix))
+	}
+	return value, err
+}
+
+func (c registerClient) get(ctx context.Context, key string, load aside.Loader[string]) (string, error) {
+	if c.view == nil {
+		return c.Get(ctx, time.Hour, key, load, c.opts...)
+	}
+	return c.view.Get(ctx, time.Hour, strings.TrimPrefix(key, c.prefix), load)
+}
+
+type registerTally struct{ ops, sets, dels, clears, found, missed, loads, unknown, voids, histories int }
 
 func (t *registerTally) add(r *registerRound) {
 	for _, ops := range r.ops {
@@ -117,6 +175,8 @@ func (t *registerTally) add(r *registerRound) {
 				t.sets++
 			case in.verb == "del":
 				t.dels++
+			case in.verb == "clear":
+				t.clears++
 			case out.value == "":
 				t.missed++
 			default:
@@ -130,7 +190,7 @@ func (t *registerTally) add(r *registerRound) {
 }
 
 type registerInput struct {
-	verb  string // set, del, peek, get, void
+	verb  string // set, del, peek, get, void; clear, which is a del of all keys
 	value string // of set and void
 }
 
@@ -144,7 +204,8 @@ type registerOutput struct {
 // register is what porcupine is told of a key. Its state is the value, "" for none.
 //
 // A Set that was kept for replay may be turned into a delete by it, at any time after it began, if
-// it finds what a load has left: it cannot know which is newer. That is a void.
+// it finds what a load has left: it cannot know which is newer. That is a void. So may a Set in a
+// group whose state could not be known.
 //
 // A value that was loaded is put there only if there was none, and if nobody has written meanwhile;
 // whoever waited for the load has it in either case. A caller after the end of the load finds it
@@ -169,9 +230,9 @@ var register = porcupine.NondeterministicModel{
 			return []any{state, in.value}
 		case in.verb == "set":
 			return []any{in.value}
-		case in.verb == "del" && out.unknown:
+		case (in.verb == "del" || in.verb == "clear") && out.unknown:
 			return []any{state, ""}
-		case in.verb == "del":
+		case in.verb == "del" || in.verb == "clear":
 			return []any{""}
 		case in.verb == "get" && out.loads != "":
 			return loads(out.loads)
@@ -201,7 +262,8 @@ type registerRound struct {
 	happenings []happening
 	alone      map[string]*sync.RWMutex // by key: held by a write that may not be answered, shared by the others
 	kept       map[string]int           // by key: how many writes were kept for replay
-	ends       map[string]int64         // by value that was loaded: when that load has ended, if anybody knows
+	begins     map[string]int64         // by value that was loaded: when its loader was called
+	ends       map[string]int64         // likewise: when that load has ended, if anybody knows
 }
 
 func (r *registerRound) now() int64 { return int64(time.Since(r.began)) }
@@ -215,6 +277,7 @@ func (r *registerRound) happened(format string, args ...any) {
 func (r *registerRound) run(t *testing.T) {
 	r.began = time.Now()
 	r.ops, r.count, r.ends = make(map[string][]porcupine.Operation), make(map[string]int), make(map[string]int64)
+	r.begins = make(map[string]int64)
 	r.kept, r.alone = make(map[string]int), make(map[string]*sync.RWMutex)
 	r.proxy.HealDropping()
 	rng := rand.New(rand.NewPCG(r.seed, 1))
@@ -232,7 +295,7 @@ func (r *registerRound) run(t *testing.T) {
 	for i := range registerWorkers {
 		working.Go(func() { // ends with stop, or with enough operations
 			rng := rand.New(rand.NewPCG(r.seed, uint64(2+i)))
-			for r.step(clients[i%len(clients)], i, rng) {
+			for r.step(r.of(clients[i%len(clients)]), i, rng) {
 				select {
 				case <-stop:
 					return
@@ -278,6 +341,10 @@ func (r *registerRound) run(t *testing.T) {
 			}
 			ops[i].Output = out
 		}
+		endVoids(ops)
+		if why := r.sharesOld(ops); why != "" {
+			t.Errorf("-seed=%d -rounds=1, key %s: %s", r.seed, key, why)
+		}
 		result, info := porcupine.CheckOperationsVerbose(register.ToModel(), ops, checkWithin)
 		if result == porcupine.Ok {
 			continue
@@ -300,6 +367,54 @@ func (r *registerRound) run(t *testing.T) {
 		}
 		t.Errorf("-seed=%d -rounds=1, key %s: %s; see %s\n%s", r.seed, key, result, path, text)
 	}
+}
+
+// endVoids has each void happen before the next write of its key has ended: after that it changes
+// nothing. Else porcupine would have to look at each order of all of them.
+func endVoids(ops []porcupine.Operation) {
+	over := make(map[string]int64) // by value: when its Set was over
+	for _, o := range ops {
+		if in := o.Input.(registerInput); in.verb == "set" {
+			over[in.value] = o.Return
+		}
+	}
+	for i := range ops {
+		void := ops[i].Input.(registerInput)
+		if void.verb != "void" {
+			continue
+		}
+		for _, o := range ops {
+			switch o.Input.(registerInput).verb {
+			case "set", "del", "clear":
+				if o.Call > over[void.value] {
+					ops[i].Return = min(ops[i].Return, o.Return)
+				}
+			}
+		}
+	}
+}
+
+// sharesOld reports a Get that was given what a load brought which had begun before a write that was
+// over when the Get began: only who has asked before the write may have that. porcupine is not told, as
+// a load is not an operation of its own.
+func (r *registerRound) sharesOld(ops []porcupine.Operation) (why string) {
+	for _, o := range ops {
+		out := o.Output.(registerOutput)
+		began, loaded := r.begins[out.value]
+		if o.Input.(registerInput).verb != "get" || !loaded || out.unknown {
+			continue
+		}
+		for _, w := range ops {
+			switch in := w.Input.(registerInput); in.verb {
+			case "set", "del", "clear":
+				if !w.Output.(registerOutput).unknown && w.Call > began && w.Return < o.Call {
+					return fmt.Sprintf("a Get at %v returned %s, whose load began at %v, before %+v at %v…%v",
+						moment(o.Call), out.value, moment(began), in, moment(w.Call), moment(w.Return))
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // firstIllegal returns the end of the shortest beginning of ops that is illegal by itself. What has
@@ -334,7 +449,7 @@ func (r *registerRound) open(i int) (*aside.Client, error) {
 		RedisTimeout: 2 * time.Second, LockTTL: 10 * time.Second, StaleLease: 200 * time.Millisecond, // a busy machine must not look like an outage
 		FallbackDir: filepath.Join(r.dir, fmt.Sprint(i)), Fallback: fallback.Options{Sync: journal.OS, FlushInterval: 20 * time.Millisecond},
 		Logger: slog.New(slog.DiscardHandler),
-		Observer: aside.ObserverFunc(func(e aside.Event) {
+		Observer: aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 			if e.Kind == aside.EventJournaled {
 				r.mu.Lock()
 				r.kept[e.Key]++
@@ -349,11 +464,12 @@ func (r *registerRound) open(i int) (*aside.Client, error) {
 	if r.forgetful {
 		options.MemoryBytes = -1
 	}
+	options.StoreFirst = r.fresh // else others ask Redis for what a Get has returned and not stored yet
 	return aside.New(options)
 }
 
 // step does one operation; false: there were enough.
-func (r *registerRound) step(c *aside.Client, worker int, rng *rand.Rand) (more bool) {
+func (r *registerRound) step(c registerClient, worker int, rng *rand.Rand) (more bool) {
 	key := fmt.Sprintf("r%d-%d", r.seed, rng.IntN(registerKeys))
 	r.mu.Lock()
 	n, kept := r.count[key], r.kept[key]
@@ -373,6 +489,8 @@ func (r *registerRound) step(c *aside.Client, worker int, rng *rand.Rand) (more 
 	switch draw := rng.IntN(10); {
 	case draw < 3:
 		in = registerInput{verb: "set", value: fmt.Sprintf("%s:set%d", key, n)}
+	case draw == 4 && r.groups && rng.IntN(2) == 0:
+		in.verb = "clear"
 	case draw < 5:
 		in.verb = "del"
 	case draw < 8 && r.gets:
@@ -384,20 +502,16 @@ func (r *registerRound) step(c *aside.Client, worker int, rng *rand.Rand) (more 
 	var err error
 	loaded := fmt.Sprintf("%s:load%d", key, n)
 	slow := time.Duration(rng.IntN(1000)) * time.Microsecond
-	if !reads {
-		r.mu.Lock()
-		alone := r.alone[key]
-		if alone == nil {
-			alone = new(sync.RWMutex)
-			r.alone[key] = alone
+	all := []string{key}
+	if in.verb == "clear" {
+		all = all[:0]
+		for i := range registerKeys {
+			all = append(all, fmt.Sprintf("r%d-%d", r.seed, i))
 		}
-		r.mu.Unlock()
-		if hurried || r.faults {
-			alone.Lock()
-			defer alone.Unlock()
-		} else {
-			alone.RLock()
-			defer alone.RUnlock()
+	}
+	if !reads {
+		for _, key := range all {
+			defer r.write(key, hurried || r.faults)() //nolint:revive // there are few keys, and the step ends soon
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -409,15 +523,21 @@ func (r *registerRound) step(c *aside.Client, worker int, rng *rand.Rand) (more 
 	call := r.now()
 	switch in.verb {
 	case "set":
-		err = c.Set(ctx, time.Hour, key, in.value)
+		err = c.set(ctx, key, in.value)
 	case "del":
 		err = c.Del(ctx, key)
+	case "clear":
+		if n%2 == 0 {
+			err = c.view.Clear(ctx)
+		} else {
+			err = c.DelTags(ctx, c.tag)
+		}
 	case "peek":
-		out.value, _, err = c.Peek(ctx, key)
+		out.value, err = c.peek(ctx, key)
 	case "get":
-		out.value, err = c.Get(ctx, time.Hour, key, func(context.Context, string) (string, error) {
+		out.value, err = c.get(ctx, key, func(context.Context, string) (string, error) {
 			r.mu.Lock()
-			r.ends[loaded] = math.MaxInt64
+			r.begins[loaded], r.ends[loaded] = r.now(), math.MaxInt64
 			r.mu.Unlock()
 			time.Sleep(slow)
 			return loaded, nil
@@ -441,11 +561,30 @@ func (r *registerRound) step(c *aside.Client, worker int, rng *rand.Rand) (more 
 			r.ends[loaded] = end
 		}
 	}
-	if in.verb == "set" && r.gets && r.kept[key] > kept {
+	if in.verb == "set" && (r.gets && r.kept[key] > kept || r.groups && r.faults) {
 		r.ops[key] = append(r.ops[key], porcupine.Operation{
 			ClientId: worker, Input: registerInput{"void", in.value}, Call: call, Output: registerOutput{}, Return: math.MaxInt64,
 		})
 	}
-	r.ops[key] = append(r.ops[key], porcupine.Operation{ClientId: worker, Input: in, Call: call, Output: out, Return: end})
+	for _, key := range all {
+		r.ops[key] = append(r.ops[key], porcupine.Operation{ClientId: worker, Input: in, Call: call, Output: out, Return: end})
+	}
 	return true
+}
+
+// write waits until key may be written, alone or beside others, and returns what ends that.
+func (r *registerRound) write(key string, alone bool) (end func()) {
+	r.mu.Lock()
+	mu := r.alone[key]
+	if mu == nil {
+		mu = new(sync.RWMutex)
+		r.alone[key] = mu
+	}
+	r.mu.Unlock()
+	if alone {
+		mu.Lock()
+		return mu.Unlock
+	}
+	mu.RLock()
+	return mu.RUnlock
 }

@@ -11,6 +11,7 @@ import (
 var (
 	schedulesFlag = flag.Int("schedules", 200, "how many schedules are run")
 	seedFlag      = flag.Uint64("seed", 0, "of the first schedule; the next ones have the next ones. 0: a new one")
+	viewsFlag     = flag.Int("views", -1, "how many schedules with views are run; -1: a fifth of -schedules")
 	lanesFlag     = flag.Int("lanes", 6, "how many schedules are run at once, each with a server of its own")
 	roundsFlag    = flag.Int("rounds", 40, "how many histories of registers are checked, of each kind")
 )

@@ -23,11 +23,14 @@ type node interface {
 
 // request is one call.
 type request struct {
-	Verb     string // get, multi, peek, set, del, health
+	Verb     string // get, multi, peek, set, del, health; crowd; of a view: see view_test.go
 	Keys     []string
 	Value    string        // of set
 	TTL      time.Duration // of get, multi, set
 	Patience time.Duration // of the caller
+
+	View  *viewRequest // nil: the client itself is asked
+	Crowd crowd
 }
 
 // answer is what came of it.
@@ -37,6 +40,13 @@ type answer struct {
 	Crashed bool              // the process ended before it could answer
 	Asking  bool              // the client was not degraded, from before the call until after it
 	Kept    []string          // keys of a write that are kept for replay
+
+	Stale  map[string]bool   // of Found, where a view was asked
+	Failed map[string]string // errors of single keys of a write, where a view was asked
+
+	Calls, Errors int   // of a crowd
+	Waits         []int // of its calls, in microseconds
+	FirstErr      string
 
 	Mode    aside.Mode // of health
 	Pending int        // of health: Sets and Dels that wait to be replayed
@@ -51,6 +61,7 @@ type nodeConfig struct {
 	ReplayRate                                     int
 	RedisTimeout, StaleLease, LockTTL, DegradedTTL time.Duration
 	MemoryBytes                                    int64
+	Views                                          *viewConfig // nil: there are none
 }
 
 // loadFunc reads the source.
@@ -60,6 +71,7 @@ type loadFunc func(keys []string) map[string]string
 type local struct {
 	client *aside.Client
 	load   loadFunc
+	views  views
 
 	mu   sync.Mutex
 	kept map[string]int // how often a write of the key was kept for replay; guarded by mu
@@ -74,7 +86,7 @@ func newLocal(c nodeConfig, load loadFunc) (*local, error) {
 		LockTTL: c.LockTTL, StaleLease: c.StaleLease, DegradedTTL: c.DegradedTTL, MemoryBytes: c.MemoryBytes,
 		FallbackDir: c.Dir, Fallback: fallback.Options{Sync: c.Sync, FlushInterval: c.Flush},
 		ReplayRate: c.ReplayRate, Logger: slog.New(slog.DiscardHandler),
-		Observer: aside.ObserverFunc(func(e aside.Event) {
+		Observer: aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 			if e.Kind == aside.EventJournaled {
 				n.mu.Lock()
 				n.kept[e.Key]++
@@ -82,6 +94,9 @@ func newLocal(c nodeConfig, load loadFunc) (*local, error) {
 			}
 		}),
 	})
+	if err == nil && c.Views != nil {
+		n.views = newViews(n.client, c.Views)
+	}
 	return n, err
 }
 
@@ -92,13 +107,22 @@ func (n *local) do(r request) (a answer) {
 		h := n.client.Health()
 		return answer{Mode: h.Mode, Pending: h.Fallback.Sets + h.Fallback.Deletes, Fills: h.Fallback.Fills}
 	}
+	if r.Verb == "crowd" {
+		return n.crowd(r)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.Patience)
 	defer cancel()
 	askingBefore, outages := n.asking()
-	keptBefore := n.keptOf(r.Keys)
+	written := r.Keys
+	if r.View != nil {
+		written = n.views.written(r)
+	}
+	keptBefore := n.keptOf(written)
 	var err error
-	switch r.Verb {
-	case "get":
+	switch verb := r.Verb; {
+	case r.View != nil:
+		err = n.doView(ctx, r, &a)
+	case verb == "get":
 		var value string
 		value, err = n.client.Get(ctx, r.TTL, r.Keys[0], func(_ context.Context, key string) (string, error) {
 			if value, ok := n.load([]string{key})[key]; ok {
@@ -107,19 +131,19 @@ func (n *local) do(r request) (a answer) {
 			return "", errors.New("the source has gone")
 		})
 		a.Found = map[string]string{r.Keys[0]: value}
-	case "multi":
+	case verb == "multi":
 		a.Found, err = n.client.GetMulti(ctx, r.TTL, r.Keys, func(_ context.Context, keys []string) (map[string]string, error) {
 			return n.load(keys), nil
 		})
-	case "peek":
+	case verb == "peek":
 		var value string
 		var ok bool
 		if value, ok, err = n.client.Peek(ctx, r.Keys[0]); ok {
 			a.Found = map[string]string{r.Keys[0]: value}
 		}
-	case "set":
+	case verb == "set":
 		err = n.client.Set(ctx, r.TTL, r.Keys[0], r.Value)
-	case "del":
+	case verb == "del":
 		err = n.client.Del(ctx, r.Keys...)
 	default:
 		err = errors.New("no such verb")
@@ -128,9 +152,9 @@ func (n *local) do(r request) (a answer) {
 		a.Err = err.Error()
 		a.Found = nil
 	}
-	for i, times := range n.keptOf(r.Keys) {
+	for i, times := range n.keptOf(written) {
 		if times > keptBefore[i] {
-			a.Kept = append(a.Kept, r.Keys[i])
+			a.Kept = append(a.Kept, written[i])
 		}
 	}
 	asking, after := n.asking()

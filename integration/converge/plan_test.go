@@ -76,11 +76,18 @@ func (s *schedule) plan() (faults []fault) {
 	}
 	upTo := func(ms int) time.Duration { return time.Duration(s.rng.IntN(ms)) * time.Millisecond }
 	for i, p := range s.proxies {
-		if s.rng.IntN(8) == 0 {
+		well, pause := s.rng.IntN(8) == 0, 500
+		if s.views != nil { // which are to be used in health, too; to come back takes a second
+			well, pause = s.rng.IntN(2) == 0, 2500
+		}
+		if well {
 			continue // this one is well all the time
 		}
 		for at := upTo(200); at < s.active; {
 			long := 10*time.Millisecond + upTo(300)
+			if s.views != nil && s.rng.IntN(4) == 0 { // longer than a value and its grace
+				long += upTo(2000)
+			}
 			switch s.rng.IntN(9) {
 			case 0, 1:
 				add(at, p.Refuse, "node %d: refused", i)
@@ -105,11 +112,13 @@ func (s *schedule) plan() (faults []fault) {
 			} else {
 				add(at+long, p.HealDropping, "node %d: healed, what was held is dropped", i)
 			}
-			at += long + 5*time.Millisecond + upTo(500)
+			at += long + 5*time.Millisecond + upTo(pause)
 		}
 	}
 	at := upTo(int(s.active / time.Millisecond))
 	switch draw := s.rng.IntN(10); {
+	case s.views != nil:
+		faults = append(faults, s.planViews(upTo)...)
 	case s.lossy && draw < 5:
 		add(at, func() { _, _ = s.server.TryDo("FLUSHALL") }, "FLUSHALL")
 	case s.lossy:

@@ -25,7 +25,10 @@ const (
 )
 
 // Promises 2, 3 and 6, and that in the end all have the same, which is what the source has.
-func TestProcessesConverge(t *testing.T) {
+func TestProcessesConverge(t *testing.T) { runSchedules(t, *schedulesFlag, (*schedule).draw) }
+
+// runSchedules runs so many schedules that draw has drawn.
+func runSchedules(t *testing.T, schedules int, draw func(*schedule)) {
 	seed := *seedFlag
 	if seed == 0 {
 		seed = rand.Uint64N(1 << 32)
@@ -34,18 +37,18 @@ func TestProcessesConverge(t *testing.T) {
 	if redistest.Backend() == "external" { // of which there is one
 		lanes = 1
 	}
-	t.Logf("-seed=%d -schedules=%d -lanes=%d", seed, *schedulesFlag, lanes)
+	t.Logf("-seed=%d, %d schedules, -lanes=%d", seed, schedules, lanes)
 	began := time.Now()
 	next := make(chan uint64)
 	reports := make(chan report)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var running sync.WaitGroup
-	for range min(lanes, *schedulesFlag) {
+	for range min(lanes, schedules) {
 		l := newLane(t)
 		running.Go(func() { // ends with next
 			for seed := range next {
-				reports <- l.run(seed)
+				reports <- l.run(seed, draw)
 			}
 		})
 	}
@@ -53,7 +56,7 @@ func TestProcessesConverge(t *testing.T) {
 		defer close(reports)
 		defer running.Wait()
 		defer close(next)
-		for i := range *schedulesFlag {
+		for i := range schedules {
 			select {
 			case next <- seed + uint64(i):
 			case <-ctx.Done():
@@ -73,15 +76,15 @@ func TestProcessesConverge(t *testing.T) {
 			continue
 		}
 		if failed++; failed > 5 {
-			t.Errorf("-seed=%d -schedules=1 (%s): %d failures, of which the first is: %s", r.seed, r.kind, len(r.failures), r.failures[0])
+			t.Errorf("-run=%s -seed=%d -schedules=1 -views=1 (%s): %d failures, of which the first is: %s", t.Name(), r.seed, r.kind, len(r.failures), r.failures[0])
 			continue
 		}
-		t.Errorf("-seed=%d -schedules=1 (%s): %d failures, of which the first is: %s\n%s", r.seed, r.kind, len(r.failures), r.failures[0], r.story)
+		t.Errorf("-run=%s -seed=%d -schedules=1 -views=1 (%s): %d failures, of which the first is: %s\n%s", t.Name(), r.seed, r.kind, len(r.failures), r.failures[0], r.story)
 	}
 	t.Logf("%v", &kept)
 	t.Logf("where Redis lost what it had acknowledged, which is not promised: %v", &lossy)
 	t.Logf("%d schedules in %v", kept.schedules+lossy.schedules, time.Since(began).Round(100*time.Millisecond))
-	require.Equal(t, *schedulesFlag, kept.schedules+lossy.schedules, "some were not run")
+	require.Equal(t, schedules, kept.schedules+lossy.schedules, "some were not run")
 }
 
 // report is what came of a schedule.
@@ -193,7 +196,8 @@ type schedule struct {
 	kind   string
 	silent bool // nobody reads, so that every Set must be there in the end
 	lossy  bool
-	kills  bool // the nodes are processes
+	kills  bool          // the nodes are processes
+	views  *viewSchedule // they are asked through views; nil: they are not
 
 	relapses int // how many replays are interrupted by the next outage; guarded by mu once it runs
 	config   nodeConfig
@@ -210,10 +214,10 @@ type schedule struct {
 
 func (s *schedule) now() moment { return time.Since(s.began) }
 
-func (l *lane) run(seed uint64) report {
+func (l *lane) run(seed uint64, draw func(*schedule)) report {
 	l.runs++
 	s := &schedule{lane: l, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed}
-	s.draw()
+	draw(s)
 	r := s.run()
 	r.seed, r.kind, r.lossy = seed, s.kind, s.lossy
 	return r
@@ -253,9 +257,13 @@ func (s *schedule) run() (r report) {
 	for i := range nodes {
 		for n := range workersPerNode {
 			rng := rand.New(rand.NewPCG(s.seed, uint64(10+i*workersPerNode+n)))
-			working.Go(func() { s.work(i, rng) }) // ends when the schedule's active time does
+			work := s.work
+			if s.views != nil {
+				work = s.workViews
+			}
+			working.Go(func() { s.worker(i, rng, work) }) // ends when the schedule's active time does
 		}
-		if !s.silent {
+		if !s.silent && s.views == nil {
 			rng := rand.New(rand.NewPCG(s.seed, uint64(100+i)))
 			working.Go(func() { s.glance(i, rng) }) // likewise
 		}
@@ -300,6 +308,12 @@ func (s *schedule) run() (r report) {
 func (s *schedule) conclude(r *report, fail func(string, ...any)) {
 	suspect := ""
 	for _, k := range s.keys {
+		if s.views != nil {
+			if why := s.lastLookAtView(k.name); why != "" {
+				fail("%s", why)
+			}
+			continue
+		}
 		stored, all, why := s.lastLook(k.name)
 		if why != "" {
 			fail("%s", why)
@@ -317,6 +331,7 @@ func (s *schedule) conclude(r *report, fail func(string, ...any)) {
 		}
 	}
 	broken, contests := s.history.check()
+	broken = append(broken, s.history.checkValues(s.config)...)
 	r.broken, r.contests = len(broken), contests
 	if !s.lossy {
 		for _, b := range broken {
@@ -378,9 +393,12 @@ func (s *schedule) open(i int) (err error) {
 	config.Addr = s.proxies[i].Addr()
 	config.Dir = filepath.Join(s.dir, fmt.Sprintf("%d.%d", s.runs, i))
 	var n node
-	if s.kills {
+	switch {
+	case s.views != nil:
+		n, err = startProcess(config, s.loadForViews(i))
+	case s.kills:
 		n, err = startProcess(config, s.source.load)
-	} else {
+	default:
 		n, err = newLocal(config, s.source.load)
 	}
 	if err != nil {
@@ -465,7 +483,7 @@ func (s *schedule) watch(ctx context.Context, i int) {
 			}
 		}
 		if a.Pending == 0 {
-			s.history.settled(i, at)
+			s.history.settled(i, at, s.now())
 		}
 	}
 }

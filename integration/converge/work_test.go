@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// work is one worker on node i.
-func (s *schedule) work(i int, rng *rand.Rand) {
+// worker is one worker on node i. Each time do asks for something about k, and returns how long the
+// worker rests then.
+func (s *schedule) worker(i int, rng *rand.Rand, do func(n node, me who, k *keyOf, rng *rand.Rand, patience time.Duration) (rest time.Duration)) {
 	for s.now() < s.active {
 		n, me := s.process(i)
 		if n == nil {
@@ -18,17 +19,21 @@ func (s *schedule) work(i int, rng *rand.Rand) {
 		if rng.IntN(6) == 0 { // a caller with little time
 			patience = time.Duration(5+rng.IntN(40)) * time.Millisecond
 		}
-		k := s.keys[rng.IntN(len(s.keys))]
-		switch draw := rng.IntN(10); {
-		case s.silent || draw < 4:
-			s.write(n, me, k, rng, patience)
-		default:
-			s.read(n, me, k, rng, patience)
-		}
-		if rng.IntN(3) == 0 {
-			time.Sleep(time.Duration(rng.IntN(8000)) * time.Microsecond)
-		}
+		time.Sleep(do(n, me, s.keys[rng.IntN(len(s.keys))], rng, patience))
 	}
+}
+
+func (s *schedule) work(n node, me who, k *keyOf, rng *rand.Rand, patience time.Duration) (rest time.Duration) {
+	switch draw := rng.IntN(10); {
+	case s.silent || draw < 4:
+		s.write(n, me, k, rng, patience)
+	default:
+		s.read(n, me, k, rng, patience)
+	}
+	if rng.IntN(3) == 0 {
+		rest = time.Duration(rng.IntN(8000)) * time.Microsecond
+	}
+	return rest
 }
 
 // glance looks at what node i has in its memory, also while its workers wait for Redis.

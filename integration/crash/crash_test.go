@@ -2,6 +2,7 @@ package crash
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -30,7 +31,11 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childRole) != "" {
+	switch os.Getenv(childRole) {
+	case "":
+	case operatorRole:
+		os.Exit(runOperator())
+	default:
 		os.Exit(runWriter())
 	}
 	goleak.VerifyTestMain(m)
@@ -109,6 +114,8 @@ type hunt struct {
 	dir    string
 	lives  int
 	frozen bool
+	role   string            // of the children; "": writers
+	hears  func(line string) // what is made of a line; nil: heard does
 
 	byKey map[string]*history
 	ops   map[string][]string // of what was begun and not answered: its keys
@@ -235,7 +242,7 @@ func (h *hunt) start() *child {
 	self, err := os.Executable()
 	require.NoError(h.t, err)
 	w := &child{life: l, cmd: exec.Command(self), lines: make(chan string, 1<<16)}
-	w.cmd.Env = append(os.Environ(), childRole+"=1", childLife+"="+l.String(), "GORACE=halt_on_error=1")
+	w.cmd.Env = append(os.Environ(), childRole+"="+cmp.Or(h.role, "1"), childLife+"="+l.String(), "GORACE=halt_on_error=1")
 	w.cmd.Stderr = os.Stderr
 	w.in, err = w.cmd.StdinPipe()
 	require.NoError(h.t, err)
@@ -304,6 +311,10 @@ func (h *hunt) await(w *child, what string) {
 // heard takes down a line of w.
 func (h *hunt) heard(w *child, line string) {
 	h.t.Helper()
+	if h.hears != nil {
+		h.hears(line)
+		return
+	}
 	word := strings.Fields(line)
 	switch word[0] {
 	case "opening", "settled", "closed":

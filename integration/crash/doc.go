@@ -10,4 +10,7 @@
 // (crash_test.go) kills it at random moments, starts the next one on the same directory, and now
 // and then lets Redis come back for good and compares what Redis then has with what was said
 // (history_test.go).
+//
+// An operator (operations_writer_test.go) does the same with operations, whose Redis is killed, too
+// (operations_test.go): -opkills=500 for more.
 package crash

@@ -39,6 +39,8 @@ import (
 const (
 	childRole = "ASIDE_CRASH_WRITER" // anything: be a writer
 	childLife = "ASIDE_CRASH_LIFE"   // of life, as parameters
+
+	operatorRole = "operator" // be a writer of operations
 )
 
 const (
@@ -89,17 +91,14 @@ func runWriter() int {
 		return fatal(err)
 	}
 	say("opening")
-	client, err := aside.New(aside.Options{
-		Redis:          rueidis.ClientOption{InitAddress: []string{l.addr}},
-		ConnectTimeout: 50 * time.Millisecond, RedisTimeout: 50 * time.Millisecond, LockTTL: 200 * time.Millisecond, StaleLease: 200 * time.Millisecond,
-		FallbackDir: l.dir, Fallback: fallback.Options{Sync: l.sync, FlushInterval: l.flush, MaxQueue: l.queue},
-		ReplayRate: l.rate, Logger: slog.New(slog.DiscardHandler),
-		Observer: aside.ObserverFunc(func(e aside.Event) {
-			if e.Kind == aside.EventJournaled {
-				say("j %s", e.Key)
-			}
-		}),
+	options := l.options()
+	options.LockTTL = 200 * time.Millisecond
+	options.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
+		if e.Kind == aside.EventJournaled {
+			say("j %s", e.Key)
+		}
 	})
+	client, err := aside.New(options)
 	if err != nil {
 		return fatal(err)
 	}
@@ -121,6 +120,20 @@ func runWriter() int {
 		}
 	}
 	stop()
+	return closed(client)
+}
+
+func (l life) options() aside.Options {
+	return aside.Options{
+		Redis:          rueidis.ClientOption{InitAddress: []string{l.addr}},
+		ConnectTimeout: 50 * time.Millisecond, RedisTimeout: 50 * time.Millisecond, StaleLease: 200 * time.Millisecond,
+		FallbackDir: l.dir, Fallback: fallback.Options{Sync: l.sync, FlushInterval: l.flush, MaxQueue: l.queue},
+		ReplayRate: l.rate, Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+// closed closes a writer's client, and is how the writer ends.
+func closed(client *aside.Client) int {
 	if err := client.Close(); err != nil && !strings.Contains(err.Error(), "is not closed yet") { // a busy disk; the next one has it all
 		return fatal(err)
 	}

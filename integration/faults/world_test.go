@@ -1,7 +1,6 @@
 package faults_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -20,6 +19,7 @@ import (
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/harness"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -134,7 +134,7 @@ func (w *world) awaitAnswer() {
 type party struct {
 	*aside.Client
 	dir string
-	log *logs
+	log *harness.Buffer // what its client logs, for when a test fails
 
 	store *recorder // nil: it has one of its own
 
@@ -193,11 +193,11 @@ type request struct {
 // join makes a client. tr is told which writes went to the journal, if it is not nil.
 func (w *world) join(option rueidis.ClientOption, tr *truth, change ...func(*aside.Options)) *party {
 	w.t.Helper()
-	p := &party{dir: filepath.Join(w.t.TempDir(), "fallback"), log: &logs{}}
+	p := &party{dir: filepath.Join(w.t.TempDir(), "fallback"), log: new(harness.Buffer)}
 	options := aside.Options{
 		Redis: option, ConnectTimeout: patience, FallbackDir: p.dir,
 		Logger: slog.New(slog.NewTextHandler(p.log, nil)),
-		Observer: aside.ObserverFunc(func(e aside.Event) {
+		Observer: aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 			if e.Kind == aside.EventRedisError {
 				p.noteQuestion(e)
 			}
@@ -331,24 +331,6 @@ func (p *party) announced(t testing.TB) (changes []aside.ModeChange) {
 		last[m.Shard] = m
 	}
 	return changes
-}
-
-// logs keeps what a client logs, for when a test fails. Safe for concurrent use.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // dataFile is where a server of our own keeps its RDB.

@@ -11,6 +11,9 @@
 // A copy is equal to its source: nil slices and maps stay nil, empty ones stay empty, and the order
 // of a map does not matter. The capacity of a slice is not kept; nothing behind its length is
 // copied.
+//
+// What the elements of a slice lead to is allocated together, in pieces of at most a KiB: sixteen
+// pointers need one allocation. Who keeps one of them keeps its neighbours, but no more than that.
 package clone
 
 import (
@@ -22,8 +25,9 @@ import (
 // Plan copies values of one type. It is immutable, and safe for concurrent use.
 type Plan struct {
 	typ   reflect.Type
-	parts []part // what must be replaced in a copy of the memory, by offset
-	zero  []zero // what must be zero, by offset; for Check only
+	many  reflect.Type // a slice of these
+	parts []part       // what must be replaced in a copy of the memory, by offset
+	zero  []zero       // what must be zero, by offset; for Check only
 }
 
 // part is a place in a value that refers to memory of its own: a pointer, a slice or a map.
@@ -52,26 +56,49 @@ func Copy[T any](p *Plan, src *T) T {
 	return dst
 }
 
-// replace copies what src refers to and has dst, a copy of src's memory, refer to the copies.
+// slab is how many bytes are allocated together at most, if they are of more than one piece.
+const slab = 1 << 10
+
+// replace copies what src refers to and has dst, a copy of src's memory, refer to the copies. dst may
+// be src.
 func (p *Plan) replace(dst, src unsafe.Pointer) {
 	for i := range p.parts {
 		q := &p.parts[i]
-		at := unsafe.Add(dst, q.offset)
-		from := unsafe.Add(src, q.offset)
-		switch q.kind {
-		case reflect.Pointer:
-			if old := *(*unsafe.Pointer)(from); old != nil {
-				*(*unsafe.Pointer)(at) = q.pointer(old)
-			}
-		case reflect.Slice:
-			if old := (*slice)(from); old.data != nil {
-				(*slice)(at).data = q.slice(old)
-				(*slice)(at).cap = old.len
-			}
-		default: // a map
-			if *(*unsafe.Pointer)(from) != nil {
-				*(*unsafe.Pointer)(at) = q.mapping(from)
-			}
+		q.replace(unsafe.Add(dst, q.offset), unsafe.Add(src, q.offset))
+	}
+}
+
+// replaceMany is replace for n values behind each other, which refer to what they are copies of.
+func (p *Plan) replaceMany(at unsafe.Pointer, n int) {
+	for i := range p.parts {
+		q := &p.parts[i]
+		first, stride := unsafe.Add(at, q.offset), p.typ.Size()
+		if q.kind == reflect.Slice && (q.how == ofBytes || q.how == ofWords || q.how == ofStrings) {
+			q.slices(first, n, stride)
+			continue
+		}
+		for i := range uintptr(n) {
+			one := unsafe.Add(first, i*stride)
+			q.replace(one, one)
+		}
+	}
+}
+
+// replace copies what from refers to and has at, which may be from, refer to the copy.
+func (q *part) replace(at, from unsafe.Pointer) {
+	switch q.kind {
+	case reflect.Pointer:
+		if old := *(*unsafe.Pointer)(from); old != nil {
+			*(*unsafe.Pointer)(at) = q.pointer(old)
+		}
+	case reflect.Slice:
+		if old := (*slice)(from); old.data != nil {
+			(*slice)(at).data = q.slice(old)
+			(*slice)(at).cap = old.len
+		}
+	default: // a map
+		if *(*unsafe.Pointer)(from) != nil {
+			*(*unsafe.Pointer)(at) = q.mapping(from)
 		}
 	}
 }
@@ -128,17 +155,108 @@ func (q *part) slice(old *slice) unsafe.Pointer {
 		made := append(make([]string, 0, n), unsafe.Slice((*string)(old.data), n)...)
 		return unsafe.Pointer(unsafe.SliceData(made))
 	case ofPointers:
-		made := make([]unsafe.Pointer, n) // replace fills it
-		at = unsafe.Pointer(unsafe.SliceData(made))
+		made := make([]unsafe.Pointer, n)
+		q.elem.parts[0].pointers(made, unsafe.Slice((*unsafe.Pointer)(old.data), n))
+		return unsafe.Pointer(unsafe.SliceData(made))
 	default:
 		made := reflect.MakeSlice(q.typ, n, n)
 		reflect.Copy(made, reflect.NewAt(q.typ, unsafe.Pointer(old)).Elem())
 		at = made.UnsafePointer()
 	}
-	for i := range uintptr(n) {
-		q.elem.replace(unsafe.Add(at, i*size), unsafe.Add(old.data, i*size))
-	}
+	q.elem.replaceMany(at, n)
 	return at
+}
+
+// pointers fills made with copies of what the pointers or maps of old lead to.
+func (q *part) pointers(made, old []unsafe.Pointer) {
+	together, size := 1, uintptr(0)
+	if q.kind == reflect.Pointer {
+		if size = q.elem.typ.Size(); size > 0 {
+			together = max(1, int(slab/size))
+		}
+	}
+	for len(old) > 0 {
+		some := old[:min(together, len(old))]
+		n := 0
+		for _, from := range some {
+			if from != nil {
+				n++
+			}
+		}
+		if n < 2 {
+			for i := range some {
+				q.replace(unsafe.Pointer(&made[i]), unsafe.Pointer(&some[i]))
+			}
+		} else {
+			all := reflect.MakeSlice(q.elem.many, n, n)
+			at := all.UnsafePointer()
+			n = 0
+			for i, from := range some {
+				if from != nil {
+					all.Index(n).Set(reflect.NewAt(q.elem.typ, from).Elem())
+					made[i] = unsafe.Add(at, uintptr(n)*size)
+					n++
+				}
+			}
+			q.elem.replaceMany(at, n)
+		}
+		made, old = made[len(some):], old[len(some):]
+	}
+}
+
+// slices is replace for the slices at first and, at each stride behind it, n of them, whose elements
+// refer to nothing but strings.
+func (q *part) slices(first unsafe.Pointer, n int, stride uintptr) {
+	size := int(q.elem.typ.Size())
+	at := func(i int) *slice { return (*slice)(unsafe.Add(first, uintptr(i)*stride)) }
+	room := func(s *slice) int { // so that the next one is aligned
+		if q.how == ofWords {
+			return (s.len*size + 7) &^ 7
+		}
+		return s.len * size
+	}
+	for from := 0; from < n; {
+		bytes, past := 0, from
+		for ; past < n; past++ {
+			more := room(at(past))
+			if past > from && bytes+more > slab {
+				break
+			}
+			bytes += more
+		}
+		var made unsafe.Pointer
+		switch {
+		case bytes == 0:
+			made = unsafe.Pointer(&noElements)
+		case q.how == ofStrings:
+			made = unsafe.Pointer(unsafe.SliceData(make([]string, bytes/size)))
+		case q.how == ofWords:
+			made = unsafe.Pointer(unsafe.SliceData(make([]uint64, bytes/8)))
+		default:
+			made = unsafe.Pointer(unsafe.SliceData(make([]byte, bytes)))
+		}
+		used := 0
+		for i := from; i < past; i++ {
+			s := at(i)
+			switch {
+			case s.data == nil:
+				continue
+			case s.len*size == 0:
+				s.data = unsafe.Pointer(&noElements)
+			default:
+				to := unsafe.Add(made, used)
+				if q.how == ofStrings {
+					copy(unsafe.Slice((*string)(to), s.len), unsafe.Slice((*string)(s.data), s.len))
+				} else {
+					copy(unsafe.Slice((*byte)(to), s.len*size), unsafe.Slice((*byte)(s.data), s.len*size))
+				}
+				s.data = to
+			}
+			s.cap = s.len
+			used += room(s)
+		}
+		from = past
+	}
 }
 
 // mapping returns a copy of the map that from holds.

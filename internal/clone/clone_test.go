@@ -49,6 +49,63 @@ func TestACopyIsEqualAndSharesNothing(t *testing.T) {
 	require.Equal(t, newUser(), src)
 }
 
+// A list of pointers, as most codecs make them, with what is behind these.
+type line struct {
+	Number int
+	Tags   []string
+	Bytes  []byte
+	Sizes  []int32
+	None   []struct{}
+}
+
+func newLines(n int) []*line {
+	lines := make([]*line, n)
+	for i := range lines {
+		switch i % 5 {
+		case 3: // stays nil
+		case 4:
+			lines[i] = &line{Number: i, Tags: []string{}, Bytes: nil, Sizes: []int32{}, None: make([]struct{}, 2)}
+		default:
+			lines[i] = &line{i, []string{"a", "b"}[:1+i%2], make([]byte, 1+i%3), []int32{1, 2, 3}[:1+i%3], nil}
+		}
+	}
+	return lines
+}
+
+func TestWhatAListLeadsToIsAllocatedTogetherAndStaysApart(t *testing.T) {
+	p, err := clone.For(reflect.TypeFor[[]*line]())
+	require.NoError(t, err)
+	src := newLines(500)
+	require.NoError(t, p.Check(unsafe.Pointer(&src)))
+	dst := clone.Copy(p, &src)
+	require.Equal(t, src, dst)
+	require.NoError(t, p.Check(unsafe.Pointer(&dst)), "no two lead to the same memory, also not behind their lengths")
+	for _, l := range dst { // whoever appends to one, or changes one, does not change its neighbour
+		if l != nil {
+			l.Tags, l.Bytes, l.Sizes = append(l.Tags, "!"), append(l.Bytes, '!'), append(l.Sizes, 9)
+			l.Number++
+		}
+	}
+	for i, l := range dst {
+		if l == nil {
+			continue
+		}
+		was := src[i]
+		require.Equal(t, line{was.Number + 1, append(append([]string{}, was.Tags...), "!"), append(append([]byte{}, was.Bytes...), '!'), append(append([]int32{}, was.Sizes...), 9), was.None}, *l)
+	}
+	require.Equal(t, newLines(500), src)
+}
+
+func TestAListTakesFewAllocations(t *testing.T) {
+	p, err := clone.For(reflect.TypeFor[[]*line]())
+	require.NoError(t, err)
+	src := newLines(100) // 80 of 104 bytes, with 80 slices of strings, bytes and numbers each
+	var dst []*line
+	got := testing.AllocsPerRun(100, func() { dst = clone.Copy(p, &src) })
+	require.Len(t, dst, 100)
+	require.LessOrEqual(t, got, 60.0, "by hand it would be %d", 1+4*80)
+}
+
 type small struct {
 	ID    int
 	Name  string

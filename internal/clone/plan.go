@@ -44,7 +44,7 @@ func (b *builder) plan(t reflect.Type) (*Plan, *Refusal) {
 	if p := b.plans[t]; p != nil {
 		return p, nil
 	}
-	p := &Plan{typ: t}
+	p := &Plan{typ: t, many: reflect.SliceOf(t)}
 	b.plans[t] = p
 	if refusal := b.add(p, t, 0); refusal != nil {
 		return nil, refusal

@@ -309,3 +309,50 @@ func withoutMemoryEveryReadAsksRedis(t *testing.T, start Start) {
 	}
 	require.GreaterOrEqual(t, proxy.RoundTrips(), 3)
 }
+
+func fetchTellsWhereAValueIsFrom(t *testing.T, start Start) {
+	server := start(t)
+	a, b, db, ctx := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr()), harness.NewSource("v"), harness.Context(t)
+	from := func(c *aside.Client) aside.Result[string] {
+		got, err := c.Fetch(ctx, time.Minute, "k", db.Load)
+		require.NoError(t, err)
+		require.Equal(t, "v", got.Value)
+		require.False(t, got.Stale || got.Degraded || got.Waited)
+		require.Greater(t, got.TTL, time.Duration(0))
+		require.LessOrEqual(t, got.TTL, time.Minute)
+		return got
+	}
+	got := from(a)
+	require.Equal(t, aside.SourceLoader, got.Source)
+	require.GreaterOrEqual(t, got.Age, time.Duration(0))
+	harness.Stored(t, a, "k")
+	got = from(b)
+	require.Equal(t, aside.SourceRedis, got.Source)
+	require.Negative(t, got.Age, "a raw value does not say it")
+	require.Equal(t, aside.SourceMemory, from(b).Source)
+	require.EqualValues(t, 1, db.Calls.Load())
+}
+
+func aStrictCallWaitsAndTheOthersDoNot(t *testing.T, start Start) {
+	const grace = time.Minute
+	server := start(t)
+	a, b, db, ctx := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr()), harness.NewSource("new"), harness.Context(t)
+	server.Do("SET", "k", "old", "PX", (grace / 2).Milliseconds()) // so that it is stale
+	letGo := db.HoldUp()
+	strict := harness.InBackground(func() (string, error) {
+		return a.Get(ctx, time.Hour, "k", db.Load, aside.WithGrace(grace), aside.WithMaxStale(0))
+	})
+	db.AwaitBegin(t)
+	for _, c := range []*aside.Client{a, b} {
+		got, err := c.Fetch(ctx, time.Hour, "k", db.Load, aside.WithGrace(grace))
+		require.NoError(t, err)
+		require.Equal(t, "old", got.Value)
+		require.True(t, got.Stale)
+	}
+	letGo()
+	require.Equal(t, harness.Result{Value: "new"}, harness.Await(t, strict))
+	require.EqualValues(t, 1, db.Calls.Load())
+	got, err := b.Fetch(ctx, time.Hour, "k", db.Load, aside.WithGrace(grace), aside.WithFresh())
+	require.NoError(t, err)
+	require.NotEqual(t, aside.SourceMemory, got.Source)
+}

@@ -50,6 +50,16 @@ func rules() []rule {
 			nil, getMultiAnswersFromEverywhereAtOnce,
 		},
 		{
+			"Fetch tells where a value is from",
+			"Nobody can tell a fresh answer from one that is old, or that was made without Redis.",
+			nil, fetchTellsWhereAValueIsFrom,
+		},
+		{
+			"a call that takes nothing stale waits for the load, and the others do not",
+			"One caller that must have a fresh value makes all others wait for the loader.",
+			nil, aStrictCallWaitsAndTheOthersDoNot,
+		},
+		{
 			"GetMulti of a hundred cold keys costs three round trips",
 			"A page that needs a hundred keys takes a hundred round trips.",
 			nil, getMultiOfAHundredColdKeysCostsThreeRoundTrips,
@@ -135,6 +145,21 @@ func rules() []rule {
 			"Touch moves the end of values only",
 			"An absence or a lock lives as long as a value.",
 			nil, touchMovesTheEndOfValuesOnly,
+		},
+		{
+			"SetMulti is Set for each key",
+			"Of many values that are stored together some are lost, or mixed up.",
+			nil, setMultiIsSetForEachKey,
+		},
+		{
+			"Expire makes stale what Del would remove",
+			"Callers wait for the loader and get its error, though the old value would do; or they keep it for ever.",
+			nil, expireMakesStaleWhatDelWouldRemove,
+		},
+		{
+			"Refresh replaces what is there",
+			"A value that is known to be wrong is served until its ttl; or a write is undone by a refresh.",
+			nil, refreshReplacesWhatIsThere,
 		},
 		{
 			"keys may be any bytes",

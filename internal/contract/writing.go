@@ -157,6 +157,96 @@ func touchMovesTheEndOfValuesOnly(t *testing.T, start Start) {
 	harness.Eventually(t, "memory follows", func() bool { _, ok, err := c.Peek(ctx, "value"); require.NoError(t, err); return !ok })
 }
 
+func setMultiIsSetForEachKey(t *testing.T, start Start) {
+	server := start(t)
+	c, other, ctx := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr()), harness.Context(t)
+	values := map[string]string{"": "empty key", "empty": "", "like a lock": "\x00aside:lock:a:1:0", "k\x00": "v"}
+	for i := range 100 {
+		values[fmt.Sprint("k", i)] = fmt.Sprint("v", i)
+	}
+	for range 2 {
+		require.NoError(t, c.SetMulti(ctx, time.Minute, values))
+		for key, want := range values {
+			for _, client := range []*aside.Client{c, other} {
+				value, err := client.Get(ctx, time.Minute, key, harness.MustNotLoad)
+				require.NoError(t, err)
+				require.Equal(t, want, value)
+			}
+		}
+	}
+	values["k7"] = "changed"
+	require.NoError(t, c.SetMulti(ctx, time.Minute, values))
+	harness.Eventually(t, "another hears of it", func() bool {
+		value, err := other.Get(ctx, time.Minute, "k7", harness.MustNotLoad)
+		return err == nil && value == "changed"
+	})
+}
+
+func expireMakesStaleWhatDelWouldRemove(t *testing.T, start Start) {
+	const ttl, grace = time.Hour, time.Minute
+	server := start(t)
+	c, other, ctx := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr()), harness.Context(t)
+	db := harness.NewSource("1")
+	get := func(c *aside.Client) string {
+		value, err := c.Get(ctx, ttl, "k", db.Load, aside.WithGrace(grace))
+		require.NoError(t, err)
+		return value
+	}
+	require.Equal(t, "1", get(c))
+	harness.Stored(t, c, "k")
+	require.Equal(t, "1", get(other))
+	db.AwaitBegin(t)
+	db.Set("2")
+	letGo := db.HoldUp()
+	require.NoError(t, c.Expire(ctx, grace, "k", "nothing"))
+	require.LessOrEqual(t, server.Do("PTTL", "k"), grace.Milliseconds())
+	require.Equal(t, "1", get(c), "it is served once more")
+	db.AwaitBegin(t)
+	require.NoError(t, other.Expire(ctx, grace, "k"))
+	letGo()
+	harness.Eventually(t, "a refresh that began before is refused", func() bool { return c.Stats().FillsRefused == 1 })
+	require.Equal(t, "1", server.Do("GET", "k"))
+	for _, client := range []*aside.Client{c, other} {
+		harness.Eventually(t, "the next one is stored", func() bool { return get(client) == "2" })
+	}
+	require.NoError(t, c.Expire(ctx, 0, "k"))
+	require.Nil(t, server.Do("GET", "k"), "without a grace it is a Del")
+}
+
+func refreshReplacesWhatIsThere(t *testing.T, start Start) {
+	server := start(t)
+	c, other, ctx := harness.NewClient(t, server.Addr()), harness.NewClient(t, server.Addr()), harness.Context(t)
+	for i, ttl := range []time.Duration{time.Hour, math.MaxInt64, 0} { // 0: nothing is there
+		want := fmt.Sprint("new ", i)
+		if ttl > 0 {
+			require.NoError(t, c.Set(ctx, ttl, "k", "old"))
+		} else {
+			require.NoError(t, c.Del(ctx, "k"))
+		}
+		value, err := c.Refresh(ctx, time.Minute, "k", harness.NewSource(want).Load)
+		require.NoError(t, err)
+		require.Equal(t, want, value)
+		harness.Stored(t, c, "k")
+		for _, client := range []*aside.Client{c, other} {
+			harness.Eventually(t, "all have it", func() bool {
+				value, err := client.Get(ctx, time.Minute, "k", harness.MustNotLoad)
+				return err == nil && value == want
+			})
+		}
+	}
+	db := harness.NewSource("refreshed")
+	letGo := db.HoldUp()
+	refreshing := harness.InBackground(func() (string, error) { return c.Refresh(ctx, time.Minute, "k", db.Load) })
+	db.AwaitBegin(t)
+	value, err := c.Get(ctx, time.Minute, "k", harness.MustNotLoad)
+	require.NoError(t, err)
+	require.Equal(t, "new 2", value, "others do not wait")
+	require.NoError(t, other.Set(ctx, time.Minute, "k", "set"))
+	letGo()
+	require.Equal(t, harness.Result{Value: "refreshed"}, harness.Await(t, refreshing))
+	require.Equal(t, "set", server.Do("GET", "k"), "a Set meanwhile wins")
+}
+
 func keysMayBeAnyBytes(t *testing.T, start Start) {
 	server := start(t)
 	c, ctx := harness.NewClient(t, server.Addr()), harness.Context(t)

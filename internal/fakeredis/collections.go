@@ -53,6 +53,51 @@ func hget(s *Server, _ *client, args []string) any {
 	return nil
 }
 
+func hsetnx(s *Server, c *client, args []string) any {
+	switch was := hget(s, c, args).(type) {
+	case nil:
+		return hset(s, c, args)
+	case string:
+		return int64(0)
+	default:
+		return was
+	}
+}
+
+func hincrby(s *Server, c *client, args []string) any {
+	by, err := strconv.ParseInt(args[2], 10, 64)
+	if err != nil {
+		return notNumber
+	}
+	n := int64(0)
+	switch was := hget(s, c, args).(type) {
+	case string:
+		if n, err = strconv.ParseInt(was, 10, 64); err != nil {
+			return failure("ERR hash value is not an integer")
+		}
+	case failure:
+		return was
+	}
+	sum, ok := sumOf(n, by)
+	if !ok {
+		return overflow
+	}
+	hset(s, c, []string{args[0], args[1], strconv.FormatInt(sum, 10)})
+	return sum
+}
+
+func hkeys(s *Server, c *client, args []string) any {
+	all, ok := hgetall(s, c, args).(pairs)
+	if !ok {
+		return hgetall(s, c, args)
+	}
+	keys := []any{}
+	for i := 0; i < len(all); i += 2 {
+		keys = append(keys, all[i])
+	}
+	return keys
+}
+
 func hmget(s *Server, _ *client, args []string) any {
 	v, failed := s.of(args[0], "hash")
 	if failed != nil {

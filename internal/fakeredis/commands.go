@@ -47,7 +47,8 @@ func init() { // they use the table themselves
 
 		// The server.
 		"TIME": {func(s *Server, _ *client, _ []string) any {
-			return []any{strconv.FormatInt(s.now/1e6, 10), strconv.FormatInt(s.now%1e6, 10)}
+			now := s.time()
+			return []any{strconv.FormatInt(now/1e6, 10), strconv.FormatInt(now%1e6, 10)}
 		}, 1, neither, nil},
 		"INFO":     {info, -1, neither, nil},
 		"CONFIG":   {config, -2, neither, nil},
@@ -100,6 +101,9 @@ func init() { // they use the table themselves
 
 		// Hashes, lists and sets, as far as a test wants a key of another type.
 		"HSET":     {hset, -4, grows, nil},
+		"HSETNX":   {hsetnx, 4, grows, nil},
+		"HINCRBY":  {hincrby, 4, grows, nil},
+		"HKEYS":    {hkeys, 2, reads, first},
 		"HGET":     {hget, 3, reads, first},
 		"HMGET":    {hmget, -3, reads, first},
 		"HGETALL":  {hgetall, 2, reads, first},

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
@@ -231,7 +232,10 @@ func (a author) keys() []string {
 }
 
 func (a author) value() string {
-	return pick(a, "", "v", "w", "17", ours, theirs, wire.Absent, strings.Repeat("long", 20))
+	lived := wire.Header{Began: 1_795_000_000_000_000, TTL: time.Hour, Grace: pick(a, 0, 20*time.Minute, 3*time.Hour)}
+	lives := lived
+	lives.Began, lives.Absent = 0, true
+	return pick(a, "", "v", "w", "17", ours, theirs, wire.Absent, strings.Repeat("long", 20), wire.PackHeader(lived, "v"), wire.PackHeader(lives, ""), wire.PackHeader(wire.Header{Version: 300}, "v"))
 }
 
 // ttl is in ms, and ends long after the test.
@@ -289,7 +293,8 @@ func (a author) plain() []string {
 func (a author) bucket() []string {
 	bucket, field, now := stamp.Bucket(a.key()), stamp.Field(a.key()), time.Now().UnixMilli()
 	const hour = 3_600_000
-	h := head{lives: now + pick[int64](a, hour, 10*hour), due: now + pick[int64](a, -hour, hour), longest: pick[int64](a, 1, hour)}
+	// Not an hour: scripts are told to keep stamps for that, and a millisecond more or less would decide.
+	h := head{lives: now + pick[int64](a, hour/2, 10*hour), due: now + pick[int64](a, -hour, hour), longest: pick[int64](a, 1, hour)}
 	old := stamp.Left{Stamp: a.proposed(), Ends: now + pick[int64](a, -hour, hour), Other: pick[int64](a, 0, (now-hour)*1000)}
 	old.Micros -= pick[int64](a, 0, 5*hour*1000)
 	return pick(a,
@@ -338,12 +343,12 @@ func (a author) script() []string {
 	case script.Refresh:
 		keys = []string{"{t}a", "{t}b"}
 		a.Shuffle(2, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-		args = []string{marker(), a.ttl(), pick(a, "1000000", "100", "9000000000"), wire.LockPrefix}
+		args = []string{marker(), a.ttl(), pick(a, "1000000", "100", "9000000000", "", "+1000000", "+100"), wire.LockPrefix}
 		stamped()
-	case script.Refreshed: // it is refused unless somebody knows the end: asidetest shows the rest
+	case script.Refreshed: // it is refused unless somebody knows the end, or there is none: asidetest shows the rest
 		keys = []string{"{t}a", "{t}b"}
 		a.Shuffle(2, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-		args = []string{marker(), sha1hex(a.value()), fmt.Sprint(time.Now().Add(-time.Hour).UnixMilli()), "", a.value(), pick(a, "0", "100000")}
+		args = []string{marker(), sha1hex(a.value()), pick(a, "0", fmt.Sprint(time.Now().Add(-time.Hour).UnixMilli())), "", a.value(), pick(a, "0", "100000")}
 		stamped()
 	case script.RefreshFailed:
 		one(marker(), pick(a, "failed:1:1000", "failed:7:99000000"), a.ttl())
@@ -354,6 +359,11 @@ func (a author) script() []string {
 		args = []string{a.window()}
 	case script.Touch:
 		args = []string{a.window(), a.ttl(), wire.LockPrefix, "\x00other:lock:", wire.Absent}
+	case script.Expire:
+		args = []string{a.window(), "3600000", a.stamp(), pick(a, "90000", "600000", "9000000000"), wire.LockPrefix, "\x00other:lock:"}
+		stamped()
+	case script.ExpireBare:
+		args = []string{a.window(), pick(a, "90000", "600000", "9000000000"), wire.LockPrefix, "\x00other:lock:"}
 	case script.ReplayBare:
 		args = []string{a.window()}
 		each(func() { args = append(args, pick(a, "set", "del", "fill")) })
@@ -385,20 +395,68 @@ func (a author) script() []string {
 			args = append(args, string(deed), a.value())
 		})
 		stamped()
+	case script.Ledger:
+		for i, key := range keys {
+			keys[i] = stamp.Ledger(key)
+		}
+		args = []string{a.window(), pick(a, "1000000", "100000")}
+		each(func() { args = append(args, a.list()) })
+	case script.Operate:
+		args = []string{a.window(), pick(a, "3600000", "3600000", ""), "1000000"}
+		each(func() { args = append(args, pick(a, a.list(), a.list(), ""), "100000", a.operations()) })
+		for _, key := range slices.Clone(keys) {
+			keys = append(keys, stamp.Ledger(key))
+		}
+		stamped()
 	case script.Time:
 		keys = nil
+	case script.Group:
+		keys = []string{"{t}group", "{t}group2"} // whose values are times
+		each(func() { args = append(args, pick(a, "0", "100000", "9000000000")) })
 	case script.Made:
 		keys, args = []string{"{t}made"}, []string{"7200000"}
 	case script.Probe:
 		one("7200000")
 	case script.Withheld:
 		one("TOOLONG it is")
+	case script.Explain:
+		one(pick(a, "3", "1000"), stamp.Field(keys[0]))
+		if a.IntN(2) == 0 {
+			keys = append(keys, pick(a, "{t}a", "{t}b"))
+		}
+		stamped()
 	}
 	head := []string{"EVAL", s.Text()}
 	if a.IntN(3) == 0 {
 		head = []string{"EVALSHA", s.SHA()}
 	}
 	return slices.Concat(head, []string{fmt.Sprint(len(keys))}, keys, args)
+}
+
+// list is the name of one of two lists of operations, or of one that is too old.
+func (a author) list() string {
+	s, _ := stamp.Packed(stamp.Stamp{Micros: time.Now().UnixMicro()/1e10*1e10 - pick[int64](a, 0, 1, 1e13), Client: "00000000000000aa", Number: 1}.String())
+	return s
+}
+
+// operations are some, each later than the one before.
+func (a author) operations() string {
+	var l deferred.List
+	s := a.proposed()
+	for range 1 + a.IntN(3) {
+		s.Micros += 1 + a.Int64N(1000)
+		ends := fmt.Sprint(time.Now().Add(pick(a, time.Hour, -time.Hour)).UnixMilli())
+		l.Ops = append(l.Ops, deferred.Op{Stamp: s.String(), Command: pick(a,
+			[]string{"INCRBY", pick(a, "5", "-1", "9223372036854775807")}, []string{"APPEND", "x"}, []string{"SADD", "m", "n"}, []string{"SREM", "n"},
+			[]string{"HSET", "f", "1", "g", "x"}, []string{"HDEL", "f"}, []string{"HSETNX", "f", "y"}, []string{"HINCRBY", "f", "2"}, []string{"LPUSH", "a", "b"}, []string{"RPUSH", "c"},
+			[]string{"SET", a.value()}, []string{"SET", "7", "PXAT", ends}, []string{"DEL"}, []string{"PEXPIREAT", ends}, []string{"PERSIST"}, []string{"SETNX", "z"},
+		)})
+	}
+	packed, ok := l.Packed()
+	if !ok {
+		panic("a client's id is hexadecimal")
+	}
+	return packed
 }
 
 // answersOfTheirOwn are not compared: the time, and which server it is.
@@ -553,13 +611,19 @@ func TestTheFakeStoresARefreshAsRedisDoes(t *testing.T) {
 				conn, err := dial()
 				p := dialed(t, conn, err)
 				keys := []string{"4", "k", "lock", stamp.Bucket("k"), stamp.Bucket("lock")}
-				p.do(t, "SET", "k", "v", "PX", "100000")
-				p.do(t, "HSET", stamp.Bucket("k"), "k", left.String())
-				taken := p.do(t, slices.Concat([]string{"EVAL", script.Refresh.Text()}, keys, []string{"m", "10000", "200000", wire.LockPrefix, "2"})...).answer.([]any)
-				require.Len(t, taken, 5, name)
-				done := p.do(t, slices.Concat([]string{"EVAL", script.Refreshed.Text()}, keys, []string{"m", taken[2].(string), taken[3].(string), taken[4].(string), "w", ttl, "2"})...)
-				require.Equal(t, []any{int64(1)}, done.answer, name)
-				require.Equal(t, want, p.do(t, "HGET", stamp.Bucket("k"), "k").answer, name)
+				for _, within := range []string{"200000", "+200000", ""} {
+					args := []string{"SET", "k", "v", "PX", "100000"}
+					if within != "200000" { // then also what does not expire
+						args = args[:3]
+					}
+					p.do(t, args...)
+					p.do(t, "HSET", stamp.Bucket("k"), "k", left.String())
+					taken := p.do(t, slices.Concat([]string{"EVAL", script.Refresh.Text()}, keys, []string{"m", "10000", within, wire.LockPrefix, "2"})...).answer.([]any)
+					require.Len(t, taken, 5, name)
+					done := p.do(t, slices.Concat([]string{"EVAL", script.Refreshed.Text()}, keys, []string{"m", taken[2].(string), taken[3].(string), taken[4].(string), "w", ttl, "2"})...)
+					require.Equal(t, []any{int64(1)}, done.answer, name)
+					require.Equal(t, want, p.do(t, "HGET", stamp.Bucket("k"), "k").answer, name)
+				}
 				p.do(t, "DEL", stamp.Bucket("k"))
 			}
 		}

@@ -18,6 +18,7 @@ type run struct {
 	args  []string
 	full  bool // the server was when the script began
 	dirty bool // it has begun with a write, so that it may go on
+	free  bool // of replay
 }
 
 // call is redis.call: it ends the script where the command fails. Arguments are strings and

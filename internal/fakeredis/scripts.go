@@ -1,6 +1,7 @@
 package fakeredis
 
 import (
+	"encoding/binary"
 	"regexp"
 	"strings"
 
@@ -32,24 +33,30 @@ func init() { // some use the commands, and these the table
 		"97446597861ae0f571c9f04379b3b2c222560fdf": {"renew", renew},
 		"1aa837c01cd8af209e4bc36579fdd43564a9459b": {"release", release},
 		"848a65cff859ec67c3ed48a34577e79be746cae0": {"release_failed", releaseFailed},
-		"81d6546a7575a7742ff6109532e75458d0cecc85": {"refresh", refresh},
-		"d25a46bedc2f5186741721e5b2419b33506c7948": {"refreshed", refreshed},
+		"7860d84fc1d86f29d8a18ac314c2256faa6b75cc": {"refresh", refresh},
+		"c57c7a2397d0e4118793ad424468c10e51655f88": {"refreshed", refreshed},
 		"9b48b3bbd83e65a14bbfe1bec1e5556a85d3625e": {"refresh_failed", refreshFailed},
-		"a6222be8956bda73c775ee1cb466d9af1b223973": {"set", setStamped},
+		"33db3e3a189aa2c900b86eebc7471a9837993db0": {"set", setStamped},
 		"5e66847cb75cb91ea2a9b3815e34819271e9e78c": {"set_bare", setBare},
-		"957bdba4150cb1fd23ed6af2223583166f86227e": {"del", delStamped},
+		"cfc30d3ca6e72f4aa2598c01716ddd4054a8386c": {"del", delStamped},
 		"b241b38f104c250d5ff5782e743e31520233c742": {"del_bare", delBare},
 		"54bdedf89e531248bd9b3d4bc45ae78898c6d380": {"touch", touch},
-		"21600203a2a38d74aa9cb8a17a8e64f06c36cac1": {"mark", mark},
-		"0e843b527362e8ff1faef9f74a50ec0f90cf52e1": {"stamp", stampOnly},
+		"64f3924e7d7ab03189d8d89cae94de7e69397873": {"expire", expireStamped},
+		"fc0990bb6457ab4e98ed0d4322c514bad405d5b6": {"expire_bare", expireBare},
+		"7c30d091793f7f70448b07307ffb741c6640fdca": {"mark", mark},
+		"142e5f77920aee4ce92f237de2b80c0e7cf8113a": {"stamp", stampOnly},
 		"48df9b519ca145c867b895f740b37bd891e887af": {"nothing", nothing},
-		"d2c31c999a0cecaabef797f587256c2a35facd18": {"replay", replay},
+		"ae35f2acf390548f6f4a4f1a35ad5e6f4263dfd5": {"replay", replay},
 		"a1c50d0ee194cac7f84dbcace259faf0ca99a64c": {"replay_bare", replayBare},
 		"37a1e403fc1aa6b6e8d522b6353c607c92fd8227": {"time", timeOf},
 		"7515b855d39754f40894f6542a708b8bf50296ab": {"probe", probe},
 		"94e22d8fe165fdc860678c6bdf4d8a755ff18832": {"who", who},
+		"18193ea7c97df09fee94399bcdcc3e86ed18f5dd": {"group", group},
 		"c162150b141042149877af390cfd4df4ff4ea0b8": {"made", made},
 		"b2f606cfd8a309cca0730faf51e67e154475acfd": {"withheld", withheld},
+		"3613b70fdae84ed9bc1185f4fc42606111f3d734": {"explain", explain},
+		"7ba22f53c4ba445440e31e15409fb7af334dac0a": {"ledger", ledger},
+		"16f4cd848b38d4dfece92573eecc1c82f590fbd9": {"operate", operate},
 	}
 }
 
@@ -99,6 +106,55 @@ func (r *run) put(key, value string, ttl int64) any {
 		return r.call("SET", key, value)
 	}
 	return r.call("PSETEX", key, ttl, value)
+}
+
+// lib/shorten.lua
+
+// graceIn is the grace that the header of a value states, in ms.
+func graceIn(head string) (ms int64, ok bool) {
+	if !strings.HasPrefix(head, wire.HeaderPrefix) && !strings.HasPrefix(head, wire.AbsentHeaderPrefix) {
+		return 0, false
+	}
+	rest := head[min(len(head), 11):]
+	varint := func() int64 {
+		n, bytes := binary.Uvarint([]byte(rest))
+		rest = rest[max(bytes, 0):]
+		return int64(n)
+	}
+	if began, ok := strings.CutPrefix(rest, "b"); ok {
+		rest = began
+		varint()
+	}
+	if rest, ok = strings.CutPrefix(rest, "l"); ok {
+		varint()
+		return varint(), true
+	}
+	return 0, false
+}
+
+// shorten has a value end within grace ms, and 10 ms sooner than it did, at least.
+func (r *run) shorten(key string, grace int64, locks []string) int64 {
+	left := r.call("PTTL", key).(int64)
+	head, _ := r.pcall("GETRANGE", key, 0, 63).(string)
+	if g, ok := graceIn(head); ok {
+		grace = min(grace, g)
+	}
+	if left == -1 {
+		left = grace
+	} else {
+		left = min(grace, left-10)
+	}
+	for _, prefix := range locks {
+		if strings.HasPrefix(head, prefix) {
+			left = 0
+		}
+	}
+	if left > 0 {
+		r.call("PEXPIRE", key, left)
+		return left
+	}
+	r.call("UNLINK", key)
+	return 0
 }
 
 // The lock on a key.
@@ -279,6 +335,16 @@ func touch(r *run) any {
 	return int64(1)
 }
 
+func expireBare(r *run) any {
+	if refusal := untimely(r.clock(), r.args[0]); refusal != nil {
+		return refusal
+	}
+	for _, key := range r.keys {
+		r.shorten(key, number(r.args[1]), r.args[2:])
+	}
+	return int64(1)
+}
+
 func nothing(*run) any { return int64(1) }
 
 func replayBare(r *run) any {
@@ -320,3 +386,73 @@ func made(r *run) any {
 }
 
 func withheld(r *run) any { return failure(r.args[0]) }
+
+func explain(r *run) any {
+	k, count := r.keys[0], int(number(r.args[2]))
+	lock := r.keys[count-1]
+	text := func(v any) any {
+		if s, ok := v.(string); ok {
+			return s
+		}
+		return nil
+	}
+	numberOf := func(v any, otherwise int64) int64 {
+		if n, ok := v.(int64); ok {
+			return n
+		}
+		return otherwise
+	}
+	size, ok := r.pcall("STRLEN", k).(int64)
+	if !ok {
+		size = numberOf(r.pcall("SETRANGE", k, 0, ""), -1)
+	}
+	kind, _ := r.pcall("TYPE", k).(status)
+	var v, stamp, held any
+	if size > 0 {
+		v = text(r.pcall("GETRANGE", k, 0, r.args[0]))
+	}
+	if got, ok := r.pcall("HMGET", r.keys[count], r.args[1]).([]any); ok {
+		stamp = text(got[0])
+	}
+	if count > 1 {
+		held = text(r.pcall("GET", lock))
+	}
+	return []any{string(kind), size, numberOf(r.pcall("PTTL", k), -1), v, stamp, held, numberOf(r.pcall("PTTL", lock), -2)}
+}
+
+// The states of groups.
+
+func group(r *run) any {
+	madeNow := padded(r.clock())
+	makes := func(key, ttl string, nx bool) bool {
+		args := []any{"SET", key, madeNow}
+		if ttl != "0" {
+			args = append(args, "PX", ttl)
+		}
+		if nx {
+			args = append(args, "NX")
+		}
+		return r.pcall(args...) == okay
+	}
+	for i, key := range r.keys {
+		makes(key, r.args[i], true)
+	}
+	states := r.callKeys("MGET", r.keys).([]any)
+	answer := make([]any, 0, 2*len(r.keys))
+	for i, key := range r.keys {
+		v, left := states[i], r.call("PTTL", key)
+		state, _ := v.(string)
+		if _, ok := isNumber(state); !ok || len(state) != 16 || strings.Trim(state, "0123456789") != "" {
+			if v = nil; makes(key, r.args[i], false) {
+				v = madeNow
+			}
+			left = r.call("PTTL", key)
+		} else if r.args[i] != "0" && 2*left.(int64) < number(r.args[i]) {
+			r.pcall("PEXPIRE", key, r.args[i])
+			left = r.call("PTTL", key)
+		}
+		answer = append(answer, v, left)
+	}
+	r.callKeys("EXISTS", r.keys)
+	return answer
+}

@@ -34,6 +34,8 @@ type Server struct {
 	known   map[string]bool             // the scripts that EVALSHA may be asked for, by SHA-1
 	current *client                     // whose command is done; nil: nobody's
 	now     int64                       // when the command that is done began, in µs since 1970
+	told    int64                       // what TIME has answered last
+	asked   bool                        // the command that is done has asked for TIME
 	run     string                      // the id of this life of the server
 	born    time.Time
 	max     int64 // maxmemory in bytes; 0: no bound
@@ -180,7 +182,17 @@ func plain(answer any) any {
 }
 
 // lookAtClock has what follows happen now.
-func (s *Server) lookAtClock() { s.now = time.Now().UnixMicro() }
+func (s *Server) lookAtClock() { s.now, s.asked = time.Now().UnixMicro(), false }
+
+// time is what TIME answers, in µs: the same within a command, and later than to every command
+// before. A real server takes more than a microsecond for a command; in a bubble the clock stands
+// still, and the state of a group that is made anew would be the one that was deleted.
+func (s *Server) time() int64 {
+	if !s.asked {
+		s.told, s.asked = max(s.now, s.told+1), true
+	}
+	return s.told
+}
 
 // ms is now in ms.
 func (s *Server) ms() int64 { return s.now / 1000 }

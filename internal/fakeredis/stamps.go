@@ -29,21 +29,39 @@ func (r *run) whenFull() any {
 // stampIn is what a bucket has for a field, if it is a stamp; the bucket's head; and whether there is
 // something that is no stamp we know.
 func (r *run) stampIn(bucket, field string) (was left, head string, unknown bool) {
-	said := r.pcall("HMGET", bucket, field, "")
+	were, head, unknowns := r.stampsIn(bucket, []string{field})
+	return were[0], head, unknowns[0]
+}
+
+// stampsIn is stampIn for several fields.
+func (r *run) stampsIn(bucket string, fields []string) (were []left, head string, unknown []bool) {
+	were, unknown = make([]left, len(fields)), make([]bool, len(fields))
+	args := []any{"HMGET", bucket}
+	for _, field := range fields {
+		args = append(args, field)
+	}
+	said := r.pcall(append(args, "")...)
 	got, ok := said.([]any)
 	if !ok {
 		if failed, _ := said.(failure); !strings.Contains(string(failed), "WRONGTYPE") {
-			r.call("HMGET", bucket, field, "")
+			r.call("HMGET", bucket, "")
 		}
 		r.call("DEL", bucket)
-		return nil, "", true
+		for i := range unknown {
+			unknown[i] = true
+		}
+		return were, "", unknown
 	}
-	head, _ = got[1].(string)
-	text, there := got[0].(string)
-	if l, ok := stamp.ParseLeft(text); ok {
-		return &l, head, false
+	head, _ = got[len(fields)].(string)
+	for i := range fields {
+		text, there := got[i].(string)
+		if l, ok := stamp.ParseLeft(text); ok {
+			were[i] = &l
+		} else {
+			unknown[i] = there
+		}
 	}
-	return nil, head, there
+	return were, head, unknown
 }
 
 func (r *run) bucket(i int) string { return r.keys[r.count()+i] }
@@ -105,7 +123,8 @@ func (r *run) sweep(bucket string, ms, longest int64) (last int64) {
 	return last
 }
 
-func (r *run) placeIn(bucket, field, was string, l stamp.Left, ms, ends, keep int64) {
+// placeIn puts stamps, each behind its field, into a bucket with that head.
+func (r *run) placeIn(bucket, was string, ms, ends, keep int64, stamps ...any) {
 	h := head{longest: keep}
 	known := len(was) == 19 && was[0] == 16
 	if known {
@@ -115,7 +134,7 @@ func (r *run) placeIn(bucket, field, was string, l stamp.Left, ms, ends, keep in
 	}
 	must := max(ms+keep, ends)
 	if must <= h.lives && keep <= h.longest && ms < h.due {
-		r.call("HSET", bucket, field, l.String())
+		r.call(append([]any{"HSET", bucket}, stamps...)...)
 		return
 	}
 	h.longest = max(h.longest, keep)
@@ -126,7 +145,7 @@ func (r *run) placeIn(bucket, field, was string, l stamp.Left, ms, ends, keep in
 		h.due = ms + h.longest/4
 	}
 	h.lives = max(h.lives, must+h.longest/2)
-	r.call("HSET", bucket, field, l.String(), "", h.String())
+	r.call(append([]any{"HSET", bucket, "", h.String()}, stamps...)...)
 	r.call("PEXPIREAT", bucket, h.lives)
 }
 
@@ -138,7 +157,7 @@ func (r *run) leaveIn(bucket, field, head string, now int64, was left, l stamp.L
 	if was != nil {
 		l.Micros = max(l.Micros, was.Micros+1)
 	}
-	r.placeIn(bucket, field, head, l, now/1000, l.Ends, keep)
+	r.placeIn(bucket, head, now/1000, l.Ends, keep, field, l.String())
 }
 
 func (r *run) leave(i int, head string, now int64, was left, l stamp.Left, keep int64) {
@@ -181,6 +200,26 @@ func delStamped(r *run) any {
 	return int64(1)
 }
 
+func expireStamped(r *run) any {
+	now := r.clock()
+	if refusal := untimely(now, r.args[0]); refusal != nil {
+		return refusal
+	}
+	mine, grace := proposed(r.args[2]), number(r.args[3])
+	for i := range r.count() {
+		was, head, _ := r.stampOf(i)
+		if overtaken(was, mine) {
+			continue
+		}
+		left, ends := r.shorten(r.keys[i], grace, r.args[4:len(r.args)-1]), int64(0)
+		if was != nil && left > 0 && was.Ends > now/1000 {
+			ends = min(was.Ends, now/1000+left)
+		}
+		r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[1]))
+	}
+	return int64(1)
+}
+
 func mark(r *run) any {
 	now := r.clock()
 	if refusal := untimely(now, r.args[0]); refusal != nil {
@@ -200,7 +239,7 @@ func mark(r *run) any {
 			ends = now/1000 + left
 		}
 		r.forget(i)
-		r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[1]))
+		r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: ends, Changed: true}, number(r.args[1]))
 	}
 	return int64(1)
 }
@@ -230,43 +269,62 @@ func replay(r *run) any {
 	}
 	answers := make([]any, r.count())
 	full := r.whenFull()
-	for i := range answers {
-		answers[i] = r.replay(i, r.args[2*i+3], r.args[2*i+4], keep, lock, now, full)
+	r.free = true
+	for from := 0; from < len(answers); {
+		bucket, past := r.bucket(from), from
+		var fields []string
+		for past < len(answers) && r.bucket(past) == bucket {
+			fields = append(fields, stamp.Field(r.keys[past]))
+			past++
+		}
+		were, head, unknown := r.stampsIn(bucket, fields)
+		var stamps []any
+		last := int64(0)
+		func() {
+			defer func() { // also if one of them ends the script
+				if len(stamps) > 0 {
+					r.placeIn(bucket, head, now/1000, last, keep, stamps...)
+				}
+			}()
+			for i := from; i < past; i++ {
+				verdict, l := r.replay(i, were[i-from], unknown[i-from], keep, lock, now, full)
+				answers[i] = verdict
+				if l != nil {
+					stamps, last = append(stamps, fields[i-from], l.String()), max(last, l.Ends)
+				}
+			}
+		}()
+		from = past
 	}
 	return answers
 }
 
-func (r *run) replay(i int, what, value string, keep int64, lock string, now int64, full any) any {
+// replay says what has become of the record of the ith key, and which stamp that leaves, if any.
+func (r *run) replay(i int, c left, unknown bool, keep int64, lock string, now int64, full any) (any, left) {
+	what, value := r.args[2*i+3], r.args[2*i+4]
 	mine, u, ends := proposed(what[1:21]), bigEndian(what[21:28]), bigEndian(what[28:34])
 	key, ms, at, verdict := r.keys[i], now/1000, mine.Micros, int64(1)
 	op, newest := strings.ToLower(what[:1]), now-keep*1000
 	set, fill, unsure := op == "s", op == "f", op != what[:1] || at > now+u
 	if (set || fill) && (ms >= ends || at < newest+u) || fill && unsure {
 		if fill {
-			return int64(4)
+			return int64(4), nil
 		}
 		// what it has replaced must not come back
 		set, verdict = false, 3
 	}
 	if full != nil && (set || fill) {
-		return full
+		return full, nil
 	}
 
-	c, head, unknown := r.stampOf(i)
-	v := r.pcall("GET", key)
-	if _, failed := v.(failure); failed { // of another type: somebody's value
-		v = ""
-	}
-	held, _ := v.(string)
 	if fill {
-		if v != nil || unknown || c != nil && (c.Micros >= newest || c.Ends > ms) {
-			return int64(2)
+		if unknown || c != nil && (c.Micros >= newest || c.Ends > ms) || !r.create(key, value, ends-ms) {
+			return int64(2), nil
 		}
-		r.put(key, value, ends-ms)
-		return int64(1)
+		return int64(1), nil
 	}
 	if overtaken(c, mine) {
-		return int64(2)
+		return int64(2), nil
 	}
 
 	by, other, contested := mine, int64(0), unknown
@@ -286,7 +344,12 @@ func (r *run) replay(i int, what, value string, keep int64, lock string, now int
 			other, contested = c.Other, true
 		}
 	case c != nil && c.Micros > at+u:
-		return int64(2)
+		if c.Ends <= ms { // what is there is no Set's. An Expire leaves what may be older than this
+			if v := r.held(key); v != nil && !strings.HasPrefix(v.(string), lock) {
+				r.call("UNLINK", key)
+			}
+		}
+		return int64(2), nil
 	case c != nil && c.Micros >= at-u:
 		contested = true
 		if c.Stamp.String() < mine.String() {
@@ -297,6 +360,11 @@ func (r *run) replay(i int, what, value string, keep int64, lock string, now int
 	}
 
 	wins, stays := set && !contested, int64(0)
+	if wins && r.free && r.create(key, value, ends-ms) {
+		return verdict, &stamp.Left{Stamp: by, Other: other, Ends: ends}
+	}
+	v := r.held(key)
+	held, _ := v.(string)
 	locked := v != nil && strings.HasPrefix(held, lock)
 	switch {
 	case locked && !unsure && lockedAt(held) > at+u:
@@ -318,8 +386,17 @@ func (r *run) replay(i int, what, value string, keep int64, lock string, now int
 	if full != nil {
 		r.forget(i)
 	}
-	r.placeIn(r.bucket(i), stamp.Field(key), head, stamp.Left{Stamp: by, Other: other, Ends: stays}, ms, stays, keep)
-	return verdict
+	return verdict, &stamp.Left{Stamp: by, Other: other, Ends: stays}
+}
+
+// create writes a value where there is none, and reports whether it has.
+func (r *run) create(key, value string, ttl int64) bool {
+	args := []any{"SET", key, value, "PX", ttl, "NX"}
+	if ttl > longestTTL {
+		args = []any{"SET", key, value, "NX"}
+	}
+	r.free = r.call(args...) == okay
+	return r.free
 }
 
 // lockedAt is when a lock was taken, as its marker says at its end.
@@ -359,8 +436,10 @@ func refresh(r *run) any {
 	if v == nil || strings.HasPrefix(v.(string), r.args[3]) {
 		return []any{int64(0)}
 	}
+	within := r.args[2]
+	forced := within == "" || strings.HasPrefix(within, "+")
 	at, ok := r.end(r.keys[0])
-	if !ok || r.call("PTTL", r.keys[0]).(int64) > number(r.args[2]) {
+	if !forced && !ok || within != "" && r.call("PTTL", r.keys[0]).(int64) > number(within) {
 		return []any{int64(0)}
 	}
 	held, failures := r.look(r.keys[1]), int64(0)
@@ -370,13 +449,13 @@ func refresh(r *run) any {
 		if parts == nil {
 			return []any{int64(1), left}
 		}
-		if keep := number(parts[2]); left > keep {
-			return []any{int64(1), left - keep}
+		if keep := number(parts[2]); !forced && left > keep {
+			return []any{int64(1), left - keep, number(parts[1])}
 		}
 		failures = number(parts[1])
 	}
 	r.call("SET", r.keys[1], r.args[0], "PX", r.args[1])
-	return []any{int64(2), failures, sha1hex(v.(string)), fmt.Sprint(at), r.stampText(0)}
+	return []any{int64(2), failures, sha1hex(v.(string)), fmt.Sprint(max(at, 0)), r.stampText(0)}
 }
 
 func refreshed(r *run) any {
@@ -386,7 +465,8 @@ func refreshed(r *run) any {
 	v, same := r.look(r.keys[0]), false
 	var was left
 	if v != nil {
-		if at, ok := r.end(r.keys[0]); ok && at-number(r.args[2]) >= -3 && at-number(r.args[2]) <= 3 {
+		at, _ := r.end(r.keys[0])
+		if at = max(at, 0); at-number(r.args[2]) >= -3 && at-number(r.args[2]) <= 3 {
 			text := ""
 			if was, _, _ = r.stampOf(0); was != nil {
 				text = was.String()
@@ -418,4 +498,14 @@ func refreshFailed(r *run) any {
 	}
 	r.call("SET", r.keys[0], r.args[1], "PX", r.args[2])
 	return []any{int64(1)}
+}
+
+// held is what a key holds; nil: nothing.
+func (r *run) held(key string) any {
+	v := r.pcall("GET", key)
+	r.free = v == nil
+	if _, failed := v.(failure); failed { // of another type: somebody's value
+		v = ""
+	}
+	return v
 }

@@ -278,9 +278,20 @@ func (s *Server) add(key, text string, sign int64) any {
 	case failure:
 		return was
 	}
-	if by > 0 && n > math.MaxInt64-by || by < 0 && n < math.MinInt64-by {
-		return failure("ERR increment or decrement would overflow")
+	sum, ok := sumOf(n, by)
+	if !ok {
+		return overflow
 	}
-	s.rewrite(key, strconv.FormatInt(n+by, 10))
-	return n + by
+	s.rewrite(key, strconv.FormatInt(sum, 10))
+	return sum
+}
+
+const overflow = failure("ERR increment or decrement would overflow")
+
+// sumOf adds; false: the sum is no int64.
+func sumOf(n, by int64) (int64, bool) {
+	if by > 0 && n > math.MaxInt64-by || by < 0 && n < math.MinInt64-by {
+		return 0, false
+	}
+	return n + by, true
 }

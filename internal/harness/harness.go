@@ -3,9 +3,12 @@
 package harness
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,10 +26,28 @@ const Patience = 20 * time.Second
 // Quiet logs nothing.
 var Quiet = slog.New(slog.DiscardHandler)
 
-// Context ends after Patience, and with the test.
+// Buffer keeps what is written to it. The zero Buffer is empty. Safe for concurrent use.
+type Buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// Context ends after thrice Patience, as a test may wait for several things, and with the test.
 func Context(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -74,11 +95,17 @@ func Counted(t testing.TB, addr string) *faultproxy.Proxy {
 }
 
 // Stored waits until what c has loaded for keys is in Redis. Get does not, so a test must that goes
-// on to look there.
+// on to look there. A hasty client may take a busy machine for an outage: then it asks again.
 func Stored(t testing.TB, c *aside.Client, keys ...string) {
 	t.Helper()
-	_, err := c.LookMulti(Context(t), keys)
-	require.NoError(t, err)
+	ctx := Context(t)
+	Eventually(t, "what was loaded is stored", func() bool {
+		_, err := c.LookMulti(ctx, keys)
+		if !errors.Is(err, aside.ErrRedisAway) {
+			require.NoError(t, err)
+		}
+		return err == nil
+	})
 }
 
 // Result is what came of a call in the background.

@@ -19,6 +19,9 @@ const driftPPM = 200
 // write.
 const MostClockError = time.Second
 
+// LeastClockError is assumed of any two clocks, however good they look.
+const LeastClockError = 50 * time.Millisecond
+
 // clockSample is what the prober has learned of a server's clock. Immutable.
 type clockSample struct {
 	ahead     int64 // µs by which it is ahead of Link.Now
@@ -99,6 +102,15 @@ func (l *Link) readClock(sh *Shard, q *Call, sent int64, limit time.Duration) (*
 		return nil, err
 	}
 	return newClockSample(clock, sent, l.Now()), nil
+}
+
+// ClockError is by how much a time of a server's clock counts as wrong, in µs, of which slack is known;
+// negative: nothing is.
+func ClockError(slack int64) int64 {
+	if slack < 0 {
+		return LeastClockError.Microseconds()
+	}
+	return slack
 }
 
 // WriteWindow is when a server may do what it is asked now, as its scripts take it: until patience

@@ -15,6 +15,8 @@ type Health struct {
 	Since  time.Time
 	Err    error // why it is degraded, or what does not work although it is not
 	Shards []Health
+
+	Untracked bool // of a shard, or of one at least: it was not asked to tell us of changes
 }
 
 // Health says how the shards are doing. It asks nobody.
@@ -26,9 +28,10 @@ func (l *Link) Health() Health {
 	}
 	for i, sh := range t.shards {
 		sh.state.mu.Lock()
-		s := Health{Addr: sh.Addr, Mode: Mode(sh.mode.Load()), Since: sh.state.since, Err: sh.state.errLocked()}
+		s := Health{Addr: sh.Addr, Mode: Mode(sh.mode.Load()), Since: sh.state.since, Err: sh.state.errLocked(), Untracked: !sh.Valid.Tracked()}
 		sh.state.mu.Unlock()
 		h.Shards = append(h.Shards, s)
+		h.Untracked = h.Untracked || s.Untracked
 		if i == 0 || badness(s.Mode) > badness(h.Mode) || s.Mode == h.Mode && h.Err == nil && s.Err != nil {
 			h.Mode, h.Since, h.Err = s.Mode, s.Since, s.Err
 		}

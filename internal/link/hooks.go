@@ -74,8 +74,11 @@ type ModeChange struct {
 type Event struct {
 	Kind     EventKind
 	Addr     string        // of the shard in a cluster, else ""
-	Duration time.Duration // of EventFailed
+	Duration time.Duration // of EventFailed, EventAnswered and EventProbed
 	Err      error
+	Script   string // of EventFailed and EventAnswered: the name of the first that was run; "" for commands of the user's
+	Keys     int    // of EventFailed and EventAnswered
+	From, To Mode   // of EventMode
 }
 
 // EventKind is what kind of thing has happened.
@@ -87,6 +90,9 @@ const (
 	EventAway                      // the shard is degraded
 	EventBack                      // it answers again
 	EventFailover                  // another server answers for it than before
+	EventMode                      // its mode has changed
+	EventAnswered                  // commands were answered, without an error; only with Options.Observed
+	EventProbed                    // a probe was answered, or failed; only with Options.Observed
 )
 
 // Takeover tells that another server answers for a shard than before.

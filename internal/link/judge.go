@@ -181,11 +181,16 @@ func (l *Link) conclude(sh *Shard, calls []*Call, of attempt) {
 		if len(calls) > 0 {
 			sh.gate.settled(of.asked)
 		}
+		if l.opt.Observed && len(calls) > 0 {
+			l.up.Observed(sh.concluded(EventAnswered, calls, l.Now()-of.asked))
+		}
 		return
 	}
 	l.counts.redisErrors.Add(1)
 	took := l.Now() - of.asked
-	l.up.Observed(Event{Kind: EventFailed, Addr: sh.Addr, Duration: time.Duration(took), Err: worst})
+	failed := sh.concluded(EventFailed, calls, took)
+	failed.Err = worst
+	l.up.Observed(failed)
 	switch what := judge(worst, of.limited); {
 	case (what == timedOut || what == gaveUp) && sh.flows(of.asked, of.passed, l.Now(), l.opt.RedisTimeout):
 	case what == timedOut:
@@ -202,6 +207,18 @@ func (l *Link) conclude(sh *Shard, calls []*Call, of attempt) {
 			l.failed(sh, worst, brokenOnly)
 		}
 	}
+}
+
+// concluded is what has become of calls that took so long.
+func (sh *Shard) concluded(kind EventKind, calls []*Call, took int64) Event {
+	e := Event{Kind: kind, Addr: sh.Addr, Duration: time.Duration(took)}
+	if s := calls[0].Script; s != nil {
+		e.Script = s.Name()
+	}
+	for _, q := range calls {
+		e.Keys += len(q.Keys)
+	}
+	return e
 }
 
 // ErrNotAsked is ErrRedisAway for a command that was never sent, so that nothing can have happened.

@@ -55,6 +55,7 @@ type Options struct {
 	Memory         bool          // what is read is kept, so that pushes must be proven all the time
 	ID             string        // of the client, in the names of its probe keys
 	Logger         *slog.Logger
+	Observed       bool // somebody is told of EventAnswered and EventProbed
 }
 
 // New makes a link that has no connection yet: Connect makes one. All that it does ends with

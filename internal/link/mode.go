@@ -119,6 +119,7 @@ func (l *Link) happened(sh *Shard, e modeEvent, why error) {
 	l.up.ModeChanged(ModeChange{Addr: sh.Addr, From: from, To: to, At: now, Err: why})
 	sh.state.mu.Unlock()
 
+	l.up.Observed(Event{Kind: EventMode, Addr: sh.Addr, From: from, To: to, Err: why})
 	switch to {
 	case Degraded:
 		l.counts.outages.Add(1)

@@ -76,6 +76,7 @@ type proof struct {
 	redialed int64 // when a connection was given up; 0: not since the latest good probe
 	pausing  time.Duration
 	badSince int64 // when probes began to be refused; 0: they are not
+	failure  error // why the latest has failed; nil: it has not
 }
 
 func (l *Link) prober(sh *Shard) {
@@ -156,7 +157,13 @@ func (l *Link) probing(sh *Shard, probe func() bool) (ok bool) {
 	case <-time.After(l.opt.RedisTimeout): // the other may wait for us: an Observer that it has told something, and that writes
 		return false
 	}
-	return probe()
+	sh.proof.failure = nil
+	began := l.Now()
+	ok = probe()
+	if l.opt.Observed && l.closing.Err() == nil {
+		l.up.Observed(Event{Kind: EventProbed, Addr: sh.Addr, Duration: time.Duration(l.Now() - began), Err: sh.proof.failure})
+	}
+	return ok
 }
 
 // probeLimit is how long a probe may take.
@@ -379,6 +386,7 @@ func redirected(errs ...error) (elsewhere, gone bool) {
 // probeFailed weighs a probe without an answer, or with one that says that the server is of no use.
 // flows: it may be behind something large of ours.
 func (l *Link) probeFailed(sh *Shard, err error, flows bool) {
+	sh.proof.failure = err
 	_, reply := replyOf(err)
 	if !errors.Is(err, net.ErrClosed) { // by redial, which had a reason
 		sh.because(explained(err))

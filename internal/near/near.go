@@ -33,8 +33,16 @@
 // change. Keys share generations (there are 1,024 stripes of them); a reservation that is void in
 // vain costs one more read.
 //
-// What was loaded or set while the server is away has nobody to push its changes, and is stored by
-// [Memory.CommitAway] only if the outage is still the same, too.
+// What was loaded or set while the server is away has nobody to push its changes, and no connection
+// of whose loss it would have to know. So it is stored by [Memory.CommitAway] if the outage is still
+// the same, and no change of the key itself was told ([Memory.Changes]). WakeAll counts for
+// reservations only: it comes right after an outage has begun, and with each connection that breaks
+// while it lasts, and what was being loaded then would be lost for nothing.
+//
+// # Groups
+//
+// A value whose header names groups is served while, beside all that, none of them has changed since
+// its value was loaded: see [Group].
 //
 // # Waiters
 //
@@ -58,6 +66,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/freshness"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // Options are what New needs to know.
@@ -66,6 +77,10 @@ type Options struct {
 	MaxKeys  int           // if not 0, entries are in a strict LRU of so many
 	MaxTTL   time.Duration // of any entry, if not 0
 	AwayTTL  time.Duration // of what was loaded or set while its server is away; -1: no bound
+
+	// UntrackedTTL is for how long an entry of a server that tells of no changes is served; 0: none is
+	// kept.
+	UntrackedTTL time.Duration
 
 	// Now is the time on a clock that never goes back, in nanoseconds; never 0. Validities are told
 	// times of the same clock.
@@ -84,6 +99,12 @@ type Memory struct {
 	opt   Options // immutable
 	cache *cache  // nil: nothing is kept; immutable
 
+	groups groups
+
+	// untracked is the Validity of entries of servers that tell of no changes: only time ends them.
+	// Immutable.
+	untracked *Validity
+
 	seed    maphash.Seed // immutable
 	stripes [1024]stripe
 }
@@ -92,15 +113,15 @@ type Memory struct {
 type stripe struct {
 	// Guards all below. Never held while calling out, but for Home and Early of Options and
 	// Away.Then.
-	mu      sync.Mutex
+	mu      sync.Mutex         // two stripes share a cache line: an idle memory has all of them
 	gen     uint64             // grows when a key of the stripe may have changed
+	untold  uint64             // by how much WakeAll has raised gen
 	waiters map[string]*waiter // keys that somebody waits for; removed by the waker or the last to leave
-	_       [8]byte            // two share a cache line: an idle memory has all of them
 }
 
 // New returns an empty memory.
 func New(o Options) *Memory {
-	return &Memory{opt: o, cache: newCache(o.MaxBytes, o.MaxKeys), seed: maphash.MakeSeed()}
+	return &Memory{opt: o, cache: newCache(o.MaxBytes, o.MaxKeys), untracked: newUntracked(), seed: maphash.MakeSeed()}
 }
 
 // Keeps reports whether entries are kept at all.
@@ -119,21 +140,47 @@ func (m *Memory) Lookup(key string) *Entry {
 	return e
 }
 
-// LookupFresh is Lookup that also reports whether the entry is fresh for a reader who gives values so
-// much grace.
-func (m *Memory) LookupFresh(key string, grace time.Duration) (e *Entry, fresh bool) {
+// Hit is an entry that may be served, and what it is for the call that has asked. The zero Hit has
+// none.
+type Hit struct {
+	*Entry
+	Verdict freshness.Verdict
+	Now     int64 // when it was that, in the memory's time
+}
+
+// Judge has h be what its entry is at now for a call with such a ttl and such needs.
+func (h *Hit) Judge(now int64, ttl time.Duration, need *freshness.Need) {
+	h.Verdict, h.Now = h.For(now, ttl, need), now
+}
+
+// LookupFor is Lookup for a call with such a ttl and such needs.
+func (m *Memory) LookupFor(key string, ttl time.Duration, need *freshness.Need) (h Hit) {
 	if m.cache == nil {
-		return nil, false
+		return h
 	}
-	e, ok := m.cache.get(key)
-	if !ok {
-		return nil, false
+	if e, ok := m.cache.get(key); ok {
+		h.judged(e, m.opt.Now(), ttl, need)
 	}
-	now := m.opt.Now()
+	return h
+}
+
+// judged has h be e, if e may be served at now to a call with such a ttl and such needs.
+func (h *Hit) judged(e *Entry, now int64, ttl time.Duration, need *freshness.Need) {
 	if !e.servedAt(now) {
-		return nil, false
+		return
 	}
-	return e, grace == 0 || e.FreshAt(now, grace)
+	// What a group has made stale and nobody would refresh is not served: its reader gives it no grace,
+	// or it does not expire.
+	if e.meta.grouped() && e.Expired(now) && (e.meta.GraceOr(need.Grace) == 0 || e.ends == never) {
+		return
+	}
+	h.Entry, h.Now = e, now
+	switch {
+	case e.meta == nil && (need.Any() || need.Fresh(now, ttl, e.ends, need.Grace)):
+	case e.meta != nil && !e.meta.grouped() && e.meta.TTL > 0 && need.Fresh(now, e.meta.TTL, e.ends, e.meta.Grace):
+	default:
+		h.Verdict = e.For(now, ttl, need)
+	}
 }
 
 func (m *Memory) stripe(key string) *stripe {
@@ -148,6 +195,17 @@ func (m *Memory) Generation(key string) uint64 {
 	defer s.mu.Unlock()
 	return s.gen
 }
+
+// Changes counts the changes of key that were told: by an invalidation, or by a write of this
+// process. Unlike Generation, it does not grow when a connection is lost.
+func (m *Memory) Changes(key string) uint64 {
+	s := m.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changesLocked()
+}
+
+func (s *stripe) changesLocked() uint64 { return s.gen - s.untold }
 
 // Reservation is the right to store the answer to a command that is about to be sent. The zero
 // Reservation stores nothing.
@@ -180,7 +238,16 @@ type Value struct {
 	Raw    string // as its codec wrote it; "" for an absence
 	Absent bool
 	TTL    time.Duration // counts from the reservation; negative: the key does not expire
+	Began  int64         // of Prepare and CommitAway: when its load began, or it was set; 0: now
 	Room   uintptr       // the size of a T whose decoded form will be kept beside, else 0
+	Meta   *Meta         // what its header says; nil: it has none
+}
+
+func (v *Value) flags() uint32 {
+	if v.Absent {
+		return isAbsent
+	}
+	return 0
 }
 
 // Commit stores what Redis answered and returns where; nil if r is void, or nothing is kept. It
@@ -200,20 +267,27 @@ func (m *Memory) Prepare(key string, r Reservation, v Value) *Entry {
 		return nil
 	}
 	e := m.newEntry(key, r, v)
-	e.loaded = true
+	e.span |= isLoaded
+	e.beginsAt(v.Began)
 	return e
 }
 
 // storable reports whether an answer under r may be stored, if nothing happens before it is.
-func (m *Memory) storable(r Reservation) bool { return m.cache != nil && r.Pushes() }
+func (m *Memory) storable(r Reservation) bool {
+	return m.cache != nil && (r.Pushes() || m.opt.UntrackedTTL > 0 && r.valid != nil && !r.valid.Tracked())
+}
 
 func (m *Memory) newEntry(key string, r Reservation, v Value) *Entry {
-	e := &Entry{raw: v.Raw, absent: v.Absent, ends: never, valid: r.valid, span: r.epoch, at: r.at}
+	e := &Entry{raw: v.Raw, ends: never, valid: r.valid, meta: v.Meta, span: spanOf(r.epoch, v.flags()), at: r.at}
 	if v.TTL >= 0 && int64(v.TTL) < never-r.at {
 		e.ends = r.at + int64(v.TTL)
 	}
 	e.expires = m.bounded(e)
-	e.weight.Store(weigh(key, v.Raw, v.Room))
+	if !r.valid.Tracked() {
+		e.valid, e.span = m.untracked, spanOf(m.untracked.Epoch(), v.flags())
+		e.expires = min(e.expires, r.at+int64(m.opt.UntrackedTTL))
+	}
+	e.weight.Store(weigh(key, v.Raw, v.Room) + v.Meta.weight())
 	return e
 }
 
@@ -232,6 +306,7 @@ func (m *Memory) Put(key string, r Reservation, e *Entry) *Entry {
 	if s.gen != r.gen || r.epoch != r.valid.Epoch() || !m.livesAt(key, r.valid) {
 		return nil
 	}
+	m.takeOver(key, e)
 	m.cache.set(key, e)
 	return e
 }
@@ -239,18 +314,18 @@ func (m *Memory) Put(key string, r Reservation, e *Entry) *Entry {
 // Away is what was loaded or set while its server is away.
 type Away struct {
 	Value
-	Valid      *Validity
-	Outage     uint64        // of Valid when it was loaded or set: the entry is served in this one only
-	Generation uint64        // of the key before it was loaded, or after it was set
-	Use        time.Duration // for how long it is served at most, if not 0; its key may live longer
-	Then       func()        // called if the key has not changed since, with its stripe locked; nil: nothing
+	Valid   *Validity
+	Outage  uint64        // of Valid when it was loaded or set: the entry is served in this one only
+	Changes uint64        // of the key before it was loaded, or after it was set
+	Use     time.Duration // for how long it is served at most, if not 0; its key may live longer
+	Then    func()        // called if the key has not changed since, with its stripe locked; nil: nothing
 }
 
 // CommitAway stores a and returns where; nil if its outage is over, its key has changed since, or
 // nothing is kept. It copies the key and not a.Raw.
 func (m *Memory) CommitAway(key string, a Away) *Entry {
 	now := m.opt.Now()
-	e := &Entry{raw: a.Raw, absent: a.Absent, ends: never, valid: a.Valid, away: true, span: a.Outage, at: now}
+	e := &Entry{raw: a.Raw, ends: never, valid: a.Valid, meta: a.Meta, span: spanOf(a.Outage, a.flags()|isAway), at: now}
 	if a.TTL >= 0 && int64(a.TTL) < never-now {
 		e.ends = now + int64(a.TTL)
 	}
@@ -261,12 +336,13 @@ func (m *Memory) CommitAway(key string, a Away) *Entry {
 	if most := int64(a.Use); most > 0 && most < never-now {
 		e.expires = min(e.expires, now+most)
 	}
-	e.weight.Store(weigh(key, a.Raw, a.Room))
+	e.beginsAt(a.Began)
+	e.weight.Store(weigh(key, a.Raw, a.Room) + a.Meta.weight())
 
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != a.Generation || a.Outage != a.Valid.Outage() || !m.livesAt(key, a.Valid) {
+	if s.changesLocked() != a.Changes || a.Outage != a.Valid.Outage() || !m.livesAt(key, a.Valid) {
 		return nil
 	}
 	if a.Then != nil {
@@ -306,19 +382,30 @@ func (m *Memory) Invalidate(key string) {
 }
 
 // Drop drops a key because this process writes it, voids the reservations for it and wakes the
-// callers that wait for it. It returns the generation that begins.
-func (m *Memory) Drop(key string) (gen uint64) {
+// callers that wait for it. It returns how many changes there were, this one included.
+func (m *Memory) Drop(key string) (changes uint64) {
 	s := m.stripe(key)
 	s.mu.Lock()
 	s.gen++
-	gen = s.gen
+	changes = s.changesLocked()
 	if m.cache != nil {
 		m.cache.drop(key)
+	}
+	if strings.HasPrefix(key, wire.GroupPrefix) {
+		m.dropGroupLocked(key)
 	}
 	w := s.takeLocked(key)
 	s.mu.Unlock()
 	w.wake()
-	return gen
+	return changes
+}
+
+// home is the Validity of the server that key is at; nil: nobody has said so.
+func (m *Memory) home(key string) *Validity {
+	if m.opt.Home == nil {
+		return nil
+	}
+	return m.opt.Home(key)
 }
 
 // Close drops every entry and ends the goroutines of the memory.

@@ -12,6 +12,9 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/freshness"
+	"github.com/redaside/aside/internal/wire"
 )
 
 // clock is a memory's idea of time in these tests.
@@ -190,7 +193,7 @@ func TestMemoryInAnOutage(t *testing.T) {
 	m.Drop("gone")
 	require.Nil(t, m.Lookup("gone"))
 	require.Nil(t, m.Lookup("old epoch"), "it was unverified before")
-	require.NotNil(t, m.CommitAway("loaded", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: m.Generation("loaded")}))
+	require.NotNil(t, m.CommitAway("loaded", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Changes: m.Changes("loaded")}))
 	c.Add(49)
 	require.Equal(t, "v", m.Lookup("k").Raw())
 	require.NotNil(t, m.Lookup("short"))
@@ -203,7 +206,7 @@ func TestMemoryInAnOutage(t *testing.T) {
 	require.Nil(t, m.Lookup("k"))
 	require.Nil(t, m.Lookup("loaded"))
 
-	require.NotNil(t, m.CommitAway("loaded", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: m.Generation("loaded")}))
+	require.NotNil(t, m.CommitAway("loaded", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Changes: m.Changes("loaded")}))
 	v.Restore()
 	v.Prove(v.Epoch(), never)
 	require.NotNil(t, m.Lookup("k"), "same connection: its pushes were not lost but late")
@@ -212,10 +215,34 @@ func TestMemoryInAnOutage(t *testing.T) {
 	away()
 	require.Nil(t, m.Lookup("loaded"), "of an earlier outage: anybody may have deleted it in between")
 
-	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage() - 1, Generation: m.Generation("late")}), "of the outage before")
-	gen := m.Generation("late")
+	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage() - 1, Changes: m.Changes("late")}), "of the outage before")
+	changes := m.Changes("late")
 	m.Drop("late")
-	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: gen, Then: func() { t.Error("recorded") }}), "deleted during its load")
+	require.Nil(t, m.CommitAway("late", Away{Value: Value{Raw: "stale", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Changes: changes, Then: func() { t.Error("recorded") }}), "deleted during its load")
+}
+
+// What is loaded while the server is away is stored whatever breaks meanwhile: only a change of its
+// key, or another outage, makes it void. A reservation for an answer is void, and nobody waits for a
+// push that the lost connection would have had to bring.
+func TestALostConnectionVoidsReservationsAndNothingThatIsLoadedAway(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	reserved := m.Reserve("k", v)
+	v.Degrade(0)
+	changes, gen := m.Changes("k"), m.Generation("k")
+	commit := func() *Entry {
+		return m.CommitAway("k", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Changes: changes})
+	}
+	m.WakeAll()
+	require.NotEqual(t, gen, m.Generation("k"))
+	require.Nil(t, m.Commit("k", reserved, Value{Raw: "v", TTL: time.Hour}))
+	_, _, ok := m.Wait("k", reserved, nil)
+	require.False(t, ok)
+	require.NotNil(t, commit())
+	m.Invalidate("k")
+	require.Nil(t, commit(), "it has changed")
+	require.Equal(t, changes+2, m.Drop("k"))
+	m.WakeAll()
+	require.Equal(t, changes+2, m.Changes("k"))
 }
 
 // While a new topology takes over there are callers that go by the old one. What they store, under
@@ -227,7 +254,7 @@ func TestWhatIsStoredByAnOldTopologyIsNotServed(t *testing.T) {
 		home = old
 		old.Degrade(0)
 		store := func() *Entry { // with what it has looked at last
-			return m.CommitAway("k", Away{Value: Value{Raw: "old", TTL: time.Hour}, Valid: old, Outage: old.Outage(), Generation: m.Generation("k")})
+			return m.CommitAway("k", Away{Value: Value{Raw: "old", TTL: time.Hour}, Valid: old, Outage: old.Outage(), Changes: m.Changes("k")})
 		}
 		read := func() *Entry { return m.Commit("k", m.Reserve("k", old), Value{Raw: "old", TTL: time.Hour}) }
 
@@ -368,7 +395,7 @@ func TestThenIsCalledIfTheKeyHasNotChanged(t *testing.T) {
 		require.Equal(t, maxBytes > 0, m.Keeps())
 		v.Degrade(never)
 		then := 0
-		e := m.CommitAway("k", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Generation: m.Generation("k"), Then: func() {
+		e := m.CommitAway("k", Away{Value: Value{Raw: "v", TTL: time.Hour}, Valid: v, Outage: v.Outage(), Changes: m.Changes("k"), Then: func() {
 			then++
 			require.Nil(t, m.Lookup("k"))
 		}})
@@ -468,4 +495,80 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+type lasting struct{}
+
+func (lasting) Lasting() {}
+
+// What is kept beside an entry is attached to whichever the key has, passes to the next entry of the
+// same value and version, and gives way to no codec's value; a change of the key ends it.
+func TestWhatIsKeptBesideAnEntryLasts(t *testing.T) {
+	m, v, _ := newTest(1 << 20)
+	commit := func(raw string, version int64) *Entry {
+		e := m.Commit("k", m.Reserve("k", v), Value{Raw: raw, TTL: time.Hour, Meta: &Meta{Header: wire.Header{Version: version}}})
+		require.NotNil(t, e)
+		return e
+	}
+	all := func(*Entry) bool { return true }
+	keep := func(gen uint64, fits func(*Entry) bool) {
+		m.KeepBeside("k", gen, &Decoded{By: "codec", Value: lasting{}}, 100, fits)
+	}
+	keep(m.Generation("k"), all) // there is no entry
+	first := commit("v", 2)
+	gen := m.Generation("k")
+	keep(gen, func(*Entry) bool { return false })
+	require.Nil(t, first.DecodedBy("codec"))
+	keep(gen-1, all)
+	require.Nil(t, first.DecodedBy("codec"), "it has changed since")
+	m.KeepDecoded("k", first, &Decoded{By: "other", Value: new(int)}, 1)
+	keep(gen, all)
+	require.Equal(t, lasting{}, first.DecodedBy("codec"))
+	m.KeepDecoded("k", first, &Decoded{By: "other", Value: new(int)}, 1)
+	require.Equal(t, lasting{}, first.DecodedBy("codec"))
+	second := commit("v", 2)
+	require.NotSame(t, first, second)
+	require.Equal(t, lasting{}, second.DecodedBy("codec"))
+	require.Equal(t, first.weight.Load(), second.weight.Load())
+	require.Nil(t, commit("v", 3).DecodedBy("codec"))
+	require.Nil(t, commit("w", 3).DecodedBy("codec"))
+	keep(m.Generation("k"), all)
+	m.Invalidate("k")
+	require.Nil(t, commit("w", 3).DecodedBy("codec"))
+	keep(m.Generation("k"), all)
+	v.NewEpoch()
+	require.Nil(t, commit("w", 3).DecodedBy("codec"), "on another connection: a change may have been missed")
+}
+
+// Where no changes are told, the same value says nothing of what was kept beside it: time ends it.
+func TestWhatIsKeptBesideAnUntrackedEntryEndsWithIt(t *testing.T) {
+	m, _, _ := newTest(1<<20, func(o *Options) { o.UntrackedTTL = time.Minute })
+	v := NewValidity(false)
+	commit := func() *Entry {
+		e := m.Commit("k", m.Reserve("k", v), Value{Raw: "v", TTL: time.Hour, Meta: &Meta{Header: wire.Header{Version: 2}}})
+		require.NotNil(t, e)
+		return e
+	}
+	first := commit()
+	m.KeepDecoded("k", first, &Decoded{By: "codec", Value: lasting{}}, 100)
+	require.Equal(t, lasting{}, first.DecodedBy("codec"))
+	require.Nil(t, commit().DecodedBy("codec"))
+}
+
+// A key that is put together is found as a whole one is, however long it is, and costs no allocation
+// up to a length.
+func TestAKeyIsFoundByItsTwoParts(t *testing.T) {
+	for _, n := range []int{1, 6, 46, 47, 48, 49, 127, 128, 129, 1000} {
+		for _, split := range []int{1, n / 2, n} {
+			key := strings.Repeat("k", n-1) + "!"
+			m, valid, _ := newTest(1 << 20)
+			require.NotNil(t, m.Commit(key, m.Reserve(key, valid), Value{Raw: "v", TTL: time.Hour}))
+			prefix, need := NewPrefix(key[:split]), freshness.Need{}
+			require.NotNil(t, m.LookupJoined(&prefix, key[split:], time.Hour, &need).Entry, "%d, %d", n, split)
+			require.Nil(t, m.LookupJoined(&prefix, key[split:]+"x", time.Hour, &need).Entry)
+			if n <= 128 {
+				require.Zero(t, testing.AllocsPerRun(10, func() { m.LookupJoined(&prefix, key[split:], time.Hour, &need) }), n)
+			}
+		}
+	}
 }

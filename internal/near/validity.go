@@ -47,6 +47,14 @@ func NewValidity(tracked bool) *Validity {
 	return v
 }
 
+// newUntracked returns a Validity whose entries are always served: only time ends them.
+func newUntracked() *Validity {
+	v := NewValidity(false)
+	v.lease.Store(never)
+	v.degraded.Store(false)
+	return v
+}
+
 // NewEpoch notes that a connection is lost, or that there is a new one: changes may have been
 // missed in between. What was read so far is not served until the server is back, and what is read
 // from now on only once Prove has been called for the new epoch. If the server turns out to be

@@ -77,6 +77,7 @@ func (m *Memory) WakeAll() {
 		s := &m.stripes[i]
 		s.mu.Lock()
 		s.gen++
+		s.untold++
 		woken := s.waiters
 		s.waiters = nil
 		s.mu.Unlock()

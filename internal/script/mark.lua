@@ -1,6 +1,7 @@
 -- include: stamps
 -- Leaves stamps for what other commands have done to keys, see Client.Update: a value that is there
--- counts as written with the stamp.
+-- counts as written with the stamp. They say that the key was changed: it may have been set, too, but
+-- operations that somebody has kept are not dropped for that.
 --
 -- KEYS:       k…, and the bucket of each
 -- ARGV:       window, StampTTL in ms, stamp, ms for what does not expire, number of k
@@ -22,7 +23,7 @@ for i = 1, count do
     if left == -1 then left = tonumber(ARGV[4]) end
     if left > 0 then ends = floor(now / 1000) + left end
     forget(i)
-    leave(i, now, was, ARGV[3], ends, ARGV[2])
+    leave(i, now, was, ARGV[3], ends, ARGV[2], true)
   end
 end
 return 1

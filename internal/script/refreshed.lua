@@ -16,7 +16,7 @@
 
 if look(KEYS[2]) ~= ARGV[1] then return {0} end
 local v = look(KEYS[1])
-local at = v and ends(KEYS[1])
+local at = v and (ends(KEYS[1]) or 0)
 local same, was = at and math.abs(at - ARGV[3]) <= 3
 if same then
   was = stampOf(1)
@@ -24,8 +24,8 @@ if same then
 end
 if same then
   if was then
-    local t, client, number, _, other = parts(was)
-    call('HSET', KEYS[3], fieldOf(KEYS[1]), stored(t, client, number, 0, other))
+    local t, client, number, _, other, changed = parts(was)
+    call('HSET', KEYS[3], fieldOf(KEYS[1]), stored(t, client, number, 0, other, changed))
   end
   if ARGV[6] == '0' then call('UNLINK', KEYS[1]) else put(KEYS[1], ARGV[5], ARGV[6]) end
 end

@@ -8,7 +8,8 @@
 --             or fill (S, D, F: the record's clock may be off by more than u, as it is, too, if its
 --             time is yet to come); stamp; u, the margin, in µs (7 bytes); the value's end in ms
 --             (6 bytes)
--- Answer:     for each key: 1 applied; 2 something newer is there; 3 a set was turned into a
+-- Answer:     for each key: 1 applied; 2 something newer is there, and what a load left is gone
+--             all the same; 3 a set was turned into a
 --             delete; 4 a fill is too old; or an error. Or what untimely answers (lib/clock.lua)
 -- Second run: now or after any other records, ends in the same state. Records whose clock may be
 --             off are the exception: these need the window
@@ -22,8 +23,26 @@ if refusal then return refusal end
 local ms, answers, full = floor(now / 1000), {}, whenFull()
 local newest = now - keep * 1000
 
-local function replay(i, what, value)
-  local op, at, client, number, u, ends = unstruct('>BI7c8I5I7I6', what)
+-- free: the key that was looked at before this one held nothing, so this one may hold nothing, too:
+-- then one command writes, and finds that out
+local free = true
+local function create(key, value, ttl)
+  if ttl > LONGEST_TTL then free = call('SET', key, value, 'NX')
+  else free = call('SET', key, value, 'PX', ttl, 'NX') end
+  return free
+end
+local function held(key)
+  local v = redis.pcall('GET', key)
+  free = not v
+  -- of another type: somebody's value
+  if type(v) == 'table' then v = '' end
+  return v
+end
+
+-- replay answers what has become of the record of the ith key, and, if that leaves one, its stamp and
+-- the end of its value. c: the stamp that was there
+local function replay(i, c, unknown)
+  local value, op, at, client, number, u, ends = ARGV[2*i+3], unstruct('>BI7c8I5I7I6', ARGV[2*i+2])
   local key, verdict, set, fill, unsure = KEYS[i], 1, op == 115, op == 102, op < 97 or at > now + u
   if op < 97 then set, fill = op == 83, op == 70 end
   if (set or fill) and (ms >= ends or at < newest + u) or fill and unsure then
@@ -33,16 +52,11 @@ local function replay(i, what, value)
   end
   if full and (set or fill) then return full end
 
-  local c, unknown = stampOf(i)
-  local v = redis.pcall('GET', key)
-  -- of another type: somebody's value
-  if type(v) == 'table' then v = '' end
   local cAt, cClient, cNumber, cEnds, cOther
   if c then cAt, cClient, cNumber, cEnds, cOther = parts(c) end
   if fill then
-    if v or unknown or c and (cAt >= newest or cEnds > ms) then return 2 end
-    put(key, value, ends - ms)
-    return 1
+    if unknown or c and (cAt >= newest or cEnds > ms) then return 2 end
+    return create(key, value, ends - ms) and 1 or 2
   end
   local own = c and cClient == client
   if own and cNumber >= number then return 2 end
@@ -56,6 +70,11 @@ local function replay(i, what, value)
     time = max(at, cAt)
     if cOther ~= 0 and cOther >= time - u then other, contested = cOther, true end
   elseif c and cAt > at + u then
+    -- what is there is no Set's. An Expire leaves what may be older than this
+    if cEnds <= ms then
+      local v = held(key)
+      if v and v:sub(1, #lock) ~= lock then call('UNLINK', key) end
+    end
     return 2
   elseif c and cAt >= at - u then
     contested = true
@@ -64,6 +83,10 @@ local function replay(i, what, value)
   end
 
   local wins, stays = set and not contested, 0
+  if wins and free and create(key, value, ends - ms) then
+    return verdict, stored(time, client, top, ends, other), ends
+  end
+  local v = held(key)
   local locked = v and v:sub(1, #lock) == lock
   if locked and not unsure and (tonumber(v:sub(-16)) or 0) > at + u then
     -- the load has read what this has written, or newer
@@ -76,9 +99,35 @@ local function replay(i, what, value)
     if v then call('UNLINK', key) end
   end
   if full then forget(i) end
-  place(i, stored(time, client, top, stays, other), ms, stays, keep)
-  return verdict
+  return verdict, stored(time, client, top, stays, other), stays
 end
 
-for i = 1, count do answers[i] = replay(i, ARGV[2*i+2], ARGV[2*i+3]) end
+-- Keys that follow each other and share a bucket have their stamps read together, and left together:
+-- also where one of them ends the script, as what it has done for the others is done.
+local fields, stamps, left, last = {}, {}, 0, 0
+local function each(from, past, were, unknown)
+  for i = from, past - 1 do
+    local n = i - from + 1
+    local verdict, stamp, stays = replay(i, were[n], unknown and unknown[n])
+    answers[i] = verdict
+    if stamp then
+      stamps[left+1], stamps[left+2], left = fields[n], stamp, left + 2
+      if stays > last then last = stays end
+    end
+  end
+end
+local from = 1
+while from <= count do
+  local bucket, past = KEYS[count+from], from
+  while KEYS[count+past] == bucket do
+    fields[past-from+1] = fieldOf(KEYS[past])
+    past = past + 1
+  end
+  local were, head, unknown = stampsIn(bucket, fields, past - from)
+  left, last = 0, 0
+  local whole, why = pcall(each, from, past, were, unknown)
+  if left > 0 then placeIn(bucket, head, ms, last, keep, unpack(stamps, 1, left)) end
+  if not whole then error(why, 0) end
+  from = past
+end
 return answers

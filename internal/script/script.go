@@ -58,22 +58,29 @@ var (
 	RefreshFailed = load("refresh_failed")
 )
 
+// Group tells the states of groups.
+var Group = load("group")
+
 // Writes. What is called Bare leaves no stamps.
 var (
-	Set     = load("set")
-	SetBare = load("set_bare")
-	Del     = load("del")
-	DelBare = load("del_bare")
-	Touch   = load("touch")
-	Mark    = load("mark")
-	Stamp   = load("stamp")
-	Nothing = load("nothing")
+	Set        = load("set")
+	SetBare    = load("set_bare")
+	Del        = load("del")
+	DelBare    = load("del_bare")
+	Touch      = load("touch")
+	Expire     = load("expire")
+	ExpireBare = load("expire_bare")
+	Mark       = load("mark")
+	Stamp      = load("stamp")
+	Nothing    = load("nothing")
 )
 
 // The replay.
 var (
 	Replay     = load("replay")
 	ReplayBare = load("replay_bare")
+	Ledger     = load("ledger")
+	Operate    = load("operate")
 )
 
 // What is found out about a server.
@@ -84,6 +91,9 @@ var (
 	Made     = load("made")
 	Withheld = load("withheld")
 )
+
+// Explain tells what Redis has of a key.
+var Explain = load("explain")
 
 // Script is a Lua script. Immutable.
 type Script struct{ name, text, sha string }

@@ -16,8 +16,9 @@ import (
 
 var all = []*Script{
 	ReadOrLock, ReadOrLockMany, ReplaceOrLock, Read, Fill, FillMany, Renew, Release, ReleaseFailed,
-	Refresh, Refreshed, RefreshFailed,
-	Set, SetBare, Del, DelBare, Touch, Mark, Stamp, Nothing, Replay, ReplayBare, Time, Probe, Who, Made, Withheld,
+	Refresh, Refreshed, RefreshFailed, Group,
+	Set, SetBare, Del, DelBare, Touch, Expire, ExpireBare, Mark, Stamp, Nothing, Replay, ReplayBare, Ledger, Operate, Time, Probe, Who, Made, Withheld,
+	Explain,
 }
 
 func TestEachFileIsOneScript(t *testing.T) {

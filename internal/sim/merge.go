@@ -23,7 +23,8 @@ import "cmp"
 //	same client, c.counter >= r.counter done          c                               kept
 //	same client, c.counter <  r.counter newest        r, but no time before c's,      as below; contested if there is an other
 //	                                                  other: c's if within u of that
-//	other client, c > r+u               superseded    c                               kept
+//	other client, c > r+u               superseded    c                               kept, if it is c's; else deleted: an Expire
+//	                                                                                  leaves what may be older than r
 //	other client, c < r-u               newest        r                               as below
 //	other client, else                  contested     the later stamp, other: the earlier's or c's, whichever is later
 //
@@ -304,6 +305,9 @@ func Replay(s State, r Record, e Env) (State, Outcome) {
 			next.Other, contested = c.Other, true
 		}
 	case c.Time > r.Stamp.Time+u:
+		if s.Content == Value && ms(e.Now) >= c.ValueExpires {
+			s = s.emptied()
+		}
 		return s, Superseded
 	case c.Time < r.Stamp.Time-u:
 	case e.without.has(olderIsContested) && c.Stamp.Compare(r.Stamp) >= 0:

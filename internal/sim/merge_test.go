@@ -80,7 +80,9 @@ func TestReplayFollowsTheTable(t *testing.T) {
 		{"del, a fill after an older delete", older.value("f"), delAt(r), top.nothing(), Applied},
 
 		{"set, newer", newer.owning(later).value("v"), setAt(r), newer.owning(later).value("v"), Superseded},
-		{"del, newer", newer.value("f"), delAt(r), newer.value("f"), Superseded},
+		{"set, newer, and what may be older", newer.value("f"), setAt(r), newer.nothing(), Superseded},
+		{"del, newer set", newer.owning(later).value("v"), delAt(r), newer.owning(later).value("v"), Superseded},
+		{"del, newer, and what may be older", newer.value("f"), delAt(r), newer.nothing(), Superseded},
 		{"del, newer with a load", newer.marker(0), delAt(r), newer.marker(0), Superseded},
 
 		{"set, contested by an earlier stamp", justOlder.owning(later).value("v"), setAt(r), top.beside(-u).nothing(), Contested},

@@ -18,7 +18,8 @@
 //	       lib/stamps.lua of internal/script
 //
 // All numbers are big endian and have no sign. kind is 16, and 1 more if end has three bytes, 2 if
-// it has six, and 4 if there is an other. time is µs since 1970. client is a random id, number
+// it has six, 4 if there is an other, and 8 if the key was changed, and perhaps not set or deleted: a
+// kept operation is done over that (docs/adr/0016). time is µs since 1970. client is a random id, number
 // counts the operations of that client from 1 (0: a load). end is until when a value that the key
 // holds is this writer's, in ms after time's; it is left out after a Del, and where a replayed Set
 // was not written. other is the time of another client's write, if nobody can tell which of the two
@@ -67,6 +68,7 @@ const (
 	proposedBytes = timeBytes + clientBytes + numberBytes
 	kindOfNone    = 16 // has no end
 	kindOther     = 4  // is added where there is an other
+	kindChanged   = 8  // is added where the key was changed only
 )
 
 // Bucket returns the key of the hash in which the stamp of a data key stands.
@@ -85,6 +87,12 @@ func Field(key string) string {
 // RefreshLock returns where the refresh lock of a data key stands: in its slot, as its stamp.
 func RefreshLock(key string) string {
 	return "aside:refresh:{" + slot.Tag(slot.Of(key)) + "}" + key
+}
+
+// Ledger returns where the ledger of a data key stands: in its slot, as its stamp. It has, for each list
+// of operations that was kept for the key, the stamp of the last that was done.
+func Ledger(key string) string {
+	return "aside:ledger:{" + slot.Tag(slot.Of(key)) + "}" + key
 }
 
 // Stamp names an operation: a stamp as clients propose it, and as records of the fallback store
@@ -159,6 +167,8 @@ type Left struct {
 	Stamp
 	Other int64 // time of another client's write that may have been later, in µs since 1970; 0: none
 	Ends  int64 // until when a value of the key is this writer's, in ms since 1970; 0: it has left none
+
+	Changed bool // it has changed what was there, and perhaps not set or deleted the key
 }
 
 // ParseLeft reads a stamp as Redis holds it. It reports false for anything else.
@@ -166,11 +176,11 @@ func ParseLeft(s string) (Left, bool) {
 	if s == "" {
 		return Left{}, false
 	}
-	kind := s[0] &^ kindOther
+	kind := s[0] &^ (kindOther | kindChanged)
 	endBytes, ok := map[byte]int{kindOfNone: 0, kindOfNone + 1: shortEnd, kindOfNone + 2: longEnd}[kind]
 	otherAt := 1 + proposedBytes + endBytes
 	length := otherAt
-	if s[0] != kind {
+	if s[0]&kindOther != 0 {
 		length += otherBytes
 	}
 	if !ok || len(s) != length {
@@ -178,7 +188,10 @@ func ParseLeft(s string) (Left, bool) {
 	}
 	at := 1
 	next := func(n int) string { at += n; return s[at-n : at] }
-	l := Left{Stamp: Stamp{Micros: bigEndian(next(timeBytes)), Client: hex.EncodeToString([]byte(next(clientBytes))), Number: bigEndian(next(numberBytes))}}
+	l := Left{
+		Stamp:   Stamp{Micros: bigEndian(next(timeBytes)), Client: hex.EncodeToString([]byte(next(clientBytes))), Number: bigEndian(next(numberBytes))},
+		Changed: s[0]&kindChanged != 0,
+	}
 	if endBytes > 0 {
 		l.Ends = l.Micros/1000 + bigEndian(next(endBytes))
 	}
@@ -198,6 +211,9 @@ func (l Left) String() string {
 	}
 	if l.Other > 0 {
 		kind += kindOther
+	}
+	if l.Changed {
+		kind += kindChanged
 	}
 	b, _ := l.pack([]byte{kind})
 	b = appendBytes(b, left, endBytes)
@@ -239,8 +255,24 @@ func Micros(s string) (int64, bool) {
 	return number(s[:timeEnd])
 }
 
+// ReadMicros reads what AppendMicros appends.
+func ReadMicros(s string) (int64, bool) {
+	if len(s) != timeLen {
+		return 0, false
+	}
+	return number(s)
+}
+
 // AppendMicros appends a time in µs since 1970 as stamps have it, and lock markers as well.
 func AppendMicros(b []byte, t int64) []byte { return appendDigits(b, t, timeLen) }
+
+// LastMicros reads what AppendMicros has appended to s.
+func LastMicros(s string) (int64, bool) {
+	if len(s) < timeLen {
+		return 0, false
+	}
+	return number(s[len(s)-timeLen:])
+}
 
 // appendDigits appends n in exactly that many digits; what is negative, such as a time before 1970,
 // counts as 0.

@@ -15,7 +15,8 @@ import (
 //	+------------------+---------+------+-----------
 //
 //	version '1'. kind 'n': cached absence, no payload. kind 'e': escape, the payload is a value that
-//	itself begins with the seven bytes of the prefix, or that looks like another library's lock. The
+//	itself begins with the seven bytes of the prefix, or that looks like another library's lock.
+//	kinds 'h' and 'm': a value, or an absence, of which more is known, see header.go. The
 //	version is read before anything after it. An entry with another version, or with a kind that
 //	version 1 does not have, is unreadable: a miss, to be loaded and replaced.
 //
@@ -87,20 +88,30 @@ func Pack(value string) string {
 	return value
 }
 
-// Unpack returns the kind of stored bytes; value is set for Value only.
-func Unpack(stored string) (value string, c Content) {
+// Unpack returns the kind of stored bytes; value is set for Value only. h is what their header says
+// of a value or an absence, nil where they have none.
+func Unpack(stored string) (value string, h *Header, c Content) {
 	switch {
 	case PeerLock(stored):
-		return "", Lock
+		return "", nil, Lock
 	case !strings.HasPrefix(stored, Prefix):
-		return stored, Value
+		return stored, nil, Value
 	case strings.HasPrefix(stored, LockPrefix):
-		return "", Lock
+		return "", nil, Lock
 	case stored == Absent:
-		return "", Absence
+		return "", nil, Absence
 	case strings.HasPrefix(stored, Escape+Prefix), strings.HasPrefix(stored, Escape) && beginsAsPeerLock(stored[len(Escape):]):
-		return stored[len(Escape):], Value
-	default:
-		return "", Unreadable
+		return stored[len(Escape):], nil, Value
 	}
+	if rest, ok := strings.CutPrefix(stored, HeaderPrefix); ok {
+		if value, h, ok := unpackHeader(rest, false); ok {
+			return value, h, Value
+		}
+	}
+	if rest, ok := strings.CutPrefix(stored, AbsentHeaderPrefix); ok {
+		if _, h, ok := unpackHeader(rest, true); ok {
+			return "", h, Absence
+		}
+	}
+	return "", nil, Unreadable
 }

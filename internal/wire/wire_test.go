@@ -36,7 +36,7 @@ func TestWhatStoredBytesMean(t *testing.T) {
 		"rueidisid:" + strings.Repeat("x", 65): {"rueidisid:" + strings.Repeat("x", 65), Value},
 		"{\"lock\":\"__redcache:lock:1\"}":     {"{\"lock\":\"__redcache:lock:1\"}", Value},
 	} {
-		value, c := Unpack(stored)
+		value, _, c := Unpack(stored)
 		require.Equal(t, want.c, c, "%q", stored)
 		require.Equal(t, want.value, value, "%q", stored)
 	}
@@ -50,13 +50,13 @@ func FuzzHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string) {
 		stored := Pack(value)
-		got, c := Unpack(stored)
-		if c != Value || got != value {
+		got, h, c := Unpack(stored)
+		if c != Value || got != value || h != nil {
 			t.Fatalf("%q was stored as %q and read as %q, %v", value, stored, got, c)
 		}
 		if !strings.HasPrefix(value, Prefix) && !PeerLock(value) && stored != value {
 			t.Fatalf("%q is not raw: %q", value, stored)
 		}
-		_, _ = Unpack(value) // any bytes may be found in Redis
+		_, _, _ = Unpack(value) // any bytes may be found in Redis
 	})
 }

@@ -77,7 +77,7 @@ const chunk = 2000
 // Prefill stores a user under each key, by way of a client that nobody measures.
 func Prefill(tb testing.TB, keys []string) {
 	tb.Helper()
-	inChunks(tb, keys, func(b rueidis.Builder, i int, key string) rueidis.Completed {
+	Each(tb, keys, func(b rueidis.Builder, i int, key string) rueidis.Completed {
 		return b.Set().Key(key).Value(Encode(NewUser(i))).Px(TTL).Build()
 	})
 }
@@ -85,10 +85,11 @@ func Prefill(tb testing.TB, keys []string) {
 // Remove deletes keys, so that the server's memory does not grow from one measurement to the next.
 func Remove(tb testing.TB, keys []string) {
 	tb.Helper()
-	inChunks(tb, keys, func(b rueidis.Builder, _ int, key string) rueidis.Completed { return b.Unlink().Key(key).Build() })
+	Each(tb, keys, func(b rueidis.Builder, _ int, key string) rueidis.Completed { return b.Unlink().Key(key).Build() })
 }
 
-func inChunks(tb testing.TB, keys []string, command func(b rueidis.Builder, i int, key string) rueidis.Completed) {
+// Each sends a command for each key, by way of a client that nobody measures.
+func Each(tb testing.TB, keys []string, command func(b rueidis.Builder, i int, key string) rueidis.Completed) {
 	tb.Helper()
 	redis := Redis(tb)
 	defer redis.Close()

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/wire"
 )
 
 // Export writes what is pending in dir as a plain append-only file of Redis 6.2 or later: SELECT,
-// SET with PXAT, DEL, and no annotations. A set that has expired is written as the delete that a
+// SET with PXAT, DEL, kept operations as they are, and no annotations. A set that has expired is written as the delete that a
 // replay would make of it. fills reports whether loaded values are written, too.
 func Export(w io.Writer, dir string, fills bool, now time.Time) (Summary, Findings, error) {
 	var sum Summary
@@ -28,6 +29,9 @@ func Export(w io.Writer, dir string, fills bool, now time.Time) (Summary, Findin
 				return err
 			}
 		}
+		if r.Op == fallback.OpOperations {
+			return operations(out, &r)
+		}
 		if r.Op == fallback.OpDel || r.Expired(now) {
 			return command(out, "DEL", r.Key)
 		}
@@ -40,6 +44,19 @@ func Export(w io.Writer, dir string, fills bool, now time.Time) (Summary, Findin
 		err = out.Flush()
 	}
 	return sum, found, err
+}
+
+// operations writes those of a key, as one.
+func operations(out *bufio.Writer, r *Record) error {
+	l, err := deferred.Parse(r.Value)
+	if err != nil {
+		return err
+	}
+	_ = command(out, "MULTI")
+	for _, op := range l.Ops {
+		_ = command(out, append([]string{op.Command[0], r.Key}, op.Command[1:]...)...)
+	}
+	return command(out, "EXEC")
 }
 
 // command writes a command as RESP. The first failure is returned by this and all later calls.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/vfs"
 )
 
@@ -246,7 +247,7 @@ func (r *reader) merge(j *journal.Record, part string) {
 	}
 	r.last = j.Seq
 	key := journalKey{j.DB, j.KeyHash}
-	if j.Op != journal.Settle {
+	if j.Op != journal.Settle && j.Op != journal.Opened {
 		key.hash = journal.HashKey(j.Key)
 	}
 	s := r.journaled[key]
@@ -261,13 +262,24 @@ func (r *reader) merge(j *journal.Record, part string) {
 		}
 		return
 	}
+	if j.Op == journal.Opened { // it says of a record how far its replay is, and is none
+		return
+	}
 	s.explicit = true
 	record := fallback.Record{Op: fallback.OpSet, Key: j.Key, Value: j.Value, Expires: j.Expires, Stamp: j.Stamp, Slack: j.Slack}
-	if j.Op == journal.Del {
+	switch j.Op {
+	case journal.Del:
 		record.Op = fallback.OpDel
+	case journal.Operations:
+		record.Op, record.Value = fallback.OpOperations, deferred.Together(j.List, j.Stamp, j.Commands).String()
+	case journal.Set, journal.Settle, journal.Opened:
 	}
-	if s.best.Op == "" || replaces(&record, &s.best.Record) {
-		s.best = Record{Record: record, DB: j.DB, File: part}
+	merged, changed := record, true
+	if s.best.Op != "" {
+		merged, changed = fallback.Merge(s.best.Record, record)
+	}
+	if changed {
+		s.best = Record{Record: merged, DB: j.DB, File: part}
 	}
 }
 

@@ -243,10 +243,10 @@ func TestProblemsAreToldApart(t *testing.T) {
 			require.NoError(t, os.WriteFile(firstPart(t, dir), b, 0o600))
 		}, ops.Corrupt, "bytes from byte", 2},
 		{"a journal of a newer version", func(t *testing.T, dir string) {
-			v2, err := os.ReadFile("../../../../fallback/journal/testdata/v2.aof")
+			v3, err := os.ReadFile("../../../../fallback/journal/testdata/v3.aof")
 			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "journal", "9999999999999999.aof"), v2, 0o600))
-		}, ops.Newer, "version 2 at byte 0", 3},
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "journal", "9999999999999999.aof"), v3, 0o600))
+		}, ops.Newer, "version 3 at byte 0", 3},
 		{"a part that is missing", func(t *testing.T, dir string) {
 			lines := bytes.SplitAfter(whole, []byte("#aside "))
 			// Without its second record the part is whole, and its numbers are not.
@@ -296,8 +296,8 @@ func TestProblemsAreToldApart(t *testing.T) {
 			place(t, dir, "greeting", bytes.Replace(golden, []byte("Gott"), []byte("Gutt"), 1))
 		}, ops.Corrupt, "its checksum does not fit", 3},
 		{"a record of a newer version", func(t *testing.T, dir string) {
-			place(t, dir, "greeting", bytes.Replace(golden, []byte(`"version": 1`), []byte(`"version": 2`), 1))
-		}, ops.Newer, "version 2, and this program knows version 1", 3},
+			place(t, dir, "greeting", bytes.Replace(golden, []byte(`"version": 1`), []byte(`"version": 3`), 1))
+		}, ops.Newer, "version 3, and this program knows version 2", 3},
 		{"half a fill", func(t *testing.T, dir string) {
 			fill, err := os.ReadFile("../../../../fallback/testdata/v1-fill.json")
 			require.NoError(t, err)

@@ -42,9 +42,9 @@ func (r *Record) Written() time.Time {
 	return time.UnixMicro(µs).UTC()
 }
 
-// Ends is when its value ends; the zero time for a delete.
+// Ends is when its value ends; the zero time for a delete and for operations.
 func (r *Record) Ends() time.Time {
-	if r.Op == fallback.OpDel {
+	if r.Op == fallback.OpDel || r.Op == fallback.OpOperations {
 		return time.Time{}
 	}
 	return time.UnixMilli(r.Expires).UTC()
@@ -53,7 +53,7 @@ func (r *Record) Ends() time.Time {
 // Expired reports whether it is a value that has ended by this machine's clock: a set will be
 // replayed as a delete, a fill not at all.
 func (r *Record) Expired(now time.Time) bool {
-	return r.Op != fallback.OpDel && r.Expires <= now.UnixMilli()
+	return r.Op != fallback.OpDel && r.Op != fallback.OpOperations && r.Expires <= now.UnixMilli()
 }
 
 // Kind is a kind of Problem. The values are the words that are shown.
@@ -403,10 +403,13 @@ func (r *reader) file(db int, name string) error {
 		return nil
 	case record.Op != fallback.OpFill && record.Stamp <= s.settled:
 		return nil
-	case s.best.Op != "" && !replaces(&record, &s.best.Record):
-		found = s.best
-		delete(r.journaled, key)
 	default:
+		if s.best.Op != "" {
+			if merged, changed := fallback.Merge(record, s.best.Record); changed {
+				found = s.best
+				found.Record = merged
+			}
+		}
 		delete(r.journaled, key)
 	}
 	return r.each(found)
@@ -423,14 +426,6 @@ func (r *reader) content(name string) ([]byte, error) {
 		return nil, err
 	}
 	return fallback.ReadFile(file, info.Size())
-}
-
-// replaces says which of two explicit records of a key stays, as fallback.Store has it.
-func replaces(next, now *fallback.Record) bool {
-	if next.Stamp != now.Stamp {
-		return next.Stamp > now.Stamp
-	}
-	return next.Op == fallback.OpDel && now.Op == fallback.OpSet // a set that had expired was made a delete
 }
 
 func isHex(s string, length int) bool {

@@ -10,14 +10,24 @@ import (
 type Summary struct {
 	Sets       int       `json:"sets"`
 	Deletes    int       `json:"deletes"`
-	Fills      int       `json:"fills"` // loaded values: not pending, they may be lost
+	Operations int       `json:"operations"` // keys that have some
+	Fills      int       `json:"fills"`      // loaded values: not pending, they may be lost
 	Expired    int       `json:"expired"`
 	ValueBytes int64     `json:"valueBytes"`
 	Oldest     time.Time `json:"oldest,omitzero"` // of what is pending
 }
 
 // Pending is how many wait for Redis.
-func (s *Summary) Pending() int { return s.Sets + s.Deletes }
+func (s *Summary) Pending() int { return s.Sets + s.Deletes + s.Operations }
+
+// Waits says what waits for Redis, with count for a number of things.
+func (s *Summary) Waits(count func(n int, what string) string) string {
+	said := count(s.Sets, "set") + ", " + count(s.Deletes, "delete")
+	if s.Operations > 0 {
+		said += ", operations on " + count(s.Operations, "key")
+	}
+	return said
+}
 
 // Add counts one more.
 func (s *Summary) Add(r *Record, now time.Time) {
@@ -28,6 +38,8 @@ func (s *Summary) Add(r *Record, now time.Time) {
 		s.Deletes++
 	case fallback.OpFill:
 		s.Fills++
+	case fallback.OpOperations:
+		s.Operations++
 	}
 	s.ValueBytes += int64(len(r.Value))
 	if r.Expired(now) {

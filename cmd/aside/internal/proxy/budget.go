@@ -62,6 +62,9 @@ type Share struct {
 // Share returns a Share of b that has taken nothing yet.
 func (b *Budget) Share() Share { return Share{budget: b} }
 
+// Sibling returns a Share of the same Budget that has taken nothing yet.
+func (s *Share) Sibling() Share { return Share{budget: s.budget} }
+
 // Hold says that the request holds n bytes more, and reports whether there was room for them; if
 // not, they are not counted. The first FreeBytes always have room.
 func (s *Share) Hold(n int) bool {

@@ -42,6 +42,13 @@ const ownPrefix = "aside:"
 // Reserved reports whether key is one of the library's own.
 func Reserved(key string) bool { return strings.HasPrefix(key, ownPrefix) }
 
+// MayName reports whether a pattern, whose first "*" stands for what Redis reads from a key, may
+// name one of the library's own keys.
+func MayName(pattern string) bool {
+	before, _, _ := strings.Cut(pattern, "*")
+	return Reserved(before) || strings.Contains(pattern, "*") && strings.HasPrefix(ownPrefix, before)
+}
+
 // allowed returns ErrReserved if one of keys is.
 func allowed(keys ...string) error {
 	if slices.ContainsFunc(keys, Reserved) {
@@ -54,7 +61,8 @@ func allowed(keys ...string) error {
 type Value struct {
 	Data        string
 	ContentType string        // as it was put by HTTP; "" if it was not
-	TTL         time.Duration // left, or to be given; NoExpiry if there is none
+	TTL         time.Duration // left, or to be given; NoExpiry if there is none; negative, where Stale, since when
+	Stale       bool          // only grace is left of it; the web front end says so
 	Source      aside.Source  // SourceMemory, SourceRedis or SourceDisk; not for Set
 	At          time.Time     // when Redis said so, or it was set or loaded here; not for Set
 }
@@ -63,6 +71,7 @@ type Value struct {
 type Store struct {
 	client      *aside.Client
 	turns       Gate
+	order       *order // of writes that are kept while Redis is away
 	misses      atomic.Int64
 	refused     atomic.Int64
 	receiving   *Budget
@@ -72,7 +81,7 @@ type Store struct {
 // NewStore returns a Store from client, which stays the caller's to close. concurrency is how many
 // calls are served at once; 0 for no limit, 1 for one after the other.
 func NewStore(client *aside.Client, concurrency int) *Store {
-	return &Store{client: client, turns: NewGate(concurrency), receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
+	return &Store{client: client, turns: NewGate(concurrency), order: newOrder(), receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
 }
 
 // Client is the client that the Store is made of, for its Health and Stats.
@@ -149,6 +158,34 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 	return valueOf(found), nil
 }
 
+// GetFromRedis is Get that asks Redis, whatever memory has: nothing older than the call is returned.
+func (s *Store) GetFromRedis(ctx context.Context, key string) (Value, error) {
+	if err := allowed(key); err != nil {
+		return Value{}, err
+	}
+	if err := s.enter(ctx); err != nil {
+		return Value{}, err
+	}
+	defer s.turns.Leave()
+	found, err := s.client.Fetch(ctx, time.Hour, key, noLoader, aside.WithoutLoad(), aside.WithFresh())
+	switch {
+	case errors.Is(err, aside.ErrNotCached):
+		s.misses.Add(1)
+		return Value{}, fmt.Errorf("%w: %w", aside.ErrNotFound, err)
+	case err != nil:
+		return Value{}, s.noted(degraded(err))
+	}
+	if found.Degraded {
+		return Value{}, s.noted(ErrDegraded)
+	}
+	v := open(found.Value)
+	v.TTL, v.Source, v.At = left(found.TTL), found.Source, found.At
+	return v, nil
+}
+
+// noLoader is for calls that load nothing.
+func noLoader(context.Context, string) (string, error) { return "", aside.ErrNotFound }
+
 func valueOf(found aside.Found) Value {
 	v := open(found.Value)
 	v.TTL, v.Source, v.At = left(found.TTL), found.Source, found.At
@@ -192,6 +229,8 @@ func (s *Store) Set(ctx context.Context, key string, v Value) error {
 		return err
 	}
 	defer s.turns.Leave()
+	s.order.beside(key)
+	defer s.order.end(key)
 	ttl := v.TTL
 	if ttl == NoExpiry {
 		ttl = wire.Endless
@@ -208,6 +247,8 @@ func (s *Store) Del(ctx context.Context, keys ...string) error {
 		return err
 	}
 	defer s.turns.Leave()
+	s.order.beside(keys...)
+	defer s.order.end(keys...)
 	return s.noted(s.client.Del(ctx, keys...))
 }
 
@@ -269,10 +310,66 @@ func (s *Store) run(ctx context.Context, keys []string, fn func(ctx context.Cont
 	return reply, s.noted(degraded(err))
 }
 
+// Passing is what a call of Pass does.
+type Passing struct {
+	Writes []string // the keys that it may change
+	Reads  []string // those that it only reads
+	Stamps bool     // it leaves stamps of its writes, unless fn returns aside.ErrUnchanged
+}
+
+// Pass calls fn, which sends Redis commands of a client's as they are, by a connection of its own.
+// Writes of its keys that wait for Redis are replayed first. What memory holds of what it writes is
+// dropped before Pass returns, so that whoever reads then sees what fn has done. Errors are fn's, and
+// ErrDegraded where Redis is away, which is found out before fn is called.
+//
+// Update does all this; while Redis is well and nothing waits for it, there is less to do, and many
+// commands to do it for.
+func (s *Store) Pass(ctx context.Context, p Passing, fn func() error) error {
+	if err := allowed(p.Writes...); err != nil {
+		return err
+	}
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.turns.Leave()
+	if h := s.client.Health(); !p.Stamps && h.Mode == aside.Healthy && h.Fallback.Pending() == 0 {
+		defer s.client.Forget(p.Writes...)
+		if err := fn(); !errors.Is(err, aside.ErrUnchanged) {
+			return s.noted(err)
+		}
+		return nil
+	}
+	keys := append(slices.Clip(p.Writes), p.Reads...)
+	err := s.client.Update(ctx, keys, func(context.Context, rueidis.Client) error {
+		if err := fn(); err != nil || p.Stamps {
+			return err
+		}
+		return aside.ErrUnchanged
+	})
+	return s.noted(degraded(err))
+}
+
+// Hear waits until memory has heard of all that Redis has done before: what is pushed comes in order
+// with replies, so it asks for a key that nobody has. A Redis that does not answer is away, and then
+// memory is not what it was anyway.
+//
+// In a cluster each node tells of its own keys: tags are hash tags of slots of those that are asked.
+func (s *Store) Hear(ctx context.Context, tags ...string) {
+	if len(tags) == 0 {
+		_, _ = s.client.Look(ctx, ownPrefix+"heard")
+		return
+	}
+	keys := make([]string, len(tags))
+	for i, tag := range tags {
+		keys[i] = ownPrefix + "heard{" + tag + "}"
+	}
+	_, _ = s.client.LookMulti(ctx, keys)
+}
+
 // Open reads a value that a command of Redis's own has returned; false if it is a lock or a cached
 // absence.
 func (s *Store) Open(stored string) (Value, bool) {
-	value, what := wire.Unpack(stored)
+	value, _, what := wire.Unpack(stored)
 	return open(value), what == wire.Value
 }
 

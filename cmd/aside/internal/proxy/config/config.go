@@ -49,6 +49,8 @@ type Cache struct {
 
 	DegradedTTL time.Duration // 0: until the key expires
 	KeepWritten bool
+
+	Grace time.Duration // 0: none
 }
 
 // Service is what is served, and to whom.
@@ -61,6 +63,9 @@ type Service struct {
 	RESPPassword       string
 	TLS                TLS
 	Insecure           bool
+	Deny               []string // as upstream.NewDeny has it
+	CheckApp           bool
+	KeptAnswers        string // refuse, local
 	Pprof              bool
 	RequestTimeout     time.Duration
 	IdleTimeout        time.Duration // 0: none

@@ -99,6 +99,9 @@ func (c *Config) settings() []Setting {
 		{Name: "cache.degraded_ttl", Default: "30s", value: duration{&c.Cache.DegradedTTL, time.Millisecond, 366 * day, "until the key expires"},
 			Help: "How long, while Redis is away, values in local memory are still served, as the proxy learns of no changes. " +
 				"A value that was written through this proxy meanwhile is served until it expires. 0: all are."},
+		{Name: "cache.grace", Default: "0", value: duration{&c.Cache.Grace, time.Millisecond, 366 * day, "none"},
+			Help: "How long a value that is PUT with a ttl is kept beyond it, for HTTP requests that take what is stale " +
+				"(Cache-Control: max-stale, stale-if-error). By RESP it is there until that is over, too. 0: none."},
 		{Name: "cache.keep_written", Default: "true", Bool: true, value: boolean{&c.Cache.KeepWritten},
 			Help: "Read values that were written through this proxy back into local memory, so that they are there when Redis goes away. " +
 				"It costs one more request to Redis for each write. false: only values that are read are held."},
@@ -119,6 +122,16 @@ func (c *Config) settings() []Setting {
 		{Name: "service.tls.key", value: path{text{&c.Service.TLS.Key}, "file"}, Help: "File with its key (PEM)."},
 		{Name: "service.insecure", Default: "false", Bool: true, value: boolean{&c.Service.Insecure},
 			Help: "Serve other interfaces than loopback though a token or password is missing."},
+		{Name: "service.deny", Default: "acl,bgrewriteaof,bgsave,cluster,commandlog,config,debug,failover,flushall,latency,migrate,module,monitor,move,pfdebug,psync,replconf,replicaof," +
+			"restore-asking,save,shutdown,slaveof,slowlog,swapdb,sync", value: denied{list{&c.Service.Deny}},
+			Help: "Commands of RESP that are not passed on to Redis: names (flushall), subcommands (config|set), categories of its ACLs (@scripting). " +
+				"none: all are passed on. *: only those are answered that the proxy serves itself."},
+		{Name: "service.check_app", Default: "false", Bool: true, value: boolean{&c.Service.CheckApp},
+			Help: "Count, while Redis is well, the commands of RESP clients that an outage would refuse: they are on the status page, in /metrics, " +
+				"and printed as a table at the end. Nothing is answered otherwise than without it."},
+		{Name: "service.kept_answers", Default: "refuse", value: choice{&c.Service.KeptAnswers, []string{"refuse", "local"}},
+			Help: "What becomes, while Redis is away, of a RESP command that can be kept (INCR, HSET, SADD, LPUSH, EXPIRE and the like) where its answer does not follow from what the proxy has kept itself. " +
+				"refuse: it is refused, and nothing is kept. local: it is kept, and answered by what the proxy knows; the table in \"While Redis is away\" says how."},
 		{Name: "service.pprof", Default: "false", Bool: true, value: boolean{&c.Service.Pprof}, Help: "Serve /debug/pprof/."},
 		{Name: "service.request_timeout", Default: "5s", value: duration{&c.Service.RequestTimeout, time.Millisecond, time.Hour, ""},
 			Help: "How long a request may take, waiting for its turn included."},

@@ -46,6 +46,22 @@ func (v list) Set(s string) error {
 func (v list) String() string { return strings.Join(*v.to, ",") }
 func (list) Type() string     { return "list" }
 
+// denied is a list of commands.
+type denied struct{ list }
+
+func (v denied) Set(s string) error {
+	if err := v.list.Set(s); err != nil {
+		return err
+	}
+	for _, item := range *v.to {
+		name, sub, _ := strings.Cut(strings.TrimPrefix(item, "@"), "|")
+		if item != "*" && (item == "none" && len(*v.to) > 1 || name == "" || strings.Trim(strings.ToLower(name+sub), "abcdefghijklmnopqrstuvwxyz0123456789._-") != "") {
+			return errors.New("must be names such as flushall, config|set or @admin with commas between, or none, or *")
+		}
+	}
+	return nil
+}
+
 type boolean struct{ to *bool }
 
 func (v boolean) Set(s string) error {

@@ -182,7 +182,7 @@ func info(c *conn, args []string) {
 		line("connected_clients", stats.Connected)
 		line("cluster_connections", 0)
 		line("maxclients", s.options.MaxConnections)
-		line("blocked_clients", 0)
+		line("blocked_clients", s.blocked.Load())
 		line("tracking_clients", 0)
 	}
 	if begin("Memory") { // of this process

@@ -50,6 +50,7 @@ func (c *conn) strings(all []string) {
 // sent. The library's WriteError would change what is no UTF-8.
 func (c *conn) error(text string) {
 	c.failed = true
+	c.degraded = strings.HasPrefix(text, degradedReply)
 	_ = c.w.WriteByte('-')
 	_, _ = c.w.WriteString(oneLine.Replace(text))
 	_, _ = c.w.WriteString("\r\n")

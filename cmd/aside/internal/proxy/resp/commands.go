@@ -11,9 +11,23 @@ type command struct {
 	arity   int // with its name, as COMMAND INFO says it; negative: at least
 	run     func(c *conn, args []string)
 	open    bool   // also to those who have yet to log in
+	steps   bool   // conn.away may do it while Redis is away; set by init
 	flags   string // for COMMAND INFO, separated by spaces
 	keys    [3]int // first, last, step, likewise
 	summary string // for COMMAND DOCS
+}
+
+// keysAt are the keys among args, which begin behind the command's name, by the places of the first, the
+// last, and the step from one to the next, as COMMAND INFO has them.
+func keysAt(places [3]int, args []string) (keys []string) {
+	first, last, step := places[0], places[1], places[2]
+	if last < 0 {
+		last += len(args) + 1
+	}
+	for i := first; first > 0 && i <= min(last, len(args)); i += step {
+		keys = append(keys, args[i-1])
+	}
+	return keys
 }
 
 // data reports whether the command reads or writes what is stored.
@@ -59,25 +73,29 @@ func init() {
 		"DEL":    {arity: -2, run: del, flags: "write", keys: allKeys, summary: "Deletes keys."},
 		"UNLINK": {arity: -2, run: del, flags: "write fast", keys: allKeys, summary: "Deletes keys."},
 
-		"SETNX":   {arity: 3, run: setnx, flags: "write denyoom fast", keys: oneKey, summary: "Sets a value if there is none."},
-		"GETDEL":  {arity: 2, run: getdel, flags: "write fast", keys: oneKey, summary: "Returns a value and deletes it."},
-		"GETEX":   {arity: -2, run: getex, flags: "write fast", keys: oneKey, summary: "Returns a value and gives it another end."},
-		"EXPIRE":  {arity: -3, run: expire, flags: "write fast", keys: oneKey, summary: "Ends a key in a number of seconds."},
-		"PEXPIRE": {arity: -3, run: pexpire, flags: "write fast", keys: oneKey, summary: "Ends a key in a number of milliseconds."},
-		"PERSIST": {arity: 2, run: persist, flags: "write fast", keys: oneKey, summary: "Keeps a key without end."},
-		"INCR":    {arity: 2, run: incr, flags: "write denyoom fast", keys: oneKey, summary: "Adds one to a number."},
-		"DECR":    {arity: 2, run: decr, flags: "write denyoom fast", keys: oneKey, summary: "Takes one from a number."},
-		"INCRBY":  {arity: 3, run: incrby, flags: "write denyoom fast", keys: oneKey, summary: "Adds to a number."},
-		"DECRBY":  {arity: 3, run: decrby, flags: "write denyoom fast", keys: oneKey, summary: "Takes from a number."},
-		"APPEND":  {arity: 3, run: appendTo, flags: "write denyoom fast", keys: oneKey, summary: "Appends to a value."},
-		"SCAN":    {arity: -2, run: scan, flags: "readonly", keys: noKey, summary: "Lists some of the keys."},
-		"KEYS":    {arity: 2, run: keys, flags: "readonly", keys: noKey, summary: "Lists the keys that match a pattern."},
-		"DBSIZE":  {arity: 1, run: dbsize, flags: "readonly", keys: noKey, summary: "Counts the keys."},
+		"SETNX":     {arity: 3, run: setnx, flags: "write denyoom fast", keys: oneKey, summary: "Sets a value if there is none."},
+		"GETDEL":    {arity: 2, run: getdel, flags: "write fast", keys: oneKey, summary: "Returns a value and deletes it."},
+		"GETEX":     {arity: -2, run: getex, flags: "write fast", keys: oneKey, summary: "Returns a value and gives it another end."},
+		"EXPIRE":    {arity: -3, run: expire, flags: "write fast", keys: oneKey, summary: "Ends a key in a number of seconds."},
+		"PEXPIRE":   {arity: -3, run: pexpire, flags: "write fast", keys: oneKey, summary: "Ends a key in a number of milliseconds."},
+		"PERSIST":   {arity: 2, run: persist, flags: "write fast", keys: oneKey, summary: "Keeps a key without end."},
+		"INCR":      {arity: 2, run: incr, flags: "write denyoom fast", keys: oneKey, summary: "Adds one to a number."},
+		"DECR":      {arity: 2, run: decr, flags: "write denyoom fast", keys: oneKey, summary: "Takes one from a number."},
+		"INCRBY":    {arity: 3, run: incrby, flags: "write denyoom fast", keys: oneKey, summary: "Adds to a number."},
+		"DECRBY":    {arity: 3, run: decrby, flags: "write denyoom fast", keys: oneKey, summary: "Takes from a number."},
+		"APPEND":    {arity: 3, run: appendTo, flags: "write denyoom fast", keys: oneKey, summary: "Appends to a value."},
+		"SCAN":      {arity: -2, run: scan, flags: "readonly", keys: noKey, summary: "Lists some of the keys."},
+		"RANDOMKEY": {arity: 1, run: randomKey, flags: "readonly", keys: noKey, summary: "Returns one of the keys."},
+		"KEYS":      {arity: 2, run: keys, flags: "readonly", keys: noKey, summary: "Lists the keys that match a pattern."},
+		"DBSIZE":    {arity: 1, run: dbsize, flags: "readonly", keys: noKey, summary: "Counts the keys."},
 	}
 	commandNames = slices.Sorted(maps.Keys(commands))
 	interned = make(map[string]string, len(commands))
 	for _, name := range commandNames {
 		interned[name] = name
+		cmd := commands[name]
+		cmd.steps = doneAway(name)
+		commands[name] = cmd
 	}
 }
 
@@ -88,7 +106,7 @@ var (
 
 // intern returns the name of the command that is meant; false if there is no such.
 func intern(word []byte) (string, bool) {
-	var upper [8]byte // the longest has seven
+	var upper [9]byte // as the longest has
 	if len(word) > len(upper) {
 		return "", false
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
 
 // conn is one client. Its goroutine alone uses it, except where a field says so.
@@ -24,6 +25,7 @@ type conn struct {
 	net    net.Conn // immutable; closed by anybody
 	id     int64    // immutable
 	since  time.Time
+	wire   *outgoing // below net
 	in     guard
 	intake *intake
 	out    replies
@@ -40,16 +42,23 @@ type conn struct {
 	silent  bool // CLIENT REPLY OFF
 	skip    bool // CLIENT REPLY SKIP has just been run
 
-	stranger bool      // has yet to log in
-	strange  time.Time // since when it has to
-	guesses  int       // wrong passwords since the last right one
-	failed   bool      // the command that is run was answered by an error
-	ctx      *proxy.LazyContext
-	spare    *proxy.LazyContext // to be used again; nil: none
-	now      time.Time          // when the latest command was answered; zero: something has been waited for since
-	begun    time.Time          // when the oldest reply that is held back was made
-	partial  time.Time          // when the request that is arriving was first waited for; zero: it was not
-	deadline time.Time          // of reads
+	stranger    bool      // has yet to log in
+	strange     time.Time // since when it has to
+	guesses     int       // wrong passwords since the last right one
+	failed      bool      // the command that is run was answered by an error
+	degraded    bool      // by ASIDEDEGRADED, and that was not counted yet
+	library     *string   // that the client uses, as CLIENT SETINFO has said; nil: not known
+	passing     *passing  // commands that are about to be sent to Redis; nil: none
+	keys        []string  // of the command that is passed on; its memory is used again
+	transaction transaction
+	relay       *relay                       // the client is connected through; nil: it is not
+	blocked     atomic.Pointer[upstream.Own] // by which its command waits for others; nil: none does; read by anybody
+	ctx         *proxy.LazyContext
+	spare       *proxy.LazyContext // to be used again; nil: none
+	now         time.Time          // when the latest command was answered; zero: something has been waited for since
+	begun       time.Time          // when the oldest reply that is held back was made
+	partial     time.Time          // when the request that is arriving was first waited for; zero: it was not
+	deadline    time.Time          // of reads
 }
 
 const (
@@ -67,7 +76,7 @@ func newConn(s *Server, nc net.Conn, id int64) *conn {
 	if s.options.TLS != nil {
 		nc = tls.Server(nc, s.options.TLS)
 	}
-	c := &conn{server: s, net: nc, id: id, since: time.Now(), strange: time.Now(), stranger: *s.password.Load() != ""}
+	c := &conn{server: s, net: nc, wire: out, id: id, since: time.Now(), strange: time.Now(), stranger: *s.password.Load() != ""}
 	c.latestAt.Store(c.since.UnixNano())
 	c.intake = newIntake(nc, s.store.Receiving(), s.options.MaxRequestBytes)
 	c.intake.barred.Store(c.stranger)
@@ -87,6 +96,7 @@ func (c *conn) serve() {
 	defer c.in.share.End()
 	defer c.intake.end()
 	defer c.net.Close()
+	defer c.endOwn()
 	defer c.out.flush() // gives the memory back, if an error has left any
 	if t, ok := c.net.(*tls.Conn); ok {
 		ctx, cancel := context.WithTimeout(c.server.ctx, handshakeFor)
@@ -100,11 +110,16 @@ func (c *conn) serve() {
 		c.partial = time.Time{}
 		args, err := c.in.next()
 		if err != nil {
+			if c.server.draining.Load() || errors.Is(err, io.EOF) { // what it has sent may still be under way
+				c.endRelay(true)
+			}
 			if c.late(err) {
 				err = protocolError("the request has not arrived within " + c.server.options.ReceiveTimeout.String())
 			}
 			if wrong := protocolError(""); errors.As(err, &wrong) {
 				c.server.protocolErrors.Add(1)
+				c.settle()
+				c.endRelay(true)
 				c.error("ERR " + wrong.Error())
 				c.finish()
 				c.linger()
@@ -121,13 +136,20 @@ func (c *conn) serve() {
 
 // finish sends all replies.
 func (c *conn) finish() {
+	c.settle()
 	c.peer.Flush()
 	c.out.flush()
 }
 
 // wait is called before each read: nobody may wait for a reply while we wait for him.
 func (c *conn) wait() error {
+	c.settle()
 	c.now = time.Time{}
+	if c.relay != nil {
+		if err := c.sendRelayed(); err != nil {
+			return err
+		}
+	}
 	if c.out.flush(); c.out.err != nil {
 		return c.out.err
 	}
@@ -147,6 +169,9 @@ func (c *conn) wait() error {
 func (c *conn) limitReads() error {
 	var deadline time.Time
 	idle := c.server.options.IdleTimeout
+	if c.relay != nil { // it may wait for messages
+		idle = 0
+	}
 	if idle > 0 || c.in.amid {
 		now := time.Now()
 		if c.in.amid && c.partial.IsZero() {
@@ -196,16 +221,43 @@ func (c *conn) command(args []string) {
 		c.now = time.Now()
 		c.begun = c.now
 	}
-	start := c.now
 	c.failed = false
 	name := "UNKNOWN"
 	if len(args) > 0 {
 		name = args[0]
 	}
+	if c.server.options.CheckApp {
+		c.check(args)
+	}
+	outcome := notPassed
+	if c.in.refusal != "" && c.relay != nil {
+		c.relayed("UNKNOWN", []string{noSuchCommand})
+		return
+	}
+	if c.in.refusal == "" && !c.stranger && (!c.in.known || c.transaction.multi || c.transaction.here != nil || c.relay != nil || c.passesOn(args)) {
+		outcome = c.pass(args)
+	}
+	if outcome == gathered {
+		return // its reply comes with those of others
+	}
+	c.settle()
+	start := c.now
 	switch {
+	case outcome == answeredHere:
+		name = strings.ToUpper(name)
+	case outcome == answered:
+		if !c.in.known {
+			name = "UNKNOWN"
+		}
 	case c.in.refusal != "" && !c.stranger:
 		if !c.in.known {
 			name = "UNKNOWN"
+		}
+		if c.transaction.multi { // Redis does not know that something is missing
+			c.loseOwn()
+		}
+		if c.transaction.here != nil { // nor may the rest of it be done
+			c.transaction.here.broken = true
 		}
 		c.error(c.in.refusal)
 	case c.in.known && c.in.refusal == "":
@@ -220,17 +272,20 @@ func (c *conn) command(args []string) {
 	c.peer.Flush()
 	c.out.mute, c.skip = c.silent || c.skip, false
 	c.now = time.Now()
-	c.server.commands.Add(1)
-	if c.failed {
-		c.server.failed.Add(1)
-	}
-	if c.server.options.Observe != nil {
-		c.server.options.Observe(name, c.now.Sub(start), c.failed)
+	c.noted(name, c.now.Sub(start), c.failed)
+	if c.degraded {
+		c.refused(nil, args)
 	}
 	if c.now.Sub(c.begun) > mostHeldFor { // it was slow; those who wait for what came before it have waited enough
 		c.out.flush()
 		c.begun = c.now
 	}
+}
+
+// uses notes what the client does, for CLIENT LIST.
+func (c *conn) uses(command *string) {
+	c.latest.Store(command)
+	c.latestAt.Store(c.now.UnixNano())
 }
 
 // run is what the library calls for a command that it knows.
@@ -272,7 +327,9 @@ func (c *conn) run(name string, cmd command, args []string) {
 		c.error(wrongDB)
 	default:
 		c.ctx = ctx
-		cmd.run(c, args)
+		if !cmd.steps || !c.away(name, args) {
+			cmd.run(c, args)
+		}
 		c.ctx = nil
 	}
 }

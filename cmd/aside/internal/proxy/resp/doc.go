@@ -14,17 +14,22 @@
 // back while further requests of a pipeline have arrived, and written before the goroutine waits
 // for anything from the client: no reply ever waits for a request.
 //
+// Commands that are not served here go to Redis as they are, by package upstream, and its replies
+// come back byte by byte (pass.go). Transactions, blocking commands and subscriptions have a
+// connection of the client's own (own.go, relay.go). Without Options.Redis all these are unknown.
+//
 // # What is different from Redis
 //
-//   - There is one database, Options.DB. SELECT of another is out of range, and commands on keys
-//     are refused until a SELECT that succeeds.
-//   - There are no transactions: what follows a MULTI is refused until EXEC, DISCARD or RESET
-//     (unserved.go).
+//   - Memory is of one database, Options.DB, and of one user. Who selects another, or logs in as
+//     another, is connected through (through.go). After a SELECT that is refused, commands on keys
+//     are refused until one that succeeds.
+//   - What follows a MULTI that is refused, is refused until EXEC, DISCARD or RESET (unserved.go).
 //   - Keys that begin with "aside:" are the library's own: refused by all commands, and not shown
-//     by SCAN, KEYS and DBSIZE. KEYS and DBSIZE go through SCAN: a key that changes meanwhile may
-//     be counted or not. They may show a key that is being loaded, or whose absence is cached; to
-//     all other commands there is no such key. Before a Redis Cluster, whose nodes each know their
-//     own keys only, they are refused.
+//     by SCAN, KEYS, RANDOMKEY and DBSIZE. Scripts may reach them all the same. KEYS and DBSIZE go
+//     through SCAN: a key that changes meanwhile may be counted or not. They may show a key that is
+//     being loaded, or whose absence is cached; to all other commands that are served here there is
+//     no such key. Before a Redis Cluster, whose nodes each know their own keys only, they are
+//     refused.
 //   - MSET is as many SETs at once, not one step. An error names how many of them were not done;
 //     the others were.
 //   - A ttl of more than 100 years means no expiry.
@@ -34,7 +39,7 @@
 //     content type; a SET does not.
 //   - Commands and replies are those of Redis 7, even in front of Redis 6.0.
 //   - Of the subcommands of CLIENT, COMMAND and CONFIG those are served that clients need when they
-//     connect. CLIENT TRACKING is refused: the proxy pushes no invalidations.
+//     connect. CLIENT TRACKING is Redis's.
 //   - Replies are not collected without bound. If a client sends on without reading them, its
 //     requests are read ahead (stall.go), up to MaxRequestBytes; it is disconnected once it has
 //     neither sent nor read anything for Options.WriteTimeout.
@@ -53,9 +58,10 @@
 //	ASIDETIMEOUT   Options.RequestTimeout has passed, and nothing was changed
 //	ASIDECLOSED    the proxy is shutting down
 //
-// GET, MGET, EXISTS, STRLEN, TYPE, TTL and PTTL answer from what the proxy has. SET (with EX, PX,
+// Reads of strings answer from what the proxy has. SET (with EX, PX,
 // EXAT, PXAT or none), SETEX, PSETEX, MSET, DEL and UNLINK are acknowledged once they are on disk.
 // DEL and UNLINK count the keys that were there just before; while Redis is away, keys that may be
-// there are not counted. Commands that read and write in one step, or list keys, return
-// ASIDEDEGRADED.
+// there are not counted. What becomes of each command is in Outages (outage.go). Each is a function
+// of its arguments and of what is known here (steps.go); what follows from operations that are kept is
+// worked out from them (fold.go). A transaction is held until its EXEC (away_multi.go).
 package resp

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
 
 const (
@@ -23,6 +24,7 @@ var errPanicked = errors.New("resp: a command panicked")
 // it may have changed something.
 func (c *conn) describeError(err error, wrote bool) string {
 	var refused *rueidis.RedisError
+	var said upstream.ServerError
 	switch {
 	case errors.Is(err, errPanicked):
 		return internalError
@@ -35,11 +37,19 @@ func (c *conn) describeError(err error, wrote bool) string {
 		return "ASIDEDEGRADED Redis is away and there is no fallback directory: kept in memory only until Redis is back, lost if the proxy ends before"
 	case errors.Is(err, aside.ErrUnknownOutcome):
 		return "ASIDEUNKNOWN Redis has not answered: this may or may not have been done"
-	case errors.Is(err, proxy.ErrDegraded), errors.Is(err, aside.ErrRedisAway):
+	case errors.Is(err, upstream.ErrTooMany):
+		return "ASIDEBUSY too many clients have a connection to Redis of their own, which this needs: nothing was done"
+	case errors.Is(err, upstream.ErrLost) && wrote:
+		return "ASIDEUNKNOWN Redis has not answered: this may or may not have been done"
+	case errors.Is(err, upstream.ErrLost):
+		return "ASIDEDEGRADED Redis has not answered, and what this proxy has does not answer this"
+	case errors.Is(err, proxy.ErrDegraded), errors.Is(err, upstream.ErrNotSent), errors.Is(err, aside.ErrRedisAway):
 		if wrote {
 			return "ASIDEDEGRADED Redis is away and this cannot be done without it: nothing was changed"
 		}
 		return "ASIDEDEGRADED Redis is away and what this proxy has does not answer this"
+	case errors.As(err, &said):
+		return string(said)
 	case errors.As(err, &refused):
 		if isWrongType(err) {
 			return wrongType

@@ -222,9 +222,9 @@ func parseGetex(args []string) (unit, amount string, ok bool) {
 func expire(c *conn, args []string)  { c.expire("expire", 1000, args) }
 func pexpire(c *conn, args []string) { c.expire("pexpire", 1, args) }
 
-func (c *conn) expire(name string, unit int64, args []string) {
-	var nx, xx, gt, lt bool
-	for _, option := range args[2:] {
+// parseExpire reads the options of EXPIRE and its like. wrong: the error reply if they cannot be.
+func parseExpire(options []string) (nx, xx, gt, lt bool, wrong string) {
+	for _, option := range options {
 		switch strings.ToUpper(option) {
 		case "NX":
 			nx = true
@@ -235,16 +235,22 @@ func (c *conn) expire(name string, unit int64, args []string) {
 		case "LT":
 			lt = true
 		default:
-			c.error("ERR Unsupported option " + beginning(option, len(option)))
-			return
+			return nx, xx, gt, lt, "ERR Unsupported option " + beginning(option, len(option))
 		}
 	}
 	switch {
 	case nx && (xx || gt || lt):
-		c.error("ERR NX and XX, GT or LT options at the same time are not compatible")
-		return
+		wrong = "ERR NX and XX, GT or LT options at the same time are not compatible"
 	case gt && lt:
-		c.error("ERR GT and LT options at the same time are not compatible")
+		wrong = "ERR GT and LT options at the same time are not compatible"
+	}
+	return nx, xx, gt, lt, wrong
+}
+
+func (c *conn) expire(name string, unit int64, args []string) {
+	nx, xx, gt, lt, wrong := parseExpire(args[2:])
+	if wrong != "" {
+		c.error(wrong)
 		return
 	}
 	n, ok := number(args[1])

@@ -21,7 +21,10 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"), // it sleeps for a second, with nothing to do
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2")) // likewise, five
+}
 
 const patience = 20 * time.Second
 

@@ -3,8 +3,6 @@ package resp
 import (
 	"fmt"
 
-	"github.com/redis/rueidis"
-
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
@@ -12,8 +10,7 @@ import (
 
 // one answers an error and returns false where a single server's answer is not everything.
 func (c *conn) one(command string) bool {
-	redis, ok := c.server.store.Client().Redis()
-	if ok && redis.Mode() == rueidis.ClientModeCluster {
+	if c.server.inCluster() {
 		c.error("ERR " + command + " is not served for a Redis Cluster, whose nodes each know their own keys only: ask them")
 		return false
 	}
@@ -97,6 +94,47 @@ func keys(c *conn, args []string) {
 		return
 	}
 	c.strings(all)
+}
+
+// randomKeys is how often Redis is asked for a random key that is not the library's own, before the
+// first that a scan finds is taken.
+const randomKeys = 100
+
+func randomKey(c *conn, _ []string) {
+	if !c.one("RANDOMKEY") {
+		return
+	}
+	for range randomKeys {
+		reply, err := c.server.store.Ask(c.ctx, "RANDOMKEY", nil)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		key, err := reply.ToString()
+		if err != nil {
+			c.null()
+			return
+		}
+		if !proxy.Reserved(key) {
+			c.bulk(key)
+			return
+		}
+	}
+	for cursor := "0"; ; {
+		next, found, err := c.page(cursor, "COUNT", "1000")
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		if len(found) > 0 {
+			c.bulk(found[0])
+			return
+		}
+		if cursor = next; cursor == "0" {
+			c.null()
+			return
+		}
+	}
 }
 
 func dbsize(c *conn, _ []string) {

@@ -30,3 +30,24 @@ func TestMarksOfOtherLibrariesAreNotChangedAsValues(t *testing.T) {
 		}
 	}
 }
+
+// A value with a header is changed as its value.
+func TestAValueWithAHeaderIsChangedAsItsValue(t *testing.T) {
+	w := newTwins(t, "3")
+	headed := func(value string) string { return wire.PackHeader(wire.Header{Began: 1}, value) }
+	w.behind.Do("SET", "k", headed("value"), "EX", 1000)
+	require.Equal(t, "$value", w.proxy.do("GET", "k"))
+	require.Equal(t, ":6", w.proxy.do("APPEND", "k", "!"))
+	require.Equal(t, "value!", w.behind.Do("GET", "k"))
+	require.Greater(t, w.behind.Do("TTL", "k"), int64(900))
+
+	w.behind.Do("SET", "n", headed("41"))
+	require.Equal(t, ":42", w.proxy.do("INCR", "n"))
+	require.Equal(t, "42", w.behind.Do("GET", "n"))
+
+	w.behind.Do("SET", "m", headed(wire.Absent))
+	require.Equal(t, ":10", w.proxy.do("APPEND", "m", "!"), "a value that looks like an absence")
+
+	w.behind.Do("SET", "u", wire.HeaderPrefix+"what")
+	require.Equal(t, ":1", w.proxy.do("APPEND", "u", "!"), "it cannot be read, so it is no value")
+}

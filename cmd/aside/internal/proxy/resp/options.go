@@ -7,6 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
 
 // Options says how a Server behaves. The zero value is usable. It is copied by New.
@@ -58,10 +63,25 @@ type Options struct {
 	// SELECT accepts. Defaults to 0.
 	DB int
 
-	// Observe is told of each command: its name in upper case ("UNKNOWN" for those that are not
-	// served), how long it took, and whether it was answered by an error. It is called on the
-	// connections' goroutines, by many at once. Defaults to none.
-	Observe func(command string, took time.Duration, failed bool)
+	// Redis is how the Store's client connects to Redis, if commands that are not served here are to
+	// be passed on to it. nil: they are unknown. Defaults to nil.
+	Redis *rueidis.ClientOption
+
+	// Deny are commands that are not passed on: upstream.NewDeny reads them. Defaults to none.
+	Deny []string
+
+	// CheckApp counts, while Redis is well, the commands that an outage would refuse, for Checked. It
+	// changes nothing else. Defaults to false.
+	CheckApp bool
+
+	// LocalAnswers has commands that are kept as operations while Redis is away answer by what this
+	// proxy knows, where that is not all. Defaults to false: they are refused then.
+	LocalAnswers bool
+
+	// Observe is told of each command, of those of a batch that are alike at once. The name is in upper
+	// case, and "UNKNOWN" for what is neither served nor passed on. It is called on the connections'
+	// goroutines, by many at once. Defaults to none.
+	Observe func(proxy.Answered)
 }
 
 func (o Options) withDefaults() Options {
@@ -98,6 +118,9 @@ func (o Options) Validate() error {
 		if d.value < 0 {
 			errs = append(errs, fmt.Errorf("resp: Options.%s is %v: it must not be negative; 0 for the default", d.name, d.value))
 		}
+	}
+	if _, err := upstream.NewDeny(o.Deny); err != nil {
+		errs = append(errs, fmt.Errorf("resp: Options.Deny: %w", err))
 	}
 	return errors.Join(errs...)
 }

@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/internal/redistest"
 )
@@ -193,7 +195,7 @@ func TestAPanicIsAnErrorOfItsCommandAlone(t *testing.T) {
 	require.EqualValues(t, 1, s.Stats().Panics)
 	require.Contains(t, p.do("MSET", "a", "1", "b", "2"), "-ERR internal error", "on goroutines of its own, which nobody else recovers")
 	require.EqualValues(t, 3, s.Stats().Panics)
-	require.Contains(t, log.String(), "read.go", "the stack says where")
+	require.Contains(t, log.String(), "away.go", "the stack says where")
 	require.NotContains(t, log.String(), "\"a\"")
 
 	// Where half a reply is out, what followed it would be taken for the other half.
@@ -230,8 +232,8 @@ func TestShutdownAnswersWhatIsUnderWay(t *testing.T) {
 	store, _ := newStore(t, server.Addr(), "")
 	under, proceed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	s, addr := serve(t, store, Options{Observe: func(name string, _ time.Duration, _ bool) {
-		if name == "ECHO" {
+	s, addr := serve(t, store, Options{Observe: func(a proxy.Answered) {
+		if a.Command == "ECHO" {
 			once.Do(func() { close(under); <-proceed })
 		}
 	}})
@@ -277,9 +279,9 @@ func TestObserveIsToldOfEachCommand(t *testing.T) {
 	}
 	all := make(chan seen, 10)
 	store, _ := newStore(t, unreachable, "")
-	_, addr := serve(t, store, Options{Observe: func(name string, took time.Duration, failed bool) {
-		if took >= 0 {
-			all <- seen{name, failed}
+	_, addr := serve(t, store, Options{Observe: func(a proxy.Answered) {
+		if a.Took >= 0 {
+			all <- seen{a.Command, a.Failed}
 		}
 	}})
 	p := dial(t, addr)
@@ -289,6 +291,38 @@ func TestObserveIsToldOfEachCommand(t *testing.T) {
 	for _, want := range []seen{{"PING", false}, {"UNKNOWN", true}, {"GET", true}} {
 		require.Equal(t, want, <-all)
 	}
+}
+
+func TestObserveIsToldOfEachKindInABatch(t *testing.T) {
+	server := redistest.Start(t)
+	store, c := newStore(t, server.Addr(), "")
+	awaitMode(t, c, aside.Healthy)
+	all := make(chan proxy.Answered, 10)
+	s, addr := serve(t, store, Options{
+		Redis: &rueidis.ClientOption{InitAddress: []string{server.Addr()}}, Observe: func(a proxy.Answered) { all <- a },
+	})
+	server.Do("SET", "s", "v")
+	p := dial(t, addr)
+	hget, wrong, llen := encoded("HGET", "h", "f"), encoded("HGET", "s", "f"), encoded("LLEN", "l")
+	p.send(hget + hget + hget + wrong + llen + llen + hget)
+	for range 7 {
+		p.reply()
+	}
+	type kind struct {
+		name   string
+		failed bool
+	}
+	total := make(map[kind]int)
+	for count := 0; count < 7; {
+		a := <-all
+		count += a.Count
+		require.False(t, a.At.IsZero())
+		require.GreaterOrEqual(t, a.Took, time.Duration(0))
+		total[kind{a.Command, a.Failed}] += a.Count
+	}
+	require.Equal(t, map[kind]int{{"HGET", false}: 4, {"HGET", true}: 1, {"LLEN", false}: 2}, total)
+	require.Equal(t, int64(7), s.Stats().Commands)
+	require.Equal(t, int64(1), s.Stats().Failed)
 }
 
 func TestOptionsThatCannotBeRightAreReportedAtOnce(t *testing.T) {

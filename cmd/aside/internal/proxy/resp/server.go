@@ -16,12 +16,16 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
 
 // Server answers Redis's protocol from a Store. Safe for concurrent use.
 type Server struct {
 	store   *proxy.Store
 	options Options
+	pool    *upstream.Pool // for what is passed on; nil: nothing is
+	deny    upstream.Deny
+	kind    atomic.Int32   // of the Redis behind; 0: not known yet
 	library *server.Server // the registered commands; it knows nothing of connections
 	began   time.Time
 	runID   string // 40 hex digits, as Redis has one; immutable
@@ -40,6 +44,10 @@ type Server struct {
 	conns     map[*conn]struct{}
 	nextID    int64
 
+	refusals refusals // in outages
+	checked  refusals // that there would be, with Options.CheckApp
+
+	blocked                                                                       atomic.Int64 // clients whose command waits for others
 	connections, refused, commands, failed, protocolErrors, panics, refusedLogins atomic.Int64
 }
 
@@ -65,6 +73,7 @@ func New(store *proxy.Store, options Options) *Server {
 		store: store, options: options.withDefaults(), library: server.NewServerConn(), began: time.Now(),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}
+	s.connectPool()
 	id := sha256.Sum256([]byte(rand.Text()))
 	s.runID = hex.EncodeToString(id[:20])
 	s.SetPassword(options.Password)
@@ -73,8 +82,7 @@ func New(store *proxy.Store, options Options) *Server {
 		lower := strings.ToLower(name)
 		err := s.library.Register(name, func(p *server.Peer, _ string, args []string) {
 			c := p.Ctx.(*conn)
-			c.latest.Store(&lower)
-			c.latestAt.Store(c.now.UnixNano())
+			c.uses(&lower)
 			c.run(name, cmd, args)
 		})
 		if err != nil {
@@ -187,6 +195,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		close(drained)
 	}()
 	defer s.stop()
+	if s.pool != nil {
+		defer s.pool.Close()
+	}
 	select {
 	case <-drained:
 		return nil

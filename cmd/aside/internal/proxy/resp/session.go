@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
 
 // Commands about the connection itself.
@@ -60,6 +62,7 @@ func reset(c *conn, _ []string) {
 	c.name.Store(nil)
 	c.setProtocol(2)
 	c.aborted, c.astray = false, false
+	c.endOwn()
 	if c.silent {
 		c.silent, c.out.mute = false, false
 	}
@@ -71,6 +74,12 @@ func auth(c *conn, args []string) {
 	switch {
 	case len(args) > 2:
 		c.error(syntaxError)
+		return
+	case len(args) == 2 && c.logsIn(args[0]):
+		if own := c.dialAs(args[0], password, c.protocol()); own != nil {
+			c.ok()
+			c.through(&relay{own: own, user: true})
+		}
 		return
 	case len(args) == 2:
 		user = args[0]
@@ -111,6 +120,9 @@ func (c *conn) setStranger(yes bool) {
 
 func (c *conn) setProtocol(version int64) {
 	three := version == 3
+	if three != c.peer.Resp3 && c.transaction.own != nil { // which speaks the other version
+		c.loseOwn()
+	}
 	c.three.Store(three)
 	c.peer.Resp3 = three // SwitchResp3 is for after the reply; HELLO's is in the new version already
 }
@@ -145,14 +157,24 @@ func hello(c *conn, args []string) {
 			return
 		}
 	}
+	var own *upstream.Own // of a user of Redis's own
 	switch {
+	case withAuth && c.logsIn(user):
+		if own = c.dialAs(user, password, int(version)); own == nil {
+			return
+		}
 	case withAuth && !c.login(user, password):
 		c.refuseLogin()
 		return
 	case c.stranger:
 		c.error(noAuthHello)
 		return
-	case withName && !c.setName(name):
+	}
+	if withName && !c.setName(name) {
+		if own != nil {
+			own.Close()
+			c.setStranger(*c.server.password.Load() != "")
+		}
 		return
 	}
 	c.setProtocol(version)
@@ -171,6 +193,9 @@ func hello(c *conn, args []string) {
 	c.bulk("master")
 	c.bulk("modules")
 	c.peer.WriteLen(0)
+	if own != nil {
+		c.through(&relay{own: own, user: true})
+	}
 }
 
 // setName answers an error and returns false if that cannot be a name.
@@ -214,6 +239,10 @@ func client(c *conn, args []string) {
 		c.text(c.describe() + "\n")
 	case "LIST":
 		c.list(args[1:])
+	case "KILL":
+		c.killClients(args[1:])
+	case "UNBLOCK":
+		c.unblock(args[1:])
 	case "GETREDIR":
 		c.int(-1) // nothing is tracked, so nothing is told to another
 	case "TRACKINGINFO":
@@ -226,11 +255,15 @@ func client(c *conn, args []string) {
 		c.bulk("prefixes")
 		c.peer.WriteLen(0)
 	case "HELP":
-		c.help("CLIENT", "GETNAME", "GETREDIR", "ID", "INFO", "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <id> [...]]", "NO-EVICT (ON|OFF)", "NO-TOUCH (ON|OFF)",
+		c.help("CLIENT", "GETNAME", "GETREDIR", "ID", "INFO", "KILL <option>", "UNBLOCK <id> [TIMEOUT|ERROR]", "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <id> [...]]", "NO-EVICT (ON|OFF)", "NO-TOUCH (ON|OFF)",
 			"REPLY (ON|OFF|SKIP)", "SETINFO (LIB-NAME|LIB-VER) <value>", "SETNAME <name>", "TRACKINGINFO")
-	case "SETINFO": // the name of a client's library is of no use here
+	case "SETINFO":
 		switch strings.ToUpper(args[1]) {
-		case "LIB-NAME", "LIB-VER":
+		case "LIB-NAME":
+			name := strings.Clone(args[2])
+			c.library = &name
+			c.ok()
+		case "LIB-VER": // is of no use here
 			c.ok()
 		default:
 			c.error("ERR Unrecognized option '" + args[1] + "'")

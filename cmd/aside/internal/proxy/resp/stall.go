@@ -211,6 +211,13 @@ func (i *intake) room() bool {
 	return false
 }
 
+// ended reports whether the client has gone, as far as it was read ahead.
+func (i *intake) ended() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err != nil
+}
+
 // end waits for the goroutine of a connection that is closed, and gives back what is held.
 func (i *intake) end() {
 	i.ending.Wait()

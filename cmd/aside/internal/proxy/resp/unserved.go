@@ -2,7 +2,7 @@ package resp
 
 import "strings"
 
-// Commands that are not served, and what becomes of those that follow them. A client that pipelines
+// Commands that are neither served nor passed on, and what becomes of those that follow them. A client that pipelines
 // has sent these already: they must not mean something else than they would have.
 //
 //	MULTI refused             what follows was to be done at EXEC, or never. It is refused until EXEC, DISCARD or RESET.
@@ -39,7 +39,11 @@ func (c *conn) unserved(args []string) {
 			c.error("ERR " + name + " without MULTI")
 		case name == "EXEC":
 			c.aborted = false
-			c.error(execAbort)
+			if c.server.busy() {
+				c.error(execAbortedBy + busy)
+			} else {
+				c.error(execAbort)
+			}
 		default:
 			c.aborted = false
 			c.ok()
@@ -60,7 +64,7 @@ func (c *conn) unserved(args []string) {
 
 // notDone answers a command between a refused MULTI and its end.
 func notDone(name string) string {
-	return "ERR '" + beginning(name, 128) + "' was not done: its MULTI was refused, as there are no transactions here; EXEC, DISCARD or RESET ends it"
+	return "ERR '" + beginning(name, 128) + "' was not done: its MULTI was refused, or lost; EXEC, DISCARD or RESET ends it"
 }
 
 // replyMode is CLIENT REPLY.

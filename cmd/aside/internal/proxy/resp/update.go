@@ -35,7 +35,7 @@ return reply`
 
 // scriptClean makes the key what it is taken for: no key where it holds no value, without end where
 // that is too far to be one. What other libraries leave in a key while they load it is told as
-// package wire tells it.
+// package wire tells it. Where a value has a header, nothing is done, see cleaning.
 const scriptClean = `
 local function idOf(s)
 	for _, prefix in ipairs({'rueidisid:', 'valkeyid:', '__redcache:lock:'}) do
@@ -53,7 +53,9 @@ if type(head) == 'string' then
 	local escape = string.sub(ARGV[2], 1, #ARGV[2] - #ARGV[1])
 	local own = string.sub(head, 1, #ARGV[1]) == ARGV[1]
 	local escaped = string.sub(head, 1, #ARGV[2]) == ARGV[2] or string.sub(head, 1, #escape) == escape and idOf(string.sub(head, #escape + 1))
-	if own and not escaped or mark(head) then
+	if own and string.sub(head, #ARGV[1] + 1, #ARGV[1] + 2) == '1h' then
+		return redis.error_reply('ASIDEHEADER')
+	elseif own and not escaped or mark(head) then
 		redis.call('DEL', KEYS[1])
 	end
 end
@@ -113,7 +115,45 @@ func (c *conn) script(script, key string, changed changed, args ...string) (ruei
 	return c.server.store.Do(c.ctx, proxy.Command{Name: []string{"EVAL", script, "1"}, Key: key, Args: args, Changed: changed})
 }
 
-func (c *conn) cleaning(script, key string, changed changed, args ...string) (rueidis.RedisMessage, error) {
+// cleaning runs a script that begins with scriptClean. A value that has a header loses it first: what
+// it says is of the value that is changed now.
+func (c *conn) cleaning(script, key string, changed changed, args ...string) (reply rueidis.RedisMessage, err error) {
+	for range swaps {
+		reply, err = c.cleanly(script, key, changed, args...)
+		if refused, ok := rueidis.IsRedisErr(err); !ok || !strings.Contains(refused.Error(), "ASIDEHEADER") {
+			return reply, err
+		}
+		if err := c.behead(key); err != nil {
+			return reply, err
+		}
+	}
+	return reply, errContended
+}
+
+// behead takes the header from a value; a value whose header cannot be read becomes an absence.
+func (c *conn) behead(key string) error {
+	reply, err := c.server.store.Ask(c.ctx, "GET", []string{key})
+	if err != nil {
+		return err
+	}
+	stored, err := reply.ToString()
+	if err != nil {
+		return nil //nolint:nilerr // it is gone, or of another type, which the command itself answers
+	}
+	value, h, what := wire.Unpack(stored)
+	switch {
+	case what == wire.Value && h != nil:
+		value = wire.Pack(value)
+	case what == wire.Unreadable:
+		value = wire.Absent
+	default:
+		return nil
+	}
+	_, err = c.swap(key, stored, true, value)
+	return err
+}
+
+func (c *conn) cleanly(script, key string, changed changed, args ...string) (rueidis.RedisMessage, error) {
 	return c.script(script, key, changed, append([]string{wire.Prefix, wire.Escape + wire.Prefix, strconv.FormatInt(proxy.LongestTTL.Milliseconds(), 10)}, args...)...)
 }
 
@@ -198,21 +238,22 @@ func (c *conn) add(key string, by int64, command ...string) {
 		stored, _ := reply.ToString()
 		v, _ := c.server.store.Open(stored)
 		n, ok := number(v.Data)
-		switch {
-		case !ok || v.ContentType == "":
+		if !ok || v.ContentType == "" {
 			c.failWrite(err) // what Redis has said
 			return
-		case by > 0 && n > math.MaxInt64-by, by < 0 && n < math.MinInt64-by:
-			c.error("ERR increment or decrement would overflow")
+		}
+		sum, ok := sumOf(n, by)
+		if !ok {
+			c.error(string(overflow))
 			return
 		}
-		swapped, swapErr := c.swap(key, stored, true, c.repacked(stored, v, strconv.FormatInt(n+by, 10)))
+		swapped, swapErr := c.swap(key, stored, true, c.repacked(stored, v, whole(sum)))
 		if swapErr != nil {
 			c.failWrite(swapErr)
 			return
 		}
 		if swapped {
-			c.int(n + by)
+			c.int(sum)
 			return
 		}
 	}

@@ -236,7 +236,15 @@ func (c *conn) countHeld(keys []string) (int64, error) {
 		switch _, err := c.server.store.Get(c.ctx, key); {
 		case err == nil, isWrongType(err):
 			n++
-		case errors.Is(err, aside.ErrNotFound), errors.Is(err, proxy.ErrDegraded):
+		case errors.Is(err, aside.ErrNotFound):
+		case errors.Is(err, proxy.ErrDegraded): // a hash, say, that operations have made
+			k, ok, err := c.server.store.Kept(c.ctx, key)
+			if err != nil {
+				return 0, err
+			}
+			if ok && fold(k, time.Now()).exists {
+				n++
+			}
 		default:
 			return 0, err
 		}

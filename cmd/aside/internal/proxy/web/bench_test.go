@@ -45,7 +45,7 @@ func BenchmarkObserveRESP(b *testing.B) {
 	f := newFront(b, setup{})
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			f.server.ObserveRESP("GET", 100*time.Microsecond, false)
+			f.server.ObserveRESP(answered("GET", 100*time.Microsecond, false))
 		}
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
@@ -18,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/asidehttp"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -181,7 +184,7 @@ func TestThePageShowsAnOutageFromBeginningToEnd(t *testing.T) {
 		client: []func(*aside.Options){durable(t), func(o *aside.Options) { o.ReplayRate = rate }},
 		web: Options{
 			Version: "v0.9.1", RESP: func() (int64, int64) { return 12, 34567 },
-			Redis: "redis.example.internal:6379", FallbackDir: "/var/lib/aside/redis.example.internal_6379-1c7c3c3d", FallbackMaxBytes: 1 << 30,
+			Redis: "redis.example.internal:6379", FallbackDir: "/var/lib/aside/redis.example.internal_6379-1c7c3c3d",
 		},
 	})
 	for i := range 30 {
@@ -285,6 +288,37 @@ func TestThePageFindsItsWayBackToTheProxy(t *testing.T) {
 	b.await("it has noticed", "source.readyState !== EventSource.OPEN")
 	b.await("it is connected again", "source.readyState === EventSource.OPEN")
 	require.True(t, js[bool](b, "document.getElementById('lost').hidden"))
+}
+
+// The page of a service asks for what the proxy's is told.
+func TestThePageOfAServiceIsTheSame(t *testing.T) {
+	f := newFront(t, setup{client: []func(*aside.Options){durable(t)}})
+	service := httptest.NewServer(http.StripPrefix("/debug/cache", asidehttp.Handler(f.client, func(*http.Request) bool { return true })))
+	t.Cleanup(service.Close)
+	_, err := f.client.Get(context.Background(), time.Minute, "k", func(context.Context, string) (string, error) { return "v", nil })
+	require.NoError(t, err)
+	b := newBrowser(t)
+	run(b, chromedp.Navigate(service.URL+"/debug/cache/"))
+	b.await("it is healthy", "document.getElementById('mode').innerText === 'healthy'")
+	require.True(t, js[bool](b, "document.getElementById('latency-section').hidden"))
+	require.Equal(t, "1", js[string](b, "document.getElementById('loads').rows[0].cells[1].innerText"))
+	require.Equal(t, "loader calls", b.text("missed-of"))
+	b.inspect("service")
+	f.redis.Kill()
+	b.await("it is degraded", "document.getElementById('mode').innerText === 'degraded'")
+	f.redis.RestartKeepingData()
+	b.await("it is healthy again", "document.getElementById('mode').innerText === 'healthy'")
+	run(b, chromedp.SendKeys(chromedp.CSS("#key"), "k"))
+	run(b, chromedp.Click(chromedp.CSS(".explain button")))
+	b.await("it is explained", "document.querySelector('#redis dd') !== null")
+	require.Equal(t, service.URL+"/debug/cache/explain?key=k", js[string](b, "location.href"))
+	b.calm()
+	run(b, chromedp.Click(chromedp.CSS("footer a")))
+	b.await("it is healthy", "document.getElementById('mode')?.innerText === 'healthy'")
+	service.CloseClientConnections()
+	service.Close()
+	b.await("it says that what it shows is old", "!document.getElementById('lost').hidden")
+	require.Contains(t, b.text("lost"), "No connection to the service.")
 }
 
 func TestThePageShowsTheShardsOfACluster(t *testing.T) {

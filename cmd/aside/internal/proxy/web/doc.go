@@ -11,6 +11,7 @@
 //	GET          /healthz          200 as long as the process lives
 //	GET          /readyz           200 unless the server is about to stop; also while Redis is away, and says so
 //	GET          /metrics          for Prometheus
+//	POST         /drill?fraction=F for as long as the caller stays, reads of a share F of the keys are answered as in an outage
 //	GET          /debug/pprof/     with Options.Pprof only
 //
 // # Keys

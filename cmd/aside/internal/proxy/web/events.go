@@ -7,23 +7,26 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/redaside/aside/internal/statuspage"
 )
 
 const (
 	eventsEvery    = time.Second
 	maxViewers     = 1000            // streams at once, and no more than half of all connections
 	viewerPatience = 5 * time.Second // for one event to be taken
+	mostRefusals   = 100             // that an event has
 )
 
 // hub tells all viewers the same: it makes one snapshot, in one piece of bytes, for however many
 // there are, and none for none. A viewer that has not taken the event before the last is dropped;
 // its browser connects again when it can. Safe for concurrent use.
 type hub struct {
-	snapshot func() status // immutable, as are the next ones
-	tick     func()        // each second, with or without viewers
-	most     int           // viewers
-	hurried  chan struct{} // has room for one: tell them now
-	stop     chan struct{} // closed by close
+	snapshot func() statuspage.Status // immutable, as are the next ones
+	tick     func()                   // each second, with or without viewers
+	most     int                      // viewers
+	hurried  chan struct{}            // has room for one: tell them now
+	stop     chan struct{}            // closed by close
 	running  sync.WaitGroup
 
 	mu   sync.Mutex               // guards all below
@@ -31,7 +34,7 @@ type hub struct {
 	over bool                     // close was called
 }
 
-func newHub(snapshot func() status, tick func(), connections int) *hub {
+func newHub(snapshot func() statuspage.Status, tick func(), connections int) *hub {
 	return &hub{snapshot: snapshot, tick: tick, most: min(maxViewers, (connections+1)/2), hurried: make(chan struct{}, 1), stop: make(chan struct{}), all: make(map[chan []byte]struct{})}
 }
 
@@ -115,7 +118,7 @@ func (h *hub) close() {
 func (h *hub) wait() { h.running.Wait() }
 
 // eventOf writes a snapshot as a server-sent event.
-func eventOf(st status) []byte {
+func eventOf(st statuspage.Status) []byte {
 	data, err := json.Marshal(st) // has no newline in it
 	if err != nil {
 		panic(fmt.Errorf("a status is not JSON: %w", err))
@@ -126,6 +129,26 @@ func eventOf(st status) []byte {
 	event.Write(data)
 	event.WriteString("\n\n")
 	return event.Bytes()
+}
+
+// snapshot is what the page shows now.
+func (s *Server) snapshot() statuspage.Status {
+	now := time.Now()
+	st := s.watch.Snapshot(s.mode.refresh(s.client))
+	st.Latency = map[string]statuspage.Latencies{"http": s.metrics.http.latencies(now), "resp": s.metrics.resp.latencies(now)}
+	if s.o.RESP != nil {
+		st.RESP = new(statuspage.RESP)
+		st.RESP.Connections, st.RESP.Commands = s.o.RESP()
+	}
+	if s.o.Refusals != nil {
+		all := s.o.Refusals()
+		st.Refusals = all[:min(len(all), mostRefusals)]
+	}
+	if s.o.Checked != nil {
+		all := s.o.Checked()
+		st.Checked = all[:min(len(all), mostRefusals)]
+	}
+	return st
 }
 
 // serveEvents sends a snapshot at once, then one every second and after each change of mode, until

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/statuspage"
 )
 
 // stream is a viewer.
@@ -109,7 +110,7 @@ func TestAnEventSaysWhatThePageShows(t *testing.T) {
 	f.put("k", "v")
 	f.holds("k", "v")
 	f.send("GET", "/get?key=none", "")
-	f.server.ObserveRESP("get", 3*time.Millisecond, false)
+	f.server.ObserveRESP(answered("get", 3*time.Millisecond, false))
 	viewer := f.watch()
 	first := viewer.next()
 	require.Equal(t, "healthy", first.Mode)
@@ -225,20 +226,9 @@ func TestASlowViewerIsDroppedAndNotWaitedFor(t *testing.T) {
 }
 
 func TestAnEventIsOneLine(t *testing.T) {
-	event := eventOf(status{Error: "two\nlines\r", Shards: []shardStatus{}})
+	event := eventOf(statuspage.Status{Error: "two\nlines\r", Shards: []statuspage.Shard{}})
 	require.True(t, bytes.HasSuffix(event, []byte("}\n\n")))
 	require.Equal(t, 3, bytes.Count(event, []byte("\n")))
-}
-
-func TestOnlyTheLastChangesAreKept(t *testing.T) {
-	var c changes
-	for i := range 50 {
-		c.add(aside.ModeChange{Shard: fmt.Sprint(i), From: aside.Healthy, To: aside.Degraded, At: time.Now()})
-	}
-	list := c.latest()
-	require.Len(t, list, keptChanges)
-	require.Equal(t, "49", list[0].Shard)
-	require.Equal(t, "30", list[len(list)-1].Shard)
 }
 
 func TestStreamsEndWithTheirTokenOnly(t *testing.T) {

@@ -71,8 +71,8 @@ func (x *exchange) work(ctx context.Context, ask func() error) error {
 func (x *exchange) failed(err error) {
 	p := problemOf(err)
 	switch p.kind {
-	case problemNotFound:
-		x.w.Header().Set(cacheStatusName, noCacheStatus)
+	case problemNotFound, problemNotCached:
+		x.w.Header().Set(cacheStatusName, missStatus(err))
 		x.markMode()
 	case problemDegraded:
 		x.w.Header().Set(cacheStatusName, degradedStatus)
@@ -162,7 +162,7 @@ var (
 func (x *exchange) read(ctx context.Context, key string) {
 	var v proxy.Value
 	err := x.work(ctx, func() (err error) {
-		v, err = x.store.Get(ctx, key)
+		v, err = x.getFor(ctx, key)
 		return err
 	})
 	if err != nil {
@@ -203,10 +203,14 @@ func age(at, now time.Time) int64 {
 	return int64(max(now.Sub(at), 0) / time.Second)
 }
 
-// cacheStatus says which tier a value is from and for how long it is good, in whole seconds.
+// cacheStatus says which tier a value is from and for how long it is fresh, in whole seconds; a
+// negative number, as RFC 9211 has it, for how long it has been stale.
 func cacheStatus(v proxy.Value) string {
 	status := "aside; hit; detail=" + v.Source.String()
-	if v.TTL != proxy.NoExpiry {
+	if v.Stale {
+		status += "-stale"
+	}
+	if v.TTL != proxy.NoExpiry || v.Stale {
 		status += "; ttl=" + strconv.FormatInt(int64(v.TTL/time.Second), 10)
 	}
 	return status
@@ -250,7 +254,7 @@ func (x *exchange) put(ctx context.Context, key, ttlText string) {
 		return
 	}
 	err = x.work(ctx, func() error {
-		return x.store.Set(ctx, key, proxy.Value{Data: data, ContentType: contentType, TTL: ttl})
+		return x.store.Set(ctx, key, proxy.Value{Data: data, ContentType: contentType, TTL: x.withGrace(ttl)})
 	})
 	if err != nil {
 		x.failed(err)

@@ -13,13 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
 )
 
 // scrape reads /metrics as Prometheus would.
 func (f *front) scrape() map[string]*dto.MetricFamily {
 	f.t.Helper()
 	r := f.send("GET", "/metrics", "")
-	require.Equal(f.t, http.StatusOK, r.StatusCode)
+	require.Equal(f.t, http.StatusOK, r.StatusCode, r.body)
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(r.body))
 	require.NoError(f.t, err)
@@ -69,11 +70,11 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 	f.send("GET", "/get?key=secret-missing", "")
 	f.send("POST", "/v1/mget", `{"keys":["secret-key","secret-missing"]}`)
 	f.send("BREW", "/v1/keys/secret-key", "")
-	f.server.ObserveRESP("get", time.Millisecond, false)
-	f.server.ObserveRESP("GET", time.Millisecond, false)
-	f.server.ObserveRESP("GeT", time.Millisecond, true)
-	f.server.ObserveRESP("SECRET-COMMAND", time.Millisecond, true)
-	f.server.ObserveRESP("secret-other", time.Millisecond, true)
+	f.server.ObserveRESP(answered("get", time.Millisecond, false))
+	f.server.ObserveRESP(proxy.Answered{Command: "GET", Count: 3, Took: time.Millisecond, At: time.Now()})
+	f.server.ObserveRESP(answered("GeT", time.Millisecond, true))
+	f.server.ObserveRESP(answered("SECRET-COMMAND", time.Millisecond, true))
+	f.server.ObserveRESP(answered("secret-other", time.Millisecond, true))
 
 	const requests = "aside_request_duration_seconds"
 	for _, c := range []struct {
@@ -86,7 +87,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		{1, requests, []string{"frontend", "http", "command", "get", "status", "404"}},
 		{1, requests, []string{"frontend", "http", "command", "mget", "status", "200"}},
 		{1, requests, []string{"frontend", "http", "command", "other", "status", "405"}},
-		{2, requests, []string{"frontend", "resp", "command", "get", "status", "ok"}},
+		{4, requests, []string{"frontend", "resp", "command", "get", "status", "ok"}},
 		{1, requests, []string{"frontend", "resp", "command", "get", "status", "error"}},
 		{2, requests, []string{"frontend", "resp", "command", "other", "status", "error"}},
 		{2, "aside_misses_total", nil},
@@ -136,7 +137,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 func TestMetricsKeepPrometheusConventions(t *testing.T) {
 	f := newFront(t, setup{web: Options{RESP: func() (int64, int64) { return 0, 0 }}})
 	f.put("k", "v")
-	f.server.ObserveRESP("get", time.Millisecond, false)
+	f.server.ObserveRESP(answered("get", time.Millisecond, false))
 	problems, err := testutil.GatherAndLint(f.server.metrics.registry)
 	require.NoError(t, err)
 	for _, p := range problems {
@@ -151,11 +152,15 @@ func TestMetricsKeepPrometheusConventions(t *testing.T) {
 func TestAMetricOfEachCommandIsFoundInEitherCase(t *testing.T) {
 	f := newFront(t, setup{})
 	for _, command := range respCommands {
-		f.server.ObserveRESP(command, 0, false)
-		f.server.ObserveRESP(strings.ToUpper(command), 0, false)
+		f.server.ObserveRESP(answered(command, 0, false))
+		f.server.ObserveRESP(answered(strings.ToUpper(command), 0, false))
 	}
 	for _, m := range f.scrape()["aside_request_duration_seconds"].Metric {
 		require.Equal(t, uint64(2), m.Histogram.GetSampleCount(), "%v", m.Label)
 	}
 	require.Len(t, f.scrape()["aside_request_duration_seconds"].Metric, len(respCommands))
+}
+
+func answered(command string, took time.Duration, failed bool) proxy.Answered {
+	return proxy.Answered{Command: command, Count: 1, Took: took, At: time.Now(), Failed: failed}
 }

@@ -62,6 +62,13 @@ func (x *exchange) serveMget(ctx context.Context) {
 		x.failed(err)
 		return
 	}
+	for key, v := range found {
+		if v, err = x.serves(v, -1); err != nil {
+			delete(found, key)
+		} else {
+			found[key] = v
+		}
+	}
 	h := x.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")

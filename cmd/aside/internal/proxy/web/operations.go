@@ -58,7 +58,7 @@ func (x *exchange) serveReady() {
 	}
 	body := readiness{
 		Status: "ready", Mode: health.Mode, Since: health.Since.UTC(), Durable: health.Durable,
-		Pending: health.Fallback.Sets + health.Fallback.Deletes,
+		Pending: health.Fallback.Pending(),
 	}
 	status := http.StatusOK
 	if x.draining.Load() {

@@ -1,55 +1,23 @@
 package web
 
 import (
-	"crypto/sha256"
-	_ "embed" // the page
-	"encoding/base64"
-	"fmt"
+	_ "embed" // the form
 	"net/http"
 	"strconv"
-	"strings"
-)
 
-//go:embed page.html
-var pageHTML string
+	"github.com/redaside/aside/internal/statuspage"
+)
 
 //go:embed login.html
 var loginHTML string
 
-// page is the status page, and the form that asks for a token, each with its policy. Immutable.
-type page struct{ status, login document }
+// page is the status page, and the form that asks for a token. Immutable.
+type page struct{ status, login statuspage.Document }
 
-// document is a page with its style and script in it; the policy allows exactly these.
-type document struct{ html, policy, tag string }
-
-func newPage() *page { return &page{status: newDocument(pageHTML), login: newDocument(loginHTML)} }
-
-func newDocument(html string) document {
-	sources := func(element string) string {
-		var hashes []string
-		for rest := html; ; {
-			_, after, ok := strings.Cut(rest, "<"+element+">")
-			if !ok {
-				break
-			}
-			content, after, ok := strings.Cut(after, "</"+element+">")
-			if !ok {
-				panic(fmt.Sprintf("the page has a <%s> without an end", element))
-			}
-			hash := sha256.Sum256([]byte(content))
-			hashes = append(hashes, "'sha256-"+base64.StdEncoding.EncodeToString(hash[:])+"'")
-			rest = after
-		}
-		if len(hashes) == 0 {
-			return "'none'"
-		}
-		return strings.Join(hashes, " ")
-	}
-	return document{
-		html: html,
-		policy: "default-src 'none'; style-src " + sources("style") + "; script-src " + sources("script") +
-			"; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-		tag: etag(html, ""),
+func newPage() *page {
+	return &page{
+		status: statuspage.Page(statuspage.Shell{What: "proxy", Events: "/events", Links: []string{"/metrics", "metrics", "/readyz", "readiness"}}),
+		login:  statuspage.NewDocument(loginHTML),
 	}
 }
 
@@ -83,24 +51,19 @@ func (x *exchange) servePage() {
 	}
 }
 
-func (x *exchange) document(status int, d document) {
+func (x *exchange) document(status int, d statuspage.Document) {
 	h := x.w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", d.policy)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
-	h.Set("Cache-Control", "no-cache")
+	d.Head(h)
 	if status == http.StatusOK {
-		h.Set("ETag", d.tag)
-		if list := x.r.Header.Values("If-None-Match"); len(list) > 0 && matches(list, d.tag, true) {
+		h.Set("ETag", d.Tag)
+		if list := x.r.Header.Values("If-None-Match"); len(list) > 0 && matches(list, d.Tag, true) {
 			x.answer(http.StatusNotModified)
 			return
 		}
 	}
-	h.Set("Content-Length", strconv.Itoa(len(d.html)))
+	h.Set("Content-Length", strconv.Itoa(len(d.HTML)))
 	x.answer(status)
 	if x.r.Method != http.MethodHead {
-		_, _ = x.w.Write([]byte(d.html))
+		_, _ = x.w.Write([]byte(d.HTML))
 	}
 }

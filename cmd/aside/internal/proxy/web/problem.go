@@ -32,6 +32,7 @@ type problemKind struct {
 
 var (
 	problemNotFound     = problemKind{"not-found", http.StatusNotFound, "There is no value under this key", false}
+	problemNotCached    = problemKind{"not-cached", http.StatusGatewayTimeout, "There is no value under this key, and only-if-cached asks for one", false}
 	problemNoSuchPath   = problemKind{"no-such-path", http.StatusNotFound, "There is nothing at this path", false}
 	problemMethod       = problemKind{"method", http.StatusMethodNotAllowed, "This method is not served here", false}
 	problemInvalid      = problemKind{"invalid", http.StatusBadRequest, "The request is not valid", false}
@@ -53,6 +54,7 @@ var (
 	problemFull         = problemKind{"full", http.StatusInsufficientStorage, "There is no room for this until Redis is back", true}
 	problemDisk         = problemKind{"disk", http.StatusInternalServerError, "The fallback directory could not be written", true}
 	problemRefused      = problemKind{"refused", http.StatusBadGateway, "Redis has refused this", false}
+	problemDrill        = problemKind{"drill", http.StatusConflict, "No drill can run now", false}
 	problemInternal     = problemKind{"internal", http.StatusInternalServerError, "Something went wrong in the proxy", false}
 	problemGone         = problemKind{"client-left", statusLeft, "The client has left", false}
 )
@@ -70,7 +72,14 @@ func problemOf(err error) problem {
 	is := func(target error) bool { return errors.Is(err, target) }
 	why := func(remedy string) string { return err.Error() + "; " + remedy }
 	_, reply := errors.AsType[*rueidis.RedisError](err)
+	if bad, ok := errors.AsType[*badDemand](err); ok {
+		return invalid(bad.error)
+	}
 	switch {
+	case is(errOnlyCached):
+		return problem{problemNotCached, "no value was put under this key, or it has expired, or was deleted; leave only-if-cached out to be told so by 404"}
+	case is(errStale):
+		return problem{problemNotFound, "the value has expired, and is kept for who takes what is stale: put it anew, or ask with Cache-Control: max-stale or stale-if-error"}
 	case is(aside.ErrNotFound):
 		return problem{problemNotFound, "no value was put under this key, or it has expired, or was deleted"}
 	case is(aside.ErrTooLarge):
@@ -129,7 +138,7 @@ func (x *exchange) fail(p problem) {
 	}
 	body = append(body, '\n')
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	if p.kind != problemNotFound {
+	if p.kind != problemNotFound && p.kind != problemNotCached {
 		x.o.Logger.Debug("aside: a request failed", "method", x.r.Method, "status", p.kind.status, "problem", p.kind.name, "detail", p.detail)
 	}
 	x.answer(p.kind.status)

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/asideprom"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/internal/statuspage"
 )
 
 // Options says how a Server behaves. The zero value is usable: no authentication, and the defaults
@@ -41,6 +43,10 @@ type Options struct {
 	// too. Defaults to 5 seconds.
 	RequestTimeout time.Duration
 
+	// Grace is how long a value that was put with a ttl outlives it: it is stale then, and served to
+	// requests that take that. Defaults to 0: it does not.
+	Grace time.Duration
+
 	// Concurrent is how many requests are served at once. Further ones wait for up to
 	// RequestTimeout, and are answered 503 then. Defaults to 1000.
 	Concurrent int
@@ -52,10 +58,9 @@ type Options struct {
 	// Pprof serves /debug/pprof/. Defaults to false.
 	Pprof bool
 
-	// Redis names the server, FallbackDir the directory, and FallbackMaxBytes says how large that
-	// may become, all for the page. Default to not known.
+	// Redis names the server, and FallbackDir the directory, both for the page. Default to not
+	// known.
 	Redis, FallbackDir string
-	FallbackMaxBytes   int64
 
 	// Version is shown on the page and in aside_build_info. Defaults to "unknown".
 	Version string
@@ -64,6 +69,10 @@ type Options struct {
 	// content. Defaults to slog.Default().
 	Logger *slog.Logger
 
+	// Observer has the histograms of the client, whose Options.Observer it is, for /metrics.
+	// Defaults to none.
+	Observer *asideprom.Observer
+
 	// RESP tells how many clients the other front end has right now, and how many commands it has
 	// served since it began. It must be safe for concurrent use, and quick. Defaults to none.
 	RESP func() (connections, commands int64)
@@ -71,6 +80,13 @@ type Options struct {
 	// RefusedLogins tells how many logins the other front end has refused since it began. It must
 	// be safe for concurrent use. Defaults to none.
 	RefusedLogins func() int64
+
+	// Refusals tells which commands the other front end has refused as Redis was away, the most
+	// frequent first. It must be safe for concurrent use. Defaults to none.
+	Refusals func() []statuspage.Refusal
+
+	// Checked tells which commands an outage would refuse, likewise. Defaults to none.
+	Checked func() []statuspage.Refusal
 }
 
 func (o Options) withDefaults() Options {
@@ -87,6 +103,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// Refusal is a kind of command that was, or would be, refused as Redis is away.
+type Refusal = statuspage.Refusal
+
 // Server is the HTTP front end. Make one with [New]. Safe for concurrent use.
 type Server struct {
 	o       Options // immutable, as are the next ones
@@ -101,11 +120,11 @@ type Server struct {
 	metrics *metrics
 	page    *page
 	mode    modeNow
-	journal changes
-	minute  lastMinute
+	watch   *statuspage.Watch
 	hub     *hub
 
 	draining atomic.Bool
+	drilling atomic.Bool
 	unwatch  func()
 	closing  sync.Once
 }
@@ -120,12 +139,16 @@ func New(store *proxy.Store, o Options) *Server {
 		conns: newConns(store.Connections(), o.MaxConnections),
 	}
 	s.SetToken(o.Token)
-	s.hub = newHub(s.snapshot, func() { s.minute.tick(s.tally(s.client.Stats())) }, s.conns.max)
+	s.watch = statuspage.New(s.client, statuspage.Options{
+		Version: o.Version, Redis: o.Redis, FallbackDir: o.FallbackDir, Missed: store.Misses, Refused: store.Refused,
+		DirSetting: "fallback.dir", MaxBytesSetting: "fallback.max_bytes",
+	})
+	s.hub = newHub(s.snapshot, s.watch.Tick, s.conns.max)
 	s.metrics = newMetrics(s)
 	s.mode.refresh(s.client)
 	s.unwatch = s.client.OnModeChange(func(change aside.ModeChange) {
 		s.mode.refresh(s.client)
-		s.journal.add(change)
+		s.watch.Changed(change)
 		s.hub.hurry()
 	})
 	s.hub.start()
@@ -177,11 +200,9 @@ func (s *Server) Close() {
 	s.hub.wait()
 }
 
-// ObserveRESP notes that the other front end has answered a command after took, with an error if
-// failed. Commands that it does not know should be observed, too: they count as "other".
-func (s *Server) ObserveRESP(command string, took time.Duration, failed bool) {
-	s.metrics.observeRESP(command, took, failed)
-}
+// ObserveRESP notes what the other front end has answered. Commands that it does not know should be
+// observed, too: they count as "other".
+func (s *Server) ObserveRESP(a proxy.Answered) { s.metrics.observeRESP(a) }
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -219,6 +240,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.servePage()
 	case path == "/events":
 		x.serveEvents()
+	case path == "/drill":
+		x.serveDrill()
+	case path == "/explain":
+		x.serveExplain()
 	case path == "/metrics":
 		x.serveMetrics()
 	case s.o.Pprof && strings.HasPrefix(path, "/debug/pprof/"):

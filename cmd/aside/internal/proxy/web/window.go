@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redaside/aside/internal/statuspage"
 )
 
 // window counts how long requests took in the last minute, second by second. Safe for concurrent
@@ -31,13 +33,13 @@ type slot struct {
 	buckets  [bucketCount]atomic.Uint32
 }
 
-func (w *window) observe(took time.Duration, now time.Time) {
+func (w *window) observe(took time.Duration, now time.Time, n int) {
 	second := now.Unix()
 	s := &w.seconds[second%windowSlots]
 	if s.second.Load() != second {
 		s.clear(second)
 	}
-	s.buckets[bucketOf(took)].Add(1)
+	s.buckets[bucketOf(took)].Add(uint32(n))
 }
 
 // clear forgets a second of a minute ago. A request that was so late that it still counts there
@@ -55,15 +57,8 @@ func (s *slot) clear(second int64) {
 }
 
 // latencies are those of the last 60 whole seconds.
-type latencies struct {
-	Count int64   `json:"count"`
-	P50   float64 `json:"p50_us"` // microseconds; 0 if there were none
-	P99   float64 `json:"p99_us"`
-	Rate  []int64 `json:"rate"` // requests in each second, oldest first
-}
-
-func (w *window) latencies(now time.Time) latencies {
-	l := latencies{Rate: make([]int64, windowSeconds)}
+func (w *window) latencies(now time.Time) statuspage.Latencies {
+	l := statuspage.Latencies{Rate: make([]int64, windowSeconds)}
 	var all [bucketCount]int64
 	for i := range windowSeconds {
 		second := now.Unix() - windowSeconds + int64(i)

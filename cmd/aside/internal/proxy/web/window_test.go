@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/statuspage"
 )
 
 func TestABucketHoldsWhatItSays(t *testing.T) {
@@ -31,7 +33,7 @@ func TestPercentilesAreAtMostAnEighthTooHigh(t *testing.T) {
 		for range n {
 			us := math.Exp(random.Float64() * math.Log(5e6))
 			all = append(all, us)
-			w.observe(time.Duration(us*1000), now.Add(-time.Duration(1+random.IntN(60))*time.Second))
+			w.observe(time.Duration(us*1000), now.Add(-time.Duration(1+random.IntN(60))*time.Second), 1)
 		}
 		slices.Sort(all)
 		l := w.latencies(now)
@@ -47,8 +49,8 @@ func TestPercentilesAreAtMostAnEighthTooHigh(t *testing.T) {
 func TestAWindowForgetsAfterAMinute(t *testing.T) {
 	var w window
 	began := time.Unix(1_000_000_000, 0)
-	require.Equal(t, latencies{Rate: make([]int64, 60)}, w.latencies(began))
-	w.observe(time.Millisecond, began)
+	require.Equal(t, statuspage.Latencies{Rate: make([]int64, 60)}, w.latencies(began))
+	w.observe(time.Millisecond, began, 1)
 	require.Zero(t, w.latencies(began).Count, "the second is not over")
 	for s := 1; s <= 60; s++ {
 		l := w.latencies(began.Add(time.Duration(s) * time.Second))
@@ -57,7 +59,7 @@ func TestAWindowForgetsAfterAMinute(t *testing.T) {
 	}
 	require.Zero(t, w.latencies(began.Add(61*time.Second)).Count)
 	later := began.Add(windowSlots * time.Second) // the same slot
-	w.observe(time.Second, later)
+	w.observe(time.Second, later, 1)
 	l := w.latencies(later.Add(time.Second))
 	require.Equal(t, int64(1), l.Count)
 	require.InDelta(t, 1e6, l.P50, 125e3)
@@ -70,7 +72,7 @@ func TestAWindowCountsWhatManyObserve(t *testing.T) {
 	for range 8 {
 		observers.Go(func() {
 			for i := range 30_000 { // half a minute, so that nothing is forgotten meanwhile
-				w.observe(time.Millisecond, began.Add(time.Duration(i)*time.Millisecond))
+				w.observe(time.Millisecond, began.Add(time.Duration(i)*time.Millisecond), 1)
 			}
 		})
 	}

@@ -1,0 +1,81 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/redaside/aside/internal/deferred"
+)
+
+// Apply does operations on key, in their order and as one: all of them or none. It returns Redis's
+// answers, one for each: an int64, a string, nil, or an error where Redis has refused that one.
+//
+// While Redis is away, or an earlier write of the key waits for replay, it keeps them, as Set does,
+// and returns no answers and ErrKept; or ErrNotDurable, if they are kept in memory only. The replay
+// does each once, whatever dies meanwhile, unless the key was set or deleted since by somebody who
+// uses this library. docs/GUARANTEES.md has the promise and its limits. Before it keeps them, Apply
+// calls decide, if that is not nil, with what waits already: an error of decide is returned, and
+// nothing is kept. Calls for one key come to decide one after the other; it must not call the Client
+// for that key, and must be quick.
+//
+// Where Redis has the operations and does not answer, Apply returns ErrUnknownOutcome and keeps
+// nothing. Its other errors are ErrInvalidArgument for an operation that cannot be kept, whether or
+// not Redis is away, and for one on a value that waits with an age, a grace or groups; ErrTooLarge
+// for more than Options.MaxValueBytes that wait for one key; ErrFull and ErrDisk; and ErrRedisAway,
+// if a store of your own (Options.Store) keeps no operations.
+//
+// Apply is for keys that are not loaded. What this process has in memory for the key is dropped.
+func (c *Client) Apply(ctx context.Context, key string, operations []Operation, decide func(Kept) error) ([]any, error) {
+	return operator{writer{c}}.apply(ctx, key, operations, decide)
+}
+
+// Incr adds n to the number that key holds, 0 if it holds nothing, and returns the sum. While Redis
+// is away the addition is kept, and done once when it is back: the error is then nil only if the sum
+// follows from what this process knows, which what it does not hear of may have changed; else it is
+// ErrKept, and the sum 0. It otherwise is Apply.
+func (c *Client) Incr(ctx context.Context, key string, n int64) (int64, error) {
+	by := Operation{"INCRBY", strconv.FormatInt(n, 10)}
+	sum, known := int64(0), false
+	answers, err := c.Apply(ctx, key, []Operation{by}, func(k Kept) error {
+		if !k.Now.Known {
+			return nil
+		}
+		after := k.Now.value().After([]deferred.Op{{Command: by}})
+		var err error
+		if sum, err = strconv.ParseInt(after.Text, 10, 64); err != nil || k.Now.Exists && sum-n != number(k.Now.Text) {
+			return fmt.Errorf("aside: cannot add %d to %s: value is not an integer or out of range", n, quoted(key))
+		}
+		known = true
+		return nil
+	})
+	switch {
+	case err == nil:
+		if err, ok := answers[0].(error); ok {
+			return 0, fmt.Errorf("aside: cannot add %d to %s: %w", n, quoted(key), err)
+		}
+		sum, _ := answers[0].(int64)
+		return sum, nil
+	case errors.Is(err, ErrKept) && known:
+		return sum, nil
+	case errors.Is(err, ErrNotDurable) && known:
+		return sum, err
+	}
+	return 0, err
+}
+
+func number(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return n
+}
+
+// Kept returns what waits for replay of key, if there are operations. It asks nobody but this process's
+// memory and disk.
+func (c *Client) Kept(ctx context.Context, key string) (k Kept, ok bool, err error) {
+	record, ok, err := c.store.read(ctx, key)
+	if err != nil || !ok {
+		return Kept{}, false, err
+	}
+	return operator{writer{c}}.kept(&record, deferred.Value{})
+}

@@ -1,0 +1,4 @@
+CREATE TABLE prices (
+  id TEXT PRIMARY KEY,
+  cents INTEGER NOT NULL
+);

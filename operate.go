@@ -1,0 +1,347 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/deferred"
+	"github.com/redaside/aside/internal/link"
+	"github.com/redaside/aside/internal/near"
+	"github.com/redaside/aside/internal/reason"
+	"github.com/redaside/aside/internal/stamp"
+	"github.com/redaside/aside/internal/wire"
+)
+
+// operator is the part of a Client that does operations, or keeps them.
+type operator struct{ writer }
+
+// apply is Apply.
+func (o operator) apply(ctx context.Context, key string, operations []Operation, decide func(Kept) error) ([]any, error) {
+	key = strings.Clone(key)
+	sh := o.link.Home(key)
+	now, _ := o.link.ServerTime(sh)
+	commands := cloneOperations(operations)
+	for i := range commands {
+		normal, err := deferred.Normal(commands[i], now/1000)
+		if err != nil {
+			return nil, fmt.Errorf("%w: an operation on %s: %w", ErrInvalidArgument, quoted(key), err)
+		}
+		commands[i] = normal
+	}
+	if len(commands) == 0 {
+		return nil, fmt.Errorf("%w: no operations on %s: give at least one", ErrInvalidArgument, quoted(key))
+	}
+	keys := []string{key}
+	if err := o.begin(ctx, keys); err != nil {
+		return nil, err
+	}
+	defer o.end(keys)
+	seen, ctx := o.watch(ctx, Event{Kind: EventWrite, Op: "apply", Key: key, Keys: 1})
+	who := enterCall(ctx)
+	defer who.leave()
+	answers, err := o.applyBegun(who, &operation{key: key, commands: commands, decide: decide})
+	seen.end(err)
+	return answers, err
+}
+
+// operation is what one Apply is to do. The goroutine of the call has it.
+type operation struct {
+	key      string
+	commands [][]string
+	decide   func(Kept) error
+	held     deferred.Value // what memory had of the key when the call began
+	after    deferred.Value // what that has become, if op was kept behind it
+}
+
+func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) {
+	keys := []string{op.key}
+	now, _ := o.link.ServerTime(o.link.Home(op.key))
+	if e := o.near.Lookup(op.key); e != nil {
+		op.held = deferred.Value{Known: true, Exists: !e.Absent(), Text: e.Raw()}
+		if ends, ok := e.Ends(); ok {
+			op.held.Ends = now/1000 + (ends-o.link.Now())/int64(time.Millisecond)
+		}
+	}
+	sh := o.link.Home(op.key)
+	outage, before := sh.Valid.Outage(), o.drop(keys)
+	answers, err := o.do(ctx, op)
+	if after := o.drop(keys); !sh.Asks() && after == before+1 && op.after.Known && op.after.Exists { // nobody else has changed it meanwhile
+		ttl := time.Duration(-1)
+		if op.after.Ends > 0 {
+			ttl = time.Duration(op.after.Ends-now/1000) * time.Millisecond
+		}
+		if op.after.Ends == 0 || ttl > 0 {
+			o.near.CommitAway(op.key, near.Away{Value: near.Value{Raw: op.after.Text, TTL: ttl, Began: o.link.Now()}, Valid: sh.Valid, Outage: outage, Changes: after})
+		}
+	}
+	return answers, err
+}
+
+// do has Redis do op, or keeps it.
+func (o operator) do(ctx context.Context, op *operation) ([]any, error) {
+	keys := []string{op.key}
+	if err := o.awaitStored(ctx, keys...); err != nil {
+		return nil, err
+	}
+	cause := errPending
+	if _, later := o.settleFirst(ctx, keys); len(later) == 0 {
+		answers, err := o.send(ctx, op)
+		if err == nil || !errors.Is(err, ErrRedisAway) {
+			return answers, err
+		}
+		cause = err
+	}
+	return nil, o.keep(ctx, op, cause)
+}
+
+// newStamps proposes the stamps of so many operations, of which the last tells all.
+func (o operator) newStamps(sh *link.Shard, n int) (last stamp.Proposal) {
+	for range n {
+		last = (&write{writer: o.writer}).newStamp(sh)
+	}
+	return last
+}
+
+// send asks Redis to do op now. The error is ErrRedisAway only if it has not, and will not.
+func (o operator) send(ctx context.Context, op *operation) ([]any, error) {
+	sh := o.link.Shard(op.key)
+	if !sh.Asks() {
+		return nil, link.ErrNotAsked
+	}
+	var q *link.Call
+	for try := 0; ; try++ {
+		_, slack := o.link.ServerTime(sh)
+		if !doable(sh, slack) {
+			if try > 0 {
+				return nil, link.ErrNotAsked
+			}
+			o.link.LookAtClocks(ctx, []*link.Shard{sh})
+			continue
+		}
+		by := o.newStamps(sh, len(op.commands))
+		packed, ok := deferred.Together("-", by.Text, op.commands).Packed()
+		if !ok {
+			return nil, fmt.Errorf("aside: cannot change %s: its operations have no stamps", quoted(op.key))
+		}
+		q = ledgers{o.Client}.call([]string{op.key}, []string{"", "0", packed})
+		o.link.InTurn(ctx, sh, []*link.Call{q}, func() {
+			if sh.Asks() {
+				now, slack := o.link.ServerTime(sh)
+				q.Args[0], _ = link.WriteWindow(now, slack, o.link.Patience(ctx, sh, q.Size()))
+			}
+			o.link.Run(ctx, sh, q)
+		})
+		if q.Untimely() && try == 0 && ctx.Err() == nil {
+			o.link.LookAtClocks(ctx, []*link.Shard{sh})
+			continue
+		}
+		break
+	}
+	o.link.JudgeClock(sh, q)
+	if q.Err != nil || q.Untimely() {
+		return nil, fmt.Errorf("aside: cannot change %s: %w", quoted(op.key), reason.Of(q.WriteError()))
+	}
+	verdict, rest, err := operated(q.Reply, 0)
+	if err != nil {
+		return nil, err
+	}
+	if verdict != operatedDone || len(rest) != 1 {
+		text := "refused"
+		if len(rest) > 0 {
+			text, _ = rest[0].ToString()
+		}
+		return nil, fmt.Errorf("aside: cannot change %s: refused by Redis: %s", quoted(op.key), text)
+	}
+	said, err := rest[0].ToArray()
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]any, len(op.commands))
+	for i := range min(len(said), len(answers)) {
+		answers[i] = answerOf(said[i])
+		if text, ok := answers[i].(string); ok && (op.commands[i][0] == "INCRBY" || op.commands[i][0] == "HINCRBY") { // more than Lua has
+			answers[i], _ = strconv.ParseInt(text, 10, 64)
+		}
+	}
+	o.readBack(ctx, []string{op.key}, ownSet{})
+	return answers, nil
+}
+
+// answerOf is Redis's answer to one operation.
+func answerOf(m rueidis.RedisMessage) any {
+	if err := m.Error(); err != nil {
+		if rueidis.IsRedisNil(err) {
+			return nil
+		}
+		return err
+	}
+	if n, err := m.AsInt64(); err == nil && m.IsInt64() {
+		return n
+	}
+	s, _ := m.ToString()
+	return s
+}
+
+// keep keeps op for replay; cause says why it is not done now.
+func (o operator) keep(ctx context.Context, op *operation, cause error) error {
+	if !o.store.keepsOperations() {
+		return fmt.Errorf("aside: cannot change %s: %w, and Options.Store keeps no operations (fallback.Keeper)", quoted(op.key), cause)
+	}
+	turn, cancel := withGrace(ctx)
+	defer cancel()
+	release, err := o.store.claims.hold(turn, []string{op.key})
+	if err != nil {
+		return fmt.Errorf("aside: cannot change %s: %w: %w", quoted(op.key), cause, err)
+	}
+	defer release()
+	record, ok, err := o.store.read(turn, op.key)
+	if err != nil {
+		return fmt.Errorf("aside: cannot change %s: %w, and it cannot be kept for later: %w", quoted(op.key), cause, reason.Of(err))
+	}
+	if !ok || record.Op == fallback.OpFill {
+		record = fallback.Record{Key: op.key}
+	}
+	waits, _, err := o.kept(&record, op.held)
+	if err != nil {
+		return err
+	}
+	if waits.headed && !replacesAll(op.commands) {
+		return fmt.Errorf("%w: cannot change %s: its value was stored with an age, a grace, a version or groups, which Redis's own commands do not know: use Set or Update", ErrInvalidArgument, quoted(op.key))
+	}
+	if op.decide != nil {
+		if err := op.decide(waits); err != nil {
+			return err
+		}
+	}
+	sh := o.link.Home(op.key)
+	records := o.records(sh, &record, op.commands)
+	bytes := len(record.Value)
+	for i := range records {
+		bytes += len(records[i].Value)
+	}
+	if bytes > o.opt.MaxValueBytes {
+		return fmt.Errorf("%w: the operations that wait for key %s would have %d bytes, more than Options.MaxValueBytes (%d): nothing was kept", ErrTooLarge, quoted(op.key), bytes, o.opt.MaxValueBytes)
+	}
+	o.store.operated.Store(true)
+	err = o.keepWrites(turn, records, cause)
+	if err == nil || errors.Is(err, ErrNotDurable) {
+		op.after = waits.Now.value().After(operationsOf(op.commands))
+	}
+	if err != nil {
+		if errors.Is(err, ErrNotDurable) {
+			err = fmt.Errorf("aside: the change of %s is kept: %w", quoted(op.key), reason.Of(err))
+		}
+		return err
+	}
+	return fmt.Errorf("aside: the change of %s is kept: %w", quoted(op.key), ErrKept)
+}
+
+// replacesAll reports whether no command reads the string that was there before them.
+func replacesAll(commands [][]string) bool {
+	for _, command := range commands {
+		switch command[0] {
+		case "SET", "DEL":
+			return true
+		case "PEXPIREAT", "PERSIST":
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// operationsOf are commands without stamps.
+func operationsOf(commands [][]string) []deferred.Op {
+	ops := make([]deferred.Op, len(commands))
+	for i, command := range commands {
+		ops[i].Command = command
+	}
+	return ops
+}
+
+// records are what is put into the store for commands where there is was; of none it has no Op.
+func (o operator) records(sh *link.Shard, was *fallback.Record, commands [][]string) (records []fallback.Record) {
+	by := o.newStamps(sh, len(commands))
+	more := deferred.Together(by.Text, by.Text, commands)
+	base := deferred.Op{}
+	switch was.Op {
+	case fallback.OpOperations:
+		if there, err := deferred.Parse(was.Value); err == nil {
+			more.ID = there.ID
+		}
+	case fallback.OpSet:
+		base = deferred.Set(was.Stamp, was.Value, was.Expires)
+	case fallback.OpDel:
+		base = deferred.Del(was.Stamp)
+	case fallback.OpFill:
+	}
+	if len(base.Command) > 0 {
+		records = append(records, fallback.Record{Op: fallback.OpOperations, Key: was.Key, Stamp: was.Stamp, Slack: was.Slack, Value: deferred.List{ID: more.ID, Ops: []deferred.Op{base}}.String()})
+	}
+	return append(records, fallback.Record{Op: fallback.OpOperations, Key: was.Key, Stamp: by.Text, Slack: by.Slack, Value: more.String()})
+}
+
+// kept is what waits according to a record, and what follows from that, or from what memory held. It
+// reports whether there are operations.
+func (o operator) kept(record *fallback.Record, held deferred.Value) (k Kept, ok bool, err error) {
+	now := held
+	switch record.Op {
+	case fallback.OpSet:
+		k.Base, k.Value, k.Expires = BaseString, record.Value, time.UnixMilli(record.Expires)
+		now = deferred.Value{Known: true, Exists: true, Text: record.Value, Ends: record.Expires}
+	case fallback.OpDel:
+		k.Base, now = BaseNothing, deferred.Value{Known: true}
+	case fallback.OpOperations:
+		l, err := deferred.Parse(record.Value)
+		if err != nil {
+			return Kept{}, false, fmt.Errorf("aside: the operations that wait for %s cannot be read: %w", quoted(record.Key), err)
+		}
+		ok = true
+		if after := (deferred.Value{}).After(l.Ops); after.Known || !held.Known {
+			now = after
+		}
+		if l.Base() {
+			first := l.Ops[0].Command
+			l.Ops = l.Ops[1:]
+			k.Base = BaseNothing
+			if first[0] == "SET" {
+				k.Base, k.Value = BaseString, first[1]
+				if len(first) == 4 {
+					ends, _ := strconv.ParseInt(first[3], 10, 64)
+					k.Expires = time.UnixMilli(ends)
+				}
+			}
+		}
+		for _, op := range l.Ops {
+			k.Operations = append(k.Operations, op.Command)
+		}
+	case fallback.OpFill:
+	}
+	if value, _, what := wire.Unpack(k.Value); k.Base == BaseString && what == wire.Value {
+		k.Value = value
+	}
+	k.Now = Content{Known: now.Known, Exists: now.Exists, Text: now.Text}
+	k.headed = now.Exists && strings.HasPrefix(now.Text, wire.HeaderPrefix)
+	if value, _, what := wire.Unpack(now.Text); now.Exists && what == wire.Value {
+		k.Now.Text = value
+	}
+	if now.Ends > 0 {
+		k.Now.Ends = time.UnixMilli(now.Ends)
+		if now.Ends <= o.serverMillis(record.Key) {
+			k.Now = Content{Known: true}
+		}
+	}
+	return k, ok, nil
+}
+
+func (o operator) serverMillis(key string) int64 {
+	now, _ := o.link.ServerTime(o.link.Home(key))
+	return now / 1000
+}
