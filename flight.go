@@ -38,7 +38,7 @@ type flights struct {
 	lease   time.Duration         // Options.StaleLease; immutable
 	closing context.Context       // ends with Close; immutable
 	seed    maphash.Seed          // immutable
-	stripes [256]flightStripe
+	stripes []flightStripe        // immutable
 }
 
 type flightStripe struct {
@@ -437,7 +437,6 @@ func (fs *flights) abandon(f *flight) {
 	}
 }
 
-// count returns for how many keys a flight is under way.
 // busy reports whether a call waits for key.
 func (fs *flights) busy(key string) bool {
 	s := fs.stripe(key)
@@ -447,6 +446,7 @@ func (fs *flights) busy(key string) bool {
 	return f != nil && !f.finished
 }
 
+// count returns for how many keys a flight is under way.
 func (fs *flights) count() (keys int) {
 	for i := range fs.stripes {
 		s := &fs.stripes[i]

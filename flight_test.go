@@ -170,7 +170,7 @@ func TestErrorsThatAreHeldForLongAreBoundedInNumber(t *testing.T) {
 		began := time.Now()
 		fs := &flights{
 			now:  func() int64 { return int64(time.Since(began)) + 1 },
-			asks: func(string) bool { return true }, closing: t.Context(), seed: maphash.MakeSeed(),
+			asks: func(string) bool { return true }, closing: t.Context(), seed: maphash.MakeSeed(), stripes: make([]flightStripe, 256),
 		}
 		fail := func(key string) {
 			who := enterCall(t.Context())

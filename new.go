@@ -61,6 +61,8 @@ func New(options Options) (*Client, error) {
 		c.loads.most = newPlaces("Options.MaxLoads", options.MaxLoads)
 	}
 	c.refreshes.seed, c.loads.ended.seed = maphash.MakeSeed(), maphash.MakeSeed()
+	// Few keys are loaded for older processes.
+	c.flights.stripes, c.older.stripes = make([]flightStripe, 256), make([]flightStripe, 16)
 	c.flights.seed, c.flights.now, c.flights.lease, c.flights.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
 	c.older.seed, c.older.now, c.older.lease, c.older.closing = maphash.MakeSeed(), c.link.Now, options.StaleLease, c.lifecycle.ctx
 	c.older.asks = func(string) bool { return false } // what is there is not asked for

@@ -105,8 +105,8 @@ type Memory struct {
 	// Immutable.
 	untracked *Validity
 
-	seed    maphash.Seed // immutable
-	stripes [1024]stripe
+	seed    maphash.Seed  // immutable
+	stripes *[1024]stripe // immutable; of its own, as 32 KiB and a little more would take 40
 }
 
 // stripe is what keys with the same hash share.
@@ -121,7 +121,7 @@ type stripe struct {
 
 // New returns an empty memory.
 func New(o Options) *Memory {
-	return &Memory{opt: o, cache: newCache(o.MaxBytes, o.MaxKeys), untracked: newUntracked(), seed: maphash.MakeSeed()}
+	return &Memory{opt: o, cache: newCache(o.MaxBytes, o.MaxKeys), untracked: newUntracked(), seed: maphash.MakeSeed(), stripes: new([1024]stripe)}
 }
 
 // Keeps reports whether entries are kept at all.
