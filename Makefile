@@ -15,7 +15,8 @@ export GOWORK := off
 MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod */*/*/go.mod))
 # One external server for all packages, so one at a time.
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
-TEST := $(GO) test -count=1 -timeout 10m $(ONE_AT_A_TIME) $(TESTFLAGS)
+# Most tests wait rather than compute.
+TEST := $(GO) test -count=1 -timeout 10m -parallel 4 $(ONE_AT_A_TIME) $(TESTFLAGS)
 # What make test runs: not the suites that take minutes and have targets of their own.
 PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\|fleet\|express\)')
 # The packages of the library whose tests want a server.

@@ -9,4 +9,7 @@ import (
 
 // The main job, on whatever server the tests have. integration/containers runs it on servers in
 // containers.
-func TestTheMainJob(t *testing.T) { contract.Run(t, contract.Redis(redistest.Start)) }
+func TestTheMainJob(t *testing.T) {
+	t.Parallel()
+	contract.Run(t, contract.Redis(redistest.Start))
+}

@@ -281,6 +281,7 @@ func TestWhatCannotBeDoneIsRejected(t *testing.T) {
 
 // A ledger that is lost says nothing, so what was begun is not repeated. What was not is done.
 func TestALostLedgerIsNotGuessed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	ctx := testContext(t)

@@ -184,6 +184,7 @@ func (c *child) kill() {
 
 // Promise 1: four processes, 200 callers each, one load per round.
 func TestOneLoadPerColdKeyAcrossProcesses(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	var children []*child
 	for range 4 {

@@ -81,6 +81,7 @@ func (s *lateSet) Settle(records ...fallback.Record) {
 
 // The ledger forgets a list a week after its last operation was done, and not after it began.
 func TestALedgerKeepsWhatWasDoneOfAnOldList(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	ctx := testContext(t)

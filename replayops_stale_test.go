@@ -55,6 +55,7 @@ func TestAReplayKnowsOfAListThatWasOpenedSinceItWasRead(t *testing.T) {
 // An operation that Redis may not do, as its ACL is wrong, leaves the ledger at what was done before it,
 // and is tried again.
 func TestAnOperationThatIsNotPermittedRepeatsNoneBeforeIt(t *testing.T) {
+	t.Parallel()
 	for denied, second := range map[string]aside.Operation{"psetex": op("SET", "x", "PX", "100000"), "append": op("APPEND", "x")} {
 		server := redistest.Start(t)
 		c, cut, heal := away(t, server)

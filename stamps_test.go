@@ -110,6 +110,7 @@ func TestWritesDoNotNeedClientCaching(t *testing.T) {
 // What a written key costs the server's memory beyond its value: 64 bytes where keys have 20, on a
 // server of 200,000.
 func TestStampsAreSmall(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	redis, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr()}, DisableCache: true, AlwaysRESP2: true})
 	require.NoError(t, err)

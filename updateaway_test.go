@@ -88,6 +88,7 @@ func TestUpdateAwayChangesWhatWasKept(t *testing.T) {
 // Many add to one number at once, while Redis comes and goes: what UpdateAway and Update have
 // acknowledged is all there. A relapse would lose an addition to another, or to a replay.
 func TestNoUpdateAwayIsLost(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	between := faultproxy.New(t, server.Addr())
 	_, option := durable(t)

@@ -3,6 +3,7 @@ package benchmarks
 import (
 	"context"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,6 +147,13 @@ func BenchmarkIdle(b *testing.B) {
 				must(b, err)
 			}
 			return r.Close
+		})
+	})
+	b.Run("lib=silent", func(b *testing.B) {
+		idle(b, func(addr string) func() {
+			conn, err := net.Dial("tcp", addr)
+			must(b, err)
+			return func() { must(b, conn.Close()) }
 		})
 	})
 }

@@ -312,8 +312,9 @@ func (d *doctor) work() {
 	if option.AlwaysRESP2 {
 		option.DisableCache = true
 	}
+	answer := min(d.timeout, 10*time.Second)
 	client, err := aside.New(aside.Options{
-		Redis: option, RequireRedis: true, ConnectTimeout: d.timeout, StampTTL: time.Second, MemoryBytes: -1, Logger: slog.New(slog.DiscardHandler),
+		Redis: option, RequireRedis: true, ConnectTimeout: d.timeout, RedisTimeout: answer, LockTTL: max(2*answer, time.Second), StampTTL: time.Second, MemoryBytes: -1, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		d.note("client", failure, connectionRemedy(err), "the library cannot use it: %v", err)
@@ -332,6 +333,9 @@ func (d *doctor) work() {
 	defer cancel()
 	key := d.prefix + "aside:doctor:" + rand.Text()[:10]
 	remedy := func(err error) string {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return "find out why Redis takes so long, or give it longer: --timeout"
+		}
 		return cmp.Or(refusalRemedy(err), permissions+"; with --prefix this uses keys that begin as yours do")
 	}
 	if err := client.Set(ctx, doctorTTL, key, "v"); err != nil {

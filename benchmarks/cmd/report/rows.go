@@ -81,6 +81,7 @@ var rows = []row{
 	{what: "an idle client: commands in a second", value: median("Idle/aside commands/s"), digits: 1, target: 1, atMost: true},
 	{what: "1,000 idle clients: share of a core that Redis spends on them", value: median("Idle/aside %-of-a-core/1000"), unit: " %", digits: 1, target: 2, atMost: true},
 	{what: "1,000 idle clients of plain rueidis: the same", value: median("Idle/rueidis %-of-a-core/1000"), unit: " %", digits: 1, noTarget: true},
+	{what: "1,000 connections on which nothing is sent: the same", value: median("Idle/silent %-of-a-core/1000"), unit: " %", digits: 1, noTarget: true},
 	{what: "an idle client: heap", value: median("Idle/aside heap-KiB"), unit: " KiB", digits: 0, target: 256, atMost: true},
 	{what: "an idle client of plain rueidis: heap", value: median("Idle/rueidis heap-KiB"), unit: " KiB", digits: 0, noTarget: true},
 	{what: "hot hit without Redis: time ÷ with", value: times("DegradedHit", "degraded", "healthy"), unit: "×", digits: 2, target: 3, atMost: true},
