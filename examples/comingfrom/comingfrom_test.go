@@ -2,9 +2,14 @@ package comingfrom
 
 import (
 	"context"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,4 +125,102 @@ func TestThePageShowsThisCode(t *testing.T) {
 		text := strings.TrimPrefix(strings.ReplaceAll(region[1], "\n\t", "\n"), "\t")
 		require.Contains(t, shown, text)
 	}
+}
+
+// Each option, method and setting of a library has a row, or a place in one.
+func TestThePageNamesAllThatTheyHave(t *testing.T) {
+	page, err := os.ReadFile("../../docs/COMING-FROM.md")
+	require.NoError(t, err)
+	for section, names := range map[string][]string{
+		"rueidisaside and valkeyaside": exported(t, "github.com/redis/rueidis/rueidisaside", "ClientOption"),
+		"go-redis/cache":               exported(t, "github.com/go-redis/cache/v9", "Options", "Item"),
+		"sturdyc":                      exported(t, "github.com/viccon/sturdyc"),
+		"FusionCache":                  fusionCache,
+	} {
+		_, rows, found := strings.Cut(string(page), "\n## "+section+"\n")
+		require.True(t, found, section)
+		rows, _, _ = strings.Cut(rows, "\n## ")
+		require.NotEmpty(t, names, section)
+		for _, name := range names {
+			if !regexp.MustCompile(`\b` + name + `\b`).MatchString(rows) {
+				t.Errorf("%s: %s has no place in the page", section, name)
+			}
+		}
+	}
+}
+
+// fusionCache is what an entry of FusionCache (2.x) may be given, and the cache, but for the levels of its
+// log lines and names that stand in the page with a common end.
+var fusionCache = strings.Fields(`
+	Duration MemoryCacheDuration DistributedCacheDuration LockTimeout JitterMaxDuration Size Priority
+	IsFailSafeEnabled FailSafeMaxDuration FailSafeThrottleDuration DistributedCacheFailSafeMaxDuration
+	FactorySoftTimeout FactoryHardTimeout AllowTimedOutFactoryBackgroundCompletion EagerRefreshThreshold
+	DistributedCacheSoftTimeout DistributedCacheHardTimeout AllowBackgroundDistributedCacheOperations
+	ReThrowDistributedCacheExceptions ReThrowSerializationExceptions ReThrowBackplaneExceptions
+	SkipBackplaneNotifications AllowBackgroundBackplaneOperations SkipDistributedCacheRead SkipDistributedCacheWrite
+	SkipDistributedCacheReadWhenStale SkipMemoryCacheRead SkipMemoryCacheWrite EnableAutoClone
+	CacheName CacheKeyPrefix DefaultEntryOptions KeyDependentEntryOptions TagsDefaultEntryOptions
+	IgnoreIncomingBackplaneNotifications SkipAutoCloneForImmutableObjects EnableAutoRecovery AutoRecoveryMaxItems
+	AutoRecoveryMaxRetryCount AutoRecoveryDelay DisableTagging EnableSyncEventHandlersExecution
+	GetOrSet TryGet GetOrDefault Set Remove Expire RemoveByTag Clear`)
+
+// exported returns the options of a package, the methods of its client, and the fields of some of its structs.
+func exported(t *testing.T, path string, structs ...string) (names []string) {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", path).Output()
+	require.NoError(t, err)
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "*.go"))
+	require.NoError(t, err)
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		for _, decl := range parsed.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				if d.Name.IsExported() && (strings.HasPrefix(d.Name.Name, "With") || receives(d, "Client", "Cache", "CacheAsideClient", "TypedCacheAsideClient")) {
+					names = append(names, d.Name.Name)
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					names = append(names, fields(spec, structs)...)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// receives reports whether fn is a method of one of types.
+func receives(fn *ast.FuncDecl, types ...string) bool {
+	if fn.Recv == nil {
+		return false
+	}
+	of := fn.Recv.List[0].Type
+	if pointer, ok := of.(*ast.StarExpr); ok {
+		of = pointer.X
+	}
+	if generic, ok := of.(*ast.IndexExpr); ok {
+		of = generic.X
+	}
+	name, ok := of.(*ast.Ident)
+	return ok && slices.Contains(types, name.Name)
+}
+
+// fields returns the exported fields of spec, if that is one of structs.
+func fields(spec ast.Spec, structs []string) (names []string) {
+	named, ok := spec.(*ast.TypeSpec)
+	if !ok || !slices.Contains(structs, named.Name.Name) {
+		return nil
+	}
+	for _, field := range named.Type.(*ast.StructType).Fields.List {
+		for _, name := range field.Names {
+			if name.IsExported() {
+				names = append(names, name.Name)
+			}
+		}
+	}
+	return names
 }
