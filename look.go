@@ -379,17 +379,23 @@ func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
 // lookAway looks into the fallback store.
 func (c *Client) lookAway(ctx context.Context, key string) (Found, *near.Entry, bool, error) {
 	s, ok := c.readStore(ctx, key, 0)
+	found, ok, err := c.foundInStore(ctx, key, &s, ok)
+	return found, s.entry, ok, err
+}
+
+// foundInStore is what the store's answer comes to.
+func (c *Client) foundInStore(ctx context.Context, key string, s *storeAnswer, known bool) (Found, bool, error) {
 	switch {
-	case ok:
-		return Found{Value: s.raw, TTL: s.left, Source: SourceDisk, At: s.at, meta: s.meta, began: s.made, away: true, expired: s.expired}, s.entry, !s.absent, nil
+	case known:
+		return Found{Value: s.raw, TTL: s.left, Source: SourceDisk, At: s.at, meta: s.meta, began: s.made, away: true, expired: s.expired}, !s.absent, nil
 	case ctx.Err() != nil: // perhaps before the disk has answered
-		return Found{}, nil, false, ctx.Err()
+		return Found{}, false, ctx.Err()
 	case s.err != nil:
-		return Found{}, nil, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", link.ErrNotAsked, reason.Of(s.err))
+		return Found{}, false, fmt.Errorf("%w, and what is kept for it cannot be read: %w", link.ErrNotAsked, reason.Of(s.err))
 	case s.nothing && !c.link.Shard(key).Asks():
-		return Found{}, nil, false, nil
+		return Found{}, false, nil
 	}
-	return Found{}, nil, false, link.ErrNotAsked
+	return Found{}, false, link.ErrNotAsked
 }
 
 func (c *Client) inMemory(e *near.Entry) Found { return c.inMemoryAt(e, c.link.Now()) }

@@ -35,6 +35,7 @@ type storeAnswer struct {
 	made   int64         // likewise, in link.Now's time
 	gen    uint64        // of the key, before the store was asked
 	entry  *near.Entry   // where it was put in memory, if it was
+	away   near.Away     // as which it may be put there
 
 	expired bool // a group has made it stale
 
@@ -48,6 +49,17 @@ type storeAnswer struct {
 // for the key, the loader knows more: others may have written since. The record of a load is as old
 // as what memory holds.
 func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s storeAnswer, ok bool) {
+	if s, ok = c.askStore(ctx, key); ok {
+		c.counted.diskHits.Add(1)
+		c.observe(ctx, Event{Kind: EventHit, Source: SourceDisk, Key: key, Keys: 1})
+		s.away.Room = room
+		s.entry = c.near.CommitAway(key, s.away)
+	}
+	return s, ok
+}
+
+// askStore is readStore that leaves memory as it is, and counts nothing.
+func (c *Client) askStore(ctx context.Context, key string) (s storeAnswer, ok bool) {
 	sh := c.link.Home(key)
 	s.gen = c.near.Generation(key)
 	changes, outage := c.near.Changes(key), sh.Valid.Outage()
@@ -90,13 +102,11 @@ func (c *Client) readStore(ctx context.Context, key string, room uintptr) (s sto
 	if s.expired, ok = (grouper{c}).holdsAway(ctx, meta); !ok {
 		return s, false
 	}
-	c.counted.diskHits.Add(1)
-	c.observe(ctx, Event{Kind: EventHit, Source: SourceDisk, Key: key, Keys: 1})
 	s.raw, s.absent, s.meta = value, what == wire.Absence, meta
-	s.entry = c.near.CommitAway(key, near.Away{
-		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: s.left, Began: s.made, Room: room, Meta: s.meta},
+	s.away = near.Away{
+		Value: near.Value{Raw: s.raw, Absent: s.absent, TTL: s.left, Began: s.made, Meta: s.meta},
 		Valid: sh.Valid, Outage: outage, Changes: changes, Use: use,
-	})
+	}
 	return s, true
 }
 

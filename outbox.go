@@ -2,6 +2,8 @@ package aside
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -44,6 +46,33 @@ func (o *outbox) keepsOperations() bool {
 	}
 	_, ok := o.Store.(fallback.Keeper)
 	return ok
+}
+
+// keys yields the keys of the records that are no OpDel.
+func (o *outbox) keys() iter.Seq[string] {
+	store := o.Store
+	guarded, ok := store.(guardedStore)
+	if ok {
+		store = guarded.user
+	}
+	lists, ok := store.(interface{ Keys() iter.Seq[string] })
+	switch {
+	case !ok:
+		return func(yield func(string) bool) {
+			for _, op := range []fallback.Op{fallback.OpSet, fallback.OpOperations, fallback.OpFill} {
+				for record := range o.Records(op) {
+					if !yield(record.Key) {
+						return
+					}
+				}
+			}
+		}
+	case guarded.user != nil:
+		var all []string
+		_ = guarded.guard(func() { all = slices.Collect(lists.Keys()) })
+		return slices.Values(all)
+	}
+	return lists.Keys()
 }
 
 // reject puts aside operations that cannot be done.

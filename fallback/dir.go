@@ -421,6 +421,11 @@ func (d *Dir) Records(op Op) iter.Seq[Record] {
 	}
 }
 
+// Keys yields the keys of all records but those of OpDel, in no order, without blocking other calls and
+// without reading a file. A key that has such a record all the time is yielded once; one whose record comes
+// or goes meanwhile may be.
+func (d *Dir) Keys() iter.Seq[string] { return d.x.keys() }
+
 // load returns the record of f's key with its value, which was in a file when f was found; false if
 // there is none any more.
 func (d *Dir) load(f found) (Record, bool, error) {

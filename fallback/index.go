@@ -302,6 +302,11 @@ func (x *index) stamp(key string) (string, bool) {
 // lock is held only from one to the next: Go's maps may change while they are ranged over, if only
 // not at the same moment.
 func (x *index) each(op Op) iter.Seq[found] {
+	return x.eachOf(func(of Op) bool { return of == op })
+}
+
+// eachOf is each for the records whose op is wanted.
+func (x *index) eachOf(wanted func(Op) bool) iter.Seq[found] {
 	return func(yield func(found) bool) {
 		x.mu.RLock()
 		locked := true
@@ -311,7 +316,7 @@ func (x *index) each(op Op) iter.Seq[found] {
 			}
 		}()
 		for _, e := range x.byKey {
-			if e.record.Op != op {
+			if !wanted(e.record.Op) {
 				continue
 			}
 			f := e.found()
@@ -322,6 +327,17 @@ func (x *index) each(op Op) iter.Seq[found] {
 			}
 			x.mu.RLock()
 			locked = true
+		}
+	}
+}
+
+// keys yields the keys of the records that are no OpDel, without reading a file.
+func (x *index) keys() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for f := range x.eachOf(func(op Op) bool { return op != OpDel }) {
+			if x.closed.Load() || !yield(f.Key) {
+				return
+			}
 		}
 	}
 }

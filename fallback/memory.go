@@ -139,6 +139,9 @@ func (m *Memory) Records(op Op) iter.Seq[Record] {
 	}
 }
 
+// Keys yields the keys of all records but those of OpDel, as [Dir.Keys] does.
+func (m *Memory) Keys() iter.Seq[string] { return m.x.keys() }
+
 // Settle implements [Store].
 func (m *Memory) Settle(records ...Record) {
 	m.x.mu.Lock()

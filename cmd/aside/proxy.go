@@ -223,6 +223,12 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 			stats := server.Stats()
 			return int64(stats.Connected), stats.Commands
 		},
+		InPart: func() int64 {
+			if server := respStats.Load(); server != nil {
+				return server.Stats().InPart
+			}
+			return 0
+		},
 		RefusedLogins: func() int64 {
 			if server := respStats.Load(); server != nil {
 				return server.Stats().RefusedLogins
@@ -262,7 +268,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 		options := resp.Options{
 			Password: s.RESPPassword, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxConnections: web.ShareOfFiles(store.Connections(), s.MaxConnections),
 			IdleTimeout: s.IdleTimeout, RequestTimeout: s.RequestTimeout, Logger: p.log, DB: p.options.Redis.SelectDB, Observe: p.web.ObserveRESP,
-			Redis: &p.options.Redis, Deny: s.Deny, CheckApp: s.CheckApp, LocalAnswers: s.KeptAnswers == "local",
+			Redis: &p.options.Redis, Deny: s.Deny, CheckApp: s.CheckApp, LocalAnswers: s.KeptAnswers == "local", KnownKeys: s.OutageKeys == "known",
 		}
 		if p.cert != nil {
 			options.TLS = p.cert.tls()

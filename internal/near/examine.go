@@ -1,5 +1,7 @@
 package near
 
+import "iter"
+
 // Examined is what the memory has of a key, for somebody who looks and does not use it.
 type Examined struct {
 	Raw     string // the value, as its codec wrote it
@@ -38,24 +40,52 @@ func (m *Memory) Examine(key string) (Examined, bool) {
 	if e == nil {
 		return Examined{}, false
 	}
-	x := Examined{Raw: e.raw, Absent: e.Absent(), Decoded: e.decoded.Load() != nil, Read: e.Read(), At: e.at, Expires: e.expires, Ends: e.expires != never, Meta: e.meta}
-	switch now := m.opt.Now(); {
+	return Examined{
+		Raw: e.raw, Absent: e.Absent(), Decoded: e.decoded.Load() != nil, Read: e.Read(), At: e.at, Expires: e.expires, Ends: e.expires != never, Meta: e.meta,
+		State: e.state(m.opt.Now()),
+	}, true
+}
+
+// Peek returns the entry of key if it may be served, as Lookup does, and changes nothing, as Examine.
+func (m *Memory) Peek(key string) *Entry {
+	if m.cache == nil {
+		return nil
+	}
+	if e := m.cache.peek(key); e != nil && e.state(m.opt.Now()) <= Untracked {
+		return e
+	}
+	return nil
+}
+
+// Keys yields the keys of all entries, in no order, and changes nothing, as Examine. A key that is there
+// all the time is yielded; one that comes or goes meanwhile may be.
+func (m *Memory) Keys() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if m.cache != nil {
+			m.cache.keys(yield)
+		}
+	}
+}
+
+// state says how e is, without wanting it.
+func (e *Entry) state(now int64) (s State) {
+	switch {
 	case now >= e.expires:
-		x.State = Expired
+		return Expired
 	case e.has(isAway) && e.valid.ServesAway(uint64(e.span>>spanShift)):
-		x.State = Unverified
+		s = Unverified
 	case e.has(isAway):
-		x.State = Outdated
+		return Outdated
 	default:
-		x.State = e.valid.examine(uint64(e.span>>spanShift), now)
+		s = e.valid.examine(uint64(e.span>>spanShift), now)
 	}
-	if x.State == Verified && e.Untracked() {
-		x.State = Untracked
+	if s == Verified && e.Untracked() {
+		s = Untracked
 	}
-	if x.State <= Untracked && e.meta != nil && !e.meta.holds(m.opt.Now(), e.has(isAway)) {
-		x.State = Grouped
+	if s <= Untracked && e.meta != nil && !e.meta.holds(now, e.has(isAway)) {
+		return Grouped
 	}
-	return x, true
+	return s
 }
 
 // ExamineGroup is the state of the group with that key, as far as it is known; it makes no group.
@@ -100,4 +130,33 @@ func (l *lru) peek(key string) *Entry {
 		return (*at).entry
 	}
 	return nil
+}
+
+// keys calls yield with all keys, until it returns false.
+func (c *cache) keys(yield func(string) bool) {
+	if c.lru != nil {
+		c.lru.eachKey(yield)
+		return
+	}
+	c.otter.Keys()(yield)
+}
+
+// eachKey collects the keys of one table at a time: nobody waits for all of them.
+func (l *lru) eachKey(yield func(string) bool) {
+	var some []string
+	for i := range l.tables {
+		some = some[:0]
+		l.mu.Lock()
+		for _, n := range l.tables[i].chains {
+			for ; n != nil; n = n.chain {
+				some = append(some, n.key)
+			}
+		}
+		l.mu.Unlock()
+		for _, key := range some {
+			if !yield(key) {
+				return
+			}
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -115,6 +116,40 @@ func (o *order) end(keys ...string) {
 	for _, i := range o.of(keys) {
 		o.locks[i].RUnlock()
 	}
+}
+
+// KnownKeys yields the keys that something may be known of here, without Redis: those of aside.Client.KnownKeys
+// that are not the library's own.
+func (s *Store) KnownKeys() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for key := range s.client.KnownKeys() {
+			if !Reserved(key) && !yield(key) {
+				return
+			}
+		}
+	}
+}
+
+// LookAway returns what key holds by what is known here, as Get does while Redis is away. It counts as
+// no call, waits for no turn, and leaves in memory what is there.
+func (s *Store) LookAway(ctx context.Context, key string) (Value, error) {
+	if err := allowed(key); err != nil {
+		return Value{}, err
+	}
+	found, err := s.client.LookAway(ctx, key)
+	if err != nil {
+		return Value{}, degraded(err)
+	}
+	return valueOf(found), nil
+}
+
+// InTurn calls fn as one call that is served. The error is fn's, or ErrConcurrency.
+func (s *Store) InTurn(ctx context.Context, fn func() error) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.turns.Leave()
+	return fn()
 }
 
 // Kept is what waits for a key that this proxy has kept operations of.

@@ -21,6 +21,7 @@ func newStore(t *testing.T, addr, dir string, concurrency int) *Store {
 	t.Helper()
 	c, err := aside.New(aside.Options{
 		Redis: rueidis.ClientOption{InitAddress: []string{addr}}, FallbackDir: dir, Logger: slog.New(slog.DiscardHandler),
+		RedisTimeout: 5 * time.Second, LockTTL: time.Minute, // as a machine may need that has much else to do
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })

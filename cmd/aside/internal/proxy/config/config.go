@@ -66,6 +66,7 @@ type Service struct {
 	Deny               []string // as upstream.NewDeny has it
 	CheckApp           bool
 	KeptAnswers        string // refuse, local
+	OutageKeys         string // refuse, known
 	Pprof              bool
 	RequestTimeout     time.Duration
 	IdleTimeout        time.Duration // 0: none

@@ -132,6 +132,9 @@ func (c *Config) settings() []Setting {
 		{Name: "service.kept_answers", Default: "refuse", value: choice{&c.Service.KeptAnswers, []string{"refuse", "local"}},
 			Help: "What becomes, while Redis is away, of a RESP command that can be kept (INCR, HSET, SADD, LPUSH, EXPIRE and the like) where its answer does not follow from what the proxy has kept itself. " +
 				"refuse: it is refused, and nothing is kept. local: it is kept, and answered by what the proxy knows; the table in \"While Redis is away\" says how."},
+		{Name: "service.outage_keys", Default: "refuse", value: choice{&c.Service.OutageKeys, []string{"refuse", "known"}},
+			Help: "What becomes, while Redis is away, of RESP commands that list keys: SCAN, KEYS, RANDOMKEY and DBSIZE. refuse: they are refused. " +
+				"known: they are answered by the keys that this proxy knows to be there, which may not be all."},
 		{Name: "service.pprof", Default: "false", Bool: true, value: boolean{&c.Service.Pprof}, Help: "Serve /debug/pprof/."},
 		{Name: "service.request_timeout", Default: "5s", value: duration{&c.Service.RequestTimeout, time.Millisecond, time.Hour, ""},
 			Help: "How long a request may take, waiting for its turn included."},

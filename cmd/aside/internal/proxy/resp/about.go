@@ -231,6 +231,7 @@ func info(c *conn, args []string) {
 		line("aside_mode", health.Mode)
 		line("aside_mode_since", health.Since.UTC().Format(time.RFC3339))
 		line("aside_durable", yesNo(health.Durable))
+		line("aside_answers_in_part", stats.InPart)
 		line("aside_pending", client.Pending)
 		line("aside_memory_entries", client.MemoryEntries)
 		line("aside_memory_bytes", client.MemoryBytes)

@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -253,25 +254,33 @@ func knownAs(v proxy.Value, exists bool) *entry {
 // learn has s know what the proxy knows of keys for reading.
 func (c *conn) learn(s *stage, keys []string) error {
 	for _, key := range keys {
-		switch v, err := c.server.store.Get(c.ctx, key); {
-		case err == nil:
-			s.known[key] = knownAs(v, true)
-			continue
-		case errors.Is(err, aside.ErrNotFound):
-			s.known[key] = &entry{}
-			continue
-		case !errors.Is(err, proxy.ErrDegraded):
+		if err := c.learnBy(c.server.store.Get, s, key); err != nil {
 			return err
-		}
-		k, ok, err := c.server.store.Kept(c.ctx, key)
-		if err != nil {
-			return err
-		}
-		if ok {
-			s.known[key] = fold(k, s.now)
 		}
 	}
 	return nil
+}
+
+// getter gets the string under a key, as proxy.Store.Get does.
+type getter func(ctx context.Context, key string) (proxy.Value, error)
+
+// learnBy has s know what the proxy knows of a key for reading; get is for strings.
+func (c *conn) learnBy(get getter, s *stage, key string) error {
+	switch v, err := get(c.ctx, key); {
+	case err == nil:
+		s.known[key] = knownAs(v, true)
+		return nil
+	case errors.Is(err, aside.ErrNotFound):
+		s.known[key] = &entry{}
+		return nil
+	case !errors.Is(err, proxy.ErrDegraded):
+		return err
+	}
+	k, ok, err := c.server.store.Kept(c.ctx, key)
+	if err == nil && ok {
+		s.known[key] = fold(k, s.now)
+	}
+	return err
 }
 
 // passAway does a command here that would be passed on if Redis were there.

@@ -47,7 +47,7 @@ func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 }
 
 func scan(c *conn, args []string) {
-	if !c.one("SCAN") {
+	if !c.one("SCAN") || c.scanAway(args) {
 		return
 	}
 	cursor, found, err := c.page(args...)
@@ -79,6 +79,10 @@ func keys(c *conn, args []string) {
 	if !c.one("KEYS") {
 		return
 	}
+	if c.listsKnown() {
+		c.keysKnown(args[0])
+		return
+	}
 	seen := make(map[string]bool)
 	var all []string
 	err := c.each(func(found []string) {
@@ -102,6 +106,10 @@ const randomKeys = 100
 
 func randomKey(c *conn, _ []string) {
 	if !c.one("RANDOMKEY") {
+		return
+	}
+	if c.listsKnown() {
+		c.randomKnown()
 		return
 	}
 	for range randomKeys {
@@ -139,6 +147,10 @@ func randomKey(c *conn, _ []string) {
 
 func dbsize(c *conn, _ []string) {
 	if !c.one("DBSIZE") {
+		return
+	}
+	if c.listsKnown() {
+		c.dbsizeKnown()
 		return
 	}
 	var n int64

@@ -78,6 +78,10 @@ type Options struct {
 	// proxy knows, where that is not all. Defaults to false: they are refused then.
 	LocalAnswers bool
 
+	// KnownKeys has SCAN, KEYS, RANDOMKEY and DBSIZE answer, while Redis is away, by the keys that this
+	// proxy knows to be there. Defaults to false: they are refused then.
+	KnownKeys bool
+
 	// Observe is told of each command, of those of a batch that are alike at once. The name is in upper
 	// case, and "UNKNOWN" for what is neither served nor passed on. It is called on the connections'
 	// goroutines, by many at once. Defaults to none.

@@ -29,6 +29,10 @@ const (
 	// refused.
 	KeptIfKnown
 
+	// Listed: those of the keys that are known here to be there, if Options.KnownKeys says so. Else it is
+	// refused.
+	Listed
+
 	// KeptAsOperation: it is done when Redis is back. What it answers follows from what was kept here,
 	// or counts that alone, if Options.LocalAnswers says so. Else it is refused.
 	KeptAsOperation
@@ -36,7 +40,7 @@ const (
 
 // String is how `aside serve --check-app` and the documentation call it.
 func (o Outage) String() string {
-	return [...]string{"refused", "works", "kept", "answered if known here", "kept if known here", "kept, answered if known here"}[o]
+	return [...]string{"refused", "works", "kept", "answered if known here", "kept if known here", "refused, or lists what is known here", "kept, answered if known here"}[o]
 }
 
 // OutageRow is what becomes of some commands.
@@ -67,6 +71,7 @@ var Outages = []OutageRow{
 	{names("SADD"), KeptAsOperation, "its members; `local`: those of which nothing is known count as new"},
 	{names("HINCRBY", "HINCRBYFLOAT"), KeptAsOperation, "its field; `local`: from 0"},
 	{names("LPUSH", "RPUSH"), KeptAsOperation, "all of its key; `local`: what was pushed here is counted"},
+	{names("SCAN", "KEYS", "RANDOMKEY", "DBSIZE"), Listed, "nothing; `service.outage_keys: known`: the keys that `EXISTS` would answer 1 for"},
 	{names("RENAME", "COPY replace"), KeptIfKnown, "its source"},
 	{names("RENAMENX", "COPY", "MSETNX"), KeptIfKnown, "all its keys"},
 	{names("MULTI", "EXEC", "DISCARD"), KeptIfKnown, "what its commands depend on; they may write one key"},

@@ -40,6 +40,7 @@ type model struct {
 	all      []string       // and of other types
 	answered map[string]int // in an outage, by command
 	refused  map[string]int
+	listed   int                 // keys, in outages
 	history  map[string][]string // the latest that was done with a key, and answered
 }
 
@@ -244,11 +245,53 @@ func (m *model) run(through *faultproxy.Proxy, commands int, command func(*model
 		for range m.random.IntN(400) {
 			sent += m.batch(20, command)
 		}
+		m.lists()
 		through.Heal()
 		for m.away && m.client.Health().Mode != aside.Healthy { // what is sent meanwhile meets Redis as it comes back
 			sent += m.batch(1, command)
 		}
 		m.settled()
+	}
+}
+
+// lists looks whether the keys that are listed in an outage are those of which EXISTS answers 1.
+func (m *model) lists() {
+	m.t.Helper()
+	ask := make([][]string, len(m.all))
+	for i, key := range m.all {
+		ask[i] = []string{"EXISTS", key}
+	}
+	var known []string
+	for i, reply := range pipelined(m.proxy, ask) {
+		if reply == ":1" {
+			known = append(known, m.all[i])
+		}
+	}
+	slices.Sort(known)
+	for _, all := range [][]string{listed(m.proxy.do("KEYS", "*")), scanned(m.proxy, "COUNT", "7")} {
+		slices.Sort(all)
+		require.Equal(m.t, known, all)
+	}
+	require.Equal(m.t, fmt.Sprint(":", len(known)), m.proxy.do("DBSIZE"))
+	m.listed += len(known)
+}
+
+// listed are the elements of a reply that is an array of texts without spaces.
+func listed(reply string) []string {
+	elements := strings.Split(reply, " $")
+	return elements[1:]
+}
+
+// scanned is what SCAN returns until its end.
+func scanned(p *peer, options ...string) (all []string) {
+	p.t.Helper()
+	for cursor := "0"; ; {
+		page := listed(p.do(append([]string{"SCAN", cursor}, options...)...))
+		require.NotEmpty(p.t, page)
+		cursor, _, _ = strings.Cut(page[0], " ")
+		if all = append(all, page[1:]...); cursor == "0" {
+			return all
+		}
 	}
 }
 
@@ -365,6 +408,7 @@ func TestAnswersInAnOutageAreNeverWrong(t *testing.T) {
 			m, through := newModel(t, seed, Options{})
 			m.answered, m.refused = answered, refused
 			m.run(through, *modelCommands/parts, stringCommand)
+			require.NotZero(t, m.listed)
 			ran++
 		})
 	}
@@ -482,7 +526,7 @@ func newModel(t testing.TB, seed uint64, o Options) (*model, *faultproxy.Proxy) 
 	store, c := newHastyStore(t, through.Addr(), t.TempDir(), func(o *aside.Options) {
 		o.RedisTimeout, o.LockTTL, o.DegradedTTL, o.ReplayRate, o.ReadBack = 5*time.Second, time.Minute, -1, -1, true
 	})
-	o.Redis = &rueidis.ClientOption{InitAddress: []string{through.Addr()}}
+	o.Redis, o.KnownKeys = &rueidis.ClientOption{InitAddress: []string{through.Addr()}}, true
 	_, addr := serve(t, store, o)
 	m := &model{
 		t: t, random: rand.New(rand.NewPCG(seed, 14)), server: server, shadow: dial(t, shadow.Addr()), proxy: dial(t, addr), client: c, history: make(map[string][]string)}

@@ -54,9 +54,7 @@ func TestTheManualSaysWhatBecomesOfEachCommandInAnOutage(t *testing.T) {
 // What the table says is done here has a step, and what has a step is in the table.
 func TestTheTableOfOutagesIsComplete(t *testing.T) {
 	for name := range commands {
-		if outage := OutageOf([]string{name}); outage == Refused {
-			require.Contains(t, []string{"SCAN", "KEYS", "RANDOMKEY", "DBSIZE"}, name)
-		}
+		require.NotEqual(t, Refused, OutageOf([]string{name}), name)
 	}
 	for name, outage := range outages {
 		switch outage {
@@ -75,7 +73,7 @@ func TestTheTableOfOutagesIsComplete(t *testing.T) {
 	}
 	for text, want := range map[string]Outage{
 		"SET a 1": Kept, "set a 1 ex 10": Kept, "SET a NX": Kept, "SET a 1 nx": KeptIfKnown, "SET a 1 EX 10 GET": KeptIfKnown, "GETEX a": Answered, "GETEX a PERSIST": KeptIfKnown,
-		"rename a b": KeptIfKnown, "ZADD z 1 a": Refused, "EVAL x 0": Refused, "PING": Works, "KEYS *": Refused,
+		"rename a b": KeptIfKnown, "ZADD z 1 a": Refused, "EVAL x 0": Refused, "PING": Works, "KEYS *": Listed,
 	} {
 		require.Equal(t, want, OutageOf(line(text)), text)
 	}

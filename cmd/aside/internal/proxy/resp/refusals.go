@@ -103,6 +103,9 @@ func (c *conn) check(args []string) {
 	}
 	name := nameOf(args)
 	outage := OutageOf(args)
+	if outage == Listed && !c.server.options.KnownKeys {
+		outage = Refused
+	}
 	if outage == Works || outage == Kept || name == "EXEC" || name == "DISCARD" || name == "UNWATCH" {
 		return
 	}

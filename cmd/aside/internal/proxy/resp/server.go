@@ -47,6 +47,10 @@ type Server struct {
 	refusals refusals // in outages
 	checked  refusals // that there would be, with Options.CheckApp
 
+	listing      listing      // of keys, while Redis is away
+	inPart       atomic.Int64 // answers by what is known of it, where there may be more
+	inPartLogged atomic.Int64 // when the latest line about them was logged, in ns since 1970; 0: there was none
+
 	blocked                                                                       atomic.Int64 // clients whose command waits for others
 	connections, refused, commands, failed, protocolErrors, panics, refusedLogins atomic.Int64
 }
@@ -60,6 +64,7 @@ type Stats struct {
 	Failed         int64 // of these, by an error
 	ProtocolErrors int64 // connections that were ended for what they sent
 	RefusedLogins  int64 // by AUTH or HELLO, for a wrong user or password
+	InPart         int64 // commands that list keys and were answered by those known here, as Redis was away
 	Panics         int64 // of commands; their callers got an error
 }
 
@@ -230,6 +235,6 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	return Stats{
 		Connected: connected, Connections: s.connections.Load(), Refused: s.refused.Load(), Commands: s.commands.Load(),
-		Failed: s.failed.Load(), ProtocolErrors: s.protocolErrors.Load(), RefusedLogins: s.refusedLogins.Load(), Panics: s.panics.Load(),
+		Failed: s.failed.Load(), ProtocolErrors: s.protocolErrors.Load(), RefusedLogins: s.refusedLogins.Load(), InPart: s.inPart.Load(), Panics: s.panics.Load(),
 	}
 }

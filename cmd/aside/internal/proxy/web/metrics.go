@@ -113,9 +113,9 @@ type proxyCollector struct {
 	build prometheus.Metric
 	descs []*prometheus.Desc // all of them
 
-	missed, refusedRequests, refusedCommands, checked    *prometheus.Desc
-	connections, displaced, refused, receiving, streams  *prometheus.Desc
-	respConnections, respCommandCount, respRefusedLogins *prometheus.Desc
+	missed, refusedRequests, refusedCommands, checked                *prometheus.Desc
+	connections, displaced, refused, receiving, streams              *prometheus.Desc
+	respConnections, respCommandCount, respRefusedLogins, respInPart *prometheus.Desc
 }
 
 func newProxyCollector(s *Server) *proxyCollector {
@@ -137,6 +137,7 @@ func newProxyCollector(s *Server) *proxyCollector {
 	c.respConnections = desc("resp_connections", "Clients connected by RESP.")
 	c.respCommandCount = desc("resp_commands_total", "Commands served by RESP.")
 	c.respRefusedLogins = desc("resp_refused_logins_total", "Logins by RESP that were refused, for a wrong user or password.")
+	c.respInPart = desc("resp_answers_in_part_total", "Commands by RESP that list keys, answered by those known here as Redis is away (service.outage_keys).")
 	c.build = prometheus.MustNewConstMetric(desc("build_info", "1; the labels say what is running.", "version", "goversion"),
 		prometheus.GaugeValue, 1, s.o.Version, runtime.Version())
 	return c
@@ -190,5 +191,8 @@ func (c *proxyCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if c.s.o.RefusedLogins != nil {
 		count(c.respRefusedLogins, c.s.o.RefusedLogins())
+	}
+	if c.s.o.InPart != nil {
+		count(c.respInPart, c.s.o.InPart())
 	}
 }

@@ -61,7 +61,7 @@ next:
 func TestMetricsCountWhatHappened(t *testing.T) {
 	f := newFront(t, setup{
 		client: []func(*aside.Options){durable(t)},
-		web:    Options{Version: "v1.2.3", RESP: func() (int64, int64) { return 7, 42 }, RefusedLogins: func() int64 { return 3 }},
+		web:    Options{Version: "v1.2.3", RESP: func() (int64, int64) { return 7, 42 }, RefusedLogins: func() int64 { return 3 }, InPart: func() int64 { return 4 }},
 	})
 	f.put("secret-key", "v")
 	for range 3 {
@@ -103,6 +103,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		{7, "aside_resp_connections", nil},
 		{42, "aside_resp_commands_total", nil},
 		{3, "aside_resp_refused_logins_total", nil},
+		{4, "aside_resp_answers_in_part_total", nil},
 		{0, "aside_event_streams", nil},
 		{0, "aside_outages_total", nil},
 	} {

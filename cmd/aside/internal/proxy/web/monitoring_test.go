@@ -31,7 +31,7 @@ func everything(t *testing.T) map[string]*dto.MetricFamily {
 	durations := asideprom.NewObserver()
 	f := newFront(t, setup{
 		client: []func(*aside.Options){durable(t), func(o *aside.Options) { o.Observer = durations }},
-		web:    Options{Observer: durations, RESP: func() (int64, int64) { return 0, 0 }, RefusedLogins: func() int64 { return 0 }},
+		web:    Options{Observer: durations, RESP: func() (int64, int64) { return 0, 0 }, RefusedLogins: func() int64 { return 0 }, InPart: func() int64 { return 0 }},
 	})
 	f.put("k", "v")
 	f.server.ObserveRESP(answered("get", time.Millisecond, false))

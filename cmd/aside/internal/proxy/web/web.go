@@ -81,6 +81,10 @@ type Options struct {
 	// be safe for concurrent use. Defaults to none.
 	RefusedLogins func() int64
 
+	// InPart tells how many commands that list keys the other front end has answered by what is known here, as
+	// Redis was away. It must be safe for concurrent use. Defaults to none.
+	InPart func() int64
+
 	// Refusals tells which commands the other front end has refused as Redis was away, the most
 	// frequent first. It must be safe for concurrent use. Defaults to none.
 	Refusals func() []statuspage.Refusal
