@@ -121,16 +121,19 @@ func (c *Client) keepWrites(ctx context.Context, records []fallback.Record, caus
 	defer c.store.settleOvertaken(records)
 	ctx, cancel := withGrace(ctx)
 	defer cancel()
-	if err := c.store.Put(ctx, records...); err != nil {
+	err := c.store.Put(ctx, records...)
+	for i := range records { // also after an error: a store whose caller leaves while it writes has the record all the same
+		key := records[i].Key
+		if sh := c.link.Shard(key); sh.Asks() && (err == nil || c.store.Pending(key)) {
+			sh.ReplayNow()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("%w, and it cannot be kept for later: %w", cause, reason.Of(err))
 	}
 	c.counted.journaled.Add(int64(len(records)))
 	for i := range records {
-		record := &records[i]
-		c.observe(ctx, Event{Kind: EventJournaled, Key: record.Key, Keys: 1, Err: cause})
-		if sh := c.link.Shard(record.Key); sh.Asks() {
-			sh.ReplayNow()
-		}
+		c.observe(ctx, Event{Kind: EventJournaled, Key: records[i].Key, Keys: 1, Err: cause})
 	}
 	if !c.store.Durable() {
 		return fmt.Errorf("%w (Options.FallbackDir is not set): %w", ErrNotDurable, reason.Of(cause))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/stamp"
@@ -128,6 +129,43 @@ func TestAnUnansweredWriteIsOfUnknownOutcome(t *testing.T) {
 	value, err := c.Get(ctx, time.Minute, "k", mustNotLoad)
 	require.NoError(t, err)
 	require.Equal(t, "after", value, "memory does not hold what the write replaced")
+}
+
+// abandonedStore is a store whose disk is too slow for its callers: each Put ends with its context, and the store has the
+// records all the same, as fallback.Dir does.
+type abandonedStore struct{ fallback.Store }
+
+func (s abandonedStore) Put(ctx context.Context, records ...fallback.Record) error {
+	if err := s.Store.Put(context.WithoutCancel(ctx), records...); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (abandonedStore) Durable() bool { return true }
+
+// A write whose caller leaves, first Redis and then the disk, waits in the store all the same. It is replayed as soon as it can
+// be: else it would wait for the next outage, or for somebody who asks for its key.
+func TestAWriteIsReplayedThoughItsCallerHasLeftTheDisk(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) {
+		o.Store = abandonedStore{fallback.NewMemory(1 << 20)}
+		o.RedisTimeout, o.LockTTL = 20*time.Second, time.Minute // no outage, whose end would replay it
+	}), testContext(t)
+	require.NoError(t, c.Set(ctx, time.Minute, "k", "before"))
+	require.NoError(t, c.Del(ctx, "other")) // so that the server knows the script
+	proxy.CutReplies()
+	hurried, leave := context.WithCancel(ctx)
+	left := make(chan error, 1)
+	go func() { left <- c.Del(hurried, "k") }() // ends with its context
+	eventually(t, "Redis has done it", func() bool { return server.Do("GET", "k") == nil })
+	leave()
+	require.ErrorIs(t, <-left, context.Canceled)
+	require.Equal(t, 1, c.Stats().Pending)
+	proxy.Heal()
+	eventually(t, "it is replayed", func() bool { return c.Stats().Pending == 0 })
 }
 
 // A command that its caller has given up on may reach the server much later. Then it must not be
