@@ -42,7 +42,8 @@ const warmBatch = 64
 
 // Warm loads those of keys that Redis does not have, some at a time: before a deployment takes calls,
 // or after a flush. It reads no values: only what is missing is loaded, as by GetMulti, with its
-// locks, and stored for ttl. What was cleared (Clear, DelTags) and still is in Redis is not missing.
+// locks, and stored for ttl. What was cleared (Clear, DelTags), or is of an older version (WithVersion),
+// and still is in Redis is not missing.
 // keys is asked for more as it goes; keys may repeat.
 //
 // It returns what it has done, and the first error of a key, with how many have failed; it goes on
