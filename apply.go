@@ -28,7 +28,7 @@ import (
 //
 // Apply is for keys that are not loaded. What this process has in memory for the key is dropped.
 func (c *Client) Apply(ctx context.Context, key string, operations []Operation, decide func(Kept) error) ([]any, error) {
-	return operator{writer{c}}.apply(ctx, key, operations, decide)
+	return operator{writer{c}}.apply(ctx, &operation{key: key, decide: decide, reads: decide != nil}, operations)
 }
 
 // Incr adds n to the number that key holds, 0 if it holds nothing, and returns the sum. While Redis
@@ -38,7 +38,7 @@ func (c *Client) Apply(ctx context.Context, key string, operations []Operation, 
 func (c *Client) Incr(ctx context.Context, key string, n int64) (int64, error) {
 	by := Operation{"INCRBY", strconv.FormatInt(n, 10)}
 	sum, known := int64(0), false
-	answers, err := c.Apply(ctx, key, []Operation{by}, func(k Kept) error {
+	op := &operation{key: key, decide: func(k Kept) error {
 		if !k.Now.Known {
 			return nil
 		}
@@ -49,7 +49,8 @@ func (c *Client) Incr(ctx context.Context, key string, n int64) (int64, error) {
 		}
 		known = true
 		return nil
-	})
+	}}
+	answers, err := operator{writer{c}}.apply(ctx, op, []Operation{by})
 	switch {
 	case err == nil:
 		if err, ok := answers[0].(error); ok {
@@ -77,5 +78,10 @@ func (c *Client) Kept(ctx context.Context, key string) (k Kept, ok bool, err err
 	if err != nil || !ok {
 		return Kept{}, false, err
 	}
-	return operator{writer{c}}.kept(&record, deferred.Value{})
+	w, err := waitingOf(record)
+	if err != nil {
+		return Kept{}, false, err
+	}
+	k, err = operator{writer{c}}.kept(w, deferred.Value{}, true)
+	return k, w.log != nil && err == nil, err
 }

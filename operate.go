@@ -22,9 +22,9 @@ import (
 // operator is the part of a Client that does operations, or keeps them.
 type operator struct{ writer }
 
-// apply is Apply.
-func (o operator) apply(ctx context.Context, key string, operations []Operation, decide func(Kept) error) ([]any, error) {
-	key = strings.Clone(key)
+// apply is Apply of operations, which it puts into op.
+func (o operator) apply(ctx context.Context, op *operation, operations []Operation) ([]any, error) {
+	key := strings.Clone(op.key)
 	sh := o.link.Home(key)
 	now, _ := o.link.ServerTime(sh)
 	commands := cloneOperations(operations)
@@ -46,7 +46,8 @@ func (o operator) apply(ctx context.Context, key string, operations []Operation,
 	seen, ctx := o.watch(ctx, Event{Kind: EventWrite, Op: "apply", Key: key, Keys: 1})
 	who := enterCall(ctx)
 	defer who.leave()
-	answers, err := o.applyBegun(who, &operation{key: key, commands: commands, decide: decide})
+	op.key, op.commands = key, commands
+	answers, err := o.applyBegun(who, op)
 	seen.end(err)
 	return answers, err
 }
@@ -56,6 +57,7 @@ type operation struct {
 	key      string
 	commands [][]string
 	decide   func(Kept) error
+	reads    bool           // decide is the caller's: it may look at all that waits, and not at Kept.Now alone
 	held     deferred.Value // what memory had of the key when the call began
 	after    deferred.Value // what that has become, if op was kept behind it
 }
@@ -201,14 +203,11 @@ func (o operator) keep(ctx context.Context, op *operation, cause error) error {
 		return fmt.Errorf("aside: cannot change %s: %w: %w", quoted(op.key), cause, err)
 	}
 	defer release()
-	record, ok, err := o.store.read(turn, op.key)
+	there, err := o.store.waiting(turn, op.key)
 	if err != nil {
 		return fmt.Errorf("aside: cannot change %s: %w, and it cannot be kept for later: %w", quoted(op.key), cause, reason.Of(err))
 	}
-	if !ok || record.Op == fallback.OpFill {
-		record = fallback.Record{Key: op.key}
-	}
-	waits, _, err := o.kept(&record, op.held)
+	waits, err := o.kept(there, op.held, op.reads)
 	if err != nil {
 		return err
 	}
@@ -221,8 +220,8 @@ func (o operator) keep(ctx context.Context, op *operation, cause error) error {
 		}
 	}
 	sh := o.link.Home(op.key)
-	records := o.records(sh, &record, op.commands)
-	bytes := len(record.Value)
+	records := o.records(sh, there, op.commands)
+	bytes := there.bytes()
 	for i := range records {
 		bytes += len(records[i].Value)
 	}
@@ -266,16 +265,14 @@ func operationsOf(commands [][]string) []deferred.Op {
 	return ops
 }
 
-// records are what is put into the store for commands where there is was; of none it has no Op.
-func (o operator) records(sh *link.Shard, was *fallback.Record, commands [][]string) (records []fallback.Record) {
+// records are what is put into the store for commands where there is what waits.
+func (o operator) records(sh *link.Shard, was waiting, commands [][]string) (records []fallback.Record) {
 	by := o.newStamps(sh, len(commands))
 	more := deferred.Together(by.Text, by.Text, commands)
 	base := deferred.Op{}
 	switch was.Op {
 	case fallback.OpOperations:
-		if there, err := deferred.Parse(was.Value); err == nil {
-			more.ID = there.ID
-		}
+		more.ID = was.log.ID()
 	case fallback.OpSet:
 		base = deferred.Set(was.Stamp, was.Value, was.Expires)
 	case fallback.OpDel:
@@ -288,39 +285,24 @@ func (o operator) records(sh *link.Shard, was *fallback.Record, commands [][]str
 	return append(records, fallback.Record{Op: fallback.OpOperations, Key: was.Key, Stamp: by.Text, Slack: by.Slack, Value: more.String()})
 }
 
-// kept is what waits according to a record, and what follows from that, or from what memory held. It
-// reports whether there are operations.
-func (o operator) kept(record *fallback.Record, held deferred.Value) (k Kept, ok bool, err error) {
+// kept is what follows from what waits, or from what memory held. Unless it is to be whole, it has Now
+// only: to read all operations takes the longer, the more there are.
+func (o operator) kept(w waiting, held deferred.Value, whole bool) (k Kept, err error) {
 	now := held
-	switch record.Op {
+	switch w.Op {
 	case fallback.OpSet:
-		k.Base, k.Value, k.Expires = BaseString, record.Value, time.UnixMilli(record.Expires)
-		now = deferred.Value{Known: true, Exists: true, Text: record.Value, Ends: record.Expires}
+		k.Base, k.Value, k.Expires = BaseString, w.Value, time.UnixMilli(w.Expires)
+		now = deferred.Value{Known: true, Exists: true, Text: w.Value, Ends: w.Expires}
 	case fallback.OpDel:
 		k.Base, now = BaseNothing, deferred.Value{Known: true}
 	case fallback.OpOperations:
-		l, err := deferred.Parse(record.Value)
-		if err != nil {
-			return Kept{}, false, fmt.Errorf("aside: the operations that wait for %s cannot be read: %w", quoted(record.Key), err)
-		}
-		ok = true
-		if after := (deferred.Value{}).After(l.Ops); after.Known || !held.Known {
+		if after := w.log.Now(); after.Known || !held.Known {
 			now = after
 		}
-		if l.Base() {
-			first := l.Ops[0].Command
-			l.Ops = l.Ops[1:]
-			k.Base = BaseNothing
-			if first[0] == "SET" {
-				k.Base, k.Value = BaseString, first[1]
-				if len(first) == 4 {
-					ends, _ := strconv.ParseInt(first[3], 10, 64)
-					k.Expires = time.UnixMilli(ends)
-				}
+		if whole {
+			if err := k.read(w); err != nil {
+				return Kept{}, err
 			}
-		}
-		for _, op := range l.Ops {
-			k.Operations = append(k.Operations, op.Command)
 		}
 	case fallback.OpFill:
 	}
@@ -334,11 +316,35 @@ func (o operator) kept(record *fallback.Record, held deferred.Value) (k Kept, ok
 	}
 	if now.Ends > 0 {
 		k.Now.Ends = time.UnixMilli(now.Ends)
-		if now.Ends <= o.serverMillis(record.Key) {
+		if now.Ends <= o.serverMillis(w.Key) {
 			k.Now = Content{Known: true}
 		}
 	}
-	return k, ok, nil
+	return k, nil
+}
+
+// read reads all operations that wait.
+func (k *Kept) read(w waiting) error {
+	l, err := deferred.Parse(w.log.String())
+	if err != nil {
+		return unreadable(w.Key, err)
+	}
+	if l.Base() {
+		first := l.Ops[0].Command
+		l.Ops = l.Ops[1:]
+		k.Base = BaseNothing
+		if first[0] == "SET" {
+			k.Base, k.Value = BaseString, first[1]
+			if len(first) == 4 {
+				ends, _ := strconv.ParseInt(first[3], 10, 64)
+				k.Expires = time.UnixMilli(ends)
+			}
+		}
+	}
+	for _, op := range l.Ops {
+		k.Operations = append(k.Operations, op.Command)
+	}
+	return nil
 }
 
 func (o operator) serverMillis(key string) int64 {

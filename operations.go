@@ -1,6 +1,8 @@
 package aside
 
 import (
+	"context"
+	"fmt"
 	"time"
 
 	"github.com/redaside/aside/fallback"
@@ -72,6 +74,63 @@ func cloneOperations(all []Operation) [][]string {
 		out[i] = cloned(o)
 	}
 	return out
+}
+
+// waiting is what the store has of a key. Operations have a log in place of the Value.
+type waiting struct {
+	fallback.Record // without an Op: nothing that waits
+	log             *deferred.Log
+}
+
+func waitingOf(record fallback.Record) (waiting, error) {
+	switch record.Op {
+	case fallback.OpOperations:
+		l, err := deferred.Parse(record.Value)
+		if err == nil && len(l.Ops) == 0 {
+			err = errUnreadable
+		}
+		if err != nil {
+			return waiting{}, unreadable(record.Key, err)
+		}
+		record.Value = ""
+		return waiting{record, deferred.LogOf(l)}, nil
+	case fallback.OpFill:
+		return waiting{Record: fallback.Record{Key: record.Key}}, nil
+	case fallback.OpSet, fallback.OpDel:
+	}
+	return waiting{Record: record}, nil
+}
+
+func unreadable(key string, err error) error {
+	return fmt.Errorf("aside: the operations that wait for %s cannot be read: %w", quoted(key), err)
+}
+
+// bytes is how much of Options.MaxValueBytes it takes.
+func (w waiting) bytes() int {
+	if w.log != nil {
+		return w.log.Len()
+	}
+	return len(w.Value)
+}
+
+// waiting returns what waits for a key. It reads all that does only where the store is the user's.
+func (o *outbox) waiting(ctx context.Context, key string) (waiting, error) {
+	if store, ok := o.Store.(interface {
+		Operations(key string) (*deferred.Log, fallback.Record, bool)
+	}); ok {
+		if log, record, ok := store.Operations(key); ok {
+			return waiting{record, log}, nil
+		}
+	}
+	record, ok, err := o.read(ctx, key)
+	if err != nil {
+		return waiting{}, err
+	}
+	if !ok {
+		record = fallback.Record{}
+	}
+	record.Key = key
+	return waitingOf(record)
 }
 
 // asWrite is the Set or Del that a record of operations comes to; false if that does not follow from

@@ -377,7 +377,7 @@ func (d *Dir) Get(key string) (Record, bool, error) {
 	if !ok {
 		return Record{}, false, nil
 	}
-	r := f.Record
+	r := f.whole()
 	if !f.held {
 		var err error
 		if r, ok, err = d.load(f); !ok || err != nil {
@@ -389,6 +389,10 @@ func (d *Dir) Get(key string) (Record, bool, error) {
 	}
 	return r, true, nil
 }
+
+// Operations returns what waits for a key that has operations, without reading all of them, and its
+// record without Value. It is for Client.Apply, which is called for each of many.
+func (d *Dir) Operations(key string) (*deferred.Log, Record, bool) { return d.x.logOf(key) }
 
 // Pending implements [Store].
 func (d *Dir) Pending(key string) bool { return d.x.isPending(key) }
@@ -403,7 +407,7 @@ func (d *Dir) Records(op Op) iter.Seq[Record] {
 			if d.x.closed.Load() {
 				return
 			}
-			r := f.Record
+			r := f.whole()
 			if !f.held {
 				var ok bool
 				var err error
@@ -447,7 +451,7 @@ func (d *Dir) load(f found) (Record, bool, error) {
 			}
 			d.x.mu.Unlock()
 			if e == nil || f.held {
-				return f.Record, e != nil, nil
+				return f.whole(), e != nil, nil
 			}
 			continue
 		}

@@ -214,8 +214,10 @@ func quoteBase64(s string) []byte {
 const fileOverhead = 400
 
 // fileBound is the most bytes that encodeFile makes of a record.
-func fileBound(r *Record) int64 {
-	return fileOverhead + 4*int64(len(r.Key)+len(r.Value))/3 + 6*int64(len(r.Stamp))
+func fileBound(r *Record) int64 { return fileBoundOf(len(r.Key), len(r.Value), len(r.Stamp)) }
+
+func fileBoundOf(key, value, stamp int) int64 {
+	return fileOverhead + 4*int64(key+value)/3 + 6*int64(stamp)
 }
 
 // crc returns the checksum of the file, given what its key and data mean.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/deferred"
 )
 
 // The flusher is the one goroutine that changes record files. A round of it brings them up to what
@@ -199,7 +200,9 @@ type batch struct {
 // item is a record that is to get its file.
 type item struct {
 	e      *entry
-	record Record
+	record Record        // without the Value of operations
+	log    *deferred.Log // which is here
+	change uint64        // as the entry's was when it was taken
 	at     int64
 	name   digest
 	before int64 // bytes of the file that was there
@@ -241,7 +244,7 @@ func (d *Dir) take(n int) *batch {
 		e := d.x.dirty.first()
 		d.x.dirty.remove(e)
 		d.x.dirty.push(e)
-		it := item{e: e, record: e.record, at: e.at, name: digestOf(e.record.Key), before: e.file}
+		it := item{e: e, record: e.record, log: e.log, change: e.change, at: e.at, name: digestOf(e.record.Key), before: e.file}
 		_, gone := d.gone[it.name]
 		it.plain = e.record.Op == OpFill && !gone
 		if taken[it.name] {
@@ -371,7 +374,7 @@ func (d *Dir) writtenLocked(it *item) {
 			d.goneLocked(it.name, goneFile{it.record.Key, it.size})
 		}
 	}
-	if e != it.e || e.record.Op != it.record.Op || e.record.Stamp != it.record.Stamp || e.record.Value != it.record.Value {
+	if e != it.e || e.change != it.change {
 		return // what it has become is dirty in its own right
 	}
 	switch {
@@ -411,7 +414,11 @@ func (d *Dir) writeItem(it *item, made *sync.Map) {
 			made.Store(folder, true)
 		}
 	}
-	b := encodeFile(&it.record, it.at)
+	r := it.record
+	if it.log != nil {
+		r.Value = it.log.String()
+	}
+	b := encodeFile(&r, it.at)
 	it.size = int64(len(b))
 	if it.record.Op == OpFill && !d.roomForFill(it.size) {
 		it.skip = true

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/slot"
 )
 
@@ -44,13 +45,14 @@ type index struct {
 
 // entry is the record of one key, and the state of its file. Guarded by index.mu.
 type entry struct {
-	record Record // its Value is empty while it is in the file only
-	at     int64  // when it was recorded, in ms since 1970 by this machine's clock
-	size   int64  // of the value, wherever it is
-	held   bool   // whether the value is here; always true of what is dirty
-	dirty  bool   // whether the record is not in its file
-	change uint64 // the number of the last change of this entry; no two entries have the same
-	file   int64  // bytes of its file on the disk, be that of this record or of an older one since the key was last forgotten; 0: none
+	record Record        // its Value is empty while it is in the file only, and where there is a log
+	log    *deferred.Log // of OpOperations: its value, to which more is added
+	at     int64         // when it was recorded, in ms since 1970 by this machine's clock
+	size   int64         // of the value, wherever and in whatever form it is
+	held   bool          // whether the value is here; always true of what is dirty
+	dirty  bool          // whether the record is not in its file
+	change uint64        // the number of the last change of this entry; no two entries have the same
+	file   int64         // bytes of its file on the disk, be that of this record or of an older one since the key was last forgotten; 0: none
 
 	links [lists]link
 }
@@ -81,11 +83,18 @@ func replaces(next, now *Record) bool {
 func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	x.seenLocked(r.Stamp)
 	e := x.byKey[r.Key]
+	var log *deferred.Log
 	switch {
 	case e == nil && onlyNotes(r):
 		return nil
+	case e != nil && e.log != nil && r.Op == OpOperations:
+		merged, more, ok := goOn(e.record, e.log, *r)
+		if !ok {
+			return nil
+		}
+		r, log = &merged, more
 	case e != nil && e.held:
-		merged, ok := Merge(e.record, *r)
+		merged, ok := Merge(e.found().whole(), *r)
 		if !ok {
 			return nil
 		}
@@ -99,7 +108,15 @@ func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	} else {
 		x.uncountLocked(e)
 	}
-	e.record, e.at, e.size, e.held, e.dirty = *r, at, int64(len(r.Value)), true, dirty
+	e.record, e.log, e.at, e.size, e.held, e.dirty = *r, log, at, int64(len(r.Value)), true, dirty
+	if r.Op == OpOperations {
+		if log == nil {
+			e.log = newLog(r)
+		}
+		if e.log != nil {
+			e.record.Value, e.size = "", int64(e.log.Len())
+		}
+	}
 	x.countLocked(e)
 	x.due = min(x.due, ends(r))
 	return e
@@ -235,17 +252,40 @@ func (x *index) addLocked(e *entry, n int) {
 		x.loaded += n
 	case OpOperations:
 		x.operations += n
-		x.operationBytes += int64(n) * e.size
+		x.operationBytes += int64(n) * (e.size + e.beside())
 	}
 	sign := int64(n)
-	x.cost += sign * cost(&e.record)
+	x.cost += sign * e.cost()
 	if e.held {
-		x.values += sign * e.size
+		x.values += sign * (e.size + e.beside())
 	}
 	if e.dirty {
 		x.dirtyValues += sign * e.size
-		x.dirtyFiles += sign * fileBound(&e.record)
+		x.dirtyFiles += sign * e.fileBound()
 	}
+}
+
+// beside is how many bytes are kept beside the value.
+func (e *entry) beside() int64 {
+	if e.log == nil {
+		return 0
+	}
+	return int64(e.log.Beside())
+}
+
+func (e *entry) cost() int64 {
+	if e.log == nil {
+		return cost(&e.record)
+	}
+	return cost(&e.record) + e.size + e.beside()
+}
+
+// fileBound is the most bytes that the file of what is here takes.
+func (e *entry) fileBound() int64 {
+	if e.log == nil {
+		return fileBound(&e.record)
+	}
+	return fileBoundOf(len(e.record.Key), int(e.size), len(e.record.Stamp))
 }
 
 // cost is what a record is taken to need in memory: its bytes, and what keeps them.
@@ -255,9 +295,10 @@ const entryBytes = 300 // an entry and its share of the map
 
 // found is what was known of a key at some time.
 type found struct {
-	Record
-	held   bool   // whether the value is in it
-	change uint64 // the number that the entry's last change had then
+	Record               // without the Value of operations
+	log    *deferred.Log // which is here
+	held   bool          // whether the value is in it
+	change uint64        // the number that the entry's last change had then
 }
 
 // find returns the entry of a key.
@@ -271,7 +312,34 @@ func (x *index) find(key string) (f found, ok bool) {
 	return e.found(), true
 }
 
-func (e *entry) found() found { return found{e.record, e.held, e.change} }
+func (e *entry) found() found { return found{e.record, e.log, e.held, e.change} }
+
+// whole is the record with the Value of operations. To make that takes time, and no lock.
+func (f found) whole() Record {
+	r := f.Record
+	if f.log != nil {
+		r.Value = f.log.String()
+	}
+	return r
+}
+
+// newLog is the value of operations as a log; nil if it cannot be read, which validate rules out.
+func newLog(r *Record) *deferred.Log {
+	l, err := deferred.Parse(r.Value)
+	if err != nil || len(l.Ops) == 0 {
+		return nil
+	}
+	return deferred.LogOf(l)
+}
+
+// logOf is what Dir and Memory have for Client.Apply.
+func (x *index) logOf(key string) (*deferred.Log, Record, bool) {
+	if x.closed.Load() {
+		return nil, Record{}, false
+	}
+	f, ok := x.find(key)
+	return f.log, f.Record, ok && f.log != nil
+}
 
 // isPending implements Store.Pending.
 func (x *index) isPending(key string) bool {

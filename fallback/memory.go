@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/redaside/aside/internal/deferred"
 )
 
 // Memory is a [Store] that ends with its process. Make one with [NewMemory]. Safe for concurrent
@@ -53,8 +55,8 @@ func (m *Memory) Put(ctx context.Context, records ...Record) error {
 			need += cost(r)
 		case r.Op == OpOperations:
 			need += cost(r) // at most: it comes to what there is
-		case news(r, &e.record):
-			need += cost(r) - cost(&e.record)
+		case e.news(r):
+			need += cost(r) - e.cost()
 		}
 		if r.Op != OpDel {
 			limit = m.max - reserve(m.max)
@@ -113,8 +115,11 @@ func (m *Memory) Get(key string) (Record, bool, error) {
 	if !ok || f.Op == OpFill && f.Expires <= time.Now().UnixMilli() {
 		return Record{}, false, nil
 	}
-	return f.Record, true, nil
+	return f.whole(), true, nil
 }
+
+// Operations is as that of [Dir].
+func (m *Memory) Operations(key string) (*deferred.Log, Record, bool) { return m.x.logOf(key) }
 
 // Pending implements [Store].
 func (m *Memory) Pending(key string) bool { return m.x.isPending(key) }
@@ -132,7 +137,7 @@ func (m *Memory) Records(op Op) iter.Seq[Record] {
 			if op == OpFill && f.Expires <= time.Now().UnixMilli() {
 				continue
 			}
-			if !yield(f.Record) {
+			if !yield(f.whole()) {
 				return
 			}
 		}

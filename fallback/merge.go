@@ -21,28 +21,53 @@ func Merge(now, next Record) (Record, bool) {
 	if next.Op != OpOperations {
 		return mergeUnder(now, next)
 	}
+	if now.Op != OpOperations {
+		return mergeBehind(now, next)
+	}
+	l, err := deferred.Parse(now.Value)
+	if err != nil || len(l.Ops) == 0 { // no Put has let it in
+		return next, next.Stamp > now.Stamp && !onlyNotes(&next)
+	}
+	both, log, changed := goOn(now, deferred.LogOf(l), next)
+	if changed {
+		both.Value = log.String()
+	}
+	return both, changed
+}
+
+// goOn is Merge of operations and more of them. In place of a Value the record has a Log.
+func goOn(now Record, log *deferred.Log, next Record) (Record, *deferred.Log, bool) {
 	more, err := deferred.Parse(next.Value)
-	if err != nil {
-		return now, false
-	}
-	if len(more.Ops) == 0 {
-		return noteOpened(now, more)
-	}
-	if next.Stamp <= now.Stamp && !(next.Stamp == now.Stamp && now.Op != OpOperations && more.Base()) {
-		return now, false
+	switch {
+	case err != nil:
+		return now, log, false
+	case len(more.Ops) == 0:
+		if more.ID != log.ID() || log.Opened() {
+			return now, log, false
+		}
+		return now, log.Begun(), true
+	case next.Stamp <= now.Stamp:
+		return now, log, false
+	case more.ID != log.ID(): // the other list was done, or it would have been gone on with
+		return next, deferred.LogOf(more), true
 	}
 	both := Record{Op: OpOperations, Key: now.Key, Stamp: next.Stamp, Slack: mostSlack(now.Slack, next.Slack)}
-	if now.Op == OpOperations {
-		there, err := deferred.Parse(now.Value)
-		if err != nil || there.ID != more.ID {
-			return next, true // the other list was done, or it would have been gone on with
-		}
-		both.Value, err = deferred.Append(now.Value, more)
-		return both, err == nil
+	return both, log.With(more.Ops), true
+}
+
+// mergeBehind is Merge of a Set or Del and operations.
+func mergeBehind(now, next Record) (Record, bool) {
+	more, err := deferred.Parse(next.Value)
+	if err != nil || len(more.Ops) == 0 {
+		return now, false
+	}
+	if next.Stamp <= now.Stamp && !(next.Stamp == now.Stamp && more.Base()) {
+		return now, false
 	}
 	if more.Base() {
 		return next, true
 	}
+	both := Record{Op: OpOperations, Key: now.Key, Stamp: next.Stamp, Slack: mostSlack(now.Slack, next.Slack)}
 	more.Ops = append([]deferred.Op{baseOf(now)}, more.Ops...)
 	both.Value = more.String()
 	return both, true
@@ -71,20 +96,6 @@ func baseOf(r Record) deferred.Op {
 	return deferred.Set(r.Stamp, r.Value, r.Expires)
 }
 
-// noteOpened is Merge of what only says that a list was opened.
-func noteOpened(now Record, more deferred.List) (Record, bool) {
-	if now.Op != OpOperations {
-		return now, false
-	}
-	l, err := deferred.Parse(now.Value)
-	if err != nil || l.ID != more.ID || l.Opened {
-		return now, false
-	}
-	l.Opened = true
-	now.Value = l.String()
-	return now, true
-}
-
 func mostSlack(a, b int64) int64 {
 	if a < 0 || b < 0 {
 		return -1
@@ -103,10 +114,10 @@ func onlyNotes(r *Record) bool {
 }
 
 // news reports whether next changes what there is of its key.
-func news(next, now *Record) bool {
-	if now.Op != OpOperations && next.Op != OpOperations {
-		return replaces(next, now)
+func (e *entry) news(next *Record) bool {
+	if e.record.Op != OpOperations && next.Op != OpOperations {
+		return replaces(next, &e.record)
 	}
-	_, changed := Merge(*now, *next)
+	_, changed := Merge(e.found().whole(), *next)
 	return changed
 }

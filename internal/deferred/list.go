@@ -35,7 +35,7 @@ type List struct {
 	Ops    []Op   // none: it only says that the list with this ID was opened
 }
 
-// A List as text is JSON of one operation a line, so that one more is added without reading all:
+// A List as text is JSON of one operation a line, so that one more is added without reading all (Log):
 //
 //	{"id": "1763…", "opened": false, "operations": [
 //	{"stamp": "1763…", "command": ["INCRBY","5"]},
@@ -43,10 +43,7 @@ type List struct {
 //	]}
 //
 // What is not UTF-8 makes the whole command base64.
-const (
-	textEnd  = "\n]}"
-	textNext = ",\n"
-)
+const textEnd = "\n]}"
 
 // jsonOp is an Op as it stands in the text.
 type jsonOp struct {
@@ -76,8 +73,10 @@ func (l List) String() string {
 	return b.String()
 }
 
-func (l List) head() string {
-	return `{"id": "` + l.ID + `", "opened": ` + strconv.FormatBool(l.Opened) + `, "operations": [`
+func (l List) head() string { return head(l.ID, l.Opened) }
+
+func head(id string, opened bool) string {
+	return `{"id": "` + id + `", "opened": ` + strconv.FormatBool(opened) + `, "operations": [`
 }
 
 func (o Op) write(b *strings.Builder) {
@@ -146,80 +145,6 @@ func (l List) Last() string {
 // what Redis holds does not count.
 func (l List) Base() bool {
 	return len(l.Ops) > 0 && (l.Ops[0].Command[0] == "SET" || l.Ops[0].Command[0] == "DEL")
-}
-
-// Append appends to a text what is newer than its last operation. Additions that nobody may have done
-// yet are put together.
-func Append(text string, more List) (string, error) {
-	body, ok := strings.CutSuffix(text, textEnd)
-	at := strings.LastIndexByte(body, '\n')
-	if !ok || at < 0 {
-		return appendSlowly(text, more)
-	}
-	var o jsonOp
-	if err := json.Unmarshal([]byte(body[at+1:]), &o); err != nil {
-		return "", errors.New("it is no list of operations")
-	}
-	last := Op{Stamp: o.Stamp, Command: o.Command}
-	opened := strings.Contains(body[:strings.IndexByte(body, '\n')], `"opened": true`)
-	var b strings.Builder
-	for _, op := range more.Ops {
-		if op.Stamp <= last.Stamp {
-			continue
-		}
-		if sum, ok := together(last, op); ok && !opened {
-			if b.Len() > 0 {
-				rest := b.String()
-				b.Reset()
-				b.WriteString(rest[:strings.LastIndexByte(rest, '\n')+1])
-			} else {
-				body = body[:at+1]
-			}
-			sum.write(&b)
-			last = sum
-			continue
-		}
-		b.WriteString(textNext)
-		op.write(&b)
-		last = op
-	}
-	return body + b.String() + textEnd, nil
-}
-
-// appendSlowly is Append where the text is laid out otherwise, or has no operation.
-func appendSlowly(text string, more List) (string, error) {
-	l, err := Parse(text)
-	if err != nil {
-		return "", err
-	}
-	for _, op := range more.Ops {
-		if op.Stamp > l.Last() {
-			l.Ops = append(l.Ops, op)
-		}
-	}
-	return l.String(), nil
-}
-
-// mostTogether is how long, in µs, a sum takes additions: it counts as of the last of them when a
-// replay looks whether somebody has written the key since.
-const mostTogether = 1_000_000
-
-// together returns what two INCRBYs of one second come to.
-func together(a, b Op) (Op, bool) {
-	if len(a.Command) < 2 || len(b.Command) != 2 || a.Command[0] != "INCRBY" || b.Command[0] != "INCRBY" {
-		return Op{}, false
-	}
-	x, err := strconv.ParseInt(a.Command[1], 10, 64)
-	y, also := strconv.ParseInt(b.Command[1], 10, 64)
-	first, ok := stamp.Micros(a.Stamp)
-	last, alsoOK := stamp.Micros(b.Stamp)
-	if err != nil || also != nil || !ok || !alsoOK || first/mostTogether != last/mostTogether {
-		return Op{}, false
-	}
-	if sum := x + y; (sum > x) == (y > 0) && (x >= 0) == (y >= 0) { // else one of them may overflow in Redis, and not the sum
-		return Op{Stamp: b.Stamp, Command: []string{"INCRBY", strconv.FormatInt(sum, 10)}}, true
-	}
-	return Op{}, false
 }
 
 // Together is the list, or the part of it, that came at once: the commands' stamps precede the last's by

@@ -49,18 +49,17 @@ func TestAListIsReadAsItWasWritten(t *testing.T) {
 func TestWhatIsAppendedComesBehind(t *testing.T) {
 	for _, opened := range []bool{false, true} {
 		want := List{ID: at(1), Opened: opened, Ops: []Op{{at(1), []string{"SADD", "a"}}}}
-		text := want.String()
+		log := LogOf(want)
 		for i := int64(2); i < 6; i++ {
 			op := Op{at(i), []string{"LPUSH", fmt.Sprint(i)}}
+			before, was := log, want.String()
 			want.Ops = append(want.Ops, op)
-			var err error
-			text, err = Append(text, List{ID: at(1), Ops: []Op{op}})
-			require.NoError(t, err)
-			again, err := Append(text, List{ID: at(1), Ops: []Op{op}})
-			require.NoError(t, err)
-			require.Equal(t, text, again, "it is there already")
+			log = log.With([]Op{op})
+			require.Equal(t, want.String(), log.String())
+			require.Equal(t, log.String(), log.With([]Op{op}).String(), "it is there already")
+			require.Equal(t, was, before.String(), "it stays as it was")
 		}
-		require.Equal(t, want.String(), text)
+		require.Equal(t, at(1), log.ID())
 	}
 }
 
@@ -69,14 +68,13 @@ func TestAdditionsArePutTogether(t *testing.T) {
 	add := func(micros int64, n string) List {
 		return List{ID: at(1), Ops: []Op{{at(micros), []string{"INCRBY", n}}}}
 	}
-	sum := func(text string, more ...List) string {
+	sum := func(first List, more ...List) string {
 		t.Helper()
+		log := LogOf(first)
 		for _, l := range more {
-			var err error
-			text, err = Append(text, l)
-			require.NoError(t, err)
+			log = log.With(l.Ops)
 		}
-		l, err := Parse(text)
+		l, err := Parse(log.String())
 		require.NoError(t, err)
 		var all []string
 		for _, op := range l.Ops {
@@ -84,15 +82,15 @@ func TestAdditionsArePutTogether(t *testing.T) {
 		}
 		return strings.Join(all, " ")
 	}
-	require.Equal(t, "6", sum(add(1, "1").String(), add(2, "2"), add(3, "3")))
-	require.Equal(t, "3 3", sum(add(1, "1").String(), add(2, "2"), add(1_000_003, "3")), "of the next second")
-	require.Equal(t, "1 -3", sum(add(1, "1").String(), add(2, "-3")), "together they may not overflow where each does")
-	require.Equal(t, "9223372036854775807 1", sum(add(1, "9223372036854775807").String(), add(2, "1")))
+	require.Equal(t, "6", sum(add(1, "1"), add(2, "2"), add(3, "3")))
+	require.Equal(t, "3 3", sum(add(1, "1"), add(2, "2"), add(1_000_003, "3")), "of the next second")
+	require.Equal(t, "1 -3", sum(add(1, "1"), add(2, "-3")), "together they may not overflow where each does")
+	require.Equal(t, "9223372036854775807 1", sum(add(1, "9223372036854775807"), add(2, "1")))
 	opened := add(1, "1")
 	opened.Opened = true
-	require.Equal(t, "1 2 3", sum(opened.String(), add(2, "2"), add(3, "3")))
+	require.Equal(t, "1 2 3", sum(opened, add(2, "2"), add(3, "3")))
 	both := List{ID: at(1), Ops: []Op{{at(2), []string{"INCRBY", "2"}}, {at(3), []string{"INCRBY", "3"}}, {at(4), []string{"APPEND", "x"}}, {at(5), []string{"INCRBY", "5"}}}}
-	require.Equal(t, "6 x 5", sum(add(1, "1").String(), both))
+	require.Equal(t, "6 x 5", sum(add(1, "1"), both))
 }
 
 func TestCommandsHaveOneForm(t *testing.T) {
