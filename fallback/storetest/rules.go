@@ -671,16 +671,18 @@ func operations(t *trial) error {
 	if !ok {
 		return nil // it need not be one: then Client.Apply says so while Redis is away
 	}
+	stamp := func(n int) string { return fmt.Sprintf("%016d00000000000000aa%012d", n, n) }
+	list := func(id int, at, command string) string {
+		return fmt.Sprintf("{\"id\": %q, \"opened\": false, \"operations\": [\n{\"stamp\": %q, \"command\": [%s]}\n]}", stamp(id), at, command)
+	}
 	made := func(key string, id, at int, command string) fallback.Record {
-		stamp := func(n int) string { return fmt.Sprintf("%016d00000000000000aa%012d", n, n) }
-		return fallback.Record{
-			Op: fallback.OpOperations, Key: key, Stamp: stamp(at), Slack: 1,
-			Value: fmt.Sprintf("{\"id\": %q, \"opened\": false, \"operations\": [\n{\"stamp\": %q, \"command\": [%q,\"m\"]}\n]}", stamp(id), stamp(at), command),
-		}
+		return fallback.Record{Op: fallback.OpOperations, Key: key, Stamp: stamp(at), Slack: 1, Value: list(id, stamp(at), fmt.Sprintf("%q,\"m\"", command))}
 	}
 	set := t.set("set", "v")
 	set.Stamp = "0000000000000001" // before them
-	puts := []fallback.Record{made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), set, made("set", 2, 2, "APPEND")}
+	// Who puts operations behind a Set brings it along as the first: a store need not have its value at hand.
+	first := fallback.Record{Op: fallback.OpOperations, Key: set.Key, Stamp: set.Stamp, Slack: set.Slack, Value: list(2, set.Stamp, fmt.Sprintf("\"SET\",%q,\"PXAT\",\"%d\"", set.Value, set.Expires))}
+	puts := []fallback.Record{made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), set, first, made("set", 2, 2, "APPEND")}
 	want := make(map[string]fallback.Record)
 	for _, r := range puts {
 		for range 2 { // what comes twice is there once
