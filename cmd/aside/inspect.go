@@ -67,6 +67,8 @@ type recordJSON struct {
 	Slack       int64     `json:"slackMicros"`
 	File        string    `json:"file"`
 
+	Operations *ops.Operations `json:"operations,omitempty"`
+
 	Value         *string `json:"value,omitempty"` // of KEY only
 	ValueEncoding string  `json:"valueEncoding,omitempty"`
 }
@@ -75,7 +77,8 @@ type recordJSON struct {
 type listed struct {
 	ops.Record
 
-	bytes int // of the value
+	bytes      int             // of the value
+	operations *ops.Operations // if it has some
 }
 
 func asText(s string) (text, encoding string) {
@@ -93,6 +96,9 @@ func (c *inspectCmd) Run(e *env) error {
 		sum.Add(&r, now)
 		if c.Key == nil || r.Key == *c.Key {
 			l := listed{Record: r, bytes: len(r.Value)}
+			if o, ok := r.Operations(); ok {
+				l.operations = &o
+			}
 			if c.Key == nil {
 				l.Value = "" // a directory may hold more than memory does
 			}
@@ -147,7 +153,7 @@ func (c *inspectCmd) Run(e *env) error {
 func (c *inspectCmd) record(r *listed, now time.Time) recordJSON {
 	out := recordJSON{
 		DB: r.DB, Op: string(r.Op), Bytes: r.bytes, Written: r.Written(), Expires: r.Ends(), Expired: r.Expired(now),
-		Stamp: r.Stamp, Slack: r.Slack, File: r.File,
+		Stamp: r.Stamp, Slack: r.Slack, File: r.File, Operations: r.operations,
 	}
 	out.Key, out.KeyEncoding = asText(r.Key)
 	if c.Key != nil && r.Op != fallback.OpDel {
@@ -176,6 +182,32 @@ func (c *inspectCmd) table(e *env, records []listed, now time.Time) {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.DB, r.Op, shownKey(r.Key, 60), bytes, moment(r.Written()), ends(&r.Record, now), where)
 	}
 	_ = w.Flush() // to standard output, as are all others
+	c.operations(e, records)
+}
+
+// operations is a table of the keys that have operations.
+func (c *inspectCmd) operations(e *env, records []listed) {
+	with := func(r listed) bool { return r.operations != nil }
+	if !slices.ContainsFunc(records, with) {
+		return
+	}
+	e.printf("\n")
+	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DB\tKEY\tOPERATIONS\tCOMMANDS\tSINCE\tSENT TO REDIS")
+	for i := range records {
+		if r := &records[i]; with(*r) {
+			o := r.operations
+			fmt.Fprintf(w, "%d\t%s\t%d\t%s\t%s\t%s\n", r.DB, shownKey(r.Key, 60), o.Count, strings.Join(o.Commands, " "), moment(o.Since), sent(o))
+		}
+	}
+	_ = w.Flush()
+}
+
+func sent(o *ops.Operations) string {
+	if o.Sent {
+		return "yes, or about to be: some may have been done"
+	}
+	return "no"
 }
 
 // shownKey is a key on one line of a terminal.
@@ -244,6 +276,11 @@ func (c *inspectCmd) one(e *env, r *listed, now time.Time) {
 	e.printf("database    %d\n", r.DB)
 	e.printf("op          %s\n", r.Op)
 	e.printf("written     %s\n", moment(r.Written()))
+	if o := r.operations; o != nil {
+		e.printf("operations  %d: %s\n", o.Count, strings.Join(o.Commands, " "))
+		e.printf("since       %s\n", moment(o.Since))
+		e.printf("sent        %s\n", sent(o))
+	}
 	e.printf("expires     %s\n", ends(&r.Record, now))
 	e.printf("stamp       %s\n", r.Stamp)
 	if r.Slack < 0 {
@@ -252,6 +289,16 @@ func (c *inspectCmd) one(e *env, r *listed, now time.Time) {
 		e.printf("slack       %v\n", time.Duration(r.Slack)*time.Microsecond)
 	}
 	e.printf("file        %s\n", r.File)
+	if r.Op == fallback.OpOperations && r.operations != nil {
+		for _, command := range r.Commands() {
+			words := make([]string, len(command))
+			for i, word := range command {
+				words[i] = shownKey(word, 60)
+			}
+			e.printf("%s\n", strings.Join(words, " "))
+		}
+		return
+	}
 	if r.Op != fallback.OpDel {
 		e.printf("value       %s\n", byteCount(int64(len(r.Value))))
 		e.printf("%s\n", plain(r.Value))

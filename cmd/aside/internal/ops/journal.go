@@ -263,6 +263,8 @@ func (r *reader) merge(j *journal.Record, part string) {
 		return
 	}
 	if j.Op == journal.Opened { // it says of a record how far its replay is, and is none
+		s.opened = j.List
+		s.best.Record = s.begun(s.best.Record)
 		return
 	}
 	s.explicit = true

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/vfs"
 )
@@ -71,6 +72,7 @@ const (
 	Missing     Kind = "missing"     // records that should be there
 	Unreadable  Kind = "unreadable"  // the system does not let us read it
 	Quarantined Kind = "quarantined" // put aside by an earlier opening
+	Rejected    Kind = "rejected"    // operations that a replay has put aside: Redis has refused them, or nobody knows whether they were done
 )
 
 // Remedy says what to do about a Problem of this kind.
@@ -96,6 +98,8 @@ func (k Kind) Remedy() string {
 		return "run this as the user of the proxy, and check the disk"
 	case Quarantined:
 		return "read the .reason beside it, delete its key through the proxy, then remove both files"
+	case Rejected:
+		return "look at its commands, and at what the key holds now; do by hand, through the proxy, those that are wanted; then remove the file and the .reason beside it. Do not delete the key: the rest of it is right"
 	default:
 		return ""
 	}
@@ -190,6 +194,17 @@ type journalState struct {
 	explicit bool   // there was a set or a delete: a fill has gone with it
 	best     Record // without an Op if what there was is settled
 	settled  string // the greatest stamp that was
+	opened   string // the list of operations whose replay has begun
+}
+
+// begun is a record as the journal's note says of it that its replay has begun, if it does.
+func (s *journalState) begun(record fallback.Record) fallback.Record {
+	if s.opened == "" || record.Op != fallback.OpOperations {
+		return record
+	}
+	note := deferred.List{ID: s.opened, Opened: true}
+	merged, _ := fallback.Merge(record, fallback.Record{Op: fallback.OpOperations, Key: record.Key, Stamp: s.opened, Value: note.String()})
+	return merged
 }
 
 func (r *reader) problem(kind Kind, file, detail string, args ...any) {
@@ -277,36 +292,6 @@ func runs(pid int) bool {
 	}
 	err = process.Signal(syscall.Signal(0))
 	return err == nil || errors.Is(err, os.ErrPermission)
-}
-
-func (r *reader) quarantine() {
-	for _, e := range r.readDir(quarantineDir) {
-		name := path.Join(quarantineDir, e.Name())
-		if strings.HasSuffix(name, reasonSuffix) {
-			continue
-		}
-		reason, err := r.reason(strings.TrimSuffix(name, path.Ext(name)) + reasonSuffix)
-		if err != nil {
-			reason, err = r.reason(name + reasonSuffix)
-		}
-		if err != nil {
-			reason = "nothing says why"
-		}
-		r.problem(Quarantined, name, "%s", reason)
-	}
-}
-
-// reason reads the beginning of a file that says why another is in quarantine: the two lines that
-// say where it was and why.
-func (r *reader) reason(name string) (string, error) {
-	file, err := r.fsys.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = file.Close() }() // was only read from
-	content, err := io.ReadAll(io.LimitReader(file, 1<<10))
-	lines := strings.SplitN(strings.TrimSpace(string(content)), "\n", 3)
-	return strings.Join(lines[:min(2, len(lines))], "; "), err
 }
 
 // files reads the record files of all databases, and passes their records on.
@@ -410,6 +395,7 @@ func (r *reader) file(db int, name string) error {
 				found.Record = merged
 			}
 		}
+		found.Record = s.begun(found.Record)
 		delete(r.journaled, key)
 	}
 	return r.each(found)

@@ -1,0 +1,83 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/deferred"
+	"github.com/redaside/aside/internal/redistest"
+)
+
+// keptOperations makes a directory of a process that was killed: a counter and a MULTI of a hash whose
+// files are there, a list whose replay has begun, more of it behind that, and a set; and one that
+// Redis has refused, in quarantine.
+func keptOperations(t *testing.T) (dir string) {
+	t.Helper()
+	source := filepath.Join(t.TempDir(), "source")
+	o := fallback.Options{FlushInterval: time.Hour, MaxQueue: 1 << 30, Sync: fallback.OS, Logger: slog.New(slog.DiscardHandler)}
+	of := func(key string, first, at int, commands ...string) fallback.Record {
+		all := make([][]string, len(commands))
+		for i, c := range commands {
+			all[i] = strings.Fields(c)
+		}
+		return fallback.Record{Op: fallback.OpOperations, Key: key, Stamp: stampOf(at), Slack: 1250, Value: deferred.Together(stampOf(first), stampOf(at), all).String()}
+	}
+	opened := func(key string, first int) fallback.Record {
+		return fallback.Record{Op: fallback.OpOperations, Key: key, Stamp: stampOf(first), Value: deferred.List{ID: stampOf(first), Opened: true}.String()}
+	}
+	d, err := fallback.Open(source, o)
+	require.NoError(t, err)
+	require.NoError(t, d.Put(t.Context(), of("visits", 1, 1, "INCRBY 5")))
+	require.NoError(t, d.Put(t.Context(), of("user:42", 2, 3, "HSET name Ann", "HINCRBY logins 1")))
+	require.NoError(t, d.Put(t.Context(), of("jobs", 4, 4, "LPUSH job-1")))
+	require.NoError(t, d.Close(t.Context()))
+
+	d, err = fallback.Open(source, o)
+	require.NoError(t, err)
+	require.NoError(t, d.Put(t.Context(), opened("jobs", 4)))
+	require.NoError(t, d.Put(t.Context(), of("jobs", 4, 5, "LPUSH job-2")))
+	require.NoError(t, d.Put(t.Context(), of("tags", 6, 6, "SADD red blue")))
+	require.NoError(t, d.Put(t.Context(), opened("tags", 6)))
+	require.NoError(t, d.Reject(of("name", 7, 7, "INCRBY 1"), errors.New("refused by Redis: ERR value is not an integer or out of range")))
+	dir = filepath.Join(t.TempDir(), "fallback")
+	require.NoError(t, os.CopyFS(dir, os.DirFS(source)))
+	require.NoError(t, d.Close(t.Context()))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "lock"), nil, 0o600)) // process ids differ from run to run
+	return dir
+}
+
+// Somebody who looks into the directory finds which keys have operations, of what kind, how many, since
+// when, and whether Redis may have done some. What is in quarantine was acknowledged, and is missing.
+func TestTheToolsKnowOperations(t *testing.T) {
+	server := redistest.Start(t)
+	dir, url := keptOperations(t), "redis://"+server.Addr()
+	run := func(code int, args ...string) string {
+		t.Helper()
+		got := runAside(t, args...)
+		require.Equal(t, code, got.code, "%s%s", got.stdout, got.stderr)
+		return got.stdout
+	}
+	golden(t, "operations-inspect.txt", run(0, "inspect", dir), dir)
+	golden(t, "operations-inspect.json", run(0, "inspect", dir, "--json"), dir)
+	golden(t, "operations-inspect-key.txt", run(0, "inspect", dir, "jobs"), dir)
+	golden(t, "operations-verify.txt", run(1, "verify", dir), dir)
+	golden(t, "operations-export.txt", strings.ReplaceAll(run(1, "export", dir), "\r\n", "\n"), dir)
+	golden(t, "operations-dry-run.txt", strings.ReplaceAll(run(1, "replay", dir, "--redis", url, "--dry-run"), server.Addr(), "ADDR"), dir)
+	require.EqualValues(t, 0, server.Do("DBSIZE"))
+
+	run(1, "replay", dir, "--redis", url, "--stamp-ttl", "24h")
+	require.Equal(t, "5", server.Do("GET", "visits"))
+	require.Equal(t, "1", server.Do("HGET", "user:42", "logins"))
+	require.EqualValues(t, 0, server.Do("EXISTS", "jobs", "tags"), "nobody knows: these had been sent, and this Redis has no ledger")
+	golden(t, "operations-verify-rejected.txt", run(1, "verify", dir), dir)
+}
