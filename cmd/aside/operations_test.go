@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/redaside/aside/cmd/aside/internal/ops"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/redistest"
@@ -80,4 +81,37 @@ func TestTheToolsKnowOperations(t *testing.T) {
 	require.Equal(t, "1", server.Do("HGET", "user:42", "logins"))
 	require.EqualValues(t, 0, server.Do("EXISTS", "jobs", "tags"), "nobody knows: these had been sent, and this Redis has no ledger")
 	golden(t, "operations-verify-rejected.txt", run(1, "verify", dir), dir)
+}
+
+// A journal of many operations on one key is read as the library reads it, and in a time that does not
+// grow with their square.
+func TestAJournalOfManyOperationsIsReadAsTheyAre(t *testing.T) {
+	source, dir := filepath.Join(t.TempDir(), "source"), filepath.Join(t.TempDir(), "fallback")
+	d, err := fallback.Open(source, fallback.Options{FlushInterval: time.Hour, MaxQueue: 1 << 30, Sync: fallback.OS, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	id, key := stampOf(1), "jobs"
+	put := func(at int, slack int64, l deferred.List) {
+		require.NoError(t, d.Put(t.Context(), fallback.Record{Op: fallback.OpOperations, Key: key, Stamp: stampOf(at), Slack: slack, Value: l.String()}))
+	}
+	for i := 1; i <= 300; i++ {
+		l := deferred.Together(id, stampOf(i), [][]string{{"LPUSH", strings.Repeat("j", i%7)}, {"INCRBY", "1"}})
+		put(i, int64(i%5), l)
+		if i%100 == 0 {
+			put(1, 0, deferred.List{ID: id, Opened: true})
+		}
+	}
+	want, ok, err := d.Get(key)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.NoError(t, os.CopyFS(dir, os.DirFS(source)))
+	require.NoError(t, d.Close(t.Context()))
+	for _, dir := range []string{dir, source} { // the journal; and the file
+		var got []fallback.Record
+		_, err = ops.Read(dir, func(r ops.Record) error {
+			got = append(got, r.Record)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, []fallback.Record{want}, got)
+	}
 }

@@ -258,12 +258,13 @@ func (r *reader) merge(j *journal.Record, part string) {
 	if j.Op == journal.Settle {
 		s.settled = max(s.settled, j.Stamp)
 		if s.best.Stamp <= j.Stamp {
-			s.best = Record{}
+			s.best, s.log = Record{}, nil
 		}
 		return
 	}
 	if j.Op == journal.Opened { // it says of a record how far its replay is, and is none
 		s.opened = j.List
+		s.whole()
 		s.best.Record = s.begun(s.best.Record)
 		return
 	}
@@ -276,6 +277,10 @@ func (r *reader) merge(j *journal.Record, part string) {
 		record.Op, record.Value = fallback.OpOperations, deferred.Together(j.List, j.Stamp, j.Commands).String()
 	case journal.Set, journal.Settle, journal.Opened:
 	}
+	if s.goOn(&record, part) {
+		return
+	}
+	s.whole()
 	merged, changed := record, true
 	if s.best.Op != "" {
 		merged, changed = fallback.Merge(s.best.Record, record)

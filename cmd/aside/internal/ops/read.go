@@ -14,7 +14,6 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
-	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/vfs"
 )
@@ -166,7 +165,7 @@ func Read(dir string, each func(Record) error) (Findings, error) {
 		return r.f, err
 	}
 	for _, s := range r.journaled {
-		if s.best.Op != "" {
+		if s.whole(); s.best.Op != "" {
 			if err := each(s.best); err != nil {
 				return r.f, err
 			}
@@ -187,24 +186,6 @@ type reader struct {
 type journalKey struct {
 	db   int
 	hash journal.KeyHash
-}
-
-// journalState is what the journal says of a key.
-type journalState struct {
-	explicit bool   // there was a set or a delete: a fill has gone with it
-	best     Record // without an Op if what there was is settled
-	settled  string // the greatest stamp that was
-	opened   string // the list of operations whose replay has begun
-}
-
-// begun is a record as the journal's note says of it that its replay has begun, if it does.
-func (s *journalState) begun(record fallback.Record) fallback.Record {
-	if s.opened == "" || record.Op != fallback.OpOperations {
-		return record
-	}
-	note := deferred.List{ID: s.opened, Opened: true}
-	merged, _ := fallback.Merge(record, fallback.Record{Op: fallback.OpOperations, Key: record.Key, Stamp: s.opened, Value: note.String()})
-	return merged
 }
 
 func (r *reader) problem(kind Kind, file, detail string, args ...any) {
@@ -389,7 +370,7 @@ func (r *reader) file(db int, name string) error {
 	case record.Op != fallback.OpFill && record.Stamp <= s.settled:
 		return nil
 	default:
-		if s.best.Op != "" {
+		if s.whole(); s.best.Op != "" {
 			if merged, changed := fallback.Merge(record, s.best.Record); changed {
 				found = s.best
 				found.Record = merged
