@@ -17,7 +17,8 @@
 // A schedule with views (promises_test.go, view_test.go) has processes that are also stopped and go
 // on, a source that fails, and calls that need more: WithMaxStale, WithMaxAge, WithFresh, Refresh,
 // Expire, Clear, DelTags, ExpireTags, SetMulti. Each value has a number, so that it is known when its
-// load began, whoever serves it.
+// load began, whoever serves it. Half of them are healthy: networks fall silent for longer than the
+// lease and less than RedisTimeout, so that most reads are by processes which ask Redis.
 //
 // Beside that (linear_test.go) histories of one key are checked by porcupine to be those of a
 // register, and (fleet_test.go) the loads of a fleet that wants one key are counted.

@@ -134,7 +134,7 @@ func contested(x, y *write) bool {
 //	by the same process                      w was acknowledged before the read began
 //	by the next process on its directory     likewise, if w was kept for replay
 //	by another that asks Redis               and the lease is over since, and if it was kept, it has been replayed
-//	by another, with WithFresh               if it was kept, it has been replayed; of a group, as by another that asks Redis
+//	by another, with WithFresh               if it was kept, it has been replayed
 //	Redis itself, after all was healed       w was acknowledged
 //
 // What only makes stale binds a call with WithMaxStale(0) so, and others when the grace is over that
@@ -167,7 +167,7 @@ func (h *history) binds(w *write, r *read) bool {
 	if known == never {
 		return false
 	}
-	if r.Fresh && !w.grouped {
+	if r.Fresh {
 		return known+later < r.call
 	}
 	return r.asking && known+later+h.lease < r.call

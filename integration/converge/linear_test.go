@@ -38,7 +38,8 @@ import (
 //	three processes   without memory, while Redis is well: Redis decides (without Get: callers of one process share its answer, which may
 //	                  be as old as what memory would give)
 //	groups            the first two, in a Clearable view with a tag: Clear and DelTags are Dels of all keys
-//	WithFresh         three processes with their memories: each call asks Redis, and shares no older answer
+//	WithFresh         three processes with their memories: each call asks Redis, and shares no older answer; also in a Clearable view with
+//	                  a tag, whose groups are cleared by another process
 //
 // An operation that failed may happen at any later time, or never.
 //
@@ -66,9 +67,13 @@ func TestAKeyIsARegister(t *testing.T) {
 		{name: "groups", clients: 1, gets: true, groups: true},
 		{name: "groups and faults", clients: 1, faults: true, groups: true},
 		{name: "WithFresh", clients: 3, gets: true, fresh: true},
+		{name: "groups and WithFresh", clients: 3, gets: true, groups: true, fresh: true},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			lanes := 1
+			lanes, rounds := 1, *roundsFlag
+			if kind.fresh { // of which there are two
+				rounds = (rounds + 1) / 2
+			}
 			if kind.faults && redistest.Backend() != "external" { // they wait most of the time
 				lanes = *lanesFlag
 			}
@@ -80,7 +85,7 @@ func TestAKeyIsARegister(t *testing.T) {
 				proxy := faultproxy.New(t, server.Addr())
 				dir := t.TempDir()
 				running.Go(func() { // ends with its rounds
-					for i := lane; i < *roundsFlag && !t.Failed(); i += lanes {
+					for i := lane; i < rounds && !t.Failed(); i += lanes {
 						round := registerRound{registerKind: kind, seed: seed + uint64(i), proxy: proxy, dir: filepath.Join(dir, strconv.Itoa(i))}
 						round.run(t)
 						mu.Lock()
@@ -139,7 +144,8 @@ func (c registerClient) set(ctx context.Context, key, value string) error {
 func (c registerClient) peek(ctx context.Context, key string) (value string, err error) {
 	switch {
 	case len(c.opts) > 0:
-		value, err = c.Get(ctx, time.Hour, key, func(context.Context, string) (string, error) { return "", nil }, append(c.opts, aside.WithoutLoad())...)
+		c.opts = append(slices.Clone(c.opts), aside.WithoutLoad())
+		value, err = c.get(ctx, key, func(context.Context, string) (string, error) { return "", nil })
 		if errors.Is(err, aside.ErrNotCached) {
 			err = nil
 		}
@@ -155,7 +161,7 @@ func (c registerClient) get(ctx context.Context, key string, load aside.Loader[s
 	if c.view == nil {
 		return c.Get(ctx, time.Hour, key, load, c.opts...)
 	}
-	return c.view.Get(ctx, time.Hour, strings.TrimPrefix(key, c.prefix), load)
+	return c.view.Get(ctx, time.Hour, strings.TrimPrefix(key, c.prefix), load, c.opts...)
 }
 
 type registerTally struct{ ops, sets, dels, clears, found, missed, loads, unknown, voids, histories int }
@@ -205,7 +211,8 @@ type registerOutput struct {
 //
 // A Set that was kept for replay may be turned into a delete by it, at any time after it began, if
 // it finds what a load has left: it cannot know which is newer. That is a void. So may a Set in a
-// group whose state could not be known.
+// group whose state could not be known, or of whose clearing by another process its own has not heard
+// yet.
 //
 // A value that was loaded is put there only if there was none, and if nobody has written meanwhile;
 // whoever waited for the load has it in either case. A caller after the end of the load finds it
@@ -561,7 +568,7 @@ func (r *registerRound) step(c registerClient, worker int, rng *rand.Rand) (more
 			r.ends[loaded] = end
 		}
 	}
-	if in.verb == "set" && (r.gets && r.kept[key] > kept || r.groups && r.faults) {
+	if in.verb == "set" && (r.gets && r.kept[key] > kept || r.groups && (r.faults || r.clients > 1)) {
 		r.ops[key] = append(r.ops[key], porcupine.Operation{
 			ClientId: worker, Input: registerInput{"void", in.value}, Call: call, Output: registerOutput{}, Return: math.MaxInt64,
 		})

@@ -85,10 +85,14 @@ func (s *schedule) plan() (faults []fault) {
 		}
 		for at := upTo(200); at < s.active; {
 			long := 10*time.Millisecond + upTo(300)
-			if s.views != nil && s.rng.IntN(4) == 0 { // longer than a value and its grace
+			kind, healthy := s.rng.IntN(9), s.views != nil && s.views.healthy
+			switch {
+			case healthy:
+				kind = 2 + s.rng.IntN(5)
+			case s.views != nil && s.rng.IntN(4) == 0: // longer than a value and its grace
 				long += upTo(2000)
 			}
-			switch s.rng.IntN(9) {
+			switch kind {
 			case 0, 1:
 				add(at, p.Refuse, "node %d: refused", i)
 			case 2, 3:
@@ -107,7 +111,7 @@ func (s *schedule) plan() (faults []fault) {
 				add(at, p.Stall, "node %d: stalled", i)
 				add(at, p.Reset, "node %d: reset", i)
 			}
-			if s.rng.IntN(2) == 0 {
+			if healthy || s.rng.IntN(2) == 0 {
 				add(at+long, p.Heal, "node %d: healed", i)
 			} else {
 				add(at+long, p.HealDropping, "node %d: healed, what was held is dropped", i)

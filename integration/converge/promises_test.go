@@ -131,6 +131,7 @@ func numbered(key string, version, number int) string {
 // viewSchedule is what a schedule has whose nodes are asked through views. Immutable but for the keys.
 type viewSchedule struct {
 	ttl     time.Duration
+	healthy bool   // networks fall silent, and are slow, for less than RedisTimeout: nobody becomes degraded, so that promises of health are checked
 	failing []stop // of the source; of no node
 }
 
@@ -158,6 +159,12 @@ func (s *schedule) drawViews() {
 	if s.rng.IntN(8) == 0 {
 		s.config.MemoryBytes = -1
 	}
+	s.views = &viewSchedule{ttl: one(100*time.Millisecond, 250*time.Millisecond)}
+	if s.rng.IntN(2) == 0 {
+		s.kind, s.views.healthy = "views, healthy", true
+		s.config.RedisTimeout, s.config.LockTTL = 750*time.Millisecond, 1500*time.Millisecond
+		s.views.ttl = one(250*time.Millisecond, time.Second) // longer than the lease
+	}
 	prefix := fmt.Sprintf("%d/", s.runs) // as in draw
 	s.config.Views = &viewConfig{Prefix: prefix + "group/", Grace: s.config.LockTTL + one(500*time.Millisecond, 900*time.Millisecond)}
 	if s.rng.IntN(3) == 0 {
@@ -169,7 +176,6 @@ func (s *schedule) drawViews() {
 	if s.rng.IntN(3) == 0 {
 		s.config.Views.Soft = 20 * time.Millisecond
 	}
-	s.views = &viewSchedule{ttl: one(100*time.Millisecond, 250*time.Millisecond)}
 	for at := time.Duration(s.rng.IntN(1500)) * time.Millisecond; at < s.active; {
 		end := at + s.views.ttl + s.config.Views.Grace + time.Duration(s.rng.IntN(1000))*time.Millisecond
 		s.views.failing = append(s.views.failing, stop{from: at, to: min(end, s.active)})
@@ -195,6 +201,9 @@ func (s *schedule) planViews(upTo func(ms int) time.Duration) (faults []fault) {
 	for range s.rng.IntN(3) {
 		i, at := s.rng.IntN(nodes), upTo(active)
 		long := s.config.LockTTL + 20*time.Millisecond + upTo(400)
+		if s.views.healthy {
+			long = upTo(400)
+		}
 		var stopped *stop
 		faults = append(faults, fault{at, fmt.Sprintf("node %d: stopped", i), func() {
 			stopped = s.history.stopped(i, s.now())
@@ -215,7 +224,7 @@ func (s *schedule) planViews(upTo func(ms int) time.Duration) (faults []fault) {
 	switch draw := s.rng.IntN(10); {
 	case draw < 2:
 		faults = append(faults, fault{at, "the server freezes", s.server.Freeze}, fault{at + 20*time.Millisecond + upTo(250), "the server thaws", s.server.Thaw})
-	case draw < 4 && s.server.CanSignal():
+	case draw < 4 && s.server.CanSignal() && !s.views.healthy:
 		faults = append(faults, fault{at, "the server is killed", func() {
 			for _, p := range s.proxies { // so that nothing is acknowledged that it will not have
 				p.Refuse()
@@ -306,7 +315,10 @@ func (s *schedule) readView(n node, me who, k *keyOf, rng *rand.Rand, patience t
 		r.Verb = "refresh"
 	case 9, 10:
 		r.Verb = "fetchmulti"
-		r.View.Strict, r.View.Fresh = rng.IntN(3) == 0, rng.IntN(4) == 0
+		r.View.Strict, r.View.Fresh, r.View.Without = rng.IntN(3) == 0, rng.IntN(4) == 0, rng.IntN(4) == 0
+		if rng.IntN(4) == 0 {
+			r.View.MaxAge = time.Duration(20+rng.IntN(300)) * time.Millisecond
+		}
 		for _, other := range s.keys {
 			if other != k && s.inGroup(other) == s.inGroup(k) {
 				r.Keys = append(r.Keys, other.name)
@@ -493,7 +505,8 @@ func TestTheCheckerFindsWhatNoCallMayBeServed(t *testing.T) {
 		"WithFresh, degraded":                  {write: del(a), value: load(900 * ms), read: degraded(get(b, 1002*ms, fresh)), broken: true},
 		"WithFresh, after one that waits":      {write: kept(del(a), never), value: load(900 * ms), read: get(b, 1102*ms, fresh)},
 		"WithFresh, after it was replayed":     {write: kept(del(a), 1100*ms), value: load(900 * ms), read: get(b, 1102*ms, fresh), broken: true},
-		"WithFresh, after a Clear, in lease":   {write: grouped(del(a)), value: load(900 * ms), read: get(b, 1100*ms, fresh)},
+		"after another's Clear, in lease":      {write: grouped(del(a)), value: load(900 * ms), read: get(b, 1100*ms, viewRequest{})},
+		"WithFresh, after a Clear, in lease":   {write: grouped(del(a)), value: load(900 * ms), read: get(b, 1100*ms, fresh), broken: true},
 		"after a Clear, after the lease":       {write: grouped(del(a)), value: load(1000 * ms), read: get(b, 1102*ms+ms, viewRequest{}), broken: true},
 		"after a Clear, degraded":              {write: grouped(del(a)), value: load(1000 * ms), read: degraded(get(b, 1103*ms, viewRequest{}))},
 		"after an own Clear, degraded":         {write: grouped(del(a)), value: load(1000 * ms), read: degraded(get(a, 1002*ms, viewRequest{})), broken: true},
