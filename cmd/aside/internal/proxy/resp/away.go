@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/internal/slot"
 )
 
 // Commands that need more than one look or one write are done here while Redis is away (steps.go).
@@ -50,6 +52,10 @@ func (c *conn) away(name string, args []string) bool {
 	if !c.fits(keys...) {
 		return true
 	}
+	if commands[name].run == nil && c.crosses("", keys) {
+		c.error(crossSlot)
+		return true
+	}
 	var reply answer
 	var err error
 	calls := []call{{name, st, args}}
@@ -70,6 +76,12 @@ func (c *conn) away(name string, args []string) bool {
 		c.write(reply.([]answer)[0])
 	}
 	return true
+}
+
+// crosses reports whether Redis is a cluster that has keys in several slots, or in another than that of first, if
+// that is not "". Redis would not do one command, or one transaction, with them.
+func (c *conn) crosses(first string, keys []string) bool {
+	return c.server.inCluster() && slices.ContainsFunc(keys, func(key string) bool { return slot.Of(key) != slot.Of(cmp.Or(first, keys[0])) })
 }
 
 // call is a step with its arguments.

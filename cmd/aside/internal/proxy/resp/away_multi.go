@@ -21,8 +21,10 @@ const (
 // heldTransaction is what a client has sent since its MULTI.
 type heldTransaction struct {
 	calls  []call
+	first  string // key; "" if there was none yet
 	bytes  int
-	broken bool // one was refused, so EXEC is
+	share  proxy.Share // of what all clients may send at once: it holds bytes
+	broken bool        // one was refused, so EXEC is
 }
 
 // holds begins a transaction here, if something can be kept. It reports whether it has.
@@ -30,7 +32,7 @@ func (c *conn) holds() bool {
 	if !c.server.store.Client().Health().Durable {
 		return false
 	}
-	c.transaction.here = &heldTransaction{}
+	c.transaction.here = &heldTransaction{share: c.server.store.Receiving().Share()}
 	c.settle()
 	c.ok()
 	return true
@@ -45,13 +47,14 @@ func (c *conn) hold(name string, args []string) outcome {
 	case name == "QUIT", name == "RESET":
 		return notPassed
 	case name == "DISCARD" && len(args) == 1:
-		c.transaction.here = nil
+		c.endHeld()
 		c.ok()
 	case name == "EXEC" && len(args) == 1:
 		c.transaction.here = nil
+		defer t.share.End()
 		c.run(name, command{arity: 1, run: func(c *conn, _ []string) { c.exec(t) }}, nil)
 	case name == "EXEC": // which ends it, as in Redis
-		c.transaction.here = nil
+		c.endHeld()
 		c.error(wrongNumber("exec"))
 	case name == "DISCARD":
 		c.error(wrongNumber("discard"))
@@ -74,7 +77,14 @@ func (c *conn) hold(name string, args []string) outcome {
 		case len(t.calls) == mostHeld || t.bytes+size > mostHeldBytes:
 			c.error(tooMuchAtOnce)
 		case !c.fits(st.keysOf(args[1:])...):
+		case c.crosses(t.first, st.keysOf(args[1:])):
+			c.error(crossSlot)
+		case !t.share.Hold(size):
+			c.error(tooMuchAtOnce)
 		default:
+			if keys := st.keysOf(args[1:]); t.first == "" && len(keys) > 0 {
+				t.first = strings.Clone(keys[0])
+			}
 			t.calls = append(t.calls, call{name, st, cloned(args[1:])})
 			t.bytes += size
 			t.broken = broken
@@ -82,6 +92,14 @@ func (c *conn) hold(name string, args []string) outcome {
 		}
 	}
 	return answered
+}
+
+// endHeld forgets a transaction that is held here, if there is one.
+func (c *conn) endHeld() {
+	if t := c.transaction.here; t != nil {
+		t.share.End()
+		c.transaction.here = nil
+	}
 }
 
 func cloned(args []string) []string {

@@ -479,7 +479,7 @@ func anyCommand(m *model) []string {
 	case 6, 7:
 		return []string{"HINCRBY", h, m.of("n", "m"), number()}
 	case 8:
-		return []string{"HINCRBYFLOAT", h, m.of("f", "g"), m.of("1.5", "-0.25", "2")}
+		return []string{"HINCRBYFLOAT", h, m.of("f", "g"), m.of("1.5", "-0.25", "2", "x")}
 	case 9, 10:
 		return []string{m.of("HGET", "HEXISTS", "HSTRLEN"), h, m.of("a", "b", "n", "f")}
 	case 11:

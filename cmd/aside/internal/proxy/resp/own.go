@@ -342,6 +342,7 @@ func (c *conn) loseOwn() {
 // endOwn is for the end of the connection, and RESET.
 func (c *conn) endOwn() {
 	c.endRelay(false)
+	c.endHeld()
 	if c.transaction.own != nil {
 		c.transaction.own.Close()
 	}

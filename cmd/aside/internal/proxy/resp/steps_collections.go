@@ -300,6 +300,9 @@ func stepHincrby(s *stage, args []string) answer {
 }
 
 func stepHincrbyfloat(s *stage, args []string) answer {
+	if notFloat(args[2]) { // which Redis looks at before the key
+		return failure(noFloat)
+	}
 	e, ok := s.of(args[0], aHash)
 	if !ok {
 		return nil

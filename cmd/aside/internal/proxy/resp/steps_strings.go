@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math"
 	"math/big"
+	"regexp"
 	"strings"
 	"time"
 
@@ -407,6 +408,9 @@ func stepIncrbyfloat(s *stage, args []string) answer {
 		return nil
 	}
 	sum, ok := sumOfFloats(e.Data, args[1])
+	if !ok && !e.part && notFloat(args[1]) {
+		return failure(noFloat)
+	}
 	if !ok { // Redis may say otherwise what it is, or that it is none
 		s.missing = true
 		return nil
@@ -441,6 +445,17 @@ func sumOfFloats(a, b string) (string, bool) {
 	}
 	return sum, true
 }
+
+const noFloat = "ERR value is not a valid float"
+
+// notFloat reports whether Redis takes s for no number, on every machine and in every version: what
+// C's strtold does not read to the end, and what begins with a space. Of what is empty, or has a zero byte, the
+// versions say different things.
+func notFloat(s string) bool {
+	return s != "" && !strings.Contains(s, "\x00") && !floatInC.MatchString(strings.ToLower(s))
+}
+
+var floatInC = regexp.MustCompile(`^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|0x([\da-f]+\.?[\da-f]*|\.[\da-f]+)(p[+-]?\d+)?|inf(inity)?)$`)
 
 // plainDecimal reads a number that has at most a sign, digits, and a point between digits.
 func plainDecimal(s string) (*big.Rat, bool) {
