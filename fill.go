@@ -222,7 +222,7 @@ func (l *load) outcome(i int, out outcome) outcome {
 	out.raw, out.absent, out.meta, out.by = l.out[i].raw, !l.out[i].found, item.meta, l.call
 	out.at, out.began, out.source, out.bare, out.waited = l.began, l.began, SourceLoader, item.marker == "", item.waited
 	out.drilled = item.drill != nil
-	out.unsure = l.unsure && item.marker != ""
+	out.unsure = (l.unsure || item.unsure) && item.marker != ""
 	if item.ttl > 0 {
 		out.ends = l.done + int64(item.ttl)
 	}

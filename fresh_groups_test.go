@@ -179,13 +179,25 @@ func TestWhatCannotBeCachedIsNotLoadedByEachCaller(t *testing.T) {
 		"a view": func(c *aside.Client) *aside.TypedClient[string] {
 			return aside.Typed(c, codec.String(), aside.WithPrefix("p:"), aside.Clearable())
 		},
+		"a loader's tag": func(c *aside.Client) *aside.TypedClient[string] { return tagged(c) },
 	} {
+		says := func(ctx context.Context) {
+			if name == "a loader's tag" {
+				aside.LoadFrom(ctx).SetTags("t")
+			}
+		}
 		for how, get := range map[string]func(ctx context.Context, view *aside.TypedClient[string], db *source) (string, error){
 			"Get": func(ctx context.Context, view *aside.TypedClient[string], db *source) (string, error) {
-				return view.Get(ctx, time.Hour, "k", db.Load)
+				return view.Get(ctx, time.Hour, "k", func(ctx context.Context, key string) (string, error) {
+					says(ctx)
+					return db.Load(ctx, key)
+				})
 			},
 			"GetMulti": func(ctx context.Context, view *aside.TypedClient[string], db *source) (string, error) {
-				all, err := view.GetMulti(ctx, time.Hour, []string{"k"}, db.LoadMany)
+				all, err := view.GetMulti(ctx, time.Hour, []string{"k"}, func(ctx context.Context, keys []string) (map[string]string, error) {
+					says(ctx)
+					return db.LoadMany(ctx, keys)
+				})
 				return all["k"], err
 			},
 		} {
@@ -216,6 +228,32 @@ func TestWhatCannotBeCachedIsNotLoadedByEachCaller(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What a loader has loaded under a tag is not held for others if this process has cleared the tag
+// meanwhile, although nothing here had the tag then.
+func TestWhatCannotBeCachedIsNotHeldOnceALoadersTagWasCleared(t *testing.T) {
+	server := redistest.Start(t)
+	server.Do("ACL", "SETUSER", "default", "resetkeys", "~k*", "~aside:stamps:*", "~aside:probe*")
+	t.Cleanup(func() { server.Do("ACL", "SETUSER", "default", "allkeys") })
+	c, db, ctx := newClient(t, server.Addr()), newSource("old"), testContext(t)
+	get := func() (string, error) {
+		return tagged(c).Get(ctx, time.Hour, "k", func(ctx context.Context, key string) (string, error) {
+			aside.LoadFrom(ctx).SetTags("t")
+			return db.Load(ctx, key)
+		})
+	}
+	letGo := db.HoldUp()
+	defer letGo()
+	first := inBackground(get)
+	db.AwaitBegin(t)
+	require.Error(t, c.DelTags(ctx, "t"), "it is refused, too")
+	letGo()
+	require.Equal(t, result{Value: "old", Err: nil}, await(t, first), "it had asked before")
+	db.Set("new")
+	value, err := get()
+	require.NoError(t, err)
+	require.Equal(t, "new", value)
 }
 
 // A shard that is away costs a GetMulti its own keys only: what has a lock needs no place of MaxLoaders.

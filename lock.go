@@ -310,6 +310,7 @@ type loadItem struct {
 	free   bool        // without a lock because Redis is away: there is nobody to ask whether the key has changed
 	lost   bool        // its lock was found to be lost; guarded by the load's mu until that has ended
 	waited bool        // its leader has waited for another process's load
+	unsure bool        // its loader has named a tag whose state Redis does not tell
 	locked int64       // before the lock was asked for, in link.Now's time, if others were asked for since
 
 	gen      uint64           // of its key: its changes when the load began, or, if that has failed, its generation when the lock was to be released; see near

@@ -120,7 +120,8 @@ func (l *load) seeGroups() {
 
 // seeTags notes the states of the groups of tags that the loader itself has named. What is known of
 // them since before it was called, or is older, it has not overtaken; else nobody knows, and the
-// value is nothing to whoever reads it.
+// value is nothing to whoever reads it. Where Redis does not tell a state at all the next load would
+// be no better: then the item is unsure.
 func (l *load) seeTags() {
 	gr := grouper{l.c}
 	var more []*near.Group
@@ -137,11 +138,20 @@ func (l *load) seeTags() {
 	if l.groups == nil {
 		l.groups = make(groupStates, len(more))
 	}
-	for g, state := range gr.see(context.Background(), more) {
+	seen := gr.see(context.Background(), more)
+	for g, state := range seen {
 		last, since := g.LastState()
 		sh := gr.link.Home(g.Key())
 		if last == state && since <= l.began || state < gr.began(sh, l.began, leastClockError.Microseconds()) {
 			l.groups[g] = state
+		}
+	}
+	for i := range l.items {
+		for _, g := range gr.groupsOfTags(nil, l.saidOf(i).tags) {
+			if _, known := seen[g]; !known && l.groups[g] == 0 {
+				l.items[i].unsure, l.groups[g] = true, 0 // as in seeGroups
+				g.ChangedUnheeded(l.began)               // nobody had to refer to g while the loader ran
+			}
 		}
 	}
 }

@@ -45,7 +45,10 @@ type groupState struct {
 }
 
 // groups finds groups by their keys. Safe for concurrent use.
-type groups struct{ byKey sync.Map } // of string, the key, and weak.Pointer[Group]: a group lives as long as somebody refers to it
+type groups struct {
+	byKey    sync.Map     // of string, the key, and weak.Pointer[Group]: a group lives as long as somebody refers to it
+	unheeded atomic.Int64 // when one that nobody referred to was last heard to change. Written with its stripe locked
+}
 
 // Group returns the group whose key in Redis is key. It does not keep key's bytes.
 func (m *Memory) Group(key string) *Group {
@@ -84,6 +87,17 @@ func (g *Group) Changed() int64 { return g.changed.Load() }
 // ChangedAt notes that this process has changed g then, when perhaps nothing referred to g. It does
 // nothing if a change is known already.
 func (g *Group) ChangedAt(at int64) { g.changed.CompareAndSwap(0, max(at, 1)) }
+
+// ChangedUnheeded has g count as changed if a group that nobody referred to has changed since then: it
+// may have been g.
+func (g *Group) ChangedUnheeded(then int64) {
+	s := g.of.stripe(g.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at := g.of.groups.unheeded.Load(); at >= then && at > g.changed.Load() {
+		g.changed.Store(at)
+	}
+}
 
 // State is the state of g; false: it is not known now.
 func (g *Group) State() (state int64, ok bool) {
@@ -130,10 +144,14 @@ func (m *Memory) CommitGroup(g *Group, r Reservation, state int64, use time.Dura
 
 // dropGroupLocked notes that a key has changed that may be a group's. Its stripe is locked.
 func (m *Memory) dropGroupLocked(key string) {
-	if g := m.groups.find(key); g != nil {
-		g.known.Store(nil)
-		g.changed.Store(max(m.opt.Now(), 1))
+	now := max(m.opt.Now(), 1)
+	g := m.groups.find(key)
+	if g == nil {
+		m.groups.unheeded.Store(now)
+		return
 	}
+	g.known.Store(nil)
+	g.changed.Store(now)
 }
 
 // Membership is that of a value in a group. Immutable.
