@@ -212,7 +212,7 @@ func (t *TypedClient[T]) getOwn(ctx context.Context, entries map[string]*near.En
 	if p.options.withoutLoad {
 		return value, ErrNotCached
 	}
-	failed := t.loadOwn(ctx, entries, p, func(key string, out *outcome) (err error) {
+	failed := t.loadOwn(ctx, "get", entries, p, func(key string, out *outcome) (err error) {
 		if how != nil {
 			asked{t.c, key, 0}.outcome(how, out)
 		}

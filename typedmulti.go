@@ -233,7 +233,7 @@ func (t *TypedClient[T]) fetchOwn(ctx context.Context, entries map[string]*near.
 	if p.options.withoutLoad {
 		return failed
 	}
-	for key, err := range t.loadOwn(ctx, entries, p, func(key string, out *outcome) error {
+	for key, err := range t.loadOwn(ctx, "get_multi", entries, p, func(key string, out *outcome) error {
 		switch {
 		case out.absent:
 			return nil

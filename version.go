@@ -130,7 +130,29 @@ func (t *TypedClient[T]) newerInMemory(keys []string, ttl time.Duration, options
 // loadOwn loads keys for a view that has found newer versions of them, once for all callers of this
 // process that have; entries has them, as they were read, or nil. use is called for each key that has
 // an outcome; p is of a call that has begun, and has the loader then that outcomes are compared with.
-func (t *TypedClient[T]) loadOwn(ctx context.Context, entries map[string]*near.Entry, p *plan, use func(key string, out *outcome) error) (failed map[string]error) {
+// To the Observer it is a call like any other (op): it asks again for what the one before could not
+// read.
+func (t *TypedClient[T]) loadOwn(ctx context.Context, op string, entries map[string]*near.Entry, p *plan, use func(key string, out *outcome) error) (failed map[string]error) {
+	e := Event{Kind: EventGet, Op: op, View: p.options.view, Keys: len(entries)}
+	for e.Key = range entries {
+		break
+	}
+	seen, ctx := t.c.watch(ctx, e)
+	p.seen = seen
+	failed = t.loadBeside(ctx, entries, p, func(key string, out *outcome) error {
+		seen.found(out.source, false)
+		return use(key, out)
+	})
+	err := batchError(failed)
+	if op == "get" {
+		err = failed[e.Key]
+	}
+	seen.end(err)
+	return failed
+}
+
+// loadBeside is loadOwn for a call that the Observer knows of.
+func (t *TypedClient[T]) loadBeside(ctx context.Context, entries map[string]*near.Entry, p *plan, use func(key string, out *outcome) error) (failed map[string]error) {
 	c := t.c
 	p.call = &ownLoad[T]{loadCaller: p.call, t: t, ttl: p.ttl}
 	failed = make(map[string]error)
@@ -170,9 +192,14 @@ func (t *TypedClient[T]) loadOwn(ctx context.Context, entries map[string]*near.E
 	r := refresher{c}
 	var late []string                     // what others have begun to load too early for this call
 	again := make(map[string]*near.Entry) // to be loaded by another load
+	since := p.seen.now()
 	for i := range tickets {
 		tk := &tickets[i]
 		out, err := tk.wait(who)
+		if p.seen != nil && !tk.leader {
+			p.seen.shared(tk.f.observedLoad(), tk.f.key, since)
+			since = p.seen.now() // as in findMulti
+		}
 		switch {
 		case err != nil:
 		case out.again && !who.inside():
@@ -199,7 +226,7 @@ func (t *TypedClient[T]) loadOwn(ctx context.Context, entries map[string]*near.E
 	}
 	if len(again) > 0 {
 		p.call = unwrapped(p.call).another()
-		maps.Copy(failed, t.loadOwn(ctx, again, p, use))
+		maps.Copy(failed, t.loadBeside(ctx, again, p, use))
 	}
 	return failed
 }

@@ -1,6 +1,7 @@
 package aside_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
@@ -141,6 +142,78 @@ func TestAnOlderPodLoadsOnceForAllItsCallers(t *testing.T) {
 	require.Equal(t, "many", older.get(t, "k"))
 	_, h, _ := wire.Unpack(server.Do("GET", "k").(string))
 	require.EqualValues(t, 1, h.Version)
+}
+
+// The Observer is told of what an older pod loads for itself as of any other call, also where memory has
+// the newer value.
+func TestAnOlderPodsLoadsBesideANewerValueAreToldAsCalls(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	tracer := &spans{only: []aside.EventKind{aside.EventGet, aside.EventLoad, aside.EventShared}}
+	newer, ctx := newPod(t, server.Addr(), 2, codec.String()), testContext(t)
+	c := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer = tracer })
+	view := aside.Typed(c, codec.String(), aside.WithVersion(1), aside.WithName("pages"))
+	takesAny := aside.Typed(c, codec.String())
+	failure := errors.New("the source is down")
+	for how, get := range map[string]func(key string, load aside.Loader[string]) (string, error){
+		"get": func(key string, load aside.Loader[string]) (string, error) { return view.Get(ctx, fresh, key, load) },
+		"get_multi": func(key string, load aside.Loader[string]) (string, error) {
+			all, err := view.GetMulti(ctx, fresh, []string{key}, func(ctx context.Context, keys []string) (map[string]string, error) {
+				value, err := load(ctx, keys[0])
+				return map[string]string{keys[0]: value}, err
+			})
+			return all[key], err
+		},
+	} {
+		for i, wanted := range []error{nil, failure} {
+			key := how + strconv.Itoa(i)
+			require.NoError(t, newer.view.Set(ctx, fresh, key, "new"))
+			eventually(t, "memory has the newer value", func() bool {
+				hits := c.Stats().MemoryHits
+				value, err := takesAny.Get(ctx, fresh, key, mustNotLoad)
+				require.NoError(t, err)
+				return value == "new" && c.Stats().MemoryHits > hits
+			})
+			tracer.take()
+			db := newSource("own")
+			letGo := db.HoldUp()
+			ask := func() (string, error) {
+				return get(key, func(ctx context.Context, key string) (string, error) {
+					value, err := db.Load(ctx, key)
+					return value, cmp.Or(wanted, err)
+				})
+			}
+			first := inBackground(ask)
+			db.AwaitBegin(t)
+			shared := c.Stats().Shared
+			second := inBackground(ask)
+			eventually(t, "the second waits for it", func() bool { return c.Stats().Shared > shared })
+			letGo()
+			for _, done := range []<-chan result{first, second} {
+				require.ErrorIs(t, await(t, done).Err, wanted)
+			}
+			var gets, shares int
+			for _, e := range tracer.take() {
+				switch {
+				case e.Kind == aside.EventShared:
+					shares++
+					require.Equal(t, key, e.Key)
+				case e.Kind == aside.EventGet && e.Source != aside.SourceRedis: // that is one whose memory was not in use for a moment
+					gets++
+					require.Equal(t, how, e.Op)
+					require.Equal(t, "pages", e.View)
+					require.Equal(t, key, e.Key)
+					require.Equal(t, 1, e.Keys)
+					require.ErrorIs(t, e.Err, wanted)
+					if wanted == nil {
+						require.Equal(t, aside.SourceLoader, e.Source)
+					}
+				}
+			}
+			require.Equal(t, 2, gets, "of the two calls")
+			require.Equal(t, 1, shares, "of the one that waited")
+		}
+	}
 }
 
 // What an older pod has loaded for itself is its own however often the newer value is read meanwhile and
