@@ -45,13 +45,12 @@ type flightStripe struct {
 	mu    sync.Mutex
 	byKey map[string]*flight // guarded by mu; one per key, removed when done, or when its error is no longer held
 	early []*flight          // guarded by mu; those that are early and not done, attached to their key or not
-	held  int                // guarded by mu; how many in byKey are there for their error only
-	_     [16]byte           // a cache line each
-}
+	held  int                // guarded by mu; how many are there for their error only
 
-// maxHeld bounds the errors of loaders that a stripe holds for longer than defaultErrorTTL: 16,384
-// in all.
-const maxHeld = 64
+	changed map[string]*flight // guarded by mu; whose error is remembered though their key has changed since, see remembered.go
+
+	_ [8]byte // a cache line each
+}
 
 type flight struct {
 	key    string        // immutable
@@ -62,7 +61,7 @@ type flight struct {
 	loaded    chan struct{} // closed once early or out is set, for early tickets; made by the first that waits
 	done      chan struct{} // closed once out is set, for the others; made by the first that waits
 	load      *load         // once the loader has been started
-	heldUntil int64         // how long a failed flight answers new callers, in link.Now's time
+	heldUntil int64         // how long a failed flight answers new callers, in link.Now's time; set before it is finished: by the error of an earlier load
 	release   *time.Timer   // ends that
 	waiting   int32
 	isEarly   bool
@@ -310,6 +309,7 @@ func (fs *flights) detach(key string) {
 	if f := s.byKey[key]; f != nil {
 		s.removeLocked(f)
 	}
+	s.forgetLocked(key)
 }
 
 // detachAll is detach for all keys.
@@ -320,6 +320,7 @@ func (fs *flights) detachAll() {
 		for _, f := range s.byKey {
 			s.removeLocked(f)
 		}
+		s.forgetAllLocked()
 		s.mu.Unlock()
 	}
 }
@@ -333,6 +334,9 @@ func (fs *flights) complete(f *flight, out outcome) {
 		return
 	}
 	f.finished, f.out = true, out
+	if out.err == nil && !out.again {
+		s.forgetLocked(f.key)
+	}
 	if f.isEarly {
 		i := slices.Index(s.early, f)
 		s.early = slices.Delete(s.early, i, i+1)
@@ -344,6 +348,9 @@ func (fs *flights) complete(f *flight, out outcome) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.removeLocked(f)
+			if s.changed[f.key] == f {
+				s.forgetLocked(f.key)
+			}
 		})
 	} else {
 		s.removeLocked(f)
@@ -385,45 +392,6 @@ func (fs *flights) storing(to []<-chan struct{}, key string) []<-chan struct{} {
 		}
 	}
 	return to
-}
-
-// holdsLocked returns how long the error of f's loader answers new callers too (Options.ErrorTTL),
-// so that a failing database is not asked by a hundred waiters one after another. So does, for as
-// long, a value that cannot be cached because Redis does not tell the state of its groups.
-func (fs *flights) holdsLocked(f *flight) time.Duration {
-	err := f.out.err
-	if err == nil && !(f.out.unsure && f.out.proven) || f.stripe.byKey[f.key] != f || f.load == nil || f.load.unheld || f.written || isEncodeError(err) || fs.closing.Err() != nil {
-		return 0
-	}
-	hold := f.load.options.errorTTL
-	if err == nil || !f.told || f.stripe.held >= maxHeld { // somebody may have written it already, of which no push will tell; or there are many
-		return min(hold, defaultErrorTTL)
-	}
-	return hold
-}
-
-// dropError ends the holding of an error of key, dropErrors of all: the key has changed, or may
-// have.
-func (fs *flights) dropError(key string) {
-	s := fs.stripe(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f := s.byKey[key]; f != nil && f.finished {
-		s.removeLocked(f)
-	}
-}
-
-func (fs *flights) dropErrors() {
-	for i := range fs.stripes {
-		s := &fs.stripes[i]
-		s.mu.Lock()
-		for _, f := range s.byKey {
-			if f.finished {
-				s.removeLocked(f)
-			}
-		}
-		s.mu.Unlock()
-	}
 }
 
 // abandon lets the others start over where the leader of f has left it with neither an outcome nor

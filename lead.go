@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/internal/link"
+	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/wire"
 )
 
@@ -140,6 +141,10 @@ func (l leader) lead(f *flight, bad string) (unproven error) {
 		case finished:
 			return a.unproven
 		case callLoader:
+			if l.remembers(&a) {
+				l.failAgain([]*asking{&a})
+				return nil
+			}
 			l.newLoadOfOne(l.who, l.p, a.item()).start()
 			return a.unproven
 		case awaitLock:
@@ -176,12 +181,17 @@ func (l leader) leadMulti(asked []asking) {
 			return
 		}
 		var load, bare, drilled []loadItem
+		var failing []*asking
 		for _, a := range ask {
 			switch l.next(a) {
 			case finished:
 				l.waited(a)
 			case callLoader:
 				l.waited(a)
+				if l.remembers(a) {
+					failing = append(failing, a)
+					continue
+				}
 				to := &load
 				switch { // the wait for a place of MaxLoaders, and the drill's end, are no matter of the others
 				case a.drill != nil:
@@ -199,12 +209,35 @@ func (l leader) leadMulti(asked []asking) {
 				waits.again = append(waits.again, a)
 			}
 		}
+		l.failAgain(failing)
 		for _, items := range [][]loadItem{load, bare, drilled} {
 			if len(items) > 0 {
 				l.newLoad(l.who, l.p, items).start()
 			}
 		}
 	}
+}
+
+// remembers reports whether what was locked failed to load a moment ago, so that its loader is not to be
+// called: its flight holds that error then.
+func (l leader) remembers(a *asking) bool {
+	if a.err != nil || !a.found.mine || a.bad != "" || l.p.forced {
+		return false
+	}
+	a.err = l.flights.remember(a.f)
+	return a.err != nil
+}
+
+// failAgain gives back the locks of what failed a moment ago, and gives its callers the errors.
+func (l leader) failAgain(asked []*asking) {
+	if len(asked) == 0 {
+		return
+	}
+	items := make([]loadItem, len(asked))
+	for i, a := range asked {
+		items[i] = loadItem{f: a.f, shard: a.shard, marker: a.found.stored}
+	}
+	l.giveUp(items, script.ReleaseFailed, func(i int) outcome { return outcome{err: asked[i].err} })
 }
 
 // awaitHolder waits until somebody else's lock has changed hands; false: the caller or the client

@@ -285,25 +285,7 @@ func (l *load) release(err error) {
 	if err != nil && !l.unheld && l.options.errorTTL > 0 {
 		release = script.ReleaseFailed
 	}
-	for i := range l.items {
-		l.items[i].gen = c.near.Generation(l.items[i].f.key)
-	}
-	c.over(pointers(l.items), overLocks{one: release, many: release, answer: func(_ bool, item *loadItem, ours bool, err error) {
-		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
-	}})
-	for i := range l.items {
-		item := &l.items[i]
-		if item.shard != nil {
-			if item.shard.Echoes() { // the push was our own
-				item.gen = c.near.Generation(item.f.key)
-			}
-		}
-		c.near.Wake(item.f.key)
-		c.flights.complete(item.f, outcome{err: err, again: err == nil, lost: l.values.lockLost()})
-		if c.near.Generation(item.f.key) != item.gen { // a push came before there was an error that it could end
-			c.flights.dropError(item.f.key)
-		}
-	}
+	c.giveUp(l.items, release, func(int) outcome { return outcome{err: err, again: err == nil, lost: l.values.lockLost()} })
 }
 
 func (l *load) isLoading(key string) bool { return !l.over() && slices.Contains(l.keys, key) }

@@ -70,6 +70,85 @@ func TestARememberedErrorEndsWithAWrite(t *testing.T) {
 	}
 }
 
+// The lock of another process whose load fails, too, is a change of the key, and ends no memory of an
+// error: else a fleet would ask a failing source again and again, one process after the other.
+func TestProcessesThatFailDoNotMakeEachOtherForget(t *testing.T) {
+	t.Parallel()
+	for name, many := range map[string]bool{"Get": false, "GetMulti": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, ctx, db := redistest.Start(t), testContext(t), newSource("v")
+			fleet := []*aside.Client{newClient(t, server.Addr(), heldLong), newClient(t, server.Addr(), heldLong), newClient(t, server.Addr(), heldLong)}
+			get := func(c *aside.Client) error {
+				if !many {
+					value, err := c.Get(ctx, time.Minute, "k", db.Load)
+					require.Equal(t, err == nil, value == "v")
+					return err
+				}
+				values, err := c.GetMulti(ctx, time.Minute, []string{"k", "l"}, db.LoadMany)
+				require.Equal(t, err == nil, values["k"] == "v" && values["l"] == "v")
+				return err
+			}
+			db.Fail(errDown)
+			for range 50 {
+				for _, c := range fleet {
+					require.ErrorIs(t, get(c), errDown)
+				}
+			}
+			require.EqualValues(t, len(fleet), db.Calls.Load(), "each asks the source once")
+			require.Empty(t, keysOf(server), "no lock is left")
+
+			db.Fail(nil)
+			keys := []string{"k"}
+			if many {
+				keys = append(keys, "l")
+			}
+			require.ErrorIs(t, get(fleet[0]), errDown, "nobody has written it")
+			require.NoError(t, fleet[0].Del(ctx, keys...))
+			require.NoError(t, get(fleet[0]), "a write of its own ends it")
+			for _, c := range fleet[1:] {
+				eventually(t, "what another has loaded ends it", func() bool { return get(c) == nil })
+			}
+			require.EqualValues(t, len(fleet)+1, db.Calls.Load())
+		})
+	}
+}
+
+// Who remembers an error waits for another process's load, and has what comes of it.
+func TestWhoRemembersAnErrorWaitsForAnothersLoad(t *testing.T) {
+	t.Parallel()
+	server, ctx := redistest.Start(t), testContext(t)
+	a, b := newClient(t, server.Addr(), heldLong), newClient(t, server.Addr())
+	_, err := a.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) { return "", errDown })
+	require.ErrorIs(t, err, errDown)
+	loading, release := make(chan struct{}), make(chan struct{})
+	loaded := make(chan error, 1)
+	go func() { // ends when it is released
+		_, err := b.Get(ctx, time.Minute, "k", func(context.Context, string) (string, error) {
+			close(loading)
+			<-release
+			return "v", nil
+		})
+		loaded <- err
+	}()
+	<-loading
+	waits := a.Stats().LockWaits
+	got := make(chan string, 1)
+	go func() { // ends with the load
+		for {
+			value, err := a.Get(ctx, time.Minute, "k", mustNotLoad)
+			if !errors.Is(err, errDown) { // it has heard of the lock
+				got <- fmt.Sprint(value, err)
+				return
+			}
+		}
+	}()
+	eventually(t, "it waits", func() bool { return a.Stats().LockWaits > waits })
+	close(release)
+	require.Equal(t, "v<nil>", <-got)
+	require.NoError(t, <-loaded)
+}
+
 func TestErrorTTL(t *testing.T) {
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr(), heldLong), testContext(t)

@@ -207,7 +207,7 @@ func (c *Client) told(what string, fn func()) {
 // invalidated forgets what is known of a key that has changed.
 func (c *Client) invalidated(key string) {
 	c.near.Invalidate(key)
-	c.flights.dropError(key)
+	c.flights.keyChanged(key)
 	c.older.detach(key)
 }
 

@@ -110,9 +110,10 @@ type Options struct {
 
 	// ErrorTTL is how long a loader's error also answers later callers of the key in this process,
 	// so that a hundred waiting callers do not each query a failing database. A Set, Del or Update
-	// of the key, and an invalidation, end it sooner. An error that a context has ended is not
-	// cached. At most 16,384 errors are kept for longer than 50 milliseconds; further ones for 50.
-	// -1 caches none. Defaults to 50 milliseconds.
+	// of the key in this process, and what another process stores there, end it sooner; a load of
+	// another process that fails, too, does not. An error that a context has ended is not cached. At
+	// most 16,384 errors are kept for longer than 50 milliseconds; further ones for 50. -1 caches
+	// none. Defaults to 50 milliseconds.
 	ErrorTTL time.Duration
 
 	// FallbackDir is the directory that keeps what is set, deleted and loaded while Redis is away,

@@ -47,6 +47,7 @@ type plan struct {
 	seen     *observation // of the call; nil: nobody is told
 
 	undrilled bool // Redis is asked in a drill, too, and what a drill has loaded will not do
+	forced    bool // its loader is to be called, also where another has failed a moment ago
 
 	found map[string]*old // what was found of keys that memory does not have
 }

@@ -106,8 +106,8 @@ func (r refresher) force(ctx context.Context, key string, p *plan) (outcome, err
 	if err != nil {
 		return outcome{}, err
 	}
-	key = strings.Clone(key)                                // see obtain
-	p.call, p.undrilled = &forced{loadCaller: p.call}, true // what it loads replaces what is there
+	key = strings.Clone(key)                                                // see obtain
+	p.call, p.undrilled, p.forced = &forced{loadCaller: p.call}, true, true // what it loads replaces what is there
 	who := enterCall(ctx)
 	defer who.leave()
 	lost := false
