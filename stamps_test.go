@@ -140,3 +140,35 @@ func TestStampsAreSmall(t *testing.T) {
 		}
 	}
 }
+
+// Clients with different StampTTL write keys of one slot. A stamp lives as long as the one that needs it
+// longest says, also where the bucket was long-lived before that one came: what another sweeps by its own
+// StampTTL is not what that one needs.
+func TestASetRaisesTheStampTTLOfItsBucket(t *testing.T) {
+	server := redistest.Start(t)
+	ctx := testContext(t)
+	of := func(ttl time.Duration) *aside.Client {
+		return newClient(t, server.Addr(), func(o *aside.Options) { o.StampTTL = ttl })
+	}
+	short, long := of(time.Hour), of(24*time.Hour)
+	bucket := stamp.Bucket("{slot}")
+	require.NoError(t, short.Set(ctx, 100*time.Hour, "{slot}kept", "v"))
+	require.NoError(t, long.Set(ctx, time.Minute, "{slot}needed", "v"))
+	require.NoError(t, long.Set(ctx, time.Minute, "{slot}old", "v"))
+
+	for field, ago := range map[string]time.Duration{"{slot}needed": 2 * time.Hour, "{slot}old": 25 * time.Hour} {
+		left, ok := stamp.ParseLeft(server.Do("HGET", bucket, field).(string))
+		require.True(t, ok)
+		left.Micros, left.Ends = left.Micros-ago.Microseconds(), 0
+		server.Do("HSET", bucket, field, left.String())
+	}
+	head := []byte(server.Do("HGET", bucket, "").(string))
+	require.Len(t, head, 19)
+	copy(head[7:13], make([]byte, 6)) // a sweep is due
+	server.Do("HSET", bucket, "", string(head))
+
+	require.NoError(t, short.Set(ctx, time.Minute, "{slot}another", "v"))
+	require.Equal(t, int64(0), server.Do("HEXISTS", bucket, "{slot}old"), "it is swept")
+	require.Equal(t, int64(1), server.Do("HEXISTS", bucket, "{slot}needed"), "its client needs it for a day")
+	require.Equal(t, int64(1), server.Do("HEXISTS", bucket, "{slot}kept"))
+}
