@@ -568,7 +568,8 @@ func (r *registerRound) step(c registerClient, worker int, rng *rand.Rand) (more
 			r.ends[loaded] = end
 		}
 	}
-	if in.verb == "set" && (r.gets && r.kept[key] > kept || r.groups && (r.faults || r.clients > 1)) {
+	// A Set without an outcome is kept, and replayed, perhaps before anybody is told of it.
+	if in.verb == "set" && (r.gets && (out.unknown || r.kept[key] > kept) || r.groups && (r.faults || r.clients > 1)) {
 		r.ops[key] = append(r.ops[key], porcupine.Operation{
 			ClientId: worker, Input: registerInput{"void", in.value}, Call: call, Output: registerOutput{}, Return: math.MaxInt64,
 		})
