@@ -62,8 +62,10 @@ else
 	[ -z "$$failed" ]
 endif
 
-test-race: ## all tests of the library, its modules and the commands, under the race detector
-	@for m in . cmd/aside asideotel asideprom asidesql asidesql/dbtest; do (cd $$m && $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
+test-race: ## all tests of the library, its modules and the commands, under the race detector (LIBRARY_SERVER=path: for those of the library alone)
+	@for m in . cmd/aside asideotel asideprom asidesql asidesql/dbtest; do (cd $$m; \
+	  if [ $$m = . ] && [ -n "$(LIBRARY_SERVER)" ]; then export REDIS_SERVER=$(LIBRARY_SERVER); fi; \
+	  $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
