@@ -30,7 +30,7 @@ type demand struct {
 func demandOf(lists []string) (demand, error) {
 	d := demand{maxAge: -1, stale: -1}
 	for _, list := range lists {
-		for directive := range strings.SplitSeq(list, ",") {
+		for _, directive := range directives(list) {
 			name, text, hasValue := strings.Cut(strings.TrimSpace(directive), "=")
 			name = strings.ToLower(strings.TrimSpace(name))
 			seconds := func() (time.Duration, error) {
@@ -64,6 +64,24 @@ func demandOf(lists []string) (demand, error) {
 		}
 	}
 	return d, nil
+}
+
+// directives divides a header's list at the commas that no quoted string has within it (RFC 9110, section 5.6).
+func directives(list string) (all []string) {
+	quoted, escaped, from := false, false, 0
+	for i := range len(list) {
+		switch b := list[i]; {
+		case escaped:
+			escaped = false
+		case b == '\\' && quoted:
+			escaped = true
+		case b == '"':
+			quoted = !quoted
+		case b == ',' && !quoted:
+			all, from = append(all, list[from:i]), i+1
+		}
+	}
+	return append(all, list[from:])
 }
 
 var errStale = fmt.Errorf("%w: it is stale, and the request does not take what is", aside.ErrNotFound)

@@ -24,6 +24,10 @@ func TestCacheControlIsReadAsItsRFCsHaveIt(t *testing.T) {
 		"max-stale=5 , stale-if-error=60":  {-1, time.Minute, false},
 		"max-age=99999999999999999999999":  {longestAge * time.Second, -1, false},
 		"stale-if-error=\"7\", x, ,=,max-": {-1, 7 * time.Second, false},
+
+		`private="a, max-age=soon", max-age=7`:          {7 * time.Second, -1, false},
+		`ext="a\", only-if-cached, \\", only-if-cached`: {-1, -1, true},
+		`ext="no end, max-age=soon`:                     {-1, -1, false},
 	} {
 		got, err := demandOf([]string{text})
 		require.NoError(t, err, text)
