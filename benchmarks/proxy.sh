@@ -31,7 +31,7 @@ redis=29960
 redis-server --port $redis --bind 127.0.0.1 --save '' --appendonly no --dir "$work" >/dev/null & pids+=($!)
 # Ours, and not one that has the port already.
 for _ in $(seq 50); do redis-cli -p $redis INFO server 2>/dev/null | grep -q "^process_id:${pids[0]}"$'\r' && break; sleep 0.1; done
-redis-cli -p $redis INFO server | grep -q "^process_id:${pids[0]}"$'\r' || { echo "port $redis is somebody else's" >&2; exit 1; }
+grep -q "^process_id:${pids[0]}"$'\r' <<<"$(redis-cli -p $redis INFO server)" || { echo "port $redis is somebody else's" >&2; exit 1; }
 proxy() { # name, HTTP port (RESP one above), flags…
   local name=$1 port=$2
   shift 2
