@@ -288,6 +288,29 @@ func (l *load) release(err error) {
 	c.giveUp(l.items, release, func(int) outcome { return outcome{err: err, again: err == nil, lost: l.values.lockLost()} })
 }
 
+// giveUp gives back the locks of items, and completes their flights.
+func (c *Client) giveUp(items []loadItem, release *script.Script, outcomeOf func(i int) outcome) {
+	for i := range items {
+		items[i].gen = c.near.Generation(items[i].f.key)
+	}
+	c.over(pointers(items), overLocks{one: release, many: release, answer: func(_ bool, item *loadItem, ours bool, err error) {
+		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
+	}})
+	for i := range items {
+		item := &items[i]
+		if item.shard != nil {
+			if item.shard.Echoes() { // the push was our own
+				item.gen = c.near.Generation(item.f.key)
+			}
+		}
+		c.near.Wake(item.f.key)
+		c.flights.complete(item.f, outcomeOf(i))
+		if c.near.Generation(item.f.key) != item.gen { // a push came before the error was held, and counts all the same
+			c.flights.keyChanged(item.f.key)
+		}
+	}
+}
+
 func (l *load) isLoading(key string) bool { return !l.over() && slices.Contains(l.keys, key) }
 
 // says are what the loader of a load has said.

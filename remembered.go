@@ -1,10 +1,6 @@
 package aside
 
-import (
-	"time"
-
-	"github.com/redaside/aside/internal/script"
-)
+import "time"
 
 // What is remembered of a load that has failed (Options.ErrorTTL), in this process only.
 //
@@ -122,28 +118,5 @@ func (fs *flights) dropErrors() {
 func (s *flightStripe) forgetAllLocked() {
 	for key := range s.changed {
 		s.forgetLocked(key)
-	}
-}
-
-// giveUp gives back the locks of items, and completes their flights.
-func (c *Client) giveUp(items []loadItem, release *script.Script, outcomeOf func(i int) outcome) {
-	for i := range items {
-		items[i].gen = c.near.Generation(items[i].f.key)
-	}
-	c.over(pointers(items), overLocks{one: release, many: release, answer: func(_ bool, item *loadItem, ours bool, err error) {
-		item.f.told, item.f.written = ours && err == nil, !ours && err == nil
-	}})
-	for i := range items {
-		item := &items[i]
-		if item.shard != nil {
-			if item.shard.Echoes() { // the push was our own
-				item.gen = c.near.Generation(item.f.key)
-			}
-		}
-		c.near.Wake(item.f.key)
-		c.flights.complete(item.f, outcomeOf(i))
-		if c.near.Generation(item.f.key) != item.gen { // a push came before there was an error that it could end
-			c.flights.keyChanged(item.f.key)
-		}
 	}
 }
