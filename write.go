@@ -307,9 +307,9 @@ func (w *write) perform(ctx context.Context) (failed []failure, kept bool) {
 }
 
 // keepAgain keeps, as of now, those of records that came late: operations were made after them and were
-// there before them. The replay of these may have been under way, or behind it:
+// there before them, so the store has not taken them (fallback.Merge), or were replayed already:
 //
-//	Set k: stamp 1    Apply k: stamp 2, kept    its replay is sent    the Set is kept, under it    both are settled    <- the Set is lost
+//	Set k: stamp 1    Apply k: stamp 2, kept    the Set comes to the store    <- it would be lost
 //
 // Neither call has seen the other end before it began, so the Set may come after the operations.
 func (w *write) keepAgain(ctx context.Context, records []fallback.Record, cause error) error {

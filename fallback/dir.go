@@ -223,7 +223,7 @@ func (d *Dir) needLocked(records []Record) (p put, limit int64) {
 	old := 0
 	superseded := func(r *Record) bool {
 		e := d.x.byKey[r.Key]
-		return e != nil && r.Op != OpOperations && e.record.Op != OpOperations && !replaces(r, &e.record)
+		return e != nil && r.Op != OpOperations && !replaces(r, &e.record)
 	}
 	for i := range records {
 		if superseded(&records[i]) {

@@ -4,29 +4,34 @@ import (
 	"github.com/redaside/aside/internal/deferred"
 )
 
-// Merge returns what a Store has of a key once next was put, where it had now of the same key. It
-// reports false if now stays as it is. A [Keeper] needs it for records of operations; of others it
+// Merge returns what a Store has of a key once next was put, where it had now of the same key: now, and
+// false, if that stays as it is. A [Keeper] needs it for records of operations; of others it
 // says which of the two stays.
 //
 //	now         next         the record is then
 //	operations  operations   both, if they are of one list; else next, if it is newer
 //	a Set, Del  operations   the Set or Del as an operation, and next behind it, if that is newer
-//	operations  a Set, Del   that, if it is newer; if it is older than some of them, it, and these
+//	operations  a Set, Del   that, if it is newer
 //	a fill      operations   next
+//
+// So no Set or Del comes to stand before operations that were there first. It may be long done: after a
+// crash the whole journal is read, though files may be ahead of it, and what was settled is in it, too.
 func Merge(now, next Record) (Record, bool) {
-	if now.Op != OpOperations && next.Op != OpOperations || now.Op == OpFill || next.Op == OpFill {
-		newer := replaces(&next, &now)
-		return next, newer
-	}
-	if next.Op != OpOperations {
-		return mergeUnder(now, next)
+	if next.Op != OpOperations || now.Op == OpFill {
+		if !replaces(&next, &now) || onlyNotes(&next) {
+			return now, false
+		}
+		return next, true
 	}
 	if now.Op != OpOperations {
 		return mergeBehind(now, next)
 	}
 	l, err := deferred.Parse(now.Value)
 	if err != nil || len(l.Ops) == 0 { // no Put has let it in
-		return next, next.Stamp > now.Stamp && !onlyNotes(&next)
+		if next.Stamp <= now.Stamp || onlyNotes(&next) {
+			return now, false
+		}
+		return next, true
 	}
 	both, log, changed := goOn(now, deferred.LogOf(l), next)
 	if changed {
@@ -73,22 +78,6 @@ func mergeBehind(now, next Record) (Record, bool) {
 	return both, true
 }
 
-// mergeUnder is Merge of a Set or Del that comes after operations, and may be older.
-func mergeUnder(now, next Record) (Record, bool) {
-	if next.Stamp > now.Stamp {
-		return next, true
-	}
-	l, err := deferred.Parse(now.Value)
-	if err != nil || l.Base() && l.Ops[0].Stamp >= next.Stamp {
-		return now, false
-	}
-	if l, err = l.Since(baseOf(next)); err != nil {
-		return now, false
-	}
-	now.Value, now.Slack = l.String(), mostSlack(now.Slack, next.Slack)
-	return now, true
-}
-
 func baseOf(r Record) deferred.Op {
 	if r.Op == OpDel {
 		return deferred.Del(r.Stamp)
@@ -115,7 +104,7 @@ func onlyNotes(r *Record) bool {
 
 // news reports whether next changes what there is of its key.
 func (e *entry) news(next *Record) bool {
-	if e.record.Op != OpOperations && next.Op != OpOperations {
+	if next.Op != OpOperations {
 		return replaces(next, &e.record)
 	}
 	_, changed := Merge(e.found().whole(), *next)

@@ -682,7 +682,9 @@ func operations(t *trial) error {
 	set.Stamp = "0000000000000001" // before them
 	// Who puts operations behind a Set brings it along as the first: a store need not have its value at hand.
 	first := fallback.Record{Op: fallback.OpOperations, Key: set.Key, Stamp: set.Stamp, Slack: set.Slack, Value: list(2, set.Stamp, fmt.Sprintf("\"SET\",%q,\"PXAT\",\"%d\"", set.Value, set.Expires))}
-	puts := []fallback.Record{made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), set, first, made("set", 2, 2, "APPEND")}
+	late := t.del("k") // of before them: a store that has read it again must not do it before them
+	late.Stamp = set.Stamp
+	puts := []fallback.Record{made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), late, set, first, made("set", 2, 2, "APPEND")}
 	want := make(map[string]fallback.Record)
 	for _, r := range puts {
 		for range 2 { // what comes twice is there once

@@ -12,7 +12,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -216,13 +215,3 @@ func Set(s, value string, expires int64) Op {
 
 // Del is the operation that a Del is.
 func Del(s string) Op { return Op{Stamp: s, Command: []string{"DEL"}} }
-
-// Since is the list without what is not newer than a Set or Del, which comes first in their place.
-func (l List) Since(base Op) (List, error) {
-	left := slices.DeleteFunc(slices.Clone(l.Ops), func(op Op) bool { return op.Stamp <= base.Stamp })
-	if len(left) == 0 {
-		return List{}, fmt.Errorf("nothing is newer than %s", base.Stamp)
-	}
-	l.Ops = append([]Op{base}, left...)
-	return l, nil
-}
