@@ -34,24 +34,25 @@ type Dir struct {
 
 	x *index // its mutex guards all below, too
 
-	gone        map[digest]goneFile     // files whose records are gone: the flusher removes them
-	goneBytes   int64                   // of them
-	bad         []badFile               // files that cannot be read: the flusher puts them into quarantine
-	foreign     map[foreignKey]*foreign // what the journal says of other databases: the flusher moves it to their files
-	fileBytes   int64                   // of the record files that are there, those in gone included
-	quarantined int
-	reserved    int64    // bytes on disk that the Puts under way may add
-	incoming    int64    // bytes of values that they hold
-	writers     *writers // those that began since the flusher last asked
-	faults      [faultKinds]error
-	waiting     int // callers that wait for the flusher
-	began       int // rounds of the flusher
-	ended       int
-	rested      time.Time     // when the flusher has rested from the last for as long as that took: MaxQueue does not wake it before, as writers need the disk, too
-	roundError  error         // what the last that ended said
-	progress    chan struct{} // closed, and replaced, when the flusher has made room
-	dropped     uint64        // the journal has nothing up to this number that is not in files
-	marked      bool          // there may be settle markers in the journal's queue
+	gone         map[digest]goneFile      // files whose records are gone: the flusher removes them
+	goneBytes    int64                    // of them
+	bad          []badFile                // files that cannot be read: the flusher puts them into quarantine
+	foreign      map[foreignKey]*foreign  // what the journal says of other databases: the flusher moves it to their files
+	foreignNotes map[foreignHash]*foreign // and what it says of keys that it does not name; the flusher looks for their files
+	fileBytes    int64                    // of the record files that are there, those in gone included
+	quarantined  int
+	reserved     int64    // bytes on disk that the Puts under way may add
+	incoming     int64    // bytes of values that they hold
+	writers      *writers // those that began since the flusher last asked
+	faults       [faultKinds]error
+	waiting      int // callers that wait for the flusher
+	began        int // rounds of the flusher
+	ended        int
+	rested       time.Time     // when the flusher has rested from the last for as long as that took: MaxQueue does not wake it before, as writers need the disk, too
+	roundError   error         // what the last that ended said
+	progress     chan struct{} // closed, and replaced, when the flusher has made room
+	dropped      uint64        // the journal has nothing up to this number that is not in files
+	marked       bool          // there may be settle markers in the journal's queue
 
 	rejecting sync.Mutex // held while a place in the quarantine is taken
 

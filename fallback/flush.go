@@ -110,7 +110,7 @@ func (d *Dir) round() {
 
 func (d *Dir) flush() error {
 	d.x.mu.RLock()
-	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.untidy) == 0 && d.journal.Mark() == d.dropped && !d.marked
+	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.foreignNotes)+len(d.untidy) == 0 && d.journal.Mark() == d.dropped && !d.marked
 	soon := d.x.due <= time.Now().UnixMilli()
 	d.x.mu.RUnlock()
 	if idle && !soon {
@@ -618,85 +618,6 @@ func (d *Dir) Reject(r Record, why error) error {
 	defer d.x.mu.Unlock()
 	d.quarantined++
 	return nil
-}
-
-// moveForeign brings what the journal says of other databases into their files, by the same rules,
-// so that the journal can be dropped and a process that opens the directory for them finds it.
-func (d *Dir) moveForeign() error {
-	if len(d.foreign) == 0 { // only the flusher changes it
-		return nil
-	}
-	toSync := make(map[string]bool)
-	pruned := make(map[string]bool)
-	for k, f := range d.foreign {
-		if d.gaveUp() {
-			return errGivenUp
-		}
-		folder := digestOf(k.key).folder(k.db)
-		removed, err := d.moveOne(k, f, folder)
-		if err != nil {
-			return err
-		}
-		if removed {
-			pruned[folder] = true
-		} else {
-			toSync[folder] = true
-		}
-	}
-	left, err := d.prune(pruned, 1)
-	if err != nil {
-		return err
-	}
-	maps.Copy(toSync, left)
-	for _, err := range d.syncAll(slices.Sorted(maps.Keys(toSync)), 1) {
-		if !errors.Is(err, fs.ErrNotExist) { // nothing was to be changed there
-			return err
-		}
-	}
-	d.x.mu.Lock()
-	defer d.x.mu.Unlock()
-	clear(d.foreign)
-	return nil
-}
-
-func (d *Dir) moveOne(k foreignKey, f *foreign, folder string) (removed bool, err error) {
-	name := digestOf(k.key).path(k.db)
-	there, _, _, err := readFile(d.fs, name)
-	if err == nil && FileOf(k.db, there.Key) != name {
-		err = otherKey(&there, k.db)
-	}
-	known := err == nil
-	switch {
-	case known && there.Key != k.key:
-		return false, fmt.Errorf("%s: %w", name, ErrFileOtherKey)
-	case known, errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
-	case damaged(err):
-		if err := d.putAside(name, err); err != nil {
-			return false, err
-		}
-	default:
-		return false, err
-	}
-	if known && there.Op != OpFill && there.Stamp <= f.settled {
-		removed, known = true, false
-	}
-	switch {
-	case f.record.Op != "" && (!known || replaces(&f.record, &there)):
-		if err := d.fs.MkdirAll(folder, dirMode); err != nil {
-			return false, err
-		}
-		left, err := d.replaceFile(name, encodeFile(&f.record, f.at), true)
-		if left {
-			d.untidy[name+tempSuffix] = true
-		}
-		return false, err
-	case removed:
-		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		return true, nil
-	}
-	return false, nil
 }
 
 // journalSize is how large the journal is, also while it is being opened.

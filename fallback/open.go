@@ -69,7 +69,7 @@ func OpenFS(fsys vfs.FS, o Options) (*Dir, error) {
 	d := &Dir{
 		o: o, fs: fsys, lock: lock, x: newIndex(),
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		gone: make(map[digest]goneFile), foreign: make(map[foreignKey]*foreign), untidy: make(map[string]bool),
+		gone: make(map[digest]goneFile), foreign: make(map[foreignKey]*foreign), foreignNotes: make(map[foreignHash]*foreign), untidy: make(map[string]bool),
 		writers: new(writers), progress: make(chan struct{}), closed: make(chan struct{}),
 	}
 	d.patience, d.giveUp = context.WithCancel(context.Background())
@@ -141,7 +141,7 @@ func (d *Dir) recover() error {
 			"quarantined", d.quarantined-before, "inQuarantine", d.quarantined, "torn", report.Torn != nil, "damages", len(report.Damages), "gaps", len(report.Gaps),
 			"took", time.Since(began))
 	}
-	if d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign) > 0 || log.Size() > 0 {
+	if d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.foreignNotes) > 0 || log.Size() > 0 {
 		d.wake() // files for what is in the journal only, and leftovers are removed
 	}
 	return nil
@@ -260,25 +260,7 @@ type merger struct {
 	records int
 	full    bool                       // the disk did not take what does not fit into memory
 	keys    map[journal.KeyHash]string // of our database; nil until a settle marker asks
-	others  map[foreignHash]foreignKey
-}
-
-// foreignKey is a key of another database.
-type foreignKey struct {
-	db  int
-	key string
-}
-
-type foreignHash struct {
-	db   int
-	hash journal.KeyHash
-}
-
-// foreign is what the journal says of a key of another database.
-type foreign struct {
-	record  Record // if it has an Op
-	at      int64
-	settled string // the greatest stamp that was settled; "": none
+	others  map[foreignHash]*foreign
 }
 
 // merge is called with each record of the journal, in order.
@@ -340,49 +322,6 @@ func (m *merger) keyOf(hash journal.KeyHash) (string, bool) {
 	}
 	key, ok := m.keys[hash]
 	return key, ok
-}
-
-func (m *merger) mergeForeign(j *journal.Record) {
-	if m.others == nil {
-		m.others = make(map[foreignHash]foreignKey)
-	}
-	if j.Op == journal.Settle || j.Op == journal.Opened {
-		k, ok := m.others[foreignHash{j.DB, j.KeyHash}]
-		if !ok {
-			return // it is in a file at most; to replay it once more does no harm
-		}
-		f := m.d.foreign[k]
-		if j.Op == journal.Opened {
-			f.record = merged(f.record, Record{Op: OpOperations, Key: k.key, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()})
-			return
-		}
-		f.settled = max(f.settled, j.Stamp)
-		if f.record.Stamp <= j.Stamp {
-			f.record = Record{}
-		}
-		return
-	}
-	r := fromJournal(j)
-	if r.validate() != nil {
-		return
-	}
-	k := foreignKey{j.DB, r.Key}
-	f := m.d.foreign[k]
-	if f == nil {
-		f = new(foreign)
-		m.d.foreign[k] = f
-		m.others[foreignHash{j.DB, journal.HashKey(r.Key)}] = k
-	}
-	f.record, f.at = merged(f.record, r), time.Now().UnixMilli()
-}
-
-// merged is what there is of a key once next came to now, which may be nothing.
-func merged(now, next Record) Record {
-	if now.Op == "" {
-		return next
-	}
-	both, _ := Merge(now, next)
-	return both
 }
 
 func fromJournal(j *journal.Record) Record {

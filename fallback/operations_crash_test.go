@@ -2,7 +2,8 @@ package fallback
 
 import (
 	"context"
-	"fmt"
+	"math"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -48,7 +49,7 @@ func (h *keyHistory) step(d *Dir, kind string) {
 		if h.list == 0 {
 			h.list = h.second
 		}
-		add := fmt.Sprint("SADD ", h.second)
+		add := "SADD " + strconv.FormatInt(h.second, 10)
 		if h.base = nil; h.state != "" {
 			h.state += ", "
 		}
@@ -80,13 +81,16 @@ func (h *keyHistory) step(d *Dir, kind string) {
 // settlements after it, which are durable late, and that of a Put whose answer never came.
 func (h *keyHistory) allowed() []string { return h.states[max(h.acked-1, 0):] }
 
-// The process is killed, or power fails, before any call to the disk, and again while that is mended: what
-// was replayed and settled is in no list that came after it, and what was acknowledged is. A relapse has a
-// DEL or SET of before, or lacks an operation.
+// The process is killed, or power fails, before any call to the disk, and again while that is mended, also by
+// a process of another database: what was replayed and settled is in no list that came after it, what was
+// acknowledged is, and so is that a list was opened. A relapse has a DEL or SET of before, or lacks an
+// operation.
 func TestAListIsWhatItWasWhereverItIsCut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kinds := rapid.SliceOfN(rapid.SampledFrom([]string{"set", "del", "operation", "operation", "operation", "opened", "settle", "settle", "flush", "flush"}), 1, 16).Draw(t, "steps")
 		o := rapid.SampledFrom([]Options{stores()["with memory"], stores()["without memory"]}).Draw(t, "options")
+		next := o // it goes through the hands of a process of this or another database
+		next.DB = rapid.SampledFrom([]int{o.DB, 7}).Draw(t, "next database")
 		again := rapid.IntRange(1, 12).Draw(t, "again")
 		run := func(cut int) (*vfs.Mem, *keyHistory) {
 			m := vfs.NewMem()
@@ -114,12 +118,14 @@ func TestAListIsWhatItWasWhereverItIsCut(t *testing.T) {
 				} else {
 					m = m.Crash(seed)
 				}
-				m.CutAt(again)
-				if d, err := OpenFS(m, o); err == nil {
-					_ = flush(d)
-					_ = d.Close(context.Background())
+				for _, cut := range []int{again, math.MaxInt} {
+					m.CutAt(cut)
+					if d, err := OpenFS(m, next); err == nil {
+						_ = flush(d)
+						_ = d.Close(context.Background())
+					}
+					m = m.Kill()
 				}
-				m = m.Kill()
 				for range 2 {
 					d, err := OpenFS(m, o)
 					require.NoError(t, err)
@@ -131,7 +137,7 @@ func TestAListIsWhatItWasWhereverItIsCut(t *testing.T) {
 							state += got.Stamp
 						}
 					}
-					require.Contains(t, h.allowed(), state, "cut before call %d of %v, again before call %d, seed %d", cut, kinds, again, seed)
+					require.Contains(t, h.allowed(), state, "cut before call %d of %v, again before call %d by database %d, seed %d", cut, kinds, again, next.DB, seed)
 					require.NoError(t, d.Close(context.Background()))
 					h.states, h.acked = append(h.states, state), len(h.states)+1
 				}
