@@ -75,6 +75,19 @@ func overtaken(was left, mine stamp.Stamp) bool {
 	return was != nil && was.Client == mine.Client && was.Number >= mine.Number
 }
 
+// later is mine with a time that is later than that of the stamp that was there. false: that one is of
+// this operation, or of a later one of the same client.
+func later(now int64, was left, mine stamp.Stamp) (stamp.Stamp, bool) {
+	if overtaken(was, mine) {
+		return mine, false
+	}
+	mine.Micros = max(now, mine.Micros)
+	if was != nil {
+		mine.Micros = max(mine.Micros, was.Micros+1)
+	}
+	return mine, true
+}
+
 func padded(n int64) string { return fmt.Sprintf("%016d", n) }
 
 // proposed reads a stamp among the arguments.
@@ -149,20 +162,12 @@ func (r *run) placeIn(bucket, was string, ms, ends, keep int64, stamps ...any) {
 	r.call("PEXPIREAT", bucket, h.lives)
 }
 
+// place is placeIn for the stamp of the ith key.
+func (r *run) place(i int, head string, ms int64, l stamp.Left, keep int64) {
+	r.placeIn(r.bucket(i), head, ms, l.Ends, keep, stamp.Field(r.keys[i]), l.String())
+}
+
 func (r *run) forget(i int) { r.call("HDEL", r.bucket(i), stamp.Field(r.keys[i])) }
-
-// leaveIn leaves a stamp that is later than the one that was there.
-func (r *run) leaveIn(bucket, field, head string, now int64, was left, l stamp.Left, keep int64) {
-	l.Micros = max(now, l.Micros)
-	if was != nil {
-		l.Micros = max(l.Micros, was.Micros+1)
-	}
-	r.placeIn(bucket, head, now/1000, l.Ends, keep, field, l.String())
-}
-
-func (r *run) leave(i int, head string, now int64, was left, l stamp.Left, keep int64) {
-	r.leaveIn(r.bucket(i), stamp.Field(r.keys[i]), head, now, was, l, keep)
-}
 
 func setStamped(r *run) any {
 	now := r.clock()
@@ -172,9 +177,9 @@ func setStamped(r *run) any {
 	for i := range r.count() {
 		mine, value, ttl := proposed(r.args[3*i+2]), r.args[3*i+3], number(r.args[3*i+4])
 		was, head, _ := r.stampOf(i)
-		if !overtaken(was, mine) {
+		if mine, ok := later(now, was, mine); ok {
 			r.put(r.keys[i], value, ttl)
-			r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: now/1000 + ttl}, number(r.args[1]))
+			r.place(i, head, now/1000, stamp.Left{Stamp: mine, Ends: now/1000 + ttl}, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -192,9 +197,9 @@ func delStamped(r *run) any {
 			mine = r.args[2+i]
 		}
 		was, head, _ := r.stampOf(i)
-		if !overtaken(was, proposed(mine)) {
+		if mine, ok := later(now, was, proposed(mine)); ok {
 			r.call("UNLINK", r.keys[i])
-			r.leave(i, head, now, was, stamp.Left{Stamp: proposed(mine)}, number(r.args[1]))
+			r.place(i, head, now/1000, stamp.Left{Stamp: mine}, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -208,14 +213,15 @@ func expireStamped(r *run) any {
 	mine, grace := proposed(r.args[2]), number(r.args[3])
 	for i := range r.count() {
 		was, head, _ := r.stampOf(i)
-		if overtaken(was, mine) {
+		mine, ok := later(now, was, mine)
+		if !ok {
 			continue
 		}
 		left, ends := r.shorten(r.keys[i], grace, r.args[4:len(r.args)-1]), int64(0)
 		if was != nil && left > 0 && was.Ends > now/1000 {
 			ends = min(was.Ends, now/1000+left)
 		}
-		r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[1]))
+		r.place(i, head, now/1000, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[1]))
 	}
 	return int64(1)
 }
@@ -228,7 +234,8 @@ func mark(r *run) any {
 	mine := proposed(r.args[2])
 	for i := range r.count() {
 		was, head, _ := r.stampOf(i)
-		if overtaken(was, mine) {
+		mine, ok := later(now, was, mine)
+		if !ok {
 			continue
 		}
 		left, ends := r.call("PTTL", r.keys[i]).(int64), int64(0)
@@ -239,7 +246,7 @@ func mark(r *run) any {
 			ends = now/1000 + left
 		}
 		r.forget(i)
-		r.leave(i, head, now, was, stamp.Left{Stamp: mine, Ends: ends, Changed: true}, number(r.args[1]))
+		r.place(i, head, now/1000, stamp.Left{Stamp: mine, Ends: ends, Changed: true}, number(r.args[1]))
 	}
 	return int64(1)
 }
@@ -251,14 +258,15 @@ func stampOnly(r *run) any {
 	}
 	field, ttl, mine := stamp.Field(r.args[4]), number(r.args[3]), proposed(r.args[1])
 	was, head, _ := r.stampIn(r.keys[0], field)
-	if overtaken(was, mine) {
+	mine, ok := later(now, was, mine)
+	if !ok {
 		return int64(2)
 	}
 	ends := int64(0)
 	if ttl > 0 {
 		ends = now/1000 + ttl
 	}
-	r.leaveIn(r.keys[0], field, head, now, was, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[2]))
+	r.placeIn(r.keys[0], head, now/1000, ends, number(r.args[2]), field, stamp.Left{Stamp: mine, Ends: ends}.String())
 	return int64(1)
 }
 

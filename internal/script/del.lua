@@ -11,12 +11,17 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-local one = #ARGV == 4
+local args, keys, keep, ms = ARGV, KEYS, tonumber(ARGV[2]), floor(now / 1000)
+local one, before, behind = #args == 4, around(now, 0)
 for i = 1, count do
-  local mine, was = ARGV[one and 3 or 2+i], stampOf(i)
-  if not overtaken(was, mine) then
-    call('UNLINK', KEYS[i])
-    leave(i, now, was, mine, 0, ARGV[2])
+  local key, bucket, mine = keys[i], keys[count+i], args[one and 3 or 2+i]
+  local field = fieldOf(key)
+  local was, head = stampIn(bucket, field)
+  local t, client, number = later(now, was, mine)
+  if t then
+    call('UNLINK', key)
+    local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, 0, 0)
+    placeIn(bucket, head, ms, 0, keep, field, stamp)
   end
 end
 return 1

@@ -14,16 +14,17 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-local grace, ms = tonumber(ARGV[4]), floor(now / 1000)
+local keep, grace, ms = tonumber(ARGV[2]), tonumber(ARGV[4]), floor(now / 1000)
 for i = 1, count do
-  local was, ends = stampOf(i), 0
-  if not overtaken(was, ARGV[3]) then
-    local left = shorten(KEYS[i], grace, 5, #ARGV - 1)
+  local was, head = stampOf(i)
+  local t, client, number = later(now, was, ARGV[3])
+  if t then
+    local left, ends = shorten(KEYS[i], grace, 5, #ARGV - 1), 0
     if was then
       local _, _, _, before = parts(was)
-      if left > 0 and before > ms then ends = min(before, ms + left) end
+      if left > 0 and before > ms then ends = math.min(before, ms + left) end
     end
-    leave(i, now, was, ARGV[3], ends, ARGV[2])
+    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(KEYS[i]), stored(t, client, number, ends, 0))
   end
 end
 return 1

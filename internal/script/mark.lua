@@ -16,14 +16,16 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
+local keep, ms = tonumber(ARGV[2]), floor(now / 1000)
 for i = 1, count do
-  local was = stampOf(i)
-  if not overtaken(was, ARGV[3]) then
+  local was, head = stampOf(i)
+  local t, client, number = later(now, was, ARGV[3])
+  if t then
     local left, ends = call('PTTL', KEYS[i]), 0
     if left == -1 then left = tonumber(ARGV[4]) end
-    if left > 0 then ends = floor(now / 1000) + left end
+    if left > 0 then ends = ms + left end
     forget(i)
-    leave(i, now, was, ARGV[3], ends, ARGV[2], true)
+    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(KEYS[i]), stored(t, client, number, ends, 0, true))
   end
 end
 return 1

@@ -1,4 +1,4 @@
--- include: stamps
+-- include: stamps full
 -- Does operations: commands that change a key, each once. docs/adr/0016 has the protocol.
 --
 -- KEYS:       k…, the ledger of each, and the bucket of each of these
@@ -87,7 +87,8 @@ local function operate(i, id, u, ops)
       if not shrinks(ops[j]) then return {7, full.err} end
     end
   end
-  local c = keep and stampOf(i)
+  local c, head
+  if keep then c, head = stampOf(i) end
   local cAt, cClient, cNumber, _, _, cChanged
   if c then cAt, cClient, cNumber, _, _, cChanged = parts(c) end
   local doneAt, verdict, last = done and done ~= '' and unstruct('>I7', done) or 0, 2, nil
@@ -139,7 +140,7 @@ local function operate(i, id, u, ops)
     if left == -1 then left = LONGEST_TTL end
     if left > 0 then ends = ms + left end
     if full then forget(i) end
-    placeIn(KEYS[count+i], heads[i], ms, ends, keep, fieldOf(key), stored(last.t, last.client, last.number, ends, 0, true))
+    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(key), stored(last.t, last.client, last.number, ends, 0, true))
   end
   if failed then return {7, failed.err} end
   if not done then return {1, out} end

@@ -1,4 +1,4 @@
--- include: stamps put
+-- include: stamps put full
 -- Replays records of the fallback store. The rule is told in docs/adr/0005 and, as a function, in
 -- internal/sim/merge.go, whose names this script keeps.
 --
@@ -100,6 +100,28 @@ local function replay(i, c, unknown)
   end
   if full then forget(i) end
   return verdict, stored(time, client, top, stays, other), stays
+end
+
+-- stampsIn is stampIn for the first n of fields: lists of stamps and, if there is any, of what is
+-- unknown; the head stands between
+local function stampsIn(bucket, fields, n)
+  local unknown
+  fields[n+1] = ''
+  local got = redis.pcall('HMGET', bucket, unpack(fields, 1, n + 1))
+  if got.err then
+    noHash(bucket, got.err)
+    unknown = {}
+    for i = 1, n do unknown[i] = true end
+    return {}, false, unknown
+  end
+  for i = 1, n do
+    local s = got[i]
+    if s and not isStamp(s) then
+      unknown = unknown or {}
+      got[i], unknown[i] = false, true
+    end
+  end
+  return got, got[n+1], unknown
 end
 
 -- Keys that follow each other and share a bucket have their stamps read together, and left together:

@@ -1,4 +1,4 @@
--- include: stamps put
+-- include: stamps
 -- Stores the values of Sets, and their stamps.
 --
 -- KEYS:       k…, some perhaps more than once, and the bucket of each
@@ -11,13 +11,23 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-local keep, ms = tonumber(ARGV[2]), floor(now / 1000)
+local args, keys, keep, ms = ARGV, KEYS, tonumber(ARGV[2]), floor(now / 1000)
+local ttl, left, before, behind
 for i = 1, count do
-  local mine, ttl = ARGV[3*i], ARGV[3*i+2]
-  local was = stampOf(i)
-  if not overtaken(was, mine) then
-    put(KEYS[i], ARGV[3*i+1], ttl)
-    leave(i, now, was, mine, ms + ttl, keep)
+  local key, bucket, mine = keys[i], keys[count+i], args[3*i]
+  local field = fieldOf(key)
+  local was, head = stampIn(bucket, field)
+  local t, client, number = later(now, was, mine)
+  if t then
+    if ttl ~= args[3*i+2] then
+      ttl = args[3*i+2]
+      left = tonumber(ttl)
+      before, behind = around(now, left)
+    end
+    -- as put would, but for a ttl that is a number by now
+    if left > LONGEST_TTL then call('SET', key, args[3*i+1]) else call('PSETEX', key, ttl, args[3*i+1]) end
+    local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, ms + left, 0)
+    placeIn(bucket, head, ms, ms + left, keep, field, stamp)
   end
 end
 return 1

@@ -13,9 +13,10 @@
 local now = clock()
 local refusal = untimely(now, ARGV[1])
 if refusal then return refusal end
-local field, ttl = fieldOf(ARGV[5]), tonumber(ARGV[4])
+local field, ttl, ms = fieldOf(ARGV[5]), tonumber(ARGV[4]), floor(now / 1000)
 local was, head = stampIn(KEYS[1], field)
-if overtaken(was, ARGV[2]) then return 2 end
-local ends = ttl > 0 and math.floor(now / 1000) + ttl or 0
-leaveIn(KEYS[1], field, head, now, was, ARGV[2], ends, ARGV[3])
+local t, client, number = later(now, was, ARGV[2])
+if not t then return 2 end
+local ends = ttl > 0 and ms + ttl or 0
+placeIn(KEYS[1], head, ms, ends, tonumber(ARGV[3]), field, stored(t, client, number, ends, 0))
 return 1

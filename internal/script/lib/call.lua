@@ -1,0 +1,3 @@
+-- call: redis.call.
+
+local call = redis.call
