@@ -163,7 +163,7 @@ func alike(want, got any) bool {
 		sr, isStamp := stamp.ParseLeft(r)
 		sf, also := stamp.ParseLeft(f)
 		if isStamp && also {
-			return sr.Client == sf.Client && sr.Number == sf.Number && sameTime(sr.Micros, sf.Micros) && sameTime(sr.Other, sf.Other) && near(sr.Ends, sf.Ends)
+			return sr.Client == sf.Client && sr.Number == sf.Number && sr.Changed == sf.Changed && sameTime(sr.Micros, sf.Micros) && sameTime(sr.Other, sf.Other) && near(sr.Ends, sf.Ends)
 		}
 		if nr, ok := isNumber(r); ok && len(r) == 16 { // the time of made.lua
 			nf, also := isNumber(f)
@@ -240,7 +240,7 @@ func (a author) value() string {
 
 // ttl is in ms, and ends long after the test.
 func (a author) ttl() string {
-	return pick(a, "100000", "700000", "7200000", "4153600000000")
+	return pick(a, "100000", "700000", "7200000", "16777215", "16777216", "4153600000000")
 }
 
 func (a author) window() string {
@@ -295,7 +295,7 @@ func (a author) bucket() []string {
 	const hour = 3_600_000
 	// Not an hour: scripts are told to keep stamps for that, and a millisecond more or less would decide.
 	h := head{lives: now + pick[int64](a, hour/2, 10*hour), due: now + pick[int64](a, -hour, hour), longest: pick[int64](a, 1, hour)}
-	old := stamp.Left{Stamp: a.proposed(), Ends: now + pick[int64](a, -hour, hour), Other: pick[int64](a, 0, (now-hour)*1000)}
+	old := stamp.Left{Stamp: a.proposed(), Ends: now + pick[int64](a, -hour, hour), Other: pick[int64](a, 0, (now-hour)*1000), Changed: a.IntN(2) == 0}
 	old.Micros -= pick[int64](a, 0, 5*hour*1000)
 	return pick(a,
 		[]string{"HSET", bucket, "", h.String()}, []string{"HSET", bucket, "", "?"}, []string{"HSET", bucket, field, "?"},
@@ -597,35 +597,50 @@ func sortedList(answer any) any {
 	return list
 }
 
-// A refresh that is stored leaves the same beside the key.
+// A refresh that is stored leaves the same beside the key: the stamp that was there, without its end.
 func TestTheFakeStoresARefreshAsRedisDoes(t *testing.T) {
 	server := redistest.Start(t)
 	fake := New()
 	t.Cleanup(fake.Close)
-	for _, ttl := range []string{"100000", "0"} {
-		for _, other := range []int64{0, 1_700_000_000_000_000} {
-			left := stamp.Left{Stamp: stamp.Stamp{Micros: time.Now().UnixMicro(), Client: "0123456789abcdef", Number: 7}, Other: other}
-			want := left.String()
-			left.Ends = time.Now().Add(time.Hour).UnixMilli()
-			for name, dial := range map[string]func() (net.Conn, error){"redis": func() (net.Conn, error) { return net.Dial("tcp", server.Addr()) }, "the fake": fake.Dial} {
-				conn, err := dial()
-				p := dialed(t, conn, err)
-				keys := []string{"4", "k", "lock", stamp.Bucket("k"), stamp.Bucket("lock")}
-				for _, within := range []string{"200000", "+200000", ""} {
-					args := []string{"SET", "k", "v", "PX", "100000"}
-					if within != "200000" { // then also what does not expire
-						args = args[:3]
-					}
-					p.do(t, args...)
-					p.do(t, "HSET", stamp.Bucket("k"), "k", left.String())
-					taken := p.do(t, slices.Concat([]string{"EVAL", script.Refresh.Text()}, keys, []string{"m", "10000", within, wire.LockPrefix, "2"})...).answer.([]any)
-					require.Len(t, taken, 5, name)
-					done := p.do(t, slices.Concat([]string{"EVAL", script.Refreshed.Text()}, keys, []string{"m", taken[2].(string), taken[3].(string), taken[4].(string), "w", ttl, "2"})...)
-					require.Equal(t, []any{int64(1)}, done.answer, name)
-					require.Equal(t, want, p.do(t, "HGET", stamp.Bucket("k"), "k").answer, name)
+	dialers := map[string]func() (net.Conn, error){"redis": func() (net.Conn, error) { return net.Dial("tcp", server.Addr()) }, "the fake": fake.Dial}
+	const other = 1_700_000_000_000_000
+	for name, dial := range dialers {
+		conn, err := dial()
+		p := dialed(t, conn, err)
+		for _, left := range []stamp.Left{{}, {Other: other}, {Changed: true}, {Other: other, Changed: true}} {
+			left.Stamp = stamp.Stamp{Micros: time.Now().UnixMicro(), Client: "0123456789abcdef", Number: 7}
+			for _, ends := range []int64{0, time.Now().Add(time.Hour).UnixMilli(), time.Now().Add(400 * 24 * time.Hour).UnixMilli()} {
+				was := left
+				was.Ends = ends
+				for _, ttl := range []string{"100000", "0"} {
+					require.Equal(t, left.String(), afterRefreshes(t, p, was.String(), ttl), "%s: %+v", name, was)
 				}
-				p.do(t, "DEL", stamp.Bucket("k"))
 			}
 		}
 	}
+}
+
+// afterRefreshes is the stamp beside a key that had this one, after it was refreshed with and without
+// regard to when it ends, and without regard to anything.
+func afterRefreshes(t *testing.T, p *peer, was, ttl string) any {
+	keys, left := []string{"4", "k", "lock", stamp.Bucket("k"), stamp.Bucket("lock")}, any(nil)
+	for _, within := range []string{"200000", "+200000", ""} {
+		args := []string{"SET", "k", "v", "PX", "100000"}
+		if within != "200000" { // then also what does not expire
+			args = args[:3]
+		}
+		p.do(t, args...)
+		p.do(t, "HSET", stamp.Bucket("k"), "k", was)
+		taken := p.do(t, slices.Concat([]string{"EVAL", script.Refresh.Text()}, keys, []string{"m", "10000", within, wire.LockPrefix, "2"})...).answer.([]any)
+		require.Len(t, taken, 5)
+		done := p.do(t, slices.Concat([]string{"EVAL", script.Refreshed.Text()}, keys, []string{"m", taken[2].(string), taken[3].(string), taken[4].(string), "w", ttl, "2"})...)
+		require.Equal(t, []any{int64(1)}, done.answer)
+		next := p.do(t, "HGET", stamp.Bucket("k"), "k").answer
+		if left != nil {
+			require.Equal(t, left, next)
+		}
+		left = next
+	}
+	p.do(t, "DEL", stamp.Bucket("k"))
+	return left
 }

@@ -180,12 +180,16 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 			}
 		}
 
-		for _, left := range []stamp.Left{{Other: ahead, Ends: 1}, {Ends: ahead/1000 + 5}, {Other: 3, Ends: ahead/1000 + 1<<30}, {}} {
-			left.Stamp = stamp.Stamp{Micros: ahead + 50, Client: client, Number: 7}
-			put(left.String())
-			require.EqualValues(t, 2, run(stamp.Stamp{Micros: ahead, Client: client, Number: 7}, 30_000), "its own")
-			require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 8}, 30_000))
-			require.Equal(t, stamp.Stamp{Micros: ahead + 51, Client: client, Number: 8}, there().Stamp, "greater than what was there")
+		for _, ends := range []int64{0, 1, ahead/1000 + 5, ahead/1000 + 1<<30} {
+			for _, other := range []int64{0, 3, ahead} {
+				for _, changed := range []bool{false, true} {
+					left := stamp.Left{Stamp: stamp.Stamp{Micros: ahead + 50, Client: client, Number: 7}, Ends: ends, Other: other, Changed: changed}
+					put(left.String())
+					require.EqualValues(t, 2, run(stamp.Stamp{Micros: ahead, Client: client, Number: 7}, 30_000), "its own: %+v", left)
+					require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 8}, 30_000))
+					require.Equal(t, stamp.Stamp{Micros: ahead + 51, Client: client, Number: 8}, there().Stamp, "greater than what was there")
+				}
+			}
 		}
 
 		for _, unknown := range []string{"of somebody else", "", "\x10", "\x20" + stamp.Left{Stamp: stamp.Stamp{Client: client}}.String()[1:]} {
