@@ -113,8 +113,14 @@ func (v *visitors) leave() {
 	v.all.Wait()
 }
 
-// goOn are the acts that an outage must not disturb, of those who have logged in before it.
-func (v *visitors) goOn() []string { return v.names[:5] }
+// goOn are the acts that an outage must not disturb, of those who have logged in before it: what is read and written
+// whole, and what is counted if the proxy may count it by itself.
+func (v *visitors) goOn(answers string) []string {
+	if answers == "local" {
+		return append(slices.Clone(v.names[:5]), v.names[6:9]...)
+	}
+	return v.names[:5]
+}
 
 // visitor is one of them, with its cookie.
 type visitor struct {

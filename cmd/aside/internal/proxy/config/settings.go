@@ -122,7 +122,7 @@ func (c *Config) settings() []Setting {
 		{Name: "service.tls.key", value: path{text{&c.Service.TLS.Key}, "file"}, Help: "File with its key (PEM)."},
 		{Name: "service.insecure", Default: "false", Bool: true, value: boolean{&c.Service.Insecure},
 			Help: "Serve other interfaces than loopback though a token or password is missing."},
-		{Name: "service.deny", Default: "acl,bgrewriteaof,bgsave,cluster,commandlog,config,debug,failover,flushall,latency,migrate,module,monitor,move,pfdebug,psync,replconf,replicaof," +
+		{Name: "service.deny", Default: "acl,bgrewriteaof,bgsave,cluster,commandlog,config,debug,failover,flushall,latency,migrate,module,monitor,move,pfdebug,pfselftest,psync,replconf,replicaof," +
 			"restore-asking,save,shutdown,slaveof,slowlog,swapdb,sync", value: denied{list{&c.Service.Deny}},
 			Help: "Commands of RESP that are not passed on to Redis: names (flushall), subcommands (config|set), categories of its ACLs (@scripting). " +
 				"none: all are passed on. *: only those are answered that the proxy serves itself."},
