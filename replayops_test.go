@@ -77,9 +77,14 @@ func (e *ending) reached(point string) bool {
 		e.dead, e.left = true, e.fsys.Kill()
 	case "Redis is killed":
 		e.server.RestartKeepingData()
+	case demotion:
+		e.server.Do("REPLICAOF", "127.0.0.1", "1") // of nobody, so it keeps its data
 	}
 	return true
 }
+
+// demotion makes the primary a replica, which refuses all that changes anything.
+const demotion = "the primary becomes a replica"
 
 const gone = "-LOADING it is gone\r\n"
 
@@ -162,6 +167,10 @@ func (e *ending) run() {
 	if left != nil {
 		c = e.client(left, e.server.Addr())
 	}
+	if e.what == demotion {
+		awaitMode(t, c, aside.Degraded)
+		e.server.Do("REPLICAOF", "NO", "ONE")
+	}
 	eventually(t, "all replayed", func() bool { return c.Stats().Pending == 0 && c.Health().Mode == aside.Healthy })
 	require.Zero(t, c.Stats().Rejected)
 	require.Equal(t, "111", e.server.Do("GET", "n"))
@@ -174,7 +183,7 @@ func (e *ending) run() {
 // does what is left, and nothing twice.
 func TestEachOperationIsDoneOnceWhereverItEnds(t *testing.T) {
 	t.Parallel()
-	for _, what := range []string{"the process is killed", "Redis is killed", "an answer is lost"} {
+	for _, what := range []string{"the process is killed", "Redis is killed", demotion, "an answer is lost"} {
 		for _, point := range []string{
 			"before the ledger is begun", "when the ledger is begun", "before it is noted", "when it is noted",
 			"before they are done", "when they are done", "before it is settled", "when it is settled",
