@@ -21,7 +21,7 @@ const redisVersion = "7.0.0"
 
 func commandCommand(c *conn, args []string) {
 	if len(args) == 0 {
-		c.peer.WriteLen(len(commandNames))
+		c.array(len(commandNames))
 		for _, name := range commandNames {
 			c.commandInfo(name)
 		}
@@ -49,7 +49,7 @@ func commandCommand(c *conn, args []string) {
 		}
 		c.strings(lower)
 	case "INFO":
-		c.peer.WriteLen(len(named))
+		c.array(len(named))
 		for _, name := range named {
 			c.commandInfo(name)
 		}
@@ -60,10 +60,10 @@ func commandCommand(c *conn, args []string) {
 				known = append(known, name)
 			}
 		}
-		c.peer.WriteMapLen(len(known))
+		c.mapping(len(known))
 		for _, name := range known {
 			c.bulk(strings.ToLower(name))
-			c.peer.WriteMapLen(2)
+			c.mapping(2)
 			c.bulk("summary")
 			c.bulk(commands[name].summary)
 			c.bulk("group")
@@ -84,21 +84,21 @@ func (c *conn) commandInfo(name string) {
 		return
 	}
 	cmd := commands[name]
-	c.peer.WriteLen(10)
+	c.array(10)
 	c.bulk(strings.ToLower(name))
 	c.int(int64(cmd.arity))
 	flags := strings.Fields(cmd.flags)
-	c.peer.WriteSetLen(len(flags))
+	c.setOf(len(flags))
 	for _, flag := range flags {
 		c.simple(flag)
 	}
 	for _, n := range cmd.keys {
 		c.int(int64(n))
 	}
-	c.peer.WriteSetLen(0) // ACL categories
-	c.peer.WriteLen(0)    // tips
-	c.peer.WriteLen(0)    // key specifications
-	c.peer.WriteLen(0)    // subcommands
+	c.setOf(0) // ACL categories
+	c.array(0) // tips
+	c.array(0) // key specifications
+	c.array(0) // subcommands
 }
 
 // config answers GET of what clients look for when they connect; nothing can be set.
@@ -129,7 +129,7 @@ func config(c *conn, args []string) {
 			}
 		}
 	}
-	c.peer.WriteMapLen(len(found))
+	c.mapping(len(found))
 	for _, s := range found {
 		c.bulk(s[0])
 		c.bulk(s[1])

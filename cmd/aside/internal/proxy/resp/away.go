@@ -322,7 +322,7 @@ func (c *conn) passAway(args []string) outcome {
 	lower := strings.ToLower(name)
 	c.uses(&lower)
 	here := answeredHere
-	c.run(name, command{arity: st.arity, flags: "write", run: func(c *conn, args []string) {
+	c.run(name, &command{arity: st.arity, flags: "write", run: func(c *conn, args []string) {
 		if !c.away(name, args) {
 			here = notPassed
 		}

@@ -52,7 +52,7 @@ func (c *conn) hold(name string, args []string) outcome {
 	case name == "EXEC" && len(args) == 1:
 		c.transaction.here = nil
 		defer t.share.End()
-		c.run(name, command{arity: 1, run: func(c *conn, _ []string) { c.exec(t) }}, nil)
+		c.run(name, &command{arity: 1, run: func(c *conn, _ []string) { c.exec(t) }}, nil)
 	case name == "EXEC": // which ends it, as in Redis
 		c.endHeld()
 		c.error(wrongNumber("exec"))

@@ -101,7 +101,7 @@ func (c *conn) endClients(which func(other *conn) bool) (n int64) {
 		case !which(other):
 			continue
 		case other == c:
-			c.peer.Close()
+			c.closing = true
 		default:
 			other.net.Close() // its goroutine sees it
 		}

@@ -8,7 +8,8 @@ import (
 
 // command is one that is served.
 type command struct {
-	arity   int // with its name, as COMMAND INFO says it; negative: at least
+	lower   string // its name, as CLIENT LIST says it; set by init, of those in commands
+	arity   int    // with its name, as COMMAND INFO says it; negative: at least
 	run     func(c *conn, args []string)
 	open    bool   // also to those who have yet to log in
 	steps   bool   // conn.away may do it while Redis is away; set by init
@@ -90,18 +91,21 @@ func init() {
 		"DBSIZE":    {arity: 1, run: dbsize, flags: "readonly", keys: noKey, summary: "Counts the keys."},
 	}
 	commandNames = slices.Sorted(maps.Keys(commands))
-	interned = make(map[string]string, len(commands))
+	interned, served = make(map[string]string, len(commands)), make(map[string]*command, len(commands))
 	for _, name := range commandNames {
 		interned[name] = name
 		cmd := commands[name]
 		cmd.steps = doneAway(name)
+		cmd.lower = strings.ToLower(name)
 		commands[name] = cmd
+		served[name] = &cmd
 	}
 }
 
 var (
-	commandNames []string          // sorted
-	interned     map[string]string // from a name to itself
+	commandNames []string            // sorted
+	interned     map[string]string   // from a name to itself
+	served       map[string]*command // commands, not to be copied for each call
 )
 
 // intern returns the name of the command that is meant; false if there is no such.

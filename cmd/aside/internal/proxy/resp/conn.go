@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/alicebob/miniredis/v2/server"
-
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
@@ -29,14 +27,15 @@ type conn struct {
 	in     guard
 	intake *intake
 	out    replies
-	w      *bufio.Writer // of peer, before out
-	peer   *server.Peer
+	w      *bufio.Writer          // before out
 	name   atomic.Pointer[string] // as CLIENT SETNAME has given it; read by anybody
 
 	latest   atomic.Pointer[string] // command, as CLIENT LIST says it; nil: none that is served; read by anybody
 	latestAt atomic.Int64           // when it was begun, or the connection; ns since 1970; read by anybody
-	three    atomic.Bool            // it speaks RESP3; read by anybody
+	three    atomic.Bool            // resp3; read by anybody
 
+	resp3   bool // it speaks RESP3
+	closing bool // the connection ends behind the replies to what it has sent so far
 	aborted bool // its MULTI was refused: nothing is done until EXEC, DISCARD or RESET
 	astray  bool // its SELECT was refused: nothing is done with the data until another, or RESET
 	silent  bool // CLIENT REPLY OFF
@@ -83,8 +82,6 @@ func newConn(s *Server, nc net.Conn, id int64) *conn {
 	out.stalled, out.heard = c.intake.readAhead, &c.intake.heard
 	c.out = replies{conn: nc}
 	c.w = bufio.NewWriterSize(&c.out, 128) // it is emptied after every command, and passes on at once what is longer
-	c.peer = server.NewPeer(c.w)
-	c.peer.Ctx = c
 	c.in = guard{
 		source: c.intake, wait: c.wait, intern: intern, stranger: c.stranger, share: s.store.Receiving().Share(),
 		limits: limits{bulk: s.options.MaxValueBytes, request: s.options.MaxRequestBytes},
@@ -127,7 +124,7 @@ func (c *conn) serve() {
 			return
 		}
 		c.command(args)
-		if c.peer.Closed() || c.out.err != nil {
+		if c.closing || c.out.err != nil {
 			c.finish()
 			return
 		}
@@ -137,7 +134,7 @@ func (c *conn) serve() {
 // finish sends all replies.
 func (c *conn) finish() {
 	c.settle()
-	c.peer.Flush()
+	c.flushReply()
 	c.out.flush()
 }
 
@@ -261,7 +258,9 @@ func (c *conn) command(args []string) {
 		}
 		c.error(c.in.refusal)
 	case c.in.known && c.in.refusal == "":
-		c.server.library.Dispatch(c.peer, args)
+		cmd := served[args[0]]
+		c.uses(&cmd.lower)
+		c.run(args[0], cmd, args[1:])
 	case c.stranger:
 		name = "UNKNOWN"
 		c.error(noAuth)
@@ -269,7 +268,7 @@ func (c *conn) command(args []string) {
 		name = "UNKNOWN"
 		c.unserved(args)
 	}
-	c.peer.Flush()
+	c.flushReply()
 	c.out.mute, c.skip = c.silent || c.skip, false
 	c.now = time.Now()
 	c.noted(name, c.now.Sub(start), c.failed)
@@ -288,8 +287,8 @@ func (c *conn) uses(command *string) {
 	c.latestAt.Store(c.now.UnixNano())
 }
 
-// run is what the library calls for a command that it knows.
-func (c *conn) run(name string, cmd command, args []string) {
+// run does a command that is served here; args are what stands behind its name.
+func (c *conn) run(name string, cmd *command, args []string) {
 	before := c.out.total + int64(c.w.Buffered())
 	ctx := c.spare
 	c.spare = nil
@@ -311,7 +310,7 @@ func (c *conn) run(name string, cmd command, args []string) {
 		c.server.panicked(name, v)
 		if c.out.total+int64(c.w.Buffered()) != before { // half a reply: what follows it would be taken for the other half
 			c.failed = true
-			c.peer.Close()
+			c.closing = true
 			return
 		}
 		c.error(internalError)

@@ -1,14 +1,13 @@
 // Package resp serves a proxy.Store to Redis clients: redis-cli, go-redis, rueidis,
 // phpredis.
 //
-// Requests are read by a guard (guard.go) that bounds what a client can make us hold; commands are
-// registered with, dispatched by and answered through miniredis's server package, whose own reader
-// is not used: it allocates whatever a client claims, panics at *0, has no inline commands, and
-// costs two goroutines and a write per command.
+// Requests are read by a guard (guard.go) that bounds what a client can make us hold. Commands are
+// looked up in a table that never changes (commands.go), and write their replies in the client's
+// version of the protocol (answer.go).
 //
-//	bytes → guard → args → Server.Dispatch → handler → Peer → replies → bytes
-//	                                           ↕
-//	                                       proxy.Store
+//	bytes → guard → args → conn.command → handler → replies → bytes
+//	                                         ↕
+//	                                    proxy.Store
 //
 // One goroutine serves a connection; a second reads ahead while a write stalls. Replies are held
 // back while further requests of a pipeline have arrived, and written before the goroutine waits

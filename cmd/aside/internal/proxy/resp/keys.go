@@ -55,7 +55,7 @@ func scan(c *conn, args []string) {
 		c.fail(err)
 		return
 	}
-	c.peer.WriteLen(2)
+	c.array(2)
 	c.bulk(cursor)
 	c.strings(found)
 }

@@ -256,7 +256,7 @@ func (c *conn) scanKnown(cursor uint64, args []string) {
 	case err != nil:
 		c.fail(err)
 	case c.inPart("SCAN"):
-		c.peer.WriteLen(2)
+		c.array(2)
 		c.bulk(next)
 		c.strings(found)
 	}

@@ -71,7 +71,7 @@ func (c *conn) refuseLogin() {
 	}
 	delay := guessDelay << c.guesses
 	c.guesses++
-	c.peer.Flush()
+	c.flushReply()
 	c.out.flush() // what was answered before need not wait
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -81,6 +81,6 @@ func (c *conn) refuseLogin() {
 	}
 	c.error(wrongPass)
 	if c.guesses == mostGuesses {
-		c.peer.Close()
+		c.closing = true
 	}
 }

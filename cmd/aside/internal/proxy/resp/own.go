@@ -372,7 +372,7 @@ func (p *passing) last() []byte {
 // client is there.
 func (c *conn) block(command *upstream.Command, args, keys []string) outcome {
 	c.settle()
-	c.peer.Flush()
+	c.flushReply()
 	c.out.flush()
 	n := c.slotOf(command, args, keys)
 	own, err := c.newOwn(keys, n)
@@ -421,7 +421,7 @@ func (c *conn) block(command *upstream.Command, args, keys []string) outcome {
 	took := time.Since(c.now)
 	c.now = time.Now()
 	c.passedReply(p, 0, err)
-	c.peer.Flush()
+	c.flushReply()
 	c.out.mute, c.skip = c.silent || c.skip, false
 	c.noted(command.Name, took, c.failed)
 	if c.degraded {

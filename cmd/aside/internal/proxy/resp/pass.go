@@ -154,7 +154,7 @@ func (c *conn) inTime() func() bool {
 
 // protocol is the version that the client speaks.
 func (c *conn) protocol() int {
-	if c.peer.Resp3 {
+	if c.resp3 {
 		return 3
 	}
 	return 2
@@ -475,7 +475,7 @@ func (c *conn) settle() {
 		c.out.mute = call.mute
 		c.failed = false
 		c.passedReply(p, i, err)
-		c.peer.Flush()
+		c.flushReply()
 		if alike.Count > 0 && (alike.Command != call.name || alike.Failed != c.failed) {
 			c.server.noted(alike)
 			alike.Count = 0

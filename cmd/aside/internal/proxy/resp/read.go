@@ -61,7 +61,7 @@ func mget(c *conn, args []string) {
 	if !ok {
 		return
 	}
-	c.peer.WriteLen(len(args))
+	c.array(len(args))
 	for _, key := range args {
 		if v, ok := values[key]; ok && !v.other {
 			c.bulk(v.Data)

@@ -117,7 +117,7 @@ func (c *conn) awaitRedis(args []string) outcome {
 		}
 		if first {
 			c.settle()
-			c.peer.Flush()
+			c.flushReply()
 			c.out.flush()
 			_ = c.net.SetReadDeadline(time.Time{})
 			c.deadline = time.Time{}
@@ -126,7 +126,7 @@ func (c *conn) awaitRedis(args []string) outcome {
 		if c.intake.ended() || c.server.draining.Load() || c.server.ctx.Err() != nil || time.Now().After(ends) {
 			c.refused(nil, args)
 			c.noted(strings.ToUpper(args[0]), time.Since(c.now), true)
-			c.peer.Close()
+			c.closing = true
 			return gathered
 		}
 		<-ticker.C
@@ -135,7 +135,7 @@ func (c *conn) awaitRedis(args []string) outcome {
 
 // startRelay connects the client through, behind what was answered before.
 func (c *conn) startRelay(r *relay) {
-	c.peer.Flush()
+	c.flushReply()
 	c.out.flush()
 	c.wire.stalled = func() {} // two goroutines cannot read what is ahead
 	r.ended = make(chan struct{})
@@ -197,7 +197,7 @@ func (c *conn) relayed(name string, args []string) outcome {
 		command = nil
 	}
 	if err != nil { // Redis is away
-		c.peer.Close()
+		c.closing = true
 		return gathered
 	}
 	if name = noSuchCommand; command != nil {
@@ -214,7 +214,7 @@ func (c *conn) relayed(name string, args []string) outcome {
 	}
 	c.noted(name, 0, command == nil)
 	if len(r.out) >= relayedAtOnce && c.sendRelayed() != nil {
-		c.peer.Close()
+		c.closing = true
 	}
 	return gathered
 }

@@ -200,12 +200,12 @@ func TestAPanicIsAnErrorOfItsCommandAlone(t *testing.T) {
 
 	// Where half a reply is out, what followed it would be taken for the other half.
 	c := newConn(s, ours, 99)
-	c.run("HALF", command{arity: 1, run: func(c *conn, _ []string) {
-		c.peer.WriteLen(2)
+	c.run("HALF", &command{arity: 1, run: func(c *conn, _ []string) {
+		c.array(2)
 		c.bulk("the first")
 		panic("before the second")
 	}}, nil)
-	require.True(t, c.peer.Closed())
+	require.True(t, c.closing)
 	require.EqualValues(t, 4, s.Stats().Panics)
 }
 

@@ -8,12 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/alicebob/miniredis/v2/server"
 
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
@@ -25,8 +22,7 @@ type Server struct {
 	options Options
 	pool    *upstream.Pool // for what is passed on; nil: nothing is
 	deny    upstream.Deny
-	kind    atomic.Int32   // of the Redis behind; 0: not known yet
-	library *server.Server // the registered commands; it knows nothing of connections
+	kind    atomic.Int32 // of the Redis behind; 0: not known yet
 	began   time.Time
 	runID   string // 40 hex digits, as Redis has one; immutable
 
@@ -75,7 +71,7 @@ func New(store *proxy.Store, options Options) *Server {
 		panic(err)
 	}
 	s := &Server{
-		store: store, options: options.withDefaults(), library: server.NewServerConn(), began: time.Now(),
+		store: store, options: options.withDefaults(), began: time.Now(),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 	}
 	s.connectPool()
@@ -83,17 +79,6 @@ func New(store *proxy.Store, options Options) *Server {
 	s.runID = hex.EncodeToString(id[:20])
 	s.SetPassword(options.Password)
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	for name, cmd := range commands {
-		lower := strings.ToLower(name)
-		err := s.library.Register(name, func(p *server.Peer, _ string, args []string) {
-			c := p.Ctx.(*conn)
-			c.uses(&lower)
-			c.run(name, cmd, args)
-		})
-		if err != nil {
-			panic(err) // twice the same name, in a map
-		}
-	}
 	return s
 }
 

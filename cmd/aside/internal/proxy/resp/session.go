@@ -41,7 +41,7 @@ func echo(c *conn, args []string) { c.bulk(args[0]) }
 
 func quit(c *conn, _ []string) {
 	c.ok()
-	c.peer.Close()
+	c.closing = true
 }
 
 func selectDB(c *conn, args []string) {
@@ -120,16 +120,16 @@ func (c *conn) setStranger(yes bool) {
 
 func (c *conn) setProtocol(version int64) {
 	three := version == 3
-	if three != c.peer.Resp3 && c.transaction.own != nil { // which speaks the other version
+	if three != c.resp3 && c.transaction.own != nil { // which speaks the other version
 		c.loseOwn()
 	}
 	c.three.Store(three)
-	c.peer.Resp3 = three // SwitchResp3 is for after the reply; HELLO's is in the new version already
+	c.resp3 = three
 }
 
 func hello(c *conn, args []string) {
 	version := int64(2)
-	if c.peer.Resp3 {
+	if c.resp3 {
 		version = 3
 	}
 	if len(args) > 0 {
@@ -178,7 +178,7 @@ func hello(c *conn, args []string) {
 		return
 	}
 	c.setProtocol(version)
-	c.peer.WriteMapLen(7)
+	c.mapping(7)
 	c.bulk("server")
 	c.bulk("redis")
 	c.bulk("version")
@@ -192,7 +192,7 @@ func hello(c *conn, args []string) {
 	c.bulk("role")
 	c.bulk("master")
 	c.bulk("modules")
-	c.peer.WriteLen(0)
+	c.array(0)
 	if own != nil {
 		c.through(&relay{own: own, user: true})
 	}
@@ -246,14 +246,14 @@ func client(c *conn, args []string) {
 	case "GETREDIR":
 		c.int(-1) // nothing is tracked, so nothing is told to another
 	case "TRACKINGINFO":
-		c.peer.WriteMapLen(3)
+		c.mapping(3)
 		c.bulk("flags")
-		c.peer.WriteSetLen(1)
+		c.setOf(1)
 		c.bulk("off")
 		c.bulk("redirect")
 		c.int(-1)
 		c.bulk("prefixes")
-		c.peer.WriteLen(0)
+		c.array(0)
 	case "HELP":
 		c.help("CLIENT", "GETNAME", "GETREDIR", "ID", "INFO", "KILL <option>", "UNBLOCK <id> [TIMEOUT|ERROR]", "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <id> [...]]", "NO-EVICT (ON|OFF)", "NO-TOUCH (ON|OFF)",
 			"REPLY (ON|OFF|SKIP)", "SETINFO (LIB-NAME|LIB-VER) <value>", "SETNAME <name>", "TRACKINGINFO")
@@ -286,7 +286,7 @@ func client(c *conn, args []string) {
 
 // help answers HELP of a command with the subcommands that are served, as Redis does.
 func (c *conn) help(command string, subcommands ...string) {
-	c.peer.WriteLen(len(subcommands) + 3)
+	c.array(len(subcommands) + 3)
 	c.simple(command + " <subcommand> [<arg> [value] [opt] ...]. Subcommands are:")
 	for _, sub := range append(subcommands, "HELP") {
 		c.simple(sub)

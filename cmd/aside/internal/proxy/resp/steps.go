@@ -175,12 +175,12 @@ func (c *conn) write(a answer) {
 	case string:
 		c.bulk(a)
 	case pairs:
-		c.peer.WriteMapLen(len(a) / 2)
+		c.mapping(len(a) / 2)
 		for _, one := range a {
 			c.bulk(one)
 		}
 	case members:
-		c.peer.WriteSetLen(len(a))
+		c.setOf(len(a))
 		for _, one := range a {
 			c.bulk(one)
 		}
@@ -189,7 +189,7 @@ func (c *conn) write(a answer) {
 	case failure:
 		c.error(string(a))
 	case []answer:
-		c.peer.WriteLen(len(a))
+		c.array(len(a))
 		for _, one := range a {
 			c.write(one)
 		}

@@ -60,7 +60,7 @@ func (c *conn) selectElsewhere(args []string) outcome {
 // through connects the client through behind the reply of the command that asks for it, which
 // CLIENT REPLY SKIP may be about.
 func (c *conn) through(r *relay) {
-	c.peer.Flush()
+	c.flushReply()
 	c.out.mute = c.silent
 	c.startRelay(r)
 }
