@@ -16,6 +16,7 @@ type LazyContext struct {
 	deadline time.Time          // guarded by mu
 	real     context.Context    //nolint:containedctx // made by the first call of Done; guarded by mu
 	cancel   context.CancelFunc // of real; guarded by mu
+	waited   time.Time          // when Done was called first; guarded by mu
 	over     bool               // End was called; guarded by mu
 }
 
@@ -44,6 +45,14 @@ func (c *LazyContext) End() (again bool) {
 	return c.real == nil
 }
 
+// Waited is when somebody began to wait for the context's end, beside what is waited for; zero if
+// nobody did.
+func (c *LazyContext) Waited() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waited
+}
+
 // Deadline implements [context.Context].
 func (c *LazyContext) Deadline() (time.Time, bool) {
 	c.mu.Lock()
@@ -56,6 +65,7 @@ func (c *LazyContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
+		c.waited = time.Now()
 		c.real, c.cancel = context.WithDeadline(c.parent, c.deadline)
 		if c.over {
 			c.cancel()

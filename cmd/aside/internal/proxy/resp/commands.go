@@ -12,6 +12,7 @@ type command struct {
 	arity   int    // with its name, as COMMAND INFO says it; negative: at least
 	run     func(c *conn, args []string)
 	open    bool   // also to those who have yet to log in
+	quick   bool   // of one key at most, mostly answered from memory: see tally
 	steps   bool   // conn.away may do it while Redis is away; set by init
 	flags   string // for COMMAND INFO, separated by spaces
 	keys    [3]int // first, last, step, likewise
@@ -47,7 +48,7 @@ var commands map[string]command
 
 func init() {
 	commands = map[string]command{
-		"PING":    {arity: -1, run: ping, flags: "fast", summary: "Returns PONG, or what it is given."},
+		"PING":    {arity: -1, run: ping, quick: true, flags: "fast", summary: "Returns PONG, or what it is given."},
 		"ECHO":    {arity: 2, run: echo, flags: "fast", summary: "Returns what it is given."},
 		"HELLO":   {arity: -1, run: hello, open: true, flags: "noscript loading stale fast no_auth", summary: "Selects the protocol's version, and logs in."},
 		"AUTH":    {arity: -2, run: auth, open: true, flags: "noscript loading stale fast no_auth", summary: "Logs in."},
@@ -59,13 +60,13 @@ func init() {
 		"CLIENT":  {arity: -2, run: client, flags: "noscript loading stale", summary: "Names a connection, and says what is known of it."},
 		"CONFIG":  {arity: -2, run: config, flags: "noscript loading stale", summary: "GET answers what tools ask for."},
 
-		"GET":    {arity: 2, run: get, flags: "readonly fast", keys: oneKey, summary: "Returns the value of a key."},
+		"GET":    {arity: 2, run: get, quick: true, flags: "readonly fast", keys: oneKey, summary: "Returns the value of a key."},
 		"MGET":   {arity: -2, run: mget, flags: "readonly fast", keys: allKeys, summary: "Returns the values of keys."},
 		"EXISTS": {arity: -2, run: exists, flags: "readonly fast", keys: allKeys, summary: "Counts which of the keys there are."},
-		"TYPE":   {arity: 2, run: typeOf, flags: "readonly fast", keys: oneKey, summary: "Says what a key holds."},
-		"TTL":    {arity: 2, run: ttl, flags: "readonly fast", keys: oneKey, summary: "Says for how many seconds a key is there."},
-		"PTTL":   {arity: 2, run: pttl, flags: "readonly fast", keys: oneKey, summary: "Says for how many milliseconds a key is there."},
-		"STRLEN": {arity: 2, run: strlen, flags: "readonly fast", keys: oneKey, summary: "Returns the length of a value."},
+		"TYPE":   {arity: 2, run: typeOf, quick: true, flags: "readonly fast", keys: oneKey, summary: "Says what a key holds."},
+		"TTL":    {arity: 2, run: ttl, quick: true, flags: "readonly fast", keys: oneKey, summary: "Says for how many seconds a key is there."},
+		"PTTL":   {arity: 2, run: pttl, quick: true, flags: "readonly fast", keys: oneKey, summary: "Says for how many milliseconds a key is there."},
+		"STRLEN": {arity: 2, run: strlen, quick: true, flags: "readonly fast", keys: oneKey, summary: "Returns the length of a value."},
 
 		"SET":    {arity: -3, run: set, flags: "write denyoom", keys: oneKey, summary: "Sets the value of a key."},
 		"SETEX":  {arity: 4, run: setex, flags: "write denyoom", keys: oneKey, summary: "Sets a value for a number of seconds."},

@@ -54,10 +54,12 @@ type conn struct {
 	blocked     atomic.Pointer[upstream.Own] // by which its command waits for others; nil: none does; read by anybody
 	ctx         *proxy.LazyContext
 	spare       *proxy.LazyContext // to be used again; nil: none
-	now         time.Time          // when the latest command was answered; zero: something has been waited for since
-	begun       time.Time          // when the oldest reply that is held back was made
-	partial     time.Time          // when the request that is arriving was first waited for; zero: it was not
-	deadline    time.Time          // of reads
+	now         time.Time          // when the latest command was answered that is not in tally; zero: something has been waited for since
+	tally       tally
+	slow        bool      // the answer came from disk
+	begun       time.Time // when the oldest reply that is held back was made
+	partial     time.Time // when the request that is arriving was first waited for; zero: it was not
+	deadline    time.Time // of reads
 }
 
 const (
@@ -232,14 +234,20 @@ func (c *conn) command(args []string) {
 		return
 	}
 	if c.in.refusal == "" && !c.stranger && (!c.in.known || c.transaction.multi || c.transaction.here != nil || c.relay != nil || c.passesOn(args)) {
+		c.tell()
 		outcome = c.pass(args)
 	}
 	if outcome == gathered {
 		return // its reply comes with those of others
 	}
-	c.settle()
-	start := c.now
+	here := outcome == notPassed && c.in.known && c.in.refusal == ""
+	if !here || c.passing != nil {
+		c.settle()
+	}
+	quick := false
 	switch {
+	case here:
+		quick = c.serves(args)
 	case outcome == answeredHere:
 		name = strings.ToUpper(name)
 	case outcome == answered:
@@ -257,10 +265,6 @@ func (c *conn) command(args []string) {
 			c.transaction.here.broken = true
 		}
 		c.error(c.in.refusal)
-	case c.in.known && c.in.refusal == "":
-		cmd := served[args[0]]
-		c.uses(&cmd.lower)
-		c.run(args[0], cmd, args[1:])
 	case c.stranger:
 		name = "UNKNOWN"
 		c.error(noAuth)
@@ -270,8 +274,7 @@ func (c *conn) command(args []string) {
 	}
 	c.flushReply()
 	c.out.mute, c.skip = c.silent || c.skip, false
-	c.now = time.Now()
-	c.noted(name, c.now.Sub(start), c.failed)
+	c.counts(name, quick)
 	if c.degraded {
 		c.refused(nil, args)
 	}
@@ -283,12 +286,17 @@ func (c *conn) command(args []string) {
 
 // uses notes what the client does, for CLIENT LIST.
 func (c *conn) uses(command *string) {
-	c.latest.Store(command)
-	c.latestAt.Store(c.now.UnixNano())
+	if c.latest.Load() != command { // a store is dearer than a look
+		c.latest.Store(command)
+	}
+	if at := c.now.UnixNano(); c.latestAt.Load() != at {
+		c.latestAt.Store(at)
+	}
 }
 
-// run does a command that is served here; args are what stands behind its name.
-func (c *conn) run(name string, cmd *command, args []string) {
+// run does a command that is served here; args are what stands behind its name. It returns when the
+// command began to wait for something; zero if it did not.
+func (c *conn) run(name string, cmd *command, args []string) (waited time.Time) {
 	before := c.out.total + int64(c.w.Buffered())
 	ctx := c.spare
 	c.spare = nil
@@ -300,6 +308,8 @@ func (c *conn) run(name string, cmd *command, args []string) {
 	defer func() {
 		if ctx.End() {
 			c.spare = ctx
+		} else {
+			waited = ctx.Waited()
 		}
 	}()
 	defer func() {
@@ -331,6 +341,7 @@ func (c *conn) run(name string, cmd *command, args []string) {
 		}
 		c.ctx = nil
 	}
+	return waited
 }
 
 // panicked takes note of a panic in a deferred call.

@@ -458,8 +458,9 @@ func (c *conn) during(fn func() error) error {
 	return fn()
 }
 
-// settle sends what was gathered, and writes the replies.
+// settle tells what was answered, sends what was gathered, and writes the replies.
 func (c *conn) settle() {
+	c.tell()
 	p := c.passing
 	if p == nil {
 		return

@@ -35,6 +35,7 @@ func (c *conn) value(key string, absent func()) (proxy.Value, bool) {
 	v, err := c.server.store.Get(c.ctx, key)
 	switch {
 	case err == nil:
+		c.slow = v.Source == aside.SourceDisk
 		return v, true
 	case errors.Is(err, aside.ErrNotFound):
 		absent()
@@ -96,6 +97,7 @@ func (c *conn) values(keys []string) (map[string]held, error) {
 	values := make(map[string]held, len(found))
 	for key, v := range found {
 		values[key] = held{Value: v}
+		c.slow = c.slow || v.Source == aside.SourceDisk
 	}
 	if err == nil || !isWrongType(err) {
 		return values, err
@@ -135,8 +137,9 @@ func typeOf(c *conn, args []string) {
 	if !c.fits(args...) {
 		return
 	}
-	switch _, err := c.server.store.Get(c.ctx, args[0]); {
+	switch v, err := c.server.store.Get(c.ctx, args[0]); {
 	case err == nil:
+		c.slow = v.Source == aside.SourceDisk
 		c.simple("string")
 	case errors.Is(err, aside.ErrNotFound):
 		c.simple("none")
@@ -162,10 +165,13 @@ func (c *conn) left(command, key string, unit time.Duration) {
 		return
 	}
 	switch v, err := c.server.store.Get(c.ctx, key); {
-	case err == nil && v.TTL == proxy.NoExpiry:
-		c.int(-1)
 	case err == nil:
-		c.int(int64((v.TTL + unit/2) / unit))
+		c.slow = v.Source == aside.SourceDisk
+		if v.TTL == proxy.NoExpiry {
+			c.int(-1)
+		} else {
+			c.int(int64((v.TTL + unit/2) / unit))
+		}
 	case errors.Is(err, aside.ErrNotFound):
 		c.int(-2)
 	case isWrongType(err):

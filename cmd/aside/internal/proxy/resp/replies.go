@@ -3,6 +3,7 @@ package resp
 import (
 	"net"
 	"sync"
+	"time"
 	"unsafe"
 )
 
@@ -12,9 +13,9 @@ const heldBack = 16 << 10
 
 var chunks = sync.Pool{New: func() any { return new([heldBack]byte) }}
 
-// replies is what the Peer of a connection writes to. It has memory only while it holds something
-// back, so that idle connections cost none; and once the client does not take what it is sent, it
-// drops all. Belongs to the goroutine of its connection.
+// replies is what the commands of a connection write to, by conn.w. It has memory only while it holds
+// something back, so that idle connections cost none; and once the client does not take what it is
+// sent, it drops all. Belongs to the goroutine of its connection.
 type replies struct {
 	conn net.Conn
 
@@ -23,6 +24,8 @@ type replies struct {
 	total int64 // bytes that were written to it, ever
 	mute  bool  // what is written now is for nobody
 	err   error // sticky
+
+	filled time.Time // when it was full, and sent what it held, for the first time since serves made it zero
 }
 
 func (r *replies) Write(p []byte) (int, error) {
@@ -35,6 +38,9 @@ func (r *replies) Write(p []byte) (int, error) {
 		n := copy(r.chunk[r.n:], p)
 		p = p[n:]
 		if r.n += n; r.n == heldBack {
+			if r.filled.IsZero() {
+				r.filled = time.Now()
+			}
 			r.flush()
 		}
 	}
