@@ -306,6 +306,7 @@ func (c *conn) run(name string, cmd *command, args []string) (waited time.Time) 
 		ctx.Begin(deadline)
 	}
 	defer func() {
+		c.ctx = nil
 		if ctx.End() {
 			c.spare = ctx
 		} else {
@@ -339,7 +340,6 @@ func (c *conn) run(name string, cmd *command, args []string) (waited time.Time) 
 		if !cmd.steps || !c.away(name, args) {
 			cmd.run(c, args)
 		}
-		c.ctx = nil
 	}
 	return waited
 }

@@ -206,6 +206,7 @@ func TestAPanicIsAnErrorOfItsCommandAlone(t *testing.T) {
 		panic("before the second")
 	}}, nil)
 	require.True(t, c.closing)
+	require.NoError(t, c.during(func() error { return c.ctx.Err() }), "what is passed on next has a time of its own")
 	require.EqualValues(t, 4, s.Stats().Panics)
 }
 
