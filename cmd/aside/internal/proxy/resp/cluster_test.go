@@ -40,7 +40,7 @@ func keysOfNodes(cluster *redistest.Cluster) []string {
 }
 
 // TestAnOrdinaryApplicationWorksInFrontOfACluster has the same checks as in front of one server. Those
-// that use several slots at once are refused as a cluster does.
+// that use several slots at once are refused as a cluster does, and a page of SCAN is of one node.
 func TestAnOrdinaryApplicationWorksInFrontOfACluster(t *testing.T) {
 	several := map[string]bool{"SCAN": true, "EXPIREAT, PEXPIREAT and TOUCH": true, "a list, as queues are": true, "MULTI and EXEC": true, "RENAME": true}
 	_, addr := passOnCluster(t, redistest.StartCluster(t))

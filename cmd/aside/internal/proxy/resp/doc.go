@@ -27,8 +27,7 @@
 //     by SCAN, KEYS, RANDOMKEY and DBSIZE. Scripts may reach them all the same. KEYS and DBSIZE go
 //     through SCAN: a key that changes meanwhile may be counted or not. They may show a key that is
 //     being loaded, or whose absence is cached; to all other commands that are served here there is
-//     no such key. Before a Redis Cluster, whose nodes each know their own keys only, they are
-//     refused.
+//     no such key. Before a Redis Cluster all primaries are asked (keys_cluster.go).
 //   - MSET is as many SETs at once, not one step. An error names how many of them were not done;
 //     the others were.
 //   - A ttl of more than 100 years means no expiry.

@@ -50,6 +50,8 @@ func (c *conn) describeError(err error, wrote bool) string {
 		return "ASIDEDEGRADED Redis is away and what this proxy has does not answer this"
 	case errors.As(err, &said):
 		return string(said)
+	case isOfList(err):
+		return describeList(err)
 	case errors.As(err, &refused):
 		if isWrongType(err) {
 			return wrongType

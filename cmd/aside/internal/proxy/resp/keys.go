@@ -8,21 +8,27 @@ import (
 
 // Commands that list keys. They hide the library's own.
 
-// one answers an error and returns false where a single server's answer is not everything.
-func (c *conn) one(command string) bool {
-	if c.server.inCluster() {
-		c.error("ERR " + command + " is not served for a Redis Cluster, whose nodes each know their own keys only: ask them")
-		return false
-	}
-	return true
-}
-
 // page asks Redis for some keys. While writes wait to be replayed it does not know them all, nor
 // those that are gone.
 func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 	if pending := c.server.store.Client().Stats().Pending; pending > 0 {
 		return "", nil, fmt.Errorf("%w: %d writes wait to be replayed into Redis, so it cannot list the keys yet", proxy.ErrDegraded, pending)
 	}
+	ask := c.ownPage
+	if c.server.inCluster() {
+		ask = c.clusterPage
+	}
+	cursor, all, err := ask(args)
+	for _, key := range all {
+		if !proxy.Reserved(key) {
+			found = append(found, key)
+		}
+	}
+	return cursor, found, err
+}
+
+// ownPage is SCAN of a server that has all keys.
+func (c *conn) ownPage(args []string) (cursor string, all []string, err error) {
 	reply, err := c.server.store.Ask(c.ctx, "SCAN", nil, args...)
 	if err != nil {
 		return "", nil, err
@@ -37,17 +43,14 @@ func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 	if cursor, err = elements[0].ToString(); err != nil {
 		return "", nil, err
 	}
-	all, err := elements[1].AsStrSlice()
-	for _, key := range all {
-		if !proxy.Reserved(key) {
-			found = append(found, key)
-		}
+	if all, err = elements[1].AsStrSlice(); err == nil && c.server.inCluster() { // it was not known to be one
+		err = fmt.Errorf("%w: Redis was only being connected to", proxy.ErrDegraded)
 	}
-	return cursor, found, err
+	return cursor, all, err
 }
 
 func scan(c *conn, args []string) {
-	if !c.one("SCAN") || c.scanAway(args) {
+	if !c.lists("SCAN") || c.scanAway(args) {
 		return
 	}
 	cursor, found, err := c.page(args...)
@@ -76,7 +79,7 @@ func (c *conn) each(f func(found []string), args ...string) error {
 }
 
 func keys(c *conn, args []string) {
-	if !c.one("KEYS") {
+	if !c.lists("KEYS") {
 		return
 	}
 	if c.listsKnown() {
@@ -105,48 +108,66 @@ func keys(c *conn, args []string) {
 const randomKeys = 100
 
 func randomKey(c *conn, _ []string) {
-	if !c.one("RANDOMKEY") {
+	if !c.lists("RANDOMKEY") {
 		return
 	}
 	if c.listsKnown() {
 		c.randomKnown()
 		return
 	}
+	pick := c.ownRandom
+	if c.server.inCluster() {
+		pick = c.clusterRandom
+	}
+	key, ok, err := pick()
+	if err == nil && !ok {
+		key, ok, err = c.firstKey()
+	}
+	switch {
+	case err != nil:
+		c.fail(err)
+	case ok:
+		c.bulk(key)
+	default:
+		c.null()
+	}
+}
+
+// ownRandom asks a server that has all keys for one; false: there is none, or it is the library's own each time.
+func (c *conn) ownRandom() (key string, ok bool, err error) {
 	for range randomKeys {
 		reply, err := c.server.store.Ask(c.ctx, "RANDOMKEY", nil)
 		if err != nil {
-			c.fail(err)
-			return
+			return "", false, err
 		}
-		key, err := reply.ToString()
-		if err != nil {
-			c.null()
-			return
+		if key, err = reply.ToString(); err != nil {
+			return "", false, nil //nolint:nilerr // there is none
 		}
 		if !proxy.Reserved(key) {
-			c.bulk(key)
-			return
+			return key, true, nil
 		}
 	}
+	return "", false, nil
+}
+
+// firstKey is the first key that a scan finds; false: there is none.
+func (c *conn) firstKey() (key string, ok bool, err error) {
 	for cursor := "0"; ; {
 		next, found, err := c.page(cursor, "COUNT", "1000")
 		if err != nil {
-			c.fail(err)
-			return
+			return "", false, err
 		}
 		if len(found) > 0 {
-			c.bulk(found[0])
-			return
+			return found[0], true, nil
 		}
 		if cursor = next; cursor == "0" {
-			c.null()
-			return
+			return "", false, nil
 		}
 	}
 }
 
 func dbsize(c *conn, _ []string) {
-	if !c.one("DBSIZE") {
+	if !c.lists("DBSIZE") {
 		return
 	}
 	if c.listsKnown() {

@@ -72,13 +72,13 @@ func (l *listing) of(store *proxy.Store, fresh bool) []placed {
 }
 
 // listsKnown reports whether Redis is away and keys are to be listed by what is known.
-func (c *conn) listsKnown() bool { return c.server.options.KnownKeys && c.server.store.Away("") }
+func (c *conn) listsKnown() bool { return c.server.options.KnownKeys && c.server.someAway() }
 
 // inPart takes note of an answer that may not be all, unless Redis has come back meanwhile: then what was known
 // is not any more, and it answers that.
 func (c *conn) inPart(command string) bool {
 	s := c.server
-	if !s.store.Away("") {
+	if !s.someAway() {
 		c.error("ASIDEDEGRADED Redis has come back while its keys were listed by what this proxy has: do it again")
 		return false
 	}

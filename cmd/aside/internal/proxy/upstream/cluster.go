@@ -53,6 +53,7 @@ type slots struct {
 	primaries []*node           // those with slots, by address
 	tags      map[*node]string  // hash tags of slots of theirs
 	replicas  []string          // addresses
+	spread    spread
 	at        time.Time
 }
 
@@ -186,6 +187,7 @@ func (p *Pool) newSlots(reply []byte, asked string) (*slots, error) {
 		return nil, refused
 	}
 	s := &slots{at: time.Now(), tags: make(map[*node]string)}
+	ids := make(map[*node]string)
 	rows, _ := value.([]any)
 	for _, row := range rows {
 		fields, _ := row.([]any)
@@ -198,6 +200,7 @@ func (p *Pool) newSlots(reply []byte, asked string) (*slots, error) {
 			return nil, errProtocol
 		}
 		n := p.cluster.node(address)
+		ids[n] = idOf(fields[2], address)
 		for i := first; i <= last; i++ {
 			s.primary[i] = n
 		}
@@ -214,6 +217,7 @@ func (p *Pool) newSlots(reply []byte, asked string) (*slots, error) {
 		return nil, errNoSlots
 	}
 	slices.SortFunc(s.primaries, func(a, b *node) int { return strings.Compare(a.address, b.address) })
+	s.spread = newSpread(s, ids)
 	for i := 0; i < slot.Count && len(s.tags) < len(s.primaries); i++ {
 		tag := strconv.Itoa(i)
 		if n := s.primary[slot.Of(tag)]; n != nil && s.tags[n] == "" {
@@ -235,6 +239,16 @@ func addressOf(entry any, asked string) (string, bool) {
 		host, _, _ = net.SplitHostPort(asked)
 	}
 	return net.JoinHostPort(host, strconv.Itoa(port)), host != "" && port > 0
+}
+
+// idOf is the id of a node in CLUSTER SLOTS: whoever is asked, and by whichever address, says the same.
+func idOf(entry any, address string) string {
+	if fields, _ := entry.([]any); len(fields) > 2 {
+		if id, ok := fields[2].(string); ok {
+			return id
+		}
+	}
+	return address
 }
 
 // Place says where in a cluster a command belongs.
