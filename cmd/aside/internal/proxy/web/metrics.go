@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 
@@ -25,24 +24,36 @@ import (
 type metrics struct {
 	handler  http.Handler // immutable, as are the next ones
 	registry *prometheus.Registry
-	requests *prometheus.HistogramVec
+	requests *prometheus.HistogramVec  // of HTTP
 	commands map[string]*commandSeries // of RESP, in lower and in upper case
 
 	inFlight   prometheus.Gauge
 	http, resp window
 }
 
-// commandSeries are those of one RESP command.
+// commandSeries are those of one RESP command. What nobody calls is not exported.
 type commandSeries struct {
 	name       string
-	ok, failed series
+	ok, failed durations
 }
 
-// series is looked up in its vector when it is first used, so that what nobody calls is not
-// exported.
-type series struct {
-	once     sync.Once
-	observer prometheus.Observer
+// requestsCollector exports how long requests and commands took: one name, whoever has counted.
+type requestsCollector struct {
+	*prometheus.HistogramVec
+	desc *prometheus.Desc
+	resp []*commandSeries
+}
+
+// Collect implements [prometheus.Collector].
+func (c requestsCollector) Collect(to chan<- prometheus.Metric) {
+	c.HistogramVec.Collect(to)
+	for _, s := range c.resp {
+		for status, d := range map[string]*durations{"ok": &s.ok, "error": &s.failed} {
+			if m := d.metric(c.desc, "resp", s.name, status); m != nil {
+				to <- m
+			}
+		}
+	}
 }
 
 // respCommands are those with series of their own. What else clients send is counted as "other":
@@ -53,23 +64,26 @@ var respCommands = strings.Fields(`append auth client command dbsize decr decrby
 const otherCommand = "other"
 
 func newMetrics(s *Server) *metrics {
+	const (
+		name = "aside_request_duration_seconds"
+		help = "Time from a request's header, or a command, to its answer. status is the HTTP status, or ok or error."
+	)
+	labels := []string{"frontend", "command", "status"}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "aside_request_duration_seconds",
-			Help:    "Time from a request's header, or a command, to its answer. status is the HTTP status, or ok or error.",
-			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
-		}, []string{"frontend", "command", "status"}),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: bounds}, labels),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "aside_http_requests_in_flight", Help: "HTTP requests for values that are being served or wait for their turn.",
 		}),
 		commands: make(map[string]*commandSeries),
 	}
+	requests := requestsCollector{HistogramVec: m.requests, desc: prometheus.NewDesc(name, help, labels, nil)}
 	for _, command := range slices.Concat(respCommands, []string{otherCommand}) {
 		c := &commandSeries{name: command}
 		m.commands[command], m.commands[strings.ToUpper(command)] = c, c
+		requests.resp = append(requests.resp, c)
 	}
-	m.registry.MustRegister(m.requests, m.inFlight, newProxyCollector(s), asideprom.New(s.client, asideprom.WithObserver(s.o.Observer)),
+	m.registry.MustRegister(requests, m.inFlight, newProxyCollector(s), asideprom.New(s.client, asideprom.WithObserver(s.o.Observer)),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		Registry: m.registry, MaxRequestsInFlight: 8, EnableOpenMetrics: true,
@@ -96,14 +110,11 @@ func (m *metrics) observeRESP(a proxy.Answered) {
 			c = cmp.Or(m.commands[strings.ToLower(a.Command)], c)
 		}
 	}
-	s, status := &c.ok, "ok"
+	d := &c.ok
 	if a.Failed {
-		s, status = &c.failed, "error"
+		d = &c.failed
 	}
-	s.once.Do(func() { s.observer = m.requests.WithLabelValues("resp", c.name, status) })
-	for range a.Count {
-		s.observer.Observe(a.Took.Seconds())
-	}
+	d.observe(a.Took, a.Count)
 	m.resp.observe(a.Took, a.At, a.Count)
 }
 
