@@ -5,17 +5,26 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Batcher sends the requests of many callers together. While few are out each goes by itself, at
 // once. When maxAlone are out, those that come wait for the first answer, and then go as one script
 // call: under load that costs the server, the connection and us a fraction of what as many calls
-// would. (What group commit does for a log.) Not in a cluster, where a call must keep to one slot.
+// would. (What group commit does for a log.) A sender lets the callers that it has answered run
+// before it takes what waits: so what they ask next goes along, and does not wait for another call.
+// Not in a cluster, where a call must keep to one slot.
 // Safe for concurrent use.
 type Batcher struct {
 	send         func([]*Request)     // answers each request; returns when it has. Immutable
 	inBackground func(fn func()) bool // see Hooks; immutable
 	sender       Sender               // immutable
+	yield        func()               // runtime.Gosched; immutable
+
+	// How many calls are still to be sent without a yield. Any sender may write it: a yield more or
+	// less does not matter.
+	hurries atomic.Int32
 
 	mu   sync.Mutex
 	out  int        // commands under way; guarded by mu
@@ -41,6 +50,11 @@ type Sender struct {
 const (
 	maxAlone    = 4  // commands out before the next ones go together
 	maxRequests = 12 // in one command that reads: the cost of tracking grows with their square up to Redis 7.0
+
+	// In a process without a free core a yield may last as long as the others' turns, tens of
+	// milliseconds: after one of more than this, so many calls go without.
+	longYield    = time.Millisecond
+	withoutYield = 100
 )
 
 // Request is what one caller asks for one key in a batch.
@@ -130,6 +144,9 @@ func (b *Batcher) sendOn(requests []*Request) {
 	sent := b.inBackground(func() { // ends when nothing is left to be sent, or Close has failed the commands
 		for ; requests != nil; requests = b.take() {
 			b.send(requests)
+			if requests[0].Owner == nil {
+				b.letThemRun()
+			}
 		}
 	})
 	for ; !sent && requests != nil; requests = b.take() { // closing
@@ -140,6 +157,19 @@ func (b *Batcher) sendOn(requests []*Request) {
 		for _, r := range requests {
 			r.Answer(nil, 0, ErrClosed)
 		}
+	}
+}
+
+// letThemRun has callers that were answered run first, and ask for more.
+func (b *Batcher) letThemRun() {
+	if b.hurries.Load() > 0 {
+		b.hurries.Add(-1)
+		return
+	}
+	began := time.Now()
+	b.yield()
+	if time.Since(began) > longYield {
+		b.hurries.Store(withoutYield)
 	}
 }
 

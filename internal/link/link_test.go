@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -162,7 +163,7 @@ func TestAListIsAskedForInBatches(t *testing.T) {
 func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 	var sent [][]string
 	var b Batcher
-	b.inBackground = func(fn func()) bool { fn(); return true }
+	b.inBackground, b.yield = func(fn func()) bool { fn(); return true }, func() {}
 	b.send = func(requests []*Request) {
 		var keys []string
 		for i, r := range requests {
@@ -192,6 +193,65 @@ func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 	b.Leave()
 	require.ErrorIs(t, r.Err, ErrClosed)
 }
+
+// What answered callers ask next goes along with what waits.
+func TestAnsweredCallersAskBeforeTheNextCallGoes(t *testing.T) {
+	b := Batcher{sender: Sender{MaxRequests: 2}, out: maxAlone}
+	b.inBackground = func(fn func()) bool { fn(); return true }
+	for _, key := range []string{"a", "b", "c"} {
+		require.NotNil(t, b.Enter(key))
+	}
+	var sent [][]string
+	b.send = func(requests []*Request) {
+		var keys []string
+		for i, r := range requests {
+			keys = append(keys, r.Key)
+			r.Answer(nil, i, nil)
+		}
+		sent = append(sent, keys)
+	}
+	b.yield = func() {
+		if len(sent) == 1 {
+			require.NotNil(t, b.Enter("a's next"))
+		}
+	}
+	b.Leave()
+	require.Equal(t, [][]string{{"a", "b"}, {"c", "a's next"}}, sent)
+	out, waiting := b.Load()
+	require.Equal(t, []int{maxAlone - 1, 0}, []int{out, waiting})
+}
+
+// Where the process is so busy that a yield lasts long, calls do not wait for one each time; nor ever
+// where nobody waits for the answers.
+func TestAYieldThatLastsLongIsRare(t *testing.T) {
+	for _, row := range []struct {
+		lasts  time.Duration
+		owner  Owner
+		yields int
+	}{
+		{0, nil, 3 * (withoutYield + 1)},
+		{longYield, nil, 3 * (withoutYield + 1)},
+		{longYield + 1, nil, 3},
+		{0, nobody{}, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b, yields := Batcher{sender: Sender{MaxRequests: 1}, out: maxAlone}, 0
+			b.inBackground = func(fn func()) bool { fn(); return true }
+			for range 3 * (withoutYield + 1) {
+				require.False(t, b.EnterOwned(&Request{Owner: row.owner, done: make(chan struct{})}))
+			}
+			b.send = func(requests []*Request) { requests[0].Answer(nil, 0, nil) }
+			b.yield = func() { yields++; time.Sleep(row.lasts) }
+			b.Leave()
+			require.Equal(t, row.yields, yields)
+		})
+	}
+}
+
+type nobody struct{}
+
+func (nobody) Answered(*Request) {}
+func (nobody) Insists() bool     { return false }
 
 // A caller that has left is not sent for; one that leaves later finds what it was sent in.
 func TestARequestIsSentOnlyIfItsCallerIsThere(t *testing.T) {

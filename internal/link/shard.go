@@ -2,6 +2,7 @@ package link
 
 import (
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -103,7 +104,7 @@ func (l *Link) newShard(addr string, client rueidis.Client, tracked bool) *Shard
 	sh.state.away.begin(l, sh.state.since)
 	sh.fresh.Store(true)
 	for i := range sh.batchers {
-		sh.batchers[i].inBackground, sh.batchers[i].sender = l.up.InBackground, l.up.Senders[i]
+		sh.batchers[i].inBackground, sh.batchers[i].sender, sh.batchers[i].yield = l.up.InBackground, l.up.Senders[i], runtime.Gosched
 		sh.batchers[i].send = func(requests []*Request) { l.up.Senders[i].Send(sh, requests) }
 	}
 	return sh
