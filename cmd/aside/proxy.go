@@ -209,6 +209,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 	}
 	store := proxy.NewStore(p.client, p.c.Service.Concurrency)
 	s := p.c.Service
+	store.Strict(resp.Matcher(s.StrictKeys))
 	store.LimitReceiving(max(s.MaxReceiving, 2*s.MaxValueBytes))
 	var respStats atomic.Pointer[resp.Server]
 	p.web = web.New(store, web.Options{

@@ -31,6 +31,9 @@ func (s *Store) UpdateAway(ctx context.Context, keys []string, fn func(known map
 	if err := allowed(keys...); err != nil {
 		return err
 	}
+	if s.IsStrict(keys...) {
+		return s.noted(ErrDegraded)
+	}
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
@@ -123,7 +126,7 @@ func (o *order) end(keys ...string) {
 func (s *Store) KnownKeys() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for key := range s.client.KnownKeys() {
-			if !Reserved(key) && !yield(key) {
+			if !Reserved(key) && !s.IsStrict(key) && !yield(key) {
 				return
 			}
 		}
@@ -135,6 +138,9 @@ func (s *Store) KnownKeys() iter.Seq[string] {
 func (s *Store) LookAway(ctx context.Context, key string) (Value, error) {
 	if err := allowed(key); err != nil {
 		return Value{}, err
+	}
+	if s.IsStrict(key) {
+		return Value{}, ErrDegraded
 	}
 	found, err := s.client.LookAway(ctx, key)
 	if err != nil {
@@ -183,6 +189,9 @@ func opened(text string, ends time.Time) Value {
 
 // Held is what this proxy would answer of key while Redis is away; false: nothing. It counts as no call.
 func (s *Store) Held(ctx context.Context, key string) (Value, bool) {
+	if s.IsStrict(key) {
+		return Value{}, false
+	}
 	found, err := s.client.Look(ctx, key)
 	return valueOf(found), err == nil
 }
@@ -191,6 +200,9 @@ func (s *Store) Held(ctx context.Context, key string) (Value, bool) {
 func (s *Store) Kept(ctx context.Context, key string) (Kept, bool, error) {
 	if err := allowed(key); err != nil {
 		return Kept{}, false, err
+	}
+	if s.IsStrict(key) { // none
+		return Kept{}, false, nil
 	}
 	k, ok, err := s.client.Kept(ctx, key)
 	return s.keptOf(k), ok && err == nil, err
@@ -205,7 +217,7 @@ func (s *Store) Keep(ctx context.Context, key string, operations []aside.Operati
 	if err := allowed(key); err != nil {
 		return nil, err
 	}
-	if !s.client.Health().Durable {
+	if s.IsStrict(key) || !s.client.Health().Durable {
 		return nil, s.noted(ErrDegraded)
 	}
 	if err := s.enter(ctx); err != nil {

@@ -71,7 +71,8 @@ type Value struct {
 type Store struct {
 	client      *aside.Client
 	turns       Gate
-	order       *order // of writes that are kept while Redis is away
+	order       *order                // of writes that are kept while Redis is away
+	strict      func(key string) bool // nil: no key is
 	misses      atomic.Int64
 	refused     atomic.Int64
 	receiving   *Budget
@@ -144,6 +145,9 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 	if err := allowed(key); err != nil {
 		return Value{}, err
 	}
+	if s.IsStrict(key) {
+		return s.GetFromRedis(ctx, key)
+	}
 	if err := s.enter(ctx); err != nil {
 		return Value{}, err
 	}
@@ -178,9 +182,7 @@ func (s *Store) GetFromRedis(ctx context.Context, key string) (Value, error) {
 	if found.Degraded {
 		return Value{}, s.noted(ErrDegraded)
 	}
-	v := open(found.Value)
-	v.TTL, v.Source, v.At = left(found.TTL), found.Source, found.At
-	return v, nil
+	return fetched(found), nil
 }
 
 // noLoader is for calls that load nothing.
@@ -202,6 +204,9 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 		return nil, err
 	}
 	defer s.turns.Leave()
+	if s.IsStrict(keys...) {
+		return s.getMultiFromRedis(ctx, keys)
+	}
 	found, err := s.client.LookMulti(ctx, keys)
 	if err != nil {
 		return nil, s.noted(degraded(err))
@@ -220,10 +225,13 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 
 // Set stores v.Data, with v.ContentType, under key for v.TTL, or without end for NoExpiry. nil
 // means that Redis has it, or that it is on disk and will be replayed. Errors are those of
-// aside.Client.Set, and ErrReserved.
+// aside.Client.Set, and ErrReserved; of Do for a strict key.
 func (s *Store) Set(ctx context.Context, key string, v Value) error {
 	if err := allowed(key); err != nil {
 		return err
+	}
+	if s.IsStrict(key) {
+		return s.setInRedis(ctx, key, v)
 	}
 	if err := s.enter(ctx); err != nil {
 		return err
@@ -242,6 +250,9 @@ func (s *Store) Set(ctx context.Context, key string, v Value) error {
 func (s *Store) Del(ctx context.Context, keys ...string) error {
 	if err := allowed(keys...); err != nil {
 		return err
+	}
+	if s.IsStrict(keys...) {
+		return s.delInRedis(ctx, keys)
 	}
 	if err := s.enter(ctx); err != nil {
 		return err

@@ -67,6 +67,7 @@ type Service struct {
 	CheckApp           bool
 	KeptAnswers        string // refuse, local
 	OutageKeys         string // refuse, known
+	StrictKeys         []string
 	Pprof              bool
 	RequestTimeout     time.Duration
 	IdleTimeout        time.Duration // 0: none

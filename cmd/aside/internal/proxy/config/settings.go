@@ -135,6 +135,9 @@ func (c *Config) settings() []Setting {
 		{Name: "service.outage_keys", Default: "refuse", value: choice{&c.Service.OutageKeys, []string{"refuse", "known"}},
 			Help: "What becomes, while Redis is away, of RESP commands that list keys: SCAN, KEYS, RANDOMKEY and DBSIZE. refuse: they are refused. " +
 				"known: they are answered by the keys that this proxy knows to be there, which may not be all."},
+		{Name: "service.strict_keys", value: list{&c.Service.StrictKeys},
+			Help: "Keys, as patterns of KEYS (lock:*), of which nothing is answered from memory and nothing is kept: all is asked of Redis, and refused while that is away. " +
+				"For locks, rate limits and what else one proxy must not answer by itself. *: all keys."},
 		{Name: "service.pprof", Default: "false", Bool: true, value: boolean{&c.Service.Pprof}, Help: "Serve /debug/pprof/."},
 		{Name: "service.request_timeout", Default: "5s", value: duration{&c.Service.RequestTimeout, time.Millisecond, time.Hour, ""},
 			Help: "How long a request may take, waiting for its turn included."},

@@ -1,5 +1,17 @@
 package resp
 
+import "slices"
+
+// Matcher returns what reports whether a key matches one of patterns of Redis's; nil if there are none.
+func Matcher(patterns []string) func(key string) bool {
+	if len(patterns) == 0 {
+		return nil
+	}
+	return func(key string) bool {
+		return slices.ContainsFunc(patterns, func(pattern string) bool { return matches(pattern, key) })
+	}
+}
+
 // matches reports whether a key matches a pattern of Redis's: * ? [a-z] [^a] and \ before what stands for itself.
 // It takes no longer than the product of the two lengths, whatever the pattern.
 func matches(pattern, key string) bool {

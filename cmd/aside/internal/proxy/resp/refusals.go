@@ -103,7 +103,7 @@ func (c *conn) check(args []string) {
 	}
 	name := nameOf(args)
 	outage := OutageOf(args)
-	if outage == Listed && !c.server.options.KnownKeys {
+	if outage == Listed && !c.server.options.KnownKeys || c.server.store.IsStrict(c.keysIn(name, args)...) {
 		outage = Refused
 	}
 	if outage == Works || outage == Kept || name == "EXEC" || name == "DISCARD" || name == "UNWATCH" {
@@ -135,18 +135,24 @@ func (c *conn) calls() string {
 	return ""
 }
 
-// example is a command without what is nobody's business.
-func (c *conn) example(name string, args []string) string {
-	var keys []string
+// keysIn are the keys of a command, as far as that is known without asking.
+func (c *conn) keysIn(name string, args []string) (keys []string) {
 	if served, ok := commands[name]; ok {
-		keys = keysAt(served.keys, args[1:])
-	} else if c.server.pool != nil {
+		return keysAt(served.keys, args[1:])
+	}
+	if c.server.pool != nil {
 		if table := c.server.pool.Known(); table != nil {
 			if command := table.Lookup(args); command != nil {
 				keys, _ = command.Keys(args)
 			}
 		}
 	}
+	return keys
+}
+
+// example is a command without what is nobody's business.
+func (c *conn) example(name string, args []string) string {
+	keys := c.keysIn(name, args)
 	var b strings.Builder
 	b.WriteString(strings.ReplaceAll(name, "|", " "))
 	for _, key := range keys[:min(len(keys), mostExample)] {
