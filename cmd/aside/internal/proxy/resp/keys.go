@@ -14,11 +14,14 @@ func (c *conn) page(args ...string) (cursor string, found []string, err error) {
 	if pending := c.server.store.Client().Stats().Pending; pending > 0 {
 		return "", nil, fmt.Errorf("%w: %d writes wait to be replayed into Redis, so it cannot list the keys yet", proxy.ErrDegraded, pending)
 	}
-	ask := c.ownPage
-	if c.server.inCluster() {
-		ask = c.clusterPage
+	var all []string
+	cluster := c.server.inCluster()
+	if !cluster {
+		cursor, all, err = c.ownPage(args)
 	}
-	cursor, all, err := ask(args)
+	if cluster || c.server.inCluster() { // that may be known only now
+		cursor, all, err = c.clusterPage(args)
+	}
 	for _, key := range all {
 		if !proxy.Reserved(key) {
 			found = append(found, key)
@@ -43,9 +46,7 @@ func (c *conn) ownPage(args []string) (cursor string, all []string, err error) {
 	if cursor, err = elements[0].ToString(); err != nil {
 		return "", nil, err
 	}
-	if all, err = elements[1].AsStrSlice(); err == nil && c.server.inCluster() { // it was not known to be one
-		err = fmt.Errorf("%w: Redis was only being connected to", proxy.ErrDegraded)
-	}
+	all, err = elements[1].AsStrSlice()
 	return cursor, all, err
 }
 

@@ -17,13 +17,14 @@ const (
 	slotsMoved     = "TRYAGAIN which node of the cluster has which slot has changed, so this would miss keys: begin again, SCAN with cursor 0"
 	slotsUncovered = "CLUSTERDOWN some slots of the cluster are served by no node, so nobody knows their keys"
 	cursorTooLarge = "ERR SCAN is not served for this Redis Cluster: a cursor of one of its nodes is too large, or they are more than 1,024; scan the nodes themselves"
+	listsNothing   = " is not served for a Redis Cluster, whose nodes each know their own keys only, by a proxy that passes nothing on: ask them"
 	listTooLarge   = "ASIDEBUSY the reply of a node is larger than what may be held now (service.max_receiving_bytes): ask with a smaller COUNT"
 )
 
 // lists reports whether commands that list keys can be done; it answers an error where they cannot.
 func (c *conn) lists(command string) bool {
 	if c.server.pool == nil && c.server.inCluster() {
-		c.error("ERR " + command + " is not served for a Redis Cluster, whose nodes each know their own keys only, by a proxy that passes nothing on: ask them")
+		c.error("ERR " + command + listsNothing)
 		return false
 	}
 	return true
@@ -39,6 +40,9 @@ func (s *Server) someAway() bool {
 
 // clusterPage is SCAN of all primaries.
 func (c *conn) clusterPage(args []string) (cursor string, all []string, err error) {
+	if c.server.pool == nil { // when it was looked at, it was not known to be a cluster
+		return "", nil, upstream.ServerError("ERR this" + listsNothing)
+	}
 	from, err := strconv.ParseUint(args[0], 10, 64)
 	if err != nil {
 		return "", nil, upstream.ServerError("ERR invalid cursor")

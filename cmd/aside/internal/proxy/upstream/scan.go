@@ -22,7 +22,7 @@ import (
 //
 // layout is a hash of which primary has which slot. If that changes before the end, keys may have come to a primary
 // that was asked already, so going on is an error. A primary is asked for its own view of it behind its last page: a slot
-// whose keys would be missed has left a primary that was yet to be asked, and that one knows it.
+// whose keys would be missed has left a primary that was yet to be asked, or is leaving it, and that one knows it.
 //
 // Clients that read numbers as JavaScript does round what is not below 2^53, and lose bits of the layout first: an error,
 // too, and not a scan that misses keys. Bit 52 is for the cursors of an outage (package resp).
@@ -52,14 +52,18 @@ var (
 // spread is who has which slot, for lists of keys. Immutable.
 type spread struct {
 	order   []*node // primaries, by id
-	covered bool    // all slots have one
-	layout  uint16  // hash of it all
+	ids     []string
+	covered bool   // all slots have one
+	layout  uint16 // hash of it all
 }
 
 // newSpread is the spread of slots whose primaries have these ids.
 func newSpread(s *slots, ids map[*node]string) (d spread) {
 	d.order = slices.Clone(s.primaries)
 	slices.SortFunc(d.order, func(a, b *node) int { return strings.Compare(ids[a], ids[b]) })
+	for _, n := range d.order {
+		d.ids = append(d.ids, ids[n])
+	}
 	d.covered = true
 	h := fnv.New64a()
 	for i, n := range s.primary {
@@ -97,11 +101,11 @@ func (p *Pool) Scan(ctx context.Context, b *Batch, cursor uint64, options []stri
 		return 0, nil, ErrLayout
 	}
 	n := s.spread.order[i]
-	reply, err := p.askNode(ctx, n, b, append([]string{"SCAN", strconv.FormatUint(own, 10)}, options...), alive)
+	replies, err := p.askNode(ctx, n, b, alive, append([]string{"SCAN", strconv.FormatUint(own, 10)}, options...))
 	if err != nil {
 		return 0, nil, p.because(ctx, s, err)
 	}
-	if own, keys, err = pageOf(reply); err != nil {
+	if own, keys, err = pageOf(replies[0]); err != nil {
 		return 0, nil, err
 	}
 	if own == 0 {
@@ -145,24 +149,51 @@ func (p *Pool) spreadFor(ctx context.Context, cursor uint64) (s *slots, err erro
 	return s, nil
 }
 
-// confirm returns ErrLayout if the i-th primary, which has been asked for all its keys, has another view of the slots than s.
+// confirm returns ErrLayout if the i-th primary, which has been asked for all its keys, has another view of the slots than s, or if
+// a slot of it is on its way to one that was asked before.
 func (p *Pool) confirm(ctx context.Context, s *slots, i int, b *Batch, alive func() bool) error {
 	n := s.spread.order[i]
-	reply, err := p.askNode(ctx, n, b, []string{"CLUSTER", "SLOTS"}, alive)
+	// In this order: a move that ends between the two is seen by the second.
+	replies, err := p.askNode(ctx, n, b, alive, []string{"CLUSTER", "NODES"}, []string{"CLUSTER", "SLOTS"})
 	if err != nil {
 		return p.because(ctx, s, err)
 	}
-	now, err := p.newSlots(reply, n.address)
+	nodes, _, err := decode(replies[0])
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	}
-	if now.spread.layout == s.spread.layout && now.spread.order[i] == n {
+	now, err := p.newSlots(replies[1], n.address)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	text, _ := nodes.(string)
+	switch {
+	case now.spread.layout == s.spread.layout && now.spread.order[i] == n && !s.spread.loses(text, i):
 		return nil
+	case now.spread.layout == s.spread.layout:
+		return ErrLayout
 	}
 	old := *s // whoever begins anew asks for it anew
 	old.at = old.at.Add(-refreshEvery)
 	p.cluster.known.CompareAndSwap(s, &old)
 	return ErrLayout
+}
+
+// loses reports whether a slot of the i-th primary, whose CLUSTER NODES this is, is on its way to one that is asked before it, or not at
+// all. Redis marks such a slot in the line of the node itself: [42->-id].
+func (d *spread) loses(nodes string, i int) bool {
+	for line := range strings.Lines(nodes) {
+		fields := strings.Fields(line)
+		if len(fields) < 8 || !slices.Contains(strings.Split(fields[2], ","), "myself") {
+			continue
+		}
+		for _, field := range fields[8:] {
+			if _, to, moves := strings.Cut(strings.Trim(field, "[]"), "->-"); moves && slices.Index(d.ids, to) < i {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // because is ErrLayout if err is an answer that is missing, and the slots are no longer as s has them: who asks again gets no
@@ -176,26 +207,36 @@ func (p *Pool) because(ctx context.Context, s *slots, err error) error {
 	return err
 }
 
-// askNode sends a primary one command, and returns the reply, which is b's. An error reply is a ServerError.
-func (p *Pool) askNode(ctx context.Context, n *node, b *Batch, args []string, alive func() bool) ([]byte, error) {
+// askNode sends a primary commands, and returns their replies, which are b's. An error reply is a ServerError.
+func (p *Pool) askNode(ctx context.Context, n *node, b *Batch, alive func() bool, commands ...[]string) (replies [][]byte, err error) {
 	b.Reset()
-	b.Add(args)
+	for _, args := range commands {
+		b.Add(args)
+	}
 	up := func() bool { return alive() && (p.options.Up == nil || p.options.Up(n.address)) }
 	if err := p.doAt(ctx, n, 3, b, up); err != nil {
 		return nil, err
 	}
-	return b.only()
+	begin := 0
+	for _, end := range b.Ends {
+		reply := b.Replies[begin:end]
+		if err := refusedOf(reply); err != nil {
+			return nil, err
+		}
+		replies, begin = append(replies, reply), end
+	}
+	return replies, nil
 }
 
-// only is the reply to the one command of b.
-func (b *Batch) only() ([]byte, error) {
+// refusedOf is the error that a reply is; nil if it is none.
+func refusedOf(reply []byte) error {
 	switch {
-	case len(b.Replies) == 0:
-		return nil, ErrNoRoom
-	case isError(b.Replies):
-		return nil, Refused(b.Replies)
+	case len(reply) == 0:
+		return ErrNoRoom
+	case isError(reply):
+		return Refused(reply)
 	}
-	return b.Replies, nil
+	return nil
 }
 
 // pageOf reads a reply of SCAN.
@@ -232,11 +273,11 @@ func (p *Pool) RandomKey(ctx context.Context, b *Batch, tries int, good func(key
 			left -= sizes[which]
 			which++
 		}
-		reply, err := p.askNode(ctx, s.spread.order[which], b, []string{"RANDOMKEY"}, alive)
+		replies, err := p.askNode(ctx, s.spread.order[which], b, alive, []string{"RANDOMKEY"})
 		if err != nil {
 			return "", false, p.because(ctx, s, err)
 		}
-		value, _, err := decode(reply)
+		value, _, err := decode(replies[0])
 		if err != nil {
 			return "", false, fmt.Errorf("%w: %w", ErrLost, err)
 		}
@@ -256,15 +297,14 @@ func (p *Pool) sizes(ctx context.Context, primaries []*node, b *Batch, alive fun
 	}
 	p.doParts(ctx, 3, parts, alive)
 	for _, part := range parts {
-		var reply []byte
 		if err == nil {
 			err = part.err
 		}
 		if err == nil {
-			reply, err = part.batch.only()
+			err = refusedOf(part.batch.Replies)
 		}
 		if err == nil {
-			value, _, _ := decode(reply)
+			value, _, _ := decode(part.batch.Replies)
 			size, _ := value.(int64)
 			sizes, all = append(sizes, size), all+size
 		}

@@ -101,3 +101,20 @@ func TestALayoutIsThatOfTheSlots(t *testing.T) {
 	}
 	require.False(t, of("h", "h:1", a, row{8001, 16382, 1, "b"}).spread.covered)
 }
+
+// A slot that is on its way to a primary that is asked later costs nothing; to one that was asked, or is not asked as it has no slots
+// yet, keys may have gone ahead.
+func TestAPrimaryThatLosesASlotIsKnownByItsOwnLine(t *testing.T) {
+	d := &spread{ids: []string{"a", "b", "c"}}
+	lines := func(open string) string {
+		return "txt:a h:1@11 master - 0 1 1 connected 0-5460 [7->-b]\n" +
+			"b h:2@12,name myself,master - 0 0 2 connected 5461-10922 " + open + "\n" +
+			"r h:4@14 slave b 0 0 2 connected\n" +
+			"c h:3@13 master - 0 0 3 connected 10923-16383\n"
+	}
+	for open, want := range map[string]bool{
+		"": false, "[5500->-c]": false, "[5500->-a]": true, "[5500->-new]": true, "[5500->-c] [5501->-a]": true, "[7-<-a]": false, "[10923-<-c]": false,
+	} {
+		require.Equal(t, want, d.loses(lines(open), 1), open)
+	}
+}
