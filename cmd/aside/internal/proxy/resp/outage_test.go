@@ -228,8 +228,9 @@ func TestTheLibrarysOwnKeysAreNotListed(t *testing.T) {
 
 func TestAClusterIsNotListed(t *testing.T) {
 	cluster := redistest.StartCluster(t)
-	store, _ := newStore(t, cluster.Addrs()[0], "")
+	store, c := newStore(t, cluster.Addrs()[0], "")
 	_, addr := serve(t, store, Options{})
+	awaitMode(t, c, aside.Healthy)
 	p := dial(t, addr)
 	for _, key := range []string{"a", "b", "c", "d", "e", "f"} {
 		require.Equal(t, "+OK", p.do("SET", key, "1"))
@@ -240,7 +241,7 @@ func TestAClusterIsNotListed(t *testing.T) {
 	require.Equal(t, "*6 $20 $20 $20 $20 $20 $20", p.do("MGET", "a", "b", "c", "d", "e", "f"))
 	require.Equal(t, ":6", p.do("DEL", "a", "b", "c", "d", "e", "f", "g"))
 	for _, text := range []string{"SCAN 0", "KEYS *", "DBSIZE"} {
-		require.Contains(t, p.do(line(text)...), "is not served for a Redis Cluster", text)
+		require.Contains(t, p.do(line(text)...), "is not served for a Redis Cluster", text) // as nothing is passed on here
 	}
 }
 
