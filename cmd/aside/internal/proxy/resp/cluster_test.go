@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"bufio"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -372,6 +373,38 @@ func TestANodeThatIsAwayCostsItsOwnSlotsOnly(t *testing.T) {
 	cluster.Node(0).Restart()
 	cluster.AwaitOK()
 	eventually(t, "it is back", func() bool { return p.do("HSET", keys[0], "f", "v") == ":1" })
+}
+
+// A node goes away when a pipeline was gathered and not sent yet: the commands that other nodes have to do are done.
+func TestANodeThatGoesAwayMeanwhileCostsItsOwnSlotsOnly(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	option := rueidis.ClientOption{InitAddress: cluster.Addrs()}
+	store, client := newHastyStore(t, cluster.Addrs()[0], t.TempDir(), func(o *aside.Options) { o.Redis = option })
+	eventually(t, "the cluster is there", func() bool { return client.Health().Mode == aside.Healthy })
+	s := New(store, Options{Redis: &option, Logger: quiet})
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	ours, theirs := tcpPair(t)
+	c, p := newConn(s, ours, 1), &peer{t, theirs, bufio.NewReader(theirs)}
+	keys := keysOfNodes(cluster)
+	for _, key := range keys {
+		require.Equal(t, gathered, c.pass([]string{"HSET", key, "f", "v"}))
+	}
+	c.settle()
+	for _, key := range keys {
+		require.Equal(t, gathered, c.pass([]string{"HGET", key, "f"}))
+	}
+	cluster.Node(0).Kill()
+	eventually(t, "it is noticed", func() bool { return client.Health().Mode == aside.Degraded })
+	c.finish()
+	for range keys {
+		require.Equal(t, ":1", p.reply())
+	}
+	require.Contains(t, p.reply(), "-ASIDEDEGRADED")
+	require.Equal(t, "$v", p.reply())
+	require.Equal(t, "$v", p.reply())
+	require.EqualValues(t, 6, s.Stats().Commands, "each is counted once")
+	cluster.Node(0).Restart()
+	cluster.AwaitOK()
 }
 
 // After a failover commands go to the new primary.

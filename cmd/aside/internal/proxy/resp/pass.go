@@ -2,6 +2,7 @@ package resp
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -469,6 +470,10 @@ func (c *conn) settle() {
 	start, mute := time.Now(), c.out.mute
 	err := c.during(func() error { return c.send(p) })
 	c.now = time.Now()
+	if len(p.calls) > 1 && !p.own && c.server.inCluster() && errors.Is(err, proxy.ErrDegraded) {
+		c.settleApart(p)
+		return
+	}
 	took := c.now.Sub(start)
 	// What of a batch is alike is counted at once: one by one, that is a tenth of what a command costs.
 	alike := proxy.Answered{Took: took, At: c.now}
@@ -495,6 +500,31 @@ func (c *conn) settle() {
 		c.settledOwn(err, bytes.HasPrefix(p.last(), []byte("-")))
 	}
 	p.end()
+}
+
+// settleApart is settle of what was gathered when all of the cluster was well, and was not sent, as a shard has gone
+// away since: each command by itself, so that it costs those of that shard only.
+func (c *conn) settleApart(p *passing) {
+	calls, all := slices.Clone(p.calls), make([][]string, len(p.calls))
+	for i := range all {
+		all[i] = p.batch.Args(i)
+	}
+	p.end()
+	mute, skip := c.out.mute, c.skip
+	for i, call := range calls {
+		c.out.mute, c.skip = call.mute, false
+		keys, err := c.keysOf(call.command, all[i])
+		switch {
+		case err != nil:
+			c.error(c.describePassed(err, false))
+			c.flushReply()
+		case c.gather(call.command, all[i], keys) == gathered:
+			c.settle()
+		default: // there is no room for it
+			c.flushReply()
+		}
+	}
+	c.out.mute, c.skip = mute, skip
 }
 
 // end makes p empty, for the next client.
