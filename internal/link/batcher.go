@@ -17,7 +17,7 @@ import (
 // Not in a cluster, where a call must keep to one slot.
 // Safe for concurrent use.
 type Batcher struct {
-	send         func([]*Request)     // answers each request; returns when it has. Immutable
+	send         func([]*Request)     // answers each request; returns when it has. The slice is its to change. Immutable
 	inBackground func(fn func()) bool // see Hooks; immutable
 	sender       Sender               // immutable
 	yield        func()               // runtime.Gosched; immutable
@@ -143,8 +143,9 @@ func (b *Batcher) Leave() {
 func (b *Batcher) sendOn(requests []*Request) {
 	sent := b.inBackground(func() { // ends when nothing is left to be sent, or Close has failed the commands
 		for ; requests != nil; requests = b.take() {
+			awaited := requests[0].Owner == nil // now: what was answered may be another's again
 			b.send(requests)
-			if requests[0].Owner == nil {
+			if awaited {
 				b.letThemRun()
 			}
 		}
