@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback/journal"
-	"github.com/redaside/aside/internal/deferred"
 )
 
 // A directory may have been another database's before: a process that opens it for its own brings what
@@ -53,21 +52,21 @@ func (f *foreign) add(s foreignStep) {
 	f.steps = append(f.steps, s)
 }
 
-// after returns what there is of the key where the file has now, if there is one.
-func (f *foreign) after(now Record, at int64, there bool) (Record, int64, bool) {
-	for _, s := range f.steps {
-		switch {
-		case s.settled != "":
-			there = there && (now.Op == OpFill || now.Stamp > s.settled)
-		case !there:
-			now, at, there = s.record, s.at, !onlyNotes(&s.record)
-		default:
-			if both, changed := Merge(now, s.record); changed {
-				now, at = both, s.at
-			}
-		}
+// after returns what an index has of the key that has read its file, and then the journal; nil: nothing.
+func (f *foreign) after(key string, file *Record, at int64) *entry {
+	x := newIndex() // nobody else's
+	if file != nil {
+		x.mergeLocked(file, at, false)
 	}
-	return now, at, there
+	for _, s := range f.steps {
+		if s.settled != "" {
+			x.settleUpToLocked(key, s.settled)
+			continue
+		}
+		s.record.Key = key // a note has none
+		x.mergeLocked(&s.record, s.at, true)
+	}
+	return x.byKey[key]
 }
 
 func (m *merger) mergeForeign(j *journal.Record) {
@@ -80,7 +79,7 @@ func (m *merger) mergeForeign(j *journal.Record) {
 	case journal.Settle:
 		s.settled = j.Stamp
 	case journal.Opened:
-		s.record = Record{Op: OpOperations, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()}
+		s.record = fromJournal(j)
 	case journal.Set, journal.Del, journal.Operations:
 		if s.record = fromJournal(j); s.record.validate() != nil {
 			return
@@ -201,11 +200,13 @@ func (d *Dir) moveOne(k foreignKey, f *foreign, folder string) (removed bool, er
 	if err == nil && FileOf(k.db, there.Key) != name {
 		err = otherKey(&there, k.db)
 	}
-	known := err == nil
+	var file *Record
 	switch {
-	case known && there.Key != k.key:
+	case err == nil && there.Key != k.key:
 		return false, fmt.Errorf("%s: %w", name, ErrFileOtherKey)
-	case known, errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
+	case err == nil:
+		file = &there
+	case errors.Is(err, errMissing), errors.Is(err, ErrFileTorn):
 	case damaged(err):
 		if err := d.putAside(name, err); err != nil {
 			return false, err
@@ -213,18 +214,18 @@ func (d *Dir) moveOne(k foreignKey, f *foreign, folder string) (removed bool, er
 	default:
 		return false, err
 	}
-	now, at, left := f.after(there, at, known)
-	switch {
-	case left && (!known || now != there):
+	switch e := f.after(k.key, file, at); {
+	case e != nil && e.dirty:
 		if err := d.fs.MkdirAll(folder, dirMode); err != nil {
 			return false, err
 		}
-		half, err := d.replaceFile(name, encodeFile(&now, at), true)
-		if half {
+		r := e.found().whole()
+		left, err := d.replaceFile(name, encodeFile(&r, e.at), true)
+		if left {
 			d.untidy[name+tempSuffix] = true
 		}
 		return false, err
-	case known && !left:
+	case e == nil && file != nil:
 		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}

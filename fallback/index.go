@@ -153,6 +153,14 @@ func (x *index) settleLocked(r *Record) *entry {
 	return e
 }
 
+// settleUpToLocked forgets the record of a key, unless it is a fill, if it is not newer than a stamp: what
+// is older than what was settled was superseded.
+func (x *index) settleUpToLocked(key, stamp string) {
+	if e := x.byKey[key]; e != nil && e.record.Op != OpFill && e.record.Stamp <= stamp {
+		x.removeLocked(e)
+	}
+}
+
 // cleanLocked takes note that the record is in its file.
 func (x *index) cleanLocked(e *entry) {
 	x.uncountLocked(e)

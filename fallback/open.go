@@ -272,12 +272,16 @@ func (m *merger) merge(j journal.Record) error {
 		return nil
 	}
 	switch j.Op {
-	case journal.Settle:
-		m.settle(&j)
+	case journal.Settle: // what is older may come first, if what superseded it was in a part that has been dropped since
+		if key, ok := m.keyOf(j.KeyHash); ok {
+			m.d.x.settleUpToLocked(key, j.Stamp)
+		}
 		return nil
 	case journal.Opened:
 		if key, ok := m.keyOf(j.KeyHash); ok {
-			m.d.x.mergeLocked(&Record{Op: OpOperations, Key: key, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()}, time.Now().UnixMilli(), true)
+			note := fromJournal(&j)
+			note.Key = key
+			m.d.x.mergeLocked(&note, time.Now().UnixMilli(), true)
 		}
 		return nil
 	case journal.Set, journal.Del, journal.Operations:
@@ -298,19 +302,6 @@ func (m *merger) merge(j journal.Record) error {
 	return nil
 }
 
-// settle forgets what was settled, and what is older: it was superseded then. (The older one may
-// come first, if what superseded it was in a part that has been dropped since.)
-func (m *merger) settle(j *journal.Record) {
-	d := m.d
-	key, ok := m.keyOf(j.KeyHash)
-	if !ok {
-		return
-	}
-	if e := d.x.byKey[key]; e != nil && e.record.Op != OpFill && e.record.Stamp <= j.Stamp {
-		d.x.removeLocked(e)
-	}
-}
-
 // keyOf returns the key of our database that has a hash.
 func (m *merger) keyOf(hash journal.KeyHash) (string, bool) {
 	d := m.d
@@ -324,6 +315,7 @@ func (m *merger) keyOf(hash journal.KeyHash) (string, bool) {
 	return key, ok
 }
 
+// fromJournal is a record of the journal. A note that a list was opened does not name its key.
 func fromJournal(j *journal.Record) Record {
 	r := Record{Op: OpSet, Key: j.Key, Value: j.Value, Expires: j.Expires, Stamp: j.Stamp, Slack: j.Slack}
 	switch j.Op {
@@ -331,7 +323,9 @@ func fromJournal(j *journal.Record) Record {
 		r.Op, r.Value, r.Expires = OpDel, "", 0
 	case journal.Operations:
 		r.Op, r.Value, r.Expires = OpOperations, deferred.Together(j.List, j.Stamp, j.Commands).String(), 0
-	case journal.Set, journal.Settle, journal.Opened:
+	case journal.Opened:
+		r = Record{Op: OpOperations, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()}
+	case journal.Set, journal.Settle:
 	}
 	return r
 }
