@@ -122,8 +122,10 @@ func TestAFailoverBySentinelIsSaid(t *testing.T) {
 	}), testContext(t)
 	require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
 	sentinel.Failover()
-	eventually(t, "it is said", func() bool { return c.Stats().Failovers == 1 })
-	log.await(t, 1, "another server answers", "runBefore=")
+	// More than once where busy Sentinels make two servers the primary, one after the other.
+	eventually(t, "it is said", func() bool {
+		return c.Stats().Failovers >= 1 && len(log.lines("another server answers", "runBefore=")) >= 1
+	})
 }
 
 func TestAFailoverInAClusterIsSaid(t *testing.T) {

@@ -31,6 +31,11 @@ func StartSentinel(t testing.TB) *Sentinel {
 	notShort(t)
 	program := needBinary(t, "a Sentinel")
 	s := &Sentinel{t: t}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("redistest: servers became a primary %d times", s.Promotions())
+		}
+	})
 	primary := startBinary(t, program, settings{})
 	host, port, _ := strings.Cut(primary.Addr(), ":")
 	s.servers = []*Server{primary}
