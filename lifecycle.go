@@ -17,6 +17,7 @@ type lifecycle struct {
 	ctx    context.Context    // ends with Close; immutable
 	cancel context.CancelFunc // of ctx; immutable
 	idle   chan task          // to a worker that waits for work; immutable
+	apart  chan task          // to a goroutine of contained's that does; immutable
 
 	callbacks sync.Map // the numbers of the goroutines that run callbacks, see contain.go
 
@@ -31,7 +32,7 @@ type lifecycle struct {
 
 // begin begins it, once.
 func (lc *lifecycle) begin() {
-	lc.idle, lc.closed = make(chan task), make(chan struct{})
+	lc.idle, lc.apart, lc.closed = make(chan task), make(chan task), make(chan struct{})
 	lc.ctx, lc.cancel = context.WithCancel(context.Background())
 }
 
@@ -76,10 +77,15 @@ func (lc *lifecycle) work(t task) {
 	}
 }
 
-// worker ends when it has been idle for one to two seconds, with Close, or with a loader that ends
-// its goroutine. (A timer would have to be set anew after each task.)
 func (lc *lifecycle) worker(t task) {
 	defer lc.background.Done()
+	lc.serve(t, lc.idle)
+}
+
+// serve does t, and then what comes, one after the other. It ends when nothing has come for one to
+// two seconds, with Close, or with a task that ends its goroutine. (A timer would have to be set anew
+// after each task.)
+func (lc *lifecycle) serve(t task, tasks <-chan task) {
 	defer lc.callback()()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -89,7 +95,7 @@ func (lc *lifecycle) worker(t task) {
 			t, used = nil, true // what is done must not be kept in memory
 		}
 		select {
-		case t = <-lc.idle:
+		case t = <-tasks:
 		case <-tick.C:
 			if !used {
 				return
@@ -145,27 +151,40 @@ func (lc *lifecycle) close(shutDown func() error) error {
 
 var errCloseInside = errors.New("aside: Close was called by a callback that it would wait for (a loader, Observer, OnModeChange, ...): the client closes without waiting for it, call Close elsewhere to wait until it has")
 
-// contained calls fn in a goroutine of its own and waits for it. The error is a *PanicError, or
-// says that fn, which is called what, has ended its goroutine.
+// contained calls fn in another goroutine and waits for it. The error is a *PanicError, or says
+// that fn, which is called what, has ended its goroutine. That one serves others, too, as to learn
+// its number takes longer than most callbacks. Close does not wait for it, but for who waits here.
 func (lc *lifecycle) contained(what string, fn func()) error {
-	done := make(chan error, 1)
-	go func() { // ends with fn
-		defer lc.callback()()
-		returned := false
-		defer func() {
-			switch p := recover(); {
-			case returned:
-				done <- nil
-			case p != nil:
-				done <- newPanicError(p)
-			default:
-				done <- goexited(what)
-			}
-		}()
-		fn()
-		returned = true
+	c := &containedCall{what: what, fn: fn, done: make(chan error, 1)}
+	select {
+	case lc.apart <- c:
+	default:
+		go lc.serve(c, lc.apart)
+	}
+	return <-c.done
+}
+
+// containedCall is a task of contained's.
+type containedCall struct {
+	what string
+	fn   func()
+	done chan error // takes one, so that nobody need wait
+}
+
+func (c *containedCall) do() {
+	returned := false
+	defer func() {
+		switch p := recover(); {
+		case returned:
+			c.done <- nil
+		case p != nil:
+			c.done <- newPanicError(p)
+		default:
+			c.done <- goexited(c.what)
+		}
 	}()
-	return <-done
+	c.fn()
+	returned = true
 }
 
 // callback notes that this goroutine runs a callback, until the returned function is called: Close

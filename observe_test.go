@@ -313,3 +313,19 @@ func TestAnObserverThatPanicsHarmsNobody(t *testing.T) {
 		require.Equal(t, "v", value)
 	}
 }
+
+// BenchmarkObserved reads from Redis with an Observer and without: what it costs to tell one.
+func BenchmarkObserved(b *testing.B) {
+	server := redistest.Start(b)
+	nothing := aside.ObserverFunc(func(context.Context, aside.Event) {})
+	for name, observer := range map[string]aside.Observer{"nobody": nil, "somebody": nothing} {
+		b.Run(name, func(b *testing.B) {
+			c := newClient(b, server.Addr(), untracked, func(o *aside.Options) { o.Observer = observer })
+			load := func(context.Context, string) (string, error) { return "v", nil }
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = c.Get(context.Background(), time.Hour, "k", load)
+			}
+		})
+	}
+}
