@@ -37,7 +37,7 @@ type write struct {
 	acknowledged bool
 	kept         bool   // for replay
 	settled      moment // for what is kept: its node had nothing to replay any more
-	until        moment // Redis may do it until then although it has failed: it was on its way when its process was killed, or its caller left
+	until        moment // Redis may do it until then, but for the error of its clock, although it has failed: it was on its way when its process was killed, or its caller left
 	note         string
 
 	verb    string        // of a view
@@ -78,6 +78,8 @@ type history struct {
 	happenings []happening
 	values     []*value // by number, from 1
 	stops      []*stop
+	probes     map[who][]probe
+	lags       map[int][]lag // by node, in order
 }
 
 func (h *history) wrote(w *write) {
@@ -115,18 +117,10 @@ type violation struct {
 	what string
 }
 
-// contestedWithin is how close two writes of different processes must be for nobody to know which
-// was later: u of docs/adr/0005, 2 × 50 ms, and by what this machine's clocks, read through a
-// socket, really err.
-const (
-	clockError      = 15 * time.Millisecond
-	contestedWithin = 100*time.Millisecond + 2*clockError
-)
-
-// contested says that x may have won over the later y: two Sets of different nodes that are too
-// close. What a node's next process writes is later for everybody.
-func contested(x, y *write) bool {
-	return x != nil && x.set && y.set && x.node != y.node && y.call-x.end < contestedWithin
+// contested says that x may have won over the later y: two Sets of different processes that are too
+// close.
+func (h *history) contested(x, y *write) bool {
+	return x != nil && x.set && y.set && h.tooClose(x, y)
 }
 
 // binds says that whoever reads so must not see less than w: promise 3, which contains 2 and 6.
@@ -227,10 +221,10 @@ func (h *history) check() (broken []violation, contests int) {
 			if !h.binds(w, r) {
 				continue
 			}
-			if seen != nil && w.call < seen.until {
+			if seen != nil && h.mayStillDo(seen, w.call) {
 				continue
 			}
-			if contested(seen, w) {
+			if h.contested(seen, w) {
 				contest = true
 				continue
 			}
@@ -258,7 +252,7 @@ func (h *history) expected(key string) (newest *write, version int, ok bool) {
 		return newest, 0, false
 	}
 	for _, w := range h.writes {
-		if w.key == key && w.node != newest.node && (newest.call-w.end < contestedWithin || newest.call < w.until) {
+		if w.key == key && (h.tooClose(w, newest) || w.node != newest.node && h.mayStillDo(w, newest.call)) {
 			return newest, 0, false
 		}
 	}
@@ -385,35 +379,43 @@ func TestTheCheckerFindsWhatIsBroken(t *testing.T) {
 		read     *read
 		broken   bool
 		contests int
+		probe    time.Duration // how long the probes of node 0 take
 	}{
-		"nothing was written":                            {nil, get(a, 1, 0), false, 0},
-		"a version that nobody has made":                 {nil, get(a, 2, 0), true, 0},
-		"the future":                                     {[]*write{del(b, 2, 10*ms, 11*ms)}, get(a, 2, 5*ms), true, 0},
-		"own write, newer":                               {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 2, 3*ms), false, 0},
-		"own write, older":                               {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 1, 3*ms), true, 0},
-		"own write, older, degraded":                     {[]*write{set(a, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 3*ms)), true, 0},
-		"own write, nothing":                             {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 0, 3*ms), false, 0},
-		"own write, before it ended":                     {[]*write{set(a, 2, 1*ms, 4*ms)}, get(a, 1, 3*ms), false, 0},
-		"own write that failed":                          {[]*write{failed(set(a, 2, 1*ms, 2*ms))}, get(a, 1, 3*ms), false, 0},
-		"own write before the one that failed":           {[]*write{del(a, 2, 1*ms, 2*ms), failed(set(a, 3, 3*ms, 4*ms))}, get(a, 1, 5*ms), true, 0},
-		"another's, that a killed one came after":        {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 10*ms, 11*ms)}, get(b, 2, 25*ms), false, 0},
-		"another's, that a killed one came too late for": {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 30*ms, 31*ms)}, get(b, 2, 45*ms), true, 0},
-		"another's, in the lease":                        {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 50*ms), false, 0},
-		"another's, after the lease":                     {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 103*ms), true, 0},
-		"another's, after the lease, degraded":           {[]*write{del(b, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 103*ms)), false, 0},
-		"another's, kept":                                {[]*write{kept(del(b, 2, 1*ms, 2*ms), never)}, get(a, 1, 900*ms), false, 0},
-		"another's, replayed":                            {[]*write{kept(del(b, 2, 1*ms, 2*ms), 500*ms)}, get(a, 1, 601*ms), true, 0},
-		"two Sets, close":                                {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), false, 1},
-		"two Sets, far apart":                            {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 150*ms, 151*ms)}, get(a, 2, 900*ms), true, 0},
-		"two Sets of one process, close":                 {[]*write{set(a, 2, 1*ms, 2*ms), set(a, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0},
-		"two Sets of one node, killed in between":        {[]*write{set(a, 2, 1*ms, 2*ms), set(who{node: 0, life: 1}, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0},
-		"a Set and a Del, close":                         {[]*write{set(a, 2, 1*ms, 2*ms), del(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), true, 0},
-		"two Sets, close, and one that nobody contests":  {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms), set(b, 4, 200*ms, 201*ms)}, get(a, 2, 900*ms), true, 0},
+		"nothing was written":                            {nil, get(a, 1, 0), false, 0, 0},
+		"a version that nobody has made":                 {nil, get(a, 2, 0), true, 0, 0},
+		"the future":                                     {[]*write{del(b, 2, 10*ms, 11*ms)}, get(a, 2, 5*ms), true, 0, 0},
+		"own write, newer":                               {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 2, 3*ms), false, 0, 0},
+		"own write, older":                               {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 1, 3*ms), true, 0, 0},
+		"own write, older, degraded":                     {[]*write{set(a, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 3*ms)), true, 0, 0},
+		"own write, nothing":                             {[]*write{set(a, 2, 1*ms, 2*ms)}, get(a, 0, 3*ms), false, 0, 0},
+		"own write, before it ended":                     {[]*write{set(a, 2, 1*ms, 4*ms)}, get(a, 1, 3*ms), false, 0, 0},
+		"own write that failed":                          {[]*write{failed(set(a, 2, 1*ms, 2*ms))}, get(a, 1, 3*ms), false, 0, 0},
+		"own write before the one that failed":           {[]*write{del(a, 2, 1*ms, 2*ms), failed(set(a, 3, 3*ms, 4*ms))}, get(a, 1, 5*ms), true, 0, 0},
+		"another's, that a killed one came after":        {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 10*ms, 11*ms)}, get(b, 2, 25*ms), false, 0, 0},
+		"another's, that a killed one came too late for": {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 30*ms, 31*ms)}, get(b, 2, 45*ms), true, 0, 0},
+		"another's, in the lease":                        {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 50*ms), false, 0, 0},
+		"another's, after the lease":                     {[]*write{del(b, 2, 1*ms, 2*ms)}, get(a, 1, 103*ms), true, 0, 0},
+		"another's, after the lease, degraded":           {[]*write{del(b, 2, 1*ms, 2*ms)}, degraded(get(a, 1, 103*ms)), false, 0, 0},
+		"another's, kept":                                {[]*write{kept(del(b, 2, 1*ms, 2*ms), never)}, get(a, 1, 900*ms), false, 0, 0},
+		"another's, replayed":                            {[]*write{kept(del(b, 2, 1*ms, 2*ms), 500*ms)}, get(a, 1, 601*ms), true, 0, 0},
+		"two Sets, close":                                {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), false, 1, 0},
+		"two Sets, far apart":                            {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 150*ms, 151*ms)}, get(a, 2, 900*ms), true, 0, 0},
+		"two Sets of one process, close":                 {[]*write{set(a, 2, 1*ms, 2*ms), set(a, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0, 0},
+		"two Sets of one node, killed in between":        {[]*write{set(a, 2, 1*ms, 2*ms), set(who{node: 0, life: 1}, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0, 0},
+		"a Set and a Del, close":                         {[]*write{set(a, 2, 1*ms, 2*ms), del(b, 3, 50*ms, 51*ms)}, get(a, 2, 900*ms), true, 0, 0},
+		"two Sets, close, and one that nobody contests":  {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 50*ms, 51*ms), set(b, 4, 200*ms, 201*ms)}, get(a, 2, 900*ms), true, 0, 0},
 		"killed, and it was on disk": {
-			[]*write{kept(del(a, 2, 1*ms, 2*ms), never)}, degraded(get(who{node: 0, life: 1}, 1, 9*ms)), true, 0,
+			[]*write{kept(del(a, 2, 1*ms, 2*ms), never)}, degraded(get(who{node: 0, life: 1}, 1, 9*ms)), true, 0, 0,
 		},
-		"killed, and it was in Redis": {[]*write{del(a, 2, 1*ms, 2*ms)}, degraded(get(who{node: 0, life: 1}, 1, 9*ms)), false, 0},
-		"Redis in the end":            {[]*write{kept(del(a, 2, 1*ms, 2*ms), never)}, &read{key: "k", verb: "redis", version: 1, call: 9 * ms}, true, 0},
+		"killed, and it was in Redis":                               {[]*write{del(a, 2, 1*ms, 2*ms)}, degraded(get(who{node: 0, life: 1}, 1, 9*ms)), false, 0, 0},
+		"two Sets, as far apart as clocks err that are known so":    {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 300*ms, 301*ms)}, get(a, 2, 900*ms), false, 1, 80 * ms},
+		"two Sets, further apart":                                   {[]*write{set(a, 2, 1*ms, 2*ms), set(b, 3, 400*ms, 401*ms)}, get(a, 2, 900*ms), true, 0, 80 * ms},
+		"two Sets before a clock was known so":                      {[]*write{set(a, 2, -200*ms, -199*ms), set(b, 3, -50*ms, -49*ms)}, get(a, 2, 900*ms), true, 0, 80 * ms},
+		"two Sets of one node, killed in between, by such clocks":   {[]*write{set(a, 2, 1*ms, 2*ms), set(who{node: 0, life: 1}, 3, 250*ms, 251*ms)}, get(b, 2, 900*ms), false, 1, 80 * ms},
+		"two Sets of one process, close, by such clocks":            {[]*write{set(a, 2, 1*ms, 2*ms), set(a, 3, 50*ms, 51*ms)}, get(b, 2, 900*ms), true, 0, 80 * ms},
+		"another's, that a killed one came after, by such clocks":   {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 90*ms, 91*ms)}, get(b, 2, 150*ms), false, 0, 80 * ms},
+		"another's, that a killed one came too late for, with them": {[]*write{late(set(a, 2, 1*ms, 2*ms), 20*ms), del(b, 3, 110*ms, 111*ms)}, get(b, 2, 150*ms), true, 0, 80 * ms},
+		"Redis in the end":                                          {[]*write{kept(del(a, 2, 1*ms, 2*ms), never)}, &read{key: "k", verb: "redis", version: 1, call: 9 * ms}, true, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &history{lease: 100 * ms}
@@ -421,6 +423,7 @@ func TestTheCheckerFindsWhatIsBroken(t *testing.T) {
 				h.wrote(w)
 			}
 			h.saw(row.read)
+			h.probed(a, 0, row.probe)
 			broken, contests := h.check()
 			require.Equal(t, row.broken, len(broken) > 0, "%v", broken)
 			require.Equal(t, row.contests, contests)

@@ -50,8 +50,8 @@ import (
 const (
 	registerKeys    = 3
 	registerWorkers = 4
-	mostOps         = 200 // per key and round: what porcupine checks in no time
-	checkWithin     = 10 * time.Second
+	mostOps         = 200             // per key and round: what porcupine checks in no time
+	checkWithin     = 2 * time.Minute // bounds a history that cannot be checked; it proves nothing about speed
 )
 
 func TestAKeyIsARegister(t *testing.T) {

@@ -51,6 +51,13 @@ type answer struct {
 	Mode    aside.Mode // of health
 	Pending int        // of health: Sets and Dels that wait to be replayed
 	Fills   int        // of health
+	Probes  []probing  // of health: those that have ended since it was asked last
+}
+
+// probing is a probe that was answered.
+type probing struct {
+	Began int64 // ns since 1970
+	Took  time.Duration
 }
 
 // nodeConfig is how a node is to be.
@@ -73,8 +80,9 @@ type local struct {
 	load   loadFunc
 	views  views
 
-	mu   sync.Mutex
-	kept map[string]int // how often a write of the key was kept for replay; guarded by mu
+	mu     sync.Mutex     // guards all below
+	kept   map[string]int // how often a write of the key was kept for replay
+	probes []probing      // that health has not told yet
 }
 
 func newLocal(c nodeConfig, load loadFunc) (*local, error) {
@@ -87,10 +95,13 @@ func newLocal(c nodeConfig, load loadFunc) (*local, error) {
 		FallbackDir: c.Dir, Fallback: fallback.Options{Sync: c.Sync, FlushInterval: c.Flush},
 		ReplayRate: c.ReplayRate, Logger: slog.New(slog.DiscardHandler),
 		Observer: aside.ObserverFunc(func(_ context.Context, e aside.Event) {
-			if e.Kind == aside.EventJournaled {
-				n.mu.Lock()
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			switch {
+			case e.Kind == aside.EventJournaled:
 				n.kept[e.Key]++
-				n.mu.Unlock()
+			case e.Kind == aside.EventProbe && e.Err == nil:
+				n.probes = append(n.probes, probing{e.At.Add(-e.Duration).UnixNano(), e.Duration})
 			}
 		}),
 	})
@@ -105,7 +116,11 @@ func (n *local) end() error { return n.client.Close() }
 func (n *local) do(r request) (a answer) {
 	if r.Verb == "health" {
 		h := n.client.Health()
-		return answer{Mode: h.Mode, Pending: h.Fallback.Sets + h.Fallback.Deletes, Fills: h.Fallback.Fills}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		a.Probes, n.probes = n.probes, nil
+		a.Mode, a.Pending, a.Fills = h.Mode, h.Fallback.Sets+h.Fallback.Deletes, h.Fallback.Fills
+		return a
 	}
 	if r.Verb == "crowd" {
 		return n.crowd(r)

@@ -64,7 +64,8 @@ func (h *history) stopped(node int, from moment) *stop {
 	return s
 }
 
-// busy is for what the machine may need to pass a value on, beside what faults cost.
+// busy is for what the machine may need to pass a value on, beside what faults cost, and what its
+// process has kept others waiting for meanwhile.
 const busy = 150 * time.Millisecond
 
 // ends is when v, which lives so long, is over at the latest: counted from when it was stored, of which
@@ -85,7 +86,7 @@ func (h *history) ends(v *value, life time.Duration, c nodeConfig) moment {
 			late += s.to - max(s.from, v.at)
 		}
 	}
-	return v.done + late + life
+	return h.behind(v.node, v.done, v.done+late) + life
 }
 
 // checkValues returns what was served and should not have been, as far as the values tell.
@@ -425,7 +426,7 @@ func (s *schedule) writeView(n node, me who, k *keyOf, rng *rand.Rand, patience 
 			w.note = a.Failed[w.key]
 		}
 		if w.acknowledged = w.note == ""; !w.acknowledged {
-			w.until = call + s.config.RedisTimeout + clockError
+			w.until = end + s.config.RedisTimeout
 		}
 		w.kept = slices.Contains(a.Kept, w.key) || w.grouped && len(a.Kept) > 0
 		s.history.wrote(w)

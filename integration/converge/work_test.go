@@ -93,7 +93,7 @@ func (s *schedule) write(n node, me who, k *keyOf, rng *rand.Rand, patience time
 			return
 		}
 		defer k.writing.Unlock()
-		if k.calm && k.last.node != me.node && s.now()-k.at < contestedWithin {
+		if k.calm && k.last != me && s.now()-k.at < s.history.apart(k.last, me, s.now()) {
 			return
 		}
 	}
@@ -115,7 +115,7 @@ func (s *schedule) write(n node, me who, k *keyOf, rng *rand.Rand, patience time
 	for _, w := range writes {
 		w.call, w.end, w.note = call, end, a.Err
 		if w.acknowledged = a.Err == ""; !w.acknowledged {
-			w.until = call + s.config.RedisTimeout + clockError
+			w.until = end + s.config.RedisTimeout // it was sent while its caller was there
 		}
 		w.kept = slices.Contains(a.Kept, w.key)
 		s.history.wrote(w)

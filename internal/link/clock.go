@@ -30,12 +30,19 @@ type clockSample struct {
 	error     int64 // µs by which ahead may be wrong: half the round trip
 }
 
-// newClockSample: the time was asked for at sent, and answered until got. The server read its clock
-// in between.
-func newClockSample(clock []int64, sent, got int64) *clockSample {
+// newClockSample: the time was asked for at sent, and answered until got, which is wall by this
+// machine's clock. The server read its clock in between.
+func newClockSample(clock []int64, sent, got, wall int64) *clockSample {
 	const µs = int64(time.Microsecond)
 	server, half := clock[0]*1e6+clock[1], (got-sent)/2/µs
-	return &clockSample{ahead: server - sent/µs - half, wallAhead: server - time.Now().UnixMicro() + half, at: got, error: half}
+	return &clockSample{ahead: server - sent/µs - half, wallAhead: server - wall + half, at: got, error: half}
+}
+
+// bothNow reads both clocks at once: Now, and this machine's in µs since 1970. Were a goroutine that
+// reads one after the other held up in between, the two would seem to have parted.
+func (l *Link) bothNow() (now, wall int64) {
+	t := time.Now()
+	return int64(t.Sub(l.began)) + 1, t.UnixMicro()
 }
 
 // clockTime reads an answer to TIME.
@@ -62,10 +69,9 @@ const maxClock = 1<<53/1_000_000 - 1
 // the other may be set. Where they part, nobody knows which is right; the later one is taken, so
 // that what happens now is later than what has happened.
 func (l *Link) ServerTime(sh *Shard) (now, slack int64) {
-	wall := time.Now().UnixMicro()
+	at, wall := l.bothNow()
 	if sh != nil {
 		if s := sh.clock.Load(); s != nil {
-			at := l.Now()
 			steady, set := at/int64(time.Microsecond)+s.ahead, wall+s.wallAhead
 			return max(steady, set), s.error + (at-s.at)/int64(time.Second)*driftPPM + max(steady-set, set-steady)
 		}
@@ -101,7 +107,8 @@ func (l *Link) readClock(sh *Shard, q *Call, sent int64, limit time.Duration) (*
 	if err != nil {
 		return nil, err
 	}
-	return newClockSample(clock, sent, l.Now()), nil
+	got, wall := l.bothNow()
+	return newClockSample(clock, sent, got, wall), nil
 }
 
 // ClockError is by how much a time of a server's clock counts as wrong, in µs, of which slack is known;
