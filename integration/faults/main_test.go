@@ -92,7 +92,7 @@ func newFootprint() footprint {
 
 // beyond says by how much f exceeds an earlier footprint, once what ends by itself has had time to.
 func beyond(before footprint) (more footprint) {
-	for end := time.Now().Add(8 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		now := newFootprint()
 		more = footprint{max(now.goroutines-before.goroutines, 0), max(now.descriptors-before.descriptors, 0)}
 		if more == (footprint{}) || time.Now().After(end) {
