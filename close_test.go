@@ -146,8 +146,8 @@ func TestCloseInAnOutage(t *testing.T) {
 	server.Freeze()
 	defer server.Thaw()
 	require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
-	require.NoError(t, c.Close())
-	require.NoError(t, c.Close())
+	closeClient(t, c, dir)
+	closeClient(t, c, dir)
 	require.ErrorIs(t, c.Set(ctx, time.Hour, "k", "v"), aside.ErrClosed)
 	found := false
 	for _, name := range files(t, dir) {

@@ -324,7 +324,7 @@ func TestAHitAllocatesItsCopyOnly(t *testing.T) {
 	load := func(context.Context, string) (tagged, error) { return tagged{}, errUnwanted }
 	_, err := view.Get(ctx, time.Minute, "k", load)
 	require.NoError(t, err)
-	require.LessOrEqual(t, testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) }), 1.0)
+	require.LessOrEqual(t, allocations(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) }), 1.0)
 }
 
 // A value that is large once it is decoded stays in memory as bytes, and drives out no others.

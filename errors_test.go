@@ -107,7 +107,7 @@ func TestErrorsAreOneSentenceWithOnePrefix(t *testing.T) {
 	check("locked", err, aside.ErrLocked)
 	_, err = aside.New(aside.Options{Redis: plain("127.0.0.1:1"), RequireRedis: true, ConnectTimeout: 100 * time.Millisecond, Logger: quiet})
 	check("required", err, aside.ErrRedisAway)
-	require.NoError(t, first.Close())
+	closeClient(t, first, dir)
 	check("closed", first.Set(ctx, time.Minute, "k", "v"), aside.ErrClosed)
 }
 

@@ -307,9 +307,8 @@ func TestAnOutageIsTold(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	tracer := &spans{}
-	c := newClient(t, server.Addr(), func(o *aside.Options) {
-		o.Observer, o.FallbackDir, o.MemoryBytes = tracer, t.TempDir(), -1
-	})
+	dir := t.TempDir()
+	c := newClient(t, server.Addr(), func(o *aside.Options) { o.Observer, o.FallbackDir, o.MemoryBytes = tracer, dir, -1 })
 	ctx := userContext(t)
 	require.NoError(t, c.Set(ctx, time.Minute, "before", "v"))
 	server.Kill()
@@ -320,7 +319,7 @@ func TestAnOutageIsTold(t *testing.T) {
 	require.Equal(t, "v", value)
 	server.RestartKeepingData()
 	eventually(t, "healthy", func() bool { return c.Health().Mode == aside.Healthy })
-	require.NoError(t, c.Close(), "which waits until all is told")
+	closeClient(t, c, dir) // which waits until all is told
 	counts := map[string]int{}
 	for _, e := range tracer.take() {
 		name := e.Kind.String() + " " + e.Op

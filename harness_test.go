@@ -59,9 +59,10 @@ var (
 	forgetful = harness.Forgetful
 	untracked = harness.Untracked
 
-	durable    = harness.Durable
-	newDurable = harness.NewDurable
-	files      = harness.Files
+	durable     = harness.Durable
+	newDurable  = harness.NewDurable
+	files       = harness.Files
+	closeClient = harness.Close
 
 	inBackground = harness.InBackground
 	eventually   = harness.Eventually
@@ -69,6 +70,7 @@ var (
 	awaitShared  = harness.AwaitShared
 	awaitNobody  = harness.AwaitNobody
 	awaitMode    = harness.AwaitMode
+	allocations  = harness.Allocations
 )
 
 func await[T any](t testing.TB, ch <-chan T) T {

@@ -142,12 +142,12 @@ func TestAHitOfAKeyedViewAllocatesItsNameOnly(t *testing.T) {
 	get()
 	stored(t, c, "price:1234")
 	get()
-	names := testing.AllocsPerRun(100, func() {
+	names := allocations(100, func() {
 		if prices.Name(1234) == "" {
 			t.Fatal()
 		}
 	})
-	require.InDelta(t, names, testing.AllocsPerRun(100, get), 0)
+	require.InDelta(t, names, allocations(100, get), 0)
 	require.EqualValues(t, 1, c.Stats().Loads)
 }
 

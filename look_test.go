@@ -65,7 +65,7 @@ func TestLookSaysFromWhereAndForHowLong(t *testing.T) {
 	require.NoError(t, c.Del(ctx, "k"))
 	_, err = c.Look(ctx, "k")
 	require.ErrorIs(t, err, aside.ErrNotFound, "this process knows")
-	require.NoError(t, c.Close())
+	closeClient(t, c, dir)
 
 	next, err := aside.New(aside.Options{Redis: plain(proxy.Addr()), FallbackDir: dir, Logger: quiet})
 	require.NoError(t, err)

@@ -229,7 +229,7 @@ func TestAHitInAGroupAllocatesNothing(t *testing.T) {
 		get()
 		stored(t, c, "user:"+name)
 		hits := c.Stats().MemoryHits
-		require.Zero(t, testing.AllocsPerRun(100, get), name)
+		require.Zero(t, allocations(100, get), name)
 		require.GreaterOrEqual(t, c.Stats().MemoryHits-hits, int64(100), name)
 	}
 }

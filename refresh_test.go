@@ -445,8 +445,8 @@ func TestAHitWithGraceAllocatesNothing(t *testing.T) {
 		get()
 		stored(t, c, key)
 		get()
-		require.Zero(t, testing.AllocsPerRun(100, get), i)
-		require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = view.Fetch(ctx, fresh, key, load) }), i)
+		require.Zero(t, allocations(100, get), i)
+		require.Zero(t, allocations(100, func() { _, _ = view.Fetch(ctx, fresh, key, load) }), i)
 	}
 }
 

@@ -127,7 +127,7 @@ func TestSetMultiIsKeptAndReplayed(t *testing.T) {
 	got, err := c.GetMulti(ctx, time.Hour, []string{"k1", "k99"}, newSource("loaded").LoadMany)
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"k1": "away1", "k99": "away99"}, got)
-	require.NoError(t, c.Close())
+	closeClient(t, c, dir)
 
 	again := newDurable(t, server.Addr(), dir)
 	awaitMode(t, again, aside.Healthy)

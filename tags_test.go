@@ -232,7 +232,7 @@ func TestATagThatIsClearedInAnOutageStaysCleared(t *testing.T) {
 		require.Equal(t, "4", get(a, "l"))
 	}
 	require.Equal(t, "1", get(b, "k"), "nobody has told the other")
-	require.NoError(t, a.Close())
+	closeClient(t, a, dir)
 
 	next, err := aside.New(aside.Options{Redis: plain(proxy.Addr()), FallbackDir: dir, Logger: quiet})
 	require.NoError(t, err)

@@ -99,7 +99,7 @@ func TestAReplayIntoAServerThatNobodyKnewIsNoRestart(t *testing.T) {
 	c, err := aside.New(aside.Options{Redis: plain("127.0.0.1:1"), Logger: quiet, ConnectTimeout: time.Millisecond, FallbackDir: optionsOf(option).FallbackDir})
 	require.NoError(t, err)
 	require.NoError(t, c.Set(testContext(t), time.Hour, "k", "v"))
-	require.NoError(t, c.Close())
+	closeClient(t, c, optionsOf(option).FallbackDir)
 	next := newClient(t, server.Addr(), hasty, option)
 	eventually(t, "it is replayed", func() bool { return next.Stats().Pending == 0 })
 	require.Equal(t, "v", server.Do("GET", "k"))

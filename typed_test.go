@@ -240,13 +240,13 @@ func TestAFlatValueFromMemoryIsNotDecodedAgain(t *testing.T) {
 	} else {
 		require.Equal(t, 2, decodes, "by who loaded it, and by the check of a view's first loads")
 	}
-	allocs := testing.AllocsPerRun(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) })
+	allocs := allocations(100, func() { _, _ = view.Get(ctx, time.Minute, "k", load) })
 	require.Zero(t, allocs)
 	// A view made anew for each request shares what was decoded.
 	_, err := aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load)
 	require.NoError(t, err)
-	making := testing.AllocsPerRun(100, func() { aside.Typed(c, codec.JSON[user]()) })
-	allocs = testing.AllocsPerRun(100, func() { _, _ = aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load) })
+	making := allocations(100, func() { aside.Typed(c, codec.JSON[user]()) })
+	allocs = allocations(100, func() { _, _ = aside.Typed(c, codec.JSON[user]()).Get(ctx, time.Minute, "k", load) })
 	require.LessOrEqual(t, allocs, making)
 }
 

@@ -74,7 +74,7 @@ func TestUpdateAwayChangesWhatWasKept(t *testing.T) {
 		require.False(t, ok)
 	}
 	sees(c)
-	require.NoError(t, c.Close())
+	closeClient(t, c, dir)
 	c = newClient(t, between.Addr(), hasty, func(o *aside.Options) { o.FallbackDir, o.RequireRedis = dir, false })
 	sees(c)
 	between.Heal()

@@ -26,6 +26,7 @@ import (
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
 	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/harness"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -332,8 +333,8 @@ func (r *registerRound) run(t *testing.T) {
 		close(stop)
 	}
 	working.Wait()
-	for _, c := range clients {
-		if err := c.Close(); err != nil {
+	for i, c := range clients {
+		if err := harness.Closed(c, r.dirOf(i)); err != nil {
 			t.Errorf("-seed=%d: %v", r.seed, err)
 		}
 	}
@@ -450,11 +451,14 @@ func firstIllegal(ops []porcupine.Operation) []porcupine.Operation {
 	return ops
 }
 
+// dirOf is the directory of client i.
+func (r *registerRound) dirOf(i int) string { return filepath.Join(r.dir, strconv.Itoa(i)) }
+
 func (r *registerRound) open(i int) (*aside.Client, error) {
 	options := aside.Options{
 		Redis: rueidis.ClientOption{InitAddress: []string{r.proxy.Addr()}}, ConnectTimeout: patience, RequireRedis: true,
 		RedisTimeout: 2 * time.Second, LockTTL: 10 * time.Second, StaleLease: 200 * time.Millisecond, // a busy machine must not look like an outage
-		FallbackDir: filepath.Join(r.dir, fmt.Sprint(i)), Fallback: fallback.Options{Sync: journal.OS, FlushInterval: 20 * time.Millisecond},
+		FallbackDir: r.dirOf(i), Fallback: fallback.Options{Sync: journal.OS, FlushInterval: 20 * time.Millisecond},
 		Logger: slog.New(slog.DiscardHandler),
 		Observer: aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 			if e.Kind == aside.EventJournaled {

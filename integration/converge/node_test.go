@@ -12,6 +12,7 @@ import (
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/fallback/journal"
+	"github.com/redaside/aside/internal/harness"
 )
 
 // node is a process with a client: this one (local), or one that can be killed (process). Safe for
@@ -77,6 +78,7 @@ type loadFunc func(keys []string) map[string]string
 // local is a node in this process.
 type local struct {
 	client *aside.Client
+	dir    string
 	load   loadFunc
 	views  views
 
@@ -86,7 +88,7 @@ type local struct {
 }
 
 func newLocal(c nodeConfig, load loadFunc) (*local, error) {
-	n := &local{load: load, kept: make(map[string]int)}
+	n := &local{load: load, dir: c.Dir, kept: make(map[string]int)}
 	var err error
 	n.client, err = aside.New(aside.Options{
 		Redis:          rueidis.ClientOption{InitAddress: []string{c.Addr}},
@@ -111,7 +113,7 @@ func newLocal(c nodeConfig, load loadFunc) (*local, error) {
 	return n, err
 }
 
-func (n *local) end() error { return n.client.Close() }
+func (n *local) end() error { return harness.Closed(n.client, n.dir) }
 
 func (n *local) do(r request) (a answer) {
 	if r.Verb == "health" {

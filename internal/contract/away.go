@@ -332,7 +332,7 @@ func theNextProcessReplaysWhatThisOneCouldNot(t *testing.T, start Start) {
 	_, err := aside.New(aside.Options{Redis: rueidis.ClientOption{InitAddress: []string{server.Addr()}}, FallbackDir: dir, Logger: harness.Quiet})
 	require.ErrorIs(t, err, aside.ErrLocked)
 	require.ErrorContains(t, err, dir)
-	require.NoError(t, first.Close())
+	harness.Close(t, first, dir)
 	require.NotEmpty(t, harness.Files(t, dir), "Close replays nothing")
 
 	second := harness.NewDurable(t, server.Addr(), dir)
@@ -349,6 +349,6 @@ func theNextProcessReplaysWhatThisOneCouldNot(t *testing.T, start Start) {
 	require.Equal(t, "v", server.Do("GET", "set"))
 	require.Equal(t, "w", server.Do("GET", "replaced"))
 	require.Nil(t, server.Do("GET", "deleted"))
-	require.NoError(t, second.Close())
+	harness.Close(t, second, dir)
 	require.Empty(t, harness.Files(t, dir))
 }
