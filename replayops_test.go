@@ -171,6 +171,11 @@ func (e *ending) run() {
 		awaitMode(t, c, aside.Degraded)
 		e.server.Do("REPLICAOF", "NO", "ONE")
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%+v\n%+v", c.Health(), c.Stats())
+		}
+	})
 	eventually(t, "all replayed", func() bool { return c.Stats().Pending == 0 && c.Health().Mode == aside.Healthy })
 	require.Zero(t, c.Stats().Rejected)
 	require.Equal(t, "111", e.server.Do("GET", "n"))

@@ -21,7 +21,7 @@ import (
 const (
 	nodes          = 3
 	workersPerNode = 2
-	patience       = time.Minute // for what has to happen; it proves nothing about speed
+	patience       = 3 * time.Minute // for what has to happen; it proves nothing about speed
 )
 
 // Promises 2, 3 and 6, and that in the end all have the same, which is what the source has.

@@ -22,17 +22,17 @@ func Close(t testing.TB, c *aside.Client, dir string) {
 
 // Closed is Close without a test: it returns what is wrong. Client.Close gives the disk 2 seconds, and
 // says so where that is too short. That says something of the machine: the disk then does its part later,
-// which this waits for, Patience at most.
+// which this waits for.
 func Closed(c *aside.Client, dir string) error {
 	err := c.Close()
 	if dir == "" || !onlySlow(err) {
 		return err
 	}
-	for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(longest); ; time.Sleep(5 * time.Millisecond) {
 		store, failed := fallback.Open(dir, fallback.Options{Logger: Quiet})
 		switch {
 		case failed == nil:
-			ctx, cancel := context.WithTimeout(context.Background(), Patience)
+			ctx, cancel := context.WithTimeout(context.Background(), longest)
 			defer cancel()
 			return store.Close(ctx)
 		case !errors.Is(failed, fallback.ErrLocked) || time.Now().After(end):

@@ -19,9 +19,13 @@ import (
 	"github.com/redaside/aside/internal/faultproxy"
 )
 
-// Patience bounds every wait of a test for something that has to happen. It proves nothing about
-// speed.
+// Patience bounds what a client waits for on behalf of a test, which has to happen. It proves nothing
+// about speed.
 const Patience = 20 * time.Second
+
+// longest bounds every wait of a test itself: on a machine that has much else to do, three probes in a
+// row that are answered in time may be long in coming.
+const longest = 3 * Patience
 
 // Quiet logs nothing.
 var Quiet = slog.New(slog.DiscardHandler)
@@ -44,10 +48,10 @@ func (b *Buffer) String() string {
 	return b.text.String()
 }
 
-// Context ends after thrice Patience, as a test may wait for several things, and with the test.
+// Context ends after nine times Patience, as a test may wait for several things, and with the test.
 func Context(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*longest)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -130,7 +134,7 @@ func Await[T any](t testing.TB, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(Patience):
+	case <-time.After(longest):
 		t.Fatal("nothing came")
 		panic("unreachable")
 	}
@@ -139,7 +143,7 @@ func Await[T any](t testing.TB, ch <-chan T) T {
 // Eventually waits for what another process or server does in its own time.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(Patience); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(longest); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

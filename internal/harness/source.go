@@ -89,7 +89,7 @@ func (s *Source) AwaitBegin(t testing.TB) {
 	t.Helper()
 	select {
 	case <-s.began:
-	case <-time.After(Patience):
+	case <-time.After(longest):
 		t.Fatal("no loader was called")
 	}
 }
