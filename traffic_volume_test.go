@@ -1,8 +1,11 @@
 package aside_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +20,8 @@ import (
 )
 
 // What is on the way, and not the server, makes an answer late: it must not look like an outage,
-// and nothing that is in Redis is loaded.
+// and nothing that is in Redis is loaded. The clients have the timeouts of a service that has set none.
+// A machine that is itself late by that much proves nothing: see besides.
 
 // defaults are the timeouts of a service that has set none, and no memory, so that all is asked
 // for.
@@ -45,34 +49,72 @@ func fillDirectly(t testing.TB, server *redistest.Server, n, size int) (keys []s
 }
 
 // besides sets small values, one after the other, until the returned function is called. Each must
-// be acknowledged.
-func besides(t testing.TB, c *aside.Client) (end func()) {
+// be acknowledged, and c must never have been without Redis. Where it was, and a server that has nothing
+// to do was late meanwhile, too, the machine was: then the function returns false, and what came of all
+// that was asked meanwhile proves nothing.
+func besides(t testing.TB, c *aside.Client) (end func() (calm bool)) {
 	t.Helper()
-	stop := make(chan struct{})
+	const late = 100 * time.Millisecond // of the 250 that a request has
+	stop, latest := make(chan struct{}), watchIdleServer(t)
 	var sets sync.WaitGroup
+	var failed error
 	sets.Go(func() { // ends with stop
-		for i := 0; ; i++ {
+		for i := 0; failed == nil; i++ {
 			select {
 			case <-stop:
 				return
 			case <-time.After(5 * time.Millisecond):
 			}
 			if err := c.Set(testContext(t), time.Minute, "beside", "small"); err != nil {
-				t.Errorf("small Set %d: %v", i, err)
-				return
+				failed = fmt.Errorf("small Set %d: %w", i, err)
 			}
 		}
 	})
-	return func() {
+	return func() (calm bool) {
+		t.Helper()
 		close(stop)
 		sets.Wait()
+		busy := latest()
+		if outages := c.Stats().Outages; busy > late && (failed != nil || outages > 0) {
+			t.Logf("an idle server beside was %v late, so %d outages and a Set that may have failed (%v) say nothing of the client", busy, outages, failed)
+			return false
+		}
+		require.NoError(t, failed)
+		require.Equal(t, aside.Healthy, c.Health().Mode)
+		require.Zero(t, c.Stats().Outages, "%v", c.Health().Err)
+		return true
 	}
 }
 
-func requireNeverAway(t testing.TB, c *aside.Client) {
+// watchIdleServer asks a server that nobody else uses, all the time, until the returned function is
+// called, which says how late an answer was at most.
+func watchIdleServer(t testing.TB) (latest func() time.Duration) {
 	t.Helper()
-	require.Equal(t, aside.Healthy, c.Health().Mode)
-	require.Zero(t, c.Stats().Outages, "%v", c.Health().Err)
+	conn, err := net.Dial("tcp", redistest.Start(t).Addr())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	stop, most := make(chan struct{}), make(chan time.Duration, 1)
+	go func() { // ends with stop
+		longest := time.Duration(0)
+		for in := bufio.NewReader(conn); ; {
+			const nap = 2 * time.Millisecond
+			began := time.Now()
+			select {
+			case <-stop:
+				most <- longest
+				return
+			case <-time.After(nap):
+			}
+			if _, err := io.WriteString(conn, "PING\r\n"); err == nil {
+				_, _ = in.ReadString('\n')
+			}
+			longest = max(longest, time.Since(began)-nap)
+		}
+	}()
+	return func() time.Duration {
+		close(stop)
+		return <-most
+	}
 }
 
 func TestManyKeysAtOnceAreNoOutage(t *testing.T) {
@@ -83,11 +125,12 @@ func TestManyKeysAtOnceAreNoOutage(t *testing.T) {
 			c, db := newClient(t, server.Addr(), defaults), newSource("loaded")
 			end := besides(t, c)
 			values, err := c.GetMulti(testContext(t), time.Minute, keys, db.LoadMany)
-			end()
+			if !end() {
+				return
+			}
 			require.NoError(t, err)
 			require.Len(t, values, len(keys))
 			require.Zero(t, db.Calls.Load())
-			requireNeverAway(t, c)
 		})
 	}
 }
@@ -101,19 +144,22 @@ func TestLargeValuesOnASlowLinkAreNoOutage(t *testing.T) {
 			c, db := newClient(t, proxy.Addr(), defaults), newSource("loaded")
 			proxy.Throttle(test.megabits * 1e6 / 8)
 			end := besides(t, c)
-			var gets sync.WaitGroup
+			var gets []<-chan result
 			for _, key := range keys {
-				gets.Go(func() {
-					value, err := c.Get(testContext(t), time.Minute, key, db.Load)
-					if err != nil || len(value) != test.bytes {
-						t.Errorf("%s: %d bytes, %v", key, len(value), err)
-					}
-				})
+				gets = append(gets, inBackground(func() (string, error) { return c.Get(testContext(t), time.Minute, key, db.Load) }))
 			}
-			gets.Wait()
-			end()
+			var got []result
+			for _, get := range gets {
+				got = append(got, await(t, get))
+			}
+			if !end() {
+				return
+			}
+			for i, r := range got {
+				require.NoError(t, r.Err, keys[i])
+				require.Len(t, r.Value, test.bytes, keys[i])
+			}
 			require.Zero(t, db.Calls.Load())
-			requireNeverAway(t, c)
 		})
 	}
 }
@@ -126,19 +172,23 @@ func TestLargeValuesAreStoredThroughASlowLink(t *testing.T) {
 	large := strings.Repeat("v", 8<<20)
 	db := newSource(large)
 	end := besides(t, c)
-	var writes sync.WaitGroup
+	var writes []<-chan result
 	for i := range 2 {
-		writes.Go(func() {
-			if err := c.Set(ctx, time.Minute, fmt.Sprintf("set:%d", i), large); err != nil {
-				t.Error(err)
-			}
-		})
+		writes = append(writes, inBackground(func() (string, error) { return "", c.Set(ctx, time.Minute, fmt.Sprintf("set:%d", i), large) }))
 	}
 	_, err := c.Get(ctx, time.Minute, "loaded", db.Load)
 	require.NoError(t, err)
-	writes.Wait()
+	var wrote []result
+	for _, write := range writes {
+		wrote = append(wrote, await(t, write))
+	}
 	awaitNobody(t, c)
-	end()
+	if !end() {
+		return
+	}
+	for _, r := range wrote {
+		require.NoError(t, r.Err)
+	}
 	proxy.Throttle(0)
 	for _, key := range []string{"set:0", "set:1", "loaded"} {
 		value, ok, err := c.Peek(ctx, key)
@@ -146,7 +196,6 @@ func TestLargeValuesAreStoredThroughASlowLink(t *testing.T) {
 		require.True(t, ok, key)
 		require.Len(t, value, len(large))
 	}
-	requireNeverAway(t, c)
 }
 
 func TestADelOfManyKeysIsNoOutage(t *testing.T) {
@@ -154,12 +203,14 @@ func TestADelOfManyKeysIsNoOutage(t *testing.T) {
 	keys := fillDirectly(t, server, 100_000, 10)
 	c := newClient(t, server.Addr(), defaults)
 	end := besides(t, c)
-	require.NoError(t, c.Del(testContext(t), keys...))
-	end()
+	err := c.Del(testContext(t), keys...)
+	if !end() {
+		return
+	}
+	require.NoError(t, err)
 	found, err := c.LookMulti(testContext(t), keys[:1000])
 	require.NoError(t, err)
 	require.Empty(t, found)
-	requireNeverAway(t, c)
 }
 
 // A frozen server is noticed though large values are on the way to it and from it.

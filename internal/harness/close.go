@@ -33,8 +33,9 @@ func Closed(c *aside.Client, dir string) error {
 		switch {
 		case failed == nil:
 			ctx, cancel := context.WithTimeout(context.Background(), longest)
-			defer cancel()
-			return store.Close(ctx)
+			err = store.Close(ctx)
+			cancel()
+			return err
 		case !errors.Is(failed, fallback.ErrLocked) || time.Now().After(end):
 			return errors.Join(err, failed)
 		}
