@@ -11,6 +11,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -281,4 +282,36 @@ func TestALoaderIsHeededAfterASoftTimeout(t *testing.T) {
 	_, ok, err := view.Peek(ctx, "k")
 	require.NoError(t, err)
 	require.False(t, ok)
+}
+
+// What ExpireTags has made stale in an outage is stale for others, too, once that is replayed: also where
+// its process has ended before.
+func TestExpireTagsInAnOutageIsReplayed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	dir, option := durable(t)
+	a, b, ctx := newClient(t, proxy.Addr(), hasty, option), newClient(t, server.Addr()), testContext(t)
+	var db numbered
+	get := func(c *aside.Client) string {
+		t.Helper()
+		view := aside.Typed(c, codec.String(), aside.WithTags("x"), aside.WithGrace(grace))
+		v, err := view.Get(ctx, fresh, "k", db.load, aside.WithMaxStale(0))
+		require.NoError(t, err)
+		return v
+	}
+	require.Equal(t, "1", get(a))
+	stored(t, a, "k")
+	require.Equal(t, "1", get(b))
+	proxy.Refuse()
+	awaitMode(t, a, aside.Degraded)
+	require.NoError(t, a.ExpireTags(ctx, "x"))
+	require.NotEqual(t, "1", get(a))
+	require.Equal(t, "1", get(b), "nobody has told the other")
+	closeClient(t, a, dir)
+
+	next := newDurable(t, server.Addr(), dir)
+	eventually(t, "it is replayed", func() bool { return next.Stats().Pending == 0 && next.Health().Mode == aside.Healthy })
+	eventually(t, "the other has heard of it", func() bool { return get(b) != "1" })
+	require.NotEqual(t, "1", get(next))
 }

@@ -199,6 +199,25 @@ func TestClearInAnOutage(t *testing.T) {
 	eventually(t, "they agree", func() bool { v := get(a, "k"); return v == get(b, "k") && v != "1" && v != "2" })
 }
 
+// The errors of clearing name the prefix or the tag, as the caller has it, and not the key of its group.
+func TestTheErrorOfAClearNamesThePrefix(t *testing.T) {
+	t.Parallel()
+	c, err := aside.New(aside.Options{Redis: plain("127.0.0.1:1"), ConnectTimeout: time.Millisecond, Logger: quiet})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() }) // which says that what was kept is lost
+	ctx := testContext(t)
+	for want, err := range map[string]error{
+		`aside: cannot clear the prefix "user:": `: users(c, aside.Clearable()).Clear(ctx),
+		`aside: cannot clear the tag "a": `:        c.DelTags(ctx, "a"),
+		`aside: cannot clear the tag "}:tag": `:    c.ExpireTags(ctx, "}:tag"),
+	} {
+		require.ErrorIs(t, err, aside.ErrNotDurable)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "aside:group")
+	}
+	require.ErrorContains(t, c.DelTags(ctx, "a", "b"), ` and 1 more: `)
+}
+
 func TestClearNeedsAClearableView(t *testing.T) {
 	t.Parallel()
 	c, ctx := newClient(t, redistest.Start(t).Addr()), testContext(t)

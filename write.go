@@ -202,10 +202,16 @@ type failure struct {
 
 // says is the error of a failure for some of its keys.
 func (w *write) says(f failure, keys []string) error {
-	if f.kept {
-		return fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, quotedKeys(keys), reason.Of(f.err))
+	what := quotedKeys(keys)
+	if kind, name, ok := wire.GroupOf(keys[0]); ok && w.verb == verbClear {
+		if what = fmt.Sprintf("the %s %s", kind, quoted(name)); len(keys) > 1 {
+			what = fmt.Sprintf("%s and %d more", what, len(keys)-1)
+		}
 	}
-	return fmt.Errorf("aside: cannot %s %s: %w", w.verb, quotedKeys(keys), reason.Of(f.err))
+	if f.kept {
+		return fmt.Errorf("aside: cannot %s %s yet, it is kept for replay: %w", w.verb, what, reason.Of(f.err))
+	}
+	return fmt.Errorf("aside: cannot %s %s: %w", w.verb, what, reason.Of(f.err))
 }
 
 // drop drops what this process holds of keys and detaches their flights. It returns how many changes

@@ -69,6 +69,24 @@ func TagGroup(tag string) string { return GroupPrefix + groupOpen + tag + groupC
 // ExpiredGroup is said at TagGroup.
 func ExpiredGroup(tag string) string { return GroupPrefix + groupOpen + tag + groupClose + "expired" }
 
+// GroupOf is TagGroup and the others backwards: what the group with a key is made of, "prefix" or "tag",
+// and which. false: it is the key of none.
+func GroupOf(key string) (kind, name string, ok bool) {
+	name, ok = strings.CutPrefix(key, GroupPrefix+groupOpen)
+	at := strings.LastIndex(name, groupClose)
+	if !ok || at < 0 {
+		return "", "", false
+	}
+	switch kind = name[at+len(groupClose):]; kind {
+	case "prefix", "tag":
+	case "expired":
+		kind = "tag"
+	default:
+		return "", "", false
+	}
+	return kind, name[:at], true
+}
+
 // Header is what is known of a value beside its bytes. The zero Header says nothing.
 type Header struct {
 	Began   int64         // when its load began, or it was set, by the clock of the key's server: µs since 1970; 0: unknown

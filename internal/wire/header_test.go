@@ -156,3 +156,17 @@ func FuzzUnpackHeader(f *testing.F) {
 		}
 	})
 }
+
+func TestAGroupsKeySaysWhatItIsMadeOf(t *testing.T) {
+	for _, name := range []string{"user:", "}:tag", "a{b}:expired", "\x00\xff"} {
+		for key, want := range map[string]string{PrefixGroup(name): "prefix", TagGroup(name): "tag", ExpiredGroup(name): "tag"} {
+			kind, of, ok := GroupOf(key)
+			require.True(t, ok, key)
+			require.Equal(t, []string{want, name}, []string{kind, of}, key)
+		}
+	}
+	for _, key := range []string{"", "k", "aside:group:", "aside:group:{x}", "aside:group:{x}:other", "aside:groups:{x}:tag"} {
+		_, _, ok := GroupOf(key)
+		require.False(t, ok, key)
+	}
+}
