@@ -51,6 +51,7 @@ type conn struct {
 	keys        []string  // of the command that is passed on; its memory is used again
 	transaction transaction
 	relay       *relay                       // the client is connected through; nil: it is not
+	user        *upstream.Login              // of Redis's own, before a cluster, as whom the client has logged in; nil: it has not
 	blocked     atomic.Pointer[upstream.Own] // by which its command waits for others; nil: none does; read by anybody
 	ctx         *proxy.LazyContext
 	spare       *proxy.LazyContext // to be used again; nil: none
@@ -233,14 +234,14 @@ func (c *conn) command(args []string) {
 		c.relayed("UNKNOWN", []string{noSuchCommand})
 		return
 	}
-	if c.in.refusal == "" && !c.stranger && (!c.in.known || c.transaction.multi || c.transaction.here != nil || c.relay != nil || c.passesOn(args)) {
+	if c.in.refusal == "" && !c.stranger && (!c.in.known || c.transaction.multi || c.transaction.here != nil || c.relay != nil || c.user != nil || c.passesOn(args)) {
 		c.tell()
 		outcome = c.pass(args)
 	}
 	if outcome == gathered {
 		return // its reply comes with those of others
 	}
-	here := outcome == notPassed && c.in.known && c.in.refusal == ""
+	here := outcome == notPassed && c.in.known && c.in.refusal == "" && c.mayServe(name)
 	if !here || c.passing != nil {
 		c.settle()
 	}

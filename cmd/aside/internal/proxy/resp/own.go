@@ -103,7 +103,7 @@ func (c *conn) begin(args []string) outcome {
 		c.aborted = true
 		return c.refuse(notPassedOn("multi"))
 	}
-	if !t.watching && !c.server.alive() && c.holds() {
+	if !t.watching && c.user == nil && !c.server.alive() && c.holds() {
 		return answered
 	}
 	if c.server.inCluster() && !t.watching {
@@ -181,7 +181,7 @@ func (c *conn) newOwn(keys []string, n uint16) (own *upstream.Own, err error) {
 	err = c.during(func() error {
 		return c.server.store.Pass(c.ctx, proxy.Passing{Writes: keys}, func() (err error) {
 			if c.server.inCluster() {
-				own, err = c.server.pool.OwnAt(c.ctx, c.protocol(), n)
+				own, err = c.server.pool.OwnAt(c.ctx, c.user, c.protocol(), n)
 			} else {
 				own, err = c.server.pool.Own(c.ctx, c.protocol())
 			}
@@ -347,6 +347,7 @@ func (c *conn) endOwn() {
 		c.transaction.own.Close()
 	}
 	c.transaction = transaction{}
+	c.endUser()
 }
 
 // done reports whether the transaction that was gathered last was done: its EXEC is the last command,

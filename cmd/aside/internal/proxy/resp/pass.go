@@ -192,7 +192,12 @@ func (c *conn) pass(args []string) outcome {
 	if s.pool == nil || c.aborted {
 		return notPassed
 	}
-	if !c.in.known && c.relay == nil && !c.transaction.multi && c.transaction.here == nil {
+	if c.user != nil && c.relay == nil && !c.transaction.multi {
+		if outcome, ours := c.passAs(args); ours {
+			return outcome
+		}
+	}
+	if !c.in.known && c.user == nil && c.relay == nil && !c.transaction.multi && c.transaction.here == nil {
 		if outcome := c.passAway(args); outcome != notPassed {
 			return outcome
 		}
@@ -497,7 +502,11 @@ func (c *conn) settle() {
 	}
 	c.out.mute, c.failed = mute, false
 	if p.own {
-		c.settledOwn(err, bytes.HasPrefix(p.last(), []byte("-")))
+		refused := bytes.HasPrefix(p.last(), []byte("-"))
+		if refused && p.place.fresh && len(p.calls) == 1 && p.calls[0].name == "WATCH" { // nothing is watched
+			c.transaction.watching = false
+		}
+		c.settledOwn(err, refused)
 	}
 	p.end()
 }
@@ -547,9 +556,12 @@ func (c *conn) send(p *passing) (err error) {
 		}
 	}()
 	err = c.server.store.Pass(c.ctx, proxy.Passing{Writes: p.keys, Reads: p.reads, Stamps: p.stamped}, func() (err error) {
-		if p.own {
+		switch {
+		case p.own:
 			err = c.doOwn(p)
-		} else {
+		case c.user != nil:
+			err = c.user.Do(c.ctx, c.protocol(), &p.batch, c.inTime())
+		default:
 			err = c.server.pool.Do(c.ctx, c.protocol(), &p.batch, c.inTime())
 		}
 		if err == nil && p.stamped && !p.changed() {

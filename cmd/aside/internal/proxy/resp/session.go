@@ -75,9 +75,14 @@ func auth(c *conn, args []string) {
 	case len(args) > 2:
 		c.error(syntaxError)
 		return
+	case !c.mayLogIn(len(args) == 2 && c.logsIn(args[0])):
+		return
 	case len(args) == 2 && c.logsIn(args[0]):
-		if own := c.dialAs(args[0], password, c.protocol()); own != nil {
+		own, ok := c.dialAs(args[0], password, c.protocol())
+		if ok {
 			c.ok()
+		}
+		if own != nil {
 			c.through(&relay{own: own, user: true})
 		}
 		return
@@ -105,6 +110,7 @@ func (c *conn) login(user, password string) bool {
 	}
 	c.guesses = 0
 	c.setStranger(false)
+	c.endUser()
 	return true
 }
 
@@ -159,8 +165,11 @@ func hello(c *conn, args []string) {
 	}
 	var own *upstream.Own // of a user of Redis's own
 	switch {
+	case withAuth && !c.mayLogIn(c.logsIn(user)):
+		return
 	case withAuth && c.logsIn(user):
-		if own = c.dialAs(user, password, int(version)); own == nil {
+		var ok bool
+		if own, ok = c.dialAs(user, password, int(version)); !ok {
 			return
 		}
 	case withAuth && !c.login(user, password):
@@ -171,8 +180,11 @@ func hello(c *conn, args []string) {
 		return
 	}
 	if withName && !c.setName(name) {
-		if own != nil {
-			own.Close()
+		if withAuth && c.logsIn(user) {
+			if own != nil {
+				own.Close()
+			}
+			c.endOwn()
 			c.setStranger(*c.server.password.Load() != "")
 		}
 		return

@@ -16,7 +16,7 @@ import (
 // What the proxy has in memory and on disk is of one database, and was read by one user. A client
 // that selects another database, or logs in as a user of Redis's own, is connected through
 // (relay.go): Redis answers everything, by that user's rights, and nothing comes from memory or is
-// kept in an outage.
+// kept in an outage. Before a Redis Cluster, who has logged in so is not connected through: user.go.
 
 // isElsewhere reports whether args is a SELECT of another database than the proxy's own.
 func (c *conn) isElsewhere(args []string) bool {
@@ -65,35 +65,53 @@ func (c *conn) through(r *relay) {
 	c.startRelay(r)
 }
 
-// dialAs returns a connection on which a user of Redis's own has logged in. nil: that was answered.
-func (c *conn) dialAs(user, password string, protocol int) *upstream.Own {
+// dialAs logs in a user of Redis's own, and returns its connection; before a cluster there is c.user
+// instead. ok: it is logged in; else that was answered.
+func (c *conn) dialAs(user, password string, protocol int) (own *upstream.Own, ok bool) {
 	if c.denied([]string{"AUTH"}) {
 		c.error(notPassedOn("auth"))
-		return nil
+		return nil, false
 	}
 	if !c.server.alive() {
 		c.error(c.describeError(proxy.ErrDegraded, false))
-		return nil
+		return nil, false
 	}
-	own, err := c.server.pool.OwnAs(c.ctx, protocol, user, password)
+	var login *upstream.Login
+	var err error
+	if c.server.inCluster() {
+		login, err = c.server.pool.Login(c.ctx, protocol, user, password, c.anySlot())
+	} else {
+		own, err = c.server.pool.OwnAs(c.ctx, protocol, user, password)
+	}
 	if said := upstream.ServerError(""); errors.As(err, &said) && strings.HasPrefix(string(said), "WRONGPASS ") {
 		c.refuseLogin()
-		return nil
+		return nil, false
 	}
 	if err != nil {
 		c.error(c.describeError(err, false))
-		return nil
+		return nil, false
 	}
 	c.endOwn()
+	c.user = login
 	c.guesses = 0
 	c.setStranger(false)
-	return own
+	return own, true
+}
+
+// mayLogIn answers a login, and returns false, if it would make the client another user while it watches
+// keys: those are watched on the connection of the user that it was. other: it names one of Redis's own.
+func (c *conn) mayLogIn(other bool) bool {
+	if t := &c.transaction; (other || c.user != nil) && (t.watching || t.lost) {
+		c.error("ERR AUTH as another user is not served while keys are watched")
+		return false
+	}
+	return true
 }
 
 // logsIn reports whether a user may be one of Redis's own, whom that logs in. The default user is the
 // proxy's, by the proxy's password; without a name Redis would log in its own default user.
 func (c *conn) logsIn(user string) bool {
-	return user != "default" && user != "" && c.server.pool != nil && !c.server.inCluster()
+	return user != "default" && user != "" && c.server.pool != nil
 }
 
 // kills reports whether args is what a server answers that runs a script and answers nothing else.
@@ -110,7 +128,7 @@ func (c *conn) kill(args []string) outcome {
 	c.settle()
 	var reply []byte
 	err := c.during(func() (err error) {
-		if reply, err = c.server.pool.Urgent(c.ctx, c.protocol(), args); err == nil && reply[0] == '+' {
+		if reply, err = c.server.pool.Urgent(c.ctx, c.user, c.protocol(), args); err == nil && reply[0] == '+' {
 			c.awaitBack()
 		}
 		return err

@@ -301,8 +301,8 @@ type part struct {
 	err      error
 }
 
-// doInCluster is Do for a batch of AddAt.
-func (p *Pool) doInCluster(ctx context.Context, protocol int, b *Batch, alive func() bool) error {
+// doInCluster is Do for a batch of AddAt; as a user of the server's, if that is not nil.
+func (p *Pool) doInCluster(ctx context.Context, as *Login, protocol int, b *Batch, alive func() bool) error {
 	s, err := p.slots(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
@@ -326,7 +326,7 @@ func (p *Pool) doInCluster(ctx context.Context, protocol int, b *Batch, alive fu
 	for try := 0; len(todo) > 0; try++ {
 		parts := b.divide(todo)
 		todo = todo[:0]
-		p.doParts(ctx, protocol, parts, alive)
+		p.doParts(ctx, as, protocol, parts, alive)
 		for _, part := range parts {
 			todo = p.collect(ctx, b, part, try, replies, errs, todo)
 		}
@@ -354,9 +354,13 @@ func (b *Batch) divide(todo []errand) (parts []*part) {
 	return parts
 }
 
-func (p *Pool) doParts(ctx context.Context, protocol int, parts []*part, alive func() bool) {
+func (p *Pool) doParts(ctx context.Context, as *Login, protocol int, parts []*part, alive func() bool) {
 	do := func(part *part) {
 		up := func() bool { return alive() && (p.options.Up == nil || p.options.Up(part.node.address)) }
+		if as != nil {
+			part.err = as.doAt(ctx, part.node, protocol, &part.batch, up)
+			return
+		}
 		part.err = p.doAt(ctx, part.node, protocol, &part.batch, up)
 	}
 	var others sync.WaitGroup
@@ -470,16 +474,16 @@ func (b *Batch) join(replies [][][]byte, errs []error) error {
 	return failed
 }
 
-// OwnAt is Own for the primary of a slot.
-func (p *Pool) OwnAt(ctx context.Context, protocol int, n uint16) (*Own, error) {
+// OwnAt is Own for the primary of a slot; as a user of the server's, if that is not nil.
+func (p *Pool) OwnAt(ctx context.Context, as *Login, protocol int, n uint16) (*Own, error) {
 	s, err := p.slots(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
-	o, err := p.ownAt(ctx, s.of(n), protocol)
+	o, err := p.ownAt(ctx, as, s.of(n), protocol)
 	if errors.Is(err, ErrNotSent) {
 		if now, failed := p.refresh(ctx); failed == nil && now.of(n) != s.of(n) {
-			return p.ownAt(ctx, now.of(n), protocol)
+			return p.ownAt(ctx, as, now.of(n), protocol)
 		}
 	}
 	return o, err
@@ -509,7 +513,7 @@ func (p *Pool) Follow(ctx context.Context, o *Own, n uint16, reply []byte) (*Own
 	if !asking {
 		p.stale(address, n)
 	}
-	to, err := p.ownAt(ctx, p.cluster.node(address), o.protocol)
+	to, err := p.ownAt(ctx, o.login, p.cluster.node(address), o.protocol)
 	if err != nil || !asking {
 		return to, err
 	}

@@ -23,7 +23,7 @@ var joins = map[string]Join{
 // everywhere are commands for all primaries. Servers before Redis 7 do not say so.
 var everywhere = map[string]string{
 	"FLUSHDB": "all_succeeded", "FLUSHALL": "all_succeeded", "SCRIPT|LOAD": "all_succeeded", "SCRIPT|FLUSH": "all_succeeded", "SCRIPT|KILL": "one_succeeded",
-	"SCRIPT|EXISTS": "agg_logical_and", "CONFIG|SET": "all_succeeded", "CONFIG|RESETSTAT": "all_succeeded",
+	"SCRIPT|EXISTS": "agg_logical_and", "DBSIZE": "agg_sum", "CONFIG|SET": "all_succeeded", "CONFIG|RESETSTAT": "all_succeeded",
 }
 
 // Join returns how to make one reply of those of all primaries of a cluster; nil if the command is

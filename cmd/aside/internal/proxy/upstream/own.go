@@ -15,6 +15,7 @@ import (
 type Own struct {
 	*dialed
 	pool     *Pool
+	login    *Login // whose it is; nil: the proxy's own user is logged in
 	node     *node
 	protocol int
 	since    time.Time // when it became idle
@@ -113,11 +114,15 @@ func (o *Own) Close() {
 	})
 }
 
-// Release gives the connection to the next client. Nothing of this one may be left on it: no
-// transaction, no watched key, no subscription.
+// Release gives the connection to the next client, or back to its Login. Nothing of this one may be left
+// on it: no transaction, no watched key, no subscription.
 func (o *Own) Release() {
 	o.since = time.Now()
 	o.frames.share = nil
+	if o.login != nil {
+		o.login.keep(o)
+		return
+	}
 	p := o.pool
 	p.mu.Lock()
 	old := slices.IndexFunc(p.idle, func(other *Own) bool { return o.since.Sub(other.since) < idleFor })
@@ -140,7 +145,12 @@ func (o *Own) Release() {
 // fresh reports whether nothing has happened to a connection that was idle: Redis has neither closed
 // it nor sent anything.
 func (o *Own) fresh() bool {
-	if time.Since(o.since) >= idleFor || o.frames.Buffered() > 0 || o.SetReadDeadline(time.Now().Add(time.Millisecond/10)) != nil {
+	return time.Since(o.since) < idleFor && o.quiet()
+}
+
+// quiet is fresh, however long the connection was idle.
+func (o *Own) quiet() bool {
+	if o.frames.Buffered() > 0 || o.SetReadDeadline(time.Now().Add(time.Millisecond/10)) != nil {
 		return false
 	}
 	_, err := o.frames.Peek(1)

@@ -212,7 +212,7 @@ func (p *Pool) dialShared(address string, protocol int) (*shared, error) {
 // ErrLost.
 func (p *Pool) Do(ctx context.Context, protocol int, b *Batch, alive func() bool) error {
 	if len(b.places) > 0 {
-		return p.doInCluster(ctx, protocol, b, alive)
+		return p.doInCluster(ctx, nil, protocol, b, alive)
 	}
 	return p.doAt(ctx, &p.one, protocol, b, alive)
 }
@@ -253,10 +253,13 @@ func (p *Pool) KeysOf(ctx context.Context, args []string, alive func() bool) ([]
 
 // Own returns a connection that is the caller's alone until its Close or Release.
 func (p *Pool) Own(ctx context.Context, protocol int) (*Own, error) {
-	return p.ownAt(ctx, &p.one, protocol)
+	return p.ownAt(ctx, nil, &p.one, protocol)
 }
 
-func (p *Pool) ownAt(ctx context.Context, n *node, protocol int) (*Own, error) {
+func (p *Pool) ownAt(ctx context.Context, as *Login, n *node, protocol int) (*Own, error) {
+	if as != nil {
+		return as.take(ctx, n, protocol)
+	}
 	p.mu.Lock()
 	for i := len(p.idle) - 1; i >= 0; i-- {
 		if o := p.idle[i]; o.node == n && o.protocol == protocol {

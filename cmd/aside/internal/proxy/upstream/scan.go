@@ -295,7 +295,7 @@ func (p *Pool) sizes(ctx context.Context, primaries []*node, b *Batch, alive fun
 		parts[i] = &part{node: n, batch: Batch{Share: b.Share.Sibling()}}
 		parts[i].batch.Add([]string{"DBSIZE"})
 	}
-	p.doParts(ctx, 3, parts, alive)
+	p.doParts(ctx, nil, 3, parts, alive)
 	for _, part := range parts {
 		if err == nil {
 			err = part.err

@@ -20,14 +20,17 @@ func (p *Pool) OwnAs(ctx context.Context, protocol int, user, password string) (
 }
 
 // Urgent sends a command on a connection that is made for it, as those that exist may be held up, and
-// returns its reply; in a cluster to all primaries. It is for what a server answers that answers
-// nothing else, as it runs a script: SCRIPT KILL.
-func (p *Pool) Urgent(ctx context.Context, protocol int, args []string) ([]byte, error) {
+// returns its reply; in a cluster to all primaries, as a user of the server's, if that is not nil. It is for
+// what a server answers that answers nothing else, as it runs a script: SCRIPT KILL.
+func (p *Pool) Urgent(ctx context.Context, as *Login, protocol int, args []string) ([]byte, error) {
 	nodes := []*node{&p.one}
 	if s := p.cluster.known.Load(); s != nil {
 		nodes = s.primaries
 	}
 	options := p.options
+	if as != nil {
+		options = as.options()
+	}
 	options.Redis.SelectDB = 0 // SELECT is not answered either
 	var replies [][]byte
 	for _, n := range nodes {
