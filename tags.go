@@ -35,9 +35,6 @@ func (gr grouper) clear(ctx context.Context, by string, tags []string, groupOf f
 	return gr.clearKeys(ctx, keys...)
 }
 
-// verbClear is what a write of groups' keys is called.
-const verbClear = "clear"
-
 // clearKeys clears the groups with these keys.
 func (gr grouper) clearKeys(ctx context.Context, keys ...string) error {
 	w := &write{writer: writer(gr), verb: verbClear, script: script.Del, bare: script.DelBare, op: fallback.OpDel}

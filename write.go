@@ -200,6 +200,9 @@ type failure struct {
 	kept bool // it is kept for replay, although Redis may still do it
 }
 
+// verbClear is what a write of groups' keys is called.
+const verbClear = "clear"
+
 // says is the error of a failure for some of its keys.
 func (w *write) says(f failure, keys []string) error {
 	what := quotedKeys(keys)
