@@ -66,7 +66,6 @@ func (e *elsewhere) proxyOf(key string) *faultproxy.Proxy {
 
 // WithFresh hears of what was cleared on another shard, although that shard's push is still on its way.
 func TestWithFreshHearsOfWhatWasClearedOnAnotherShard(t *testing.T) {
-	t.Parallel() // it waits more than it works
 	e := startElsewhere(t)
 	a := newClient(t, "", e.direct)
 	for name, row := range map[string]struct {

@@ -19,7 +19,8 @@ type lifecycle struct {
 	idle   chan task          // to a worker that waits for work; immutable
 	apart  chan task          // to a goroutine of contained's that does; immutable
 
-	callbacks sync.Map // the numbers of the goroutines that run callbacks, see contain.go
+	calls     sync.Pool // of *containedCall: a client's own, as a channel of a synctest bubble serves in no other
+	callbacks sync.Map  // the numbers of the goroutines that run callbacks, see contain.go
 
 	mu         sync.Mutex     // held while ctx ends, and by those who must not begin anything afterwards
 	background sync.WaitGroup // every goroutine of ours; may be added to with mu held, or by one of them
@@ -155,13 +156,20 @@ var errCloseInside = errors.New("aside: Close was called by a callback that it w
 // that fn, which is called what, has ended its goroutine. That one serves others, too, as to learn
 // its number takes longer than most callbacks. Close does not wait for it, but for who waits here.
 func (lc *lifecycle) contained(what string, fn func()) error {
-	c := &containedCall{what: what, fn: fn, done: make(chan error, 1)}
+	c, ok := lc.calls.Get().(*containedCall)
+	if !ok {
+		c = &containedCall{done: make(chan error, 1)}
+	}
+	c.what, c.fn = what, fn
 	select {
 	case lc.apart <- c:
 	default:
 		go lc.serve(c, lc.apart)
 	}
-	return <-c.done
+	err := <-c.done
+	c.fn = nil
+	lc.calls.Put(c)
+	return err
 }
 
 // containedCall is a task of contained's.
