@@ -291,7 +291,7 @@ func TestExpireTagsInAnOutageIsReplayed(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	dir, option := durable(t)
-	a, b, ctx := newClient(t, proxy.Addr(), hasty, option), newClient(t, server.Addr()), testContext(t)
+	a, b, ctx := newClient(t, proxy.Addr(), option), newClient(t, server.Addr()), testContext(t)
 	var db numbered
 	get := func(c *aside.Client) string {
 		t.Helper()
