@@ -79,10 +79,11 @@ func (c *conn) anySlot() uint16 { return uint16(uint64(c.id) * 0x9e3779b97f4a7c1
 
 // placeOf says where in a cluster a command belongs.
 func (c *conn) placeOf(command *upstream.Command, args, keys []string) upstream.Place {
+	writes := command.Write || scripts[command.Name]
 	if join := command.Join(args); join != nil {
-		return upstream.Place{Join: join}
+		return upstream.Place{Join: join, Writes: writes}
 	}
-	return upstream.Place{Slot: c.slotOf(command, args, keys)}
+	return upstream.Place{Slot: c.slotOf(command, args, keys), Writes: writes}
 }
 
 // slotOf is the slot of a command's first key, or sharded channel.
@@ -182,7 +183,9 @@ func (c *conn) followOwn(p *passing) error {
 			return err
 		}
 		t.own.Close()
-		t.own = own
+		if t.own = own; p.exec {
+			own.Wrote()
+		}
 		if p.place.ahead {
 			if err := c.multiAhead(); err != nil {
 				return err

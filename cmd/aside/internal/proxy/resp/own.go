@@ -306,6 +306,9 @@ func (c *conn) doOwn(p *passing) error {
 	if own == nil {
 		return upstream.ErrNotSent
 	}
+	if p.exec {
+		own.Wrote()
+	}
 	if err := own.Do(&p.batch, c.inTime()); err != nil || !c.server.inCluster() {
 		return err
 	}
@@ -400,6 +403,9 @@ func (c *conn) block(command *upstream.Command, args, keys []string) outcome {
 		return c.server.alive() && !c.server.draining.Load() && !c.intake.ended()
 	}
 	for range mostFollows {
+		if command.Write {
+			own.Wrote()
+		}
 		if err = own.Do(&p.batch, wait); err != nil || !c.server.inCluster() {
 			break
 		}

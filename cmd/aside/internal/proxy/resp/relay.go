@@ -271,8 +271,10 @@ func (c *conn) relays(command *upstream.Command, name string, args []string) boo
 	case name == "CLIENT":
 		redirects := func(arg string) bool { return strings.EqualFold(arg, "REDIRECT") } // to a connection of others
 		return len(args) > 1 && relayable[strings.ToUpper(args[1])] && !slices.ContainsFunc(args[2:], redirects)
-	case name == "MULTI", name == "EXEC", name == "DISCARD", name == "WATCH", name == "UNWATCH", name == "WAIT", name == "WAITAOF", subscribing[name]:
+	case name == "MULTI", name == "EXEC", name == "DISCARD", name == "WATCH", name == "UNWATCH", subscribing[name]:
 		return true
+	case name == "WAIT", name == "WAITAOF": // a user before a cluster has written on other connections, too
+		return c.user == nil
 	}
 	return !isUnshared(args)
 }

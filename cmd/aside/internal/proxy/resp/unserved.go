@@ -14,6 +14,7 @@ import "strings"
 
 const (
 	execAbort       = "EXECABORT Transaction discarded because of previous errors."
+	noWait          = "ERR this proxy does not say which replicas have what was written on connections that clients share"
 	clusterDisabled = "ERR This instance has cluster support disabled"
 	wrongDB         = "ERR DB index is out of range: the SELECT before this was refused, as there is one database only, so nothing is done until a SELECT that is not, or RESET"
 )
@@ -54,6 +55,8 @@ func (c *conn) unserved(args []string) {
 			c.error(notDone(args[0]))
 		case name == "WATCH":
 			c.error("ERR unknown command 'WATCH': there are no transactions here; SET with NX, XX or GET is one step")
+		case name == "WAIT", name == "WAITAOF":
+			c.error(noWait)
 		case name == "ASKING", name == "READONLY", name == "READWRITE", name == "CLUSTER":
 			c.error(clusterDisabled)
 		default:

@@ -1,6 +1,9 @@
 package resp
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Before a Redis Cluster a client that has logged in as a user of Redis's own has connections as that user,
 // one to each primary that it needs (upstream.Login). Its commands are gathered and routed by slot like others
@@ -33,10 +36,47 @@ func (c *conn) passAs(args []string) (_ outcome, ours bool) {
 		return c.refuse("ERR '" + beginning(strings.ToLower(args[0]+"|"+args[1]), 128) + "' is not served for a user of Redis's own: it is about connections of others"), true
 	case ofConnection[name]:
 		return notPassed, true
+	case name == "WAIT", name == "WAITAOF":
+		return c.awaitReplicas(args), true
 	case listsKeys[name]:
 		return c.refuse("ERR '" + strings.ToLower(name) + "' is not served for a user of Redis's own: it would show the proxy's own keys"), true
 	}
 	return notPassed, false
+}
+
+// awaitReplicas is WAIT, or WAITAOF: how many replicas have all that this user has written since its login.
+func (c *conn) awaitReplicas(args []string) outcome {
+	command, err := c.commandOf(args)
+	switch {
+	case err != nil:
+		return c.refuse(c.describePassed(err, false))
+	case command == nil:
+		return notPassed
+	case c.denied(args):
+		return c.refuse(notPassedOn(command.Lower))
+	case c.transaction.watching: // on a connection which may have written before
+		return c.refuse("ERR " + command.Name + " is not served while keys are watched")
+	}
+	c.settle()
+	c.flushReply()
+	c.out.flush()
+	_ = c.net.SetReadDeadline(time.Time{})
+	c.deadline = time.Time{}
+	c.uses(&command.Lower)
+	var reply []byte
+	err = c.during(func() (err error) {
+		reply, err = c.user.Wait(c.ctx, c.protocol(), c.anySlot(), args, func() bool {
+			c.intake.readAhead() // whether the client is still there
+			return c.server.alive() && !c.server.draining.Load() && !c.intake.ended()
+		})
+		return err
+	})
+	if err != nil {
+		return c.refuse(c.describeError(err, true))
+	}
+	c.failed = reply[0] == '-'
+	_, _ = c.w.Write(reply)
+	return answered
 }
 
 // endUser makes the client the proxy's own user again.

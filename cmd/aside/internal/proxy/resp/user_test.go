@@ -337,3 +337,60 @@ func TestConnectionsOfAUserOfAClusterAreBounded(t *testing.T) {
 	other.Close()
 	eventually(t, "they are given back", func() bool { return s.pool.Owned() == 0 })
 }
+
+// A relapse would count a replica that has not all of what the client has written: what is at another node, what a
+// transaction or a connection that has ended has written.
+func TestAUserOfAClusterWaitsForReplicas(t *testing.T) {
+	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
+	if !cluster.Node(0).CanSignal() {
+		return
+	}
+	setAnn(cluster, 0, 1, 2)
+	_, addr := serveCluster(t, cluster, "")
+	keys := keysOfNodes(cluster)
+	p, other, third := dial(t, addr), dial(t, addr), dial(t, addr)
+	require.Equal(t, "-"+noWait, p.do("WAIT", "0", "0"), "what the proxy's own user has written went with what others have")
+	for _, c := range []*peer{p, other, third} {
+		require.NoError(t, c.SetDeadline(time.Now().Add(3*patience)))
+		require.Equal(t, "+OK", c.do("AUTH", "ann", "secret"))
+	}
+	for _, key := range keys {
+		require.Equal(t, "+OK", p.do("SET", "ann:{"+key+"}", "v"))
+		require.Equal(t, ":1", p.do("WAIT", "1", "0"))
+	}
+	require.Equal(t, ":1", p.do("WAIT", "2", "10"), "there is one of each")
+	require.Equal(t, "-ERR wrong number of arguments for 'wait' command", p.do("WAIT", "1"))
+	require.Equal(t, ":1", other.do("LPUSH", "ann:l{"+keys[1]+"}", "v"))
+	replica := cluster.Node(3)
+	for _, write := range []string{
+		"SET ann:{K} w", "MULTI|SET ann:{K} w|EXEC", "EVAL return(redis.call('SET',KEYS[1],'w')) 1 ann:{K}", "BLPOP ann:b{K} 0", "WATCH ann:{K}|SET ann:{K} w|UNWATCH",
+	} {
+		p := dial(t, addr)
+		require.Equal(t, "+OK", p.do("AUTH", "ann", "secret"))
+		require.Contains(t, third.do("RPUSH", "ann:b{"+keys[0]+"}", "v"), ":")
+		replica.Freeze()
+		for text := range strings.SplitSeq(strings.ReplaceAll(write, "{K}", "{"+keys[0]+"}"), "|") {
+			require.NotContains(t, p.do(line(text)...), "-", text)
+		}
+		require.Equal(t, ":0", p.do("WAIT", "1", "10"), write)
+		require.Equal(t, ":1", other.do("WAIT", "1", "0"), "it has written elsewhere")
+		p.send(encoded("WAIT", "1", "0") + encoded("ECHO", "x"))
+		replica.Thaw()
+		require.Equal(t, ":1", p.reply(), write)
+		require.Equal(t, "$x", p.reply())
+	}
+	require.Equal(t, "+OK", third.do("WATCH", "ann:x"))
+	require.Contains(t, third.do("WAIT", "1", "0"), "-ERR WAIT is not served while")
+	require.Equal(t, "+OK", third.do("UNWATCH"))
+	cluster.Node(0).Do("CLIENT", "KILL", "USER", "ann")
+	require.Contains(t, p.do("WAIT", "0", "0"), "-ASIDEUNKNOWN")
+	require.Equal(t, ":1", p.do("WAIT", "1", "0"))
+	require.Equal(t, "+OK", p.do("SET", "ann:{"+keys[0]+"}", "x"))
+	require.Equal(t, ":1", p.do("WAIT", "1", "0"))
+
+	p.send(encoded("ECHO", "x") + encoded("WAIT", "5", "0"))
+	require.Equal(t, "$x", p.reply(), "nothing waits for what blocks")
+	p.Close()
+	looks := dial(t, addr)
+	eventually(t, "a client that leaves waits no more", func() bool { return !strings.Contains(looks.do("CLIENT", "LIST"), p.LocalAddr().String()) })
+}

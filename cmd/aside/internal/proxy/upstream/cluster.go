@@ -253,8 +253,9 @@ func idOf(entry any, address string) string {
 
 // Place says where in a cluster a command belongs.
 type Place struct {
-	Slot uint16
-	Join Join // not nil: to all primaries, and this makes one reply of theirs
+	Slot   uint16
+	Join   Join // not nil: to all primaries, and this makes one reply of theirs
+	Writes bool // it may change something, of which Login.Wait is to know
 }
 
 // placed is where a command belongs, and where in the request it begins.
@@ -298,6 +299,7 @@ type part struct {
 	node     *node
 	batch    Batch
 	commands []int // of the whole; -1 for an ASKING before the next
+	writes   bool  // by Place.Writes, of one of them
 	err      error
 }
 
@@ -349,6 +351,7 @@ func (b *Batch) divide(todo []errand) (parts []*part) {
 		}
 		to.batch.Request = append(to.batch.Request, b.command(e.command)...)
 		to.batch.Commands++
+		to.writes = to.writes || b.places[e.command].Writes
 		to.commands = append(to.commands, e.command)
 	}
 	return parts
@@ -358,7 +361,7 @@ func (p *Pool) doParts(ctx context.Context, as *Login, protocol int, parts []*pa
 	do := func(part *part) {
 		up := func() bool { return alive() && (p.options.Up == nil || p.options.Up(part.node.address)) }
 		if as != nil {
-			part.err = as.doAt(ctx, part.node, protocol, &part.batch, up)
+			part.err = as.doAt(ctx, part, protocol, up)
 			return
 		}
 		part.err = p.doAt(ctx, part.node, protocol, &part.batch, up)

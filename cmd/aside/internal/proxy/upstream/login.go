@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,8 +20,10 @@ type Login struct {
 	user, password string // given again to each node
 
 	mu   sync.Mutex // guards what follows; never held while calling out
-	idle []*Own     // one of a node at most
+	idle []*Own     // one of a node, and those on which something was written
 	over bool       // Close was called
+
+	lost atomic.Bool // a connection has ended on which something was written, and Wait has not said so
 }
 
 const trustedFor = time.Second // a connection that was used just now is not looked at
@@ -63,13 +66,14 @@ func (l *Login) Do(ctx context.Context, protocol int, b *Batch, alive func() boo
 	return l.pool.doInCluster(ctx, l, protocol, b, alive)
 }
 
-// doAt is Do at a node.
-func (l *Login) doAt(ctx context.Context, n *node, protocol int, b *Batch, alive func() bool) error {
-	o, err := l.take(ctx, n, protocol)
+// doAt is Do of a part.
+func (l *Login) doAt(ctx context.Context, part *part, protocol int, alive func() bool) error {
+	o, err := l.take(ctx, part.node, protocol)
 	if err != nil {
 		return err
 	}
-	if err := o.Do(b, alive); err != nil {
+	o.wrote = o.wrote || part.writes
+	if err := o.Do(&part.batch, alive); err != nil {
 		o.Close()
 		return err
 	}
@@ -106,15 +110,67 @@ func (l *Login) take(ctx context.Context, n *node, protocol int) (*Own, error) {
 	}
 }
 
+// Wait is WAIT or WAITAOF, on each connection on which something was written: how many replicas have what was
+// written on it, only it can ask. The reply is the least of what they are answered. It waits until alive, which
+// is asked now and then, by several goroutines at once, reports that nothing is waited for any more. The error
+// is ErrLost if that cannot be known, as one of them has ended since; the next call is about what is written
+// after it. Otherwise errors are those of Do.
+func (l *Login) Wait(ctx context.Context, protocol int, n uint16, args []string, alive func() bool) ([]byte, error) {
+	if l.lost.Load() {
+		l.lost.Store(false)
+		return nil, fmt.Errorf("%w: a connection has ended on which something was written", ErrLost)
+	}
+	l.mu.Lock()
+	asked, idle := []*Own(nil), l.idle
+	l.idle = nil
+	for _, o := range idle {
+		if o.wrote {
+			asked = append(asked, o)
+		} else {
+			l.idle = append(l.idle, o)
+		}
+	}
+	l.mu.Unlock()
+	if len(asked) == 0 {
+		o, err := l.pool.OwnAt(ctx, l, protocol, n)
+		if err != nil {
+			return nil, err
+		}
+		asked = append(asked, o)
+	}
+	replies, errs := make([][]byte, len(asked)), make([]error, len(asked))
+	var failed atomic.Bool
+	var all sync.WaitGroup
+	for i, o := range asked {
+		all.Go(func() { // ends with the reply, or when nothing is waited for
+			var b Batch
+			b.Add(args)
+			if errs[i] = o.Do(&b, func() bool { return !failed.Load() && alive() }); errs[i] != nil {
+				failed.Store(true)
+				o.Close()
+				return
+			}
+			replies[i] = b.Replies
+			o.Release()
+		})
+	}
+	all.Wait()
+	if failed.Load() {
+		l.lost.Store(false)
+		return nil, errors.Join(errs...)
+	}
+	return joins["agg_min"](replies), nil
+}
+
 // keep takes back a connection. Another to the same node, as while a transaction had this one, or of the
-// version of the protocol that the client spoke before, is of no more use.
+// version of the protocol that the client spoke before, is of no more use, unless something was written on it.
 func (l *Login) keep(o *Own) {
 	l.mu.Lock()
 	drop := []*Own{o}
 	if !l.over && !o.old {
 		drop = nil
 		l.idle = slices.DeleteFunc(l.idle, func(other *Own) bool {
-			same := other.node == o.node || other.protocol != o.protocol
+			same := (other.node == o.node || other.protocol != o.protocol) && !other.wrote
 			if same {
 				drop = append(drop, other)
 			}

@@ -16,6 +16,7 @@ type Own struct {
 	*dialed
 	pool     *Pool
 	login    *Login // whose it is; nil: the proxy's own user is logged in
+	wrote    bool   // by Wrote
 	node     *node
 	protocol int
 	since    time.Time // when it became idle
@@ -105,10 +106,16 @@ func (o *Own) write(request []byte) error {
 	return err
 }
 
+// Wrote says that something may have been written on the connection, of which Login.Wait is to know.
+func (o *Own) Wrote() { o.wrote = true }
+
 // Close ends the connection. It may be called at any time, by anybody, and more than once.
 func (o *Own) Close() {
 	o.ended.Do(func() {
 		o.Conn.Close()
+		if o.login != nil && o.wrote {
+			o.login.lost.Store(true)
+		}
 		o.pool.options.Open.Give(1)
 		o.pool.own.Give(1)
 	})
