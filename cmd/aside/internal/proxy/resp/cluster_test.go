@@ -239,7 +239,6 @@ func TestClientsOfAClusterBlockAndSubscribe(t *testing.T) {
 		require.Equal(t, ":1", other.do("SPUBLISH", key, "hello"))
 		require.Equal(t, "*3 $smessage $"+key+" $hello", sharded.reply())
 	}
-	require.Equal(t, "-"+noTracking, p.do("CLIENT", "TRACKING", "ON"))
 }
 
 // Nothing is lost or done twice, and no client sees MOVED or ASK.

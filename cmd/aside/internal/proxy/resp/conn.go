@@ -52,6 +52,7 @@ type conn struct {
 	transaction transaction
 	relay       *relay                       // the client is connected through; nil: it is not
 	user        *upstream.Login              // of Redis's own, before a cluster, as whom the client has logged in; nil: it has not
+	tracking    *tracking                    // what the nodes of a cluster tell it of what it has read; nil: nothing
 	blocked     atomic.Pointer[upstream.Own] // by which its command waits for others; nil: none does; read by anybody
 	ctx         *proxy.LazyContext
 	spare       *proxy.LazyContext // to be used again; nil: none
@@ -109,6 +110,7 @@ func (c *conn) serve() {
 	for {
 		c.partial = time.Time{}
 		args, err := c.in.next()
+		c.goesOn()
 		if err != nil {
 			if c.server.draining.Load() || errors.Is(err, io.EOF) { // what it has sent may still be under way
 				c.endRelay(true)
@@ -152,6 +154,9 @@ func (c *conn) wait() error {
 	}
 	if c.out.flush(); c.out.err != nil {
 		return c.out.err
+	}
+	if err := c.rests(); err != nil {
+		return err
 	}
 	if err := c.limitReads(); err != nil {
 		return err

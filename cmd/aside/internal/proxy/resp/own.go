@@ -402,6 +402,9 @@ func (c *conn) block(command *upstream.Command, args, keys []string) outcome {
 		c.intake.readAhead() // whether the client is still there
 		return c.server.alive() && !c.server.draining.Load() && !c.intake.ended()
 	}
+	if c.rests() != nil {
+		c.closing = true
+	}
 	for range mostFollows {
 		if command.Write {
 			own.Wrote()
@@ -419,6 +422,7 @@ func (c *conn) block(command *upstream.Command, args, keys []string) outcome {
 		own, waiting = next, false
 		p.batch.Again()
 	}
+	c.goesOn()
 	c.stopsWaiting(waiting)
 	if err != nil {
 		own.Close()

@@ -75,7 +75,7 @@ func (c *conn) connectThrough(name string, args []string) outcome {
 	n := c.anySlot()
 	if c.server.inCluster() {
 		if name == "CLIENT" { // a node tells of its own keys only
-			return c.refuse(noTracking)
+			return c.track(args[2:])
 		}
 		if command, err := c.commandOf(args); err == nil && command != nil {
 			n = c.slotOf(command, args, nil)

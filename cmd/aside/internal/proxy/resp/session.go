@@ -110,7 +110,9 @@ func (c *conn) login(user, password string) bool {
 	}
 	c.guesses = 0
 	c.setStranger(false)
-	c.endUser()
+	if c.user.Named() {
+		c.endUser()
+	}
 	return true
 }
 
@@ -165,6 +167,9 @@ func hello(c *conn, args []string) {
 	}
 	var own *upstream.Own // of a user of Redis's own
 	switch {
+	case version == 2 && c.tracking != nil:
+		c.error("ERR HELLO 2 is not served while CLIENT TRACKING is on")
+		return
 	case withAuth && !c.mayLogIn(c.logsIn(user)):
 		return
 	case withAuth && c.logsIn(user):
@@ -256,16 +261,13 @@ func client(c *conn, args []string) {
 	case "UNBLOCK":
 		c.unblock(args[1:])
 	case "GETREDIR":
-		c.int(-1) // nothing is tracked, so nothing is told to another
+		if c.tracking != nil {
+			c.int(0) // it is told itself
+		} else {
+			c.int(-1)
+		}
 	case "TRACKINGINFO":
-		c.mapping(3)
-		c.bulk("flags")
-		c.setOf(1)
-		c.bulk("off")
-		c.bulk("redirect")
-		c.int(-1)
-		c.bulk("prefixes")
-		c.array(0)
+		c.trackingInfo()
 	case "HELP":
 		c.help("CLIENT", "GETNAME", "GETREDIR", "ID", "INFO", "KILL <option>", "UNBLOCK <id> [TIMEOUT|ERROR]", "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <id> [...]]", "NO-EVICT (ON|OFF)", "NO-TOUCH (ON|OFF)",
 			"REPLY (ON|OFF|SKIP)", "SETINFO (LIB-NAME|LIB-VER) <value>", "SETNAME <name>", "TRACKINGINFO")
@@ -289,8 +291,10 @@ func client(c *conn, args []string) {
 		}
 	case "REPLY":
 		c.replyMode(args[1])
-	case "TRACKING", "CACHING":
+	case "TRACKING":
 		c.error(noTracking)
+	case "CACHING":
+		c.caching(args[1:])
 	default:
 		c.error(unknownSubcommand("CLIENT", args[0]))
 	}

@@ -101,11 +101,17 @@ func (c *conn) dialAs(user, password string, protocol int) (own *upstream.Own, o
 // mayLogIn answers a login, and returns false, if it would make the client another user while it watches
 // keys: those are watched on the connection of the user that it was. other: it names one of Redis's own.
 func (c *conn) mayLogIn(other bool) bool {
-	if t := &c.transaction; (other || c.user != nil) && (t.watching || t.lost) {
+	switch t := &c.transaction; {
+	case !other && !c.user.Named():
+		return true
+	case t.watching || t.lost:
 		c.error("ERR AUTH as another user is not served while keys are watched")
-		return false
+	case c.tracking != nil:
+		c.error("ERR AUTH as another user is not served while CLIENT TRACKING is on")
+	default:
+		return true
 	}
-	return true
+	return false
 }
 
 // logsIn reports whether a user may be one of Redis's own, whom that logs in. The default user is the

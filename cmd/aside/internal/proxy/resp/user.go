@@ -25,13 +25,25 @@ var ofItself = map[string]bool{
 
 // mayServe reports whether the proxy itself may answer a command that nobody else has. What it has read was
 // read by the proxy's own user.
-func (c *conn) mayServe(name string) bool { return c.user == nil || c.aborted || ofConnection[name] }
+//
+// A client that tracks gets from Redis what it reads, and what it writes, as others do, only that the connections
+// are its own.
+func (c *conn) mayServe(name string) bool {
+	return c.user == nil || c.aborted || ofConnection[name] || !c.user.Named() && (listsKeys[name] || name == "DBSIZE" || !served[name].data())
+}
 
 // passAs sees to a command of a user's that is not to be passed on. ours: it is one.
 func (c *conn) passAs(args []string) (_ outcome, ours bool) {
 	switch name := strings.ToUpper(args[0]); {
+	case c.user.Tracks() && subscribing[name]:
+		return c.refuse("ERR '" + strings.ToLower(name) + "' is not served while CLIENT TRACKING is on before a Redis Cluster: use another connection"), true
+	case c.user.Tracks() && (name == "WAIT" || name == "WAITAOF"):
+		return c.refuse("ERR " + name + " is not served while CLIENT TRACKING is on"), true
+	case !c.user.Named():
+		ours = c.in.known && c.mayServe(name) && !c.passesOn(args)
+		return notPassed, ours
 	case name == "CLIENT" && len(args) > 1 && strings.EqualFold(args[1], "TRACKING"):
-		return notPassed, false // is refused there
+		return notPassed, false // is done there
 	case name == "CLIENT" && len(args) > 1 && !ofItself[strings.ToUpper(args[1])]:
 		return c.refuse("ERR '" + beginning(strings.ToLower(args[0]+"|"+args[1]), 128) + "' is not served for a user of Redis's own: it is about connections of others"), true
 	case ofConnection[name]:
@@ -82,6 +94,7 @@ func (c *conn) awaitReplicas(args []string) outcome {
 // endUser makes the client the proxy's own user again.
 func (c *conn) endUser() {
 	if c.user != nil {
+		c.endTracking()
 		c.user.Close()
 		c.user = nil
 	}

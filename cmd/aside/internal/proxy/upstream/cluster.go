@@ -45,6 +45,8 @@ type cluster struct {
 	nodes  map[string]*node // by address; those that were ever named, as a node that has gone may come back
 	asking chan struct{}    // closed when somebody has asked; nil if nobody does
 	err    error            // why that failed
+
+	tracking map[*Login]struct{} // are told when a slot has another primary; nil: nobody watches for that
 }
 
 // slots says which primary has which slot. Immutable.
@@ -152,12 +154,17 @@ func (p *Pool) ask() {
 		err = fmt.Errorf("%w: %s: %w", errNoSlots, address, failed)
 	}
 	c.mu.Lock()
+	var tracking []*Login
 	if c.err = err; err == nil {
+		tracking = c.trackersOfLocked(c.known.Load(), s)
 		c.known.Store(s)
 	}
 	close(c.asking)
 	c.asking = nil
 	c.mu.Unlock()
+	for _, l := range tracking {
+		l.forget()
+	}
 }
 
 func (p *Pool) askAt(address string) (*slots, error) {

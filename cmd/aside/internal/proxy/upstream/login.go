@@ -23,6 +23,9 @@ type Login struct {
 	idle []*Own     // one of a node, and those on which something was written
 	over bool       // Close was called
 
+	tracking *Tracking         // nil: nothing is tracked; immutable
+	tracked  map[*node]*shared // the connections that do; guarded by mu
+
 	lost atomic.Bool // a connection has ended on which something was written, and Wait has not said so
 }
 
@@ -31,32 +34,45 @@ const trustedFor = time.Second // a connection that was used just now is not loo
 // Login logs in at a primary, that of a slot if it is there, and keeps the connection. A ServerError is its
 // refusal of user or password; other errors are those of Own.
 func (p *Pool) Login(ctx context.Context, protocol int, user, password string, n uint16) (*Login, error) {
-	s, err := p.slots(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotSent, err)
-	}
 	l := &Login{pool: p, user: user, password: password}
+	if err := l.first(ctx, protocol, n); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// first makes a connection to a primary, that of a slot if it is there.
+func (l *Login) first(ctx context.Context, protocol int, n uint16) error {
+	s, err := l.pool.slots(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotSent, err)
+	}
 	err = ErrNotSent
 	for _, n := range append([]*node{s.of(n)}, s.primaries...) {
-		if up := p.options.Up; up != nil && !up(n.address) {
+		if up := l.pool.options.Up; up != nil && !up(n.address) {
 			continue
 		}
-		var o *Own
-		if o, err = l.take(ctx, n, protocol); err == nil {
-			o.Release()
-			return l, nil
+		if l.tracking != nil {
+			_, err = l.trackedAt(ctx, n)
+		} else {
+			var o *Own
+			if o, err = l.take(ctx, n, protocol); err == nil {
+				o.Release()
+			}
 		}
 		if !errors.Is(err, ErrNotSent) {
 			break
 		}
 	}
-	return nil, err
+	return err
 }
 
 // options are those of the pool, for connections of the user's.
 func (l *Login) options() Options {
 	as := l.pool.options
-	as.Redis.Username, as.Redis.Password, as.Redis.AuthCredentialsFn = l.user, l.password, nil
+	if l.Named() {
+		as.Redis.Username, as.Redis.Password, as.Redis.AuthCredentialsFn = l.user, l.password, nil
+	}
 	return as
 }
 
@@ -68,6 +84,9 @@ func (l *Login) Do(ctx context.Context, protocol int, b *Batch, alive func() boo
 
 // doAt is Do of a part.
 func (l *Login) doAt(ctx context.Context, part *part, protocol int, alive func() bool) error {
+	if l.tracking != nil {
+		return l.doTracked(ctx, part, alive)
+	}
 	o, err := l.take(ctx, part.node, protocol)
 	if err != nil {
 		return err
@@ -91,11 +110,25 @@ func (l *Login) take(ctx context.Context, n *node, protocol int) (*Own, error) {
 	}
 	l.mu.Unlock()
 	if o != nil {
-		if time.Since(o.since) < trustedFor || o.quiet() {
+		if (o.told == nil || !o.told.over()) && (time.Since(o.since) < trustedFor || o.quiet()) {
 			return o, nil
 		}
 		o.Close()
 	}
+	o, err := l.dial(ctx, n, protocol)
+	if err == nil && l.tracking != nil {
+		if err = l.redirect(ctx, o); err != nil {
+			o.Close()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// dial makes a connection to a node.
+func (l *Login) dial(ctx context.Context, n *node, protocol int) (*Own, error) {
 	options := l.options()
 	o, err := l.pool.dialOwn(ctx, &options, n, protocol)
 	var said ServerError
@@ -167,10 +200,10 @@ func (l *Login) Wait(ctx context.Context, protocol int, n uint16, args []string,
 func (l *Login) keep(o *Own) {
 	l.mu.Lock()
 	drop := []*Own{o}
-	if !l.over && !o.old {
+	if !l.over && !o.old && (o.told == nil || !o.told.over()) {
 		drop = nil
 		l.idle = slices.DeleteFunc(l.idle, func(other *Own) bool {
-			same := (other.node == o.node || other.protocol != o.protocol) && !other.wrote
+			same := (other.node == o.node || other.protocol != o.protocol) && !other.wrote && other.told == nil
 			if same {
 				drop = append(drop, other)
 			}
@@ -193,4 +226,5 @@ func (l *Login) Close() {
 	for _, o := range idle {
 		o.Close()
 	}
+	l.endTracking()
 }

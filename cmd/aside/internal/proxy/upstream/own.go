@@ -15,8 +15,9 @@ import (
 type Own struct {
 	*dialed
 	pool     *Pool
-	login    *Login // whose it is; nil: the proxy's own user is logged in
-	wrote    bool   // by Wrote
+	login    *Login  // whose it is; nil: the proxy's own user is logged in
+	wrote    bool    // by Wrote
+	told     *shared // to which the node tells what was read here and has changed; nil: to none
 	node     *node
 	protocol int
 	since    time.Time // when it became idle
@@ -115,6 +116,9 @@ func (o *Own) Close() {
 		o.Conn.Close()
 		if o.login != nil && o.wrote {
 			o.login.lost.Store(true)
+		}
+		if o.told != nil { // the node forgets what was read here
+			o.login.forget()
 		}
 		o.pool.options.Open.Give(1)
 		o.pool.own.Give(1)

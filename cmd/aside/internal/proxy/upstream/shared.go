@@ -77,6 +77,7 @@ type shared struct {
 	writeTimeout time.Duration // immutable
 	elsewhere    func() bool   // another server takes writes now; nil: that cannot be; immutable
 	looked       atomic.Int64  // when that was asked, in ns since 1970
+	push         func([]byte)  // gets what the server pushes; nil: it pushes nothing; immutable
 
 	mu      sync.Mutex
 	out     []byte    // to be written; guarded by mu
@@ -188,8 +189,11 @@ func (s *shared) run() {
 		s.mu.Lock()
 		if s.first == len(s.asked) {
 			s.mu.Unlock()
-			s.fail(fmt.Errorf("%w: nobody has asked for it", errProtocol))
-			return
+			if err := s.receivePush(); err != nil {
+				s.fail(err)
+				return
+			}
+			continue
 		}
 		b := s.asked[s.first]
 		s.mu.Unlock()
@@ -216,11 +220,12 @@ func (s *shared) run() {
 func (s *shared) receive(b *Batch) error {
 	for len(b.Ends) < b.Commands {
 		s.conn.frames.share = &b.Share
-		replies, kind, _, err := s.conn.frames.next(b.Replies)
+		replies, kind, tooLarge, err := s.conn.frames.next(b.Replies)
 		if err != nil {
 			return err
 		}
-		if kind == '>' { // nothing was subscribed to here
+		if kind == '>' {
+			s.pushed(replies[len(b.Replies):], tooLarge)
 			continue
 		}
 		if kind == '-' && isReadOnly(replies[len(b.Replies):]) {
@@ -232,6 +237,30 @@ func (s *shared) receive(b *Batch) error {
 		b.Ends = append(b.Ends, len(replies))
 	}
 	return nil
+}
+
+// receivePush reads what nobody has asked for.
+func (s *shared) receivePush() error {
+	if first, err := s.conn.frames.Peek(1); err != nil || s.push == nil || first[0] != '>' {
+		return fmt.Errorf("%w: nobody has asked for it", errProtocol)
+	}
+	s.conn.frames.share = nil
+	raw, _, tooLarge, err := s.conn.frames.next(nil)
+	if err == nil {
+		s.pushed(raw, tooLarge)
+	}
+	return err
+}
+
+// pushed passes on what was pushed. tooLarge: it is not there.
+func (s *shared) pushed(raw []byte, tooLarge bool) {
+	switch {
+	case s.push == nil: // nothing was subscribed to here
+	case tooLarge:
+		s.push([]byte(Forget))
+	default:
+		s.push(raw)
+	}
 }
 
 // fail ends the connection and tells those who wait.
