@@ -311,6 +311,14 @@ func TestANodeThatDoesNotKnowTheUserRefusesIt(t *testing.T) {
 			require.EqualValues(t, 0, cluster.Node(i).Do("EXISTS", own))
 		}
 	}
+	// Nor where a command is sent on to it.
+	to := (first + 1) % len(keys)
+	list := "ann:l{" + keys[first] + "}"
+	require.Equal(t, ":1", p.do("RPUSH", list, "v"))
+	cluster.MigrateSlot(redistest.Slot(list), first, to)
+	require.Contains(t, p.do("BLPOP", list, "1"), "-WRONGPASS")
+	require.Contains(t, p.do("LPOP", list), "-WRONGPASS")
+	require.EqualValues(t, 1, cluster.Node(to).Do("LLEN", list))
 }
 
 // There are as many connections of clients' own as may be, and not one more.
@@ -389,6 +397,10 @@ func TestAUserOfAClusterWaitsForReplicas(t *testing.T) {
 	require.Contains(t, p.do("WAIT", "0", "0"), "-ASIDEUNKNOWN")
 	require.Equal(t, ":1", p.do("WAIT", "1", "0"))
 	require.Equal(t, "+OK", p.do("SET", "ann:{"+keys[0]+"}", "x"))
+	require.Equal(t, ":1", p.do("WAIT", "1", "0"))
+	cluster.Node(0).Do("CLIENT", "KILL", "USER", "ann")
+	p.do("GET", "ann:{"+keys[0]+"}") // finds out that it has ended, and may make another
+	require.Contains(t, p.do("WAIT", "0", "0"), "-ASIDEUNKNOWN")
 	require.Equal(t, ":1", p.do("WAIT", "1", "0"))
 
 	p.send(encoded("ECHO", "x") + encoded("WAIT", "5", "0"))
