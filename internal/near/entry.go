@@ -39,6 +39,7 @@ const (
 	isAbsent uint32 = 1 << iota
 	isAway
 	isLoaded // by a load of this process, not read
+	isOther  // raw is no value, see Memory.PutOther
 
 	spanShift = iota
 )
@@ -129,9 +130,9 @@ func (e *Entry) For(now int64, ttl time.Duration, need *freshness.Need) freshnes
 // Read reports whether the value was read from Redis, not loaded or set by this process.
 func (e *Entry) Read() bool { return !e.has(isAway | isLoaded) }
 
-// servedAt reports whether e may be served now.
+// servedAt reports whether e may be served now as a value.
 func (e *Entry) servedAt(now int64) bool {
-	return e.verifiedAt(now) && (!e.meta.grouped() || e.meta.holds(now, e.has(isAway)))
+	return !e.has(isOther) && e.verifiedAt(now) && (!e.meta.grouped() || e.meta.holds(now, e.has(isAway)))
 }
 
 // verifiedAt is servedAt but for the groups.
@@ -201,7 +202,7 @@ func (m *Memory) KeepBeside(key string, gen uint64, d *Decoded, bytes int, fits 
 	if s.gen != gen {
 		return
 	}
-	if e := m.cache.peek(key); e != nil && fits(e) {
+	if e := m.cache.peek(key); e != nil && !e.has(isOther) && fits(e) {
 		m.KeepDecoded(key, e, d, bytes)
 	}
 }

@@ -31,13 +31,13 @@ const (
 )
 
 // Examine returns what m has of key, and changes nothing: neither what is dropped next, nor whether
-// its server is asked to prove its lease. It reports whether there is an entry.
+// its server is asked to prove its lease. It reports whether there is an entry of a value.
 func (m *Memory) Examine(key string) (Examined, bool) {
 	if m.cache == nil {
 		return Examined{}, false
 	}
 	e := m.cache.peek(key)
-	if e == nil {
+	if e == nil || e.has(isOther) {
 		return Examined{}, false
 	}
 	return Examined{
@@ -51,7 +51,7 @@ func (m *Memory) Peek(key string) *Entry {
 	if m.cache == nil {
 		return nil
 	}
-	if e := m.cache.peek(key); e != nil && e.state(m.opt.Now()) <= Untracked {
+	if e := m.cache.peek(key); e != nil && !e.has(isOther) && e.state(m.opt.Now()) <= Untracked {
 		return e
 	}
 	return nil

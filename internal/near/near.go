@@ -300,7 +300,7 @@ func (m *Memory) Put(key string, r Reservation, e *Entry) *Entry {
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gen != r.gen && r.epoch == r.valid.Epoch() && m.opt.Early != nil {
+	if s.gen != r.gen && r.epoch == r.valid.Epoch() && m.opt.Early != nil && !e.has(isOther) {
 		m.opt.Early(e) // it is changed before it was stored
 	}
 	if s.gen != r.gen || r.epoch != r.valid.Epoch() || !m.livesAt(key, r.valid) {
@@ -374,7 +374,7 @@ func (m *Memory) bounded(e *Entry) int64 {
 // wait for it.
 func (m *Memory) Invalidate(key string) {
 	if m.cache != nil && m.opt.Early != nil {
-		if e, ok := m.cache.get(key); ok {
+		if e, ok := m.cache.get(key); ok && !e.has(isOther) {
 			m.opt.Early(e)
 		}
 	}

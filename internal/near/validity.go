@@ -30,6 +30,7 @@ type Validity struct {
 	proven          atomic.Uint64 // the latest epoch that was proven
 	unverifiedUntil atomic.Int64  // while degraded: how long entries of epoch proven may be served
 	deaf            atomic.Bool   // no changes are told, or that cannot be proven
+	latest          atomic.Int64  // until when the latest proof held; 0: there was none
 	wanted          atomic.Bool   // see Wanted; the one field that readers change
 
 	forgotten uint64 // epochs that began on the connection of the one before; guarded by mu
@@ -100,6 +101,7 @@ func (v *Validity) Prove(epoch uint64, until int64) {
 	}
 	v.proven.Store(epoch)
 	v.lease.Store(until)
+	v.latest.Store(until)
 }
 
 // Deafen notes that changes are not told, or that this cannot be proven. What was read since they
@@ -203,6 +205,10 @@ func (v *Validity) Outage() uint64 { return v.outage.Load() }
 
 // Lease is until when entries of the present epoch may be served.
 func (v *Validity) Lease() int64 { return v.lease.Load() }
+
+// LatestProof is until when the latest proof was good, of whichever epoch, also once a connection is
+// lost or the server is away; 0: there was none.
+func (v *Validity) LatestProof() int64 { return v.latest.Load() }
 
 // Tracked reports whether the server was asked to tell us of changes.
 func (v *Validity) Tracked() bool { return v.tracked }

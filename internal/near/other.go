@@ -1,0 +1,34 @@
+package near
+
+import "time"
+
+// What Redis has said of a key that holds no string is remembered, too: by whoever has read it on another
+// connection, whose reads are told on that of the memory's server (CLIENT TRACKING with REDIRECT). It has
+// the place of a value of the key, and its rules: what drops and outdates values drops and outdates it, and it
+// takes room as they do. But nobody who asks for a value finds it.
+
+// PutOther remembers what was read of key under r, and returns where; nil if r is void, the server does not tell of
+// changes, or nothing is kept. ttl is what the key has left, counted from r; negative: it does not expire.
+// It copies neither key nor raw, as Commit.
+func (m *Memory) PutOther(key string, r Reservation, raw string, ttl time.Duration) *Entry {
+	if m.cache == nil || !r.Pushes() {
+		return nil
+	}
+	e := m.newEntry(key, r, Value{Raw: raw, TTL: ttl})
+	e.span |= isOther
+	return m.Put(key, r, e)
+}
+
+// Other returns what PutOther has remembered of key, if a value could be served in its place; else nil.
+func (m *Memory) Other(key string) *Entry {
+	if m.cache == nil {
+		return nil
+	}
+	if e, ok := m.cache.get(key); ok && e.has(isOther) && e.verifiedAt(m.opt.Now()) {
+		return e
+	}
+	return nil
+}
+
+// Epoch is that of the server when r was made.
+func (r *Reservation) Epoch() uint64 { return r.epoch }

@@ -1,0 +1,71 @@
+package near
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What is no value has the place of one, and its rules, and is found by whoever asks for it alone.
+func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
+	for name, keys := range map[string]int{"otter": 0, "a strict LRU": 10} {
+		t.Run(name, func(t *testing.T) {
+			var now int64 = 1
+			early := 0
+			valid := NewValidity(true)
+			m := New(Options{
+				MaxBytes: 1 << 20, MaxKeys: keys, AwayTTL: -1, Now: func() int64 { return now }, Home: func(string) *Validity { return valid },
+				Early: func(*Entry) { early++ },
+			})
+			t.Cleanup(m.Close)
+			valid.Restore()
+			valid.Prove(valid.Epoch(), 100)
+			require.Equal(t, int64(100), valid.LatestProof())
+			put := func(ttl time.Duration) *Entry { return m.PutOther("k", m.Reserve("k", valid), "raw", ttl) }
+
+			require.NotNil(t, put(-1))
+			require.Equal(t, "raw", m.Other("k").Raw())
+			require.Nil(t, m.Lookup("k"))
+			require.Nil(t, m.Peek("k"))
+			_, ok := m.Examine("k")
+			require.False(t, ok)
+			m.KeepBeside("k", m.Generation("k"), &Decoded{}, 1, func(*Entry) bool { return true })
+			require.Nil(t, m.Other("k").decoded.Load())
+			for key := range m.Keys() {
+				require.Equal(t, "k", key)
+			}
+
+			m.Invalidate("k")
+			require.Nil(t, m.Other("k"))
+			require.Zero(t, early, "it was not read by this client")
+			r := m.Reserve("k", valid)
+			m.Drop("k")
+			require.Nil(t, m.PutOther("k", r, "raw", -1), "it has changed while it was read")
+			require.Zero(t, early)
+
+			require.NotNil(t, put(10)) // it ends
+			now += 10
+			require.Nil(t, m.Other("k"))
+
+			require.NotNil(t, put(-1)) // a value takes its place
+			require.NotNil(t, m.Commit("k", m.Reserve("k", valid), Value{Raw: "v", TTL: -1}))
+			require.Nil(t, m.Other("k"))
+			require.Equal(t, "v", m.Lookup("k").Raw())
+			require.NotNil(t, put(-1))
+			require.Nil(t, m.Lookup("k"))
+
+			now = 100 // the lease is over
+			require.Nil(t, m.Other("k"))
+			valid.Degrade(200)
+			require.Equal(t, "raw", m.Other("k").Raw())
+			now = 200
+			require.Nil(t, m.Other("k"))
+			valid.NewEpoch()
+			require.Equal(t, int64(100), valid.LatestProof(), "also once the connection is lost")
+
+			valid.Deafen()
+			require.Nil(t, put(-1), "nothing is told of it")
+		})
+	}
+}
