@@ -269,7 +269,7 @@ func (p *proxyServer) start() (failed <-chan error, err error) {
 		options := resp.Options{
 			Password: s.RESPPassword, MaxValueBytes: int(s.MaxValueBytes), MaxKeyBytes: int(s.MaxKeyBytes), MaxConnections: web.ShareOfFiles(store.Connections(), s.MaxConnections),
 			IdleTimeout: s.IdleTimeout, RequestTimeout: s.RequestTimeout, Logger: p.log, DB: p.options.Redis.SelectDB, Observe: p.web.ObserveRESP,
-			Redis: &p.options.Redis, Deny: s.Deny, CheckApp: s.CheckApp, LocalAnswers: s.KeptAnswers == "local", KnownKeys: s.OutageKeys == "known",
+			Redis: &p.options.Redis, Deny: s.Deny, CheckApp: s.CheckApp, LocalAnswers: s.KeptAnswers == "local", KnownKeys: s.OutageKeys == "known", Collections: s.OutageCollections == "on",
 		}
 		if p.cert != nil {
 			options.TLS = p.cert.tls()

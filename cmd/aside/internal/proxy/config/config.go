@@ -67,6 +67,7 @@ type Service struct {
 	CheckApp           bool
 	KeptAnswers        string // refuse, local
 	OutageKeys         string // refuse, known
+	OutageCollections  string // off, on
 	StrictKeys         []string
 	Pprof              bool
 	RequestTimeout     time.Duration

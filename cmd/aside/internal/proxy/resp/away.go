@@ -288,11 +288,23 @@ func (c *conn) learnBy(get getter, s *stage, key string) error {
 	case !errors.Is(err, proxy.ErrDegraded):
 		return err
 	}
+	return c.learnKept(s, key)
+}
+
+// learnKept has s know what the proxy knows of a key that holds no string, or of which only operations are known.
+func (c *conn) learnKept(s *stage, key string) error {
 	k, ok, err := c.server.store.Kept(c.ctx, key)
-	if err == nil && ok {
+	switch {
+	case err != nil:
+		return err
+	case ok:
 		s.known[key] = fold(k, s.now)
+	default:
+		if e := c.server.heard(key); e != nil {
+			s.known[key] = e
+		}
 	}
-	return err
+	return nil
 }
 
 // passAway does a command here that would be passed on if Redis were there.

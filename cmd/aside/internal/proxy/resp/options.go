@@ -82,6 +82,10 @@ type Options struct {
 	// proxy knows to be there. Defaults to false: they are refused then.
 	KnownKeys bool
 
+	// Collections has hashes, sets and lists that clients read as a whole remembered, to answer from that
+	// while Redis is away. Defaults to false.
+	Collections bool
+
 	// Observe is told of each command, of those of a batch that are alike at once. The name is in upper
 	// case, and "UNKNOWN" for what is neither served nor passed on. It is called on the connections'
 	// goroutines, by many at once. Defaults to none.

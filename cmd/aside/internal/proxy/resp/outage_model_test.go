@@ -31,6 +31,7 @@ type model struct {
 	t        testing.TB
 	random   *rand.Rand
 	server   *redistest.Server // behind the proxy
+	protocol string            // that all speak
 	shadow   *peer
 	local    *peer // a Redis that knows what the proxy has done in this outage, and nothing else; nil: only exact answers are given
 	proxy    *peer
@@ -40,7 +41,10 @@ type model struct {
 	all      []string       // and of other types
 	answered map[string]int // in an outage, by command
 	refused  map[string]int
-	listed   int                 // keys, in outages
+	listed   int   // keys, in outages
+	heard    int   // keys of which the proxy remembers what was read, as outages begin
+	foreign  *peer // writes to the Redis behind the proxy while it is well; nil: nobody does
+	front    *Server
 	history  map[string][]string // the latest that was done with a key, and answered
 }
 
@@ -164,7 +168,7 @@ func (m *model) compare(args []string, want, got string) {
 func (m *model) resolve(args []string) {
 	m.t.Helper()
 	m.replayed()
-	server := dial(m.t, m.server.Addr())
+	server := m.behind()
 	all := func(p *peer) (all []string) {
 		for _, key := range m.all {
 			all = append(all, contentOf(p, key))
@@ -192,6 +196,13 @@ func integer(reply string) int64 {
 	return n
 }
 
+// behind connects to the Redis behind the proxy, by the protocol of the others.
+func (m *model) behind() *peer {
+	p := dial(m.t, m.server.Addr())
+	require.NotContains(m.t, p.do("HELLO", m.protocol), "ERR")
+	return p
+}
+
 // replayed waits until nothing waits for Redis.
 func (m *model) replayed() {
 	m.t.Helper()
@@ -206,7 +217,7 @@ func (m *model) settled() {
 	for _, args := range [][]string{{"PERSIST", "none"}, {"HDEL", "none", "f"}} { // connections that the outage has broken are found out, and made anew
 		eventually(m.t, "they are", func() bool { return pipelined(m.proxy, [][]string{args})[0] == ":0" })
 	}
-	server := dial(m.t, m.server.Addr())
+	server := m.behind()
 	for _, key := range m.all {
 		require.Equal(m.t, contentOf(m.shadow, key), contentOf(server, key), "%s%s", key, m.past([]string{key}))
 		m.compare([]string{"PTTL"}, m.shadow.do("PTTL", key), server.do("PTTL", key))
@@ -235,10 +246,16 @@ func (m *model) run(through *faultproxy.Proxy, commands int, command func(*model
 	for sent := 0; sent < commands; {
 		for range m.random.IntN(60) {
 			sent += m.batch(20, command)
+			m.others(command)
 		}
 		through.Refuse()
 		awaitMode(m.t, m.client, aside.Degraded)
 		m.away = true
+		for _, key := range m.all {
+			if m.front.heard(key) != nil {
+				m.heard++
+			}
+		}
 		if m.local != nil {
 			m.local.do("FLUSHALL")
 		}
@@ -252,6 +269,20 @@ func (m *model) run(through *faultproxy.Proxy, commands int, command func(*model
 		}
 		m.settled()
 	}
+}
+
+// others lets somebody else write, and waits until the proxy has heard of it.
+func (m *model) others(command func(*model) []string) {
+	m.t.Helper()
+	if m.foreign == nil || m.random.IntN(2) == 0 {
+		return
+	}
+	for range m.random.IntN(4) {
+		args := command(m)
+		m.note(append([]string{"(another)"}, args...), "")
+		m.compare(args, pipelined(m.shadow, [][]string{args})[0], pipelined(m.foreign, [][]string{args})[0])
+	}
+	pipelined(m.proxy, [][]string{{"EVAL", "return 0", "0"}}) // behind which nothing is answered that was changed before
 }
 
 // lists looks whether the keys that are listed in an outage are those of which EXISTS answers 1.
@@ -460,6 +491,45 @@ func TestOperationsInAnOutageAreNeverWrong(t *testing.T) {
 	}
 }
 
+// What was read as a whole while Redis was well is never answered wrongly either, whoever has changed it before Redis
+// went away: the proxy's clients, others, or an end that has come.
+func TestWhatWasReadIsNeverAnsweredWrongly(t *testing.T) {
+	for seed := range uint64(2) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			m, through := newModel(t, seed, Options{Collections: true, LocalAnswers: seed == 1})
+			m.answered, m.refused = make(map[string]int), make(map[string]int)
+			m.foreign = m.behind()
+			if seed == 1 {
+				m.local = dial(t, redistest.Start(t).Addr())
+				m.local.do("HELLO", "3")
+			}
+			m.run(through, *modelCommands/4, readingCommand)
+			require.NotZero(t, m.heard)
+			t.Logf("%d keys were remembered as outages began; HGETALL answered %d, refused %d; SMEMBERS %d, %d; LRANGE %d, %d", m.heard,
+				m.answered["HGETALL"], m.refused["HGETALL"], m.answered["SMEMBERS"], m.refused["SMEMBERS"], m.answered["LRANGE"], m.refused["LRANGE"])
+		})
+	}
+}
+
+// readingCommand is a command on a collection, and often reads all of it.
+func readingCommand(m *model) []string {
+	for m.random.IntN(3) > 0 {
+		args := anyCommand(m)
+		if !strings.HasPrefix(args[1], "k") && (args[0] != "SMISMEMBER" || m.server.Version() >= "6.2") {
+			return args
+		}
+	}
+	key := strings.TrimPrefix(m.key(), "k")
+	switch m.random.IntN(3) {
+	case 0:
+		return []string{"HGETALL", "h" + key}
+	case 1:
+		return []string{"SMEMBERS", "s" + key}
+	default:
+		return []string{"LRANGE", "l" + key, "0", "-1"}
+	}
+}
+
 // anyCommand is any command; a key holds one type only, unless this proxy knows that it holds nothing.
 func anyCommand(m *model) []string {
 	key := func(kind string) string { return kind + strings.TrimPrefix(m.key(), "k") }
@@ -527,12 +597,13 @@ func newModel(t testing.TB, seed uint64, o Options) (*model, *faultproxy.Proxy) 
 		o.RedisTimeout, o.LockTTL, o.DegradedTTL, o.ReplayRate, o.ReadBack = 5*time.Second, time.Minute, -1, -1, true
 	})
 	o.Redis, o.KnownKeys = &rueidis.ClientOption{InitAddress: []string{through.Addr()}}, true
-	_, addr := serve(t, store, o)
+	front, addr := serve(t, store, o)
 	m := &model{
-		t: t, random: rand.New(rand.NewPCG(seed, 14)), server: server, shadow: dial(t, shadow.Addr()), proxy: dial(t, addr), client: c, history: make(map[string][]string)}
-	protocol := []string{"2", "3"}[seed%2]
-	require.NotContains(t, m.shadow.do("HELLO", protocol), "ERR")
-	require.NotContains(t, m.proxy.do("HELLO", protocol), "ERR")
+		front: front,
+		t:     t, random: rand.New(rand.NewPCG(seed, 14)), server: server, shadow: dial(t, shadow.Addr()), proxy: dial(t, addr), client: c, history: make(map[string][]string)}
+	m.protocol = []string{"2", "3"}[seed%2]
+	require.NotContains(t, m.shadow.do("HELLO", m.protocol), "ERR")
+	require.NotContains(t, m.proxy.do("HELLO", m.protocol), "ERR")
 	for i := range 150 {
 		m.keys = append(m.keys, fmt.Sprint("k", i))
 	}

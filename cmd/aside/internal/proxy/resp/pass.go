@@ -44,6 +44,7 @@ type passing struct {
 	keys  []string // that they may change
 	reads []string // that they only read
 	bytes int
+	heard []hearing // what is read of keys, and may be remembered
 
 	stamped bool // they leave stamps
 	unnamed bool // they may change keys that they do not name
@@ -72,6 +73,7 @@ type passed struct {
 	name    string            // for Observe
 	mute    bool              // its reply is for nobody
 	refusal string            // is the reply, and not what Redis says
+	beside  bool              // no client has sent it
 
 	placed bool // Redis is a cluster: it goes to
 	place  upstream.Place
@@ -381,7 +383,12 @@ func (c *conn) gather(command *upstream.Command, args, keys []string) outcome {
 	if c.server.inCluster() {
 		call.placed, call.place = true, c.placeOf(command, args, keys)
 	}
-	p := c.addCall(args, size, call)
+	var p *passing
+	if letter := c.mayHear(command, args); letter != 0 {
+		p = c.addHeard(args, size, call, letter)
+	} else {
+		p = c.addCall(args, size, call)
+	}
 	if p == nil {
 		return c.refuse(tooMuchAtOnce)
 	}
@@ -411,7 +418,17 @@ func sizeOf(args []string) (size int) {
 
 // addCall adds a command, of size bytes, to those that are sent next; nil if there is no room for it.
 func (c *conn) addCall(args []string, size int, call passed) *passing {
-	if p := c.passing; p != nil && (len(p.calls) >= mostGathered || p.bytes+size > mostGatheredBytes) {
+	p := c.roomFor(size, 1)
+	if p != nil {
+		c.addTo(p, args, call)
+	}
+	return p
+}
+
+// roomFor returns where so many commands are added, of size bytes in sum, that are sent together; nil if there is no
+// room for them.
+func (c *conn) roomFor(size, commands int) *passing {
+	if p := c.passing; p != nil && (len(p.calls)+commands > mostGathered || p.bytes+size > mostGatheredBytes) {
 		c.settle()
 	}
 	p := c.passing
@@ -427,19 +444,23 @@ func (c *conn) addCall(args []string, size int, call passed) *passing {
 		return nil
 	}
 	c.passing = p
+	p.bytes += size
+	return p
+}
+
+// addTo adds a command of the client's to p.
+func (c *conn) addTo(p *passing, args []string, call passed) {
 	if call.placed {
 		p.batch.AddAt(args, call.place)
 	} else {
 		p.batch.Add(args)
 	}
-	p.bytes += size
 	call.mute = c.out.mute
 	p.calls = append(p.calls, call)
 	c.out.mute, c.skip = c.silent || c.skip, false
 	if call.command != nil {
 		c.uses(&call.command.Lower)
 	}
-	return p
 }
 
 // during calls fn while ctx is that of a command.
@@ -480,9 +501,13 @@ func (c *conn) settle() {
 		return
 	}
 	took := c.now.Sub(start)
+	c.keepHeard(p, err)
 	// What of a batch is alike is counted at once: one by one, that is a tenth of what a command costs.
 	alike := proxy.Answered{Took: took, At: c.now}
 	for i, call := range p.calls {
+		if call.beside {
+			continue
+		}
 		c.out.mute = call.mute
 		c.failed = false
 		c.passedReply(p, i, err)
@@ -543,7 +568,8 @@ func (p *passing) end() {
 	clear(p.keys)
 	clear(p.reads)
 	clear(p.stamps)
-	*p = passing{batch: p.batch, calls: p.calls[:0], keys: p.keys[:0], reads: p.reads[:0], stamps: p.stamps[:0]}
+	clear(p.heard)
+	*p = passing{batch: p.batch, calls: p.calls[:0], keys: p.keys[:0], reads: p.reads[:0], heard: p.heard[:0], stamps: p.stamps[:0]}
 	passings.Put(p)
 }
 
@@ -603,11 +629,7 @@ func (c *conn) passedReply(p *passing, i int, err error) {
 		c.error(p.calls[i].refusal)
 		return
 	}
-	begin, end := 0, p.batch.Ends[i]
-	if i > 0 {
-		begin = p.batch.Ends[i-1]
-	}
-	raw := p.batch.Replies[begin:end]
+	raw := p.batch.Reply(i)
 	if len(raw) == 0 {
 		c.error("ASIDEBUSY Redis has done this, and its reply is larger than what may be held now (service.max_receiving_bytes)")
 		return

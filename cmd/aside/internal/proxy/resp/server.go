@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
@@ -42,6 +43,10 @@ type Server struct {
 
 	refusals refusals // in outages
 	checked  refusals // that there would be, with Options.CheckApp
+
+	ear       atomic.Pointer[aside.Ear] // by which Redis tells of changes; nil: not known yet
+	listen    chan struct{}             // wakes hears; buffered, never blocks
+	listening sync.WaitGroup            // hears
 
 	listing      listing      // of keys, while Redis is away
 	inPart       atomic.Int64 // answers by what is known of it, where there may be more
@@ -79,6 +84,10 @@ func New(store *proxy.Store, options Options) *Server {
 	s.runID = hex.EncodeToString(id[:20])
 	s.SetPassword(options.Password)
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.listen = make(chan struct{}, 1)
+	if s.options.Collections && s.pool != nil {
+		s.listening.Go(s.hears) // ends with ctx
+	}
 	return s
 }
 
@@ -184,6 +193,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.serving.Wait()
 		close(drained)
 	}()
+	defer s.listening.Wait()
 	defer s.stop()
 	if s.pool != nil {
 		defer s.pool.Close()

@@ -237,12 +237,12 @@ func (c *conn) countHeld(keys []string) (int64, error) {
 		case err == nil, isWrongType(err):
 			n++
 		case errors.Is(err, aside.ErrNotFound):
-		case errors.Is(err, proxy.ErrDegraded): // a hash, say, that operations have made
-			k, ok, err := c.server.store.Kept(c.ctx, key)
-			if err != nil {
+		case errors.Is(err, proxy.ErrDegraded): // a hash, say
+			s := newStage(c.server.options.MaxValueBytes)
+			if err := c.learnKept(s, key); err != nil {
 				return 0, err
 			}
-			if ok && fold(k, time.Now()).exists {
+			if s.entry(key).exists {
 				n++
 			}
 		default:

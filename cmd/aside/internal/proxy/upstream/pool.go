@@ -23,6 +23,8 @@ type Pool struct {
 	ctx     context.Context       //nolint:containedctx // the pool's life; ends with Close
 	close   context.CancelFunc
 
+	hearings atomic.Uint64 // how many there were
+
 	one     node // where Redis is no cluster: the server that takes writes, wherever that is now
 	cluster cluster
 
@@ -41,8 +43,9 @@ type node struct {
 type place struct {
 	mu     sync.Mutex // guards what follows; never held while dialing
 	conn   *shared
-	dialed chan struct{} // closed when somebody has dialed, or failed to; nil if nobody does
-	err    error         // why that failed
+	latest atomic.Pointer[Hearing] // of what is or was there; nil: there was none; read by anybody
+	dialed chan struct{}           // closed when somebody has dialed, or failed to; nil if nobody does
+	err    error                   // why that failed
 }
 
 // Of connections of clients' own that nobody uses, so many are kept, and for so long.

@@ -29,6 +29,9 @@ type Batch struct {
 	places []placed // where its commands belong, in a cluster; empty elsewhere
 	errs   []error  // of the commands, where some have failed and others have not
 
+	heard *Hearing      // what it was sent in; nil: in none
+	sent  time.Duration // when, since began
+
 	alive func() bool // whether somebody waits for the replies; of whoever watches the connection, while it is asked
 	done  chan error  // gets one value, of the connection's goroutine or of whoever ends it; buffered
 }
@@ -44,6 +47,7 @@ func (b *Batch) Reset() {
 	}
 	b.Ends, b.Commands = b.Ends[:0], 0
 	b.places, b.errs = b.places[:0], nil
+	b.heard = nil
 	b.Share.End()
 }
 
@@ -89,6 +93,7 @@ type shared struct {
 	renewed time.Time // when the deadline of writes was set; of whoever writes
 	err     error     // it is over; guarded by mu
 	old     bool      // the server is a replica now: nothing more is sent, and it ends once what was is answered; guarded by mu
+	hearing *Hearing  // in which what is sent now is read; nil: in none; guarded by mu
 }
 
 // send has b sent; its done gets a value. false: the connection is over, and nothing was sent.
@@ -96,8 +101,9 @@ type shared struct {
 // Whoever finds nobody writing writes, for all who come meanwhile, too: one system call for many
 // commands, and no goroutine more to wake.
 func (s *shared) send(b *Batch) bool {
-	if now := time.Now().UnixNano(); s.elsewhere != nil && now-s.looked.Load() > int64(aliveEvery) {
-		if s.looked.Store(now); s.elsewhere() {
+	now := time.Now()
+	if nano := now.UnixNano(); s.elsewhere != nil && nano-s.looked.Load() > int64(aliveEvery) {
+		if s.looked.Store(nano); s.elsewhere() {
 			s.leave()
 		}
 	}
@@ -106,6 +112,7 @@ func (s *shared) send(b *Batch) bool {
 		s.mu.Unlock()
 		return false
 	}
+	b.heard, b.sent = s.hearing, now.Sub(began)
 	s.asked = append(s.asked, b)
 	s.out = append(s.out, b.Request...)
 	if !s.watched {
@@ -182,7 +189,14 @@ func (s *shared) over() bool {
 // run reads replies until the connection ends. One goroutine runs it.
 func (s *shared) run() {
 	for {
-		if _, err := s.conn.frames.Peek(1); err != nil {
+		first, err := s.conn.frames.Peek(1)
+		if err == nil && first[0] == '>' { // that the ear is gone
+			s.conn.frames.share = nil
+			if _, _, _, err = s.conn.frames.next(nil); err == nil {
+				continue
+			}
+		}
+		if err != nil {
 			s.fail(err)
 			return
 		}
@@ -207,6 +221,9 @@ func (s *shared) run() {
 			s.asked, s.first = s.asked[:0], 0
 		}
 		over := s.old && len(s.asked) == 0
+		if s.hearing != nil {
+			s.hearing.answered.Store(int64(b.sent))
+		}
 		s.mu.Unlock()
 		b.done <- nil
 		if over {

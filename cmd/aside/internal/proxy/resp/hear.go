@@ -1,0 +1,257 @@
+package resp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redaside/aside"
+	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
+)
+
+// With Options.Collections hashes, sets and lists that clients read as a whole are remembered, and answered from that
+// while Redis is away (ADR 16). Such a read is passed on as any other, between two commands of ours:
+//
+//	CLIENT CACHING YES   Redis tells the library's connection when what is read next changes
+//	HGETALL k            the client's
+//	PTTL k               when it ends
+//
+// What is remembered has its place in the library's memory, which drops it by what it hears, as a value. While it is
+// there, reads of the key are passed on alone.
+//
+// Redis forgets what a connection has read when that ends, and tells nobody. So what was read counts only if its
+// connection was alive when it was last proven that the library hears (upstream.Hearing), or hearsWithin before.
+
+const (
+	hearsEvery  = time.Second      // a connection that has been silent for so long is asked for a sign of life
+	hearsWithin = 10 * time.Second // at most between its latest and the library's, or what was read by it is not known
+	retryEvery  = time.Minute      // after Redis has refused mostRefused times in a row: once may be that the library's connection has just ended
+	mostRefused = 5
+	mostHeard   = 256 << 10 // bytes of a reply that is remembered
+	besideBytes = 128       // what the commands of ours take
+)
+
+// heardKinds are the letters before what is remembered.
+var heardKinds = map[byte]kind{'h': aHash, 's': aSet, 'l': aList, '-': ""}
+
+// hearing is a read that is under way, and may be remembered.
+type hearing struct {
+	aside.Overhearing
+	ear  *aside.Ear // of that
+	kind byte
+	at   int // of its command, among those that were gathered
+}
+
+// wholeRead is the letter of what a command reads as a whole; 0: it does not.
+func wholeRead(name string, args []string) byte {
+	switch {
+	case name == "HGETALL" && len(args) == 2:
+		return 'h'
+	case name == "SMEMBERS" && len(args) == 2:
+		return 's'
+	case name == "LRANGE" && len(args) == 4 && args[2] == "0" && args[3] == "-1":
+		return 'l'
+	}
+	return 0
+}
+
+// mayHear is wholeRead of a command if what it reads is to be remembered, and is not yet; else 0.
+func (c *conn) mayHear(command *upstream.Command, args []string) byte {
+	s := c.server
+	if !s.options.Collections || !command.ReadOnly {
+		return 0
+	}
+	letter := wholeRead(command.Name, args)
+	if letter == 0 || s.store.IsStrict(args[1]) || s.inCluster() {
+		return 0
+	}
+	ear := s.ear.Load()
+	if ear == nil || !ear.Listens() || !s.pool.Hears(c.protocol(), ear) {
+		s.hearNow()
+		return 0
+	}
+	if content, _, ok := s.store.Client().Overheard(args[1]); ok && s.hearingOf(content) != nil {
+		return 0
+	}
+	return letter
+}
+
+// addHeard is addCall of a command whose reply is to be remembered.
+func (c *conn) addHeard(args []string, size int, call passed, letter byte) *passing {
+	ear := c.server.ear.Load()
+	p := c.roomFor(size+besideBytes+len(args[1]), 3)
+	if p == nil {
+		return nil
+	}
+	p.addBeside(call.name, "CLIENT", "CACHING", "YES")
+	p.heard = append(p.heard, hearing{ear.Ask(strings.Clone(args[1])), ear, letter, len(p.calls)})
+	c.addTo(p, args, call)
+	p.addBeside(call.name, "PTTL", args[1])
+	return p
+}
+
+// addBeside adds a command of ours, which belongs to a client's of that name.
+func (p *passing) addBeside(name string, args ...string) {
+	p.batch.Add(args)
+	p.calls = append(p.calls, passed{name: name, beside: true})
+}
+
+// keepHeard remembers what was read, now that all is answered.
+func (c *conn) keepHeard(p *passing, err error) {
+	h := p.batch.Heard()
+	if err != nil || h == nil {
+		return
+	}
+	for _, one := range p.heard {
+		reply, ends := p.batch.Reply(one.at), p.batch.Reply(one.at+1)
+		if h.Ear != one.ear || !p.batch.Cached(one.at-1) || len(reply) == 0 || len(reply) > mostHeard || len(ends) < 4 || ends[0] != ':' {
+			continue
+		}
+		left, err := strconv.ParseInt(string(ends[1:len(ends)-2]), 10, 64)
+		if err != nil {
+			continue
+		}
+		nothing := len(reply) == 4 && reply[1] == '0'
+		switch letter := one.kind; {
+		case reply[0] != '*' && reply[0] != '%' && reply[0] != '~', nothing != (left == -2): // refused, or changed in between
+		default:
+			if nothing {
+				letter = '-'
+			}
+			if left > aside.LongestTTL.Milliseconds() || nothing {
+				left = -1
+			}
+			content := binary.BigEndian.AppendUint64(make([]byte, 0, len(reply)+9), h.Number)
+			content = append(append(content, letter), reply...)
+			one.Keep(string(content), time.Duration(left)*time.Millisecond)
+		}
+	}
+}
+
+// hearingOf is that in which what is remembered was read; nil: it counts no more, as it is not the latest of its connection.
+func (s *Server) hearingOf(content string) *upstream.Hearing {
+	if len(content) < 9 {
+		return nil
+	}
+	number := binary.BigEndian.Uint64([]byte(content))
+	for _, protocol := range []int{2, 3} {
+		if h := s.pool.Hearing(protocol); h != nil && h.Number == number {
+			return h
+		}
+	}
+	return nil
+}
+
+// heard is what is remembered of a key, while Redis is away; nil: nothing.
+func (s *Server) heard(key string) *entry {
+	if !s.options.Collections || s.pool == nil || s.store.IsStrict(key) {
+		return nil
+	}
+	content, ttl, ok := s.store.Client().Overheard(key)
+	if !ok {
+		return nil
+	}
+	h := s.hearingOf(content)
+	if h == nil || !h.Alive(h.Ear.(*aside.Ear).Proven(), hearsWithin) {
+		return nil
+	}
+	e := &entry{kind: heardKinds[content[8]], exists: content[8] != '-'}
+	if !e.exists {
+		return e
+	}
+	elements, err := upstream.Elements([]byte(content[9:]))
+	if err != nil {
+		return nil
+	}
+	if e.TTL = ttl; ttl < 0 {
+		e.TTL = proxy.NoExpiry
+	}
+	switch e.kind {
+	case aHash:
+		e.fields, e.members = make(map[string]hashField, len(elements)/2), map[string]bool{}
+		for pair := range slices.Chunk(elements, 2) {
+			e.fields[pair[0]] = hashField{value: pair[1], there: true}
+		}
+	case aSet:
+		e.fields, e.members = map[string]hashField{}, make(map[string]bool, len(elements))
+		for _, one := range elements {
+			e.members[one] = true
+		}
+	default:
+		e.fields, e.members, e.tail = map[string]hashField{}, map[string]bool{}, elements
+	}
+	return e
+}
+
+// hearNow has the connections listen that do not.
+func (s *Server) hearNow() {
+	select {
+	case s.listen <- struct{}{}:
+	default:
+	}
+}
+
+// hears keeps the connections listening, until the Server is closed.
+func (s *Server) hears() {
+	ticks := time.NewTicker(hearsEvery)
+	defer ticks.Stop()
+	var notBefore time.Time
+	refusals := 0
+	for {
+		if now := time.Now(); !now.Before(notBefore) {
+			refused := s.hearOnce()
+			if refusals++; refused == nil {
+				refusals = 0
+			}
+			if refusals >= mostRefused {
+				notBefore = now.Add(retryEvery)
+				s.options.Logger.Warn("resp: hashes, sets and lists that are read are not remembered for an outage", "error", refused, "again in", retryEvery)
+			}
+		}
+		select {
+		case <-ticks.C:
+		case <-s.listen:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// hearOnce has the connections listen that do not, and asks those for a sign of life that do. The error is a refusal, which will not
+// pass soon.
+func (s *Server) hearOnce() error {
+	if s.store.Client().Health().Mode != aside.Healthy || s.inCluster() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.options.RequestTimeout)
+	defer cancel()
+	ear := s.ear.Load()
+	if ear == nil || !ear.Listens() {
+		var err error
+		if ear, err = s.store.Client().Ear(ctx); errors.Is(err, aside.ErrNoInvalidations) {
+			return err
+		} else if err != nil {
+			return nil // it is asked again
+		}
+		s.ear.Store(ear)
+	}
+	alive := func() bool { return s.alive() && ctx.Err() == nil }
+	for _, protocol := range []int{2, 3} {
+		if s.pool.Hears(protocol, ear) {
+			if !s.pool.Hearing(protocol).Alive(time.Now(), hearsEvery) {
+				_ = s.pool.Prove(protocol, alive) // whoever needs it finds out that there is none
+			}
+			continue
+		}
+		err := s.pool.Listen(ctx, protocol, ear.Server, ear.ID, ear, alive)
+		if err != nil && ear.Listens() && !errors.Is(err, upstream.ErrNotSent) && !errors.Is(err, upstream.ErrLost) {
+			return err
+		}
+	}
+	return nil
+}
