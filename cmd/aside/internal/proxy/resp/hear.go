@@ -41,10 +41,10 @@ var heardKinds = map[byte]kind{'h': aHash, 's': aSet, 'l': aList, '-': ""}
 
 // hearing is a read that is under way, and may be remembered.
 type hearing struct {
-	aside.Overhearing
-	ear  *aside.Ear // of that
-	kind byte
-	at   int // of its command, among those that were gathered
+	aside.ReadReservation
+	target *aside.RedirectTarget // of that
+	kind   byte
+	at     int // of its command, among those that were gathered
 }
 
 // wholeRead is the letter of what a command reads as a whole; 0: it does not.
@@ -70,12 +70,12 @@ func (c *conn) mayHear(command *upstream.Command, args []string) byte {
 	if letter == 0 || s.store.IsStrict(args[1]) || s.inCluster() {
 		return 0
 	}
-	ear := s.ear.Load()
-	if ear == nil || !ear.Listens() || !s.pool.Hears(c.protocol(), ear) {
+	target := s.target.Load()
+	if target == nil || !target.Listens() || !s.pool.Hears(c.protocol(), target) {
 		s.hearNow()
 		return 0
 	}
-	if content, _, ok := s.store.Client().Overheard(args[1]); ok && s.hearingOf(content) != nil {
+	if content, _, ok := s.store.Client().Redirected(args[1]); ok && s.hearingOf(content) != nil {
 		return 0
 	}
 	return letter
@@ -83,13 +83,13 @@ func (c *conn) mayHear(command *upstream.Command, args []string) byte {
 
 // addHeard is addCall of a command whose reply is to be remembered.
 func (c *conn) addHeard(args []string, size int, call passed, letter byte) *passing {
-	ear := c.server.ear.Load()
+	target := c.server.target.Load()
 	p := c.roomFor(size+besideBytes+len(args[1]), 3)
 	if p == nil {
 		return nil
 	}
 	p.addBeside(call.name, "CLIENT", "CACHING", "YES")
-	p.heard = append(p.heard, hearing{ear.Ask(strings.Clone(args[1])), ear, letter, len(p.calls)})
+	p.heard = append(p.heard, hearing{target.Reserve(strings.Clone(args[1])), target, letter, len(p.calls)})
 	c.addTo(p, args, call)
 	p.addBeside(call.name, "PTTL", args[1])
 	return p
@@ -109,7 +109,7 @@ func (c *conn) keepHeard(p *passing, err error) {
 	}
 	for _, one := range p.heard {
 		reply, ends := p.batch.Reply(one.at), p.batch.Reply(one.at+1)
-		if h.Ear != one.ear || !p.batch.Cached(one.at-1) || len(reply) == 0 || len(reply) > mostHeard || len(ends) < 4 || ends[0] != ':' {
+		if h.Target != one.target || !p.batch.Cached(one.at-1) || len(reply) == 0 || len(reply) > mostHeard || len(ends) < 4 || ends[0] != ':' {
 			continue
 		}
 		left, err := strconv.ParseInt(string(ends[1:len(ends)-2]), 10, 64)
@@ -152,12 +152,12 @@ func (s *Server) heard(key string) *entry {
 	if !s.options.Collections || s.pool == nil || s.store.IsStrict(key) {
 		return nil
 	}
-	content, ttl, ok := s.store.Client().Overheard(key)
+	content, ttl, ok := s.store.Client().Redirected(key)
 	if !ok {
 		return nil
 	}
 	h := s.hearingOf(content)
-	if h == nil || !h.Alive(h.Ear.(*aside.Ear).Proven(), hearsWithin) {
+	if h == nil || !h.Alive(h.Target.(*aside.RedirectTarget).Proven(), hearsWithin) {
 		return nil
 	}
 	e := &entry{kind: heardKinds[content[8]], exists: content[8] != '-'}
@@ -230,26 +230,26 @@ func (s *Server) hearOnce() error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.options.RequestTimeout)
 	defer cancel()
-	ear := s.ear.Load()
-	if ear == nil || !ear.Listens() {
+	target := s.target.Load()
+	if target == nil || !target.Listens() {
 		var err error
-		if ear, err = s.store.Client().Ear(ctx); errors.Is(err, aside.ErrNoInvalidations) {
+		if target, err = s.store.Client().RedirectTarget(ctx); errors.Is(err, aside.ErrNoInvalidations) {
 			return err
 		} else if err != nil {
 			return nil // it is asked again
 		}
-		s.ear.Store(ear)
+		s.target.Store(target)
 	}
 	alive := func() bool { return s.alive() && ctx.Err() == nil }
 	for _, protocol := range []int{2, 3} {
-		if s.pool.Hears(protocol, ear) {
+		if s.pool.Hears(protocol, target) {
 			if !s.pool.Hearing(protocol).Alive(time.Now(), hearsEvery) {
 				_ = s.pool.Prove(protocol, alive) // whoever needs it finds out that there is none
 			}
 			continue
 		}
-		err := s.pool.Listen(ctx, protocol, ear.Server, ear.ID, ear, alive)
-		if err != nil && ear.Listens() && !errors.Is(err, upstream.ErrNotSent) && !errors.Is(err, upstream.ErrLost) {
+		err := s.pool.Listen(ctx, protocol, target.Server, target.ID, target, alive)
+		if err != nil && target.Listens() && !errors.Is(err, upstream.ErrNotSent) && !errors.Is(err, upstream.ErrLost) {
 			return err
 		}
 	}

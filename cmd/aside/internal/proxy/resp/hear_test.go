@@ -161,10 +161,10 @@ func TestAnEarThatIsGoneIsReplaced(t *testing.T) {
 			h := newHearer(t, fmt.Sprint(protocol))
 			h.redis.Do("SADD", "k", "a")
 			h.remember("SMEMBERS", "k")
-			before, ear := h.pool.Hearing(protocol), h.ear.Load()
-			h.redis.Do("CLIENT", "KILL", "ID", ear.ID)
+			before, target := h.pool.Hearing(protocol), h.target.Load()
+			h.redis.Do("CLIENT", "KILL", "ID", target.ID)
 			h.redis.Do("SADD", "k", "b") // RESP3: Redis tells the connection that nobody was told
-			eventually(t, "another ear listens", func() bool { return h.ear.Load() != ear && h.pool.Hears(protocol, h.ear.Load()) })
+			eventually(t, "another target listens", func() bool { return h.target.Load() != target && h.pool.Hears(protocol, h.target.Load()) })
 			require.Equal(t, before.ID, h.pool.Hearing(protocol).ID, "it is the same connection")
 			require.Nil(t, h.heard("k"))
 			require.Equal(t, ":2", h.do("SCARD", "k"))

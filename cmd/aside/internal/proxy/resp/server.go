@@ -44,9 +44,9 @@ type Server struct {
 	refusals refusals // in outages
 	checked  refusals // that there would be, with Options.CheckApp
 
-	ear       atomic.Pointer[aside.Ear] // by which Redis tells of changes; nil: not known yet
-	listen    chan struct{}             // wakes hears; buffered, never blocks
-	listening sync.WaitGroup            // hears
+	target    atomic.Pointer[aside.RedirectTarget] // by which Redis tells of changes; nil: not known yet
+	listen    chan struct{}                        // wakes hears; buffered, never blocks
+	listening sync.WaitGroup                       // hears
 
 	listing      listing      // of keys, while Redis is away
 	inPart       atomic.Int64 // answers by what is known of it, where there may be more

@@ -16,9 +16,9 @@ import (
 // Redis forgets what a connection has read when that ends, and tells nobody. So what was read is worth
 // something for as long as the connection lives, which a Hearing knows of its latest reply.
 
-// Hearing is a part of a shared connection's life: what is read in it is told at one ear. Safe for concurrent use.
+// Hearing is a part of a shared connection's life: what is read in it is told at one target. Safe for concurrent use.
 type Hearing struct {
-	Ear    any    // whatever Listen was given; immutable
+	Target any    // whatever Listen was given; immutable
 	Number uint64 // of this process's; immutable
 	ID     int64  // CLIENT ID of the connection; immutable
 
@@ -65,10 +65,10 @@ func (b *Batch) Reply(i int) []byte {
 // Hearing is the latest of the shared connection for a version of the protocol; nil: there was none. It may be over.
 func (p *Pool) Hearing(protocol int) *Hearing { return p.one.shared[protocol-2].latest.Load() }
 
-// Hears reports whether what is read by the shared connection for a version of the protocol is told at ear, as far as is known.
-func (p *Pool) Hears(protocol int, ear any) bool {
+// Hears reports whether what is read by the shared connection for a version of the protocol is told at target, as far as is known.
+func (p *Pool) Hears(protocol int, target any) bool {
 	h := p.Hearing(protocol)
-	if h == nil || h.Ear != ear {
+	if h == nil || h.Target != target {
 		return false
 	}
 	place := &p.one.shared[protocol-2]
@@ -88,12 +88,12 @@ func (s *shared) hears() *Hearing {
 	return s.hearing
 }
 
-// errElsewhere is why a connection is not told at an ear.
+// errElsewhere is why a connection is not told at a target.
 var errElsewhere = errors.New("upstream: the connections lead to different servers")
 
-// Listen has what is read from now on by the shared connection for a version of the protocol told at ear, which is the connection id to
+// Listen has what is read from now on by the shared connection for a version of the protocol told at target, which is the connection id to
 // the server with that run_id. It makes a connection if there is none. It must not be called by two at once.
-func (p *Pool) Listen(ctx context.Context, protocol int, server string, id int64, ear any, alive func() bool) error {
+func (p *Pool) Listen(ctx context.Context, protocol int, server string, id int64, target any, alive func() bool) error {
 	place := &p.one.shared[protocol-2]
 	conn, err := p.get(ctx, &p.one, protocol)
 	if err != nil {
@@ -117,7 +117,7 @@ func (p *Pool) Listen(ctx context.Context, protocol int, server string, id int64
 	if info := b.Reply(0); server == "" || !bytes.Contains(info, []byte("run_id:"+server+"\r\n")) {
 		return errElsewhere
 	}
-	h := &Hearing{Ear: ear, Number: p.hearings.Add(1), ID: conn.conn.id}
+	h := &Hearing{Target: target, Number: p.hearings.Add(1), ID: conn.conn.id}
 	h.answered.Store(int64(b.sent))
 	conn.mu.Lock()
 	defer conn.mu.Unlock()

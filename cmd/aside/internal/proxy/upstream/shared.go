@@ -190,7 +190,7 @@ func (s *shared) over() bool {
 func (s *shared) run() {
 	for {
 		first, err := s.conn.frames.Peek(1)
-		if err == nil && first[0] == '>' { // that the ear is gone
+		if err == nil && first[0] == '>' { // that the target is gone
 			s.conn.frames.share = nil
 			if _, _, _, err = s.conn.frames.next(nil); err == nil {
 				continue

@@ -14,26 +14,26 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// reader reads by a connection of its own, and has that told to an ear.
+// reader reads by a connection of its own, and has that told to a target.
 type reader struct {
 	t testing.TB
 	net.Conn
 	r *bufio.Reader
 }
 
-func newReader(t testing.TB, server *redistest.Server, ear *aside.Ear) *reader {
+func newReader(t testing.TB, server *redistest.Server, target *aside.RedirectTarget) *reader {
 	t.Helper()
 	nc, err := net.Dial("tcp", server.Addr())
 	require.NoError(t, err)
 	t.Cleanup(func() { nc.Close() })
 	r := &reader{t, nc, bufio.NewReader(nc)}
-	r.tellAt(ear)
+	r.tellAt(target)
 	return r
 }
 
-func (r *reader) tellAt(ear *aside.Ear) {
+func (r *reader) tellAt(target *aside.RedirectTarget) {
 	r.t.Helper()
-	r.do("CLIENT", "TRACKING", "ON", "REDIRECT", fmt.Sprint(ear.ID), "OPTIN")
+	r.do("CLIENT", "TRACKING", "ON", "REDIRECT", fmt.Sprint(target.ID), "OPTIN")
 }
 
 // do sends a command, and waits for the first line of its reply, and for that of a PING.
@@ -49,15 +49,15 @@ func (r *reader) do(args ...string) {
 	}
 }
 
-// earOf waits until a client knows its ear.
-func earOf(t testing.TB, c *aside.Client) (ear *aside.Ear) {
+// targetOf waits until a client knows its target.
+func targetOf(t testing.TB, c *aside.Client) (target *aside.RedirectTarget) {
 	t.Helper()
-	eventually(t, "there is an ear", func() bool {
+	eventually(t, "there is a target", func() bool {
 		var err error
-		ear, err = c.Ear(testContext(t))
+		target, err = c.RedirectTarget(testContext(t))
 		return err == nil
 	})
-	return ear
+	return target
 }
 
 func TestWhatOthersReadIsKeptUntilItChanges(t *testing.T) {
@@ -68,30 +68,30 @@ func TestWhatOthersReadIsKeptUntilItChanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := redistest.Start(t)
 			c, ctx := newClient(t, server.Addr(), change), testContext(t)
-			ear := earOf(t, c)
-			r := newReader(t, server, ear)
+			target := targetOf(t, c)
+			r := newReader(t, server, target)
 			read := func(ttl time.Duration) bool {
-				o := ear.Ask("h")
+				o := target.Reserve("h")
 				r.do("CLIENT", "CACHING", "YES")
 				r.do("HGETALL", "h")
 				return o.Keep("what was read", ttl)
 			}
 			keep := func(ttl time.Duration) {
 				eventually(t, "it is kept", func() bool {
-					if !ear.Listens() { // the client has rested
-						ear = earOf(t, c)
-						r.tellAt(ear)
+					if !target.Listens() { // the client has rested
+						target = targetOf(t, c)
+						r.tellAt(target)
 					}
 					return read(ttl)
 				})
 			}
 			server.Do("HSET", "h", "f", "v")
 			keep(-1)
-			content, ttl, ok := c.Overheard("h")
+			content, ttl, ok := c.Redirected("h")
 			require.True(t, ok)
 			require.Equal(t, "what was read", content)
 			require.Negative(t, ttl)
-			require.False(t, ear.Proven().IsZero())
+			require.False(t, target.Proven().IsZero())
 
 			_, _, err := c.Peek(ctx, "h") // it is no value
 			require.ErrorContains(t, err, "WRONGTYPE")
@@ -102,27 +102,27 @@ func TestWhatOthersReadIsKeptUntilItChanges(t *testing.T) {
 			require.NotContains(t, fmt.Sprintf("%+v", explained), "what was read")
 
 			server.Do("HSET", "h", "f", "w")
-			eventually(t, "the change is told", func() bool { _, _, ok := c.Overheard("h"); return !ok })
+			eventually(t, "the change is told", func() bool { _, _, ok := c.Redirected("h"); return !ok })
 			keep(-1)
 			c.Forget("h")
-			_, _, ok = c.Overheard("h")
+			_, _, ok = c.Redirected("h")
 			require.False(t, ok)
 
-			o := ear.Ask("h") // it changes while it is read
+			o := target.Reserve("h") // it changes while it is read
 			r.do("CLIENT", "CACHING", "YES")
 			r.do("HGETALL", "h")
 			c.Forget("h")
 			require.False(t, o.Keep("what was read", -1))
-			require.False(t, aside.Overhearing{}.Keep("nothing", -1))
+			require.False(t, aside.ReadReservation{}.Keep("nothing", -1))
 
 			keep(50 * time.Millisecond)
-			eventually(t, "its end", func() bool { _, _, ok := c.Overheard("h"); return !ok })
+			eventually(t, "its end", func() bool { _, _, ok := c.Redirected("h"); return !ok })
 
 			keep(time.Hour)
-			server.Do("CLIENT", "KILL", "ID", ear.ID)
-			eventually(t, "the connection is lost", func() bool { return !ear.Listens() })
+			server.Do("CLIENT", "KILL", "ID", target.ID)
+			eventually(t, "the connection is lost", func() bool { return !target.Listens() })
 			require.False(t, read(-1))
-			require.NotEqual(t, ear.ID, earOf(t, c).ID)
+			require.NotEqual(t, target.ID, targetOf(t, c).ID)
 		})
 	}
 }
@@ -133,23 +133,23 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 		t.Run(ttl.String(), func(t *testing.T) {
 			server := redistest.Start(t)
 			c := newClient(t, server.Addr(), hasty, func(o *aside.Options) { o.DegradedTTL, o.LockTTL = ttl, time.Minute })
-			ear := earOf(t, c)
-			r := newReader(t, server, ear)
+			target := targetOf(t, c)
+			r := newReader(t, server, target)
 			server.Do("SADD", "s", "m")
-			o := ear.Ask("s")
+			o := target.Reserve("s")
 			r.do("CLIENT", "CACHING", "YES")
 			r.do("SMEMBERS", "s")
 			require.True(t, o.Keep("m", -1))
 			server.Kill()
 			awaitMode(t, c, aside.Degraded)
 			if ttl < 0 {
-				content, _, ok := c.Overheard("s")
+				content, _, ok := c.Redirected("s")
 				require.True(t, ok)
 				require.Equal(t, "m", content)
 			} else {
-				eventually(t, "it is known no longer", func() bool { _, _, ok := c.Overheard("s"); return !ok })
+				eventually(t, "it is known no longer", func() bool { _, _, ok := c.Redirected("s"); return !ok })
 			}
-			_, err := c.Ear(testContext(t))
+			_, err := c.RedirectTarget(testContext(t))
 			require.ErrorIs(t, err, aside.ErrRedisAway)
 		})
 	}
@@ -158,9 +158,9 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 func TestAClientWithoutMemoryHasNoEar(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes = -1 })
-	_, err := c.Ear(testContext(t))
+	_, err := c.RedirectTarget(testContext(t))
 	require.ErrorIs(t, err, aside.ErrNoInvalidations)
 	require.NoError(t, c.Close())
-	_, err = c.Ear(testContext(t))
+	_, err = c.RedirectTarget(testContext(t))
 	require.ErrorIs(t, err, aside.ErrClosed)
 }

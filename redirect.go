@@ -9,12 +9,12 @@ import (
 	"github.com/redaside/aside/internal/reason"
 )
 
-// Ear is the connection on which Redis tells a Client of changes. A program that reads keys by a connection of its own,
+// RedirectTarget is the connection on which Redis tells a Client of changes. A program that reads keys by a connection of its own,
 // as a proxy does with commands that it passes on, can have what it reads told there ("CLIENT TRACKING ON REDIRECT"),
 // and have the Client's memory keep it, for when Redis is away. It is for keys that hold no strings: those the Client reads itself.
 //
-// An Ear is good until that connection ends, or Redis is flushed, which Listens tells. Safe for concurrent use.
-type Ear struct {
+// A RedirectTarget is good until that connection ends, or Redis is flushed, which Listens tells. Safe for concurrent use.
+type RedirectTarget struct {
 	Server string // run_id of the server: a connection that leads to another one cannot be told there
 	ID     int64  // CLIENT ID of the connection
 
@@ -23,9 +23,9 @@ type Ear struct {
 	epoch uint64
 }
 
-// Ear asks Redis for the Client's Ear. The error is ErrRedisAway if Redis does not say now, ErrNoInvalidations if there is
+// RedirectTarget asks Redis for the Client's RedirectTarget. The error is ErrRedisAway if Redis does not say now, ErrNoInvalidations if there is
 // none: Redis does not tell of changes, refuses CLIENT ID, or is a cluster, or the Client has no memory.
-func (c *Client) Ear(ctx context.Context) (*Ear, error) {
+func (c *Client) RedirectTarget(ctx context.Context) (*RedirectTarget, error) {
 	shards := c.link.Shards()
 	switch {
 	case c.lifecycle.ctx.Err() != nil:
@@ -35,19 +35,19 @@ func (c *Client) Ear(ctx context.Context) (*Ear, error) {
 	case len(shards) == 0:
 		return nil, fmt.Errorf("aside: cannot tell by which connection changes are told: %w", ErrRedisAway)
 	}
-	found, err := c.link.Ear(ctx, shards[0])
+	found, err := c.link.RedirectTarget(ctx, shards[0])
 	if err != nil {
 		return nil, fmt.Errorf("aside: cannot tell by which connection changes are told: %w", reason.Of(err))
 	}
-	return &Ear{Server: found.Server, ID: found.ID, c: c, valid: shards[0].Valid, epoch: found.Epoch}, nil
+	return &RedirectTarget{Server: found.Server, ID: found.ID, c: c, valid: shards[0].Valid, epoch: found.Epoch}, nil
 }
 
 // Listens reports whether e is still the connection on which changes are told.
-func (e *Ear) Listens() bool { return e.valid.Epoch() == e.epoch && e.valid.Pushes() }
+func (e *RedirectTarget) Listens() bool { return e.valid.Epoch() == e.epoch && e.valid.Pushes() }
 
 // Proven is when it was last proven that Redis tells the Client of changes, on whichever connection: all that was told
 // before has been heard. The zero time if it never was.
-func (e *Ear) Proven() time.Time {
+func (e *RedirectTarget) Proven() time.Time {
 	at := e.c.link.Proven(e.valid)
 	if at <= 0 {
 		return time.Time{}
@@ -55,29 +55,29 @@ func (e *Ear) Proven() time.Time {
 	return e.c.wall(at)
 }
 
-// Overhearing is the right to keep what is read of a key. The zero Overhearing keeps nothing.
-type Overhearing struct {
-	e   *Ear
+// ReadReservation is the right to keep what is read of a key. The zero ReadReservation keeps nothing.
+type ReadReservation struct {
+	e   *RedirectTarget
 	key string
 	r   near.Reservation
 }
 
-// Ask must be called before the command is sent that reads key.
-func (e *Ear) Ask(key string) Overhearing {
-	return Overhearing{e, key, e.c.near.Reserve(key, e.valid)}
+// Reserve must be called before the command is sent that reads key.
+func (e *RedirectTarget) Reserve(key string) ReadReservation {
+	return ReadReservation{e, key, e.c.near.Reserve(key, e.valid)}
 }
 
 // Keep has memory keep what was read of the key, in any form: content, which must not be part of a longer string. ttl is
 // what the key has left; negative: it does not expire. The command must have been sent by a connection that had asked to be told at
-// the Ear before, and that stands: only its caller can know that. Keep reports whether it is kept: not if the
-// key has changed since Ask, the Ear does not listen any more, or there is no room.
-func (o Overhearing) Keep(content string, ttl time.Duration) bool {
+// the RedirectTarget before, and that stands: only its caller can know that. Keep reports whether it is kept: not if the
+// key has changed since Reserve, the RedirectTarget does not listen any more, or there is no room.
+func (o ReadReservation) Keep(content string, ttl time.Duration) bool {
 	return o.e != nil && o.r.Epoch() == o.e.epoch && o.e.c.near.PutOther(o.key, o.r, content, ttl) != nil
 }
 
-// Overheard returns what Overhearing.Keep has kept of key, with what is left of its life: as long as memory would
+// Redirected returns what ReadReservation.Keep has kept of key, with what is left of its life: as long as memory would
 // answer a value in its place. It asks nobody and counts nothing.
-func (c *Client) Overheard(key string) (content string, ttl time.Duration, ok bool) {
+func (c *Client) Redirected(key string) (content string, ttl time.Duration, ok bool) {
 	e := c.near.Other(key)
 	if e == nil {
 		return "", 0, false
