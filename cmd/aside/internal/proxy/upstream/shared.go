@@ -190,9 +190,8 @@ func (s *shared) over() bool {
 func (s *shared) run() {
 	for {
 		first, err := s.conn.frames.Peek(1)
-		if err == nil && first[0] == '>' { // that the target is gone
-			s.conn.frames.share = nil
-			if _, _, _, err = s.conn.frames.next(nil); err == nil {
+		if err == nil && first[0] == '>' {
+			if err = s.receivePush(); err == nil {
 				continue
 			}
 		}
@@ -203,11 +202,8 @@ func (s *shared) run() {
 		s.mu.Lock()
 		if s.first == len(s.asked) {
 			s.mu.Unlock()
-			if err := s.receivePush(); err != nil {
-				s.fail(err)
-				return
-			}
-			continue
+			s.fail(fmt.Errorf("%w: nobody has asked for it", errProtocol))
+			return
 		}
 		b := s.asked[s.first]
 		s.mu.Unlock()
@@ -256,11 +252,8 @@ func (s *shared) receive(b *Batch) error {
 	return nil
 }
 
-// receivePush reads what nobody has asked for.
+// receivePush reads what is pushed out of turn.
 func (s *shared) receivePush() error {
-	if first, err := s.conn.frames.Peek(1); err != nil || s.push == nil || first[0] != '>' {
-		return fmt.Errorf("%w: nobody has asked for it", errProtocol)
-	}
 	s.conn.frames.share = nil
 	raw, _, tooLarge, err := s.conn.frames.next(nil)
 	if err == nil {
@@ -272,7 +265,7 @@ func (s *shared) receivePush() error {
 // pushed passes on what was pushed. tooLarge: it is not there.
 func (s *shared) pushed(raw []byte, tooLarge bool) {
 	switch {
-	case s.push == nil: // nothing was subscribed to here
+	case s.push == nil: // nothing was subscribed to here: that what a connection has read is told nowhere any more
 	case tooLarge:
 		s.push([]byte(Forget))
 	default:
