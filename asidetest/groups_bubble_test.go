@@ -66,6 +66,7 @@ func TestGroupsInABubble(t *testing.T) {
 		require.Equal(t, "5", <-late, "who asked before may have it")
 		slow = 0
 		both("6")
+		both("6") // a has it in memory now: a push that is on its way when a load begins keeps out what that stores
 
 		server.Down()
 		time.Sleep(5 * time.Second)
