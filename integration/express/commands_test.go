@@ -36,7 +36,8 @@ var otherwise = map[string]string{
 	"CLIENT NO-TOUCH": "`CLIENT NO-TOUCH` and `NO-EVICT`",
 	"CLIENT PAUSE":    "`CLIENT PAUSE` is refused", "CLIENT UNPAUSE": "`CLIENT PAUSE` is refused",
 	"CLIENT CACHING": "`CLIENT TRACKING`", // without it, each has an error of its own
-	"CLUSTER":        "`CLUSTER`, `READONLY`", "PFDEBUG": "pfdebug", "WAIT": "**`WAIT`** is refused", "SCRIPT DEBUG": "`SCRIPT DEBUG`",
+	"CLUSTER":        "`CLUSTER`, `READONLY`", "PFDEBUG": "pfdebug", "WAIT": "**`WAIT`** and `WAITAOF` are refused",
+	"WAITAOF": "**`WAIT`** and `WAITAOF` are refused", "SCRIPT DEBUG": "`SCRIPT DEBUG`",
 	"SYNC": "`WAIT SYNC`", "PSYNC": "`WAIT SYNC`", "REPLCONF": "`WAIT SYNC`",
 }
 

@@ -126,6 +126,7 @@ func TestClientsEndAndUnblockEachOther(t *testing.T) {
 	require.Empty(t, another.closed())
 	another = dial(t, addr)
 	require.Equal(t, "+PONG", another.do("PING"))
+	eventually(t, "those that were ended are gone", func() bool { return strings.Count(p.do("CLIENT", "LIST"), " name=") == 2 })
 	require.Equal(t, ":2", p.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no"))
 	require.Empty(t, p.closed())
 	require.Empty(t, another.closed())
