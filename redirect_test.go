@@ -155,7 +155,7 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 	}
 }
 
-func TestAClientWithoutMemoryHasNoEar(t *testing.T) {
+func TestAClientWithoutMemoryHasNoRedirectTarget(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes = -1 })
 	_, err := c.RedirectTarget(testContext(t))

@@ -83,7 +83,7 @@ func (c *conn) dialAs(user, password string, protocol int) (own *upstream.Own, o
 	} else {
 		own, err = c.server.pool.OwnAs(c.ctx, protocol, user, password)
 	}
-	if said := upstream.ServerError(""); errors.As(err, &said) && strings.HasPrefix(string(said), "WRONGPASS ") {
+	if said := upstream.ServerError(""); errors.As(err, &said) && said.WrongPass() {
 		c.refuseLogin()
 		return nil, false
 	}

@@ -375,7 +375,7 @@ func TestAUserOfAClusterWaitsForReplicas(t *testing.T) {
 	replica := cluster.Node(3)
 	for _, write := range slices.Repeat([]string{ // by several clients: what has no key goes to another node for each
 		"SET ann:{K} w", "MULTI|SET ann:{K} w|EXEC", "EVAL return(redis.call('SET',KEYS[1],'w')) 1 ann:{K}", "BLPOP ann:b{K} 0", "WATCH ann:{K}|SET ann:{K} w|UNWATCH",
-	}, 3) {
+	}, 5) {
 		p := dial(t, addr)
 		require.Equal(t, "+OK", p.do("AUTH", "ann", "secret"))
 		require.Contains(t, third.do("RPUSH", "ann:b{"+keys[0]+"}", "v"), ":")

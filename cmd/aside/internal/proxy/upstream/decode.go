@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // decode reads a reply: a string, an int64, an error, nil, or a []any, which a map is, too, each
@@ -61,6 +62,9 @@ func decode(raw []byte) (value any, rest []byte, err error) {
 type ServerError string
 
 func (e ServerError) Error() string { return string(e) }
+
+// WrongPass reports whether it refuses a user or its password.
+func (e ServerError) WrongPass() bool { return strings.HasPrefix(string(e), "WRONGPASS ") }
 
 // Refused is the error that a reply is which should have been none.
 func Refused(reply []byte) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +135,7 @@ func (l *Login) dial(ctx context.Context, n *node, protocol int) (*Own, error) {
 	case err == nil:
 		o.login = l
 		return o, nil
-	case errors.As(err, &said) && strings.HasPrefix(string(said), "WRONGPASS "):
+	case errors.As(err, &said) && said.WrongPass():
 		return nil, said
 	default:
 		return nil, err

@@ -10,8 +10,7 @@ import (
 // OwnAs is Own for a connection that has logged in as a user of the server's. It is for its client
 // alone: another never gets it. A ServerError is the server's refusal of the login.
 func (p *Pool) OwnAs(ctx context.Context, protocol int, user, password string) (*Own, error) {
-	as := p.options
-	as.Redis.Username, as.Redis.Password, as.Redis.AuthCredentialsFn = user, password, nil
+	as := (&Login{pool: p, user: user, password: password}).options()
 	o, err := p.dialOwn(ctx, &as, &p.one, protocol)
 	if err == nil {
 		o.old = true
