@@ -242,6 +242,7 @@ func (r refresher) insist(found map[string]*outcome, failed map[string]error, p 
 // awaitOthers waits until one of keys changes, which other processes refresh, or for a little while: a
 // refresh that fails changes nothing.
 func (r refresher) awaitOthers(who *caller, keys []string, found map[string]*outcome, p *plan) {
+	p.waited = true // also where it has ended already
 	changed := make(chan struct{}, 1)
 	leaves := make([]func(), 0, len(keys))
 	defer func() {
@@ -261,7 +262,6 @@ func (r refresher) awaitOthers(who *caller, keys []string, found map[string]*out
 		leaves = append(leaves, leave)
 	}
 	p.looks++
-	p.waited = true
 	timer := time.NewTimer(link.Jitter(min(soon<<min(p.looks, 8), 250*time.Millisecond)))
 	defer timer.Stop()
 	select {
