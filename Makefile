@@ -27,6 +27,12 @@ BINARY_ONLY = $$(awk '/^func Test/ { name = $$2; sub(/\(.*/, "", name); own = ot
   /redistest\.Start(Cluster|Sentinel)\(/ { own = 1 } /redistest\.Start\(/ { other = 1 } \
   /^}/ { if (name && own && !other) print name; name = "" }' *_test.go | paste -sd'|')
 
+# Tests of the root that do to a server what each backend does in its own way: end it, stop it, start it again. make test-docker
+# leaves the others to the other runs, as a container changes nothing for them and takes a second to start.
+ROOT_IN_DOCKER ?= ^($$(awk '/^func Test/ { name = $$2; sub(/\(.*/, "", name); does = 0 } \
+  /\.(Kill|Freeze|Thaw|Restart|RestartKeepingData)\(/ { does = 1 } \
+  /^}/ { if (name && does && name != "TestTheMainJob") print name; name = "" }' *_test.go | paste -sd'|'))$$
+
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -70,9 +76,10 @@ test-race: ## all tests of the library, its modules and the commands, under the 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
 
-test-docker: ## the same with servers in containers (REDIS_IMAGE, by default redis:7-alpine)
+test-docker: ## the same with servers in containers, of the root those that end theirs (REDIS_IMAGE, by default redis:7-alpine; ROOT_IN_DOCKER=. for all)
 	@cd integration && $(TEST) -timeout 20m ./containers
-	@ASIDE_BACKEND=docker $(TEST) -timeout 20m -skip "^(TestTheMainJob|$(BINARY_ONLY))$$" $(INTEGRATION)
+	@ASIDE_BACKEND=docker $(TEST) -timeout 20m -run "$(ROOT_IN_DOCKER)" -skip "^(TestTheMainJob|$(BINARY_ONLY))$$" .
+	@ASIDE_BACKEND=docker $(TEST) -timeout 20m $$(echo "$(INTEGRATION)" | grep -v '/aside$$')
 	@cd internal/redistest/docker && $(TEST) -tags docker ./...
 
 test-versions: ## the same with each of several servers: VERSIONS="path/to/redis-server path/to/valkey-server"
