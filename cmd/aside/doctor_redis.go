@@ -365,12 +365,17 @@ func (d *doctor) commands(plain rueidis.Client) {
 		{"SET", key, "1", "PX", "60000"}, // so that nothing stays, whatever happens
 		{"SETNX", key, "1"}, {"INCR", key}, {"INCRBY", key, "2"}, {"DECR", key}, {"DECRBY", key, "2"}, {"APPEND", key, "0"}, {"STRLEN", key},
 		{"GETRANGE", key, "0", "0"}, {"TYPE", key}, {"PTTL", key}, {"PERSIST", key}, {"PEXPIRE", key, "60000"}, {"SCAN", "0", "COUNT", "1"}, {"DEL", key},
+		{"CLIENT", "ID"},
 	} {
 		_, err := d.ask(plain, args[0], args[1:]...)
 		reply, refused := rueidis.IsRedisErr(err)
 		switch {
 		case refused && strings.HasPrefix(reply.Error(), "NOPERM"):
-			denied = append(denied, "+"+strings.ToLower(args[0]))
+			right := args[0]
+			if right == "CLIENT" {
+				right += "|" + args[1]
+			}
+			denied = append(denied, "+"+strings.ToLower(right))
 		case refused, err == nil, rueidis.IsRedisNil(err):
 		default:
 			d.note("commands", failure, connectionRemedy(err), "%s: %v", args[0], err)
@@ -378,7 +383,7 @@ func (d *doctor) commands(plain rueidis.Client) {
 		}
 	}
 	if len(denied) > 0 {
-		d.note("commands", warning, "allow them, if RESP clients of the proxy count, list or append; the library needs none of them", "not permitted: %s", strings.Join(denied, " "))
+		d.note("commands", warning, "allow them, if RESP clients of the proxy count, list or append, and +client|id for service.outage_collections; the library needs none of them", "not permitted: %s", strings.Join(denied, " "))
 		return
 	}
 	d.note("commands", fine, "", "what RESP commands of the proxy need is permitted")

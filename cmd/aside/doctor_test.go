@@ -81,7 +81,7 @@ func TestDoctorTellsAGoodRedisFromABadOne(t *testing.T) {
 	if _, err := server.TryDo(arguments...); err == nil { // Redis 6.0 knows less
 		code, got = checks("--redis", "redis://enough:pw@"+server.Addr(), "--prefix", "app:")
 		require.Equal(t, 0, code, "%+v", got)
-		require.Equal(t, "not permitted: +setnx +incr +incrby +decr +decrby +append +strlen +type +persist +scan", got["commands"].Detail)
+		require.Equal(t, "not permitted: +setnx +incr +incrby +decr +decrby +append +strlen +type +persist +scan +client|id", got["commands"].Detail)
 	}
 
 	code, got = checks("--redis", "redis://nobody:wrong@"+server.Addr())
