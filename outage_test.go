@@ -88,7 +88,9 @@ func TestReplayVoidsALoadThatBeganBefore(t *testing.T) {
 func TestAKeyThatIsPendingIsReplayedBeforeItIsRead(t *testing.T) {
 	server := redistest.Start(t)
 	_, option := durable(t)
-	c, ctx := newClient(t, server.Addr(), hasty, option, func(o *aside.Options) { o.ReplayRate = 1 }), testContext(t)
+	c, ctx := newClient(t, server.Addr(), option, func(o *aside.Options) {
+		o.ReplayRate, o.RedisTimeout, o.LockTTL = 1, 2*time.Second, 5*time.Second // a second outage, by a late answer, would have writes kept
+	}), testContext(t)
 	var keys []string
 	for i := range 300 {
 		keys = append(keys, fmt.Sprint("k", i))
