@@ -72,8 +72,27 @@ func (e *RedirectTarget) Reserve(key string) ReadReservation {
 // the RedirectTarget before, and that stands: only its caller can know that. Keep reports whether it is kept: not if the
 // key has changed since Reserve, the RedirectTarget does not listen any more, or there is no room.
 func (o ReadReservation) Keep(content string, ttl time.Duration) bool {
-	return o.e != nil && o.r.Epoch() == o.e.epoch && o.e.c.near.PutOther(o.key, o.r, content, ttl) != nil
+	return o.stands() && o.e.c.near.PutOther(o.key, o.r, content, ttl, nil) != nil
 }
+
+// Unite is Keep of what join makes of what was read and of what was kept of the key before, "" if that was nothing. It is
+// kept no longer than what was kept before would have been, if that was something; where join returns "", all stays as it is.
+//
+// No change was told of either. So both are what the key holds, once Redis is proven to have told of all that was changed until now (Proven);
+// before, they may be of different times.
+func (o ReadReservation) Unite(ttl time.Duration, join func(before string) (content string)) bool {
+	if !o.stands() {
+		return false
+	}
+	before, raw := o.e.c.near.OtherUnder(o.key, o.r), ""
+	if before != nil {
+		raw = before.Raw()
+	}
+	content := join(raw)
+	return content != "" && o.e.c.near.PutOther(o.key, o.r, content, ttl, before) != nil
+}
+
+func (o ReadReservation) stands() bool { return o.e != nil && o.r.Epoch() == o.e.epoch }
 
 // Redirected returns what ReadReservation.Keep has kept of key, with what is left of its life: as long as memory would
 // answer a value in its place. It asks nobody and counts nothing.

@@ -115,6 +115,22 @@ func TestWhatOthersReadIsKeptUntilItChanges(t *testing.T) {
 			require.False(t, o.Keep("what was read", -1))
 			require.False(t, aside.ReadReservation{}.Keep("nothing", -1))
 
+			keep(-1) // and more of it is read
+			o = target.Reserve("h")
+			kept := func() (is string) {
+				require.False(t, o.Unite(-1, func(before string) string { is = before; return "" }), "all stays as it is")
+				return is
+			}
+			require.True(t, o.Unite(-1, func(before string) string { return before + " and more" }))
+			require.Equal(t, "what was read and more", kept())
+			c.Forget("h")
+			require.Empty(t, kept())
+			require.False(t, o.Unite(-1, func(before string) string { return "of " + before }), "it has changed")
+			o = target.Reserve("h")
+			require.True(t, o.Unite(-1, func(before string) string { return "of nothing" + before }))
+			require.Equal(t, "of nothing", kept())
+			require.False(t, aside.ReadReservation{}.Unite(-1, func(string) string { return "nothing" }))
+
 			keep(50 * time.Millisecond)
 			eventually(t, "its end", func() bool { _, _, ok := c.Redirected("h"); return !ok })
 

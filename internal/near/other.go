@@ -9,14 +9,31 @@ import "time"
 
 // PutOther remembers what was read of key under r, and returns where; nil if r is void, the server does not tell of
 // changes, or nothing is kept. ttl is what the key has left, counted from r; negative: it does not expire.
-// It copies neither key nor raw, as Commit.
-func (m *Memory) PutOther(key string, r Reservation, raw string, ttl time.Duration) *Entry {
+// before, if not nil, is what raw was made of as well, and has that remembered no longer than that would have been. It copies neither
+// key nor raw, as Commit.
+func (m *Memory) PutOther(key string, r Reservation, raw string, ttl time.Duration, before *Entry) *Entry {
 	if m.cache == nil || !r.Pushes() {
 		return nil
 	}
 	e := m.newEntry(key, r, Value{Raw: raw, TTL: ttl})
 	e.span |= isOther
+	if before != nil {
+		e.expires = min(e.expires, before.expires)
+	}
 	return m.Put(key, r, e)
+}
+
+// OtherUnder returns what PutOther has remembered of key in the epoch of r, also while that has no lease; nil: nothing. If
+// r still stands when it is put again, no change was told since it was put first.
+func (m *Memory) OtherUnder(key string, r Reservation) *Entry {
+	if m.cache == nil {
+		return nil
+	}
+	e, ok := m.cache.get(key)
+	if !ok || !e.has(isOther) || e.valid != r.valid || e.span != spanOf(r.epoch, isOther) || m.opt.Now() >= e.expires {
+		return nil
+	}
+	return e
 }
 
 // Other returns what PutOther has remembered of key, if a value could be served in its place; else nil.

@@ -22,7 +22,7 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			valid.Restore()
 			valid.Prove(valid.Epoch(), 100)
 			require.Equal(t, int64(100), valid.LatestProof())
-			put := func(ttl time.Duration) *Entry { return m.PutOther("k", m.Reserve("k", valid), "raw", ttl) }
+			put := func(ttl time.Duration) *Entry { return m.PutOther("k", m.Reserve("k", valid), "raw", ttl, nil) }
 
 			require.NotNil(t, put(-1))
 			require.Equal(t, "raw", m.Other("k").Raw())
@@ -41,7 +41,7 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			require.Zero(t, early, "it was not read by this client")
 			r := m.Reserve("k", valid)
 			m.Drop("k")
-			require.Nil(t, m.PutOther("k", r, "raw", -1), "it has changed while it was read")
+			require.Nil(t, m.PutOther("k", r, "raw", -1, nil), "it has changed while it was read")
 			require.Zero(t, early)
 
 			require.NotNil(t, put(10)) // it ends
@@ -55,13 +55,25 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			require.NotNil(t, put(-1))
 			require.Nil(t, m.Lookup("k"))
 
+			r = m.Reserve("k", valid) // it is read once more
+			before := m.OtherUnder("k", r)
+			require.Equal(t, "raw", before.Raw())
+			require.NotNil(t, m.PutOther("k", r, "raw and more", 50, before))
+			before = m.OtherUnder("k", r)
+			require.NotNil(t, m.PutOther("k", r, "raw", -1, before))
+			now += 50
+			require.Nil(t, m.OtherUnder("k", r), "it ends when what it was made of does")
+			require.NotNil(t, put(-1))
+
 			now = 100 // the lease is over
 			require.Nil(t, m.Other("k"))
+			require.NotNil(t, m.OtherUnder("k", r))
 			valid.Degrade(200)
 			require.Equal(t, "raw", m.Other("k").Raw())
 			now = 200
 			require.Nil(t, m.Other("k"))
 			valid.NewEpoch()
+			require.Nil(t, m.OtherUnder("k", m.Reserve("k", valid)), "it was read by another connection")
 			require.Equal(t, int64(100), valid.LatestProof(), "also once the connection is lost")
 
 			valid.Deafen()

@@ -136,7 +136,7 @@ func (c *Config) settings() []Setting {
 			Help: "What becomes, while Redis is away, of RESP commands that list keys: SCAN, KEYS, RANDOMKEY and DBSIZE. refuse: they are refused. " +
 				"known: they are answered by the keys that this proxy knows to be there, which may not be all."},
 		{Name: "service.outage_collections", Default: "off", value: choice{&c.Service.OutageCollections, []string{"off", "on"}},
-			Help: "What becomes of hashes, sets and lists that RESP clients read as a whole (HGETALL, SMEMBERS, LRANGE 0 -1). on: they are remembered in memory, and reads of them are answered from it while Redis is away. " +
+			Help: "What becomes of hashes, sets and lists that RESP clients read, as a whole (HGETALL, SMEMBERS, LRANGE 0 -1) or by name (HGET, HMGET, SISMEMBER, SMISMEMBER). on: they are remembered in memory, and reads of them are answered from it while Redis is away. " +
 				"off: only what was written through this proxy is known then. Not before a Redis Cluster."},
 		{Name: "service.strict_keys", value: list{&c.Service.StrictKeys},
 			Help: "Keys, as patterns of KEYS (lock:*), of which nothing is answered from memory and nothing is kept: all is asked of Redis, and refused while that is away. " +

@@ -14,8 +14,8 @@ import (
 	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
 
-// With Options.Collections hashes, sets and lists that clients read as a whole are remembered, and answered from that
-// while Redis is away (ADR 16). Such a read is passed on as any other, between two commands of ours:
+// With Options.Collections hashes, sets and lists that clients read are remembered, as a whole or the fields and members that they
+// have asked for (part), and answered from that while Redis is away (ADR 16). Such a read is passed on as any other, between two commands of ours:
 //
 //	CLIENT CACHING YES   Redis tells the library's connection when what is read next changes
 //	HGETALL k            the client's
@@ -34,17 +34,32 @@ const (
 	mostRefused = 5
 	mostHeard   = 256 << 10 // bytes of a reply that is remembered
 	besideBytes = 128       // what the commands of ours take
+	heardHead   = 9         // bytes before what was read
 )
 
 // heardKinds are the letters before what is remembered.
-var heardKinds = map[byte]kind{'h': aHash, 's': aSet, 'l': aList, '-': ""}
+var heardKinds = map[byte]kind{'h': aHash, 's': aSet, 'l': aList, '-': "", fieldsPart: aHash, membersPart: aSet}
 
 // hearing is a read that is under way, and may be remembered.
 type hearing struct {
 	aside.ReadReservation
 	target *aside.RedirectTarget // of that
-	kind   byte
+	wanted wanted
 	at     int // of its command, among those that were gathered
+}
+
+// wanted is what a command reads of a key that is to be remembered.
+type wanted struct {
+	letter byte     // of heardKinds; 0: nothing is
+	names  []string // of fields or members; nil: it is all of the key
+}
+
+// wantedOf is what a command reads that can be remembered.
+func wantedOf(name string, args []string) wanted {
+	if letter := wholeRead(name, args); letter != 0 {
+		return wanted{letter: letter}
+	}
+	return partRead(name, args)
 }
 
 // wholeRead is the letter of what a command reads as a whole; 0: it does not.
@@ -60,36 +75,39 @@ func wholeRead(name string, args []string) byte {
 	return 0
 }
 
-// mayHear is wholeRead of a command if what it reads is to be remembered, and is not yet; else 0.
-func (c *conn) mayHear(command *upstream.Command, args []string) byte {
+// mayHear is wantedOf a command if that is to be remembered, and is not yet.
+func (c *conn) mayHear(command *upstream.Command, args []string) (none wanted) {
 	s := c.server
 	if !s.options.Collections || !command.ReadOnly {
-		return 0
+		return none
 	}
-	letter := wholeRead(command.Name, args)
-	if letter == 0 || s.store.IsStrict(args[1]) || s.inCluster() {
-		return 0
+	w := wantedOf(command.Name, args)
+	if w.letter == 0 || s.store.IsStrict(args[1]) || s.inCluster() {
+		return none
 	}
 	target := s.target.Load()
 	if target == nil || !target.Listens() || !s.pool.Hears(c.protocol(), target) {
 		s.hearNow()
-		return 0
+		return none
 	}
-	if content, _, ok := s.store.Client().Redirected(args[1]); ok && s.hearingOf(content) != nil {
-		return 0
+	if content, _, ok := s.store.Client().Redirected(args[1]); ok && s.hearingOf(content) != nil && w.isIn(content) {
+		return none
 	}
-	return letter
+	return w
 }
 
 // addHeard is addCall of a command whose reply is to be remembered.
-func (c *conn) addHeard(args []string, size int, call passed, letter byte) *passing {
+func (c *conn) addHeard(args []string, size int, call passed, w wanted) *passing {
 	target := c.server.target.Load()
 	p := c.roomFor(size+besideBytes+len(args[1]), 3)
 	if p == nil {
 		return nil
 	}
 	p.addBeside(call.name, "CLIENT", "CACHING", "YES")
-	p.heard = append(p.heard, hearing{target.Reserve(strings.Clone(args[1])), target, letter, len(p.calls)})
+	if w.names != nil {
+		w.names = cloned(w.names)
+	}
+	p.heard = append(p.heard, hearing{target.Reserve(strings.Clone(args[1])), target, w, len(p.calls)})
 	c.addTo(p, args, call)
 	p.addBeside(call.name, "PTTL", args[1])
 	return p
@@ -116,26 +134,34 @@ func (c *conn) keepHeard(p *passing, err error) {
 		if err != nil {
 			continue
 		}
+		ttl := time.Duration(left) * time.Millisecond
+		if left < 0 || left > aside.LongestTTL.Milliseconds() {
+			ttl = -1
+		}
+		if one.wanted.names != nil {
+			c.server.keepPart(one, h.Number, reply, left == -2, ttl)
+			continue
+		}
 		nothing := len(reply) == 4 && reply[1] == '0'
-		switch letter := one.kind; {
+		switch letter := one.wanted.letter; {
 		case reply[0] != '*' && reply[0] != '%' && reply[0] != '~', nothing != (left == -2): // refused, or changed in between
+		case nothing:
+			one.Keep(heardContent(h.Number, '-', nil), -1)
 		default:
-			if nothing {
-				letter = '-'
-			}
-			if left > aside.LongestTTL.Milliseconds() || nothing {
-				left = -1
-			}
-			content := binary.BigEndian.AppendUint64(make([]byte, 0, len(reply)+9), h.Number)
-			content = append(append(content, letter), reply...)
-			one.Keep(string(content), time.Duration(left)*time.Millisecond)
+			one.Keep(heardContent(h.Number, letter, reply), ttl)
 		}
 	}
 }
 
+// heardContent is what is remembered: the number of the Hearing, a letter, and what was read.
+func heardContent(number uint64, letter byte, read []byte) string {
+	content := binary.BigEndian.AppendUint64(make([]byte, 0, len(read)+heardHead), number)
+	return string(append(append(content, letter), read...))
+}
+
 // hearingOf is that in which what is remembered was read; nil: it counts no more, as it is not the latest of its connection.
 func (s *Server) hearingOf(content string) *upstream.Hearing {
-	if len(content) < 9 {
+	if len(content) < heardHead {
 		return nil
 	}
 	number := binary.BigEndian.Uint64([]byte(content))
@@ -157,19 +183,27 @@ func (s *Server) heard(key string) *entry {
 		return nil
 	}
 	h := s.hearingOf(content)
-	if h == nil || !h.Alive(h.Target.(*aside.RedirectTarget).Proven(), hearsWithin) {
+	if h == nil {
 		return nil
 	}
-	e := &entry{kind: heardKinds[content[8]], exists: content[8] != '-'}
+	proven := h.Target.(*aside.RedirectTarget).Proven()
+	if !h.Alive(proven, hearsWithin) {
+		return nil
+	}
+	letter := content[heardHead-1]
+	e := &entry{kind: heardKinds[letter], exists: letter != '-'}
 	if !e.exists {
 		return e
 	}
-	elements, err := upstream.Elements([]byte(content[9:]))
-	if err != nil {
-		return nil
-	}
 	if e.TTL = ttl; ttl < 0 {
 		e.TTL = proxy.NoExpiry
+	}
+	if letter == fieldsPart || letter == membersPart {
+		return part(content).entry(e, proven.Sub(s.began))
+	}
+	elements, err := upstream.Elements([]byte(content[heardHead:]))
+	if err != nil {
+		return nil
 	}
 	switch e.kind {
 	case aHash:

@@ -14,7 +14,7 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// hearer is a proxy that remembers what is read as a whole, before a Redis that can be taken away.
+// hearer is a proxy that remembers what is read, before a Redis that can be taken away.
 type hearer struct {
 	*Server
 	*peer
@@ -122,21 +122,23 @@ func TestCollectionsThatOthersHaveChangedAreNotAnswered(t *testing.T) {
 	for i, change := range [][]string{
 		{"HSET", "k", "a", "2"}, {"DEL", "k"}, {"EXPIRE", "k", "100"}, {"EVAL", "return redis.call('HDEL', KEYS[1], 'b')", "1", "k"}, {"RENAME", "k", "other"}, {"FLUSHALL"},
 	} {
-		for _, own := range []bool{false, true} {
-			if own && change[0] == "FLUSHALL" {
-				continue
-			}
-			t.Run(fmt.Sprint(change[0], " of ones own: ", own), func(t *testing.T) {
-				h.redis.Do("HSET", "k", "a", fmt.Sprint(i), "b", "1")
-				h.remember("HGETALL", "k")
-				if own {
-					h.do(change...)
-				} else {
-					h.redis.Do(anys(change)...)
+		for _, read := range [][]string{{"HGETALL", "k"}, {"HGET", "k", "a"}} {
+			for _, own := range []bool{false, true} {
+				if own && change[0] == "FLUSHALL" {
+					continue
 				}
-				eventually(t, "it is not remembered any more", func() bool { return h.heard("k") == nil })
-				h.redis.Do("DEL", "k", "other")
-			})
+				t.Run(fmt.Sprint(read[0], " and ", change[0], " of ones own: ", own), func(t *testing.T) {
+					h.redis.Do("HSET", "k", "a", fmt.Sprint(i), "b", "1")
+					h.remember(read...)
+					if own {
+						h.do(change...)
+					} else {
+						h.redis.Do(anys(change)...)
+					}
+					eventually(t, "it is not remembered any more", func() bool { return h.heard("k") == nil })
+					h.redis.Do("DEL", "k", "other")
+				})
+			}
 		}
 	}
 }

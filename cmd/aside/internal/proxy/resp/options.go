@@ -82,7 +82,7 @@ type Options struct {
 	// proxy knows to be there. Defaults to false: they are refused then.
 	KnownKeys bool
 
-	// Collections has hashes, sets and lists that clients read as a whole remembered, to answer from that
+	// Collections has hashes, sets and lists that clients read remembered, as a whole or by name, to answer from that
 	// while Redis is away. Defaults to false.
 	Collections bool
 

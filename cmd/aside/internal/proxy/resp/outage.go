@@ -55,7 +55,7 @@ type OutageRow struct {
 var Outages = []OutageRow{
 	{names("PING", "ECHO", "HELLO", "AUTH", "SELECT", "QUIT", "RESET", "COMMAND", "INFO", "CLIENT", "CONFIG"), Works, "nothing"},
 	{names("SET", "SETEX", "PSETEX", "MSET", "DEL", "UNLINK"), Kept, "nothing; DEL and UNLINK count the keys that are known to be there"},
-	{names("HGET", "HMGET", "HEXISTS", "HSTRLEN", "SISMEMBER", "SMISMEMBER"), Answered, "the fields or members that it names; `service.outage_collections: on`: or all of its key was read before"},
+	{names("HGET", "HMGET", "HEXISTS", "HSTRLEN", "SISMEMBER", "SMISMEMBER"), Answered, "the fields or members that it names; `service.outage_collections: on`: or they were read before, or all of its key"},
 	{names("HGETALL", "HKEYS", "HVALS", "HLEN", "SMEMBERS", "SCARD", "LRANGE", "LLEN", "LINDEX"), Answered,
 		"all of its key: it was deleted here before it was made here; `service.outage_collections: on`: or all of it was read before; `LINDEX` also answers from an end that was pushed here"},
 	{names("GET", "MGET", "EXISTS", "TOUCH", "TYPE", "STRLEN", "GETRANGE", "SUBSTR", "TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME", "GETEX"), Answered,

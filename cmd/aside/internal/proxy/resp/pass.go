@@ -384,8 +384,8 @@ func (c *conn) gather(command *upstream.Command, args, keys []string) outcome {
 		call.placed, call.place = true, c.placeOf(command, args, keys)
 	}
 	var p *passing
-	if letter := c.mayHear(command, args); letter != 0 {
-		p = c.addHeard(args, size, call, letter)
+	if w := c.mayHear(command, args); w.letter != 0 {
+		p = c.addHeard(args, size, call, w)
 	} else {
 		p = c.addCall(args, size, call)
 	}

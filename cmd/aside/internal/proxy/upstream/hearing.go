@@ -53,6 +53,18 @@ func Elements(reply []byte) ([]string, error) {
 	return elements, nil
 }
 
+// Values are what a reply holds that is a list, or the one value that it is: strings, numbers (int64), nil for none.
+func Values(reply []byte) ([]any, error) {
+	value, _, err := decode(reply)
+	if refused, ok := value.(ServerError); ok {
+		return nil, refused
+	}
+	if all, ok := value.([]any); ok {
+		return all, err
+	}
+	return []any{value}, err
+}
+
 // Reply is the reply to the i-th command; empty if it was dropped. It is good until Reset.
 func (b *Batch) Reply(i int) []byte {
 	begin := 0
