@@ -348,7 +348,7 @@ func (gr grouper) mayHave(ctx context.Context, t *ticket, out *outcome, p *plan)
 	var expired, ok bool
 	if p.options.need.Proven { // the leader has looked, but perhaps at what was known before the call
 		var v near.Verdict
-		v, ok = gr.proven(ctx, out.meta)
+		v, ok = gr.proven(ctx, out.meta, nil)
 		expired, ok = v == near.GroupsExpired, ok && v != near.GroupsCleared
 	} else {
 		expired, ok = gr.holds(ctx, out.meta, out.free)

@@ -129,6 +129,38 @@ func TestWithFreshHearsOfWhatWasClearedOnAnotherShard(t *testing.T) {
 	}
 }
 
+// A call with WithFresh asks for no groups of the shard that answers with the value: what their keys
+// say was told before that answer.
+func TestWithFreshAsksForNoGroupsOfTheShardThatAnswers(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	proxy := counted(t, server)
+	a, b, ctx := newClient(t, server.Addr()), newClient(t, proxy.Addr()), testContext(t)
+	for call, opts := range map[string][]aside.CallOption{"Get": {aside.WithFresh()}, "without a load": {aside.WithFresh(), aside.WithoutLoad()}} {
+		for change, do := range map[string]func(context.Context, ...string) error{"cleared": a.DelTags, "expired": a.ExpireTags} {
+			name := call + ", " + change
+			_, err := tagged(b, "t", "u").Get(ctx, time.Hour, name, newSource("v").Load)
+			require.NoError(t, err, name)
+			stored(t, b, name)
+			eventually(t, name+", takes one command", func() bool { // more, where memory does not know the states
+				sent := proxy.Commands()
+				value, err := tagged(b, "t", "u").Get(ctx, time.Hour, name, mustNotLoad, opts...)
+				require.NoError(t, err, name)
+				require.Equal(t, "v", value, name)
+				return proxy.Commands()-sent == 1
+			})
+			require.NoError(t, do(ctx, "u"))
+			value, err := tagged(b, "t", "u").Get(ctx, time.Hour, name, newSource("new").Load, opts...)
+			if len(opts) > 1 {
+				require.ErrorIs(t, err, aside.ErrNotCached, name)
+			} else {
+				require.NoError(t, err, name)
+				require.Equal(t, "new", value, name)
+			}
+		}
+	}
+}
+
 // While the shard of a group does not answer, nothing proves that a value was not cleared.
 func TestWithFreshNeedsTheShardsOfGroups(t *testing.T) {
 	t.Parallel()

@@ -238,18 +238,23 @@ func (gr grouper) elsewhere(m *near.Meta, sh *link.Shard) (groups []*near.Group)
 	return groups
 }
 
-// proven decides for a call with WithFresh, whose value was read since it began, whether the groups
-// of that have been cleared, or have made it stale. It reports false if not all could be asked for.
-func (gr grouper) proven(ctx context.Context, m *near.Meta) (v near.Verdict, ok bool) {
+// proven decides for a call with WithFresh whether the groups of its value have been cleared, or have
+// made it stale. sh is the shard that has answered with that since the call began: its groups are known,
+// see elsewhere; nil: there is none, or it tells of no changes. It reports false if not all others could
+// be asked for.
+func (gr grouper) proven(ctx context.Context, m *near.Meta, sh *link.Shard) (v near.Verdict, ok bool) {
 	if m == nil {
 		return near.GroupsHold, true
 	}
-	all := gr.elsewhere(m, nil)
+	all := gr.unknown(gr.elsewhere(m, sh), m)
 	states := gr.ask(ctx, all)
 	if !states.haveAll(all) {
 		return near.GroupsUnknown, false
 	}
-	return m.Check(gr.link.Now(), false, states.of), true
+	if v = m.Check(gr.link.Now(), false, states.of); v == near.GroupsUnknown { // a change was told of meanwhile
+		v = near.GroupsCleared
+	}
+	return v, true
 }
 
 // haveAll reports whether Redis has told the states of all groups.

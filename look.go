@@ -36,6 +36,8 @@ type Found struct {
 	began int64      // when its load began, or it was set, in link.Now's time; 0: not known
 	away  bool       // Redis was not asked
 
+	by *link.Shard // that has answered; nil: none, or nobody knows, or it tells of no changes
+
 	expired bool // a group has made it stale
 }
 
@@ -298,6 +300,9 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	f := Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At()), meta: meta, expired: expired}
 	if meta != nil {
 		f.began = meta.Loaded
+	}
+	if !g.q.Moved && g.r.Pushes() {
+		f.by = g.sh
 	}
 	return f, e, what == wire.Value, nil
 }

@@ -31,7 +31,7 @@ func (c reader) obtainKept(ctx context.Context, key, bad string, p *plan) (outco
 	}
 	out := c.found(found, e, ok)
 	if p.options.need.Proven {
-		v, proven := grouper(c).proven(ctx, out.meta)
+		v, proven := grouper(c).proven(ctx, out.meta, found.by)
 		switch {
 		case !proven:
 			return outcome{}, unproven(errGroupsUnproven)
