@@ -41,6 +41,7 @@ func TestCommandsGoTogetherUnderLoad(t *testing.T) {
 		})
 	}
 	callers.Wait()
+	awaitNobody(t, c) // what was loaded is stored
 	require.EqualValues(t, 300, loads.Load())
 	require.Less(t, proxy.Commands(), 400, "of the 700 that it takes one by one")
 	t.Logf("%d commands for 400 reads and 300 fills", proxy.Commands())
@@ -59,16 +60,18 @@ func TestLeavingABatch(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
-	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.LockTTL = time.Hour }), testContext(t)
-	proxy.Delay(20 * time.Millisecond)
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 20*time.Second, time.Hour }), testContext(t)
+	proxy.CutRequests() // until all are there, however long that takes
 	short, cancel := context.WithCancel(ctx)
 	var stay, leave []<-chan result
 	for i := range 100 {
 		stay = append(stay, inBackground(func() (string, error) { return c.Get(ctx, time.Minute, fmt.Sprint("stay", i), newSource("v").Load) }))
 		leave = append(leave, inBackground(func() (string, error) { return c.Get(short, time.Minute, fmt.Sprint("leave", i), newSource("v").Load) }))
 	}
-	eventually(t, "all are on their way", func() bool { return c.Stats().Waiting >= 150 })
+	eventually(t, "all are on their way", func() bool { return c.Stats().Waiting == 200 })
 	cancel()
+	proxy.Heal()
+	proxy.Delay(20 * time.Millisecond)
 	for i := range 100 {
 		require.Equal(t, result{Value: "v"}, await(t, stay[i]))
 		if r := await(t, leave[i]); r.Err != nil {

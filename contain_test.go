@@ -123,7 +123,7 @@ func TestNoCallbackEndsOrHangsAnythingElse(t *testing.T) {
 				}
 			}
 			c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
-				o.RedisTimeout, o.StaleLease = 200*time.Millisecond, time.Second
+				o.StaleLease = time.Second
 				o.FallbackDir = t.TempDir()
 				o.Observer = aside.ObserverFunc(func(_ context.Context, e aside.Event) {
 					if e.Source != aside.SourceMemory { // that is the caller's own goroutine
@@ -180,7 +180,7 @@ func TestABuilderADialerAndAStoreThatDoNotReturnCostOneAttempt(t *testing.T) {
 			var builds, dials atomic.Int64
 			store := &spitefulStore{Memory: fallback.NewMemory(0), spite: spite}
 			c, ctx := newClient(t, server.Addr(), func(o *aside.Options) {
-				o.RedisTimeout, o.StaleLease = 200*time.Millisecond, time.Second
+				o.StaleLease = time.Second
 				o.ClientBuilder = func(option rueidis.ClientOption) (rueidis.Client, error) {
 					if builds.Add(1) == 1 {
 						spite()

@@ -269,14 +269,15 @@ func TestAFillThatFailsLeavesNoLockBehind(t *testing.T) {
 
 // However long the way to Redis is: no lock runs out because other pieces go first.
 func TestPiecesDoNotOutliveTheirLocks(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := counted(t, server)
-	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = time.Second, 2*time.Second }), testContext(t)
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 2*time.Second, 4*time.Second }), testContext(t)
 	var keys []string
 	for i := range 3000 {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
-	proxy.Delay(150 * time.Millisecond)
+	proxy.Delay(300 * time.Millisecond)
 	_, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").LoadMany)
 	require.NoError(t, err)
 	awaitNobody(t, c)

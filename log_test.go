@@ -78,12 +78,11 @@ func TestALogHandlerHoldsNothingUp(t *testing.T) {
 					}
 				}
 			}
-			err = c.Close()
 			if blocks {
-				require.ErrorContains(t, err, "Options.Logger")
+				require.ErrorContains(t, c.Close(), "Options.Logger")
 				return
 			}
-			require.NoError(t, err)
+			closeClient(t, c, o.FallbackDir)
 		})
 	}
 }

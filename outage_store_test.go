@@ -373,7 +373,7 @@ func TestARecordThatIsOlderThanWhatWasDoneIsNotBelieved(t *testing.T) {
 	h := &hookedStore{Store: fallback.NewMemory(0)}
 	putting, goOn := make(chan struct{}), make(chan struct{})
 	h.put = func() { close(putting); <-goOn }
-	c, ctx := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.Store, o.RedisTimeout = h, 50*time.Millisecond }), testContext(t)
+	c, ctx := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.Store, o.RedisTimeout = h, 250*time.Millisecond }), testContext(t)
 	proxy.CutReplies()
 	setting := inBackground(func() (string, error) { return "", c.Set(ctx, time.Hour, "k", "old") })
 	await(t, putting)

@@ -98,7 +98,7 @@ func TestAWriteWithoutAnAnswerOwnsItsBytes(t *testing.T) {
 	proxy := counted(t, server)
 	c := newClient(t, proxy.Addr(), func(o *aside.Options) {
 		o.FallbackDir = t.TempDir()
-		o.RedisTimeout, o.StaleLease = 50*time.Millisecond, time.Second
+		o.RedisTimeout, o.StaleLease = 250*time.Millisecond, time.Second
 	})
 	server.Do("SET", "deleted", "old")
 	server.Do("SET", "touched", "v", "PX", "60000")

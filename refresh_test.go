@@ -264,17 +264,23 @@ func TestGraceInAnOutage(t *testing.T) {
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	db.Fail(errors.New("broken"))
+	began := time.Now()
 	for range 10 {
 		require.Equal(t, "1", get(), "stale-if-error")
 	}
 	eventually(t, "it has asked", refreshed(c))
-	require.EqualValues(t, 2, db.Calls.Load(), "once in a back-off")
+	calls := db.Calls.Load()
+	require.GreaterOrEqual(t, calls, int64(2))
+	require.LessOrEqual(t, calls, 2+backOffsSince(began), "once in a back-off")
 	db.Fail(nil)
 	db.Set("2")
 	eventually(t, "it is refreshed", func() bool { return get() == "2" })
-	require.EqualValues(t, 3, db.Calls.Load())
+	require.Equal(t, calls+1, db.Calls.Load())
 	require.Equal(t, "1", server.Do("GET", "k"))
 }
+
+// backOffsSince is how many back-offs may have ended since then: none where the machine is not slow.
+func backOffsSince(began time.Time) int64 { return int64(time.Since(began) / (500 * time.Millisecond)) }
 
 // WithSoftTimeout waits for a refresh that is quick, and not for one that is slow.
 func TestWithSoftTimeoutPrefersWhatIsFresh(t *testing.T) {
@@ -596,16 +602,18 @@ func TestAGetMultiLeavesOutWhatItsRefreshHasFoundGone(t *testing.T) {
 // A key that another process refreshes is free for this one when that has ended, whatever else the
 // call has asked for.
 func TestAKeyThatIsNotLoadedDoesNotWaitForTheOthers(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	c, ctx := newClient(t, server.Addr()), testContext(t)
 	server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
 	server.Do("SET", "l", "1", "PX", (grace / 2).Milliseconds())
-	server.Do("SET", stamp.RefreshLock("l"), "another's", "PX", 50)
+	server.Do("SET", stamp.RefreshLock("l"), "another's", "PX", 5000) // not so short that it ends before the call
 	db := newSource("2")
 	letGo := db.HoldUp()
 	defer letGo()
 	_, err := graceful(c).GetMulti(ctx, fresh, []string{"k", "l"}, db.LoadMany)
 	require.NoError(t, err)
+	eventually(t, "l is held off", func() bool { return c.Stats().RefreshesHeldOff == 1 })
 	other := newSource("2")
 	eventually(t, "l is refreshed", func() bool {
 		value, err := graceful(c).Get(ctx, fresh, "l", other.Load)
@@ -654,6 +662,7 @@ func TestAnOutageRefreshThatCannotBeKept(t *testing.T) {
 					return row.load(ctx, key)
 				})
 			}
+			began := time.Now()
 			for range 10 {
 				value, err := get()
 				if row.gone && err != nil {
@@ -668,7 +677,7 @@ func TestAnOutageRefreshThatCannotBeKept(t *testing.T) {
 				_, err := get()
 				require.ErrorIs(t, err, aside.ErrNotFound)
 			} else {
-				require.EqualValues(t, 1, calls.Load(), "once in a back-off")
+				require.LessOrEqual(t, calls.Load(), 1+backOffsSince(began), "once in a back-off")
 			}
 		})
 	}

@@ -171,11 +171,13 @@ func TestAWriteIsReplayedThoughItsCallerHasLeftTheDisk(t *testing.T) {
 // A command that its caller has given up on may reach the server much later. Then it must not be
 // done.
 func TestALateWriteIsNotDone(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for _, verb := range []string{"Set", "Del", "Touch"} {
 		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			proxy := faultproxy.New(t, server.Addr())
-			c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 50 * time.Millisecond }), testContext(t)
+			c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = time.Second }), testContext(t)
 			require.NoError(t, c.Set(ctx, time.Minute, "k", "v"))
 			scripts := scriptCalls(server)
 			proxy.CutRequests()

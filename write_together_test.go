@@ -143,7 +143,7 @@ func TestACallerThatLeavesWhileItsWriteIsOut(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)
-	proxy.Delay(100 * time.Millisecond)
+	proxy.Delay(400 * time.Millisecond) // in which it has come to wait, also on a busy machine
 	begun := behindOthers(ctx, t, c)
 	leaving, cancel := context.WithCancel(ctx)
 	waits := inBackground(func() (string, error) { return "", c.Set(leaving, time.Minute, "k", "v") })
@@ -167,8 +167,10 @@ func TestCloseAnswersTheWritesThatWait(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	dir, _ := durable(t)
-	c, ctx := newDurable(t, proxy.Addr(), dir), testContext(t)
-	proxy.Delay(10 * time.Millisecond)
+	c, ctx := newDurable(t, proxy.Addr(), dir, func(o *aside.Options) {
+		o.RequireRedis, o.ConnectTimeout, o.RedisTimeout, o.LockTTL = true, patience, 20*time.Second, time.Minute
+	}), testContext(t)
+	proxy.CutRequests() // until so many wait, however long that takes
 	var callers sync.WaitGroup
 	var done atomic.Int64
 	for i := range 300 {
@@ -182,7 +184,9 @@ func TestCloseAnswersTheWritesThatWait(t *testing.T) {
 		})
 	}
 	eventually(t, "they wait", func() bool { return aside.WritesWaiting(c) > 100 })
-	require.NoError(t, c.Close())
+	proxy.Heal()
+	proxy.Delay(10 * time.Millisecond)
+	closeClient(t, c, dir)
 	callers.Wait()
 	require.Greater(t, done.Load(), int64(100))
 	there := 0
@@ -256,10 +260,10 @@ func TestManyWritersOfFewKeys(t *testing.T) {
 func TestTheDeadlineOfOneCallerIsNotThatOfOthers(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
-	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout = 5 * time.Second }), testContext(t)
-	proxy.CutRequests() // what is sent now arrives after the short deadline
+	c, ctx := newClient(t, proxy.Addr(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 20*time.Second, time.Minute }), testContext(t)
+	proxy.CutRequests()
 	begun := behindOthers(ctx, t, c)
-	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, 5*time.Second) // it has to be there still when all wait
 	defer cancel()
 	hurries := inBackground(func() (string, error) { return "", c.Set(short, time.Minute, "short", "v") })
 	var callers sync.WaitGroup

@@ -92,7 +92,7 @@ func redisDiesWhileSomebodyWaitsForALock(t *testing.T, start Start) {
 	harness.InBackground(func() (string, error) { return holder.Get(ctx, time.Minute, "k", theirs.Load) })
 	theirs.AwaitBegin(t)
 	waiting := harness.InBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", ours.Load) })
-	harness.Eventually(t, "it waits", func() bool { return c.Stats().LockWaits == 1 })
+	harness.Eventually(t, "it waits", func() bool { return c.Stats().LockWaits > 0 })
 	server.Kill()
 	require.Equal(t, harness.Result{Value: "v"}, harness.Await(t, waiting), "it loads for itself")
 }

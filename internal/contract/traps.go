@@ -147,7 +147,7 @@ func closeKeepsWhatWasAcknowledged(t *testing.T, start Start) {
 func aFreshDirectoryIsHealthy(t *testing.T, start Start) {
 	server := start(t)
 	dir, _ := harness.Durable(t)
-	c := harness.NewDurable(t, server.Addr(), dir)
+	c := harness.NewDurable(t, server.Addr(), dir, func(o *aside.Options) { o.RequireRedis = true })
 	require.Equal(t, aside.Healthy, c.Health().Mode)
 	require.Empty(t, harness.Files(t, dir))
 }

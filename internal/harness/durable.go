@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,11 +19,12 @@ func Durable(t testing.TB) (dir string, option func(*aside.Options)) {
 	return dir, func(o *aside.Options) { o.FallbackDir = dir }
 }
 
-// NewDurable makes a client that may start without Redis.
+// NewDurable makes a client that may start without Redis: it does not wait for one that refuses, and for
+// one that hangs as long as a dial may take.
 func NewDurable(t testing.TB, addr, dir string, change ...func(*aside.Options)) *aside.Client {
 	t.Helper()
 	return NewClient(t, addr, append([]func(*aside.Options){Hasty, func(o *aside.Options) {
-		o.FallbackDir, o.RequireRedis, o.ConnectTimeout = dir, false, 300*time.Millisecond
+		o.FallbackDir, o.RequireRedis, o.ConnectTimeout = dir, false, Patience
 	}}, change...)...)
 }
 

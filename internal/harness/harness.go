@@ -81,7 +81,7 @@ func NewClient(t testing.TB, addr string, change ...func(*aside.Options)) *aside
 // Hasty are the options of a client that is to notice an outage while a test runs, and not to take a
 // starved process for one.
 func Hasty(o *aside.Options) {
-	o.RedisTimeout, o.LockTTL, o.StaleLease = 500*time.Millisecond, 2*time.Second, time.Second
+	o.RedisTimeout, o.LockTTL, o.StaleLease = time.Second, 2*time.Second, time.Second
 }
 
 // Forgetful clients serve nothing unverified.
