@@ -123,8 +123,8 @@ func TestACommandWhoseOutputIsNotAllWrittenFails(t *testing.T) {
 	}
 }
 
-// filled makes a directory of n pending records, and as many loaded values that have ended.
-func filled(t *testing.T, n int) (dir string) {
+// filled makes a directory of n pending records, and as many loaded values that end after so long.
+func filled(t *testing.T, n int, life time.Duration) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "fallback")
 	d, err := fallback.Open(dir, fallback.Options{Sync: fallback.OS, FlushInterval: time.Hour, Logger: slog.New(slog.DiscardHandler)})
@@ -132,7 +132,7 @@ func filled(t *testing.T, n int) (dir string) {
 	for i := range n {
 		at := stampAt(time.Now(), i)
 		require.NoError(t, d.Put(t.Context(), fallback.Record{Op: fallback.OpSet, Key: fmt.Sprint("k", i), Value: "v", Expires: far, Stamp: at}))
-		d.Fill(fallback.Record{Op: fallback.OpFill, Key: fmt.Sprint("loaded ", i), Value: "v", Expires: time.Now().Add(time.Second).UnixMilli(), Stamp: at})
+		d.Fill(fallback.Record{Op: fallback.OpFill, Key: fmt.Sprint("loaded ", i), Value: "v", Expires: time.Now().Add(life).UnixMilli(), Stamp: at})
 	}
 	require.NoError(t, d.Close(t.Context()))
 	return dir
@@ -140,7 +140,7 @@ func filled(t *testing.T, n int) (dir string) {
 
 func TestAReplayCountsWhatThereIsToReplay(t *testing.T) {
 	server := redistest.Start(t)
-	dir := filled(t, 3)
+	dir := filled(t, 3, time.Second)
 	<-time.After(time.Second) // the loaded values end: they are not there to be replayed, and are not missing in what was
 	got := runAside(t, "replay", dir, "--redis", "redis://"+server.Addr())
 	require.Equal(t, 0, got.code, got.stderr)
@@ -160,7 +160,7 @@ func namesIn(t *testing.T, dir string) (names []string) {
 
 func TestAnInterruptedReplaySaysHowFarItCame(t *testing.T) {
 	server := redistest.Start(t)
-	dir := filled(t, 200)
+	dir := filled(t, 200, time.Hour) // none may end before it is counted
 	cmd := command(t, t.TempDir(), nil, "replay", dir, "--redis", "redis://"+server.Addr(), "--rate", "20")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -184,7 +184,7 @@ func TestAnInterruptedReplaySaysHowFarItCame(t *testing.T) {
 func TestWhatAKilledReplayHasLeftGoesWithTheNext(t *testing.T) {
 	server := redistest.Start(t)
 	for settled := range 4 {
-		dir := filled(t, 3)
+		dir := filled(t, 3, time.Second)
 		fsys, err := vfs.Open(dir)
 		require.NoError(t, err)
 		j, _, err := journal.Open(fsys, "journal", journal.Options{}, nil)
@@ -241,7 +241,7 @@ func TestAServerThatTakesNoWritesIsToldFromOneThatDoesNotAnswer(t *testing.T) {
 	server.Do("CONFIG", "SET", "maxmemory", "0")
 
 	server.Do("REPLICAOF", "127.0.0.1", "1")
-	got = runAside(t, "replay", filled(t, 1), "--redis", url, "--wait", "1s")
+	got = runAside(t, "replay", filled(t, 1, time.Second), "--redis", url, "--wait", "1s")
 	require.Equal(t, 1, got.code)
 	require.Contains(t, got.stderr, server.Addr()+" takes no writes, nothing was replayed: name the primary, or Sentinel with ?master_set=NAME: this is a replica")
 }

@@ -340,7 +340,7 @@ func TestSubscribersGetMessages(t *testing.T) {
 func TestWhoSubscribesInAnOutageIsDisconnected(t *testing.T) {
 	server := redistest.Start(t)
 	store, c := newHastyStore(t, server.Addr(), t.TempDir())
-	s, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: []string{server.Addr()}}, RequestTimeout: 200 * time.Millisecond})
+	s, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: []string{server.Addr()}}, RequestTimeout: time.Second})
 	require.Equal(t, "$-1", dial(t, addr).do("GET", "k"))
 	server.Kill()
 	awaitMode(t, c, aside.Degraded)

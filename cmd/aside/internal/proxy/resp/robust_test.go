@@ -110,7 +110,7 @@ func tcpPair(t testing.TB) (server, client net.Conn) {
 // after WriteTimeout.
 func TestSlowReadersHoldUpNobody(t *testing.T) {
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
-	s, addr := serve(t, store, Options{WriteTimeout: 400 * time.Millisecond})
+	s, addr := serve(t, store, Options{WriteTimeout: 5 * time.Second})
 	neighbour := dial(t, addr)
 	require.Equal(t, "+OK", neighbour.do("SET", "big", strings.Repeat("x", 1<<20)))
 	for range 20 {
@@ -158,7 +158,7 @@ func TestOneConnectionTooManyIsToldSo(t *testing.T) {
 
 func TestIdleConnectionsEnd(t *testing.T) {
 	store, _ := newStore(t, unreachable, "")
-	_, addr := serve(t, store, Options{IdleTimeout: 100 * time.Millisecond})
+	_, addr := serve(t, store, Options{IdleTimeout: time.Second})
 	idle, half := dial(t, addr), dial(t, addr)
 	require.Equal(t, "+PONG", idle.do("PING"))
 	half.send("*2\r\n$3\r\nGET\r\n$10\r\nha")

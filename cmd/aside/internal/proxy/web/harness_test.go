@@ -20,6 +20,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
+	"github.com/redaside/aside/internal/harness"
 	"github.com/redaside/aside/internal/redistest"
 )
 
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // patience bounds every wait of a test for something that has to happen. It proves nothing about
 // speed.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -68,7 +69,7 @@ func newFront(t testing.TB, set setup) *front {
 	}
 	client, err := aside.New(options)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	t.Cleanup(func() { harness.Close(t, client, options.FallbackDir) })
 	f.client = client
 	if set.web.Logger == nil {
 		set.web.Logger = quiet
@@ -97,7 +98,7 @@ func durable(t testing.TB) func(*aside.Options) {
 
 // hasty are the options of a client that is to notice soon that Redis hangs.
 func hasty(o *aside.Options) {
-	o.RedisTimeout, o.LockTTL, o.StaleLease = 250*time.Millisecond, 2*time.Second, time.Second
+	o.RedisTimeout, o.LockTTL, o.StaleLease = time.Second, 2*time.Second, time.Second
 }
 
 // reply is an answer, read to its end.

@@ -51,7 +51,7 @@ func TestAHeaderThatDoesNotEndIsCutOff(t *testing.T) {
 		require.Positive(t, s.ReadHeaderTimeout)
 		require.Positive(t, s.IdleTimeout)
 		require.Positive(t, s.WriteTimeout)
-		s.ReadHeaderTimeout = 500 * time.Millisecond
+		s.ReadHeaderTimeout = 2 * time.Second
 	}})
 	var slow []<-chan string
 	for range 50 {
@@ -93,7 +93,7 @@ func TestABodyThatIsTooLargeIsNotRead(t *testing.T) {
 }
 
 func TestABodyThatDoesNotEndIsCutOff(t *testing.T) {
-	f := newFront(t, setup{web: Options{RequestTimeout: time.Second, Concurrent: 2}})
+	f := newFront(t, setup{web: Options{RequestTimeout: 3 * time.Second, Concurrent: 2}})
 	f.put("k", "v")
 	var slow []<-chan string
 	for range 2 { // they take all places for bodies
@@ -105,7 +105,7 @@ func TestABodyThatDoesNotEndIsCutOff(t *testing.T) {
 		text := await(t, answer)
 		require.Contains(t, text, "408 Request Timeout")
 		require.Contains(t, text, "Connection: close")
-		require.Contains(t, text, "4 bytes have arrived within 1s")
+		require.Contains(t, text, "4 bytes have arrived within 3s")
 	}
 	f.put("k", "w")
 	isProblem(t, f.send("GET", "/v1/keys/slow", ""), problemNotFound)
@@ -124,7 +124,7 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 }
 
 func TestFurtherRequestsWaitForTheirTurn(t *testing.T) {
-	f := newFront(t, setup{web: Options{Concurrent: 1, RequestTimeout: 500 * time.Millisecond}})
+	f := newFront(t, setup{web: Options{Concurrent: 1, RequestTimeout: 2 * time.Second}})
 	f.put("k", "v")
 	require.NoError(t, f.server.turns.Enter(context.Background())) // somebody is being served
 	r := f.send("GET", "/v1/keys/k", "")
