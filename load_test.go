@@ -277,7 +277,7 @@ func TestPiecesDoNotOutliveTheirLocks(t *testing.T) {
 	for i := range 3000 {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
-	proxy.Delay(300 * time.Millisecond)
+	proxy.Delay(200 * time.Millisecond)
 	_, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").LoadMany)
 	require.NoError(t, err)
 	awaitNobody(t, c)

@@ -85,6 +85,7 @@ func besides(t testing.TB, c *aside.Client, server *redistest.Server) (end func(
 		if (busy > late || share > queue) && (failed != nil || stats.Outages+stats.RedisErrors+stats.FillsRefused > 0) {
 			t.Logf("an idle server beside was %v late, and what had work to do waited for a processor for %.2f of the time, so %d outages, %d errors, %d refused fills and a Set that may have failed (%v) say nothing of the client",
 				busy, share, stats.Outages, stats.RedisErrors, stats.FillsRefused, failed)
+			eventually(t, "what was kept is replayed: Close would say that it is lost", func() bool { return c.Stats().Pending == 0 })
 			return false
 		}
 		require.NoError(t, failed)

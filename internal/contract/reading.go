@@ -100,7 +100,9 @@ func aWaiterIsWokenByThePushNotByTheEndOfTheLock(t *testing.T, start Start) {
 
 func aSlowLoaderKeepsItsLock(t *testing.T, start Start) {
 	server := start(t)
-	short := func(o *aside.Options) { o.LockTTL, o.RedisTimeout = 300*time.Millisecond, 150*time.Millisecond }
+	// The lock is renewed within half of its life. A loaded machine must not be later than that.
+	const ttl = 2 * time.Second
+	short := func(o *aside.Options) { o.LockTTL, o.RedisTimeout = ttl, ttl/2 }
 	holder, waiter := harness.NewClient(t, server.Addr(), short), harness.NewClient(t, server.Addr(), short)
 	db, ctx := harness.NewSource("v"), harness.Context(t)
 	letGo := db.HoldUp()
@@ -108,7 +110,7 @@ func aSlowLoaderKeepsItsLock(t *testing.T, start Start) {
 	db.AwaitBegin(t)
 	second := harness.InBackground(func() (string, error) { return waiter.Get(ctx, time.Minute, "k", harness.MustNotLoad) })
 	marker := server.Do("GET", "k")
-	for began := time.Now(); time.Since(began) < 4*300*time.Millisecond; time.Sleep(20 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < ttl*9/4; time.Sleep(20 * time.Millisecond) {
 		require.Equal(t, marker, server.Do("GET", "k"), "the lock was lost after %v", time.Since(began))
 	}
 	letGo()
