@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,8 @@ type operation struct {
 	reads    bool           // decide is the caller's: it may look at all that waits, and not at Kept.Now alone
 	held     deferred.Value // what memory had of the key when the call began
 	after    deferred.Value // what that has become, if op was kept behind it
+	kept     bool           // it waits for Redis now
+	alone    bool           // nothing waited for the key before
 }
 
 func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) {
@@ -72,9 +75,15 @@ func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) 
 		}
 	}
 	sh := o.link.Home(op.key)
-	outage, before := sh.Valid.Outage(), o.drop(keys)
+	outage, began := sh.Valid.Outage(), o.near.Changes(op.key)
+	read := o.readBefore(op.key)
+	before := o.drop(keys)
 	answers, err := o.do(ctx, op)
-	if after := o.drop(keys); !sh.Asks() && after == before+1 && op.after.Known && op.after.Exists { // nobody else has changed it meanwhile
+	after := o.drop(keys)
+	if !sh.Asks() && after == before+1 && before == began+1 && op.kept { // nobody else has changed it meanwhile
+		o.putBack(op, read, outage, after, now/1000)
+	}
+	if !sh.Asks() && after == before+1 && op.after.Known && op.after.Exists { // likewise
 		ttl := time.Duration(-1)
 		if op.after.Ends > 0 {
 			ttl = time.Duration(op.after.Ends-now/1000) * time.Millisecond
@@ -84,6 +93,43 @@ func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) 
 		}
 	}
 	return answers, err
+}
+
+// read is what memory had of a key that holds no string.
+type read struct {
+	*near.Entry      // nil: nothing
+	behind      bool // operations that wait have come after it
+}
+
+func (o operator) readBefore(key string) read {
+	if e := o.near.OtherBefore(key); e != nil {
+		return read{e, true}
+	}
+	return read{o.near.Other(key), false}
+}
+
+// putBack has memory go on with what was read before op, which was kept: it stands before all operations of this outage, until the key
+// ends by one of them. What waited already when it was read may be part of it, or not; and behind a SET or DEL it says nothing.
+func (o operator) putBack(op *operation, was read, outage, changes uint64, now int64) {
+	if was.Entry == nil || !was.behind && !op.alone || op.after.Known {
+		return
+	}
+	until := int64(math.MaxInt64)
+	for _, command := range op.commands {
+		switch command[0] {
+		case "SET", "DEL":
+			return
+		case "PEXPIREAT":
+			ends, err := strconv.ParseInt(command[1], 10, 64)
+			if err != nil {
+				return
+			}
+			if left := ends - now; left < math.MaxInt64/int64(time.Millisecond)-o.link.Now()/int64(time.Millisecond)-1 {
+				until = min(until, o.link.Now()+left*int64(time.Millisecond))
+			}
+		}
+	}
+	o.near.PutBack(op.key, was.Entry, outage, changes, until)
 }
 
 // do has Redis do op, or keeps it.
@@ -231,6 +277,7 @@ func (o operator) keep(ctx context.Context, op *operation, cause error) error {
 	o.store.operated.Store(true)
 	err = o.keepWrites(turn, records, cause)
 	if err == nil || errors.Is(err, ErrNotDurable) {
+		op.kept, op.alone = true, there.Op != fallback.OpOperations && there.Op != fallback.OpSet && there.Op != fallback.OpDel
 		op.after = waits.Now.value().After(operationsOf(op.commands))
 	}
 	if err != nil {

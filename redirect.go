@@ -97,7 +97,17 @@ func (o ReadReservation) stands() bool { return o.e != nil && o.r.Epoch() == o.e
 // Redirected returns what ReadReservation.Keep has kept of key, with what is left of its life: as long as memory would
 // answer a value in its place. It asks nobody and counts nothing.
 func (c *Client) Redirected(key string) (content string, ttl time.Duration, ok bool) {
-	e := c.near.Other(key)
+	return c.redirected(c.near.Other(key))
+}
+
+// RedirectedBefore returns what ReadReservation.Keep has kept of key, which Redirected does not return any more as this process has changed the
+// key since by operations that wait for Redis: it is what the key held before all operations that Kept returns. It is known in the
+// outage in which they were made, until the key ends by it or by one of them, and not behind a Set or Del.
+func (c *Client) RedirectedBefore(key string) (content string, ttl time.Duration, ok bool) {
+	return c.redirected(c.near.OtherBefore(key))
+}
+
+func (c *Client) redirected(e *near.Entry) (content string, ttl time.Duration, ok bool) {
 	if e == nil {
 		return "", 0, false
 	}

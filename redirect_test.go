@@ -171,6 +171,69 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 	}
 }
 
+// What was read of a key stands before the operations on it that wait, as long as that is known to be so.
+func TestWhatOthersReadStandsBeforeOperations(t *testing.T) {
+	server := redistest.Start(t)
+	c, cut, heal := away(t, server, func(o *aside.Options) { o.DegradedTTL, o.LockTTL, o.RedisTimeout = -1, time.Minute, 5*time.Second })
+	ctx := testContext(t)
+	target := targetOf(t, c)
+	r := newReader(t, server, target)
+	keys := []string{"adds", "sets", "dels", "ends", "ended", "refused", "others", "set"}
+	for _, key := range keys {
+		o := target.Reserve(key)
+		r.do("CLIENT", "CACHING", "YES")
+		r.do("HGETALL", key)
+		require.True(t, o.Keep("of "+key, -1))
+	}
+	cut()
+	before := func(key string) string {
+		content, _, _ := c.RedirectedBefore(key)
+		return content
+	}
+	for _, key := range keys {
+		require.Empty(t, before(key))
+		content, _, ok := c.Redirected(key)
+		require.True(t, ok)
+		require.Equal(t, "of "+key, content)
+	}
+	apply := func(key string, ops ...aside.Operation) {
+		t.Helper()
+		_, err := c.Apply(ctx, key, ops, nil)
+		require.ErrorIs(t, err, aside.ErrKept)
+		_, _, ok := c.Redirected(key)
+		require.False(t, ok, "it is not what the key holds now")
+	}
+	for range 2 {
+		apply("adds", op("HSET", "a", "1"))
+		require.Equal(t, "of adds", before("adds"))
+	}
+	apply("sets", op("HSET", "a", "1"), op("SET", "text"), op("DEL"), op("HSET", "a", "1"))
+	apply("dels", op("HSET", "a", "1"))
+	require.NoError(t, c.Del(ctx, "dels"))
+	apply("dels", op("HSET", "a", "1"))
+	apply("ended", op("PEXPIRE", "-1"))
+	for _, key := range []string{"sets", "dels", "ended"} {
+		require.Empty(t, before(key), key)
+	}
+	apply("ends", op("HSET", "a", "1"), op("PEXPIRE", "300"), op("PERSIST"))
+	eventually(t, "the first end", func() bool { return before("ends") == "" })
+	_, err := c.Apply(ctx, "refused", []aside.Operation{op("HSET", "a", "1")}, func(aside.Kept) error { return aside.ErrClosed })
+	require.ErrorIs(t, err, aside.ErrClosed)
+	require.Empty(t, before("refused"))
+	_, err = c.Apply(ctx, "others", []aside.Operation{op("HSET", "a", "1")}, func(aside.Kept) error { c.Forget("others"); return nil }) // it is told of
+	require.ErrorIs(t, err, aside.ErrKept)
+	require.Empty(t, before("others"))
+	apply("set", op("HSET", "a", "1"))
+	require.NoError(t, c.Set(ctx, time.Hour, "set", "text"))
+	require.Empty(t, before("set"))
+
+	heal()
+	require.Empty(t, before("adds"))
+	cut()
+	apply("adds", op("HSET", "b", "1"))
+	require.Empty(t, before("adds"), "another outage knows nothing of it")
+}
+
 func TestAClientWithoutMemoryHasNoRedirectTarget(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes = -1 })

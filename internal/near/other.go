@@ -1,6 +1,9 @@
 package near
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // What Redis has said of a key that holds no string is remembered, too: by whoever has read it on another
 // connection, whose reads are told on that of the memory's server (CLIENT TRACKING with REDIRECT). It has
@@ -41,7 +44,37 @@ func (m *Memory) Other(key string) *Entry {
 	if m.cache == nil {
 		return nil
 	}
-	if e, ok := m.cache.get(key); ok && e.has(isOther) && e.verifiedAt(m.opt.Now()) {
+	if e, ok := m.cache.get(key); ok && e.has(isOther) && !e.has(isAway) && e.verifiedAt(m.opt.Now()) {
+		return e
+	}
+	return nil
+}
+
+// PutBack remembers was, which Other or OtherBefore has returned and an own write has dropped that waits for the server, until a time at most: it is
+// what the key held before all writes of this outage, for OtherBefore. It does nothing if the outage is over, or the key has changed since that drop.
+// changes are those of the key then. It copies the key.
+func (m *Memory) PutBack(key string, was *Entry, outage, changes uint64, until int64) *Entry {
+	e := &Entry{raw: was.raw, ends: was.ends, expires: min(was.expires, until), valid: was.valid, span: spanOf(outage, isAway|isOther), at: was.at}
+	if !was.has(isAway) {
+		e.expires = min(e.expires, was.valid.unverifiedUntil.Load())
+	}
+	e.weight.Store(weigh(key, e.raw, 0))
+	s := m.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.cache == nil || s.changesLocked() != changes || outage != e.valid.Outage() || !m.livesAt(key, e.valid) {
+		return nil
+	}
+	m.cache.set(strings.Clone(key), e)
+	return e
+}
+
+// OtherBefore returns what PutBack has remembered of key in this outage, if it may be used still; else nil.
+func (m *Memory) OtherBefore(key string) *Entry {
+	if m.cache == nil {
+		return nil
+	}
+	if e, ok := m.cache.get(key); ok && e.has(isOther) && e.has(isAway) && e.valid.Pushes() && e.verifiedAt(m.opt.Now()) {
 		return e
 	}
 	return nil

@@ -70,6 +70,38 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			require.NotNil(t, m.OtherUnder("k", r))
 			valid.Degrade(200)
 			require.Equal(t, "raw", m.Other("k").Raw())
+
+			read := m.Other("k") // an own write that waits for the server drops it, and it comes back
+			changes := m.Drop("k")
+			outage := valid.Outage()
+			require.Nil(t, m.PutBack("k", read, outage-1, changes, never), "the outage is over")
+			require.Nil(t, m.PutBack("k", read, outage, changes-1, never), "it has changed since")
+			require.NotNil(t, m.PutBack("k", read, outage, changes, never))
+			require.Equal(t, "raw", m.OtherBefore("k").Raw())
+			require.Nil(t, m.Other("k"), "it is not what the key holds now")
+			require.Nil(t, m.OtherUnder("k", m.Reserve("k", valid)))
+			require.Nil(t, m.Lookup("k"))
+			again := m.OtherBefore("k")
+			changes = m.Drop("k")
+			require.Nil(t, m.OtherBefore("k"))
+			require.NotNil(t, m.PutBack("k", again, outage, changes, 150))
+			now = 150
+			require.Nil(t, m.OtherBefore("k"), "its time is over")
+			now = 100
+			m.Invalidate("k")
+			require.Nil(t, m.OtherBefore("k"))
+			changes = m.Drop("k")
+			require.NotNil(t, m.PutBack("k", read, outage, changes, never))
+			now = 199
+			require.NotNil(t, m.OtherBefore("k"))
+			now = 200
+			require.Nil(t, m.OtherBefore("k"), "it was read, and not written")
+			now = 100
+			valid.Restore()
+			require.Nil(t, m.OtherBefore("k"), "the outage is over")
+			valid.Degrade(200)
+			require.Nil(t, m.OtherBefore("k"), "this is another one")
+			require.NotNil(t, put(-1))
 			now = 200
 			require.Nil(t, m.Other("k"))
 			valid.NewEpoch()

@@ -16,7 +16,7 @@ import (
 // Commands that need more than one look or one write are done here while Redis is away (steps.go).
 //
 // A read goes by all that is known: what is kept, and what memory has for as long as a GET is answered
-// from it. A write goes by what this proxy has kept itself: what it had read before, another may have
+// from it; of a hash, set or list the one done on the other. A write goes by what this proxy has kept itself: what it had read before, another may have
 // changed since, and to act on that would be wrong where to show it is merely late.
 
 // doneAway reports whether conn.away looks at a command that is served here.
@@ -193,7 +193,7 @@ func (c *conn) keep(calls []call, key string) (answer, error) {
 	}
 	redis, err := c.server.store.Keep(c.ctx, key, ops, func(k proxy.Kept) (err error) {
 		s := newStage(c.server.options.MaxValueBytes)
-		s.known[key] = fold(k, s.now)
+		s.known[key] = fold(k, s.now, nil)
 		var changed bool
 		answers, changed, err = s.doAll(calls, c.server.options.LocalAnswers)
 		failed := slices.ContainsFunc(answers, func(a answer) bool { _, ok := a.(failure); return ok })
@@ -232,7 +232,7 @@ func (c *conn) supposed(key string, now time.Time) *entry {
 	if err != nil {
 		return unknown()
 	}
-	e := fold(k, now)
+	e := fold(k, now, nil)
 	if v, ok := c.server.store.Held(c.ctx, key); ok && e.part && !e.exists && e.kind == "" {
 		e.kind, e.Value, e.vague = aString, v, true
 	}
@@ -293,12 +293,15 @@ func (c *conn) learnBy(get getter, s *stage, key string) error {
 
 // learnKept has s know what the proxy knows of a key that holds no string, or of which only operations are known.
 func (c *conn) learnKept(s *stage, key string) error {
+	before := c.server.heardBefore(key)
 	k, ok, err := c.server.store.Kept(c.ctx, key)
 	switch {
 	case err != nil:
 		return err
+	case ok && before != nil && c.server.heardBefore(key) == nil: // it has changed meanwhile
+		s.known[key] = fold(k, s.now, nil)
 	case ok:
-		s.known[key] = fold(k, s.now)
+		s.known[key] = fold(k, s.now, before)
 	default:
 		if e := c.server.heard(key); e != nil {
 			s.known[key] = e

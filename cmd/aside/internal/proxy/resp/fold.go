@@ -13,8 +13,9 @@ import (
 // each of them done on that. It is worked out anew for each command, so that there is one truth, on
 // disk.
 
-// fold returns what is known of a key by what waits for it.
-func fold(k proxy.Kept, now time.Time) *entry {
+// fold returns what is known of a key by what waits for it; before: what the key held before that, as it was read, to be
+// changed. nil: nobody knows.
+func fold(k proxy.Kept, now time.Time, before *entry) *entry {
 	if k.Base != aside.BaseUnknown && k.Kept.Now.Known {
 		return knownAs(k.Now.Value, !k.Now.Deleted)
 	}
@@ -26,6 +27,9 @@ func fold(k proxy.Kept, now time.Time) *entry {
 	case aside.BaseString:
 		s.known[""] = knownAs(k.Value, k.Value.TTL != 0)
 	case aside.BaseUnknown:
+		if before != nil {
+			s.known[""] = before
+		}
 	}
 	operations := fromLatestWhole(k.Operations)
 	for i, o := range operations {

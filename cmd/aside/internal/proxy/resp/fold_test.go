@@ -60,7 +60,7 @@ func TestWhatIsKnownOfAKeyByItsOperations(t *testing.T) {
 		}
 		s := newStage(1 << 20)
 		s.now = now
-		s.known["k"] = fold(k, now)
+		s.known["k"] = fold(k, now, nil)
 		ask := line(c.ask)
 		got := fmt.Sprint(s.do(steps[ask[0]], ask[1:]))
 		if s.missing {

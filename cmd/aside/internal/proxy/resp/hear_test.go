@@ -24,12 +24,17 @@ type hearer struct {
 }
 
 func newHearer(t testing.TB, protocol string, change ...func(*aside.Options)) *hearer {
+	return newHearerOf(t, protocol, Options{}, change...)
+}
+
+func newHearerOf(t testing.TB, protocol string, o Options, change ...func(*aside.Options)) *hearer {
 	redis := redistest.Start(t)
 	through := faultproxy.New(t, redis.Addr())
 	store, c := newHastyStore(t, through.Addr(), t.TempDir(), append([]func(*aside.Options){func(o *aside.Options) {
 		o.RedisTimeout, o.LockTTL, o.DegradedTTL = 5*time.Second, time.Minute, -1
 	}}, change...)...)
-	s, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: []string{through.Addr()}}, Collections: true})
+	o.Redis, o.Collections = &rueidis.ClientOption{InitAddress: []string{through.Addr()}}, true
+	s, addr := serve(t, store, o)
 	p := dial(t, addr)
 	require.NotContains(t, p.do("HELLO", protocol), "ERR")
 	return &hearer{s, p, redis, through, c}

@@ -585,7 +585,6 @@ func TestWhatWasReadIsNeverAnsweredWrongly(t *testing.T) {
 			}
 			m.run(through, *modelCommands/4, readingCommand)
 			require.NotZero(t, m.heard)
-			require.NotZero(t, m.parts)
 			t.Logf("%d keys were remembered as outages began, %d of them in part", m.heard, m.parts)
 			for _, name := range []string{"HGETALL", "SMEMBERS", "LRANGE", "HGET", "HMGET", "SISMEMBER"} {
 				t.Logf("%-12s answered %6d, refused %6d", name, m.answered[name], m.refused[name])
