@@ -174,32 +174,22 @@ func (s *Server) hearingOf(content string) *upstream.Hearing {
 }
 
 // heard is what is remembered of a key, while Redis is away; nil: nothing.
-func (s *Server) heard(key string) *entry {
-	if !s.hearsOf(key) {
-		return nil
-	}
-	content, ttl, ok := s.store.Client().Redirected(key)
-	if !ok {
-		return nil
-	}
-	return s.entryOf(content, ttl)
-}
+func (s *Server) heard(key string) *entry { return s.recall(key, (*aside.Client).Redirected) }
 
 // heardBefore is what was remembered of a key before operations on it were kept in this outage; nil: nothing.
 func (s *Server) heardBefore(key string) *entry {
-	if !s.hearsOf(key) {
+	return s.recall(key, (*aside.Client).RedirectedBefore)
+}
+
+func (s *Server) recall(key string, from func(*aside.Client, string) (string, time.Duration, bool)) *entry {
+	if !s.options.Collections || s.pool == nil || s.store.IsStrict(key) {
 		return nil
 	}
-	content, ttl, ok := s.store.Client().RedirectedBefore(key)
+	content, ttl, ok := from(s.store.Client(), key)
 	if !ok {
 		return nil
 	}
 	return s.entryOf(content, ttl)
-}
-
-// hearsOf reports whether what is read of key may be remembered.
-func (s *Server) hearsOf(key string) bool {
-	return s.options.Collections && s.pool != nil && !s.store.IsStrict(key)
 }
 
 // entryOf reads what is remembered, with what is left of the key's life; nil if it counts no more.
