@@ -117,13 +117,13 @@ func TestAWriteDuringARefreshWins(t *testing.T) {
 		"a Del of its process": {func(_ *redistest.Server, mine, _ *aside.Client) { must(mine.Del(context.Background(), "k")) }, nil},
 		"a Del of another":     {func(_ *redistest.Server, _, other *aside.Client) { must(other.Del(context.Background(), "k")) }, nil},
 		"a Set of the same": {func(server *redistest.Server, _, other *aside.Client) {
-			end := server.Do("PTTL", "k").(int64)
-			must(other.Set(context.Background(), time.Duration(end)*time.Millisecond, "k", "1"))
+			withItsEnd(server, func() { must(other.Set(context.Background(), grace, "k", "1")) })
 		}, "1"},
 		"a Del, and a foreign SET of the same with the same end": {func(server *redistest.Server, _, other *aside.Client) {
-			end := server.Do("PTTL", "k").(int64)
-			must(other.Del(context.Background(), "k"))
-			server.Do("SET", "k", "1", "PX", end)
+			withItsEnd(server, func() {
+				must(other.Del(context.Background(), "k"))
+				server.Do("SET", "k", "1")
+			})
 		}, "1"},
 		"a foreign SET":                   {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "foreign") }, "foreign"},
 		"a foreign SET of the same":       {func(server *redistest.Server, _, _ *aside.Client) { server.Do("SET", "k", "1", "PX", 10_000) }, "1"},
@@ -160,6 +160,14 @@ func TestAWriteDuringARefreshWins(t *testing.T) {
 			require.EqualValues(t, 1, mine.Stats().FillsRefused)
 		})
 	}
+}
+
+// withItsEnd has k end just when it would have ended without write, however long that takes.
+func withItsEnd(server *redistest.Server, write func()) {
+	const end = "local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000) + redis.call('PTTL', KEYS[1])"
+	at := server.Do("EVAL", end, "1", "k").(int64)
+	write()
+	server.Do("PEXPIREAT", "k", at)
 }
 
 func must(err error) {
