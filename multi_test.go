@@ -38,7 +38,7 @@ func TestABatchThatWaitsHoldsNobodyElse(t *testing.T) {
 	require.Equal(t, "v", value)
 	cancel()
 	require.Equal(t, map[string]string{"live": "v"}, await(t, batch))
-	require.Zero(t, c.Stats().Waiting)
+	awaitNobody(t, c)
 }
 
 // A polling batch looks at all its keys in one go.
