@@ -18,7 +18,9 @@ import (
 // uses this library. docs/GUARANTEES.md has the promise and its limits. Before it keeps them, Apply
 // calls decide, if that is not nil, with what waits already: an error of decide is returned, and
 // nothing is kept. Calls for one key come to decide one after the other; it must not call the Client
-// for that key, and must be quick.
+// for that key, and must be quick. A Set or Del of the key by this client that runs at the same time
+// is not waited for: where it comes between, the operations are kept behind it, and neither decide nor
+// the sum that Incr returns knows of it.
 //
 // Where Redis has the operations and does not answer, Apply returns ErrUnknownOutcome and keeps
 // nothing. Its other errors are ErrInvalidArgument for an operation that cannot be kept, whether or

@@ -3,10 +3,12 @@ package aside_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside"
@@ -135,5 +137,43 @@ func TestAnEndCountsForTheRestOfAListThatWasBegunBefore(t *testing.T) {
 	require.Nil(t, server.Do("GET", "set"))
 	require.Nil(t, server.Do("GET", "expire"))
 	require.Equal(t, "10", server.Do("GET", "lives"))
+	require.Zero(t, c.Stats().Rejected)
+}
+
+// A Set that comes between Apply's look at what waits and its Put stays before the operations, also where its
+// value is in its file only by then. A relapse has the operations alone: the Set was acknowledged, and is lost.
+func TestASetThatComesBesideAnApplyStaysBeforeIt(t *testing.T) {
+	server := redistest.Start(t)
+	const most = 8 << 10
+	c, cut, heal := away(t, server, func(o *aside.Options) {
+		o.Fallback = fallback.Options{MemoryBytes: most, FlushInterval: 10 * time.Millisecond}
+	})
+	ctx := testContext(t)
+	value := strings.Repeat("v", 1000)
+	cut()
+	_, err := c.Apply(ctx, "k", []aside.Operation{op("APPEND", "w")}, func(k aside.Kept) error {
+		assert.False(t, k.Now.Known)
+		set := make(chan error, 1)
+		go func() { // another caller; ends with the test's context
+			err := c.Set(ctx, time.Hour, "k", value)
+			for i := 0; i < 2*most/len(value) && err == nil; i++ { // which are newer, so k's leaves memory first
+				err = c.Set(ctx, time.Hour, fmt.Sprint("other", i), value)
+			}
+			set <- err
+		}()
+		if err := <-set; err != nil {
+			return err
+		}
+		eventually(t, "all is in files", func() bool { return c.Health().Fallback.Dirty == 0 })
+		return nil
+	})
+	require.ErrorIs(t, err, aside.ErrKept)
+	v, ok, err := c.Peek(ctx, "k")
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, value+"w", v)
+	heal()
+	require.Equal(t, value+"w", server.Do("GET", "k"))
+	require.InDelta(t, 3600, server.Do("TTL", "k"), 60)
 	require.Zero(t, c.Stats().Rejected)
 }

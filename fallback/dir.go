@@ -34,6 +34,9 @@ type Dir struct {
 
 	x *index // its mutex guards all below, too
 
+	pinned  map[string]int // keys whose values stay in memory, and for how many Puts of operations; see behind.go
+	readers sync.WaitGroup // those who read for them; nobody joins once x is closed
+
 	gone         map[digest]goneFile      // files whose records are gone: the flusher removes them
 	goneBytes    int64                    // of them
 	bad          []badFile                // files that cannot be read: the flusher puts them into quarantine
@@ -100,6 +103,11 @@ func (d *Dir) Put(ctx context.Context, records ...Record) error {
 	if err := validateAll(records); err != nil {
 		return err
 	}
+	unpin, err := d.pin(ctx, records)
+	if err != nil {
+		return err
+	}
+	defer unpin()
 	p, err := d.admit(ctx, records)
 	if err != nil || len(p.records) == 0 {
 		return err
@@ -249,6 +257,10 @@ func (d *Dir) needLocked(records []Record) (p put, limit int64) {
 		p.values += int64(len(r.Value))
 		if r.Op == OpOperations {
 			p.operations += int64(len(r.Value))
+			if e := d.x.behindLocked(r.Key, p.records[:i+1]); e != nil {
+				p.operations += e.size
+				p.disk += 4 * e.size / 3
+			}
 		}
 		if r.Op != OpDel {
 			limit = d.o.MaxBytes - reserve(d.o.MaxBytes)

@@ -78,6 +78,7 @@ func (d *Dir) finish() {
 	if err := d.journal.Close(context.Background()); err != nil {
 		d.finalErr = errors.Join(d.diskError(err), d.finalErr)
 	}
+	d.readers.Wait()
 	_ = d.fs.Remove(journalDir) // if it is empty
 	if err := d.lock.Close(); err != nil {
 		d.finalErr = errors.Join(d.finalErr, d.diskError(err))
@@ -385,14 +386,14 @@ func (d *Dir) writtenLocked(it *item) {
 	}
 }
 
-// trimLocked leaves values to the files where they are too many for memory.
+// trimLocked leaves values to the files where they are too many for memory, but for those that are pinned.
 func (d *Dir) trimLocked() {
-	for d.x.values > d.o.MemoryBytes || d.o.forget {
-		e := d.x.idle.first()
-		if e == nil {
-			return
+	for e := d.x.idle.first(); e != nil && (d.x.values > d.o.MemoryBytes || d.o.forget); {
+		next := d.x.idle.next(e)
+		if d.pinned[e.record.Key] == 0 {
+			d.x.forgetValueLocked(e)
 		}
-		d.x.forgetValueLocked(e)
+		e = next
 	}
 }
 

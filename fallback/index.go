@@ -79,7 +79,7 @@ func replaces(next, now *Record) bool {
 }
 
 // mergeLocked remembers a record if the rules say so. dirty reports whether the file is behind it.
-// It returns the entry if the record is now the key's.
+// It returns the entry if the record is now the key's. What behindLocked returns is here: behind.go sees to it.
 func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 	x.seenLocked(r.Stamp)
 	e := x.byKey[r.Key]
@@ -93,14 +93,12 @@ func (x *index) mergeLocked(r *Record, at int64, dirty bool) *entry {
 			return nil
 		}
 		r, log = &merged, more
-	case e != nil && e.held:
+	case e != nil:
 		merged, ok := Merge(e.found().whole(), *r)
 		if !ok {
 			return nil
 		}
 		r = &merged
-	case e != nil && !replaces(r, &e.record): // its value is not here, and not needed: operations bring along the Set that they follow
-		return nil
 	}
 	if e == nil {
 		e = new(entry)
@@ -172,6 +170,13 @@ func (x *index) cleanLocked(e *entry) {
 func (x *index) forgetValueLocked(e *entry) {
 	x.uncountLocked(e)
 	e.record.Value, e.held = "", false
+	x.countLocked(e)
+}
+
+// holdLocked has a value here again that was left to the file.
+func (x *index) holdLocked(e *entry, value string) {
+	x.uncountLocked(e)
+	e.record.Value, e.held = value, true
 	x.countLocked(e)
 }
 

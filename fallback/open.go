@@ -67,7 +67,7 @@ func OpenFS(fsys vfs.FS, o Options) (*Dir, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDisk, o.dir, err)
 	}
 	d := &Dir{
-		o: o, fs: fsys, lock: lock, x: newIndex(),
+		o: o, fs: fsys, lock: lock, x: newIndex(), pinned: make(map[string]int),
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		gone: make(map[digest]goneFile), foreign: make(map[foreignKey]*foreign), foreignNotes: make(map[foreignHash]*foreign), untidy: make(map[string]bool),
 		writers: new(writers), progress: make(chan struct{}), closed: make(chan struct{}),
@@ -291,6 +291,11 @@ func (m *merger) merge(j journal.Record) error {
 		return nil //nolint:nilerr // a record that Put would have refused was not ours, and must not keep us from the others
 	}
 	d := m.d
+	if e := d.x.behindLocked(r.Key, []Record{r}); e != nil && !e.held {
+		if err := d.readAgain([]found{e.found()}); err != nil {
+			return err
+		}
+	}
 	d.x.mergeLocked(&r, time.Now().UnixMilli(), true)
 	if m.keys != nil {
 		m.keys[journal.HashKey(r.Key)] = r.Key

@@ -680,11 +680,13 @@ func operations(t *trial) error {
 	}
 	set := t.set("set", "v")
 	set.Stamp = "0000000000000001" // before them
-	// Who puts operations behind a Set brings it along as the first: a store need not have its value at hand.
+	// Who puts operations behind a Set brings it along as the first.
 	first := fallback.Record{Op: fallback.OpOperations, Key: set.Key, Stamp: set.Stamp, Slack: set.Slack, Value: list(2, set.Stamp, fmt.Sprintf("\"SET\",%q,\"PXAT\",\"%d\"", set.Value, set.Expires))}
+	came := t.set("came", "w") // after they had been made: it comes before them all the same
+	came.Stamp = set.Stamp
 	late := t.del("k") // of before them: a store that has read it again must not do it before them
 	late.Stamp = set.Stamp
-	puts := []fallback.Record{made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), late, set, first, made("set", 2, 2, "APPEND")}
+	puts := []fallback.Record{came, made("k", 2, 2, "SADD"), made("k", 2, 3, "SREM"), late, set, first, made("set", 2, 2, "APPEND"), made("came", 2, 2, "APPEND")}
 	want := make(map[string]fallback.Record)
 	for _, r := range puts {
 		for range 2 { // what comes twice is there once
@@ -717,6 +719,6 @@ func operations(t *trial) error {
 	if t.store.Stats().Quarantined != 1 || !t.store.Pending("k") {
 		return errors.New("Reject does not count what it was given, or changes the record of the key")
 	}
-	t.store.Settle(want["k"], want["set"])
-	return errors.Join(t.expectNone("k"), t.expectNone("set"))
+	t.store.Settle(want["k"], want["set"], want["came"])
+	return errors.Join(t.expectNone("k"), t.expectNone("set"), t.expectNone("came"))
 }
