@@ -169,6 +169,8 @@ func (r refresher) lock(who *caller, items []*refreshItem, p *plan) (load []load
 		case r.store.Pending(item.f.key): // what this process has written is newer than any load
 			item.rest, item.held = soon, -1
 			continue
+		case !sh.Asks() && r.isFresh(item, p): // Redis would have said so
+			continue
 		case !sh.Asks():
 			item.loads = true
 			load = append(load, loadItem{f: item.f, free: true, refresh: item, old: item.old})
@@ -204,6 +206,21 @@ func (r refresher) lock(who *caller, items []*refreshItem, p *plan) (load []load
 		}
 	})
 	return load
+}
+
+// isFresh reports whether nobody who needs what p does would find an item due in memory: another call has
+// found it so at the same time, and it was refreshed since.
+func (r refresher) isFresh(item *refreshItem, p *plan) bool {
+	e, now := r.near.Lookup(item.f.key), r.link.Now()
+	if item.insists || e == nil || e.Expired(now) {
+		return false
+	}
+	ends, _ := e.Ends()
+	ttl, grace := p.ttl, p.options.need.Grace
+	if m := e.Meta(); m != nil && m.TTL > 0 {
+		ttl, grace = m.TTL, m.Grace
+	}
+	return p.options.need.Fresh(now, ttl, ends, grace)
 }
 
 // refreshEnd is how a load of refreshes ends.

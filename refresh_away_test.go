@@ -1,0 +1,57 @@
+package aside
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/codec"
+)
+
+// In an outage no lock keeps a call from refreshing what another one has refreshed since both have found it
+// stale, or due.
+func TestWhatIsFreshAgainIsNotRefreshedInAnOutage(t *testing.T) {
+	for name, row := range map[string]struct {
+		opts  []ViewOption
+		sleep time.Duration
+	}{
+		"stale": {[]ViewOption{WithGrace(time.Hour)}, time.Minute},
+		"due":   {[]ViewOption{WithRefreshAhead(0.5)}, time.Minute - time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, ctx, loads := newAway(t), t.Context(), 0
+				view := Typed(c, codec.String(), row.opts...)
+				load := func(context.Context, string) (string, error) {
+					loads++
+					time.Sleep(time.Second / 2) // it is due for certain, as loads take so long
+					return "v", nil
+				}
+				ask := func() {
+					_, err := view.Get(ctx, time.Minute, "k", load)
+					require.NoError(t, err)
+					time.Sleep(time.Second)
+				}
+				ask()
+				time.Sleep(row.sleep - 3*time.Second/2)
+				require.Equal(t, 1, loads)
+				late := func() { // who has found it so, and asks for its refresh
+					call := &typedLoad[string]{plan: plan{ttl: time.Minute, defaults: view.calls}, t: view, user: load}
+					call.plan.call = call
+					var err error
+					call.options, err = c.callOptions(view.calls, nil)
+					require.NoError(t, err)
+					refresher{c}.begin([]string{"k"}, &call.plan)
+					time.Sleep(time.Second)
+				}
+				late()
+				require.Equal(t, 2, loads, "it is stale")
+				late()
+				require.Equal(t, 2, loads, "another has refreshed it meanwhile")
+			})
+		})
+	}
+}
