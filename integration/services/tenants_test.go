@@ -18,6 +18,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/redaside/aside"
+	"github.com/redaside/aside/internal/harness"
 )
 
 // Servers that keep their contexts in a pool, and a loader that asks its context for the tenant:
@@ -201,6 +202,7 @@ func TestNobodyGetsAnotherTenantsSettings(t *testing.T) {
 					value, err := ask(t.Context(), tenant, false)
 					require.NoError(t, err)
 					require.Equal(t, "settings of "+tenant, value)
+					harness.Stored(t, client, "settings:"+tenant)
 					require.Equal(t, "settings of "+tenant, server.Do("GET", "settings:"+tenant))
 				}
 			})
