@@ -595,6 +595,12 @@ func TestAGetMultiLeavesOutWhatItsRefreshHasFoundGone(t *testing.T) {
 		"a client's": func(c *aside.Client, key string) (map[string]string, error) {
 			return c.GetMulti(ctx, fresh, []string{key}, gone, aside.WithGrace(grace), aside.WithSoftTimeout(patience))
 		},
+		"a view's FetchMulti": func(c *aside.Client, key string) (map[string]string, error) {
+			return valuesOf(graceful(c).FetchMulti(ctx, fresh, []string{key}, gone, aside.WithSoftTimeout(patience)))
+		},
+		"a client's FetchMulti": func(c *aside.Client, key string) (map[string]string, error) {
+			return valuesOf(c.FetchMulti(ctx, fresh, []string{key}, gone, aside.WithGrace(grace), aside.WithSoftTimeout(patience)))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newClient(t, server.Addr())
@@ -605,6 +611,14 @@ func TestAGetMultiLeavesOutWhatItsRefreshHasFoundGone(t *testing.T) {
 			require.Empty(t, values)
 		})
 	}
+}
+
+func valuesOf(results map[string]aside.Result[string], err error) (map[string]string, error) {
+	values := make(map[string]string, len(results))
+	for key, result := range results {
+		values[key] = result.Value
+	}
+	return values, err
 }
 
 // A key that another process refreshes is free for this one when that has ended, whatever else the

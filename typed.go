@@ -184,10 +184,8 @@ func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T],
 		bad = fingerprint(out.stored())
 	}
 	// Whoever fills this key writes what we cannot read: another type shares it.
-	if how != nil {
-		asked{t.c, key, 0}.alone(how, t.c.link.Now())
-	}
-	return alone(ctx, t.c, t.calls, p.opts, func(ctx context.Context) (none T, _ error) {
+	began := t.c.link.Now()
+	value, err := alone(ctx, t.c, t.calls, p.opts, func(ctx context.Context) (none T, _ error) {
 		value, err := load(ctx, t.short(key))
 		switch {
 		case err != nil:
@@ -197,6 +195,10 @@ func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T],
 		}
 		return t.copied(value), nil
 	})
+	if how != nil {
+		asked{t.c, key, 0}.alone(how, began)
+	}
+	return value, err
 }
 
 // getBeside is a Get of a key of which memory has a newer version, e.

@@ -80,6 +80,30 @@ func TestAMemoryWithoutTrackingEndsInTime(t *testing.T) {
 	})
 }
 
+// A process that is told of no changes has what it has itself refreshed. What another one has refreshed,
+// and it has not heard of, it does not load again.
+func TestARefreshWhereNoChangesAreTold(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	a, b, ctx := newClient(t, server.Addr(), untrackedFor(time.Hour)), newClient(t, server.Addr(), untrackedFor(time.Hour)), testContext(t)
+	server.Do("SET", "k", "1", "PX", (grace / 2).Milliseconds())
+	for _, c := range []*aside.Client{a, b} {
+		value, err := aside.Typed(c, codec.String()).Get(ctx, fresh, "k", mustNotLoad)
+		require.NoError(t, err)
+		require.Equal(t, "1", value, "to who gives no grace it is fresh")
+	}
+	db := newSource("2")
+	get := getGracefully(ctx, t, db)
+	require.Equal(t, "1", get(a))
+	eventually(t, "it is refreshed", refreshed(a))
+	require.EqualValues(t, 1, db.Calls.Load())
+	require.Equal(t, "2", get(a))
+	require.Equal(t, "1", get(b), "nobody has told")
+	eventually(t, "it has asked whether it is to refresh it", refreshed(b))
+	require.EqualValues(t, 1, db.Calls.Load())
+	require.Equal(t, "2", server.Do("GET", "k"))
+}
+
 // Without the option there is no memory, as before.
 func TestWithoutTrackingThereIsNoMemoryUnasked(t *testing.T) {
 	t.Parallel()
