@@ -129,6 +129,33 @@ func TestWithFreshHearsOfWhatWasClearedOnAnotherShard(t *testing.T) {
 	}
 }
 
+// A flight that is held up, as another shard has not told the state of a tag yet, must not give a value
+// from before a push to a caller from after it.
+func TestAFlightThatAwaitsTheStateOfATagDoesNotBecomeStale(t *testing.T) {
+	t.Parallel()
+	e := startElsewhere(t)
+	patient := func(o *aside.Options) {
+		o.RedisTimeout, o.LockTTL, o.StaleLease = 20*time.Second, time.Minute, time.Minute
+	}
+	a, b, ctx := newClient(t, "", e.direct), newClient(t, "", e.behind, patient), testContext(t)
+	require.NoError(t, a.Set(ctx, time.Hour, "k", "old", aside.WithTags(e.tag)))
+	get := func() (string, error) { return b.Get(ctx, time.Hour, "k", mustNotLoad) }
+	proxy := e.proxyOf(wire.TagGroup(e.tag))
+	proxy.Ignore("PING", "TIME", "HELLO", "CLIENT", "CLUSTER", "INFO", "CONFIG")
+	asked := proxy.Commands()
+	proxy.CutReplies()
+	first := inBackground(get)
+	eventually(t, "it has read the key, and asks for the tag", func() bool { return proxy.Commands() > asked })
+	heard := b.Stats().Invalidations
+	require.NoError(t, a.Set(ctx, time.Hour, "k", "new"))
+	eventually(t, "the push has come", func() bool { return b.Stats().Invalidations > heard })
+	second := inBackground(get)
+	awaitShared(t, b, 1)
+	proxy.Heal()
+	require.Equal(t, result{Value: "old"}, await(t, first), "it asked before")
+	require.Equal(t, result{Value: "new"}, await(t, second), "it asked after")
+}
+
 // A call with WithFresh asks for no groups of the shard that answers with the value: what their keys
 // say was told before that answer.
 func TestWithFreshAsksForNoGroupsOfTheShardThatAnswers(t *testing.T) {
