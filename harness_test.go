@@ -8,10 +8,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 
+	"github.com/redaside/aside"
 	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/harness"
 	"github.com/redaside/aside/internal/redistest"
@@ -72,6 +74,12 @@ var (
 	awaitMode    = harness.AwaitMode
 	allocations  = harness.Allocations
 )
+
+// patient are the options of a client to which a machine that stops for seconds is no outage, and which
+// looks for no lock of a load in that time.
+func patient(o *aside.Options) {
+	o.RedisTimeout, o.LockTTL, o.StaleLease = 20*time.Second, time.Minute, time.Minute
+}
 
 func await[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()

@@ -141,7 +141,7 @@ func TestAWriteDuringARefreshWins(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t)
-			mine, other, ctx := newClient(t, server.Addr()), newClient(t, server.Addr()), testContext(t)
+			mine, other, ctx := newClient(t, server.Addr(), patient), newClient(t, server.Addr(), patient), testContext(t)
 			db := newSource("1")
 			_, err := graceful(mine).Get(ctx, fresh, "k", db.Load)
 			require.NoError(t, err)
