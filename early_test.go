@@ -20,13 +20,19 @@ func TestAFullTrackingTableIsNoticed(t *testing.T) {
 		keys = append(keys, fmt.Sprint("k", i))
 		server.Do("SET", keys[i], "v")
 	}
-	for range 5 {
+	read := func() {
 		values, err := c.GetMulti(ctx, time.Minute, keys, newSource("v").LoadMany)
 		require.NoError(t, err)
 		require.Len(t, values, len(keys))
 	}
-	eventually(t, "it is said", func() bool { return len(log.lines("level=WARN", "tracking table is full")) > 0 })
-	require.Greater(t, c.Stats().GoneEarly, int64(100))
+	eventually(t, "it is said", func() bool { // what is told a second late, as the machine was held up, is not early
+		read()
+		return len(log.lines("level=WARN", "tracking table is full")) > 0
+	})
+	require.GreaterOrEqual(t, c.Stats().GoneEarly, int64(100))
+	for range 5 {
+		read()
+	}
 	require.Len(t, log.lines("level=WARN", "tracking table is full"), 1, "once a minute")
 }
 
