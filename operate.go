@@ -275,7 +275,9 @@ func (o operator) keep(ctx context.Context, op *operation, cause error) error {
 		return fmt.Errorf("%w: the operations that wait for key %s would have %d bytes, more than Options.MaxValueBytes (%d): nothing was kept", ErrTooLarge, quoted(op.key), bytes, o.opt.MaxValueBytes)
 	}
 	o.store.operated.Store(true)
+	o.store.underWay.enter(op.key, records[len(records)-1].Stamp)
 	err = o.keepWrites(turn, records, cause)
+	o.store.underWay.leave(op.key)
 	if err == nil || errors.Is(err, ErrNotDurable) {
 		op.kept, op.alone = true, there.Op != fallback.OpOperations && there.Op != fallback.OpSet && there.Op != fallback.OpDel
 		op.after = waits.Now.value().After(operationsOf(op.commands))

@@ -29,6 +29,7 @@ type outbox struct {
 	recent     recents      // the latest that it has acknowledged, see takeover.go
 	claims     claims       // keys whose records are being replayed, see replay.go
 	operated   atomic.Bool  // operations were kept, by this process or before it
+	underWay   underWay     // operations that are being put into the store
 	replays    replays      // how far that is
 }
 
@@ -287,6 +288,36 @@ func (cl *claims) release(records []fallback.Record, mine []int) {
 		}
 		delete(cl.byKey, records[i].Key)
 	}
+}
+
+// underWay knows the stamps of operations that are being put into the store.
+type underWay struct {
+	mu    sync.Mutex
+	byKey map[string]string // of the last of those that are put for a key; guarded by mu
+}
+
+// enter notes that operations of a key are put; who does that has claimed the key.
+func (u *underWay) enter(key, stamp string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.byKey == nil {
+		u.byKey = make(map[string]string)
+	}
+	u.byKey[key] = stamp
+}
+
+// leave notes that Put has returned: the store has them, if it ever will.
+func (u *underWay) leave(key string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.byKey, key)
+}
+
+// later reports whether operations of a key that come after a write with such a stamp are on their way.
+func (u *underWay) later(key, stamp string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.byKey[key] > stamp
 }
 
 // replays keeps the latest, and tells.

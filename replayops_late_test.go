@@ -82,6 +82,56 @@ func (s *lateSet) Settle(records ...fallback.Record) {
 	s.Memory.Settle(records...)
 }
 
+// A Set that comes to the store while operations made after it are being put there may stand behind them in
+// the journal, which would drop it: it is kept as of now.
+func TestASetBesideOperationsThatAreBeingKeptComesAfterThem(t *testing.T) {
+	server := redistest.Start(t)
+	memory := fallback.NewMemory(0)
+	store := &besideSet{Memory: memory, set: make(chan struct{}), putting: make(chan fallback.Record, 1), goOn: make(chan struct{})}
+	c, cut, heal := away(t, server, func(o *aside.Options) { o.FallbackDir, o.Store = "", store })
+	ctx := testContext(t)
+	cut()
+	set, applied := make(chan error, 1), make(chan error, 1)
+	go func() { set <- c.Set(ctx, time.Hour, "k", "set") }() // ends with the test's context
+	<-store.set
+	go func() { // ends with the test's context
+		_, err := c.Apply(ctx, "k", []aside.Operation{op("APPEND", "x")}, nil)
+		applied <- err
+	}()
+	operations := <-store.putting
+	store.set <- struct{}{}
+	require.ErrorIs(t, <-set, aside.ErrNotDurable)
+	now, _, err := memory.Get("k")
+	require.NoError(t, err)
+	require.Equal(t, fallback.OpSet, now.Op)
+	require.Greater(t, now.Stamp, operations.Stamp, "whatever the journal has first")
+	close(store.goOn)
+	require.ErrorIs(t, <-applied, aside.ErrNotDurable)
+	heal()
+	require.Equal(t, "set", server.Do("GET", "k"))
+}
+
+// besideSet holds up the first Put of a Set, and that of operations.
+type besideSet struct {
+	*fallback.Memory
+	first   atomic.Bool
+	set     chan struct{}
+	putting chan fallback.Record
+	goOn    chan struct{}
+}
+
+func (s *besideSet) Put(ctx context.Context, records ...fallback.Record) error {
+	switch {
+	case records[0].Op == fallback.OpOperations:
+		s.putting <- records[len(records)-1]
+		<-s.goOn
+	case s.first.CompareAndSwap(false, true):
+		s.set <- struct{}{}
+		<-s.set
+	}
+	return s.Memory.Put(ctx, records...)
+}
+
 // The ledger forgets a list a week after its last operation was done, and not after it began.
 func TestALedgerKeepsWhatWasDoneOfAnOldList(t *testing.T) {
 	t.Parallel()

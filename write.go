@@ -320,6 +320,11 @@ func (w *write) perform(ctx context.Context) (failed []failure, kept bool) {
 //
 //	Set k: stamp 1    Apply k: stamp 2, kept    the Set comes to the store    <- it would be lost
 //
+// So it does with those that may have come late to the journal, as operations that are later are on their way:
+//
+//	Set k: stamp 1    Apply k: stamp 2, in the journal    Set k: in the journal, in memory    Apply k: in memory
+//	the process is killed    <- the journal has the Set last, and it would be lost
+//
 // Neither call has seen the other end before it began, so the Set may come after the operations.
 func (w *write) keepAgain(ctx context.Context, records []fallback.Record, cause error) error {
 	if !w.store.operated.Load() {
@@ -327,16 +332,29 @@ func (w *write) keepAgain(ctx context.Context, records []fallback.Record, cause 
 	}
 	ctx, cancel := withGrace(ctx)
 	defer cancel()
-	for i := range records {
-		key := records[i].Key
-		if now, ok := w.store.Stamp(key); ok && now == records[i].Stamp {
-			continue
-		}
-		if err := w.keepOneAgain(ctx, records[i], cause); err != nil {
+	for _, record := range records {
+		if err := w.keepLate(ctx, record, cause); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// keepLate is keepAgain of one record.
+func (w *write) keepLate(ctx context.Context, record fallback.Record, cause error) error {
+	for {
+		if now, ok := w.store.Stamp(record.Key); !ok || now != record.Stamp {
+			return w.keepOneAgain(ctx, record, cause)
+		}
+		if !w.store.underWay.later(record.Key, record.Stamp) {
+			return nil
+		}
+		sh := w.link.Shard(record.Key)
+		record = w.record(record.Key, sh, w.newStamp(sh))
+		if err := w.keepWrites(ctx, []fallback.Record{record}, cause); err != nil && !errors.Is(err, ErrNotDurable) {
+			return err
+		}
+	}
 }
 
 // keepOneAgain is keepAgain of a record that is not the store's any more, or never was.
