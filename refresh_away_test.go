@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,10 +24,11 @@ func TestWhatIsFreshAgainIsNotRefreshedInAnOutage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c, ctx, loads := newAway(t), t.Context(), 0
+				c, ctx := newAway(t), t.Context()
+				var loads atomic.Int32
 				view := Typed(c, codec.String(), row.opts...)
 				load := func(context.Context, string) (string, error) {
-					loads++
+					loads.Add(1)
 					time.Sleep(time.Second / 2) // it is due for certain, as loads take so long
 					return "v", nil
 				}
@@ -37,7 +39,7 @@ func TestWhatIsFreshAgainIsNotRefreshedInAnOutage(t *testing.T) {
 				}
 				ask()
 				time.Sleep(row.sleep - 3*time.Second/2)
-				require.Equal(t, 1, loads)
+				require.EqualValues(t, 1, loads.Load())
 				late := func() { // who has found it so, and asks for its refresh
 					call := &typedLoad[string]{plan: plan{ttl: time.Minute, defaults: view.calls}, t: view, user: load}
 					call.plan.call = call
@@ -48,9 +50,9 @@ func TestWhatIsFreshAgainIsNotRefreshedInAnOutage(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				late()
-				require.Equal(t, 2, loads, "it is stale")
+				require.EqualValues(t, 2, loads.Load(), "it is stale")
 				late()
-				require.Equal(t, 2, loads, "another has refreshed it meanwhile")
+				require.EqualValues(t, 2, loads.Load(), "another has refreshed it meanwhile")
 			})
 		})
 	}

@@ -215,18 +215,19 @@ func getMultiOfAHundredColdKeysCostsThreeRoundTrips(t *testing.T, start Start) {
 	_, err := c.GetMulti(ctx, time.Minute, []string{"warm", "up"}, db.LoadMany)
 	require.NoError(t, err)
 	harness.Stored(t, c, "warm", "up")
-	proxy.ResetCounts()
 	var keys []string
 	for i := range 100 {
 		keys = append(keys, fmt.Sprint("k", i))
 	}
-	for range 2 {
+	for _, trips := range []int{3, 1} { // what was pushed back as late as the loader's return, see above, is read once more
+		proxy.ResetCounts()
 		got, err := c.GetMulti(ctx, time.Minute, keys, db.LoadMany)
 		require.NoError(t, err)
 		require.Len(t, got, 100)
+		harness.AwaitNobody(t, c)
+		require.LessOrEqual(t, proxy.RoundTrips(), trips)
 	}
 	require.EqualValues(t, 2, db.Calls.Load(), "one batch, beside the warm-up")
-	require.LessOrEqual(t, proxy.RoundTrips(), 3)
 }
 
 func peekNeverLoadsAndNeverLocks(t *testing.T, start Start) {
