@@ -276,7 +276,8 @@ func (c *conn) learn(s *stage, keys []string) error {
 // getter gets the string under a key, as proxy.Store.Get does.
 type getter func(ctx context.Context, key string) (proxy.Value, error)
 
-// learnBy has s know what the proxy knows of a key for reading; get is for strings.
+// learnBy has s know what the proxy knows of a key for reading; get is for strings. The error is ErrNotAway if
+// Redis has come back meanwhile, and holds no string there.
 func (c *conn) learnBy(get getter, s *stage, key string) error {
 	switch v, err := get(c.ctx, key); {
 	case err == nil:
@@ -285,6 +286,8 @@ func (c *conn) learnBy(get getter, s *stage, key string) error {
 	case errors.Is(err, aside.ErrNotFound):
 		s.known[key] = &entry{}
 		return nil
+	case isWrongType(err): // it is Redis that says so: it is back
+		return aside.ErrNotAway
 	case !errors.Is(err, proxy.ErrDegraded):
 		return err
 	}

@@ -81,3 +81,15 @@ func TestSumsOfFloatsAreThoseOfRedis(t *testing.T) {
 		require.Equal(t, c[2], sum, c)
 	}
 }
+
+// A command that was to be answered here as Redis was away meets it as it is back, where it is no string's: it is
+// Redis's to answer, and not with what it says to a GET.
+func TestAKeyThatHoldsNoStringIsRedissToAnswerOnceItIsBack(t *testing.T) {
+	h := newHearer(t, "3")
+	h.redis.Do("SADD", "s", "a")
+	c := &conn{server: h.Server, ctx: proxy.NewLazyContext(t.Context(), time.Now().Add(patience))}
+	require.ErrorIs(t, c.learn(newStage(1<<20), []string{"s"}), aside.ErrNotAway)
+	_, err := c.counted([]call{{"DEL", steps["DEL"], []string{"s"}}}, []string{"s"})
+	require.ErrorIs(t, err, aside.ErrNotAway)
+	require.NoError(t, c.learn(newStage(1<<20), []string{"none"}))
+}
