@@ -211,16 +211,8 @@ func (r refresher) lock(who *caller, items []*refreshItem, p *plan) (load []load
 // isFresh reports whether nobody who needs what p does would find an item due in memory: another call has
 // found it so at the same time, and it was refreshed since.
 func (r refresher) isFresh(item *refreshItem, p *plan) bool {
-	e, now := r.near.Lookup(item.f.key), r.link.Now()
-	if item.insists || e == nil || e.Expired(now) {
-		return false
-	}
-	ends, _ := e.Ends()
-	ttl, grace := p.ttl, p.options.need.Grace
-	if m := e.Meta(); m != nil && m.TTL > 0 {
-		ttl, grace = m.TTL, m.Grace
-	}
-	return p.options.need.Fresh(now, ttl, ends, grace)
+	e := r.near.Lookup(item.f.key)
+	return !item.insists && e != nil && e.Fresh(r.link.Now(), p.ttl, &p.options.need)
 }
 
 // refreshEnd is how a load of refreshes ends.

@@ -127,6 +127,15 @@ func (e *Entry) For(now int64, ttl time.Duration, need *freshness.Need) freshnes
 	return need.Judge(now, ttl, v, rand.ExpFloat64)
 }
 
+// Fresh reports whether e is freshness.Good for such a call for certain, see freshness.Need.Fresh.
+func (e *Entry) Fresh(now int64, ttl time.Duration, need *freshness.Need) bool {
+	grace := need.Grace
+	if e.meta != nil && e.meta.TTL > 0 {
+		ttl, grace = e.meta.TTL, e.meta.Grace
+	}
+	return !e.Expired(now) && need.Fresh(now, ttl, e.ends, grace)
+}
+
 // Read reports whether the value was read from Redis, not loaded or set by this process.
 func (e *Entry) Read() bool { return !e.has(isAway | isLoaded) }
 
