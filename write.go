@@ -284,8 +284,7 @@ func (w *write) perform(ctx context.Context) (failed []failure, kept bool) {
 		}
 	}
 	for _, key := range later {
-		sh := w.link.Shard(key)
-		records = append(records, w.record(key, sh, w.newStamp(sh)))
+		records = append(records, w.recordOfNow(key))
 	}
 	if len(records) == 0 {
 		return failed, false
@@ -349,8 +348,7 @@ func (w *write) keepLate(ctx context.Context, record fallback.Record, cause erro
 		if !w.store.underWay.later(record.Key, record.Stamp) {
 			return nil
 		}
-		sh := w.link.Shard(record.Key)
-		record = w.record(record.Key, sh, w.newStamp(sh))
+		record = w.recordOfNow(record.Key)
 		if err := w.keepWrites(ctx, []fallback.Record{record}, cause); err != nil && !errors.Is(err, ErrNotDurable) {
 			return err
 		}
@@ -374,8 +372,7 @@ func (w *write) keepOneAgain(ctx context.Context, record fallback.Record, cause 
 			return nil // a later Set or Del
 		}
 	}
-	sh := w.link.Shard(record.Key)
-	return w.keepWrites(ctx, []fallback.Record{w.record(record.Key, sh, w.newStamp(sh))}, cause)
+	return w.keepWrites(ctx, []fallback.Record{w.recordOfNow(record.Key)}, cause)
 }
 
 // awaitTooLate waits until the server will not do b any more: what is acknowledged after that
@@ -434,6 +431,12 @@ func (w *write) record(key string, sh *link.Shard, s stamp.Proposal) fallback.Re
 		r.Value, r.Expires = w.argsOf(key)[0], expiresAt(now, w.ttl)
 	}
 	return r
+}
+
+// recordOfNow is record with a new stamp.
+func (w *write) recordOfNow(key string) fallback.Record {
+	sh := w.link.Shard(key)
+	return w.record(key, sh, w.newStamp(sh))
 }
 
 // seeSet returns the states of the groups of what is set now, with options; nil: it has none.
