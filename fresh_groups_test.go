@@ -134,9 +134,6 @@ func TestWithFreshHearsOfWhatWasClearedOnAnotherShard(t *testing.T) {
 func TestAFlightThatAwaitsTheStateOfATagDoesNotBecomeStale(t *testing.T) {
 	t.Parallel()
 	e := startElsewhere(t)
-	patient := func(o *aside.Options) {
-		o.RedisTimeout, o.LockTTL, o.StaleLease = 20*time.Second, time.Minute, time.Minute
-	}
 	a, b, ctx := newClient(t, "", e.direct), newClient(t, "", e.behind, patient), testContext(t)
 	require.NoError(t, a.Set(ctx, time.Hour, "k", "old", aside.WithTags(e.tag)))
 	get := func() (string, error) { return b.Get(ctx, time.Hour, "k", mustNotLoad) }
