@@ -67,6 +67,68 @@ func (c counting[T]) Decode(s string) (T, error) {
 	return c.Codec.Decode(s)
 }
 
+// knowing is counting for a codec that knows what comes back.
+type knowing[T any] struct{ counting[T] }
+
+func (c knowing[T]) RoundTrips(v T, encoded string) bool {
+	return c.Codec.(codec.RoundTripper[T]).RoundTrips(v, encoded)
+}
+
+// What was loaded is in memory without being decoded, if it comes back as it was. It is a copy:
+// a relapse would have all callers read what the loader's owner makes of his value later.
+func TestWhatWasLoadedIsKeptAsACopyOfTheLoadersValue(t *testing.T) {
+	const looked = 100 // more than the first loads of a view, which are compared with what is decoded
+	server := redistest.Start(t)
+	c, ctx := newClient(t, server.Addr()), testContext(t)
+	var decoded atomic.Int64
+	view := aside.Typed[profile](c, knowing[profile]{counting[profile]{codec.JSON[profile](), &decoded}})
+	own := make(map[string]*profile)
+	var mu sync.Mutex
+	load := func(_ context.Context, key string) (profile, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		p := newProfile()
+		own[key] = &p
+		return p, nil
+	}
+	for i := range looked {
+		_, err := view.Get(ctx, time.Minute, fmt.Sprint("looked at ", i), load)
+		require.NoError(t, err)
+	}
+	before := decoded.Load()
+	got, err := view.Get(ctx, time.Minute, "one", load)
+	require.NoError(t, err)
+	got.spoil()
+	keys := []string{"a", "b", "c"}
+	_, err = view.GetMulti(ctx, time.Minute, keys, func(ctx context.Context, keys []string) (map[string]profile, error) {
+		values := make(map[string]profile)
+		for _, key := range keys {
+			values[key], _ = load(ctx, key)
+		}
+		return values, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, before, decoded.Load())
+	for _, p := range own {
+		p.spoil()
+	}
+	for _, key := range append(keys, "one") {
+		for range 2 {
+			got, err := view.Get(ctx, time.Minute, key, func(context.Context, string) (profile, error) { return profile{}, errors.New("it is in memory") })
+			require.NoError(t, err)
+			require.Equal(t, newProfile(), got, key)
+			got.spoil()
+		}
+	}
+
+	// One that does not come back as it was is decoded, for each caller to get the same.
+	before = decoded.Load()
+	got, err = view.Get(ctx, time.Minute, "another", func(context.Context, string) (profile, error) { return profile{Name: "\xff"}, nil })
+	require.NoError(t, err)
+	require.Equal(t, "\ufffd", got.Name)
+	require.Equal(t, before+1, decoded.Load())
+}
+
 // A value in memory is decoded once. Every caller has one of its own all the same, by whatever
 // verb: a relapse would have one caller read what another has written.
 func TestAHitIsACopyThatIsTheCallersToChange(t *testing.T) {

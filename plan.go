@@ -57,6 +57,13 @@ type loaded struct {
 	raw   string // of its own: memory may keep it
 	found bool
 	err   error // found, but it cannot be encoded
+	known known
+}
+
+// known is the decoded form of what was loaded, where a view can tell it without decoding.
+type known struct {
+	decoded *near.Decoded // nil: it cannot
+	bytes   int           // that it takes
 }
 
 // old is what a caller has found for a key that is to be loaded again. Immutable.

@@ -89,7 +89,7 @@ func (l *load) beganAt(i int) int64 {
 // value is what memory has of item i.
 func (l *load) value(i int) near.Value {
 	item, out := &l.items[i], &l.out[i]
-	return near.Value{Raw: out.raw, Absent: !out.found, TTL: item.ttl, Began: l.began, Room: l.room, Meta: item.meta}
+	return near.Value{Raw: out.raw, Absent: !out.found, TTL: item.ttl, Began: l.began, Room: l.room, Meta: item.meta, Decoded: out.known.decoded, DecodedBytes: out.known.bytes}
 }
 
 // fillArgs appends what an item takes of script.Fill's ARGV.

@@ -33,17 +33,19 @@ import (
 // codec itself writes a T so (a nil slice or map).
 //
 // Callers may change the values they get. A value in memory is decoded once, and each call gets a
-// copy, which takes a fraction of the time; if a T cannot be copied soundly, each call decodes.
+// copy, which takes a fraction of the time; if a T cannot be copied soundly, each call decodes. What
+// was loaded is not decoded where the codec knows that it comes back as it was (codec.RoundTripper).
 // [TypedClient.HitMode] tells which, and why; [WithClone] and [Shared] change it.
 type TypedClient[T any] struct {
 	c     *Client
 	codec codec.Codec[T]
-	wrong error   // why no call can succeed, if so
-	id    any     // equal for views whose decoded values are interchangeable
-	hits  hits[T] // how values in memory are handed out
-	flat  bool    // T holds no pointer, slice or map
-	nils  bool    // a T may be nil, which is no value: it is a pointer or an interface
-	room  uintptr // what a decoded value takes there, if so
+	wrong error                 // why no call can succeed, if so
+	id    any                   // equal for views whose decoded values are interchangeable
+	hits  hits[T]               // how values in memory are handed out
+	flat  bool                  // T holds no pointer, slice or map
+	trips codec.RoundTripper[T] // nil: it is not known what comes back from the codec, or the view cannot copy it
+	nils  bool                  // a T may be nil, which is no value: it is a pointer or an interface
+	room  uintptr               // what a decoded value takes there, if so
 
 	version int64 // of T; 0: none
 
@@ -162,6 +164,9 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 		t.audits, t.wrong = newAudits[T](client, cmp.Or(options.name, kind.String()), options.audit)
 	}
 	t.ready = client != nil && t.wrong == nil && t.audits == nil && plainHits(t.calls)
+	if trips, ok := c.(codec.RoundTripper[T]); ok && (t.hits.plan != nil || t.hits.asIs && t.flat) {
+		t.trips = trips
+	}
 	if t.hits.mode != HitDecodes {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}

@@ -25,7 +25,30 @@ func (t *TypedClient[T]) encode(key string, value T) loaded {
 	}
 	// The codec may have returned a part of the value itself, whose bytes may be a buffer's, or a short
 	// piece of a long string.
-	return loaded{raw: strings.Clone(raw), found: true, err: err}
+	out := loaded{raw: strings.Clone(raw), found: true, err: err}
+	if err == nil && t.trips != nil && t.trips.RoundTrips(value, raw) {
+		out.known = t.keptOf(value, out.raw)
+	}
+	return out
+}
+
+// keptOf is what is kept decoded of a value that comes back from the codec as it is: a copy, as the
+// value stays the loader's.
+func (t *TypedClient[T]) keptOf(value T, raw string) known {
+	kept := t.hits.kept(&value, raw)
+	if kept == nil {
+		return known{}
+	}
+	bytes := t.own(kept, raw)
+	if t.tooMuch(bytes) {
+		return known{}
+	}
+	return known{&near.Decoded{By: t.id, Value: kept}, bytes}
+}
+
+// tooMuch reports whether a decoded value takes more memory than it may beside its bytes.
+func (t *TypedClient[T]) tooMuch(bytes int) bool {
+	return !t.hits.asIs && int64(bytes) > t.c.opt.MemoryBytes/mostOfMemory
 }
 
 // copied is what others would get for a value that was loaded for one caller alone: the value
@@ -95,7 +118,7 @@ func (t *TypedClient[T]) keptOrDecoded(key, raw string, e *near.Entry) (*T, erro
 	}
 	kept, bytes := t.hits.kept(&value, e.Raw()), 0
 	if kept != nil {
-		if bytes = t.own(kept, e.Raw()); !t.hits.asIs && int64(bytes) > t.c.opt.MemoryBytes/mostOfMemory {
+		if bytes = t.own(kept, e.Raw()); t.tooMuch(bytes) {
 			kept, bytes = nil, 0
 		}
 	}

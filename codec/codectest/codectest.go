@@ -114,6 +114,11 @@ func checks[T any]() []check[T] {
 			(*suite[T]).clonesApart,
 		},
 		{
+			"a value of which RoundTrips is true comes back as it was",
+			"A view keeps a copy of such a value for callers, and does not decode it; other processes do.",
+			(*suite[T]).roundTrips,
+		},
+		{
 			"Encode does not retain its value",
 			"The loader's value is the caller's again once it is encoded. Changing it must not change what is cached.",
 			(*suite[T]).encodeLetsGo,

@@ -103,3 +103,25 @@ func (s *suite[T]) clonesApart() error {
 	}
 	return nil
 }
+
+// roundTrips holds for a codec that is no RoundTripper.
+func (s *suite[T]) roundTrips() error {
+	knows, ok := s.codec.(codec.RoundTripper[T])
+	if !ok {
+		return nil
+	}
+	for i, v := range s.values {
+		enc, err := s.encode(v)
+		if err != nil || !knows.RoundTrips(v, enc) {
+			continue
+		}
+		back, err, fatal := s.decode(enc)
+		if err := errors.Join(err, fatal); err != nil {
+			return fmt.Errorf("values[%d]: RoundTrips is true, and Decode fails: %w", i, err)
+		}
+		if !reflect.DeepEqual(back, v) {
+			return fmt.Errorf("values[%d]: RoundTrips is true, and it comes back as another value\n got: %+v\nwant: %+v", i, back, v)
+		}
+	}
+	return nil
+}

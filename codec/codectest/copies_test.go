@@ -28,6 +28,11 @@ type cloning struct {
 
 func (c cloning) Clone(v thing) thing { return c.clone(v) }
 
+// sure is a codec that says of all values that they come back.
+type sure struct{ broken }
+
+func (sure) RoundTrips(thing, string) bool { return true }
+
 func TestTheSuiteFailsWhatIsSaidOfCopies(t *testing.T) {
 	euros := []price{{euro}}
 	assert.NotContains(t, failures(prices(), euros), "what a Fresher decodes refers to nothing that was there before")
@@ -41,4 +46,9 @@ func TestTheSuiteFailsWhatIsSaidOfCopies(t *testing.T) {
 	assert.Contains(t, failed["a clone equals its value and shares no mutable memory with it"], "changing a clone changed its value")
 	failed = failures[thing](cloning{honest, func(thing) thing { return thing{} }}, things())
 	assert.Contains(t, failed["a clone equals its value and shares no mutable memory with it"], "its clone is another value")
+
+	assert.Empty(t, failures[thing](sure{honest}, things()))
+	forgetful := broken{func(v thing) (string, error) { v.Tags = nil; return encodeThing(v) }, decodeThing}
+	failed = failures[thing](sure{forgetful}, things(), Equal(func(thing, thing) bool { return true }))
+	assert.Contains(t, failed["a value of which RoundTrips is true comes back as it was"], "it comes back as another value")
 }

@@ -241,6 +241,9 @@ type Value struct {
 	Began  int64         // of Prepare and CommitAway: when its load began, or it was set; 0: now
 	Room   uintptr       // the size of a T whose decoded form will be kept beside, else 0
 	Meta   *Meta         // what its header says; nil: it has none
+
+	Decoded      *Decoded // nil: it will be decoded when it is asked for
+	DecodedBytes int      // that it takes
 }
 
 func (v *Value) flags() uint32 {
@@ -287,7 +290,12 @@ func (m *Memory) newEntry(key string, r Reservation, v Value) *Entry {
 		e.valid, e.span = m.untracked, spanOf(m.untracked.Epoch(), v.flags())
 		e.expires = min(e.expires, r.at+int64(m.opt.UntrackedTTL))
 	}
-	e.weight.Store(weigh(key, v.Raw, v.Room) + v.Meta.weight())
+	weight := weigh(key, v.Raw, v.Room)
+	if v.Decoded != nil {
+		e.decoded.Store(v.Decoded)
+		weight = max(weight, weighDecoded(key, v.Raw, v.DecodedBytes))
+	}
+	e.weight.Store(weight + v.Meta.weight())
 	return e
 }
 
