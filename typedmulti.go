@@ -53,9 +53,13 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 		if e.Absent() {
 			return true
 		}
-		if t.hits.asIs {
-			if value := t.decodedIn(e); value != nil {
-				to.inMemory(key, *value, &hit)
+		if kept := t.decodedIn(e); kept != nil {
+			if t.hits.asIs {
+				to.inMemory(key, *kept, &hit)
+				return true
+			}
+			if value, ok := t.given(kept); ok {
+				to.inMemory(key, value, &hit)
 				return true
 			}
 		}

@@ -164,6 +164,17 @@ func (m *Memory) LookupFor(key string, ttl time.Duration, need *freshness.Need) 
 	return h
 }
 
+// LookupAt is LookupFor for one of many keys of a call: now is the memory's time when that began.
+func (m *Memory) LookupAt(now int64, key string, ttl time.Duration, need *freshness.Need) (h Hit) {
+	if m.cache == nil {
+		return h
+	}
+	if e, ok := m.cache.get(key); ok {
+		h.judged(e, now, ttl, need)
+	}
+	return h
+}
+
 // judged has h be e, if e may be served at now to a call with such a ttl and such needs.
 func (h *Hit) judged(e *Entry, now int64, ttl time.Duration, need *freshness.Need) {
 	if !e.servedAt(now) {
