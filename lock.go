@@ -184,10 +184,17 @@ type finding struct {
 	err     error         // the server's, for this key
 }
 
-// findingsOf reads an answer of a value and its ttl per key.
+// findingsOf reads an answer of a value and its ttl per key, or that all are locked.
 func findingsOf(q *link.Call, marker string) ([]finding, error) {
 	if q.Err != nil {
 		return nil, q.Err
+	}
+	found := make([]finding, len(q.Keys))
+	if _, ok := q.One(); ok {
+		for i := range found {
+			found[i] = finding{content: wire.Lock, stored: marker, mine: true}
+		}
+		return found, nil
 	}
 	answer, err := q.Reply.ToArray()
 	if err != nil {
@@ -196,7 +203,6 @@ func findingsOf(q *link.Call, marker string) ([]finding, error) {
 	if len(answer) != 2*len(q.Keys) {
 		return nil, fmt.Errorf("aside: a script answered %d elements for %d keys", len(answer), len(q.Keys))
 	}
-	found := make([]finding, len(q.Keys))
 	for i := range found {
 		found[i] = newFinding(answer[2*i], answer[2*i+1], marker)
 	}

@@ -25,11 +25,11 @@ var twins map[string]twin
 func init() { // some use the commands, and these the table
 	twins = map[string]twin{
 		"1dffab12478fe0d32f6a2c5e6ca6b73511906398": {"read_or_lock", readOrLock},
-		"2c852181bb316da0f209c1e65180ae14a585a03f": {"read_or_lock_many", readOrLockMany},
+		"c8c3616cf1b8f6b9365f884ff180b1bb4596d7ce": {"read_or_lock_many", readOrLockMany},
 		"b7b8ebc71f8d177eba61ccb472e7e3e824ba4433": {"replace_or_lock", replaceOrLock},
 		"a3a452a20b09b97b2c6d0b4ad326866dc957e416": {"read", read},
 		"13b6e42e904407fa3a3b3c088fcf392d93ae6e2a": {"fill", fill},
-		"f3c6ab767ea0b37b5735efa724f026587696f37f": {"fill_many", fillMany},
+		"27904b6942e4fd22a867b2f1f063d49ad8366752": {"fill_many", fillMany},
 		"97446597861ae0f571c9f04379b3b2c222560fdf": {"renew", renew},
 		"1aa837c01cd8af209e4bc36579fdd43564a9459b": {"release", release},
 		"848a65cff859ec67c3ed48a34577e79be746cae0": {"release_failed", releaseFailed},
@@ -197,6 +197,9 @@ func readOrLockMany(r *run) any {
 			answer[2*i] = locked
 		}
 	}
+	if len(mine) == len(r.keys) {
+		return int64(1)
+	}
 	if len(others) == 0 {
 		return answer
 	}
@@ -254,17 +257,20 @@ func fill(r *run) any {
 }
 
 func fillMany(r *run) any {
-	answer := make([]any, len(r.keys))
+	answer, refused := make([]any, len(r.keys)), false
 	for i, key := range r.keys {
 		a := 3 * i
 		if r.look(key) == r.args[a] {
 			r.put(key, r.args[a+1], number(r.args[a+2]))
 			answer[i] = int64(1)
 		} else {
-			answer[i] = int64(0)
+			answer[i], refused = int64(0), true
 		}
 	}
 	r.callKeys("EXISTS", r.keys)
+	if !refused {
+		return int64(1)
+	}
 	return answer
 }
 

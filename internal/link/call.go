@@ -185,16 +185,32 @@ func (q *Call) command(b rueidis.Builder, whole bool) rueidis.Completed {
 	return b.Evalsha().Sha1(q.Script.SHA()).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 }
 
-// Flags reads an answer of one number per key.
+// Flags reads an answer of one number per key, or of one for all.
 func (q *Call) Flags() ([]int64, error) {
 	if q.Err != nil {
 		return nil, q.Err
+	}
+	if n, ok := q.One(); ok {
+		flags := make([]int64, len(q.Keys))
+		for i := range flags {
+			flags[i] = n
+		}
+		return flags, nil
 	}
 	flags, err := q.Reply.AsIntSlice()
 	if err == nil && len(flags) != len(q.Keys) {
 		err = fmt.Errorf("aside: a script answered %d numbers for %d keys", len(flags), len(q.Keys))
 	}
 	return flags, err
+}
+
+// One returns the answer, if that is one number.
+func (q *Call) One() (n int64, ok bool) {
+	if !q.Reply.IsInt64() {
+		return 0, false
+	}
+	n, err := q.Reply.AsInt64()
+	return n, err == nil
 }
 
 // Flag is Flags for one key.
