@@ -19,7 +19,8 @@ import (
 // at first (Shard.Rests). An answer to a command of a caller is no proof of the lease: it does not
 // show that invalidations arrive.
 const (
-	restEvery  = 1400 * time.Millisecond      // with jitter and two probes without an answer it is 2 seconds
+	restEvery  = 1600 * time.Millisecond      // with restJitter and two probes without an answer it is 2 seconds
+	restJitter = restEvery / 20               // up or down: enough to part those that began together, as it adds up
 	wholeEvery = flushLookEvery + time.Second // so that it looks for a flush, too; the clock drifts by 12 ms meanwhile, see driftPPM
 )
 
@@ -60,7 +61,7 @@ func (l *Link) pause(sh *Shard, r *rest) time.Duration {
 	case !r.resting || sh.used.Load():
 		return Jitter(min(probeEvery, l.opt.StaleLease/4))
 	}
-	pause := Jitter(restEvery)
+	pause := restEvery - 5*restJitter + Jitter(5*restJitter)
 	if alive := sh.alive.Load(); alive > 0 { // nobody looks before that
 		sh.alive.CompareAndSwap(alive, alive+int64(pause))
 	}
