@@ -2,6 +2,8 @@ package benchmarks
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/redis/rueidis"
@@ -122,7 +124,7 @@ func BenchmarkGetMultiHot(b *testing.B) {
 }
 
 // BenchmarkGetMultiCold: 100 keys that are nowhere, one call after another. aside locks each of
-// them; "rueidis" locks none. Beside the time: what a call, and the next one for the same keys,
+// them; "rueidis" locks none, and "bare" is the floor of what locks. Beside the time: what a call, and the next one for the same keys,
 // cost in round trips and commands.
 func BenchmarkGetMultiCold(b *testing.B) {
 	ctx := context.Background()
@@ -166,4 +168,39 @@ func BenchmarkGetMultiCold(b *testing.B) {
 			}
 		})
 	}
+	b.Run("lib=bare", bareMultiCold)
+}
+
+// bareMultiCold locks keys, loads them and fills them behind the next call's back, as GetMulti does, and
+// looks at nothing: neither at markers nor at what was there.
+func bareMultiCold(b *testing.B) {
+	ctx := context.Background()
+	r := bench.Redis(b)
+	defer r.Close()
+	lock := rueidis.NewLuaScript(`for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[1], 'NX', 'PX', ARGV[2]) end
+return 1`)
+	fill := rueidis.NewLuaScript(`for i = 1, #KEYS do redis.call('PSETEX', KEYS[i], ARGV[#ARGV], ARGV[i]) end
+redis.call('EXISTS', unpack(KEYS))
+return 1`)
+	ttl, marker := strconv.FormatInt(bench.TTL.Milliseconds(), 10), strings.Repeat("m", 40)
+	all := bench.Keys(b.N * multi)
+	defer bench.Remove(b, all)
+	settle(b)
+	report := countCPU(b)
+	filled := make(chan error, 1)
+	filled <- nil
+	for i := range b.N {
+		keys := all[i*multi : (i+1)*multi]
+		must(b, lock.Exec(ctx, r, keys, []string{marker, "5000"}).Error())
+		found, err := loadAll(ctx, keys)
+		must(b, err)
+		args := make([]string, 0, multi+1)
+		for _, key := range keys {
+			args = append(args, bench.Encode(found[key]))
+		}
+		must(b, <-filled)
+		go func() { filled <- fill.Exec(ctx, r, keys, append(args, ttl)).Error() }() // ends before the next one begins
+	}
+	must(b, <-filled)
+	report()
 }
