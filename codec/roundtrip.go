@@ -126,7 +126,7 @@ func eachOf(elem jsonTrip, each func(v reflect.Value, look func(reflect.Value) b
 // reading nor the name of a place.
 func isPlainTime(v reflect.Value) bool {
 	at := v.Interface().(time.Time)
-	return at == at.Round(0).UTC() //nolint:staticcheck // what comes back is the same in all its parts, not only the same moment
+	return at == at.Round(0).UTC() //nolint:revive // the same in all its parts, not only the same moment
 }
 
 // planJSONStruct is planJSONTrip for a struct. Names that differ by case only are one to a decoder

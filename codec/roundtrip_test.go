@@ -119,9 +119,9 @@ func (r randomTypes) value(t reflect.Type) reflect.Value {
 			v.SetMapIndex(r.value(t.Key()), r.value(t.Elem()))
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Field(i).CanSet() && !(t == reflect.TypeFor[rtSelf]() && r.IntN(2) == 0) {
-				v.Field(i).Set(r.value(v.Field(i).Type()))
+		for _, field := range v.Fields() {
+			if field.CanSet() && !(t == reflect.TypeFor[rtSelf]() && r.IntN(2) == 0) {
+				field.Set(r.value(field.Type()))
 			}
 		}
 		if t == reflect.TypeFor[rtHidden]() {
