@@ -296,13 +296,17 @@ func (c *conn) learnBy(get getter, s *stage, key string) error {
 
 // learnKept has s know what the proxy knows of a key that holds no string, or of which only operations are known.
 func (c *conn) learnKept(s *stage, key string) error {
-	before := c.server.heardBefore(key)
+	before, content := c.server.heardBefore(key)
 	k, ok, err := c.server.store.Kept(c.ctx, key)
+	if ok && before != nil {
+		// Meanwhile the key may have changed; or Redis was back, and other operations wait now, behind something else that was read.
+		if again, now := c.server.heardBefore(key); again == nil || now != content {
+			before = nil
+		}
+	}
 	switch {
 	case err != nil:
 		return err
-	case ok && before != nil && c.server.heardBefore(key) == nil: // it has changed meanwhile
-		s.known[key] = fold(k, s.now, nil)
 	case ok:
 		s.known[key] = fold(k, s.now, before)
 	default:

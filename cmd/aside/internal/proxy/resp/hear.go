@@ -174,22 +174,25 @@ func (s *Server) hearingOf(content string) *upstream.Hearing {
 }
 
 // heard is what is remembered of a key, while Redis is away; nil: nothing.
-func (s *Server) heard(key string) *entry { return s.recall(key, (*aside.Client).Redirected) }
+func (s *Server) heard(key string) *entry {
+	e, _ := s.recall(key, (*aside.Client).Redirected)
+	return e
+}
 
-// heardBefore is what was remembered of a key before operations on it were kept in this outage; nil: nothing.
-func (s *Server) heardBefore(key string) *entry {
+// heardBefore is what was remembered of a key before operations on it were kept in this outage, and that as it is remembered; nil: nothing.
+func (s *Server) heardBefore(key string) (*entry, string) {
 	return s.recall(key, (*aside.Client).RedirectedBefore)
 }
 
-func (s *Server) recall(key string, from func(*aside.Client, string) (string, time.Duration, bool)) *entry {
+func (s *Server) recall(key string, from func(*aside.Client, string) (string, time.Duration, bool)) (*entry, string) {
 	if !s.options.Collections || s.pool == nil || s.store.IsStrict(key) {
-		return nil
+		return nil, ""
 	}
 	content, ttl, ok := from(s.store.Client(), key)
 	if !ok {
-		return nil
+		return nil, ""
 	}
-	return s.entryOf(content, ttl)
+	return s.entryOf(content, ttl), content
 }
 
 // entryOf reads what is remembered, with what is left of the key's life; nil if it counts no more.
