@@ -294,6 +294,13 @@ func (m *model) run(through *faultproxy.Proxy, commands int, command func(*model
 		}
 		m.settled()
 	}
+	away := 0
+	for _, counts := range []map[string]int{m.answered, m.refused} {
+		for _, n := range counts {
+			away += n
+		}
+	}
+	m.t.Logf("%d commands while Redis was away, so far; here %d relapses, with %d commands", away, m.relapses, m.relapsed)
 }
 
 // reads reads before an outage, and waits until all that was changed before is proven to have been told.
