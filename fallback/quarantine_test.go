@@ -93,11 +93,11 @@ func TestWhatCannotBeReadIsPutIntoQuarantine(t *testing.T) {
 // A rollback at night: whoever opens is told what to do, in the same words whatever the newer
 // version wrote, and all of it is there for that version afterwards.
 func TestWhatANewerVersionWroteStopsTheOpeningAndStays(t *testing.T) {
-	v3, err := os.ReadFile("journal/testdata/v3.aof")
+	v4, err := os.ReadFile("journal/testdata/v4.aof")
 	require.NoError(t, err)
 	newer := set("newer", "v")
 	for name, what := range map[string][]byte{
-		"journal/0000000000000009.aof": v3,
+		"journal/0000000000000009.aof": v4,
 		pathOf("newer"):                bytes.Replace(encodeFile(&newer, in(0)), []byte(`"version": 1`), []byte(`"version": 3, "more": {}`), 1),
 	} {
 		m := vfs.NewMem()

@@ -17,31 +17,44 @@ import (
 //	+-------------------------------------------------------------------+-------------+-----------------------------+
 //	| #aside <version> <salt> <seq> <op> <db> <stamp> <slack> <crc>\r\n | SELECT <db> | SET <key> <value> PXAT <ms> |
 //	+-------------------------------------------------------------------+-------------+-----------------------------+
-//	  always, a line                                                      if it changes  of s; DEL <key> of d; see o; else nothing
+//	  always, a line                                                      if it changes  of s; DEL <key> of d; see o, t; else nothing
 //
-//	version  1; 2 of o and p, which version 1 did not have. It is read before anything after it. Version, salt and their places
-//	         stay in all versions. A program that knows version 1 refuses a journal in which there is an o or p, and changes nothing
+//	version  1; 2 of o and p, which version 1 did not have; 3 of t, which version 2 did not have. It is read before anything after it.
+//	         Version, salt and their places stay in all versions. A program that does not know the version of a record refuses the
+//	         journal that it is in, and changes nothing
 //	salt     16 hex digits, drawn at random for each part. A reader that has lost its place takes no line without it for one of
 //	         ours: a value may hold a copy of another part, or what somebody would like us to replay
 //	seq      decimal, as all numbers here: the record's number, from 1
-//	op       s, d, x, o, p: see Op. o has its commands, with the key behind their names, between MULTI and EXEC if there are several. n: the numbers from <slack> to <seq> were given up, and are not missing
+//	op       s, d, x, o, p, t: see Op. t has its parts, see below. o has its commands, with the key behind their names, between MULTI and EXEC if there are several. n: the numbers from <slack> to <seq> were given up, and are not missing
 //	db       for our readers. The SELECT is for Redis, at the beginning of a part and where the database differs from the record before
 //	stamp    1 to 64 printable ASCII characters without spaces
 //	slack    µs, of s and d; of o with a comma and the List behind it. Of x and p: 32 hex digits, the KeyHash, as they have no commands.
-//	         The stamp of p is the List
+//	         The stamp of p is the List. Of t: how many parts it has, as its parts have stamps, and it has "-"
 //	crc      8 hex digits: CRC32C of all bytes of the record except this field and the line's end
+//
+// The commands of t stand between MULTI and EXEC. Each of its parts has a line before its own, which is a comment to Redis, too:
+//
+//	part of t, repeated
+//	+----------------------------------+-----------------------------+
+//	| #part <op> <stamp> <slack>\r\n    | SET <key> <value> PXAT <ms> |
+//	+----------------------------------+-----------------------------+
+//	  op is s, d or o, with the fields    as of a record with that op,
+//	  of such a record                    without a MULTI and EXEC of its own
+//
+// One checksum covers all: a Redis that loads a part of the journal which ends amid a t does nothing of it, as we do.
 //
 // There is one way to write a record: no field is empty, no number has leading zeros, hex digits
 // are small. A line is less than maxLine bytes; Redis reads annotations of up to 1024. Lengths are
 // bounded before anything is allocated for them.
 const (
-	version   = 2 // the latest
+	version   = 3 // the latest
 	magic     = "#aside "
+	partMagic = "#part " // must not begin as magic does: whoever has lost his place does not look for it
 	maxLine   = 512
 	saltLen   = 16
 	crcLen    = 8
 	lineEnd   = "\r\n"
-	noStamp   = "-" // of n
+	noStamp   = "-" // of n and t
 	noDB      = -1
 	maxSeq    = 1 << 62 // a number beyond is damage, and one can be added to any
 	pxat      = "$4\r\nPXAT\r\n"
@@ -78,50 +91,50 @@ func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 	buf = append(buf, ' ', byte(r.Op), ' ')
 	buf = strconv.AppendInt(buf, int64(r.DB), 10)
 	buf = append(buf, ' ')
-	if r.Op == Opened {
+	switch {
+	case r.Op == Transaction:
+		buf = append(buf, noStamp+" "...)
+		buf = strconv.AppendInt(buf, int64(len(r.Parts)), 10)
+	case r.Op == Opened:
 		buf = append(buf, r.List...)
-	} else {
+		buf = append(buf, ' ')
+		buf = appendHash(buf, r)
+	case r.Op == Settle:
 		buf = append(buf, r.Stamp...)
-	}
-	buf = append(buf, ' ')
-	if r.onlyHash() {
-		hash := r.KeyHash
-		if hash == (KeyHash{}) {
-			hash = HashKey(r.Key)
-		}
-		buf = hex.AppendEncode(buf, hash[:])
-	} else {
-		buf = strconv.AppendInt(buf, r.Slack, 10)
-	}
-	if r.Op == Operations {
-		buf = append(buf, ',')
-		buf = append(buf, r.List...)
+		buf = append(buf, ' ')
+		buf = appendHash(buf, r)
+	default:
+		buf = appendStamp(buf, r)
 	}
 	buf = append(buf, ' ')
 	crcAt := len(buf)
 	buf = append(buf, "00000000\r\n"...)
 	body := len(buf)
 
-	if r.Op == Set || r.Op == Del || r.Op == Operations {
+	if r.Op == Set || r.Op == Del || r.Op == Operations || r.Op == Transaction {
 		if db != r.DB {
 			db = r.DB
 			buf = append(buf, selHead...)
 			buf = appendNumber(buf, int64(db))
 		}
 	}
-	switch r.Op {
-	case Set:
-		buf = append(buf, setHead...)
-		buf = appendBulk(buf, r.Key)
-		buf = appendBulk(buf, r.Value)
-		buf = append(buf, pxat...)
-		buf = appendNumber(buf, r.Expires)
-	case Del:
-		buf = append(buf, delHead...)
-		buf = appendBulk(buf, r.Key)
-	case Operations:
+	several := r.Op == Transaction || r.Op == Operations && len(r.Commands) > 1
+	if several {
+		buf = append(buf, multi...)
+	}
+	if r.Op == Transaction {
+		for i := range r.Parts {
+			p := &r.Parts[i]
+			buf = append(buf, partMagic...)
+			buf = append(buf, byte(p.Op), ' ')
+			buf = append(appendStamp(buf, p), lineEnd...)
+			buf = appendCommands(buf, p)
+		}
+	} else {
 		buf = appendCommands(buf, r)
-	case Settle, Opened, skip:
+	}
+	if several {
+		buf = append(buf, execute...)
 	}
 
 	crc := checksum(buf[start:crcAt], buf[body:])
@@ -131,9 +144,39 @@ func appendRecord(buf []byte, r *Record, salt string, db int) ([]byte, int) {
 	return buf, db
 }
 
+func appendHash(buf []byte, r *Record) []byte {
+	hash := r.KeyHash
+	if hash == (KeyHash{}) {
+		hash = HashKey(r.Key)
+	}
+	return hex.AppendEncode(buf, hash[:])
+}
+
+// appendStamp writes when a Set, a Del or Operations were made, and the slack.
+func appendStamp(buf []byte, r *Record) []byte {
+	buf = append(buf, r.Stamp...)
+	buf = append(buf, ' ')
+	buf = strconv.AppendInt(buf, r.Slack, 10)
+	if r.Op == Operations {
+		buf = append(buf, ',')
+		buf = append(buf, r.List...)
+	}
+	return buf
+}
+
+// appendCommands writes what a record stands for, if that is not several.
 func appendCommands(buf []byte, r *Record) []byte {
-	if len(r.Commands) > 1 {
-		buf = append(buf, multi...)
+	switch r.Op {
+	case Set:
+		buf = append(buf, setHead...)
+		buf = appendBulk(buf, r.Key)
+		buf = appendBulk(buf, r.Value)
+		buf = append(buf, pxat...)
+		return appendNumber(buf, r.Expires)
+	case Del:
+		buf = append(buf, delHead...)
+		return appendBulk(buf, r.Key)
+	case Operations, Settle, Opened, Transaction, skip: // Operations alone have Commands
 	}
 	for _, command := range r.Commands {
 		buf = append(buf, '*')
@@ -145,16 +188,17 @@ func appendCommands(buf []byte, r *Record) []byte {
 			buf = appendBulk(buf, word)
 		}
 	}
-	if len(r.Commands) > 1 {
-		buf = append(buf, execute...)
-	}
 	return buf
 }
 
 // version is the first version, as a digit, that has records of a kind.
 func (op Op) version() byte {
-	if op == Operations || op == Opened {
+	switch op {
+	case Operations, Opened:
 		return '2'
+	case Transaction:
+		return '3'
+	case Set, Del, Settle, skip:
 	}
 	return '1'
 }
@@ -188,6 +232,7 @@ type line struct {
 	salt    []byte
 	stamp   []byte
 	crc     uint32
+	parts   int    // of a Transaction
 	record  Record // without the stamp, and without what is in the commands
 }
 
@@ -234,16 +279,15 @@ func (l *line) parse() (bad string) {
 	}
 	r.DB = int(n)
 	switch r.Op {
-	case Set, Del:
-		if r.Slack, ok = parseInt(field[5]); !ok {
+	case Set, Del, Operations:
+		if !r.parseSlack(field[5]) {
 			return badLine
 		}
-	case Operations:
-		slack, list, _ := bytes.Cut(field[5], []byte(","))
-		if r.Slack, ok = parseInt(slack); !ok || !validStamp(list) {
+	case Transaction:
+		if n, ok = parseUint(field[5]); !ok || n == 0 || n > maxParts || string(l.stamp) != noStamp {
 			return badLine
 		}
-		r.List = string(list)
+		l.parts = int(n)
 	case Settle, Opened:
 		if !isHex(field[5], 2*len(r.KeyHash)) {
 			return badLine
@@ -265,6 +309,30 @@ func (l *line) parse() (bad string) {
 	n, _ = strconv.ParseUint(string(crc), 16, 32)
 	l.crc = uint32(n)
 	return ""
+}
+
+// parseSlack reads what appendStamp has written behind the stamp.
+func (r *Record) parseSlack(text []byte) (ok bool) {
+	if r.Op == Operations {
+		slack, list, _ := bytes.Cut(text, []byte(","))
+		if !validStamp(list) {
+			return false
+		}
+		text, r.List = slack, string(list)
+	}
+	r.Slack, ok = parseInt(text)
+	return ok
+}
+
+// parsePart reads the line of a part of a Transaction, without its beginning and end; false: it is none.
+func parsePart(text []byte) (r Record, ok bool) {
+	op, text, _ := bytes.Cut(text, []byte(" "))
+	stamp, slack, _ := bytes.Cut(text, []byte(" "))
+	if len(op) != 1 || !validStamp(stamp) {
+		return r, false
+	}
+	r.Op, r.Stamp = Op(op[0]), string(stamp)
+	return r, (r.Op == Set || r.Op == Del || r.Op == Operations) && r.parseSlack(slack)
 }
 
 // parseUint reads a number if it stands there as we write it.

@@ -80,15 +80,78 @@ func TestGoldenFileOfVersion2(t *testing.T) {
 	assert.Equal(t, golden2, got)
 }
 
+// golden3 is what testdata/v3.aof holds, likewise. A journal without transactions is one of version 2 or 1.
+var golden3 = []Record{
+	{Op: Set, DB: 0, Key: "n", Value: "5", Expires: 1900000000000, Stamp: "019c01d2e3f40000-a1", Slack: 50000, Seq: 1},
+	{Op: Transaction, DB: 0, Parts: []Record{
+		{Op: Operations, Key: "n", Commands: [][]string{{"SET", "1"}, {"INCRBY", "2"}}, List: "019c01d2e3f40001-a1", Stamp: "019c01d2e3f40002-a1", Slack: -1},
+		{Op: Operations, Key: "m", Commands: [][]string{{"SADD", "*1\r\n$4\r\nEXEC\r\n", "#part d s 0\r\n"}}, List: "~", Stamp: "~", Slack: 3},
+		{Op: Set, Key: "s", Value: "#aside 3 0123456789abcdef 9 t 0 - 1 ", Expires: 1900000000001, Stamp: "019c01d2e3f40003-a1", Slack: 7},
+		{Op: Del, Key: "", Stamp: strings.Repeat("s", maxStamp), Slack: math.MinInt64},
+	}, Seq: 2},
+	{Op: Operations, DB: 0, Key: "n", Commands: [][]string{{"INCRBY", "5"}}, List: "019c01d2e3f40001-a1", Stamp: "019c01d2e3f40004-a1", Slack: -1, Seq: 3},
+	{Op: Transaction, DB: 7, Parts: []Record{{Op: Del, DB: 7, Key: "alone", Stamp: "!"}}, Seq: 4},
+	{Op: Del, DB: 7, Key: "last", Stamp: "019c01d2e3f40005-a1", Seq: 5},
+}
+
+func TestGoldenFileOfVersion3(t *testing.T) {
+	var part []byte
+	db := noDB
+	for i := range golden3 {
+		part, db = appendRecord(part, &golden3[i], testSalt, db)
+	}
+	if *update {
+		require.NoError(t, os.WriteFile("testdata/v3.aof", part, 0o600))
+	}
+	want, err := os.ReadFile("testdata/v3.aof")
+	require.NoError(t, err)
+	assert.Equal(t, string(want), string(part))
+	var got []Record
+	found, err := scan(bytes.NewReader(want), defaultMaxRecordBytes, func(r *Record, _ string, _ int64) error {
+		got = append(got, *r)
+		return nil
+	})
+	require.NoError(t, err)
+	assert.Empty(t, found.Damages)
+	assert.Equal(t, golden3, got)
+}
+
+// Wherever the journal is cut, and whichever byte of a transaction is damaged, all of it is read or nothing.
+func TestATransactionIsReadAsAWholeOrNotAtAll(t *testing.T) {
+	whole, err := os.ReadFile("testdata/v3.aof")
+	require.NoError(t, err)
+	read := func(part []byte) (got []Record) {
+		_, err := scan(bytes.NewReader(part), defaultMaxRecordBytes, func(r *Record, _ string, _ int64) error {
+			got = append(got, *r)
+			return nil
+		})
+		if err != nil { // a damaged version may be a newer one
+			require.ErrorAs(t, err, new(*VersionError))
+		}
+		return got
+	}
+	for cut := range whole {
+		got := read(whole[:cut])
+		require.Equal(t, golden3[:len(got)], append([]Record{}, got...), "cut at %d", cut)
+	}
+	for at := range whole {
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= 4
+		for _, r := range read(damaged) {
+			require.Contains(t, golden3, r, "damaged at %d", at)
+		}
+	}
+}
+
 func TestGoldenFileOfANewerVersionIsLeftAlone(t *testing.T) {
-	part, err := os.ReadFile("testdata/v3.aof")
+	part, err := os.ReadFile("testdata/v4.aof")
 	require.NoError(t, err)
 	_, err = Scan(bytes.NewReader(part), func(Record, int64) error { return nil })
-	require.ErrorContains(t, err, "version 3")
+	require.ErrorContains(t, err, "version 4")
 	require.ErrorContains(t, err, "Nothing is lost")
 	var newer *VersionError
 	require.ErrorAs(t, err, &newer)
-	assert.Equal(t, VersionError{Version: 3}, *newer)
+	assert.Equal(t, VersionError{Version: 4}, *newer)
 }
 
 func TestALineIsShortEnoughForRedis(t *testing.T) {
@@ -124,7 +187,16 @@ func TestARecordThatCannotBeRightIsRefused(t *testing.T) {
 		require.NoError(t, r.validate(defaultMaxRecordBytes), name)
 		change(&r)
 		require.ErrorIs(t, r.validate(defaultMaxRecordBytes), ErrInvalid, name)
+		all := Record{Op: Transaction, Parts: []Record{set("a"), r}}
+		require.ErrorIs(t, all.validate(defaultMaxRecordBytes), ErrInvalid, name)
 	}
+	for _, parts := range [][]Record{nil, {settle("a")}, {{Op: Transaction, Parts: []Record{set("a")}}}, {{Op: Opened, Key: "a", List: "s", Stamp: "s"}}, {{Op: Del, DB: 1, Key: "a", Stamp: "s"}}, make([]Record, maxParts+1)} {
+		r := Record{Op: Transaction, Parts: parts}
+		require.ErrorIs(t, r.validate(defaultMaxRecordBytes), ErrInvalid)
+	}
+	both := Record{Op: Transaction, Parts: []Record{set("a"), set("b")}}
+	require.ErrorIs(t, both.validate(both.bytes()-1), ErrTooLarge)
+	require.NoError(t, both.validate(both.bytes()))
 	r := set("k")
 	require.ErrorIs(t, r.validate(r.bytes()-1), ErrTooLarge)
 	require.NoError(t, r.validate(r.bytes()))
@@ -144,15 +216,24 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 
 func drawRecord(t *rapid.T) Record {
 	// Bytes that mean something to the format come often.
-	nasty := rapid.SampledFrom([]string{"\r\n", "\n", "#aside 1 ", "$5\r\n", "*5\r\n$3\r\nSET\r\n", "\x00", "\xff", "PXAT", " ", testSalt})
+	nasty := rapid.SampledFrom([]string{"\r\n", "\n", "#aside 1 ", "#part s s 0\r\n", "$5\r\n", "*5\r\n$3\r\nSET\r\n", "\x00", "\xff", "PXAT", " ", testSalt})
 	text := rapid.Custom(func(t *rapid.T) string {
 		return strings.Join(rapid.SliceOf(rapid.OneOf(nasty, rapid.StringOf(rapid.Rune()),
 			rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))).Draw(t, "pieces"), "")
 	})
 	r := Record{
-		Op:    rapid.SampledFrom([]Op{Set, Del, Settle, Operations, Opened}).Draw(t, "op"),
+		Op:    rapid.SampledFrom([]Op{Set, Del, Settle, Operations, Opened, Transaction}).Draw(t, "op"),
 		DB:    rapid.OneOf(rapid.IntRange(0, 2), rapid.IntRange(0, math.MaxInt32)).Draw(t, "db"),
 		Stamp: rapid.StringMatching("[!-~]{1,64}").Draw(t, "stamp"),
+	}
+	if r.Op == Transaction {
+		r.Stamp = ""
+		for range rapid.IntRange(1, 3).Draw(t, "parts") {
+			p := rapid.Custom(drawRecord).Filter(func(r Record) bool { return r.Op == Set || r.Op == Del || r.Op == Operations }).Draw(t, "part")
+			p.DB = r.DB
+			r.Parts = append(r.Parts, p)
+		}
+		return r
 	}
 	if r.onlyHash() {
 		if r.KeyHash = HashKey(text.Draw(t, "key")); r.Op == Opened {
@@ -228,9 +309,11 @@ func FuzzScan(f *testing.F) {
 	f.Add(part[:len(part)-3])
 	f.Add(append(bytes.Clone(part[:at[1]-9]), part[at[1]:]...))
 	f.Add(bytes.Replace(part, []byte("#aside 1"), []byte("#aside 2"), 1))
-	f.Add(bytes.Replace(part, []byte("#aside 1"), []byte("#aside 3"), 1))
-	if part, err := os.ReadFile("testdata/v2.aof"); err == nil {
-		f.Add(part)
+	f.Add(bytes.Replace(part, []byte("#aside 1"), []byte("#aside 4"), 1))
+	for _, golden := range []string{"testdata/v2.aof", "testdata/v3.aof"} {
+		if part, err := os.ReadFile(golden); err == nil {
+			f.Add(part)
+		}
 	}
 	f.Add(bytes.Replace(part, []byte("$10\r\n"), []byte("$500000000\r\n"), 1))
 	f.Add(append(part, encode("fedcba9876543210", 9, set("d"))...))

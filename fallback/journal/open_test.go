@@ -261,7 +261,7 @@ func TestAPartThatIsAllDamageGoesToTheQuarantine(t *testing.T) {
 func TestANewerVersionIsLeftUntouched(t *testing.T) {
 	damaged := encode(testSalt, 1, numbered(3)...)
 	damaged[200] ^= 1
-	newer, err := os.ReadFile("testdata/v3.aof")
+	newer, err := os.ReadFile("testdata/v4.aof")
 	require.NoError(t, err)
 	m := vfs.NewMem()
 	writeFile(t, m, part1, damaged)
@@ -273,8 +273,8 @@ func TestANewerVersionIsLeftUntouched(t *testing.T) {
 	})
 	var version *VersionError
 	require.ErrorAs(t, err, &version)
-	assert.Equal(t, VersionError{Part: part4, Version: 3}, *version)
-	for _, word := range []string{part4, "version 3", "newer aside wrote it", "move the directory away"} {
+	assert.Equal(t, VersionError{Part: part4, Version: 4}, *version)
+	for _, word := range []string{part4, "version 4", "newer aside wrote it", "move the directory away"} {
 		require.ErrorContains(t, err, word)
 	}
 	assert.Equal(t, damaged, readFile(t, m, part1))

@@ -18,6 +18,8 @@ const (
 
 	Operations Op = 'o' // commands have changed a key, whatever it held
 	Opened     Op = 'p' // Redis is about to be asked to do the operations of a List for the first time
+
+	Transaction Op = 't' // several things have happened as one: all of its Parts are there, or none
 )
 
 // Record is one thing that has happened.
@@ -34,6 +36,9 @@ type Record struct {
 	// Opened too, is the stamp that names the list that they belong to.
 	Commands [][]string
 	List     string
+
+	// Of a Transaction, which has beside them its DB only: 1 to 65,536 Sets, Dels and Operations of the same DB, in their order.
+	Parts []Record
 
 	Seq uint64 // its number in the journal, from 1; set by Append, and by reading
 
@@ -86,6 +91,10 @@ func (r *Record) bytes() int64 {
 				n += int64(len(word)) + wordOverhead
 			}
 		}
+	case Transaction:
+		for i := range r.Parts {
+			n += r.Parts[i].bytes()
+		}
 	case Settle, Opened, skip:
 	}
 	return n
@@ -94,6 +103,8 @@ func (r *Record) bytes() int64 {
 // validate reports whether a record can be written so that it is read as the same.
 func (r *Record) validate(maxBytes int64) error {
 	switch {
+	case r.Op == Transaction:
+		return r.validateParts(maxBytes)
 	case r.Op != Set && r.Op != Del && r.Op != Settle && r.Op != Operations && r.Op != Opened:
 		return fmt.Errorf("%w: there is no Op %q", ErrInvalid, rune(r.Op))
 	case r.DB < 0 || r.DB > math.MaxInt32:
@@ -113,8 +124,28 @@ func (r *Record) validate(maxBytes int64) error {
 	return nil
 }
 
-// How much a record of Operations may have.
-const maxCommands, maxWords = 1 << 20, 1 << 20
+// validateParts is validate of a Transaction.
+func (r *Record) validateParts(maxBytes int64) error {
+	if len(r.Parts) == 0 || len(r.Parts) > maxParts {
+		return fmt.Errorf("%w: Parts of a Transaction are %d, must be 1 to %d", ErrInvalid, len(r.Parts), maxParts)
+	}
+	for i := range r.Parts {
+		p := &r.Parts[i]
+		if p.Op != Set && p.Op != Del && p.Op != Operations || p.DB != r.DB {
+			return fmt.Errorf("%w: Parts of a Transaction must be Sets, Dels and Operations of its DB", ErrInvalid)
+		}
+		if err := p.validate(maxBytes); err != nil {
+			return err
+		}
+	}
+	if r.bytes() > maxBytes {
+		return fmt.Errorf("%w: the parts of a transaction are %d bytes, at most %d are possible (Options.MaxRecordBytes)", ErrTooLarge, r.bytes(), maxBytes)
+	}
+	return nil
+}
+
+// How much a record of Operations may have, and a Transaction.
+const maxCommands, maxWords, maxParts = 1 << 20, 1 << 20, 1 << 16
 
 func validCommands(all [][]string) bool {
 	for _, command := range all {

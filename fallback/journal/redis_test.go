@@ -50,6 +50,11 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 		{Op: Operations, Key: "n", Commands: [][]string{{"INCRBY", "2"}}, List: "s", Stamp: "s"},
 		{Op: Opened, Key: "n", List: "s", Stamp: "s"},
 		{Op: Operations, DB: 3, Key: "l", Commands: [][]string{{"DEL"}, {"RPUSH", "\r\n*1\r\n$4\r\nEXEC\r\n", ""}, {"PERSIST"}}, List: "s", Stamp: "s"},
+		{Op: Transaction, DB: 3, Parts: []Record{
+			{Op: Operations, DB: 3, Key: "x", Commands: [][]string{{"SET", "1"}, {"INCRBY", "2"}}, List: "s", Stamp: "s"},
+			{Op: Set, DB: 3, Key: "y", Value: "\r\n#part x", Expires: year, Stamp: long},
+			{Op: Del, DB: 3, Key: "b", Stamp: "s"},
+		}},
 	}
 	dir := t.TempDir()
 	fsys, err := vfs.Open(dir)
@@ -108,7 +113,8 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 	}{
 		{0, "a", "2"},
 		{3, "a", "in 3"},
-		{3, "b", "also in 3"},
+		{3, "x", "3"},
+		{3, "y", "\r\n#part x"},
 		{0, "n", "7"},
 		{0, "", ""},
 		{15, "\x00\xff\r\n#aside 1 ", "\r\n#x\r\n*1\r\n$4\r\nPING\r\n"},
@@ -119,8 +125,9 @@ func TestRedisLoadsEveryPart(t *testing.T) {
 	}
 	assert.Nil(t, get(0, "gone"))
 	assert.Nil(t, get(0, "expired"))
+	assert.Nil(t, get(3, "b"))
 	assert.Nil(t, get(9, "a"))
-	for db, n := range map[int]int64{0: 4, 1: 1, 3: 3, 9: 0, 15: 1} {
+	for db, n := range map[int]int64{0: 4, 1: 1, 3: 4, 9: 0, 15: 1} {
 		assert.Equal(t, n, size(db), "keys in database %d", db)
 	}
 	assert.Equal(t, year, server.Do("PEXPIRETIME", "a"))

@@ -265,12 +265,16 @@ func (s *scanner) record() found {
 	if string(l.salt) != s.salt {
 		f.salt = string(l.salt)
 	}
-	f.record.Stamp = string(l.stamp)
-	if f.record.Op == Opened {
+	switch f.record.Op {
+	case Transaction: // its parts have them
+	case Opened:
+		f.record.Stamp = string(l.stamp)
 		f.record.List = f.record.Stamp
+	default:
+		f.record.Stamp = string(l.stamp)
 	}
 	c := commands{s: s, at: end + len(lineEnd)}
-	key, value := c.read(&f.record)
+	whole, parts := c.read(&f.record, l.parts)
 	if c.bad != "" {
 		f.bad = c.bad
 	} else {
@@ -292,14 +296,9 @@ func (s *scanner) record() found {
 		return found{newer: l.version}
 	}
 	if f.bad == "" {
-		f.record.Key = string(s.buf[s.pos+key.from : s.pos+key.to])
-		f.record.Value = string(s.buf[s.pos+value.from : s.pos+value.to])
-		for _, words := range c.words {
-			command := make([]string, len(words))
-			for i, word := range words {
-				command[i] = string(s.buf[s.pos+word.from : s.pos+word.to])
-			}
-			f.record.Commands = append(f.record.Commands, command)
+		c.take(&f.record, whole)
+		for i := range parts {
+			c.take(&f.record.Parts[i], parts[i])
 		}
 	}
 	return f
@@ -336,7 +335,7 @@ func (s *scanner) stands(distance int, text string) bool {
 
 // isLine is whether a line of a part with this salt stands at a distance from pos.
 func (s *scanner) isLine(distance int, salt string) bool {
-	return s.stands(distance, magic+"1 "+salt+" ") || s.stands(distance, magic+"2 "+salt+" ")
+	return s.stands(distance, magic+"1 "+salt+" ") || s.stands(distance, magic+"2 "+salt+" ") || s.stands(distance, magic+"3 "+salt+" ")
 }
 
 // commands reads the commands of a record, from at on, counted from the scanner's pos.
@@ -344,50 +343,113 @@ type commands struct {
 	s   *scanner
 	at  int
 	bad string // what was wrong first; then all else does nothing
+}
 
-	words [][]span // of each command of Operations, without the key
+// content is where the key, the value and the commands of a record are.
+type content struct {
+	key, value span
+	words      [][]span // of each command of Operations, without the key
 }
 
 // span is a stretch of the buffer, counted from the scanner's pos.
 type span struct{ from, to int }
 
-// read reads what r, which is without them, needs. It fills in the Expires.
-func (c *commands) read(r *Record) (key, value span) {
-	if r.Op != Set && r.Op != Del && r.Op != Operations {
-		return key, value
+// read reads what r, which is without them, needs, of a Transaction so many parts. It fills in the Expires, and the Parts without their
+// content.
+func (c *commands) read(r *Record, n int) (whole content, parts []content) {
+	switch r.Op {
+	case Set, Del, Operations, Transaction:
+	case Settle, Opened, skip:
+		return whole, nil
 	}
 	if c.is(selHead) {
 		if c.number() != int64(r.DB) {
 			c.fail(badCommand)
 		}
 	}
+	if r.Op == Operations {
+		several := c.is(multi)
+		whole = c.operations(func(read int) bool { return !several && read == 1 || several && read > 0 && c.is(execute) })
+		if several && len(whole.words) < 2 {
+			c.fail(badCommand) // there is one way to write a record
+		}
+		return whole, nil
+	}
+	if r.Op != Transaction {
+		return c.one(r), nil
+	}
+	c.literal(multi)
+	for len(parts) < n && c.bad == "" {
+		part := c.part()
+		part.DB = r.DB
+		parts = append(parts, c.one(&part))
+		r.Parts = append(r.Parts, part)
+	}
+	c.literal(execute)
+	return whole, parts
+}
+
+// part consumes the line of a part of a Transaction.
+func (c *commands) part() Record {
+	c.literal(partMagic)
+	if c.bad != "" {
+		return Record{}
+	}
+	c.s.fill(c.at + maxLine)
+	text := c.s.buf[c.s.pos+c.at : min(c.s.pos+c.at+maxLine, len(c.s.buf))]
+	end := bytes.Index(text, []byte(lineEnd))
+	if end < 0 {
+		if len(text) < maxLine {
+			c.fail(incomplete)
+		}
+		c.fail(badLine)
+		return Record{}
+	}
+	r, ok := parsePart(text[:end])
+	if !ok {
+		c.fail(badLine)
+	}
+	c.at += end + len(lineEnd)
+	return r
+}
+
+// one consumes the commands of a record, those of Operations as a part of a Transaction has them.
+func (c *commands) one(r *Record) (has content) {
 	switch r.Op {
 	case Set:
 		c.literal(setHead)
-		key, value = c.bulk(), c.bulk()
+		has.key, has.value = c.bulk(), c.bulk()
 		c.literal(pxat)
 		if r.Expires = c.number(); r.Expires <= 0 {
 			c.fail(badCommand)
 		}
 	case Del:
 		c.literal(delHead)
-		key = c.bulk()
+		has.key = c.bulk()
 	case Operations:
-		key = c.operations()
-	case Settle, Opened, skip:
+		has = c.operations(func(read int) bool { return read > 0 && (c.s.stands(c.at, partMagic) || c.s.stands(c.at, execute)) })
+	case Settle, Opened, Transaction, skip:
 	}
-	return key, value
+	return has
 }
 
-// operations consumes the commands of Operations, which all have the same key.
-func (c *commands) operations() (key span) {
-	several := c.is(multi)
-	for c.bad == "" {
-		if several && len(c.words) > 0 && c.is(execute) {
-			break
+// take fills in the strings of a record, once its checksum was right.
+func (c *commands) take(r *Record, has content) {
+	r.Key, r.Value = c.text(has.key), c.text(has.value)
+	for _, words := range has.words {
+		command := make([]string, len(words))
+		for i, word := range words {
+			command[i] = c.text(word)
 		}
+		r.Commands = append(r.Commands, command)
+	}
+}
+
+// operations consumes commands that all have the same key, until ended, which gets how many there were.
+func (c *commands) operations(ended func(read int) bool) (has content) {
+	for c.bad == "" && !ended(len(has.words)) {
 		n := c.count()
-		if c.bad == "" && (n < 2 || n > maxWords+1 || len(c.words) == maxCommands) {
+		if c.bad == "" && (n < 2 || n > maxWords+1 || len(has.words) == maxCommands) {
 			c.fail(badCommand)
 			break
 		}
@@ -397,24 +459,18 @@ func (c *commands) operations() (key span) {
 			switch {
 			case i != 1:
 				words = append(words, word)
-			case len(c.words) == 0:
-				key = word
-			case c.text(word) != c.text(key):
+			case len(has.words) == 0:
+				has.key = word
+			case c.text(word) != c.text(has.key):
 				c.fail(badCommand)
 			}
 		}
 		if c.bad == "" && !validName(c.text(words[0])) {
 			c.fail(badCommand)
 		}
-		c.words = append(c.words, words)
-		if !several {
-			break
-		}
+		has.words = append(has.words, words)
 	}
-	if several && len(c.words) < 2 {
-		c.fail(badCommand) // there is one way to write a record
-	}
-	return key
+	return has
 }
 
 // text is what a span holds.

@@ -259,7 +259,7 @@ func TestARecordBeyondTheBoundIsDamage(t *testing.T) {
 }
 
 func TestANewerVersionIsNoDamage(t *testing.T) {
-	old, newer := encode(testSalt, 1, numbered(2)...), "#aside 3 0123456789abcdef 3 whatever it is\r\nmore\r\n"
+	old, newer := encode(testSalt, 1, numbered(2)...), "#aside 4 0123456789abcdef 3 whatever it is\r\nmore\r\n"
 	for _, part := range []string{
 		newer,
 		newer + string(old),

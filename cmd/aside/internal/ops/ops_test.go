@@ -243,10 +243,10 @@ func TestProblemsAreToldApart(t *testing.T) {
 			require.NoError(t, os.WriteFile(firstPart(t, dir), b, 0o600))
 		}, ops.Corrupt, "bytes from byte", 2},
 		{"a journal of a newer version", func(t *testing.T, dir string) {
-			v3, err := os.ReadFile("../../../../fallback/journal/testdata/v3.aof")
+			v4, err := os.ReadFile("../../../../fallback/journal/testdata/v4.aof")
 			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "journal", "9999999999999999.aof"), v3, 0o600))
-		}, ops.Newer, "version 3 at byte 0", 3},
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "journal", "9999999999999999.aof"), v4, 0o600))
+		}, ops.Newer, "version 4 at byte 0", 3},
 		{"a part that is missing", func(t *testing.T, dir string) {
 			lines := bytes.SplitAfter(whole, []byte("#aside "))
 			// Without its second record the part is whole, and its numbers are not.
