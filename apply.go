@@ -33,6 +33,28 @@ func (c *Client) Apply(ctx context.Context, key string, operations []Operation, 
 	return operator{writer{c}}.apply(ctx, &operation{key: key, decide: decide, reads: decide != nil}, operations)
 }
 
+// Change is what ApplyAway does to a key.
+type Change struct {
+	Key        string
+	Operations []Operation // as of Apply; none: the key is only looked at
+}
+
+// ApplyAway keeps operations on several keys as one, while Redis is away for all of them: all are kept, or none, also after a
+// crash. Before it keeps them, it calls decide, if that is not nil, with what waits for each key; an error of decide is
+// returned, and nothing is kept. No Apply, ApplyAway or UpdateAway of the keys, and no replay, comes between; a Set or Del
+// that runs at the same time is as in Apply. decide must not call the Client, and must be quick.
+//
+// The replay does the operations of each key once, by itself, as those of Apply: others see one key changed before the
+// next is, and what somebody else has set or deleted since, or Redis refuses, is not done for that key alone.
+//
+// The error is nil once all is kept. It is ErrNotAway, and decide is not called, if Redis can be asked for one of the
+// keys; ErrRedisAway if there is no Options.FallbackDir, or a store of your own (Options.Store) keeps no transactions
+// (fallback.Transactor); ErrInvalidArgument, also for a key that is named twice; ErrTooLarge, ErrFull or ErrDisk, and
+// nothing is kept; or ctx's: then all of it may be kept soon, by a disk that has not answered.
+func (c *Client) ApplyAway(ctx context.Context, changes []Change, decide func(kept map[string]Kept) error) error {
+	return operator{writer{c}}.applyAway(ctx, changes, decide)
+}
+
 // Incr adds n to the number that key holds, 0 if it holds nothing, and returns the sum. While Redis
 // is away the addition is kept, and done once when it is back: the error is then nil only if the sum
 // follows from what this process knows, which what it does not hear of may have changed; else it is

@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"slices"
 
@@ -14,6 +15,8 @@ type guardedStore struct {
 	user fallback.Store
 	says *reports
 }
+
+var errNoTransactions = errors.New("Options.Store keeps no transactions (fallback.Transactor)")
 
 // guard calls fn, and logs what keeps it from returning.
 func (g guardedStore) guard(fn func()) error {
@@ -61,6 +64,18 @@ func (g guardedStore) Records(op fallback.Op) iter.Seq[fallback.Record] {
 
 func (g guardedStore) Settle(records ...fallback.Record) {
 	_ = g.guard(func() { g.user.Settle(records...) })
+}
+
+// PutAll is of a store that is a fallback.Transactor.
+func (g guardedStore) PutAll(ctx context.Context, records ...fallback.Record) (err error) {
+	t, ok := g.user.(fallback.Transactor)
+	if !ok {
+		return errNoTransactions // nobody asks it to
+	}
+	if failed := g.guard(func() { err = examined(t.PutAll(ctx, records...)) }); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // Reject is of a store that is a fallback.Keeper.

@@ -86,7 +86,7 @@ type Event struct {
 	Shared   bool   // of EventGet: it waited for another call of this process, or took what that had just loaded
 	Stale    bool   // of EventGet: what it returned is stale, see WithGrace
 	Refresh  bool   // of EventLoad: it ran for a refresh
-	Op       string // of EventGet and EventWrite: the method, in small letters: get, get_multi, peek, look_multi, set, set_multi, delete, touch, expire, update, update_away, apply; of EventCommand and EventRedisError: the name of a script of ours, or "" for the commands of an Update
+	Op       string // of EventGet and EventWrite: the method, in small letters: get, get_multi, peek, look_multi, set, set_multi, delete, touch, expire, update, update_away, apply, apply_away; of EventCommand and EventRedisError: the name of a script of ours, or "" for the commands of an Update
 	View     string // the name of the view, see WithName; "" for a call of the Client itself
 	Key      string // the data key, the first of several; or a shard's address in a cluster. It is no attribute for a metric: there are too many
 	Keys     int    // how many it is about

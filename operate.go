@@ -26,15 +26,9 @@ type operator struct{ writer }
 // apply is Apply of operations, which it puts into op.
 func (o operator) apply(ctx context.Context, op *operation, operations []Operation) ([]any, error) {
 	key := strings.Clone(op.key)
-	sh := o.link.Home(key)
-	now, _ := o.link.ServerTime(sh)
-	commands := cloneOperations(operations)
-	for i := range commands {
-		normal, err := deferred.Normal(commands[i], now/1000)
-		if err != nil {
-			return nil, fmt.Errorf("%w: an operation on %s: %w", ErrInvalidArgument, quoted(key), err)
-		}
-		commands[i] = normal
+	commands, err := o.normal(key, operations)
+	if err != nil {
+		return nil, err
 	}
 	if len(commands) == 0 {
 		return nil, fmt.Errorf("%w: no operations on %s: give at least one", ErrInvalidArgument, quoted(key))
@@ -53,6 +47,19 @@ func (o operator) apply(ctx context.Context, op *operation, operations []Operati
 	return answers, err
 }
 
+// normal has operations in one form, and nothing of the caller's.
+func (o operator) normal(key string, operations []Operation) ([][]string, error) {
+	commands := cloneOperations(operations)
+	for i := range commands {
+		normal, err := deferred.Normal(commands[i], o.serverMillis(key))
+		if err != nil {
+			return nil, fmt.Errorf("%w: an operation on %s: %w", ErrInvalidArgument, quoted(key), err)
+		}
+		commands[i] = normal
+	}
+	return commands, nil
+}
+
 // operation is what one Apply is to do. The goroutine of the call has it.
 type operation struct {
 	key      string
@@ -66,33 +73,50 @@ type operation struct {
 }
 
 func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) {
-	keys := []string{op.key}
-	now, _ := o.link.ServerTime(o.link.Home(op.key))
+	m := o.forget(op)
+	answers, err := o.do(ctx, op)
+	o.remember(op, m, o.drop([]string{op.key}))
+	return answers, err
+}
+
+// memory is what this process's memory had of a key before its operations.
+type memory struct {
+	sh            *link.Shard
+	now           int64 // by the server's clock, in ms
+	outage        uint64
+	began, before uint64 // changes of the key, before it was dropped and behind
+	read          read
+}
+
+// forget drops what memory has of op's key, which is noted in op and in what it returns.
+func (o operator) forget(op *operation) memory {
+	m := memory{sh: o.link.Home(op.key), now: o.serverMillis(op.key)}
 	if e := o.near.Lookup(op.key); e != nil {
 		op.held = deferred.Value{Known: true, Exists: !e.Absent(), Text: e.Raw()}
 		if ends, ok := e.Ends(); ok {
-			op.held.Ends = now/1000 + (ends-o.link.Now())/int64(time.Millisecond)
+			op.held.Ends = m.now + (ends-o.link.Now())/int64(time.Millisecond)
 		}
 	}
-	sh := o.link.Home(op.key)
-	outage, began := sh.Valid.Outage(), o.near.Changes(op.key)
-	read := o.readBefore(op.key)
-	before := o.drop(keys)
-	answers, err := o.do(ctx, op)
-	after := o.drop(keys)
-	if !sh.Asks() && after == before+1 && before == began+1 && op.kept { // nobody else has changed it meanwhile
-		o.putBack(op, read, outage, after, now/1000)
+	m.outage, m.began = m.sh.Valid.Outage(), o.near.Changes(op.key)
+	m.read = o.readBefore(op.key)
+	m.before = o.drop([]string{op.key})
+	return m
+}
+
+// remember has memory go on with what op has made of its key, which was dropped again, as its changes-th change.
+func (o operator) remember(op *operation, m memory, changes uint64) {
+	if !m.sh.Asks() && changes == m.before+1 && m.before == m.began+1 && op.kept { // nobody else has changed it meanwhile
+		o.putBack(op, m.read, m.outage, changes, m.now)
 	}
-	if !sh.Asks() && after == before+1 && op.after.Known && op.after.Exists { // likewise
+	if !m.sh.Asks() && changes == m.before+1 && op.after.Known && op.after.Exists { // likewise
 		ttl := time.Duration(-1)
 		if op.after.Ends > 0 {
-			ttl = time.Duration(op.after.Ends-now/1000) * time.Millisecond
+			ttl = time.Duration(op.after.Ends-m.now) * time.Millisecond
 		}
 		if op.after.Ends == 0 || ttl > 0 {
-			o.near.CommitAway(op.key, near.Away{Value: near.Value{Raw: op.after.Text, TTL: ttl, Began: o.link.Now()}, Valid: sh.Valid, Outage: outage, Changes: after})
+			o.near.CommitAway(op.key, near.Away{Value: near.Value{Raw: op.after.Text, TTL: ttl, Began: o.link.Now()}, Valid: m.sh.Valid, Outage: m.outage, Changes: changes})
 		}
 	}
-	return answers, err
 }
 
 // read is what memory had of a key that holds no string.
@@ -249,38 +273,25 @@ func (o operator) keep(ctx context.Context, op *operation, cause error) error {
 		return fmt.Errorf("aside: cannot change %s: %w: %w", quoted(op.key), cause, err)
 	}
 	defer release()
-	there, err := o.store.waiting(turn, op.key)
-	if err != nil {
-		return fmt.Errorf("aside: cannot change %s: %w, and it cannot be kept for later: %w", quoted(op.key), cause, reason.Of(err))
-	}
-	waits, err := o.kept(there, op.held, op.reads)
+	p, err := o.look(turn, op, cause)
 	if err != nil {
 		return err
 	}
-	if waits.headed && !replacesAll(op.commands) {
-		return fmt.Errorf("%w: cannot change %s: its value was stored with an age, a grace, a version or groups, which Redis's own commands do not know: use Set or Update", ErrInvalidArgument, quoted(op.key))
-	}
 	if op.decide != nil {
-		if err := op.decide(waits); err != nil {
+		if err := op.decide(p.waits); err != nil {
 			return err
 		}
 	}
-	sh := o.link.Home(op.key)
-	records := o.records(sh, there, op.commands)
-	bytes := there.bytes()
-	for i := range records {
-		bytes += len(records[i].Value)
-	}
-	if bytes > o.opt.MaxValueBytes {
-		return fmt.Errorf("%w: the operations that wait for key %s would have %d bytes, more than Options.MaxValueBytes (%d): nothing was kept", ErrTooLarge, quoted(op.key), bytes, o.opt.MaxValueBytes)
+	records, err := o.records(p)
+	if err != nil {
+		return err
 	}
 	o.store.operated.Store(true)
 	o.store.underWay.enter(op.key, records[len(records)-1].Stamp)
 	err = o.keepWrites(turn, records, cause)
 	o.store.underWay.leave(op.key)
 	if err == nil || errors.Is(err, ErrNotDurable) {
-		op.kept, op.alone = true, there.Op != fallback.OpOperations && there.Op != fallback.OpSet && there.Op != fallback.OpDel
-		op.after = waits.Now.value().After(operationsOf(op.commands))
+		p.wasKept()
 	}
 	if err != nil {
 		if errors.Is(err, ErrNotDurable) {
@@ -289,6 +300,35 @@ func (o operator) keep(ctx context.Context, op *operation, cause error) error {
 		return err
 	}
 	return fmt.Errorf("aside: the change of %s is kept: %w", quoted(op.key), ErrKept)
+}
+
+// prospect is an operation that is to be kept, and what waits for its key.
+type prospect struct {
+	*operation
+	there waiting
+	waits Kept
+}
+
+// look looks at what waits for op's key, which the caller has claimed.
+func (o operator) look(ctx context.Context, op *operation, cause error) (p prospect, err error) {
+	p.operation = op
+	if p.there, err = o.store.waiting(ctx, op.key); err != nil {
+		return p, fmt.Errorf("aside: cannot change %s: %w, and it cannot be kept for later: %w", quoted(op.key), cause, reason.Of(err))
+	}
+	if p.waits, err = o.kept(p.there, op.held, op.reads); err != nil {
+		return p, err
+	}
+	if p.waits.headed && !replacesAll(op.commands) {
+		return p, fmt.Errorf("%w: cannot change %s: its value was stored with an age, a grace, a version or groups, which Redis's own commands do not know: use Set or Update", ErrInvalidArgument, quoted(op.key))
+	}
+	return p, nil
+}
+
+// wasKept notes that the store has the operation.
+func (p prospect) wasKept() {
+	was := p.there.Op
+	p.kept, p.alone = true, was != fallback.OpOperations && was != fallback.OpSet && was != fallback.OpDel
+	p.after = p.waits.Now.value().After(operationsOf(p.commands))
 }
 
 // replacesAll reports whether no command reads the string that was there before them.
@@ -314,8 +354,20 @@ func operationsOf(commands [][]string) []deferred.Op {
 	return ops
 }
 
-// records are what is put into the store for commands where there is what waits.
-func (o operator) records(sh *link.Shard, was waiting, commands [][]string) (records []fallback.Record) {
+// records are what is put into the store for an operation where there is what waits. The error is ErrTooLarge.
+func (o operator) records(p prospect) ([]fallback.Record, error) {
+	records := o.recordsOf(o.link.Home(p.key), p.there, p.commands)
+	bytes := p.there.bytes()
+	for i := range records {
+		bytes += len(records[i].Value)
+	}
+	if bytes > o.opt.MaxValueBytes {
+		return nil, fmt.Errorf("%w: the operations that wait for key %s would have %d bytes, more than Options.MaxValueBytes (%d): nothing was kept", ErrTooLarge, quoted(p.key), bytes, o.opt.MaxValueBytes)
+	}
+	return records, nil
+}
+
+func (o operator) recordsOf(sh *link.Shard, was waiting, commands [][]string) (records []fallback.Record) {
 	by := o.newStamps(sh, len(commands))
 	more := deferred.Together(by.Text, by.Text, commands)
 	base := deferred.Op{}

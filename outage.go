@@ -118,10 +118,15 @@ func expiresAt(now int64, ttl time.Duration) int64 {
 // keepWrites puts writes that Redis has not acknowledged into the store; cause says why it has not.
 // nil: they survive the end of the process, and are as good as written.
 func (c *Client) keepWrites(ctx context.Context, records []fallback.Record, cause error) error {
+	return c.keepBy(ctx, c.store.Put, records, cause)
+}
+
+// keepBy is keepWrites by a function of the store's.
+func (c *Client) keepBy(ctx context.Context, put func(context.Context, ...fallback.Record) error, records []fallback.Record, cause error) error {
 	defer c.store.settleOvertaken(records)
 	ctx, cancel := withGrace(ctx)
 	defer cancel()
-	err := c.store.Put(ctx, records...)
+	err := put(ctx, records...)
 	for i := range records { // also after an error: a store whose caller leaves while it writes has the record all the same
 		key := records[i].Key
 		if sh := c.link.Shard(key); sh.Asks() && (err == nil || c.store.Pending(key)) {

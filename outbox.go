@@ -49,6 +49,17 @@ func (o *outbox) keepsOperations() bool {
 	return ok
 }
 
+// transactor is the store as one that can keep records of several keys as one; nil: it cannot.
+func (o *outbox) transactor() fallback.Transactor {
+	if guarded, ok := o.Store.(guardedStore); ok {
+		if _, ok := guarded.user.(fallback.Transactor); !ok {
+			return nil
+		}
+	}
+	t, _ := o.Store.(fallback.Transactor)
+	return t
+}
+
 // keys yields the keys of the records that are no OpDel.
 func (o *outbox) keys() iter.Seq[string] {
 	store := o.Store
@@ -275,6 +286,26 @@ func (cl *claims) hold(ctx context.Context, keys []string) (release func(), err 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+}
+
+// lease is keys that are held, by a call and by what goes on behind it. Whoever lets go last releases them.
+type lease struct {
+	holders atomic.Int32
+	release func()
+}
+
+func newLease(release func()) *lease {
+	l := &lease{release: release}
+	l.share()
+	return l
+}
+
+func (l *lease) share() { l.holders.Add(1) }
+
+func (l *lease) letGo() {
+	if l.holders.Add(-1) == 0 {
+		l.release()
 	}
 }
 

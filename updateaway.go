@@ -38,15 +38,17 @@ type Known struct {
 // unchanged, and then nothing is kept.
 //
 // What is kept is a Set or Del of now, for each key by itself, and is replayed as such: a later
-// write by another process stays, an earlier one is overwritten. No replay of the keys runs
+// write by another process stays, an earlier one is overwritten. All of it is kept or nothing, also after a
+// crash; one key is replayed after the other. No replay of the keys runs
 // meanwhile. A Set or Del of one of the keys by this client that runs at the same time is not
 // waited for: the later one stays. Of several UpdateAways of a key each sees what the one before
 // has kept.
 //
 // The error is ErrNotAway, and fn is not called, if Redis can be asked for one of the keys: use
 // Update. It is ErrRedisAway, and fn is not called, if there is no Options.FallbackDir; ErrTooLarge,
-// and nothing is kept; ErrFull, ErrDisk, or ctx's: some of the keys may have been kept. fn must not
-// call the Client.
+// and nothing is kept; ErrFull, ErrDisk, or ctx's: then all of it may have been kept, or be kept soon, by a disk that has
+// not answered. (A store of your own, Options.Store, that is no fallback.Transactor may have kept a part.) fn must not call
+// the Client.
 func (c *Client) UpdateAway(ctx context.Context, keys []string, fn func(kept map[string]Known) (map[string]Known, error)) error {
 	keys = distinct(keys)
 	w := writer{c}
@@ -86,7 +88,8 @@ func (c writer) updateAway(ctx context.Context, keys []string, fn func(kept map[
 	if err != nil {
 		return err
 	}
-	defer release()
+	held := newLease(release)
+	defer held.letGo()
 	outages := make([]uint64, len(keys))
 	for i, key := range keys {
 		outages[i] = c.link.Home(key).Valid.Outage()
@@ -113,7 +116,7 @@ func (c writer) updateAway(ctx context.Context, keys []string, fn func(kept map[
 			return err
 		}
 	}
-	return c.keepNext(who, keys, kept, next, outages)
+	return c.keepNext(who, held, keys, kept, next, outages)
 }
 
 // keptOf is what the store has of explicit writes of keys.
@@ -146,9 +149,9 @@ func (c writer) keptOf(ctx context.Context, keys []string) (map[string]Known, er
 	return all, nil
 }
 
-// keepNext keeps next, values first: a crash may leave one of two keys undone, and it is better
-// that a value is there twice than not at all.
-func (c writer) keepNext(ctx context.Context, keys []string, kept, next map[string]Known, outages []uint64) error {
+// keepNext keeps next as one record of the journal. A store of the user's own may keep a part of it; so values come
+// first: it is better that one is there twice than not at all.
+func (c writer) keepNext(ctx context.Context, held *lease, keys []string, kept, next map[string]Known, outages []uint64) error {
 	var sets, deletes []fallback.Record
 	before := make([]uint64, len(keys))
 	w := &write{writer: c}
@@ -184,7 +187,7 @@ func (c writer) keepNext(ctx context.Context, keys []string, kept, next map[stri
 		}
 		sets = append(sets, record)
 	}
-	err := c.keepWrites(ctx, append(sets, deletes...), link.ErrNotAsked)
+	err := c.keepTogether(ctx, append(sets, deletes...), link.ErrNotAsked, held)
 	for i, key := range keys {
 		k, ok := next[key]
 		if !ok {

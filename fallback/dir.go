@@ -67,7 +67,7 @@ type Dir struct {
 	finalErr error // what the flusher said at its end; set before done is closed
 }
 
-var _ Keeper = (*Dir)(nil)
+var _ Transactor = (*Dir)(nil)
 
 // goneFile is a file that is to be removed.
 type goneFile struct {
@@ -100,6 +100,20 @@ const (
 
 // Put implements [Store].
 func (d *Dir) Put(ctx context.Context, records ...Record) error {
+	return d.putRecords(ctx, records, false)
+}
+
+// PutAll implements [Transactor]. In the journal the records are one. Whoever left while the disk writes it would leave
+// them in the index, and some of them maybe in their files, though the disk may still refuse it: so it is waited for.
+func (d *Dir) PutAll(ctx context.Context, records ...Record) error {
+	if err := noNotes(records); err != nil {
+		return err
+	}
+	return d.putRecords(ctx, records, true)
+}
+
+// putRecords is Put; together: as one record of the journal.
+func (d *Dir) putRecords(ctx context.Context, records []Record, together bool) error {
 	if err := validateAll(records); err != nil {
 		return err
 	}
@@ -112,7 +126,14 @@ func (d *Dir) Put(ctx context.Context, records ...Record) error {
 	if err != nil || len(p.records) == 0 {
 		return err
 	}
-	failed := d.journal.Append(ctx, d.forJournal(p.records)...)
+	all := d.forJournal(p.records)
+	if together {
+		ctx = context.WithoutCancel(ctx)
+		if len(all) > 1 {
+			all = []journal.Record{{Op: journal.Transaction, DB: d.o.DB, Parts: all}}
+		}
+	}
+	failed := d.journal.Append(ctx, all...)
 	// When ctx has ended, nobody knows whether the journal has them. Then the index has them too:
 	// what may be found after a restart must not be missing before.
 	unknown := failed != nil && ctx.Err() != nil && errors.Is(failed, ctx.Err())

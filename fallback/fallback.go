@@ -103,6 +103,17 @@ type Keeper interface {
 	Reject(record Record, why error) error
 }
 
+// Transactor is a Keeper that can keep records of several keys as one, as those of [Open] and [NewMemory] can. With
+// another one, Client.ApplyAway returns an error, and of what Client.UpdateAway keeps a crash may leave a part.
+type Transactor interface {
+	Keeper
+
+	// PutAll is Put of records that belong together, Sets, Dels and operations of any keys: it keeps all
+	// or none, whatever it returns, also after a crash. From then on each is a record of its own. Once PutAll has begun
+	// to write it waits for the disk, even if ctx ends.
+	PutAll(ctx context.Context, records ...Record) error
+}
+
 // Stats describes what a Store holds right now.
 type Stats struct {
 	Sets, Deletes, Fills int   // records

@@ -85,6 +85,8 @@ func (m *merger) mergeForeign(j *journal.Record) {
 			return
 		}
 		hash.hash = journal.HashKey(s.record.Key)
+	case journal.Transaction: // merge has taken it apart
+		return
 	}
 	f := m.others[hash]
 	if f == nil {

@@ -3,6 +3,7 @@ package fallback
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -20,7 +21,7 @@ type Memory struct {
 	rejected int   // guarded by x.mu
 }
 
-var _ Keeper = (*Memory)(nil)
+var _ Transactor = (*Memory)(nil)
 
 // NewMemory returns a Store without a disk, for clients that have no directory: what is written
 // while Redis is away is replayed if the process lives that long. maxBytes bounds keys, values and
@@ -67,6 +68,24 @@ func (m *Memory) Put(ctx context.Context, records ...Record) error {
 	}
 	for i := range records {
 		m.x.mergeLocked(&records[i], now, false)
+	}
+	return nil
+}
+
+// PutAll implements [Transactor].
+func (m *Memory) PutAll(ctx context.Context, records ...Record) error {
+	if err := noNotes(records); err != nil {
+		return err
+	}
+	return m.Put(ctx, records...)
+}
+
+// noNotes returns an error if one of records only says that a list was opened: it belongs to no others.
+func noNotes(records []Record) error {
+	for i := range records {
+		if onlyNotes(&records[i]) {
+			return errors.New("aside: a fallback.Record that only says that operations were begun is in a PutAll: use Put")
+		}
 	}
 	return nil
 }

@@ -265,6 +265,14 @@ type merger struct {
 
 // merge is called with each record of the journal, in order.
 func (m *merger) merge(j journal.Record) error {
+	if j.Op == journal.Transaction { // all of it is there; from here on each key goes by itself
+		for i := range j.Parts {
+			if err := m.merge(j.Parts[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	m.records++
 	m.d.x.seenLocked(j.Stamp)
 	if j.DB != m.d.o.DB {
@@ -284,7 +292,7 @@ func (m *merger) merge(j journal.Record) error {
 			m.d.x.mergeLocked(&note, time.Now().UnixMilli(), true)
 		}
 		return nil
-	case journal.Set, journal.Del, journal.Operations:
+	case journal.Set, journal.Del, journal.Operations, journal.Transaction:
 	}
 	r := fromJournal(&j)
 	if err := r.validate(); err != nil {
@@ -330,7 +338,7 @@ func fromJournal(j *journal.Record) Record {
 		r.Op, r.Value, r.Expires = OpOperations, deferred.Together(j.List, j.Stamp, j.Commands).String(), 0
 	case journal.Opened:
 		r = Record{Op: OpOperations, Stamp: j.List, Value: deferred.List{ID: j.List, Opened: true}.String()}
-	case journal.Set, journal.Settle:
+	case journal.Set, journal.Settle, journal.Transaction:
 	}
 	return r
 }

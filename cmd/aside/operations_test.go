@@ -115,3 +115,31 @@ func TestAJournalOfManyOperationsIsReadAsTheyAre(t *testing.T) {
 		require.Equal(t, []fallback.Record{want}, got)
 	}
 }
+
+// What was kept of several keys as one stands in the journal as one record, and the tools see each key's part.
+func TestATransactionInTheJournalIsReadAsItsKeysRecords(t *testing.T) {
+	source, dir := filepath.Join(t.TempDir(), "source"), filepath.Join(t.TempDir(), "fallback")
+	d, err := fallback.Open(source, fallback.Options{FlushInterval: time.Hour, MaxQueue: 1 << 30, Sync: fallback.OS, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	kept := []fallback.Record{
+		{Op: fallback.OpOperations, Key: "jobs", Stamp: stampOf(2), Value: deferred.Together(stampOf(1), stampOf(2), [][]string{{"LPUSH", "a"}, {"LPUSH", "b"}}).String()},
+		{Op: fallback.OpSet, Key: "job:b", Value: "waits", Expires: time.Now().Add(time.Hour).UnixMilli(), Stamp: stampOf(3)},
+		{Op: fallback.OpDel, Key: "job:a", Stamp: stampOf(4)},
+	}
+	require.NoError(t, d.PutAll(t.Context(), kept...))
+	more := fallback.Record{Op: fallback.OpOperations, Key: "jobs", Stamp: stampOf(5), Value: deferred.Together(stampOf(1), stampOf(5), [][]string{{"LPUSH", "c"}}).String()}
+	require.NoError(t, d.Put(t.Context(), more))
+	kept[0], _ = fallback.Merge(kept[0], more)
+	require.NoError(t, os.CopyFS(dir, os.DirFS(source)))
+	require.NoError(t, d.Close(t.Context()))
+	for _, dir := range []string{dir, source} { // the journal; and the files
+		var got []fallback.Record
+		findings, err := ops.Read(dir, func(r ops.Record) error {
+			got = append(got, r.Record)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Empty(t, findings.Problems)
+		require.ElementsMatch(t, kept, got)
+	}
+}

@@ -722,3 +722,25 @@ func operations(t *trial) error {
 	t.store.Settle(want["k"], want["set"], want["came"])
 	return errors.Join(t.expectNone("k"), t.expectNone("set"), t.expectNone("came"))
 }
+
+func transaction(t *trial) error {
+	transactor, ok := t.store.(fallback.Transactor)
+	if !ok {
+		return nil // it need not be one: then Client.ApplyAway says so
+	}
+	set, del := t.set("set", "v"), t.del("del")
+	broken := t.set("broken", "v")
+	broken.Expires = 0
+	if err := transactor.PutAll(t.ctx, t.set("whole", "v"), broken, t.del("other")); err == nil {
+		return errors.New("PutAll takes a value without an end")
+	}
+	ended, cancel := context.WithCancel(t.ctx)
+	cancel()
+	if err := transactor.PutAll(ended, t.set("whole", "v"), t.del("other")); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("PutAll with a context that has ended does not return its error, but: %w", err)
+	}
+	if err := transactor.PutAll(t.ctx, set, del); err != nil {
+		return fmt.Errorf("PutAll: %w", err)
+	}
+	return errors.Join(t.expect(set), t.expect(del), t.expectNone("whole"), t.expectNone("other"))
+}

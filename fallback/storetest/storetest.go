@@ -119,6 +119,11 @@ func rules() []rule {
 			operations,
 		},
 		{
+			"a Transactor keeps all records of a PutAll or none",
+			"Of a transaction that was acknowledged in part nobody would know which part.",
+			transaction,
+		},
+		{
 			"Stats counts what is there",
 			"It is what people look at when they ask whether an outage is over.",
 			stats,

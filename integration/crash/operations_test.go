@@ -3,6 +3,7 @@ package crash
 import (
 	"bufio"
 	"flag"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -229,6 +230,11 @@ func checkOperations(t *testing.T, addr string, all []*operation) {
 			for _, id := range order {
 				times[id]++
 			}
+			if kind == "t" {
+				beside, err := redis.Do(ctx, redis.B().Hgetall().Key(besideOf(key)).Build()).AsIntMap()
+				require.NoError(t, err)
+				require.Equal(t, fmt.Sprint(beside), fmt.Sprint(times), "of some transactions one key has its part, and the other has not")
+			}
 			want := 1
 			if kind == "p" {
 				want = 2
@@ -249,7 +255,7 @@ func checkOperations(t *testing.T, addr string, all []*operation) {
 				delete(times, op.id)
 			}
 			require.Empty(t, times, "%s holds what nobody has begun", key)
-			if kind == "l" {
+			if kind == "l" || kind == "t" {
 				require.Equal(t, there, order, "%s: not in their order", key)
 			}
 		}

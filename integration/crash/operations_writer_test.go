@@ -19,14 +19,18 @@ import (
 // settled, closed; and of each operation, which has a key of its kind for each worker,
 //
 //	b <id> <kind>    it begins. n adds 1 to a number; h adds 1 to the field <id> of a hash; l pushes <id> to a list; s adds
-//	                 <id> to a set; p pushes <id> twice, as one
+//	                 <id> to a set; p pushes <id> twice, as one; t pushes <id> to a list and adds 1 to the field <id> of a hash, as
+//	                 one, if Redis is away
 //	a <id>           it was acknowledged: done, or kept
 //	e <id> <error>   nobody knows
 
 const operators = 4 // workers
 
 // operationKinds are what a worker does in turn.
-var operationKinds = []string{"n", "h", "l", "s", "p"}
+var operationKinds = []string{"n", "h", "l", "s", "p", "t"}
+
+// besideOf is the key of the hash that a transaction on the list under key writes.
+func besideOf(key string) string { return key + ":beside" }
 
 func operationKey(kind string, worker int) string { return "ops:" + kind + ":" + strconv.Itoa(worker) }
 
@@ -91,12 +95,17 @@ func (w *writer) operation(id, kind, key string) {
 	}[kind]
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	say("b %s %s", id, kind)
-	_, err := w.client.Apply(ctx, key, ops, nil)
+	var err error
+	if kind == "t" {
+		err = w.client.ApplyAway(ctx, []aside.Change{{Key: key, Operations: []aside.Operation{{"RPUSH", id}}}, {Key: besideOf(key), Operations: []aside.Operation{{"HINCRBY", id, "1"}}}}, nil)
+	} else {
+		_, err = w.client.Apply(ctx, key, ops, nil)
+	}
 	cancel()
 	switch {
 	case err == nil, errors.Is(err, aside.ErrKept):
 		say("a %s", id)
-	case errors.Is(err, aside.ErrUnknownOutcome), errors.Is(err, context.DeadlineExceeded), errors.Is(err, aside.ErrRedisAway):
+	case errors.Is(err, aside.ErrNotAway), errors.Is(err, aside.ErrUnknownOutcome), errors.Is(err, context.DeadlineExceeded), errors.Is(err, aside.ErrRedisAway):
 		say("e %s %s", id, strings.ReplaceAll(err.Error(), "\n", "; "))
 	default:
 		os.Exit(fatal(err))

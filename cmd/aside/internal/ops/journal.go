@@ -246,6 +246,17 @@ func (r *reader) merge(j *journal.Record, part string) {
 		return
 	}
 	r.last = j.Seq
+	if j.Op != journal.Transaction {
+		r.mergeOne(j, part)
+		return
+	}
+	for i := range j.Parts { // each key goes by itself
+		r.mergeOne(&j.Parts[i], part)
+	}
+}
+
+// mergeOne is merge of a record that is no transaction, or of a part of one.
+func (r *reader) mergeOne(j *journal.Record, part string) {
 	key := journalKey{j.DB, j.KeyHash}
 	if j.Op != journal.Settle && j.Op != journal.Opened {
 		key.hash = journal.HashKey(j.Key)
@@ -275,7 +286,7 @@ func (r *reader) merge(j *journal.Record, part string) {
 		record.Op = fallback.OpDel
 	case journal.Operations:
 		record.Op, record.Value = fallback.OpOperations, deferred.Together(j.List, j.Stamp, j.Commands).String()
-	case journal.Set, journal.Settle, journal.Opened:
+	case journal.Set, journal.Settle, journal.Opened, journal.Transaction:
 	}
 	if s.goOn(&record, part) {
 		return
