@@ -104,16 +104,35 @@ func clientOf(address, name string) (all []*asked) {
 		return strings.TrimSpace(reply), err == nil
 	}
 	for n := 0; ; n++ {
-		kind := operationKinds[n%4]
+		kind := []string{"n", "h", "l", "s", "t"}[n%5]
 		key := fmt.Sprintf("via:%s:%s.%d", kind, name, n)
 		if reply, ok := ask("DEL " + key); !ok {
 			return all
 		} else if !strings.HasPrefix(reply, ":") {
 			continue // it may come later
 		}
+		if kind == "t" {
+			if reply, ok := ask("DEL " + besideOf(key)); !ok {
+				return all
+			} else if !strings.HasPrefix(reply, ":") {
+				continue
+			}
+		}
 		for i := range 8 {
 			op := &asked{key: key, kind: kind, id: fmt.Sprint("id", i)}
 			all = append(all, op)
+			if kind == "t" {
+				reply, ok := transact(ask, "RPUSH "+key+" "+op.id, "HINCRBY "+besideOf(key)+" "+op.id+" 1")
+				switch {
+				case !ok:
+					return all
+				case strings.HasPrefix(reply, "*2"):
+					op.said = "a"
+				case strings.HasPrefix(reply, "-ASIDEDEGRADED"), strings.HasPrefix(reply, "-EXECABORT"):
+					op.said = "r"
+				}
+				continue
+			}
 			reply, ok := ask(map[string]string{"n": "INCR " + key, "h": "HINCRBY " + key + " " + op.id + " 1", "l": "RPUSH " + key + " " + op.id, "s": "SADD " + key + " " + op.id}[kind])
 			switch {
 			case !ok:
@@ -125,6 +144,23 @@ func clientOf(address, name string) (all []*asked) {
 			}
 		}
 	}
+}
+
+// transact sends a transaction, and returns the first line of the reply to EXEC.
+func transact(ask func(string) (string, bool), commands ...string) (reply string, ok bool) {
+	for _, line := range append(append([]string{"MULTI"}, commands...), "EXEC") {
+		if reply, ok = ask(line); !ok {
+			return "", false
+		}
+	}
+	if strings.HasPrefix(reply, "*") {
+		for range commands { // an empty line is ignored, and not answered
+			if _, ok := ask(""); !ok {
+				return "", false
+			}
+		}
+	}
+	return reply, true
 }
 
 func buildProxy(t *testing.T) (program string) {
@@ -237,15 +273,20 @@ func checkAsked(t *testing.T, addr string, all []*asked) {
 			for id, n := range fields {
 				times[id] = int(n)
 			}
-		case "s", "l":
+		case "s", "l", "t":
 			read := redis.B().Smembers().Key(key).Build()
-			if ops[0].kind == "l" {
+			if ops[0].kind != "s" {
 				read = redis.B().Lrange().Key(key).Start(0).Stop(-1).Build()
 			}
 			ids, err := redis.Do(ctx, read).AsStrSlice()
 			require.NoError(t, err)
 			for _, id := range ids {
 				times[id]++
+			}
+			if ops[0].kind == "t" {
+				beside, err := redis.Do(ctx, redis.B().Hgetall().Key(besideOf(key)).Build()).AsIntMap()
+				require.NoError(t, err)
+				require.Equal(t, fmt.Sprint(beside), fmt.Sprint(times), "%s: of some transactions one key has its part, and the other has not", key)
 			}
 		}
 		least, most := 0, 0

@@ -25,7 +25,7 @@ type Known struct {
 
 // UpdateAway changes keys while Redis is away: fn gets what this proxy has kept of them, by key, and
 // returns what is to be kept instead. A key that is not in the map is not known here. No other write
-// of the keys through this proxy comes between. Errors are those of aside.Client.UpdateAway,
+// of the keys through this proxy comes between, and all of it is kept, and seen by readers, or nothing. Errors are those of aside.Client.UpdateAway,
 // ErrReserved, and fn's.
 func (s *Store) UpdateAway(ctx context.Context, keys []string, fn func(known map[string]Known) (map[string]Known, error)) error {
 	if err := allowed(keys...); err != nil {
@@ -38,7 +38,7 @@ func (s *Store) UpdateAway(ctx context.Context, keys []string, fn func(known map
 		return err
 	}
 	defer s.turns.Leave()
-	defer s.order.alone(keys...)()
+	defer s.alone(keys)()
 	return s.noted(degraded(s.client.UpdateAway(ctx, keys, func(kept map[string]aside.Known) (map[string]aside.Known, error) {
 		known := make(map[string]Known, len(kept))
 		for key, k := range kept {
@@ -119,6 +119,43 @@ func (o *order) end(keys ...string) {
 	for _, i := range o.of(keys) {
 		o.locks[i].RUnlock()
 	}
+}
+
+// alone waits until nobody writes keys, nor reads them, if they are several.
+func (s *Store) alone(keys []string) (done func()) {
+	written := s.order.alone(keys...)
+	if len(keys) < 2 {
+		return written
+	}
+	read := s.whole.alone(keys...)
+	return func() {
+		read()
+		written()
+	}
+}
+
+// beside waits until no write of several keys is under way, while Redis is away, of which one is among keys. None begins before the caller calls
+// what it returns. Who calls it has entered, as writers have, and does not call it again before that.
+func (s *Store) beside(keys ...string) (done func()) {
+	s.whole.beside(keys...)
+	return func() { s.whole.end(keys...) }
+}
+
+// Together calls fn between two writes of several keys, while Redis is away, of which one is among keys, as one call that is served.
+// get is Get for fn, which may call no other methods that wait for their turn. The error is fn's, or ErrConcurrency.
+func (s *Store) Together(ctx context.Context, keys []string, fn func(get func(ctx context.Context, key string) (Value, error)) error) error {
+	return s.InTurn(ctx, func() error {
+		defer s.beside(keys...)()
+		return fn(func(ctx context.Context, key string) (Value, error) {
+			switch err := allowed(key); {
+			case err != nil:
+				return Value{}, err
+			case s.IsStrict(key):
+				return s.getFromRedis(ctx, key)
+			}
+			return s.get(ctx, key)
+		})
+	})
 }
 
 // KnownKeys yields the keys that something may be known of here, without Redis: those of aside.Client.KnownKeys
@@ -230,4 +267,32 @@ func (s *Store) Keep(ctx context.Context, key string, operations []aside.Operati
 		return nil, nil
 	}
 	return answers, s.noted(degraded(err))
+}
+
+// KeepAll keeps operations on several keys as one, while Redis is away, unless decide, which gets what waits for each,
+// returns an error: then that is returned. All is kept, and seen by readers, or nothing; no other write of the keys through this proxy comes
+// between. Errors are those of aside.Client.ApplyAway, decide's, ErrReserved, and ErrDegraded if there is no fallback directory.
+func (s *Store) KeepAll(ctx context.Context, changes []aside.Change, decide func(map[string]Kept) error) error {
+	keys := make([]string, len(changes))
+	for i, change := range changes {
+		keys[i] = change.Key
+	}
+	if err := allowed(keys...); err != nil {
+		return err
+	}
+	if s.IsStrict(keys...) || !s.client.Health().Durable {
+		return s.noted(ErrDegraded)
+	}
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.turns.Leave()
+	defer s.alone(keys)()
+	return s.noted(degraded(s.client.ApplyAway(ctx, changes, func(kept map[string]aside.Kept) error {
+		waits := make(map[string]Kept, len(kept))
+		for key, k := range kept {
+			waits[key] = s.keptOf(k)
+		}
+		return decide(waits)
+	})))
 }

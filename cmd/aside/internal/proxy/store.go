@@ -72,6 +72,7 @@ type Store struct {
 	client      *aside.Client
 	turns       Gate
 	order       *order                // of writes that are kept while Redis is away
+	whole       *order                // of those that are of several keys and are seen as one: they are alone, readers beside each other. Taken after order
 	strict      func(key string) bool // nil: no key is
 	misses      atomic.Int64
 	refused     atomic.Int64
@@ -82,7 +83,7 @@ type Store struct {
 // NewStore returns a Store from client, which stays the caller's to close. concurrency is how many
 // calls are served at once; 0 for no limit, 1 for one after the other.
 func NewStore(client *aside.Client, concurrency int) *Store {
-	return &Store{client: client, turns: NewGate(concurrency), order: newOrder(), receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
+	return &Store{client: client, turns: NewGate(concurrency), order: newOrder(), whole: newOrder(), receiving: NewBudget(ReceivingBytes), connections: NewBudget(connectionsOf(openFiles()))}
 }
 
 // Client is the client that the Store is made of, for its Health and Stats.
@@ -152,6 +153,14 @@ func (s *Store) Get(ctx context.Context, key string) (Value, error) {
 		return Value{}, err
 	}
 	defer s.turns.Leave()
+	if s.Away(key) {
+		defer s.beside(key)()
+	}
+	return s.get(ctx, key)
+}
+
+// get is Get of a key that is allowed and not strict, for who has entered.
+func (s *Store) get(ctx context.Context, key string) (Value, error) {
 	found, err := s.client.Look(ctx, key)
 	if errors.Is(err, aside.ErrNotFound) {
 		s.misses.Add(1)
@@ -171,6 +180,10 @@ func (s *Store) GetFromRedis(ctx context.Context, key string) (Value, error) {
 		return Value{}, err
 	}
 	defer s.turns.Leave()
+	return s.getFromRedis(ctx, key)
+}
+
+func (s *Store) getFromRedis(ctx context.Context, key string) (Value, error) {
 	found, err := s.client.Fetch(ctx, time.Hour, key, noLoader, aside.WithoutLoad(), aside.WithFresh())
 	switch {
 	case errors.Is(err, aside.ErrNotCached):
@@ -206,6 +219,9 @@ func (s *Store) GetMulti(ctx context.Context, keys []string) (map[string]Value, 
 	defer s.turns.Leave()
 	if s.IsStrict(keys...) {
 		return s.getMultiFromRedis(ctx, keys)
+	}
+	if slices.ContainsFunc(keys, s.Away) {
+		defer s.beside(keys...)()
 	}
 	found, err := s.client.LookMulti(ctx, keys)
 	if err != nil {

@@ -103,18 +103,18 @@ func (s *stage) doAll(calls []call, local bool) (answers []answer, changed bool,
 	return answers, len(s.changed) > 0, nil
 }
 
-// read does calls that only read, by all that is known of keys.
+// read does calls that only read, by all that is known of keys: of a write of several of them it sees all or nothing.
 func (c *conn) read(calls []call, keys []string) (answer, error) {
 	s := newStage(c.server.options.MaxValueBytes)
-	if err := c.learn(s, keys); err != nil {
+	if err := c.learnTogether(s, keys); err != nil {
 		return nil, err
 	}
 	answers, _, err := s.doAll(calls, false)
 	return answers, err
 }
 
-// change does calls by what this proxy has kept of keys itself, and has that kept. operations: if that
-// is not known, they may be kept as they are, of a single key.
+// change does calls by what this proxy has kept of keys itself, and has that kept, all or nothing. operations: if that
+// is not known, they may be kept as they are.
 func (c *conn) change(calls []call, keys []string, operations bool) (answer, error) {
 	held, err := c.counted(calls, keys)
 	if err != nil {
@@ -142,6 +142,9 @@ func (c *conn) change(calls []call, keys []string, operations bool) (answer, err
 	})
 	if err == nil || !operations || !errors.Is(err, proxy.ErrDegraded) {
 		return answers, err
+	}
+	if len(keys) > 1 {
+		return c.keepAll(calls, keys, held)
 	}
 	return c.keep(calls, keys[0])
 }
@@ -271,6 +274,21 @@ func (c *conn) learn(s *stage, keys []string) error {
 		}
 	}
 	return nil
+}
+
+// learnTogether is learn of what all keys hold between two writes of several of them.
+func (c *conn) learnTogether(s *stage, keys []string) error {
+	if len(keys) < 2 {
+		return c.learn(s, keys)
+	}
+	return c.server.store.Together(c.ctx, keys, func(get func(ctx context.Context, key string) (proxy.Value, error)) error {
+		for _, key := range keys {
+			if err := c.learnBy(get, s, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // getter gets the string under a key, as proxy.Store.Get does.

@@ -2,6 +2,7 @@ package resp
 
 import (
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 
@@ -10,8 +11,8 @@ import (
 )
 
 // A transaction that begins while Redis is away is held here until its EXEC. Then it is done as a
-// whole or not at all: reads by what is known; writes of one key as one record. Of several keys the
-// records could part, if the proxy dies between them, so they are refused.
+// whole or not at all: reads by what is known, writes as one record of the journal. When Redis is back each
+// key is replayed by itself.
 
 const (
 	mostHeld      = 1024     // commands of a transaction
@@ -142,11 +143,101 @@ func (c *conn) execHeld(calls []call) (answer, error) {
 	switch {
 	case reads:
 		return c.read(calls, keys)
-	case len(keys) > 1:
-		return nil, proxy.ErrDegraded
-	case !c.server.store.Away(keys[0]):
+	case slices.ContainsFunc(keys, func(key string) bool { return !c.server.store.Away(key) }):
 		return nil, aside.ErrNotAway
 	default:
 		return c.change(calls, keys, true)
+	}
+}
+
+// keepAll has calls kept as operations on several keys, all or none, if their answers follow from what is known, or need
+// not. held is as of counted.
+func (c *conn) keepAll(calls []call, keys []string, held map[string]bool) (answer, error) {
+	changes, err := c.changesOf(calls, keys)
+	if err != nil {
+		return nil, err
+	}
+	local := c.server.options.LocalAnswers
+	supposed := newStage(c.server.options.MaxValueBytes) // see keep
+	supposed.held = held
+	for _, key := range keys {
+		supposed.known[key] = c.supposed(key, supposed.now)
+	}
+	answers, changed, err := supposed.doAll(calls, local)
+	if err != nil || !changed {
+		return answers, err
+	}
+	err = c.server.store.KeepAll(c.ctx, changes, func(waits map[string]proxy.Kept) (err error) {
+		s := newStage(c.server.options.MaxValueBytes)
+		s.held = held
+		for key, k := range waits {
+			s.known[key] = fold(k, s.now, nil)
+		}
+		var changed bool
+		answers, changed, err = s.doAll(calls, local)
+		switch {
+		case err != nil:
+			return err
+		case slices.ContainsFunc(answers, func(a answer) bool { _, ok := a.(failure); return ok }): // Redis would do the others
+			return proxy.ErrDegraded
+		case !changed:
+			return errSettled
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errSettled):
+		return answers, nil
+	case errors.Is(err, aside.ErrInvalidArgument): // what Redis has to say of an argument, only it knows
+		return nil, proxy.ErrDegraded
+	}
+	return answers, err
+}
+
+// changesOf are the operations that calls come to, by key; of a key that is only read none. The error is ErrDegraded if one of calls
+// can be kept by what is known only.
+func (c *conn) changesOf(calls []call, keys []string) ([]aside.Change, error) {
+	changes := make([]aside.Change, len(keys))
+	for i, key := range keys {
+		changes[i].Key = key
+	}
+	for _, one := range calls {
+		for name, args := range one.perKey() {
+			op, ok := aside.Operation{"DEL"}, true
+			blank := newStage(c.server.options.MaxValueBytes)
+			blank.do(steps[name], args)
+			if e := blank.known[args[0]]; !blank.changed[args[0]] || e.exists || e.part { // else it is over at once
+				op, ok = c.operationOf(name, args)
+			}
+			if !ok {
+				return nil, proxy.ErrDegraded
+			}
+			i, _ := slices.BinarySearch(keys, args[0])
+			changes[i].Operations = append(changes[i].Operations, op)
+		}
+	}
+	return changes, nil
+}
+
+// perKey yields a command that writes as commands of one key each, if it can be divided.
+func (one call) perKey() iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		switch {
+		case one.reads:
+		case one.name == "DEL" || one.name == "UNLINK":
+			for _, key := range one.args {
+				if !yield(one.name, []string{key}) {
+					return
+				}
+			}
+		case one.name == "MSET" && len(one.args)%2 == 0:
+			for pair := range slices.Chunk(one.args, 2) {
+				if !yield(one.name, pair) {
+					return
+				}
+			}
+		default:
+			yield(one.name, one.args)
+		}
 	}
 }

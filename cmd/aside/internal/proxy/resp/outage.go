@@ -74,7 +74,7 @@ var Outages = []OutageRow{
 	{names("SCAN", "KEYS", "RANDOMKEY", "DBSIZE"), Listed, "nothing; `service.outage_keys: known`: the keys that `EXISTS` would answer 1 for"},
 	{names("RENAME", "COPY replace"), KeptIfKnown, "its source"},
 	{names("RENAMENX", "COPY", "MSETNX"), KeptIfKnown, "all its keys"},
-	{names("MULTI", "EXEC", "DISCARD"), KeptIfKnown, "what its commands depend on; they may write one key"},
+	{names("MULTI", "EXEC", "DISCARD"), KeptIfKnown, "what its commands depend on"},
 }
 
 func names(words ...string) []string { return words }

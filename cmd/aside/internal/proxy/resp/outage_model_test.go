@@ -53,6 +53,7 @@ type model struct {
 	others   int   // commands of foreign between two pipelines of the proxy's clients, at most
 	emptied  int   // keys, by the rule of bareValues
 	front    *Server
+	multi    bool                // transactions of several keys are sent between pipelines
 	history  map[string][]string // the latest that was done with a key, and answered
 	relapses int                 // outages that began before all was replayed
 	relapsed int                 // commands in these
@@ -123,6 +124,68 @@ func (m *model) send(all [][]string) {
 	for i := range done {
 		m.compare(done[i], want[i], got[i])
 	}
+}
+
+// transact sends a transaction, which is refused as a whole or done as a whole.
+func (m *model) transact() {
+	m.t.Helper()
+	var commands [][]string
+	for _, kind := range []string{"k", "h", "s", "l", "k"} {
+		key := m.of("1", "2", "3", "4")
+		if kind += key; m.random.IntN(3) == 0 {
+			continue
+		}
+		if m.random.IntN(2) == 0 {
+			commands = append(commands, []string{m.of("DEL", "UNLINK"), kind})
+		}
+		for range 1 + m.random.IntN(2) {
+			some := map[byte][][]string{
+				'k': {{"SET", kind, m.of("1", "5")}, {"INCR", kind}, {"INCRBY", kind, "7"}, {"SETNX", kind, "3"}, {"APPEND", kind, "1"}, {"MSET", kind, "4", "k" + m.of("5", "6"), "6"}, {"SET", kind, "9", "EX", "1000"}, {"GET", kind}, {"GETSET", kind, "2"}},
+				'h': {{"HSET", kind, m.of("a", "b"), m.of("1", "2")}, {"HINCRBY", kind, m.of("n", "m"), "2"}, {"HDEL", kind, "a"}, {"EXPIRE", kind, "1000"}, {"HGET", kind, "a"}},
+				's': {{"SADD", kind, m.of("a", "b", "c")}, {"SREM", kind, m.of("a", "b")}, {"SISMEMBER", kind, "a"}},
+				'l': {{"LPUSH", kind, m.of("a", "b")}, {"RPUSH", kind, "c", "d"}, {"LLEN", kind}},
+			}[kind[0]]
+			commands = append(commands, some[m.random.IntN(len(some))])
+		}
+	}
+	all := append(append([][]string{{"MULTI"}}, commands...), []string{"EXEC"})
+	replies := pipelined(m.proxy, all)
+	last := replies[len(replies)-1]
+	for _, args := range commands {
+		m.note(append([]string{"(in a transaction)"}, args...), last)
+	}
+	if refusal(last) {
+		require.True(m.t, m.away, "%q is refused while Redis is well: %s", commands, last)
+		m.refused["EXEC"]++
+		return
+	}
+	if m.away {
+		m.answered["EXEC"]++
+	}
+	got, want, local := elements(last), elements(pipelined(m.shadow, all)[len(all)-1]), []string(nil)
+	if m.local != nil && m.away {
+		local = elements(pipelined(m.local, all)[len(all)-1])
+	}
+	require.Len(m.t, got, len(commands), "%q %s", commands, last)
+	require.Len(m.t, want, len(commands))
+	for i, args := range commands {
+		kept := local != nil && OutageOf(args) == KeptAsOperation
+		if !kept || got[i] != local[i] && (got[i] != ":1" || args[0] != "EXPIRE") {
+			m.compare(args, want[i], got[i])
+		}
+	}
+}
+
+// elements are those of a reply that is an array of what is no array, and of which no value has a word that looks like another.
+func elements(reply string) (all []string) {
+	for _, word := range strings.Split(reply, " ")[1:] {
+		if word != "" && strings.Contains(":+$-_", word[:1]) {
+			all = append(all, word)
+		} else {
+			all[len(all)-1] += " " + word
+		}
+	}
+	return all
 }
 
 func pipelined(p *peer, all [][]string) []string {
@@ -262,6 +325,9 @@ func (m *model) run(through *faultproxy.Proxy, commands int, command func(*model
 		for range m.random.IntN(60) {
 			sent += m.batch(20, command)
 			m.interfere(command)
+			if m.multi {
+				m.transact()
+			}
 		}
 		m.reads()
 		through.Refuse()
@@ -279,6 +345,9 @@ func (m *model) run(through *faultproxy.Proxy, commands int, command func(*model
 		}
 		for range m.random.IntN(400) {
 			sent += m.batch(20, command)
+			if m.multi {
+				m.transact()
+			}
 		}
 		m.lists()
 		bare := m.bareValues()
@@ -576,12 +645,15 @@ func TestOperationsInAnOutageAreNeverWrong(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		t.Run(fmt.Sprint("local answers ", local), func(t *testing.T) {
 			m, through := newModel(t, 2, Options{LocalAnswers: local})
-			m.answered, m.refused = make(map[string]int), make(map[string]int)
+			m.answered, m.refused, m.multi = make(map[string]int), make(map[string]int), true
 			if local {
 				m.local = dial(t, redistest.Start(t).Addr())
 				m.local.do("HELLO", "2")
 			}
 			m.run(through, *modelCommands/2, anyCommand)
+			require.NotZero(t, m.answered["EXEC"])
+			require.True(t, local || m.refused["EXEC"] > 0)
+			t.Logf("%-12s answered %6d, refused %6d", "EXEC", m.answered["EXEC"], m.refused["EXEC"])
 			for _, row := range Outages {
 				for _, name := range row.Commands {
 					if steps[name] != nil && !isOfStrings(name) {

@@ -99,6 +99,7 @@ func TestATransactionInAnOutageIsDoneAsAWhole(t *testing.T) {
 	server.Kill()
 	awaitMode(t, c, aside.Degraded)
 	p := dial(t, addr)
+	require.Equal(t, ":0", p.do("DEL", "t2", "t3"))
 	do := func(reply string, texts ...string) {
 		t.Helper()
 		require.Equal(t, "+OK", p.do("MULTI"))
@@ -112,7 +113,9 @@ func TestATransactionInAnOutageIsDoneAsAWhole(t *testing.T) {
 	do("*3 +OK :2 $2", "SET n 1", "INCR n", "GET n")
 	do("*2 $2 *2 $b $3", "GET n", "HGETALL h") // reads only
 	do("*0")
-	for _, texts := range []string{"SET x 1; SET y 1", "INCR unknown", "SET x 1; GET unknown", "GETSET n 1; INCR m"} {
+	do("*4 +OK :1 :1 $1", "SET t1 1", "LPUSH t2 a", "INCR t3", "GET t1")
+	do("*2 +OK -WRONGTYPE Operation against a key holding the wrong kind of value", "SET t4 1", "HSET t1 f v") // all is known
+	for _, texts := range []string{"SET x 1; INCR y", "INCR unknown", "SET x 1; GET unknown", "GETSET n 1; INCR m", "HSET t1 f v; LPUSH t2 b", "SET x 1; LPUSH unknown a"} {
 		require.Equal(t, "+OK", p.do("MULTI"))
 		for text := range strings.SplitSeq(texts, "; ") {
 			require.Equal(t, "+QUEUED", p.do(line(text)...))
@@ -147,6 +150,9 @@ func TestATransactionInAnOutageIsDoneAsAWhole(t *testing.T) {
 	require.NoError(t, first.Close())
 	eventually(t, "all is replayed", func() bool { return c.Stats().Pending == 0 })
 	require.Equal(t, "3", server.Do("HGET", "h", "b"))
+	require.Equal(t, "1", server.Do("GET", "t1"))
+	require.Equal(t, []any{"a"}, server.Do("LRANGE", "t2", 0, -1))
+	require.Equal(t, "1", server.Do("GET", "t3"))
 	require.EqualValues(t, 1, server.Do("HLEN", "h"))
 	require.Equal(t, "2", server.Do("GET", "n"))
 	require.NotEqualValues(t, -1, server.Do("TTL", "h"))
