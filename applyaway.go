@@ -35,21 +35,29 @@ func (o operator) applyAway(ctx context.Context, changes []Change, decide func(m
 	seen, ctx := o.watch(ctx, Event{Kind: EventWrite, Op: "apply_away", Key: first(keys), Keys: len(keys)})
 	who := enterCall(ctx)
 	defer who.leave()
-	had := make([]memory, len(ops))
+	had, changed := make([]memory, len(ops)), make([]uint64, len(ops))
 	for i, op := range ops {
-		had[i] = o.forget(op)
+		if had[i] = o.note(op); op.changes() {
+			had[i].before = o.drop(keys[i : i+1])
+		}
 	}
 	err := o.keepAll(who, ops, keys, decide)
-	changed := make([]uint64, len(ops))
-	for i, key := range keys { // all, before the new ones are there: who sees one of these meets none of what was
-		changed[i] = o.drop([]string{key})
+	for i, op := range ops { // all, before the new ones are there: who sees one of these meets none of what was
+		if op.changes() {
+			changed[i] = o.drop(keys[i : i+1])
+		}
 	}
 	for i, op := range ops {
-		o.remember(op, had[i], changed[i])
+		if op.changes() {
+			o.remember(op, had[i], changed[i])
+		}
 	}
 	seen.end(err)
 	return err
 }
+
+// changes reports whether op changes its key, and does not only look at it.
+func (op *operation) changes() bool { return len(op.commands) > 0 }
 
 // keepAll keeps all of ops or none.
 func (o operator) keepAll(ctx context.Context, ops []*operation, keys []string, decide func(map[string]Kept) error) error {
@@ -84,7 +92,7 @@ func (o operator) keepAll(ctx context.Context, ops []*operation, keys []string, 
 	var late []string // stamps of the last operation of each key
 	var changed []prospect
 	for _, p := range all {
-		if len(p.commands) == 0 {
+		if !p.changes() {
 			continue
 		}
 		more, err := o.records(p)

@@ -130,3 +130,27 @@ func TestATransactionOnADiskThatHangs(t *testing.T) {
 	require.Equal(t, "2", server.Do("GET", "a"))
 	require.Equal(t, "2", server.Do("GET", "b"))
 }
+
+// What memory has of a key that a transaction only reads is still there afterwards.
+func TestApplyAwayLeavesWhatItOnlyLooksAt(t *testing.T) {
+	server := redistest.Start(t)
+	c, cut, heal := away(t, server)
+	ctx := testContext(t)
+	server.Do("SET", "read", "5", "EX", "1000")
+	eventually(t, "it is in memory", func() bool {
+		value, ok, err := c.Peek(ctx, "read")
+		return err == nil && ok && value == "5"
+	})
+	cut()
+	for range 2 {
+		require.NoError(t, c.ApplyAway(ctx, []aside.Change{{Key: "counter", Operations: []aside.Operation{op("INCR")}}, {Key: "read"}}, func(kept keptOf) error {
+			require.Equal(t, "5", kept["read"].Now.Text)
+			return nil
+		}))
+		value, ok, err := c.Peek(ctx, "read")
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, "5", value)
+	}
+	heal()
+}

@@ -73,7 +73,8 @@ type operation struct {
 }
 
 func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) {
-	m := o.forget(op)
+	m := o.note(op)
+	m.before = o.drop([]string{op.key})
 	answers, err := o.do(ctx, op)
 	o.remember(op, m, o.drop([]string{op.key}))
 	return answers, err
@@ -88,8 +89,8 @@ type memory struct {
 	read          read
 }
 
-// forget drops what memory has of op's key, which is noted in op and in what it returns.
-func (o operator) forget(op *operation) memory {
+// note notes what memory has of op's key, in op and in what it returns. The caller drops that.
+func (o operator) note(op *operation) memory {
 	m := memory{sh: o.link.Home(op.key), now: o.serverMillis(op.key)}
 	if e := o.near.Lookup(op.key); e != nil {
 		op.held = deferred.Value{Known: true, Exists: !e.Absent(), Text: e.Raw()}
@@ -99,7 +100,6 @@ func (o operator) forget(op *operation) memory {
 	}
 	m.outage, m.began = m.sh.Valid.Outage(), o.near.Changes(op.key)
 	m.read = o.readBefore(op.key)
-	m.before = o.drop([]string{op.key})
 	return m
 }
 
