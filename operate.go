@@ -67,6 +67,8 @@ type operation struct {
 	decide   func(Kept) error
 	reads    bool           // decide is the caller's: it may look at all that waits, and not at Kept.Now alone
 	held     deferred.Value // what memory had of the key when the call began
+	behind   string         // the stamp of what waited then, on which held stands
+	outage   uint64         // in which that was; 0: Redis was there
 	after    deferred.Value // what that has become, if op was kept behind it
 	kept     bool           // it waits for Redis now
 	alone    bool           // nothing waited for the key before
@@ -92,23 +94,30 @@ type memory struct {
 // note notes what memory has of op's key, in op and in what it returns. The caller drops that.
 func (o operator) note(op *operation) memory {
 	m := memory{sh: o.link.Home(op.key), now: o.serverMillis(op.key)}
+	// First, so that what comes between is noticed.
+	m.outage, m.began = m.sh.Valid.Outage(), o.near.Changes(op.key)
+	if op.behind = o.store.pendingStamp(op.key); !m.sh.Asks() {
+		op.outage = m.outage
+	}
 	if e := o.near.Lookup(op.key); e != nil {
 		op.held = deferred.Value{Known: true, Exists: !e.Absent(), Text: e.Raw()}
 		if ends, ok := e.Ends(); ok {
 			op.held.Ends = m.now + (ends-o.link.Now())/int64(time.Millisecond)
 		}
 	}
-	m.outage, m.began = m.sh.Valid.Outage(), o.near.Changes(op.key)
 	m.read = o.readBefore(op.key)
 	return m
 }
 
 // remember has memory go on with what op has made of its key, which was dropped again, as its changes-th change.
 func (o operator) remember(op *operation, m memory, changes uint64) {
-	if !m.sh.Asks() && changes == m.before+1 && m.before == m.began+1 && op.kept { // nobody else has changed it meanwhile
+	if m.sh.Asks() || changes != m.before+1 || m.before != m.began+1 { // somebody else has changed it meanwhile
+		return
+	}
+	if op.kept {
 		o.putBack(op, m.read, m.outage, changes, m.now)
 	}
-	if !m.sh.Asks() && changes == m.before+1 && op.after.Known && op.after.Exists { // likewise
+	if op.after.Known && op.after.Exists {
 		ttl := time.Duration(-1)
 		if op.after.Ends > 0 {
 			ttl = time.Duration(op.after.Ends-m.now) * time.Millisecond
@@ -315,7 +324,11 @@ func (o operator) look(ctx context.Context, op *operation, cause error) (p prosp
 	if p.there, err = o.store.waiting(ctx, op.key); err != nil {
 		return p, fmt.Errorf("aside: cannot change %s: %w, and it cannot be kept for later: %w", quoted(op.key), cause, reason.Of(err))
 	}
-	if p.waits, err = o.kept(p.there, op.held, op.reads); err != nil {
+	held := op.held
+	if op.behind != o.store.pendingStamp(op.key) || op.outage != 0 && op.outage != o.link.Home(op.key).Valid.Outage() {
+		held = deferred.Value{} // others were kept behind it, or Redis was there, since
+	}
+	if p.waits, err = o.kept(p.there, held, op.reads); err != nil {
 		return p, err
 	}
 	if p.waits.headed && !replacesAll(op.commands) {

@@ -106,6 +106,14 @@ func (o *outbox) end(keys []string) {
 	o.writing.Add(-1)
 }
 
+// pendingStamp is the stamp of what waits for key; "": nothing does.
+func (o *outbox) pendingStamp(key string) string {
+	if stamp, ok := o.Stamp(key); ok && o.Pending(key) {
+		return stamp
+	}
+	return ""
+}
+
 // read returns the store's record of key. A disk that hangs must not hold up a caller whose time is
 // over, so another goroutine reads it, of which there are maxReaders at most.
 func (o *outbox) read(ctx context.Context, key string) (fallback.Record, bool, error) {
