@@ -542,7 +542,10 @@ func TestABatchWithoutATurnClaimsNothing(t *testing.T) {
 	answer := make(chan []fallback.Outcome)
 	go func() { answer <- r.Replay(ctx, []fallback.Record{record}) }() // ends with ctx
 	caller := replayer{Client: b.c, sh: b.sh}
-	require.Equal(t, []fallback.Outcome{{Verdict: fallback.Applied}}, caller.Replay(t.Context(), []fallback.Record{record}), "a caller needs no turn")
+	out := caller.Replay(t.Context(), []fallback.Record{record})
+	require.NoError(t, out[0].Err, "a caller needs no turn")
+	// The client, which has just been made, may look for what waits, and be earlier.
+	require.Contains(t, []fallback.Verdict{fallback.Applied, fallback.Superseded}, out[0].Verdict)
 	cancel()
 	require.Equal(t, []fallback.Outcome{{Verdict: fallback.NoAnswer, Err: context.Canceled}}, <-answer)
 	require.Len(t, r.turns, 1)
