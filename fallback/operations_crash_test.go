@@ -118,14 +118,7 @@ func TestAListIsWhatItWasWhereverItIsCut(t *testing.T) {
 				} else {
 					m = m.Crash(seed)
 				}
-				for _, cut := range []int{again, math.MaxInt} {
-					m.CutAt(cut)
-					if d, err := OpenFS(m, next); err == nil {
-						_ = flush(d)
-						_ = d.Close(context.Background())
-					}
-					m = m.Kill()
-				}
+				m = throughOthers(m, next, again)
 				for range 2 {
 					d, err := OpenFS(m, o)
 					require.NoError(t, err)
@@ -144,4 +137,18 @@ func TestAListIsWhatItWasWhereverItIsCut(t *testing.T) {
 			}
 		}
 	})
+}
+
+// throughOthers has m opened with o by a process that ends before its cut-th call to the disk, and by one that does not. Either
+// is killed in the end.
+func throughOthers(m *vfs.Mem, o Options, cut int) *vfs.Mem {
+	for _, cut := range []int{cut, math.MaxInt} {
+		m.CutAt(cut)
+		if d, err := OpenFS(m, o); err == nil {
+			_ = flush(d)
+			_ = d.Close(context.Background())
+		}
+		m = m.Kill()
+	}
+	return m
 }

@@ -3,7 +3,6 @@ package fallback
 import (
 	"context"
 	"fmt"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -167,14 +166,7 @@ func TestATransactionIsThereAsAWholeWhereverItIsCut(t *testing.T) {
 				} else {
 					m = m.Crash(seed)
 				}
-				for _, cut := range []int{again, math.MaxInt} {
-					m.CutAt(cut)
-					if d, err := OpenFS(m, next); err == nil {
-						_ = flush(d)
-						_ = d.Close(context.Background())
-					}
-					m = m.Kill()
-				}
+				m = throughOthers(m, next, again)
 				d, err := OpenFS(m, o)
 				require.NoError(t, err)
 				require.Contains(t, ts.allowed(), ts.now(t, d), "cut before call %d of %v, again before call %d by database %d, seed %d", cut, kinds, again, next.DB, seed)

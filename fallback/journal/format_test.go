@@ -58,16 +58,20 @@ var golden2 = []Record{
 	{Op: Settle, DB: 0, Stamp: "019c01d2e3f40001-a1", KeyHash: HashKey("n"), Seq: 5},
 }
 
-func TestGoldenFileOfVersion2(t *testing.T) {
+func TestGoldenFileOfVersion2(t *testing.T) { isGolden(t, "testdata/v2.aof", golden2) }
+
+// isGolden looks whether records are written as a file of testdata has them, and read as they were.
+func isGolden(t *testing.T, file string, records []Record) {
+	t.Helper()
 	var part []byte
 	db := noDB
-	for i := range golden2 {
-		part, db = appendRecord(part, &golden2[i], testSalt, db)
+	for i := range records {
+		part, db = appendRecord(part, &records[i], testSalt, db)
 	}
 	if *update {
-		require.NoError(t, os.WriteFile("testdata/v2.aof", part, 0o600))
+		require.NoError(t, os.WriteFile(file, part, 0o600))
 	}
-	want, err := os.ReadFile("testdata/v2.aof")
+	want, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, string(want), string(part))
 	var got []Record
@@ -77,7 +81,7 @@ func TestGoldenFileOfVersion2(t *testing.T) {
 	})
 	require.NoError(t, err)
 	assert.Empty(t, found.Damages)
-	assert.Equal(t, golden2, got)
+	assert.Equal(t, records, got)
 }
 
 // golden3 is what testdata/v3.aof holds, likewise. A journal without transactions is one of version 2 or 1.
@@ -94,27 +98,7 @@ var golden3 = []Record{
 	{Op: Del, DB: 7, Key: "last", Stamp: "019c01d2e3f40005-a1", Seq: 5},
 }
 
-func TestGoldenFileOfVersion3(t *testing.T) {
-	var part []byte
-	db := noDB
-	for i := range golden3 {
-		part, db = appendRecord(part, &golden3[i], testSalt, db)
-	}
-	if *update {
-		require.NoError(t, os.WriteFile("testdata/v3.aof", part, 0o600))
-	}
-	want, err := os.ReadFile("testdata/v3.aof")
-	require.NoError(t, err)
-	assert.Equal(t, string(want), string(part))
-	var got []Record
-	found, err := scan(bytes.NewReader(want), defaultMaxRecordBytes, func(r *Record, _ string, _ int64) error {
-		got = append(got, *r)
-		return nil
-	})
-	require.NoError(t, err)
-	assert.Empty(t, found.Damages)
-	assert.Equal(t, golden3, got)
-}
+func TestGoldenFileOfVersion3(t *testing.T) { isGolden(t, "testdata/v3.aof", golden3) }
 
 // Wherever the journal is cut, and whichever byte of a transaction is damaged, all of it is read or nothing.
 func TestATransactionIsReadAsAWholeOrNotAtAll(t *testing.T) {
