@@ -197,26 +197,12 @@ func (c *conn) keep(calls []call, key string) (answer, error) {
 	redis, err := c.server.store.Keep(c.ctx, key, ops, func(k proxy.Kept) (err error) {
 		s := newStage(c.server.options.MaxValueBytes)
 		s.known[key] = fold(k, s.now, nil)
-		var changed bool
-		answers, changed, err = s.doAll(calls, c.server.options.LocalAnswers)
-		failed := slices.ContainsFunc(answers, func(a answer) bool { _, ok := a.(failure); return ok })
-		switch {
-		case err != nil:
-			return err
-		case failed && len(calls) > 1: // Redis would do the others
-			return proxy.ErrDegraded
-		case failed, !changed:
-			return errSettled
-		}
-		return nil
+		answers, err = c.decide(s, calls, len(calls) == 1)
+		return err
 	})
 	switch {
-	case errors.Is(err, errSettled):
-		return answers, nil
-	case errors.Is(err, aside.ErrInvalidArgument): // what Redis has to say of an argument, only it knows
-		return nil, proxy.ErrDegraded
 	case err != nil || redis == nil:
-		return answers, err
+		return decided(answers, err)
 	case len(redis) != len(calls):
 		return nil, aside.ErrUnknownOutcome // it was done, and what the others read is not known
 	}
@@ -227,6 +213,33 @@ func (c *conn) keep(calls []call, key string) (answer, error) {
 		answers = append(answers, answerOf(one))
 	}
 	return answers, nil
+}
+
+// decide does calls by what s knows, and returns nil if they are to be kept; errSettled if the answers are all that comes of
+// them. alone: they are one command, so nothing is left to be done where that fails.
+func (c *conn) decide(s *stage, calls []call, alone bool) ([]answer, error) {
+	answers, changed, err := s.doAll(calls, c.server.options.LocalAnswers)
+	failed := slices.ContainsFunc(answers, func(a answer) bool { _, ok := a.(failure); return ok })
+	switch {
+	case err != nil:
+		return answers, err
+	case failed && !alone: // Redis would do the others
+		return answers, proxy.ErrDegraded
+	case failed, !changed:
+		return answers, errSettled
+	}
+	return answers, nil
+}
+
+// decided is what a client gets after decide, and what became of its calls.
+func decided(answers []answer, err error) (answer, error) {
+	switch {
+	case errors.Is(err, errSettled):
+		return answers, nil
+	case errors.Is(err, aside.ErrInvalidArgument): // what Redis has to say of an argument, only it knows
+		return nil, proxy.ErrDegraded
+	}
+	return answers, err
 }
 
 // supposed is what is known of key before it is kept from others.

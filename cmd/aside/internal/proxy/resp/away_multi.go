@@ -157,13 +157,12 @@ func (c *conn) keepAll(calls []call, keys []string, held map[string]bool) (answe
 	if err != nil {
 		return nil, err
 	}
-	local := c.server.options.LocalAnswers
 	supposed := newStage(c.server.options.MaxValueBytes) // see keep
 	supposed.held = held
 	for _, key := range keys {
 		supposed.known[key] = c.supposed(key, supposed.now)
 	}
-	answers, changed, err := supposed.doAll(calls, local)
+	answers, changed, err := supposed.doAll(calls, c.server.options.LocalAnswers)
 	if err != nil || !changed {
 		return answers, err
 	}
@@ -173,25 +172,10 @@ func (c *conn) keepAll(calls []call, keys []string, held map[string]bool) (answe
 		for key, k := range waits {
 			s.known[key] = fold(k, s.now, nil)
 		}
-		var changed bool
-		answers, changed, err = s.doAll(calls, local)
-		switch {
-		case err != nil:
-			return err
-		case slices.ContainsFunc(answers, func(a answer) bool { _, ok := a.(failure); return ok }): // Redis would do the others
-			return proxy.ErrDegraded
-		case !changed:
-			return errSettled
-		}
-		return nil
+		answers, err = c.decide(s, calls, false)
+		return err
 	})
-	switch {
-	case errors.Is(err, errSettled):
-		return answers, nil
-	case errors.Is(err, aside.ErrInvalidArgument): // what Redis has to say of an argument, only it knows
-		return nil, proxy.ErrDegraded
-	}
-	return answers, err
+	return decided(answers, err)
 }
 
 // changesOf are the operations that calls come to, by key; of a key that is only read none. The error is ErrDegraded if one of calls
