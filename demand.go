@@ -345,17 +345,15 @@ func (gr grouper) mayHave(ctx context.Context, t *ticket, out *outcome, p *plan)
 		}
 		return true
 	}
-	var expired, ok bool
+	var v near.Verdict
 	if p.options.need.Proven { // the leader has looked, but perhaps at what was known before the call
-		var v near.Verdict
-		v, ok = gr.proven(ctx, out.meta, nil)
-		expired, ok = v == near.GroupsExpired, ok && v != near.GroupsCleared
+		v, _ = gr.proven(ctx, out.meta, nil)
 	} else {
-		expired, ok = gr.holds(ctx, out.meta, out.free)
+		v = gr.holds(ctx, out.meta, out.free)
 	}
-	if expired {
+	if v == near.GroupsExpired {
 		out.expired = true
 		return !out.gone(p.options.grace)
 	}
-	return ok
+	return v == near.GroupsHold
 }

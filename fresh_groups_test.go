@@ -355,3 +355,53 @@ func TestAShardThatIsAwayTakesNoPlaceForTheOthers(t *testing.T) {
 	letGo()
 	require.Equal(t, result{Value: "v"}, await(t, first))
 }
+
+// Who only looks is not told that there is nothing where nobody could ask whether it was cleared.
+func TestAGroupThatCannotBeAskedIsNotAMiss(t *testing.T) {
+	t.Parallel()
+	e := startElsewhere(t)
+	a, ctx := newClient(t, "", e.direct), testContext(t)
+	key := e.prefix + "k"
+	seen := aside.Typed(a, codec.String(), aside.WithPrefix(e.prefix), aside.Clearable())
+	require.NoError(t, seen.Set(ctx, time.Hour, "k", "v"))
+	loadsNothing := func(context.Context, []string) (map[string]string, error) { return mustNotLoadMany() }
+	for name, look := range map[string]func(c *aside.Client, view *aside.TypedClient[string]) (string, error){
+		"Peek": func(c *aside.Client, _ *aside.TypedClient[string]) (string, error) {
+			value, _, err := c.Peek(ctx, key)
+			return value, err
+		},
+		"Peek of a view": func(_ *aside.Client, view *aside.TypedClient[string]) (string, error) {
+			value, _, err := view.Peek(ctx, "k")
+			return value, err
+		},
+		"Look": func(c *aside.Client, _ *aside.TypedClient[string]) (string, error) {
+			found, err := c.Look(ctx, key)
+			return found.Value, err
+		},
+		"LookMulti": func(c *aside.Client, _ *aside.TypedClient[string]) (string, error) {
+			found, err := c.LookMulti(ctx, []string{key})
+			return found[key].Value, err
+		},
+		"Get without a load": func(_ *aside.Client, view *aside.TypedClient[string]) (string, error) {
+			return view.Get(ctx, time.Hour, "k", mustNotLoad, aside.WithoutLoad())
+		},
+		"GetMulti without a load": func(_ *aside.Client, view *aside.TypedClient[string]) (string, error) {
+			all, err := view.GetMulti(ctx, time.Hour, []string{"k"}, loadsNothing, aside.WithoutLoad())
+			return all["k"], err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newClient(t, "", e.behind, hasty)
+			view := aside.Typed(b, codec.String(), aside.WithPrefix(e.prefix), aside.Clearable())
+			proxy := e.proxyOf(wire.PrefixGroup(e.prefix))
+			proxy.BlackHole()
+			defer proxy.Heal()
+			value, err := look(b, view)
+			if err == nil { // its shard counts as away, so it is served as in an outage
+				require.Equal(t, "v", value)
+			} else {
+				require.ErrorIs(t, err, aside.ErrRedisAway)
+			}
+		})
+	}
+}

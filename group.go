@@ -161,10 +161,10 @@ func (gr grouper) ask(ctx context.Context, all []*near.Group) groupStates {
 		defer mu.Unlock()
 		for n, i := range b.Of {
 			state, use := answers[2*n], time.Duration(answers[2*n+1])*time.Millisecond/2 // asked for again then, its life begins anew
+			states[groups[i]] = max(state, 0) // 0: it has none, as on a full server, which clears it
 			if state <= 0 {
 				continue
 			}
-			states[groups[i]] = state
 			if b.Moved {
 				reserved[i].Void()
 			}
@@ -267,7 +267,7 @@ func (gs groupStates) haveAll(all []*near.Group) bool {
 	return true
 }
 
-// errGroupsUnproven is why a call with WithFresh has no answer though its key was read.
+// errGroupsUnproven is why a call has no answer though its key was read.
 var errGroupsUnproven = fmt.Errorf("%w for the state of a group of the value, which may have been cleared", link.ErrNotAsked)
 
 // changedSince reports whether a group of m was heard to change since then, or this process has
@@ -277,17 +277,19 @@ func (gr grouper) changedSince(m *near.Meta, then int64) bool {
 	return m != nil && (slices.ContainsFunc(m.Clears, changed) || slices.ContainsFunc(m.Expires, changed))
 }
 
-// holds reports whether the groups of a value have not been cleared since it was loaded, as far as can
-// be known, and whether one has made it stale; away: it was kept for an outage.
-func (gr grouper) holds(ctx context.Context, m *near.Meta, away bool) (expired, ok bool) {
-	if m == nil {
-		return false, true
-	}
+// holds says what the groups of a value have come to since it was loaded; away: it was kept for an
+// outage. GroupsUnknown: Redis could not be asked.
+func (gr grouper) holds(ctx context.Context, m *near.Meta, away bool) near.Verdict {
 	v := m.Check(gr.link.Now(), away, nil)
-	if v == near.GroupsUnknown {
-		v = m.Check(gr.link.Now(), away, gr.ask(ctx, gr.unknown(nil, m)).of)
+	if v != near.GroupsUnknown {
+		return v
 	}
-	return v == near.GroupsExpired, v == near.GroupsHold || v == near.GroupsExpired
+	v = m.Check(gr.link.Now(), away, gr.ask(ctx, gr.unknown(nil, m)).of)
+	if v != near.GroupsUnknown {
+		return v
+	}
+	// Of one that was known a change was told meanwhile, or the connection is another.
+	return m.Check(gr.link.Now(), away, gr.ask(ctx, gr.elsewhere(m, nil)).of)
 }
 
 // see returns the states of groups, as what is loaded or set from now on has to note them. While a
@@ -371,16 +373,16 @@ func (gr grouper) setMeta(options *callOptions, ttl time.Duration, key string, s
 
 // holdsAway is holds for what was kept for an outage: this process may have cleared a group since, and
 // Redis does not know yet.
-func (gr grouper) holdsAway(ctx context.Context, m *near.Meta) (expired, ok bool) {
+func (gr grouper) holdsAway(ctx context.Context, m *near.Meta) near.Verdict {
 	if m == nil {
-		return false, true
+		return near.GroupsHold
 	}
 	for _, all := range [][]near.Membership{m.Clears, m.Expires} {
 		for i := range all {
 			key := all[i].Group.Key()
 			if s, ok := gr.store.Stamp(key); ok && gr.store.Pending(key) {
 				if at, ok := stamp.Micros(s); !ok || m.Began <= at {
-					return false, false
+					return near.GroupsCleared
 				}
 			}
 		}

@@ -49,7 +49,7 @@ func TestATagWhoseShardIsAway(t *testing.T) {
 	get := func(c *aside.Client) string {
 		t.Helper()
 		v := getTagged(t, c, key, db.load, tag)
-		stored(t, c, key)
+		awaitNobody(t, c) // who looks is told nothing where the tag's shard is away
 		return v
 	}
 	for _, c := range all {

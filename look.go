@@ -48,8 +48,8 @@ func (f *Found) gone(grace time.Duration) bool {
 
 // Peek returns the value of key without ever loading it, or false if there is none or it is just
 // being loaded. What [Client.ExpireTags] has made stale counts as none, unless the value has a grace
-// of its own (Load.SetGrace). The error is ErrRedisAway when neither memory nor Redis can answer, Redis's own
-// error if it refused the read, or ctx's.
+// of its own (Load.SetGrace). The error is ErrRedisAway when neither memory nor Redis can answer, or say
+// whether the value's tag or view was cleared, Redis's own error if it refused the read, or ctx's.
 func (c *Client) Peek(ctx context.Context, key string) (string, bool, error) {
 	found, _, ok, err := c.look(ctx, key, "peek", "")
 	if !ok || found.gone(0) {
@@ -287,8 +287,13 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	if !ok {
 		return Found{}, nil, false, nil
 	}
-	expired, ok := grouper{c}.holds(ctx, meta, false)
-	if !ok {
+	groups := grouper{c}.holds(ctx, meta, false)
+	switch {
+	case groups == near.GroupsUnknown && ctx.Err() != nil:
+		return Found{}, nil, false, ctx.Err()
+	case groups == near.GroupsUnknown:
+		return Found{}, nil, false, errGroupsUnproven
+	case groups == near.GroupsCleared:
 		return Found{}, nil, false, nil
 	}
 	c.counted.redisHits.Add(1)
@@ -297,7 +302,7 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 	if !g.q.Moved {
 		e = c.near.Commit(g.key, g.r, near.Value{Raw: found.value, Absent: what == wire.Absence, TTL: found.ttl, Meta: meta})
 	}
-	f := Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At()), meta: meta, expired: expired}
+	f := Found{Value: found.value, TTL: found.ttl, Source: SourceRedis, At: c.wall(g.r.At()), meta: meta, expired: groups == near.GroupsExpired}
 	if meta != nil {
 		f.began = meta.Loaded
 	}

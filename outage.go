@@ -99,7 +99,8 @@ func (c *Client) askStore(ctx context.Context, key string) (s storeAnswer, ok bo
 	if use <= 0 || what != wire.Value && what != wire.Absence || !ok {
 		return s, false
 	}
-	if s.expired, ok = (grouper{c}).holdsAway(ctx, meta); !ok {
+	groups := grouper{c}.holdsAway(ctx, meta)
+	if s.expired = groups == near.GroupsExpired; !s.expired && groups != near.GroupsHold {
 		return s, false
 	}
 	s.raw, s.absent, s.meta = value, what == wire.Absence, meta

@@ -380,19 +380,15 @@ func (r *registerRound) run(t *testing.T) {
 	}
 }
 
-// besideClears returns ops with what Clears and DelTags do to those that overlap them. A Set may have noted
-// the states of its groups before the Clear and reach Redis after it: then it is void, with what it has
-// replaced. And a Peek may have read a value whose groups' states were forgotten before it could compare
-// them: what it has not found proves nothing.
+// besideClears returns ops with what Clears and DelTags do to the Sets that overlap them. A Set may have
+// noted the states of its groups before the Clear and reach Redis after it: then it is void, with what it
+// has replaced.
 func besideClears(ops []porcupine.Operation) (all []porcupine.Operation) {
 	for _, o := range ops {
-		in, out := o.Input.(registerInput), o.Output.(registerOutput)
+		in := o.Input.(registerInput)
 		beside := slices.ContainsFunc(ops, func(other porcupine.Operation) bool {
 			return other.Input.(registerInput).verb == "clear" && other.Call < o.Return && o.Call < other.Return
 		})
-		if beside && in.verb == "peek" && out.value == "" {
-			continue
-		}
 		if all = append(all, o); beside && in.verb == "set" {
 			void := porcupine.Operation{ClientId: o.ClientId, Input: registerInput{"void", in.value}, Call: o.Call, Output: registerOutput{}, Return: math.MaxInt64}
 			all = append(all, void)
