@@ -157,7 +157,7 @@ func (r replayer) askOfAllKinds(ctx context.Context, records []*fallback.Record,
 		return r.ask(ctx, records, patience)
 	}
 	outcomes := make([]fallback.Outcome, len(records))
-	margin := func(of *fallback.Record) int64 { return 2 * max(r.slackOf(of), leastClockError).Microseconds() }
+	margin := func(of *fallback.Record) int64 { return r.marginOf(of).Microseconds() }
 	var operations, others []*fallback.Record
 	var ofOperations, ofOthers []int
 	for i, of := range records {
@@ -188,6 +188,12 @@ func (r replayer) slackOf(of *fallback.Record) time.Duration {
 	now, _ := r.link.ServerTime(r.sh)
 	wall, since := time.Now().UnixMicro(), r.link.Began().UnixMicro()+r.link.Now()/int64(time.Microsecond)
 	return time.Duration(max(now-wall, wall-now, now-since, since-now)) * time.Microsecond
+}
+
+// marginOf is how close to a record's time another client's write must be for nobody to know which was
+// later.
+func (r replayer) marginOf(of *fallback.Record) time.Duration {
+	return max(2*r.slackOf(of), stamp.LeastMargin)
 }
 
 // ask runs the replay script over records. One that is refused, for a key that we may not write,
@@ -244,12 +250,10 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 	}
 	list.Args = func(to []string, i int) []string {
 		of := records[i]
-		slack := r.slackOf(of)
-		op := of.Op[0]
-		if slack > mostRecordError {
+		op, margin := of.Op[0], r.marginOf(of)
+		if margin > 2*mostRecordError {
 			op -= 'a' - 'A'
 		}
-		margin := 2 * max(slack, leastClockError)
 		expires := of.Expires
 		if wasFlushed(r.sh, of, margin) {
 			expires = 0 // it has ended with the flush

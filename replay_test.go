@@ -348,6 +348,9 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 				}
 			default: // a record is replayed, and perhaps again
 				r := sim.Record{Op: sim.Op(random.IntN(3)), Stamp: next(), Value: value, Expires: b.now/1000 + ttl}
+				if random.IntN(3) == 0 { // the clock was off by more than is assumed
+					r.Margin = env.Margin + random.Int64N(300_000)/2*2
+				}
 				if random.IntN(5) == 0 {
 					r.Expires = b.now/1000 - 1
 				}
@@ -355,7 +358,7 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 					var out sim.Outcome
 					model, out = sim.Replay(model, r, env)
 					record := &fallback.Record{
-						Op: [...]fallback.Op{fallback.OpSet, fallback.OpDel, fallback.OpFill}[r.Op], Key: b.key, Value: value, Expires: r.Expires, Stamp: stampText(r.Stamp),
+						Op: [...]fallback.Op{fallback.OpSet, fallback.OpDel, fallback.OpFill}[r.Op], Key: b.key, Value: value, Expires: r.Expires, Stamp: stampText(r.Stamp), Slack: r.Margin / 2,
 					}
 					require.NoError(t, b.ask(record).Err, "seed %d: %s", seed, strings.Join(story, "\n"))
 					story = append(story, fmt.Sprintf("replay %+v: %v", r, out))
@@ -380,8 +383,39 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			require.True(t, ok, about)
 			require.Equal(t, stampOf(c.Stamp), left.Stamp, about)
 			require.Equal(t, c.Other, left.Other, about)
+			require.Equal(t, c.Margin, left.Margin, about)
 			require.Equal(t, c.ValueExpires != 0, left.Ends != 0, about)
 		}
+	}
+}
+
+// A clock may be ahead by what its client knows. What it stamped has been made by now, and is not later
+// than what the server does next.
+func TestWhatIsReplayedIsNotOfLaterThanNow(t *testing.T) {
+	b := newReplayBench(t)
+	now := func() int64 {
+		now, slack := b.c.link.ServerTime(b.sh)
+		return now + slack
+	}
+	for _, op := range []fallback.Op{fallback.OpSet, fallback.OpDel} {
+		b.key = string(op)
+		slack := (2 * time.Second).Microseconds()
+		_ = b.ask(&fallback.Record{Op: op, Key: b.key, Value: "v", Expires: b.now/1000 + 60_000, Stamp: b.stamp(3_000, "aaaa", 1), Slack: slack})
+		there := parsed(t, b.mark())
+		require.Equal(t, 2*slack, there.Margin)
+		require.LessOrEqual(t, there.Micros, now())
+		mine, _ := stamp.Packed(b.stamp(4_000, "bbbb", 1))
+		b.server.Do("EVAL", script.Del.Text(), 2, b.key, stamp.Bucket(b.key), fmt.Sprint(2*b.now), 3_600_000, mine, 1)
+		there = parsed(t, b.mark())
+		require.Zero(t, there.Margin)
+		require.LessOrEqual(t, there.Micros, now())
+		// As a record of another client that was made since says of itself, with the usual margin.
+		later := there.Stamp
+		later.Micros, later.Client = there.Micros-150_000, "0123456789abcdef"
+		require.Equal(t, fallback.Superseded, b.replay(fallback.OpSet, later.String(), "older", time.Hour))
+		later.Micros = there.Micros + 50_000
+		require.Equal(t, fallback.Deleted, b.replay(fallback.OpSet, later.String(), "within the margin", time.Hour))
+		require.Nil(t, b.value())
 	}
 }
 

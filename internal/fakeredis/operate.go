@@ -200,6 +200,9 @@ func (o *operating) run(ops []operation) any {
 	if o.keep >= 0 {
 		c, head, _ = r.stampOf(o.i)
 	}
+	if c != nil {
+		o.u = max(o.u, c.Margin)
+	}
 	doneAt, verdict, gone, ending := int64(0), int64(2), int64(0), int64(0)
 	if o.progress != "" {
 		doneAt = bigEndian(o.progress[:7])
@@ -272,18 +275,27 @@ func (o *operating) run(ops []operation) any {
 		}
 		r.call("PEXPIRE", book, o.lives)
 	}
-	if last != nil && verdict == 1 && o.keep >= 0 && (c == nil || c.Micros < last.by.Micros) {
-		left, ends := r.call("PTTL", key).(int64), int64(0)
+	var mark stamp.Left
+	if last != nil {
+		mark = stamp.Left{Stamp: last.by, Changed: true}
+		if kept {
+			mark.Micros, mark.Margin = min(mark.Micros, o.now), o.u
+		} else {
+			mark.Micros = o.now
+		}
+	}
+	if last != nil && verdict == 1 && o.keep >= 0 && (c == nil || c.Micros < mark.Micros) {
+		left := r.call("PTTL", key).(int64)
 		if left == -1 {
 			left = longestTTL
 		}
 		if left > 0 {
-			ends = ms + left
+			mark.Ends = ms + left
 		}
 		if o.full != nil {
 			r.forget(o.i)
 		}
-		r.placeIn(r.bucket(o.i), head, ms, ends, o.keep, stamp.Field(key), stamp.Left{Stamp: last.by, Ends: ends, Changed: true}.String())
+		r.placeIn(r.bucket(o.i), head, ms, mark.Ends, o.keep, stamp.Field(key), mark.String())
 	}
 	if failed != nil {
 		return []any{int64(7), string(failed.(failure))}

@@ -75,17 +75,17 @@ func overtaken(was left, mine stamp.Stamp) bool {
 	return was != nil && was.Client == mine.Client && was.Number >= mine.Number
 }
 
-// later is mine with a time that is later than that of the stamp that was there. false: that one is of
-// this operation, or of a later one of the same client.
-func later(now int64, was left, mine stamp.Stamp) (stamp.Stamp, bool) {
+// later is what mine leaves now: its time is later than that of the stamp that was there. false: that one
+// is of this operation, or of a later one of the same client.
+func later(now int64, was left, mine stamp.Stamp) (stamp.Left, bool) {
 	if overtaken(was, mine) {
-		return mine, false
+		return stamp.Left{}, false
 	}
-	mine.Micros = max(now, mine.Micros)
+	mine.Micros = now
 	if was != nil {
-		mine.Micros = max(mine.Micros, was.Micros+1)
+		mine.Micros = max(now, was.Micros+1)
 	}
-	return mine, true
+	return stamp.Left{Stamp: mine, Margin: 2 * (mine.Micros - now)}, true
 }
 
 func padded(n int64) string { return fmt.Sprintf("%016d", n) }
@@ -177,9 +177,10 @@ func setStamped(r *run) any {
 	for i := range r.count() {
 		mine, value, ttl := proposed(r.args[3*i+2]), r.args[3*i+3], number(r.args[3*i+4])
 		was, head, _ := r.stampOf(i)
-		if mine, ok := later(now, was, mine); ok {
+		if l, ok := later(now, was, mine); ok {
 			r.put(r.keys[i], value, ttl)
-			r.place(i, head, now/1000, stamp.Left{Stamp: mine, Ends: now/1000 + ttl}, number(r.args[1]))
+			l.Ends = now/1000 + ttl
+			r.place(i, head, now/1000, l, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -197,9 +198,9 @@ func delStamped(r *run) any {
 			mine = r.args[2+i]
 		}
 		was, head, _ := r.stampOf(i)
-		if mine, ok := later(now, was, proposed(mine)); ok {
+		if l, ok := later(now, was, proposed(mine)); ok {
 			r.call("UNLINK", r.keys[i])
-			r.place(i, head, now/1000, stamp.Left{Stamp: mine}, number(r.args[1]))
+			r.place(i, head, now/1000, l, number(r.args[1]))
 		}
 	}
 	return int64(1)
@@ -213,15 +214,15 @@ func expireStamped(r *run) any {
 	mine, grace := proposed(r.args[2]), number(r.args[3])
 	for i := range r.count() {
 		was, head, _ := r.stampOf(i)
-		mine, ok := later(now, was, mine)
+		l, ok := later(now, was, mine)
 		if !ok {
 			continue
 		}
-		left, ends := r.shorten(r.keys[i], grace, r.args[4:len(r.args)-1]), int64(0)
+		left := r.shorten(r.keys[i], grace, r.args[4:len(r.args)-1])
 		if was != nil && left > 0 && was.Ends > now/1000 {
-			ends = min(was.Ends, now/1000+left)
+			l.Ends = min(was.Ends, now/1000+left)
 		}
-		r.place(i, head, now/1000, stamp.Left{Stamp: mine, Ends: ends}, number(r.args[1]))
+		r.place(i, head, now/1000, l, number(r.args[1]))
 	}
 	return int64(1)
 }
@@ -234,19 +235,20 @@ func mark(r *run) any {
 	mine := proposed(r.args[2])
 	for i := range r.count() {
 		was, head, _ := r.stampOf(i)
-		mine, ok := later(now, was, mine)
+		l, ok := later(now, was, mine)
 		if !ok {
 			continue
 		}
-		left, ends := r.call("PTTL", r.keys[i]).(int64), int64(0)
+		left := r.call("PTTL", r.keys[i]).(int64)
 		if left == -1 {
 			left = number(r.args[3])
 		}
 		if left > 0 {
-			ends = now/1000 + left
+			l.Ends = now/1000 + left
 		}
+		l.Changed = true
 		r.forget(i)
-		r.place(i, head, now/1000, stamp.Left{Stamp: mine, Ends: ends, Changed: true}, number(r.args[1]))
+		r.place(i, head, now/1000, l, number(r.args[1]))
 	}
 	return int64(1)
 }
@@ -258,15 +260,14 @@ func stampOnly(r *run) any {
 	}
 	field, ttl, mine := stamp.Field(r.args[4]), number(r.args[3]), proposed(r.args[1])
 	was, head, _ := r.stampIn(r.keys[0], field)
-	mine, ok := later(now, was, mine)
+	l, ok := later(now, was, mine)
 	if !ok {
 		return int64(2)
 	}
-	ends := int64(0)
 	if ttl > 0 {
-		ends = now/1000 + ttl
+		l.Ends = now/1000 + ttl
 	}
-	r.placeIn(r.keys[0], head, now/1000, ends, number(r.args[2]), field, stamp.Left{Stamp: mine, Ends: ends}.String())
+	r.placeIn(r.keys[0], head, now/1000, l.Ends, number(r.args[2]), field, l.String())
 	return int64(1)
 }
 
@@ -335,7 +336,12 @@ func (r *run) replay(i int, c left, unknown bool, keep int64, lock string, now i
 		return int64(2), nil
 	}
 
-	by, other, contested := mine, int64(0), unknown
+	at = min(at, now)
+	mine.Micros = at
+	by, other, contested, apart, margin := mine, int64(0), unknown, u, u
+	if c != nil {
+		apart = max(u, c.Margin)
+	}
 	switch {
 	case unsure:
 		// a delete that happens now
@@ -346,20 +352,21 @@ func (r *run) replay(i int, c left, unknown bool, keep int64, lock string, now i
 		if c != nil {
 			by.Micros = max(now, c.Micros+1)
 		}
+		margin = 2 * (by.Micros - now)
 	case c != nil && c.Client == mine.Client:
-		by.Micros = max(at, c.Micros)
-		if c.Other != 0 && c.Other >= by.Micros-u {
+		by.Micros, margin = max(at, c.Micros), apart
+		if c.Other != 0 && c.Other >= by.Micros-apart {
 			other, contested = c.Other, true
 		}
-	case c != nil && c.Micros > at+u:
+	case c != nil && c.Micros > at+apart:
 		if c.Ends <= ms { // what is there is no Set's. An Expire leaves what may be older than this
 			if v := r.held(key); v != nil && !strings.HasPrefix(v.(string), lock) {
 				r.call("UNLINK", key)
 			}
 		}
 		return int64(2), nil
-	case c != nil && c.Micros >= at-u:
-		contested = true
+	case c != nil && c.Micros >= at-apart:
+		contested, margin = true, apart
 		if c.Stamp.String() < mine.String() {
 			other = c.Micros
 		} else {
@@ -369,7 +376,7 @@ func (r *run) replay(i int, c left, unknown bool, keep int64, lock string, now i
 
 	wins, stays := set && !contested, int64(0)
 	if wins && r.free && r.create(key, value, ends-ms) {
-		return verdict, &stamp.Left{Stamp: by, Other: other, Ends: ends}
+		return verdict, &stamp.Left{Stamp: by, Other: other, Ends: ends, Margin: margin}
 	}
 	v := r.held(key)
 	held, _ := v.(string)
@@ -394,7 +401,7 @@ func (r *run) replay(i int, c left, unknown bool, keep int64, lock string, now i
 	if full != nil {
 		r.forget(i)
 	}
-	return verdict, &stamp.Left{Stamp: by, Other: other, Ends: stays}
+	return verdict, &stamp.Left{Stamp: by, Other: other, Ends: stays, Margin: margin}
 }
 
 // create writes a value where there is none, and reports whether it has.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
+	"github.com/redaside/aside/internal/stamp"
 )
 
 // driftPPM is by how much two clocks may part: microseconds in a second.
@@ -20,7 +21,7 @@ const driftPPM = 200
 const MostClockError = time.Second
 
 // LeastClockError is assumed of any two clocks, however good they look.
-const LeastClockError = 50 * time.Millisecond
+const LeastClockError = stamp.LeastMargin / 2
 
 // clockSample is what the prober has learned of a server's clock. Immutable.
 type clockSample struct {

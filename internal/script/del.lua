@@ -20,7 +20,7 @@ for i = 1, count do
   local t, client, number = later(now, was, mine)
   if t then
     call('UNLINK', key)
-    local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, 0, 0)
+    local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, 0, 0, false, 2 * (t - now))
     placeIn(bucket, head, ms, 0, keep, field, stamp)
   end
 end

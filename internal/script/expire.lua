@@ -24,7 +24,7 @@ for i = 1, count do
       local _, _, _, before = parts(was)
       if left > 0 and before > ms then ends = math.min(before, ms + left) end
     end
-    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(KEYS[i]), stored(t, client, number, ends, 0))
+    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(KEYS[i]), stored(t, client, number, ends, 0, false, 2 * (t - now)))
   end
 end
 return 1

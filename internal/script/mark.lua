@@ -25,7 +25,7 @@ for i = 1, count do
     if left == -1 then left = tonumber(ARGV[4]) end
     if left > 0 then ends = ms + left end
     forget(i)
-    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(KEYS[i]), stored(t, client, number, ends, 0, true))
+    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(KEYS[i]), stored(t, client, number, ends, 0, true, 2 * (t - now)))
   end
 end
 return 1

@@ -89,8 +89,9 @@ local function operate(i, id, u, ops)
   end
   local c, head
   if keep then c, head = stampOf(i) end
-  local cAt, cClient, cNumber, _, _, cChanged
-  if c then cAt, cClient, cNumber, _, _, cChanged = parts(c) end
+  local cAt, cClient, cNumber, _, _, cChanged, cMargin
+  if c then cAt, cClient, cNumber, _, _, cChanged, cMargin = parts(c) end
+  if c and cMargin > u then u = cMargin end
   local doneAt, verdict, last = done and done ~= '' and unstruct('>I7', done) or 0, 2, nil
   -- when the key ends by what was done, and when it has ended
   local ending, gone = done and tonumber(done:sub(28)), nil
@@ -135,12 +136,13 @@ local function operate(i, id, u, ops)
     end
     call('PEXPIRE', ledger, lives)
   end
-  if last and verdict == 1 and keep and not (c and cAt >= last.t) then
+  local at = done and last and last.t < now and last.t or now
+  if last and verdict == 1 and keep and not (c and cAt >= at) then
     local left, ends = call('PTTL', key), 0
     if left == -1 then left = LONGEST_TTL end
     if left > 0 then ends = ms + left end
     if full then forget(i) end
-    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(key), stored(last.t, last.client, last.number, ends, 0, true))
+    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(key), stored(at, last.client, last.number, ends, 0, true, done and u or 0))
   end
   if failed then return {7, failed.err} end
   if not done then return {1, out} end

@@ -24,8 +24,8 @@ if same then
 end
 if same then
   if was then
-    local t, client, number, _, other, changed = parts(was)
-    call('HSET', KEYS[3], fieldOf(KEYS[1]), stored(t, client, number, 0, other, changed))
+    local t, client, number, _, other, changed, margin = parts(was)
+    call('HSET', KEYS[3], fieldOf(KEYS[1]), stored(t, client, number, 0, other, changed, margin))
   end
   if ARGV[6] == '0' then call('UNLINK', KEYS[1]) else put(KEYS[1], ARGV[5], ARGV[6]) end
 end

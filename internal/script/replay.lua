@@ -52,8 +52,8 @@ local function replay(i, c, unknown)
   end
   if full and (set or fill) then return full end
 
-  local cAt, cClient, cNumber, cEnds, cOther
-  if c then cAt, cClient, cNumber, cEnds, cOther = parts(c) end
+  local cAt, cClient, cNumber, cEnds, cOther, _, cMargin
+  if c then cAt, cClient, cNumber, cEnds, cOther, _, cMargin = parts(c) end
   if fill then
     if unknown or c and (cAt >= newest or cEnds > ms) then return 2 end
     return create(key, value, ends - ms) and 1 or 2
@@ -61,30 +61,34 @@ local function replay(i, c, unknown)
   local own = c and cClient == client
   if own and cNumber >= number then return 2 end
 
-  local time, other, contested, top = at, 0, unknown, number
+  if at > now then at = now end
+  -- within apart nobody knows which was later
+  local time, other, contested, top, apart, margin = at, 0, unknown, number, u, u
+  if c and cMargin > u then apart = cMargin end
   if unsure then
     -- a delete that happens now
     if set then set, verdict = false, 3 end
     time = max(now, c and cAt + 1 or 0)
+    margin = 2 * (time - now)
   elseif own then
-    time = max(at, cAt)
-    if cOther ~= 0 and cOther >= time - u then other, contested = cOther, true end
-  elseif c and cAt > at + u then
+    time, margin = max(at, cAt), apart
+    if cOther ~= 0 and cOther >= time - apart then other, contested = cOther, true end
+  elseif c and cAt > at + apart then
     -- what is there is no Set's. An Expire leaves what may be older than this
     if cEnds <= ms then
       local v = held(key)
       if v and v:sub(1, #lock) ~= lock then call('UNLINK', key) end
     end
     return 2
-  elseif c and cAt >= at - u then
-    contested = true
+  elseif c and cAt >= at - apart then
+    contested, margin = true, apart
     if cAt < at or cAt == at and cClient < client then other = cAt
     else time, client, top, other = cAt, cClient, cNumber, max(cOther, at) end
   end
 
   local wins, stays = set and not contested, 0
   if wins and free and create(key, value, ends - ms) then
-    return verdict, stored(time, client, top, ends, other), ends
+    return verdict, stored(time, client, top, ends, other, false, margin), ends
   end
   local v = held(key)
   local locked = v and v:sub(1, #lock) == lock
@@ -99,7 +103,7 @@ local function replay(i, c, unknown)
     if v then call('UNLINK', key) end
   end
   if full then forget(i) end
-  return verdict, stored(time, client, top, stays, other), stays
+  return verdict, stored(time, client, top, stays, other, false, margin), stays
 end
 
 -- stampsIn is stampIn for the first n of fields: lists of stamps and, if there is any, of what is

@@ -34,6 +34,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redaside/aside/internal/stamp"
 	"github.com/redaside/aside/internal/sums"
 	"github.com/redaside/aside/internal/wire"
 )
@@ -115,6 +116,7 @@ const includes = "-- include: "
 // constants are the names that stand for values of Go.
 var constants = strings.NewReplacer(
 	"LONGEST_TTL", strconv.FormatInt(Milliseconds(wire.LongestTTL), 10),
+	"LEAST_MARGIN", strconv.FormatInt(stamp.LeastMargin.Microseconds(), 10),
 )
 
 // Milliseconds returns d as Redis takes it: rounded up, so that what is asked to live at all does.

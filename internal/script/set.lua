@@ -26,7 +26,7 @@ for i = 1, count do
     end
     -- as put would, but for a ttl that is a number by now
     if left > LONGEST_TTL then call('SET', key, args[3*i+1]) else call('PSETEX', key, ttl, args[3*i+1]) end
-    local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, ms + left, 0)
+    local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, ms + left, 0, false, 2 * (t - now))
     placeIn(bucket, head, ms, ms + left, keep, field, stamp)
   end
 end

@@ -18,5 +18,5 @@ local was, head = stampIn(KEYS[1], field)
 local t, client, number = later(now, was, ARGV[2])
 if not t then return 2 end
 local ends = ttl > 0 and ms + ttl or 0
-placeIn(KEYS[1], head, ms, ends, tonumber(ARGV[3]), field, stored(t, client, number, ends, 0))
+placeIn(KEYS[1], head, ms, ends, tonumber(ARGV[3]), field, stored(t, client, number, ends, 0, false, 2 * (t - now)))
 return 1

@@ -6,15 +6,18 @@ import "cmp"
 //
 // An explicit write (Set or Del) has a stamp: a time on the server's clock, a client, and that
 // client's own count of its writes. Between writes of one client the count decides, and is exact.
-// Between clients the times decide, and each may be off by e, so that two which are closer than u =
-// 2e are contested: nobody knows which came last. What the rule wants is one line:
+// Between clients the times decide. That of a record may be off by the error of its client's clock,
+// which the client knows; that of a write which a server has done is the server's own time. So two that
+// are closer than u are contested, which is twice the greater error of the two: nobody knows which came
+// last. What the rule wants is one line:
 //
 //	the newest Set is visible, unless a write of another client is contested with it; then nothing is.
 //
 // For this the companion of a key remembers the stamp of the newest write (top), the time of the
-// newest write of any other client, as long as that is within u of top (other), and until when a
-// value at the key is that of top (valueExpires). That is a maximum and a second maximum, so any
-// order and any repetition of records ends in the same companion.
+// newest write of any other client, as long as that is within u of top (other), until when a
+// value at the key is that of top (valueExpires), and the u of these times, where that is greater than
+// what is assumed of any record (margin). That is a maximum and a second maximum, so any
+// order and any repetition of records ends in the same companion, where all margins are the same.
 //
 // Replay of a Set or Del r, c being the companion:
 //
@@ -67,6 +70,7 @@ type Companion struct {
 	Stamp              // of the newest write
 	Other        int64 // µs: the time of the newest write of another client that may be newer than Stamp's; 0: there is none
 	ValueExpires int64 // ms: before this, a value at the key is the one that was written with Stamp; 0: it is not
+	Margin       int64 // µs: within this of another client's write nobody knows which was later; 0: within Env's
 	Expires      int64 // ms: when it is forgotten; 0: there is no companion
 }
 
@@ -111,7 +115,8 @@ type Record struct {
 	Stamp   Stamp  // for a fill only the time counts: the start of its load
 	Value   string // of a Set or a fill
 	Expires int64  // ms; of a Set or a fill
-	Unsure  bool   // the clock may have been off by more than the margin allows
+	Margin  int64  // µs: u, twice the error of the clock, where that is more than Env's
+	Unsure  bool   // the clock may have been off by more than any margin allows
 }
 
 // Write is a Set or a Del that is sent to a server that answers.
@@ -126,7 +131,7 @@ type Write struct {
 // Env is what a script knows besides the key.
 type Env struct {
 	Now      int64 // µs: the server's TIME
-	Margin   int64 // µs: u, twice the greatest error of a clock
+	Margin   int64 // µs: u of what does not say more of itself
 	StampTTL int64 // µs
 	Fenced   bool  // the server's memory goes back to before the outage: what is missing was never there
 
@@ -187,7 +192,9 @@ func (s State) leave(c Companion, e Env) State {
 }
 
 // Apply does a write in the server. It is newer than all that the server has done, since it has
-// been made before its caller was answered, and its stamp is made so.
+// been made before its caller was answered, and its stamp is made so: it has the server's time, however
+// wrong the client takes that to be. Where what is there has a later time the server's clock has been
+// another one, and nobody knows how far that is off.
 //
 // That depends on NotAfter being over, by the server's clock, when the caller is answered: what is
 // done later could overwrite a write that began after this one was acknowledged (from the journal,
@@ -202,17 +209,21 @@ func Apply(s State, w Write, e Env) (State, Outcome) {
 		return s, Done
 	}
 	stamp := w.Stamp
-	stamp.Time = max(e.Now, stamp.Time, c.Time+1)
+	stamp.Time = max(e.Now, c.Time+1)
+	margin := e.margin(2 * (stamp.Time - e.Now))
+	if e.without.has(writesHaveServersTime) {
+		stamp.Time, margin = max(stamp.Time, w.Stamp.Time), 0
+	}
 	if w.Op == OpDel {
 		s = s.emptied()
 		if e.without.has(deleteLeavesStamp) {
 			s.Companion = Companion{}
 			return s, Applied
 		}
-		return s.leave(Companion{Stamp: stamp, ValueExpires: e.ofDelete()}, e), Applied
+		return s.leave(Companion{Stamp: stamp, ValueExpires: e.ofDelete(), Margin: margin}, e), Applied
 	}
 	expires := ms(e.Now) + w.TTL
-	return s.holding(w.Value, expires).leave(Companion{Stamp: stamp, ValueExpires: expires}, e), Applied
+	return s.holding(w.Value, expires).leave(Companion{Stamp: stamp, ValueExpires: expires, Margin: margin}, e), Applied
 }
 
 // ReadOrLock locks the key if it holds nothing. The answer is what it held.
@@ -259,7 +270,7 @@ func Release(s State, m Marker, e Env) (State, bool) {
 // Replay merges a record into a key.
 func Replay(s State, r Record, e Env) (State, Outcome) {
 	s = s.At(e.Now)
-	u := e.Margin
+	u := max(r.Margin, e.Margin)
 	if r.Op == OpFill {
 		return replayFill(s, r, e)
 	}
@@ -285,10 +296,17 @@ func Replay(s State, r Record, e Env) (State, Outcome) {
 			verdict = TooOld
 		}
 		r.Stamp.Time = max(e.Now, c.Time+1)
-		return s.emptied().leave(Companion{Stamp: r.Stamp, ValueExpires: e.ofDelete()}, e), verdict
+		return s.emptied().leave(Companion{Stamp: r.Stamp, ValueExpires: e.ofDelete(), Margin: e.margin(2 * (r.Stamp.Time - e.Now))}, e), verdict
 	}
 
-	next, contested := Companion{Stamp: r.Stamp}, false
+	if !e.without.has(writesHaveServersTime) {
+		r.Stamp.Time = min(r.Stamp.Time, e.Now)
+	}
+	apart := u
+	if !e.without.has(marginIsRemembered) {
+		apart = max(u, c.Margin)
+	}
+	next, contested := Companion{Stamp: r.Stamp, Margin: e.margin(u)}, false
 	switch {
 	case c.Expires == 0:
 	case c.Client == r.Stamp.Client && !e.without.has(sameClientCounts):
@@ -301,20 +319,22 @@ func Replay(s State, r Record, e Env) (State, Outcome) {
 		if !e.without.has(stampNeverFalls) {
 			next.Time = max(next.Time, c.Time)
 		}
-		if c.Other != 0 && c.Other >= next.Time-u && !e.without.has(otherIsRemembered) {
+		next.Margin = e.margin(apart)
+		if c.Other != 0 && c.Other >= next.Time-apart && !e.without.has(otherIsRemembered) {
 			next.Other, contested = c.Other, true
 		}
-	case c.Time > r.Stamp.Time+u:
+	case c.Time > r.Stamp.Time+apart:
 		if s.Content == Value && ms(e.Now) >= c.ValueExpires {
 			s = s.emptied()
 		}
 		return s, Superseded
-	case c.Time < r.Stamp.Time-u:
+	case c.Time < r.Stamp.Time-apart:
 	case e.without.has(olderIsContested) && c.Stamp.Compare(r.Stamp) >= 0:
 		return s, Superseded
 	case e.without.has(newerIsContested) && c.Stamp.Compare(r.Stamp) < 0:
 	default:
 		contested = true
+		next.Margin = e.margin(apart)
 		switch {
 		case c.Stamp.Compare(r.Stamp) < 0:
 			next.Other = c.Time
@@ -371,10 +391,10 @@ func (s State) ownValue(e Env) bool {
 func replayFill(s State, r Record, e Env) (State, Outcome) {
 	switch {
 	case s.Content != Nothing,
-		r.Unsure || r.Stamp.Time > e.Now+e.Margin,
+		r.Unsure || r.Stamp.Time > e.Now+max(r.Margin, e.Margin),
 		s.Companion.Expires != 0 && !e.without.has(fillMindsStamps),
 		ms(e.Now) >= r.Expires,
-		e.Now > r.Stamp.Time+e.StampTTL-e.Margin && !e.without.has(oldFillIsDropped),
+		e.Now > r.Stamp.Time+e.StampTTL-max(r.Margin, e.Margin) && !e.without.has(oldFillIsDropped),
 		!e.Fenced && !e.without.has(fillIsFenced):
 		return s, Dropped
 	}
@@ -385,35 +405,45 @@ func replayFill(s State, r Record, e Env) (State, Outcome) {
 type rule uint32
 
 const (
-	sameClientCounts    rule = 1 << iota // writes of one client go by their counters
-	otherIsRemembered                    // the companion knows the contested write of another client
-	olderIsContested                     // a record that is older than the companion by no more than u deletes
-	newerIsContested                     // a record that is newer than the companion by no more than u deletes
-	stampNeverFalls                      // nor does a client's own later write make a companion's time an earlier one
-	topIsNewest                          // a contested companion keeps the later of both stamps
-	deleteLeavesStamp                    // a delete leaves a companion
-	ownerIsNoDelete                      // a value beside the companion of a delete is a load's
-	valueExpiresCounts                   // a value beside the companion of a Set that has expired is a load's
-	fillIsDeleted                        // a Set does not overwrite what a load left
-	stampOutlivesValue                   // a companion lives for StampTTL at least
-	expiredSetDeletes                    // an expired Set is replayed as a delete
-	oldSetDeletes                        // so is one that is older than companions live
-	newerLoadStays                       // a load that began later is left alone
-	olderLoadIsVoided                    // a load that began earlier is not
-	yieldingLeavesStamp                  // a Set that yields to a load leaves its stamp
-	markerKeepsStart                     // a marker's time is the load's start, not its last renewal
-	fillMindsStamps                      // a fill is not written where there is a companion
-	oldFillIsDropped                     // nor if it is older than companions live
-	fillIsFenced                         // nor if the server has lost its memory
-	unsureIsNow                          // a record whose clock was off is a delete of now
-	writeOnce                            // a write that meets its own stamp, or a later one of its client, does nothing
-	lateIsRefused                        // a write is not done after its caller has been answered (see world.go)
-	waitsItOut                           // a caller whose write is in doubt is not answered before (see world.go)
+	sameClientCounts      rule = 1 << iota // writes of one client go by their counters
+	otherIsRemembered                      // the companion knows the contested write of another client
+	olderIsContested                       // a record that is older than the companion by no more than u deletes
+	newerIsContested                       // a record that is newer than the companion by no more than u deletes
+	stampNeverFalls                        // nor does a client's own later write make a companion's time an earlier one
+	topIsNewest                            // a contested companion keeps the later of both stamps
+	deleteLeavesStamp                      // a delete leaves a companion
+	ownerIsNoDelete                        // a value beside the companion of a delete is a load's
+	valueExpiresCounts                     // a value beside the companion of a Set that has expired is a load's
+	fillIsDeleted                          // a Set does not overwrite what a load left
+	stampOutlivesValue                     // a companion lives for StampTTL at least
+	expiredSetDeletes                      // an expired Set is replayed as a delete
+	oldSetDeletes                          // so is one that is older than companions live
+	newerLoadStays                         // a load that began later is left alone
+	olderLoadIsVoided                      // a load that began earlier is not
+	yieldingLeavesStamp                    // a Set that yields to a load leaves its stamp
+	markerKeepsStart                       // a marker's time is the load's start, not its last renewal
+	fillMindsStamps                        // a fill is not written where there is a companion
+	oldFillIsDropped                       // nor if it is older than companions live
+	fillIsFenced                           // nor if the server has lost its memory
+	unsureIsNow                            // a record whose clock was off is a delete of now
+	writeOnce                              // a write that meets its own stamp, or a later one of its client, does nothing
+	lateIsRefused                          // a write is not done after its caller has been answered (see world.go)
+	waitsItOut                             // a caller whose write is in doubt is not answered before (see world.go)
+	writesHaveServersTime                  // a write that a server does has that server's time, and no record has a later one
+	marginIsRemembered                     // a companion knows how far its times may be off, if that is far
 )
 
 func (r rule) has(one rule) bool { return r&one != 0 }
 
 const forEver = 1 << 50 // ms
+
+// margin is u as a companion has it.
+func (e Env) margin(u int64) int64 {
+	if u <= e.Margin {
+		return 0
+	}
+	return u
+}
 
 // ofDelete is the ValueExpires of a delete.
 func (e Env) ofDelete() int64 {

@@ -127,6 +127,7 @@ func TestAnOwnLaterWriteDoesNotHideAContestedOne(t *testing.T) {
 		a := setAt(Stamp{now - e + 10, 0xa, 2})
 		c := setAt(Stamp{now + e + 20, 0xc, 1})
 		b := setAt(Stamp{now - e + 30, 0xb, 1})
+		env.Now += second
 		for _, r := range []Record{b, a, c} {
 			s, _ = Replay(s, r, env)
 		}
@@ -201,14 +202,14 @@ func TestAWriteIsNewerThanAllThatIsThere(t *testing.T) {
 		want     int64
 	}{
 		{"the server's time", State{}, 0, now},
-		{"what was proposed", State{}, 2 * minute, t0 + 2*minute},
+		{"not what was proposed", State{}, 2 * minute, now},
 		{"one more than what was there", future, 0, t0 + 2*minute + 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w := Write{Op: OpDel, Stamp: stampOf(1, 1, row.proposed), NotAfter: now}
 			after, what := Apply(row.before, w, here)
 			assert.Equal(t, Applied, what)
-			assert.Equal(t, Companion{Stamp: Stamp{row.want, 1, 1}, Expires: ms(now + stampTTL)}.nothing(), after)
+			assert.Equal(t, Companion{Stamp: Stamp{row.want, 1, 1}, Margin: 2 * (row.want - now), Expires: ms(now + stampTTL)}.nothing(), after)
 			again, what := Apply(after, w, here)
 			assert.Equal(t, Done, what)
 			assert.Equal(t, after, again)

@@ -80,6 +80,9 @@ func (r Row) Command(trial int) string {
 	if r.Deaths {
 		more += " -deaths"
 	}
+	if r.Late {
+		more += " -late"
+	}
 	return fmt.Sprintf("go run ./internal/sim/cmd/sim -policy %s -error %v%s -seed %d -trial %d", r.Policy, r.ClockError, more, r.Seed, trial)
 }
 
@@ -90,6 +93,9 @@ func (r Row) name() string {
 	}
 	if r.Deaths {
 		name += ", deaths"
+	}
+	if r.Late {
+		name += ", late answers"
 	}
 	if r.Margin != 0 {
 		name += fmt.Sprintf(", margin %v", r.Margin)

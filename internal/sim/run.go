@@ -18,6 +18,7 @@ type Config struct {
 	Seed       uint64
 	Evictions  bool // the server also evicts values and companions
 	Deaths     bool // processes also die while they wait for an answer, so that a write is neither acknowledged nor recalled
+	Late       bool // clocks may be off by much more than ClockError, and instances know by how much
 
 	mix                   mix // zero: the usual one
 	minEvents, moreEvents int

@@ -61,6 +61,11 @@ func TestSimOursKeepsItsPromises(t *testing.T) {
 		t.Run(e.String()+"/deletes only", func(t *testing.T) { keeps(t, Config{Policy: Ours, ClockError: e, dels: 1}) })
 		t.Run(e.String()+"/writes and replays", func(t *testing.T) { keeps(t, Config{Policy: Ours, ClockError: e, mix: manyWrites}) })
 		t.Run(e.String()+"/loads", func(t *testing.T) { keeps(t, Config{Policy: Ours, ClockError: e, mix: manyLoads}) })
+		for name, m := range map[string]mix{"": {}, " and many writes": manyWrites, " and loads": manyLoads} {
+			t.Run(e.String()+"/late answers"+name, func(t *testing.T) {
+				keeps(t, Config{Policy: Ours, ClockError: e, Late: true, mix: m, minEvents: 3, moreEvents: 12})
+			})
+		}
 	}
 }
 
@@ -128,6 +133,9 @@ func TestSimNotices(t *testing.T) {
 		{"that a fill minds stamps", fillMindsStamps, Config{}, stale},
 		{"that an old fill is dropped", oldFillIsDropped, Config{mix: manyLoads, Trials: 8 * trials}, stale},
 		{"that an unsure record happens now", unsureIsNow, Config{unsure: true}, stale},
+		{"that a write has the server's time", writesHaveServersTime, Config{Late: true}, stale},
+		{"that a Set has it, which a Del undoes", writesHaveServersTime, Config{Late: true, sets: 1, dels: 1}, undone},
+		{"that a stamp says how far it may be off", marginIsRemembered, Config{Late: true}, stale},
 		{"that a late write is refused", lateIsRefused, Config{}, stale},
 		{"that a write in doubt is waited out", waitsItOut, Config{}, stale},
 	} {

@@ -47,7 +47,7 @@ func (w *world) judge() (v verdict) {
 	}
 	v.stale = visible != 0 && visible < newest
 	v.undone = visible != 0 && visible < del
-	if n := len(w.ops); newest != 0 && newest == n && w.ops[n-1].op == OpSet && ms(w.now+2*w.e)+1 < w.ops[n-1].expires {
+	if n := len(w.ops); newest != 0 && newest == n && w.ops[n-1].op == OpSet && ms(w.now+max(2*w.e, w.ops[n-1].margin))+1 < w.ops[n-1].expires {
 		v.set = setThere
 		if visible < n {
 			v.set = w.whyGone(n - 1)
@@ -67,9 +67,13 @@ func (w *world) whyGone(n int) set {
 	case mine.outcome == TooOld:
 		return setTooOld
 	}
+	u := mine.margin
 	for _, o := range w.ops[:n] {
-		// Stamps are off by e at most, and what the server has done is stamped when it is done.
-		if o.client != mine.client && mine.at-o.at <= 2*w.env.Margin+w.give {
+		u = max(u, o.margin) // a companion may still have it
+	}
+	for _, o := range w.ops[:n] {
+		// Stamps are off by half of u at most, and what the server has done is stamped when it is done.
+		if o.client != mine.client && mine.at-o.at <= 2*u+max(w.give, 2*u) {
 			return setContested
 		}
 	}
@@ -198,6 +202,9 @@ func (s State) String() string {
 		}
 		if c.Other != 0 {
 			text += fmt.Sprintf(", other %.6f", float64(c.Other-epoch)/1e6)
+		}
+		if c.Margin != 0 {
+			text += fmt.Sprintf(", margin %.6f", float64(c.Margin)/1e6)
 		}
 	}
 	return text

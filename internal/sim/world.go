@@ -82,6 +82,7 @@ type op struct {
 	instance int
 	client   uint64
 	expires  int64 // ms; of a Set
+	margin   int64 // u of its stamp
 	acked    bool
 	outcome  Outcome // of its replay
 }
@@ -91,7 +92,8 @@ type instance struct {
 	counter uint64
 	last    int64 // time of the latest stamp
 	err     int64 // of its clock
-	unsure  bool  // it is off by more than e, and the instance knows
+	slack   int64 // by how much that may be off, as the instance knows it
+	unsure  bool  // it is off by more than any margin allows, and the instance knows
 	online  bool
 	runID   int // the server's, when last connected
 	writes  int // explicit writes so far; a load that saw fewer is overtaken
@@ -199,11 +201,15 @@ func (w *world) newClock(i int) {
 		in.last = 0 // what it said then binds nobody
 	}
 	in.unsure = w.cfg.unsure && !in.online && w.percent(25)
+	in.slack = w.e
+	if w.cfg.Late && w.percent(40) { // the answer that told it the time was long in coming
+		in.slack = w.env.Margin/2 + w.between(1, 10*w.env.Margin)
+	}
 	switch {
 	case in.unsure:
 		in.err = w.between(-2*minute, 2*minute)
 	default:
-		in.err = w.ahead + w.off(w.e-w.apart)
+		in.err = w.ahead + w.off(in.slack-w.apart)
 	}
 }
 
@@ -224,14 +230,26 @@ func (w *world) off(most int64) int64 {
 // clock is what instance i takes the server's clock for.
 func (w *world) clock(i int) int64 { return w.now + w.inst[i].err }
 
+// margin is u of what was stamped by a clock that was off by slack, if that is more than what is assumed
+// of all.
+func (w *world) margin(slack int64) int64 {
+	if w.cfg.Late {
+		return w.env.margin(2 * slack)
+	}
+	return 0
+}
+
 // time is the server's clock.
 func (w *world) time() int64 { return w.now + w.ahead }
 
-func (w *world) stamp(i int) Stamp {
+// stamp is of what instance i does now. Stamps grow, also where the clock is found to be behind them: by
+// that they are off, too.
+func (w *world) stamp(i int) (s Stamp, slack int64) {
 	in := &w.inst[i]
 	in.counter++
-	in.last = max(w.clock(i), in.last+1)
-	return Stamp{in.last, in.client, in.counter}
+	now := w.clock(i)
+	in.last = max(now, in.last+1)
+	return Stamp{in.last, in.client, in.counter}, in.slack + in.last - now
 }
 
 // pause lets time go by: an instant, within the margin, seconds, minutes, more than a StampTTL.
@@ -339,11 +357,12 @@ func (w *world) write(i int) {
 			ttl = w.between(1_800_000, 3*3_600_000)
 		}
 	}
-	record := Record{Op: kind, Stamp: w.stamp(i), Unsure: in.unsure}
+	stamp, off := w.stamp(i)
+	record := Record{Op: kind, Stamp: stamp, Margin: w.margin(off), Unsure: in.unsure}
 	if kind == OpSet {
 		record.Value, record.Expires = value, ms(w.clock(i))+ttl
 	}
-	w.ops = append(w.ops, op{op: kind, at: w.now, instance: i, client: in.client, expires: ms(w.now) + ttl})
+	w.ops = append(w.ops, op{op: kind, at: w.now, instance: i, client: in.client, expires: ms(w.now) + ttl, margin: max(record.Margin, w.env.Margin)})
 	o := len(w.ops) - 1
 	in.writes++
 	in.hasFill = false
@@ -358,12 +377,13 @@ func (w *world) write(i int) {
 		w.journal(i, record, o)
 		return
 	}
+	give := max(w.give, 4*in.slack)
 	slack := int64(0) // by which a clock that is ahead makes a write outlive its call
 	if w.env.without.has(lateIsRefused) {
 		slack = 2*w.e + 100_000
 	}
 	cmd := wire{kind: wireWrite, op: o, inst: i, record: record,
-		write: Write{kind, record.Stamp, record.Value, ttl, w.clock(i) + w.give - w.e + slack}}
+		write: Write{kind, record.Stamp, record.Value, ttl, w.clock(i) + give - in.slack + slack}}
 	if w.log != nil {
 		w.say("i%d      sends %s", i, record)
 	}
@@ -381,7 +401,7 @@ func (w *world) write(i int) {
 		w.restart(i)
 		return
 	}
-	w.call = call{true, i, o, record, w.now + w.give}
+	w.call = call{true, i, o, record, w.now + give}
 }
 
 func (w *world) journal(i int, r Record, o int) {
@@ -415,7 +435,8 @@ func (w *world) read(i int) {
 	if in.online && in.hasPending {
 		w.replay(i, false)
 	}
-	l := load{instance: i, client: in.client, start: w.clock(i), writes: in.writes, runID: in.runID}
+	start := w.clock(i) - max(in.slack-w.env.Margin/2, 0) // too early is the safe side
+	l := load{instance: i, client: in.client, start: start, writes: in.writes, runID: in.runID}
 	if in.online && !in.hasPending {
 		w.markers++
 		l.marker = Marker{w.markers, l.start}
@@ -476,7 +497,7 @@ func (w *world) proceed() {
 		if w.cfg.fillsStampedLate {
 			start = w.clock(done.instance)
 		}
-		in.fill = Record{Op: OpFill, Stamp: Stamp{Time: start, Client: in.client}, Value: values[done.version], Expires: ms(w.clock(done.instance)) + ttl, Unsure: in.unsure}
+		in.fill = Record{Op: OpFill, Stamp: Stamp{Time: start, Client: in.client}, Value: values[done.version], Expires: ms(w.clock(done.instance)) + ttl, Margin: w.margin(in.slack), Unsure: in.unsure}
 		in.fillRun, in.hasFill = done.runID, true
 		if w.log != nil {
 			w.say("i%d      journals %s", done.instance, in.fill)

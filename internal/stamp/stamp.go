@@ -8,22 +8,24 @@
 //	field  the data key; with a zero byte in front, if it is empty or begins with one
 //
 //	       0      1         8         16      21      21, 24 or 27
-//	       +------+---------+---------+-------+-------+-------
-//	value  | kind | time    | client  | number| end   | other
-//	       | 1    | µs, 7   | random,8| 5     | 0,3,6 | 0 or 7
-//	       +------+---------+---------+-------+-------+-------
+//	       +------+---------+---------+-------+-------+--------+--------
+//	value  | kind | time    | client  | number| end   | other  | margin
+//	       | 1    | µs, 7   | random,8| 5     | 0,3,6 | 0 or 7 | 0 or 5
+//	       +------+---------+---------+-------+-------+--------+--------
 //	              `-- proposed by a client ---'
 //
 //	head   the field "": until when the bucket lives, and what its sweep goes by, see
 //	       lib/stamps.lua of internal/script
 //
 // All numbers are big endian and have no sign. kind is 16, and 1 more if end has three bytes, 2 if
-// it has six, 4 if there is an other, and 8 if the key was changed, and perhaps not set or deleted: a
-// kept operation is done over that (docs/adr/0016). time is µs since 1970. client is a random id, number
+// it has six, 4 if there is an other, 8 if the key was changed, and perhaps not set or deleted: a
+// kept operation is done over that (docs/adr/0016), and 32 if there is a margin. time is µs since 1970.
+// client is a random id, number
 // counts the operations of that client from 1 (0: a load). end is until when a value that the key
 // holds is this writer's, in ms after time's; it is left out after a Del, and where a replayed Set
 // was not written. other is the time of another client's write, if nobody can tell which of the two
-// was later. A value of any other form is of a version that we do not know: it orders nothing, the
+// was later. margin is how close in time, in µs, another client's write must be for that; left out, it
+// is LeastMargin. A value of any other form is of a version that we do not know: it orders nothing, the
 // next write overwrites it, and a replay empties the key. The tag puts the bucket into the slot.
 //
 // Records of the fallback store, and all of Go, have what a client proposes as text that sorts by
@@ -32,18 +34,19 @@
 // See docs/adr/0005 for what is made of stamps, docs/adr/0009 for where they stand, and
 // lib/stamps.lua, which reads and writes them.
 //
-// The time is a hybrid logical clock's (Kulkarni et al., 2014) that is anchored to the server's
-// TIME: the greatest of that, of what the client proposes, and of one more than the stamp that is
-// there. A client proposes its estimate of the server's clock, always later than before. It does so
+// A client proposes its estimate of the server's clock, always later than before. It does so
 // once per operation, and retries, the journal and the replay go on using that stamp: an operation
 // that meets its own stamp, or that of a later one of the same client, has nothing to do any more.
-// Between operations of one client their numbers decide, which are exact; between those of
-// different clients the times, which are not.
+// What a server does at once has the server's own time, and one more than the stamp that is there, as
+// a hybrid logical clock has (Kulkarni et al., 2014). What is replayed has the time that was proposed,
+// and its margin. Between operations of one client their numbers decide, which are exact; between those
+// of different clients the times, and nothing does within the greater of their margins.
 package stamp
 
 import (
 	"encoding/hex"
 	"strconv"
+	"time"
 
 	"github.com/redaside/aside/internal/slot"
 )
@@ -64,12 +67,18 @@ const (
 const (
 	timeBytes, clientBytes, numberBytes = 7, clientLen / 2, 5
 	shortEnd, longEnd, otherBytes       = 3, 6, 7
+	marginBytes                         = 5
 
 	proposedBytes = timeBytes + clientBytes + numberBytes
 	kindOfNone    = 16 // has no end
 	kindOther     = 4  // is added where there is an other
 	kindChanged   = 8  // is added where the key was changed only
+	kindMargin    = 32 // is added where there is a margin
 )
+
+// LeastMargin is how close in time two writes of different clients must be for nobody to know which was
+// later, however good their clocks look: twice what is assumed of any clock.
+const LeastMargin = 100 * time.Millisecond
 
 // Bucket returns the key of the hash in which the stamp of a data key stands.
 func Bucket(key string) string {
@@ -168,7 +177,8 @@ type Left struct {
 	Other int64 // time of another client's write that may have been later, in µs since 1970; 0: none
 	Ends  int64 // until when a value of the key is this writer's, in ms since 1970; 0: it has left none
 
-	Changed bool // it has changed what was there, and perhaps not set or deleted the key
+	Margin  int64 // as LeastMargin, but of this stamp, in µs; 0: LeastMargin
+	Changed bool  // it has changed what was there, and perhaps not set or deleted the key
 }
 
 // ParseLeft reads a stamp as Redis holds it. It reports false for anything else.
@@ -176,12 +186,16 @@ func ParseLeft(s string) (Left, bool) {
 	if s == "" {
 		return Left{}, false
 	}
-	kind := s[0] &^ (kindOther | kindChanged)
+	kind := s[0] &^ (kindOther | kindChanged | kindMargin)
 	endBytes, ok := map[byte]int{kindOfNone: 0, kindOfNone + 1: shortEnd, kindOfNone + 2: longEnd}[kind]
 	otherAt := 1 + proposedBytes + endBytes
 	length := otherAt
 	if s[0]&kindOther != 0 {
 		length += otherBytes
+	}
+	marginAt := length
+	if s[0]&kindMargin != 0 {
+		length += marginBytes
 	}
 	if !ok || len(s) != length {
 		return Left{}, false
@@ -195,7 +209,7 @@ func ParseLeft(s string) (Left, bool) {
 	if endBytes > 0 {
 		l.Ends = l.Micros/1000 + bigEndian(next(endBytes))
 	}
-	l.Other = bigEndian(s[otherAt:])
+	l.Other, l.Margin = bigEndian(s[otherAt:marginAt]), bigEndian(s[marginAt:])
 	return l, true
 }
 
@@ -215,10 +229,16 @@ func (l Left) String() string {
 	if l.Changed {
 		kind += kindChanged
 	}
+	if l.Margin > LeastMargin.Microseconds() {
+		kind += kindMargin
+	}
 	b, _ := l.pack([]byte{kind})
 	b = appendBytes(b, left, endBytes)
 	if l.Other > 0 {
 		b = appendBytes(b, l.Other, otherBytes)
+	}
+	if kind&kindMargin != 0 {
+		b = appendBytes(b, l.Margin, marginBytes)
 	}
 	return string(b)
 }

@@ -29,6 +29,10 @@ func TestLayout(t *testing.T) {
 	require.Equal(t, "\x12"+proposed+"\x00\x00\x01\x00\x00\x00", stamp.Left{Stamp: s, Ends: 1763719200000 + 1<<24}.String())
 	require.Equal(t, "\x14"+proposed+"\x00\x00\x00\x00\x00\x00\x07", stamp.Left{Stamp: s, Other: 7}.String())
 	require.Equal(t, "\x15"+proposed+"\x00\xea\x60\x00\x00\x00\x00\x00\x00\x07", stamp.Left{Stamp: s, Other: 7, Ends: 1763719260000}.String())
+	require.Equal(t, "\x10"+proposed, stamp.Left{Stamp: s, Margin: stamp.LeastMargin.Microseconds()}.String(), "that is assumed of all")
+	require.Equal(t, "\x30"+proposed+"\x00\x00\x01\x86\xa1", stamp.Left{Stamp: s, Margin: 100_001}.String())
+	require.Equal(t, "\x3d"+proposed+"\x00\xea\x60"+"\x00\x00\x00\x00\x00\x00\x07"+"\x00\x00\x02\x00\x00",
+		stamp.Left{Stamp: s, Other: 7, Ends: 1763719260000, Margin: 1 << 17, Changed: true}.String())
 	deed, ok := stamp.AppendDeed(nil, 's', s, 100_000, 1763719260000)
 	require.True(t, ok)
 	require.Equal(t, "s"+proposed+"\x00\x00\x00\x00\x01\x86\xa0"+"\x01\x9a\xa5\xdc\x27\x60", string(deed))
@@ -49,7 +53,7 @@ func TestWhatIsNoStampIsNotRead(t *testing.T) {
 	}
 	_, ok := stamp.Packed(good[:16] + "of nobody we know"[:16] + good[32:])
 	require.False(t, ok)
-	for _, s := range []string{"", good, good + "00000000000000000", "\x10", "\x10" + good[:19], "\x10" + good[:21], "\x0f" + good[:20], "\x13" + good[:20], "\x14" + good[:20], "\x11" + good[:20], "\x12" + good[:23], "\x20" + good[:20]} {
+	for _, s := range []string{"", good, good + "00000000000000000", "\x10", "\x10" + good[:19], "\x10" + good[:21], "\x0f" + good[:20], "\x13" + good[:20], "\x14" + good[:20], "\x11" + good[:20], "\x12" + good[:23], "\x20" + good[:20], "\x20" + good[:25], "\x30" + good[:20], "\x33" + good[:25], "\x70" + good[:25]} {
 		_, ok := stamp.ParseLeft(s)
 		require.False(t, ok, "%q", s)
 	}
@@ -171,8 +175,11 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 		ahead := time.Now().Add(time.Hour).UnixMicro()
 		for number, ttl := range []int64{0, 3_700_000, 300_000_000, 6_307_200_000_000} {
 			require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: int64(number + 2)}, ttl))
-			require.Equal(t, stamp.Stamp{Micros: ahead + int64(number), Client: client, Number: int64(number + 2)}, there().Stamp)
+			require.Equal(t, client, there().Client)
+			require.EqualValues(t, number+2, there().Number)
+			require.InDelta(t, time.Now().UnixMicro(), there().Micros, 60e6, "the server's time, not what was proposed")
 			require.Zero(t, there().Other)
+			require.Zero(t, there().Margin)
 			if ttl == 0 {
 				require.Zero(t, there().Ends)
 			} else {
@@ -182,12 +189,14 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 
 		for _, ends := range []int64{0, 1, ahead/1000 + 5, ahead/1000 + 1<<30} {
 			for _, other := range []int64{0, 3, ahead} {
-				for _, changed := range []bool{false, true} {
-					left := stamp.Left{Stamp: stamp.Stamp{Micros: ahead + 50, Client: client, Number: 7}, Ends: ends, Other: other, Changed: changed}
+				for i, margin := range []int64{0, stamp.LeastMargin.Microseconds() + 1, 1<<40 - 1, 0} {
+					changed := i > 1
+					left := stamp.Left{Stamp: stamp.Stamp{Micros: ahead + 50, Client: client, Number: 7}, Ends: ends, Other: other, Margin: margin, Changed: changed}
 					put(left.String())
 					require.EqualValues(t, 2, run(stamp.Stamp{Micros: ahead, Client: client, Number: 7}, 30_000), "its own: %+v", left)
 					require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 8}, 30_000))
 					require.Equal(t, stamp.Stamp{Micros: ahead + 51, Client: client, Number: 8}, there().Stamp, "greater than what was there")
+					require.InDelta(t, 2*time.Hour.Microseconds(), there().Margin, 120e6, "nobody knows by how much the clock was ahead")
 				}
 			}
 		}
@@ -208,7 +217,7 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 // disks, and from a Redis that others write to.
 func FuzzParse(f *testing.F) {
 	proposed := "1763719200000001" + client + "000000000042"
-	for _, s := range []string{"", proposed, proposed + "0", "\x10" + proposed[:20], "\x11" + proposed[:23], "\x16" + proposed[:33], strings.Repeat("9", 79), strings.Repeat("0", 61)} {
+	for _, s := range []string{"", proposed, proposed + "0", "\x10" + proposed[:20], "\x11" + proposed[:23], "\x16" + proposed[:33], "\x36" + proposed[:38], strings.Repeat("9", 79), strings.Repeat("0", 61)} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -226,7 +235,7 @@ func FuzzParse(f *testing.F) {
 			if left.Ends == left.Micros/1000 {
 				left.Ends = 0 // it has ended at once
 			}
-			if !ok || again != left || left.Micros < 0 || left.Other < 0 || left.Ends < 0 {
+			if !ok || again != left || left.Micros < 0 || left.Other < 0 || left.Margin < 0 || left.Ends < 0 {
 				t.Fatalf("%q was read as %+v, and that as %+v", s, left, again)
 			}
 		}

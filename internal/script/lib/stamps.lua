@@ -1,7 +1,8 @@
 -- include: clock
 -- What scripts do with stamps; internal/stamp has the layout, and only this file knows it in Lua. i
 -- is the place of a data key in KEYS: data keys come first, then the bucket of each. A stamp that a
--- client proposes is called mine. Times are numbers: 2^53 µs end in the year 2255.
+-- client proposes is called mine: its client and number are left here, and its time is when a script
+-- runs, but for what is replayed. Times are numbers: 2^53 µs end in the year 2255.
 --
 -- The reads are not tracked, as the client sends CLIENT CACHING NO ahead of these scripts.
 --
@@ -20,11 +21,11 @@
 -- stampIn:  the stamp that a bucket has for a field, or nil; the bucket's head; and whether there is
 --           something that is no stamp we know. What is no hash is deleted
 -- stampOf:  stampIn, for the ith key
--- parts:    time, client, number, end (ms; 0: none) and other of a stamp, and whether it says only
---           that the key was changed
--- later:    time, client and number of mine, where the time is later than that of the stamp that
---           was there. Nil if that one is of this operation, or of a later one of the same client
--- stored:   a stamp as buckets have it, from its parts; the last may be left out
+-- parts:    time, client, number, end (ms; 0: none) and other of a stamp, whether it says only
+--           that the key was changed, and its margin (0: what is assumed of all)
+-- later:    time, client and number of what mine leaves now. The time is later than that of the stamp
+--           that was there. Nil if that one is of this operation, or of a later one of the same client
+-- stored:   a stamp as buckets have it, from its parts
 -- around:   what stands before and behind client and number in a stamp whose time is now, and whose
 --           value has left ms to live (0: there is none). See identity
 -- identity: client and number of a proposed stamp, as they stand in a stored one
@@ -42,7 +43,9 @@ local function fieldOf(key)
   return key
 end
 local function isStamp(s)
-  return byte('\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\21\24\27\0\28\31\34\0\21\24\27\0\28\31\34', (byte(s) or -1) + 1) == #s
+  local kind, size = byte(s) or -1, #s
+  if kind >= 48 then kind, size = kind - 32, size - 5 end
+  return byte('\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\21\24\27\0\28\31\34\0\21\24\27\0\28\31\34', kind + 1) == size
 end
 local function noHash(bucket, err)
   -- not permitted, perhaps: then it is not the bucket's fault
@@ -63,14 +66,17 @@ end
 local function stampOf(i) return stampIn(KEYS[count+i], fieldOf(KEYS[i])) end
 local function parts(s)
   local kind, t, client, number = unstruct('>BI7c8I5', s)
-  local form, ends, other = kind % 8, 0, 0
+  local form, size, ends, other, margin = kind % 8, #s, 0, 0, 0
+  if kind >= 48 then
+    size = size - 5
+    margin = unstruct('>I5', s, size + 1)
+  end
   if form % 4 > 0 then ends = floor(t / 1000) + unstruct(form % 4 == 1 and '>I3' or '>I6', s, 22) end
-  if form >= 4 then other = unstruct('>I7', s, #s - 6) end
-  return t, client, number, ends, other, kind >= 24
+  if form >= 4 then other = unstruct('>I7', s, size - 6) end
+  return t, client, number, ends, other, kind % 16 >= 8, margin
 end
 local function later(now, was, mine)
-  local t, client, number = unstruct('>I7c8I5', mine)
-  if t < now then t = now end
+  local t, client, number = now, unstruct('>c8I5', mine, 8)
   if was then
     local before, by, last = unstruct('>I7c8I5', was, 2)
     if by == client and last >= number then return end
@@ -78,16 +84,17 @@ local function later(now, was, mine)
   end
   return t, client, number
 end
-local function stored(t, client, number, ends, other, changed)
-  local left, kind, layout = ends - floor(t / 1000), changed and 24 or 16, '>BI7c8I5'
+local function stored(t, client, number, ends, other, changed, margin)
+  local left, kind, layout, tail = ends - floor(t / 1000), changed and 24 or 16, '>BI7c8I5', ''
+  if margin > LEAST_MARGIN then kind, tail = kind + 32, struct_('>I5', math.min(margin, 2^40 - 1)) end
   if ends > 0 and left > 0 then
     if left < 16777216 then kind, layout = kind + 1, '>BI7c8I5I3' else kind, layout = kind + 2, '>BI7c8I5I6' end
   else left = nil end
   if other > 0 then
     kind, layout = kind + 4, layout .. 'I7'
-    if not left then return struct_(layout, kind, t, client, number, other) end
+    if not left then return struct_(layout, kind, t, client, number, other) .. tail end
   end
-  return struct_(layout, kind, t, client, number, left, other)
+  return struct_(layout, kind, t, client, number, left, other) .. tail
 end
 local function around(now, left)
   if left == 0 then return struct_('>BI7', 16, now), '' end

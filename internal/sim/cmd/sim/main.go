@@ -30,6 +30,7 @@ func run() error {
 	margin := flag.Duration("margin", 0, "within which writes are contested; by default twice the error, and 100ms at least")
 	evictions := flag.Bool("evictions", false, "the server evicts values and stamps")
 	deaths := flag.Bool("deaths", false, "processes die while they wait for the answer to a write")
+	late := flag.Bool("late", false, "clocks may be off by ten margins more, as who has them knows")
 	trial := flag.Int("trial", -1, "tell what happens in this one")
 	flag.Parse()
 
@@ -46,7 +47,7 @@ func run() error {
 		clockErrors = []time.Duration{*clockError}
 	}
 	config := func(p sim.Policy, e time.Duration) sim.Config {
-		return sim.Config{Policy: p, ClockError: e, Margin: *margin, Trials: *trials, Seed: *seed, Evictions: *evictions, Deaths: *deaths}
+		return sim.Config{Policy: p, ClockError: e, Margin: *margin, Trials: *trials, Seed: *seed, Evictions: *evictions, Deaths: *deaths, Late: *late}
 	}
 	if *trial >= 0 {
 		if all || *clockError < 0 {
@@ -65,7 +66,12 @@ func run() error {
 			}
 		}
 	}
-	if all && !*evictions && !*deaths {
+	if all && !*evictions && !*deaths && !*late {
+		for _, e := range clockErrors {
+			c := config(sim.Ours, e)
+			c.Late = true
+			kept = append(kept, c)
+		}
 		for _, e := range clockErrors {
 			for _, deaths := range []bool{false, true} {
 				c := config(sim.Ours, e)
