@@ -59,7 +59,7 @@ type oneKey struct {
 	who     caller
 	key     [1]string
 	args    [2]string // write.args
-	call    [5]string // what the script takes
+	call    [6]string // what the script takes
 	item    [3]string // what it takes for the key, in a request
 	batch   link.Batch
 	writing writing
@@ -72,7 +72,14 @@ type oneKey struct {
 type writing struct {
 	*link.Batch
 	stamp stamp.Proposal
+	again bool // it may have been done already
 }
+
+// What the scripts of Set and Del are told: whether they may have done it already.
+const (
+	firstRun  = ""
+	secondRun = "again"
+)
 
 // batches are the script calls for keys, each with the stamp of what it does.
 func (w *write) batches(keys []string) []*writing {
@@ -84,7 +91,7 @@ func (w *write) batches(keys []string) []*writing {
 		one := &w.one
 		sh := w.link.Shard(keys[0])
 		one.batch = link.Batch{Shard: sh, Call: link.Call{Script: s, Keys: keys, Args: one.call[:0], Stamped: stamped}}
-		one.writing = writing{&one.batch, w.newStamp(sh)}
+		one.writing = writing{Batch: &one.batch, stamp: w.newStamp(sh)}
 		one.all[0] = &one.writing
 		return one.all[:]
 	}
@@ -96,7 +103,7 @@ func (w *write) batches(keys []string) []*writing {
 	all := make([]*writing, len(batches))
 	for i, b := range batches {
 		b.Stamped = stamped
-		all[i] = &writing{b, w.newStamp(b.Shard)}
+		all[i] = &writing{Batch: b, stamp: w.newStamp(b.Shard)}
 	}
 	return all
 }
@@ -172,7 +179,7 @@ func (w *write) execute(ctx context.Context, all []*writing) {
 			b.Err = link.ErrNotAsked
 			continue
 		}
-		b.Args = w.appendItems(w.appendHead(b.Args[:0]), b)
+		b.Args = w.appendItems(w.appendHead(b.Args[:0], b), b)
 		batches = append(batches, b.Batch)
 	}
 	w.link.RunBatches(ctx, batches, &link.Pieces{Before: func(sh *link.Shard, piece []*link.Batch) {
@@ -197,7 +204,7 @@ func (w *write) singly(ctx context.Context, all []*writing) []*writing {
 			return false
 		}
 		for i := range b.Keys {
-			each = append(each, &writing{&link.Batch{Shard: b.Shard, Call: link.Call{Script: b.Script, Keys: b.Keys[i : i+1 : i+1], Stamped: b.Stamped}}, b.stamp})
+			each = append(each, &writing{&link.Batch{Shard: b.Shard, Call: link.Call{Script: b.Script, Keys: b.Keys[i : i+1 : i+1], Stamped: b.Stamped}}, b.stamp, true})
 		}
 		return true
 	})
@@ -207,10 +214,19 @@ func (w *write) singly(ctx context.Context, all []*writing) []*writing {
 	return append(all, each...)
 }
 
-// appendHead appends what the script takes first: room for the window, and for how long stamps live.
-func (w *write) appendHead(to []string) []string {
-	if to = append(to, ""); w.stamped() {
-		to = append(to, w.stampTTL)
+// appendHead appends what the script takes first: room for the window, for how long stamps live, and
+// whether it may have done b.
+func (w *write) appendHead(to []string, b *writing) []string {
+	if to = append(to, ""); !w.stamped() {
+		return to
+	}
+	to = append(to, w.stampTTL)
+	switch {
+	case w.script != script.Set && w.script != script.Del: // others always look what is there
+	case b.again:
+		to = append(to, secondRun)
+	default:
+		to = append(to, firstRun)
 	}
 	return to
 }
@@ -270,7 +286,7 @@ func (w *write) executeOne(ctx context.Context, b *writing) {
 		}
 		defer batcher.Leave()
 	}
-	b.Args = w.appendItems(w.appendHead(b.Args[:0]), b)
+	b.Args = w.appendItems(w.appendHead(b.Args[:0], b), b)
 	w.link.InTurn(ctx, b.Shard, []*link.Call{&b.Call}, func() {
 		w.openWindow(ctx, b.Shard, []*link.Batch{b.Batch})
 		w.link.Run(ctx, b.Shard, &b.Call)

@@ -318,9 +318,12 @@ func TestTheScriptsDoWhatIsSimulated(t *testing.T) {
 			case 0, 1: // a healthy Set or Del
 				w := sim.Write{Op: sim.OpSet, Stamp: next(), Value: value, TTL: ttl, NotAfter: base * 2}
 				mine, _ := stamp.Packed(stampText(w.Stamp))
-				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), "3600000", mine, value, fmt.Sprint(ttl)}
+				s, args := script.Set, []string{fmt.Sprint(w.NotAfter), "3600000", firstRun, mine, value, fmt.Sprint(ttl)}
+				if w.Again = random.IntN(3) == 0; w.Again {
+					args[2] = secondRun
+				}
 				if what == 1 {
-					w.Op, s, args = sim.OpDel, script.Del, args[:3]
+					w.Op, s, args = sim.OpDel, script.Del, args[:4]
 				}
 				q := &link.Call{Script: s, Keys: []string{b.key}, Args: args, Stamped: true}
 				b.c.link.Run(t.Context(), b.sh, q)
@@ -405,7 +408,7 @@ func TestWhatIsReplayedIsNotOfLaterThanNow(t *testing.T) {
 		require.Equal(t, 2*slack, there.Margin)
 		require.LessOrEqual(t, there.Micros, now())
 		mine, _ := stamp.Packed(b.stamp(4_000, "bbbb", 1))
-		b.server.Do("EVAL", script.Del.Text(), 2, b.key, stamp.Bucket(b.key), fmt.Sprint(2*b.now), 3_600_000, mine, 1)
+		b.server.Do("EVAL", script.Del.Text(), 2, b.key, stamp.Bucket(b.key), fmt.Sprint(2*b.now), 3_600_000, secondRun, mine, 1)
 		there = parsed(t, b.mark())
 		require.Zero(t, there.Margin)
 		require.LessOrEqual(t, there.Micros, now())

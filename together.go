@@ -47,11 +47,11 @@ func (c batchedWrites) send(sh *link.Shard, requests []*link.Request) {
 	all := c.newCall(sh, requests)
 	calls := []*writesCall{all}
 	if !sh.CanBatch() { // no longer
-		calls = all.each()
+		calls = all.each(firstRun)
 	}
 	c.run(sh, calls)
 	if len(all.requests) > 1 && (link.Refused(all.Err) || link.IsTryAgain(all.Err)) {
-		calls = all.each()
+		calls = all.each(secondRun)
 		c.run(sh, calls)
 	}
 	for _, call := range calls {
@@ -77,9 +77,9 @@ func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request) *writes
 	for _, r := range requests {
 		bytes += r.Size()
 	}
-	t := &writesCall{requests: requests, Batch: link.Batch{Shard: sh, Head: 1, Call: link.Call{Script: c.script, Args: []string{"", c.stampTTL}, Stamped: !c.opt.DisableStamps}}}
+	t := &writesCall{requests: requests, Batch: link.Batch{Shard: sh, Head: 1, Call: link.Call{Script: c.script, Args: []string{"", c.stampTTL, firstRun}, Stamped: !c.opt.DisableStamps}}}
 	if t.Stamped {
-		t.Head = 2
+		t.Head = 3
 	}
 	patience := c.link.Patience(context.Background(), sh, int64(bytes))
 	now, slack := c.link.ServerTime(sh)
@@ -89,12 +89,15 @@ func (c batchedWrites) newCall(sh *link.Shard, requests []*link.Request) *writes
 	return t
 }
 
-// each is the requests of t in calls of their own.
-func (t *writesCall) each() []*writesCall {
+// each is the requests of t in calls of their own; run: whether t may have done them.
+func (t *writesCall) each(run string) []*writesCall {
 	all := make([]*writesCall, len(t.requests))
 	for i := range all {
 		all[i] = &writesCall{t.Batch, t.requests[i : i+1], t.slack}
 		all[i].begin()
+		if t.Stamped {
+			all[i].Args[2] = run
+		}
 	}
 	return all
 }

@@ -104,7 +104,7 @@ func TestKeysOfOneCallHaveAStampEach(t *testing.T) {
 		stamps = append(stamps, c.stamps.Next(time.Now().UnixMicro(), 0, func() bool { return false }).Text)
 	}
 	run := func(s *script.Script, keys []string, args ...string) {
-		q := &link.Call{Script: s, Keys: keys, Args: append([]string{fmt.Sprint(time.Now().Add(time.Hour).UnixMicro()), c.stampTTL}, args...), Stamped: true}
+		q := &link.Call{Script: s, Keys: keys, Args: append([]string{fmt.Sprint(time.Now().Add(time.Hour).UnixMicro()), c.stampTTL, secondRun}, args...), Stamped: true}
 		c.link.Run(t.Context(), sh, q)
 		require.NoError(t, q.Err)
 	}

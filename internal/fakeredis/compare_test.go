@@ -368,13 +368,13 @@ func (a author) script() []string {
 		args = []string{a.window()}
 		each(func() { args = append(args, pick(a, "set", "del", "fill")) })
 	case script.Set:
-		args = []string{a.window(), "3600000"}
+		args = []string{a.window(), "3600000", pick(a, "", "again")}
 		each(func() { args = append(args, a.stamp(), a.value(), a.ttl()) })
 		stamped()
 	case script.Del:
-		args = []string{a.window(), "3600000", a.stamp()}
+		args = []string{a.window(), "3600000", pick(a, "", "again"), a.stamp()}
 		if a.IntN(2) == 0 {
-			args = args[:2]
+			args = args[:3]
 			each(func() { args = append(args, a.stamp()) })
 		}
 		stamped()

@@ -43,10 +43,8 @@ func (r *run) stampsIn(bucket string, fields []string) (were []left, head string
 	said := r.pcall(append(args, "")...)
 	got, ok := said.([]any)
 	if !ok {
-		if failed, _ := said.(failure); !strings.Contains(string(failed), "WRONGTYPE") {
-			r.call("HMGET", bucket, "")
-		}
-		r.call("DEL", bucket)
+		failed, _ := said.(failure)
+		r.noHash(bucket, failed)
 		for i := range unknown {
 			unknown[i] = true
 		}
@@ -62,6 +60,25 @@ func (r *run) stampsIn(bucket string, fields []string) (were []left, head string
 		}
 	}
 	return were, head, unknown
+}
+
+// headOf is the head of the bucket of the ith key.
+func (r *run) headOf(i int) string {
+	said := r.pcall("HGET", r.bucket(i), "")
+	if failed, ok := said.(failure); ok {
+		r.noHash(r.bucket(i), failed)
+		return ""
+	}
+	head, _ := said.(string)
+	return head
+}
+
+// noHash deals with a bucket that could not be read: it deletes what is no hash.
+func (r *run) noHash(bucket string, why failure) {
+	if !strings.Contains(string(why), "WRONGTYPE") {
+		r.call("HMGET", bucket, "")
+	}
+	r.call("DEL", bucket)
 }
 
 func (r *run) bucket(i int) string { return r.keys[r.count()+i] }
@@ -86,6 +103,18 @@ func later(now int64, was left, mine stamp.Stamp) (stamp.Left, bool) {
 		mine.Micros = max(now, was.Micros+1)
 	}
 	return stamp.Left{Stamp: mine, Margin: 2 * (mine.Micros - now)}, true
+}
+
+// written is what a Set or Del leaves, whose third argument says whether it may have been done, and the
+// head of the ith key's bucket. false: it has been.
+func (r *run) written(i int, now int64, mine stamp.Stamp) (l stamp.Left, head string, ok bool) {
+	if r.args[2] != "" {
+		was, head, _ := r.stampOf(i)
+		l, ok = later(now, was, mine)
+		return l, head, ok
+	}
+	mine.Micros = now
+	return stamp.Left{Stamp: mine}, r.headOf(i), true
 }
 
 func padded(n int64) string { return fmt.Sprintf("%016d", n) }
@@ -175,9 +204,8 @@ func setStamped(r *run) any {
 		return refusal
 	}
 	for i := range r.count() {
-		mine, value, ttl := proposed(r.args[3*i+2]), r.args[3*i+3], number(r.args[3*i+4])
-		was, head, _ := r.stampOf(i)
-		if l, ok := later(now, was, mine); ok {
+		mine, value, ttl := proposed(r.args[3*i+3]), r.args[3*i+4], number(r.args[3*i+5])
+		if l, head, ok := r.written(i, now, mine); ok {
 			r.put(r.keys[i], value, ttl)
 			l.Ends = now/1000 + ttl
 			r.place(i, head, now/1000, l, number(r.args[1]))
@@ -191,14 +219,13 @@ func delStamped(r *run) any {
 	if refusal := untimely(now, r.args[0]); refusal != nil {
 		return refusal
 	}
-	one := len(r.args) == 4
+	one := len(r.args) == 5
 	for i := range r.count() {
-		mine := r.args[2]
+		mine := r.args[3]
 		if !one {
-			mine = r.args[2+i]
+			mine = r.args[3+i]
 		}
-		was, head, _ := r.stampOf(i)
-		if l, ok := later(now, was, proposed(mine)); ok {
+		if l, head, ok := r.written(i, now, proposed(mine)); ok {
 			r.call("UNLINK", r.keys[i])
 			r.place(i, head, now/1000, l, number(r.args[1]))
 		}

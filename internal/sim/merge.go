@@ -126,6 +126,7 @@ type Write struct {
 	Value    string
 	TTL      int64 // ms
 	NotAfter int64 // µs: later it must not be done any more. See Env.
+	Again    bool  // it may have been done already
 }
 
 // Env is what a script knows besides the key.
@@ -192,9 +193,10 @@ func (s State) leave(c Companion, e Env) State {
 }
 
 // Apply does a write in the server. It is newer than all that the server has done, since it has
-// been made before its caller was answered, and its stamp is made so: it has the server's time, however
-// wrong the client takes that to be. Where what is there has a later time the server's clock has been
-// another one, and nobody knows how far that is off.
+// been made before its caller was answered. So it has the server's time, however wrong the client takes
+// that to be, and need not look at what is there: only one that may have been done already does. Where
+// what it finds has a later time the server's clock has been another one, and nobody knows how far that
+// is off.
 //
 // That depends on NotAfter being over, by the server's clock, when the caller is answered: what is
 // done later could overwrite a write that began after this one was acknowledged (from the journal,
@@ -204,13 +206,15 @@ func Apply(s State, w Write, e Env) (State, Outcome) {
 	if e.Now > w.NotAfter {
 		return s, Late
 	}
-	c := s.Companion
-	if c.Expires != 0 && c.Client == w.Stamp.Client && c.Counter >= w.Stamp.Counter && !e.without.has(writeOnce) {
-		return s, Done
+	c, stamp, margin := s.Companion, w.Stamp, int64(0)
+	stamp.Time = e.Now
+	if w.Again {
+		if c.Expires != 0 && c.Client == w.Stamp.Client && c.Counter >= w.Stamp.Counter {
+			return s, Done
+		}
+		stamp.Time = max(e.Now, c.Time+1)
+		margin = e.margin(2 * (stamp.Time - e.Now))
 	}
-	stamp := w.Stamp
-	stamp.Time = max(e.Now, c.Time+1)
-	margin := e.margin(2 * (stamp.Time - e.Now))
 	if e.without.has(writesHaveServersTime) {
 		stamp.Time, margin = max(stamp.Time, w.Stamp.Time), 0
 	}
@@ -426,7 +430,6 @@ const (
 	oldFillIsDropped                       // nor if it is older than companions live
 	fillIsFenced                           // nor if the server has lost its memory
 	unsureIsNow                            // a record whose clock was off is a delete of now
-	writeOnce                              // a write that meets its own stamp, or a later one of its client, does nothing
 	lateIsRefused                          // a write is not done after its caller has been answered (see world.go)
 	waitsItOut                             // a caller whose write is in doubt is not answered before (see world.go)
 	writesHaveServersTime                  // a write that a server does has that server's time, and no record has a later one

@@ -203,16 +203,21 @@ func TestAWriteIsNewerThanAllThatIsThere(t *testing.T) {
 	}{
 		{"the server's time", State{}, 0, now},
 		{"not what was proposed", State{}, 2 * minute, now},
-		{"one more than what was there", future, 0, t0 + 2*minute + 1},
+		{"also where what was there is later", future, 0, now},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w := Write{Op: OpDel, Stamp: stampOf(1, 1, row.proposed), NotAfter: now}
 			after, what := Apply(row.before, w, here)
 			assert.Equal(t, Applied, what)
-			assert.Equal(t, Companion{Stamp: Stamp{row.want, 1, 1}, Margin: 2 * (row.want - now), Expires: ms(now + stampTTL)}.nothing(), after)
+			assert.Equal(t, Companion{Stamp: Stamp{row.want, 1, 1}, Expires: ms(now + stampTTL)}.nothing(), after)
+			w.Again = true
 			again, what := Apply(after, w, here)
 			assert.Equal(t, Done, what)
 			assert.Equal(t, after, again)
+			again, what = Apply(row.before, w, here)
+			assert.Equal(t, Applied, what)
+			later := max(now, row.before.Companion.Time+1)
+			assert.Equal(t, Companion{Stamp: Stamp{later, 1, 1}, Margin: here.margin(2 * (later - now)), Expires: ms(now + stampTTL)}.nothing(), again, "what it finds is not later")
 		})
 	}
 	after, what := Apply(future, Write{Op: OpDel, NotAfter: now - µs}, here)

@@ -192,15 +192,6 @@ func TestSimNoticesFillsThatAreNotFenced(t *testing.T) {
 	assert.Positive(t, run(c).LostStale)
 }
 
-// The counter also keeps a write that comes late from undoing what its own client did since. That
-// is its second belt: it is seen only where late writes are not refused.
-func TestSimNoticesWritesThatAreDoneTwice(t *testing.T) {
-	c := Config{Policy: Ours, without: lateIsRefused, Trials: 2 * trials}
-	once := run(c)
-	c.without |= writeOnce
-	assert.Greater(t, run(c).Stale, once.Stale)
-}
-
 // Leaving newer loads alone saves work, nothing else.
 func TestSimNoticesLoadsThatAreVoidedForNothing(t *testing.T) {
 	c := Config{Policy: Ours}

@@ -383,7 +383,7 @@ func (w *world) write(i int) {
 		slack = 2*w.e + 100_000
 	}
 	cmd := wire{kind: wireWrite, op: o, inst: i, record: record,
-		write: Write{kind, record.Stamp, record.Value, ttl, w.clock(i) + give - in.slack + slack}}
+		write: Write{Op: kind, Stamp: record.Stamp, Value: record.Value, TTL: ttl, NotAfter: w.clock(i) + give - in.slack + slack}}
 	if w.log != nil {
 		w.say("i%d      sends %s", i, record)
 	}

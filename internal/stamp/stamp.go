@@ -37,9 +37,9 @@
 // A client proposes its estimate of the server's clock, always later than before. It does so
 // once per operation, and retries, the journal and the replay go on using that stamp: an operation
 // that meets its own stamp, or that of a later one of the same client, has nothing to do any more.
-// What a server does at once has the server's own time, and one more than the stamp that is there, as
-// a hybrid logical clock has (Kulkarni et al., 2014). What is replayed has the time that was proposed,
-// and its margin. Between operations of one client their numbers decide, which are exact; between those
+// What a server does at once has the server's own time. What is replayed has the time that was proposed,
+// and its margin. A script that reads the stamp which is there leaves a later time, as a hybrid logical
+// clock does (Kulkarni et al., 2014). Between operations of one client their numbers decide, which are exact; between those
 // of different clients the times, and nothing does within the greater of their margins.
 package stamp
 

@@ -10,14 +10,15 @@
 -- StampTTL, if somebody writes then, and goes in steps where there are many; so it visits a stamp a
 -- few times in its life, and a write pays little for it.
 --
--- Set and Del are most of what runs here. So they make no closure for a key, and no table but Redis's
--- answer, and pack a stamp only where its time is not that of the script. A call pays for each function
--- that is defined, used or not; so what only the replay uses stands there.
+-- Set and Del are most of what runs here. So they do not read the stamp that is there, which they replace
+-- whatever it is; they make no closure or table for a key, and put the stamp together from parts. A call
+-- pays for each function that is defined, used or not; so what only the replay uses stands there.
 --
 -- count:    how many data keys there are. Their number is the last ARGV of each script with stamps
 -- fieldOf:  the name of a data key's field, which is never that of the head
 -- isStamp:  whether a field's value has a kind that we know, and its length
 -- noHash:   deals with a bucket that HMGET has not read: it deletes what is no hash
+-- headOf:   a bucket's head
 -- stampIn:  the stamp that a bucket has for a field, or nil; the bucket's head; and whether there is
 --           something that is no stamp we know. What is no hash is deleted
 -- stampOf:  stampIn, for the ith key
@@ -51,6 +52,12 @@ local function noHash(bucket, err)
   -- not permitted, perhaps: then it is not the bucket's fault
   if not err:find('WRONGTYPE', 1, true) then call('HMGET', bucket, '') end
   call('DEL', bucket)
+end
+local function headOf(bucket)
+  local head = redis.pcall('HGET', bucket, '')
+  if type(head) ~= 'table' then return head end
+  noHash(bucket, head.err)
+  return false
 end
 local function stampIn(bucket, field)
   local got = redis.pcall('HMGET', bucket, field, '')
