@@ -64,12 +64,12 @@ func (r *run) stampsIn(bucket string, fields []string) (were []left, head string
 
 // headOf is the head of the bucket of the ith key.
 func (r *run) headOf(i int) string {
-	said := r.pcall("HGET", r.bucket(i), "")
+	said := r.pcall("HMGET", r.bucket(i), "")
 	if failed, ok := said.(failure); ok {
 		r.noHash(r.bucket(i), failed)
 		return ""
 	}
-	head, _ := said.(string)
+	head, _ := said.([]any)[0].(string)
 	return head
 }
 

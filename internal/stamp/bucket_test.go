@@ -155,17 +155,35 @@ func TestABucketInOnePieceIsSweptHoweverLong(t *testing.T) {
 	require.LessOrEqual(t, b.server.Do("HLEN", b.key()), int64(3))
 }
 
-// A bucket that may not be read is left as it is: the write is refused. What is no hash is no bucket.
+// A bucket that may not be read is left as it is: the write is refused. What is no hash is no bucket. HMGET
+// is all that reading takes.
 func TestABucketThatMayNotBeReadStays(t *testing.T) {
 	b := &bucket{t: t, server: redistest.Start(t)}
-	b.leave("k", time.Minute, 0)
-	b.server.Do("ACL", "SETUSER", "default", "-hmget")
 	mine, _ := stamp.Packed(stamp.Stamp{Micros: time.Now().UnixMicro(), Client: client, Number: 9}.String())
-	_, err := b.server.TryDo("EVAL", script.Stamp.Text(), 1, b.key(), "0-9007199254740991", mine, 60_000, 0, "{slot}l")
-	require.Error(t, err)
-	require.True(t, b.has("k"))
-	b.server.Do("ACL", "SETUSER", "default", "+hmget")
-	b.server.Do("SET", b.key(), "a string")
-	b.leave("k", time.Minute, 0)
-	require.True(t, b.has("k"))
+	const window = "0-9007199254740991"
+	for name, write := range map[string][]any{
+		"stamp":          {script.Stamp.Text(), 1, b.key(), window, mine, 60_000, 0, "{slot}l"},
+		"Set":            {script.Set.Text(), 2, "{slot}l", b.key(), window, 60_000, "", mine, "v", 60_000, 1},
+		"Set, once more": {script.Set.Text(), 2, "{slot}l", b.key(), window, 60_000, "again", mine, "v", 60_000, 1},
+		"Del":            {script.Del.Text(), 2, "{slot}l", b.key(), window, 60_000, "", mine, 1},
+		"Del, once more": {script.Del.Text(), 2, "{slot}l", b.key(), window, 60_000, "again", mine, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.server.Do("DEL", b.key(), "{slot}l")
+			b.leave("k", time.Minute, 0)
+			b.server.Do("ACL", "SETUSER", "default", "-hmget")
+			_, err := b.server.TryDo(append([]any{"EVAL"}, write...)...)
+			b.server.Do("ACL", "SETUSER", "default", "+hmget", "-hget")
+			require.Error(t, err)
+			_, err = b.server.TryDo(append([]any{"EVAL"}, write...)...)
+			b.server.Do("ACL", "SETUSER", "default", "+hget")
+			require.NoError(t, err)
+			require.True(t, b.has("k"))
+			require.True(t, b.has("l"))
+			b.server.Do("SET", b.key(), "a string")
+			_, err = b.server.TryDo(append([]any{"EVAL"}, write...)...)
+			require.NoError(t, err)
+			require.True(t, b.has("l"))
+		})
+	}
 }

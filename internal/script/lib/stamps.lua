@@ -54,9 +54,9 @@ local function noHash(bucket, err)
   call('DEL', bucket)
 end
 local function headOf(bucket)
-  local head = redis.pcall('HGET', bucket, '')
-  if type(head) ~= 'table' then return head end
-  noHash(bucket, head.err)
+  local got = redis.pcall('HMGET', bucket, '')
+  if not got.err then return got[1] end
+  noHash(bucket, got.err)
   return false
 end
 local function stampIn(bucket, field)
