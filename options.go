@@ -28,8 +28,8 @@ type Options struct {
 	// BlockingPipeline, ReplicaOnly and SendToReplicas. Dialer.Timeout defaults to 250 milliseconds
 	// (with TLS 1 second), Dialer.KeepAlive to 5 seconds (500 milliseconds for the connections of
 	// Client.Redis), ConnWriteTimeout to 30 seconds. New's own dialer closes a connection that is
-	// silent for 1.5 seconds, and does not take a large answer for silence; a shorter
-	// ConnWriteTimeout does. RingScaleEachConn may be from 1 to 18 (0: 8): half of the ring's
+	// silent for 1.5 seconds (RedisTimeout, if that is longer), and does not take a large answer for
+	// silence; a shorter ConnWriteTimeout does. RingScaleEachConn may be from 1 to 18 (0: 8): half of the ring's
 	// 2^RingScaleEachConn commands may be in flight to a node at once, 512 at most.
 	// ReadBufferEachConn defaults to 32 KiB, WriteBufferEachConn to 16 KiB. With DisableCache (or
 	// AlwaysRESP2, which needs it) there is no local memory, and waiting callers poll.

@@ -24,15 +24,15 @@ import (
 // noticed as before.
 
 const (
-	linkRate    = 1 << 20  // bytes a second: what a link must carry at least, or large values look like an outage
-	largePiece  = 64 << 10 // what is written at once; what is smaller is taken by the system's buffers, however the server is
-	mediumPiece = 8 << 10  // half of the buffer in which rueidis collects commands
-	mostUnseen  = 4 << 20  // may be in buffers on the way to the server, so that nobody sees it move
-	mostPiece   = 4 << 20  // of a batch at once
-	mostAhead   = 8 << 20  // of others, that a write allows for before the server must not do it any more
-	prepareRate = 16       // times linkRate: how fast a busy server puts an answer together
-	keyWork     = 256      // bytes whose work is that of a key
-	quietToHang = 1500 * time.Millisecond
+	linkRate    = 1 << 20                 // bytes a second: what a link must carry at least, or large values look like an outage
+	largePiece  = 64 << 10                // what is written at once; what is smaller is taken by the system's buffers, however the server is
+	mediumPiece = 8 << 10                 // half of the buffer in which rueidis collects commands
+	mostUnseen  = 4 << 20                 // may be in buffers on the way to the server, so that nobody sees it move
+	mostPiece   = 4 << 20                 // of a batch at once
+	mostAhead   = 8 << 20                 // of others, that a write allows for before the server must not do it any more
+	prepareRate = 16                      // times linkRate: how fast a busy server puts an answer together
+	keyWork     = 256                     // bytes whose work is that of a key
+	quietToHang = 1500 * time.Millisecond // RedisTimeout, if that is longer
 	quietLook   = 250 * time.Millisecond
 )
 
@@ -82,6 +82,7 @@ type watchedConn struct {
 	quiet  atomic.Int64 // since when, in Link.Now's time: the first of writes, or the latest large piece
 	unread atomic.Int64 // bytes of writes
 	look   *time.Timer
+	due    int64 // when look is to run, in Link.Now's time; it belongs to look
 	closed atomic.Bool
 }
 
@@ -94,6 +95,7 @@ func (l *Link) watch(conn net.Conn, roads *roads, addr string) *watchedConn {
 	}
 	w := &watchedConn{Conn: conn, l: l, node: roads.to(addr), all: roads.to("")}
 	w.look = time.AfterFunc(time.Hour, w.hangUpIfQuiet) // so that the field is set before it runs
+	w.due = l.Now() + int64(quietLook)
 	w.look.Reset(quietLook)
 	return w
 }
@@ -150,16 +152,26 @@ func (w *watchedConn) wrote(n int, large bool) {
 }
 
 // hangUpIfQuiet closes a connection on which nothing has come for long, though it was written to
-// twice at least: a single command may be one that Redis is meant to leave open (BLPOP).
+// twice at least: a single command may be one that Redis is meant to leave open (BLPOP). Where a call
+// waits longer for its answer, the connection does so, too.
+//
+// By as much as it runs late the process did not run. That time does not count: what has come
+// meanwhile waits to be read, perhaps until after this.
 func (w *watchedConn) hangUpIfQuiet() {
 	if w.closed.Load() {
 		return
 	}
-	quiet := time.Duration(w.l.Now() - w.quiet.Load())
-	if w.writes.Load() > 1 && quiet > quietToHang+atLinkRate(min(w.unread.Load(), mostUnseen)) {
+	now, since := w.l.Now(), w.quiet.Load()
+	if late := now - w.due; late > 0 {
+		since = min(since+late, now)
+		w.quiet.Store(since)
+	}
+	limit := max(quietToHang, w.l.opt.RedisTimeout) + atLinkRate(min(w.unread.Load(), mostUnseen))
+	if w.writes.Load() > 1 && time.Duration(now-since) > limit {
 		w.hangUp()
 		return
 	}
+	w.due = now + int64(quietLook)
 	w.look.Reset(quietLook)
 }
 

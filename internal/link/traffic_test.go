@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
@@ -76,6 +77,37 @@ func TestWhatIsWrittenPassesAsItMoves(t *testing.T) {
 			passed := ways.to("a").passed.Load()
 			require.GreaterOrEqual(t, passed, tt.least)
 			require.LessOrEqual(t, passed, tt.most)
+		})
+	}
+}
+
+// A connection is given up when it is silent, not when the process did not run: then the answer may be
+// there, and nobody has read it yet.
+func TestASilentConnectionIsGivenUpAndAStoppedProcessIsNoSilence(t *testing.T) {
+	for name, tt := range map[string]struct {
+		silent, late, timeout time.Duration
+		given                 bool
+	}{
+		"silent":                             {silent: 2 * time.Second, given: true},
+		"silent for less than RedisTimeout":  {silent: 2 * time.Second, timeout: time.Minute},
+		"the process did not run":            {silent: 2 * time.Second, late: 2 * time.Second},
+		"it did not run for a part of that":  {silent: 4 * time.Second, late: time.Second, given: true},
+		"it did not run before the question": {silent: 0, late: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &Link{began: time.Now().Add(-time.Hour), opt: Options{RedisTimeout: tt.timeout}}
+			here, there := net.Pipe()
+			defer there.Close()
+			w := l.watch(here, new(roads), "a")
+			defer w.Close()
+			w.look.Stop()
+			w.writes.Store(2)
+			now := l.Now()
+			w.quiet.Store(now - int64(tt.silent))
+			w.due = now - int64(tt.late)
+			w.hangUpIfQuiet()
+			require.Equal(t, tt.given, w.closed.Load())
+			require.LessOrEqual(t, w.quiet.Load(), l.Now(), "no silence begins in the future")
 		})
 	}
 }
