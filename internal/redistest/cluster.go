@@ -62,11 +62,8 @@ func (c *Cluster) form() {
 			}
 			node.Do(args...)
 		}
-		host, port, _ := strings.Cut(node.Addr(), ":")
-		if i > 0 {
-			c.nodes[0].Do("CLUSTER", "MEET", host, port)
-		}
 	}
+	c.await("to know all others", c.meet)
 	c.await("to know each other", func(node int) bool {
 		info := c.info(node)
 		return info["cluster_known_nodes"] == fmt.Sprint(len(c.nodes))
@@ -75,6 +72,27 @@ func (c *Cluster) form() {
 		c.nodes[i].Do("CLUSTER", "REPLICATE", c.ids[i%primaries])
 	}
 	c.AwaitOK()
+}
+
+// meet reports whether a node knows all others, and has it meet those that it does not. A node forgets
+// whom it is meeting after the node timeout, for example where the other one did not run meanwhile, and
+// then nobody else would begin again.
+func (c *Cluster) meet(node int) bool {
+	known, err := c.nodes[node].TryDo("CLUSTER", "NODES")
+	if err != nil {
+		return false
+	}
+	all := true
+	for i, other := range c.nodes {
+		if strings.Contains(fmt.Sprint(known), c.ids[i]+" ") {
+			continue
+		}
+		all = false
+		if host, port, _ := strings.Cut(other.Addr(), ":"); !strings.Contains(fmt.Sprint(known), ":"+port+"@") {
+			c.nodes[node].Do("CLUSTER", "MEET", host, port)
+		}
+	}
+	return all
 }
 
 // firstSlot is the first slot of primary i in the beginning; of the one after the last, the number
