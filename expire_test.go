@@ -219,7 +219,7 @@ func TestAWriteThatWaitedRemovesWhatAnExpireHasLeft(t *testing.T) {
 func TestExpireInASlotThatMoves(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
-	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	slot, tag := firstSlot(cluster, 1)
 	require.NoError(t, c.Set(ctx, time.Hour, tag+"there", "v"))
 	require.NoError(t, c.Set(ctx, time.Hour, tag+"gone", "v"))

@@ -390,7 +390,7 @@ func TestExplainNeedsAKeyThatCanBeOne(t *testing.T) {
 func TestKeysOfAClusterAreExplainedWhereTheyAre(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
-	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis = rueidis.ClientOption{InitAddress: cluster.Addrs()} }), testContext(t)
+	c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis = rueidis.ClientOption{InitAddress: cluster.Addrs()} }), testContext(t)
 	for i := range 9 {
 		key := fmt.Sprint("k", i)
 		require.NoError(t, c.Set(ctx, time.Minute, key, "v"))

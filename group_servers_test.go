@@ -318,7 +318,7 @@ func TestTagsOfAnyTextOnACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }
-	a, b, ctx := newClient(t, "", clusterOf), newClient(t, "", clusterOf), testContext(t)
+	a, b, ctx := newClient(t, "", clusterOf, patient), newClient(t, "", clusterOf, patient), testContext(t)
 	texts := []string{"}", "{}", "{", "}{", "a}b", "{a}", "\x00", "\xff", "ü", " ", ":tag", strings.Repeat("x", wire.LongestTag)}
 	var db numbered
 	get := func(c *aside.Client, key string, tags ...string) string {

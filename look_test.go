@@ -86,7 +86,7 @@ func TestLookMultiAsksOnceForAllThatIsNotInMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			addrs := start(t)
-			c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = addrs }), testContext(t)
+			c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis.InitAddress = addrs }), testContext(t)
 			var keys []string
 			for i := range 300 {
 				key := fmt.Sprint("k", i)

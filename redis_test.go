@@ -179,7 +179,7 @@ func TestTheServicesConnectionIsMadeWhenItIsNeeded(t *testing.T) {
 func TestTheServicesClientOfACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
-	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	redis, _ := c.Redis()
 	require.Equal(t, rueidis.ClientModeCluster, redis.Mode())
 	for i := range 50 {

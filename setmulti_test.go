@@ -166,7 +166,7 @@ func TestSetMultiSaysOfEachKeyWhatBecameOfIt(t *testing.T) {
 func TestSetMultiOnAClusterWithASlotThatMoves(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
-	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	slot, tag := firstSlot(cluster, 1)
 	values := manyValues(100, "v")
 	values[tag+"there"], values[tag+"gone"] = "1", "2"

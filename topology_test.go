@@ -19,7 +19,7 @@ func TestTheMainJobOnACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }
-	a, b, ctx := newClient(t, "", clusterOf), newClient(t, "", clusterOf), testContext(t)
+	a, b, ctx := newClient(t, "", clusterOf, patient), newClient(t, "", clusterOf, patient), testContext(t)
 	db := newSource("v")
 	var keys []string
 	for i := range 300 {
@@ -120,7 +120,7 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	clusterOf := func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }
-	a, b, ctx := newClient(t, "", clusterOf), newClient(t, "", clusterOf), testContext(t)
+	a, b, ctx := newClient(t, "", clusterOf, patient), newClient(t, "", clusterOf, patient), testContext(t)
 	const key, other = "{moving}k", "{moving}other"
 	from := cluster.NodeOf(key)
 	to := (from + 1) % 3

@@ -221,7 +221,7 @@ func scriptCalls(server *redistest.Server) (n int) {
 func TestStampsLiveInTheKeysSlot(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
-	c, ctx := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
+	c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() }), testContext(t)
 	keys := []string{"k", "", "{}", "{}x", "}{", "}", "{", "a{b", "{a}b", "{a}{b}", "\x00\xff", "aside:stamps:{0}k"}
 	for _, key := range keys {
 		require.NoError(t, c.Set(ctx, time.Hour, key, "v"), "%q", key)
