@@ -2,6 +2,7 @@ package aside_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside"
 )
 
 // middleman is what may stand between a client and Redis and speaks its protocol: it sees every
@@ -25,6 +28,8 @@ type middleman struct {
 	answer   func(command []string) (reply string, ok bool) // instead of Redis; nil: nothing is
 	drop     bool                                           // pushes
 	late     time.Duration                                  // likewise
+	probed   time.Time                                      // when the latest probe ended, of what is known
+	probes   chan struct{}                                  // closed when more is known; nil: nobody tells
 	dials    int
 	conns    map[net.Conn]bool
 }
@@ -63,6 +68,40 @@ func (b *middleman) set(change func()) {
 	change()
 }
 
+// observer is for the client of b. With it a late push of a probe key is delivered only when the probe
+// that it belongs to has ended. A delay alone would not do: where the process does not run for as long,
+// the prober finds both the answer and the push when it looks.
+func (b *middleman) observer() aside.Observer {
+	b.set(func() { b.probes = make(chan struct{}) })
+	return aside.ObserverFunc(func(_ context.Context, e aside.Event) {
+		if e.Kind == aside.EventProbe {
+			b.set(func() {
+				b.probed = e.At
+				close(b.probes)
+				b.probes = make(chan struct{})
+			})
+		}
+	})
+}
+
+// awaitProbed waits until a probe has ended after a push came, or the client is gone. Without an
+// observer it does not wait.
+func (b *middleman) awaitProbed(came time.Time, gone <-chan struct{}) {
+	for {
+		b.mu.Lock()
+		probed, more := b.probed, b.probes
+		b.mu.Unlock()
+		if more == nil || probed.After(came) {
+			return
+		}
+		select {
+		case <-more:
+		case <-gone:
+			return
+		}
+	}
+}
+
 func (b *middleman) serve(client net.Conn) {
 	b.mu.Lock()
 	b.dials++
@@ -79,6 +118,7 @@ func (b *middleman) serve(client net.Conn) {
 		mu    sync.Mutex
 		queue []string // replies of our own, or "" for one of Redis
 		after sync.WaitGroup
+		gone  = make(chan struct{}) // closed when the client has left
 	)
 	flush := func() { // our own replies that are due; mu is held
 		for len(queue) > 0 && queue[0] != "" {
@@ -97,11 +137,15 @@ func (b *middleman) serve(client net.Conn) {
 				b.mu.Lock()
 				drop, late := b.drop, b.late
 				b.mu.Unlock()
+				came := time.Now()
 				switch {
 				case drop:
 				case late > 0:
-					after.Go(func() {
+					after.Go(func() { // ends with its push, or the connection
 						time.Sleep(late)
+						if strings.Contains(frame, "aside:probe") {
+							b.awaitProbed(came, gone)
+						}
 						mu.Lock()
 						defer mu.Unlock()
 						_, _ = io.WriteString(client, frame)
@@ -145,6 +189,7 @@ func (b *middleman) serve(client net.Conn) {
 		_, _ = io.WriteString(server, frame)
 	}
 	server.Close()
+	close(gone)
 	after.Wait()
 	b.set(func() { delete(b.conns, client); delete(b.conns, server) })
 }
