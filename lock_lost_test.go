@@ -18,9 +18,9 @@ import (
 
 // A lock that is lost ends its load.
 
-// quick renews locks every two seconds at the latest. The other two are there for a loaded machine, on
-// which a lock must not run out by itself.
-func quick(o *aside.Options) { o.RedisTimeout, o.LockTTL = 2*time.Second, 4*time.Second }
+// quick renews locks every five seconds at the latest. RedisTimeout is there for a loaded machine: a lock
+// that is lost in an outage ends no load, so a server that does not run for two seconds must be none.
+func quick(o *aside.Options) { o.RedisTimeout, o.LockTTL = 5*time.Second, 10*time.Second }
 
 const anothersLock = "\x00aside:lock:0193b1f0-0000-7000-8000-000000000000:1:1700000000000000"
 

@@ -69,6 +69,7 @@ func TestALateLoaderOfALostLockAnswersNobody(t *testing.T) {
 			},
 		} {
 			t.Run("it cannot be "+what+", "+name, func(t *testing.T) {
+				t.Parallel() // beside each other, not beside other tests: see awaitLoadersReturned
 				server := redistest.Start(t)
 				s := &stubborn{began: make(chan struct{}), ends: make(chan struct{})}
 				late := make(chan struct{})
