@@ -358,7 +358,6 @@ func TestAShardThatIsAwayTakesNoPlaceForTheOthers(t *testing.T) {
 
 // Who only looks is not told that there is nothing where nobody could ask whether it was cleared.
 func TestAGroupThatCannotBeAskedIsNotAMiss(t *testing.T) {
-	t.Parallel()
 	e := startElsewhere(t)
 	a, ctx := newClient(t, "", e.direct), testContext(t)
 	key := e.prefix + "k"

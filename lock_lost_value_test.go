@@ -50,7 +50,7 @@ func (s *stubborn) loadMany(ctx context.Context, keys []string) (map[string]stri
 
 // A caller whose lock was lost gets what its second load has returned, also where that cannot be
 // encoded, or read back, and the loader of the first comes back late.
-func TestALateLoaderOfALostLockAnswersNobody(t *testing.T) {
+func TestALateLoaderOfALostLockAnswersNobody(t *testing.T) { //nolint:tparallel // see awaitLoadersReturned
 	broken := errors.New("broken")
 	for what, c := range map[string]codec.Codec[string]{
 		"encoded":   codec.Func(func(string) (string, error) { return "", broken }, func(s string) (string, error) { return s, nil }),
