@@ -161,8 +161,7 @@ func (gr grouper) ask(ctx context.Context, all []*near.Group) groupStates {
 		defer mu.Unlock()
 		for n, i := range b.Of {
 			state, use := answers[2*n], time.Duration(answers[2*n+1])*time.Millisecond/2 // asked for again then, its life begins anew
-			states[groups[i]] = max(state, 0)                                            // 0: it has none, as on a full server, which clears it
-			if state <= 0 {
+			if states[groups[i]] = max(state, 0); state <= 0 {                           // it has none, as on a full server, which clears it
 				continue
 			}
 			if b.Moved {

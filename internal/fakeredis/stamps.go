@@ -162,7 +162,7 @@ func (r *run) sweep(bucket string, ms, longest int64) (last int64) {
 		}
 		last = max(last, needed)
 	}
-	return last
+	return last + 10
 }
 
 // placeIn puts stamps, each behind its field, into a bucket with that head.

@@ -187,3 +187,22 @@ func TestABucketThatMayNotBeReadStays(t *testing.T) {
 		})
 	}
 }
+
+// When a value ends is found again by the script of an Update, a millisecond later perhaps. A bucket that was
+// swept lives on for that: else each would have it live longer again.
+func TestASweptBucketOutlivesItsLastStampByALittle(t *testing.T) {
+	b := &bucket{t: t, server: redistest.Start(t)}
+	b.leave("k", time.Minute, 2*time.Hour)
+	left, ok := stamp.ParseLeft(b.server.Do("HGET", b.key(), "{slot}k").(string))
+	require.True(t, ok)
+	head := []byte(b.server.Do("HGET", b.key(), "").(string))
+	copy(head[1:7], "\xff\xff\xff\xff\xff\xff")  // lives
+	copy(head[7:13], "\x00\x00\x00\x00\x00\x00") // due
+	b.server.Do("HSET", b.key(), "", string(head))
+	b.leave("l", time.Minute, 0)
+	var lives int64
+	for _, c := range []byte(b.server.Do("HGET", b.key(), "").(string))[1:7] {
+		lives = lives<<8 | int64(c)
+	}
+	require.EqualValues(t, 10, lives-left.Ends)
+}

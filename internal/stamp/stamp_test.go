@@ -201,7 +201,7 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 			}
 		}
 
-		for _, unknown := range []string{"of somebody else", "", "\x10", "\x20" + stamp.Left{Stamp: stamp.Stamp{Client: client}}.String()[1:]} {
+		for _, unknown := range []string{"of somebody else", "", "\x10", "\x33\x00\x00\x00\x00", "\x20" + stamp.Left{Stamp: stamp.Stamp{Client: client}}.String()[1:]} {
 			put(unknown)
 			require.EqualValues(t, 1, run(stamp.Stamp{Micros: ahead, Client: client, Number: 3}, 0), "what is no stamp is overwritten")
 			require.EqualValues(t, 3, there().Number)

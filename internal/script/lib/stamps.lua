@@ -46,7 +46,7 @@ end
 local function isStamp(s)
   local kind, size = byte(s) or -1, #s
   if kind >= 48 then kind, size = kind - 32, size - 5 end
-  return byte('\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\21\24\27\0\28\31\34\0\21\24\27\0\28\31\34', kind + 1) == size
+  return size > 0 and byte('\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\21\24\27\0\28\31\34\0\21\24\27\0\28\31\34', kind + 1) == size
 end
 local function noHash(bucket, err)
   -- not permitted, perhaps: then it is not the bucket's fault
@@ -123,7 +123,8 @@ local function sweep(bucket, from, ms, longest)
   end
   -- a hash in one piece is seen at once, however long; Lua's stack is not
   for i = 1, #dead, 1000 do call('HDEL', bucket, unpack(dead, i, math.min(i + 999, #dead))) end
-  return goes, from == 0 and goes == 0 and last
+  -- some ms more: that a key's value ends then may be found again a millisecond later
+  return goes, from == 0 and goes == 0 and last + 10
 end
 local function placeIn(bucket, head, ms, ends, keep, ...)
   local lives, due, longest, from, kind, known, must = 0, 0, keep, 0, nil, false, ms + keep
