@@ -112,6 +112,13 @@ func (l *load) desert() {
 	}
 }
 
+// lockHeld notes that the ith lock was found to be there in, or after, that outage of its key's shard.
+func (l *load) lockHeld(i int, outage uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.items[i].held = outage
+}
+
 // lockLost notes that the lock of item i was found to be gone, or somebody else's. Once all are, what
 // the loader returns cannot be stored, and it may run beside another: its context ends, and its
 // callers start over. But no caller starts over twice for that, or a key that is deleted again and
@@ -219,6 +226,7 @@ func (l *load) begin(c *Client, who *caller, p *plan) {
 			l.renewed = min(l.renewed, item.locked)
 		}
 		item.gen, item.outage = c.near.Changes(item.f.key), c.link.Home(item.f.key).Valid.Outage()
+		item.held = item.outage
 	}
 	l.seats = c.loads.seatsFor(l)
 }

@@ -321,6 +321,7 @@ type loadItem struct {
 
 	gen      uint64           // of its key: its changes when the load began, or, if that has failed, its generation when the lock was to be released; see near
 	outage   uint64           // of its key's shard then
+	held     uint64           // likewise, when its lock was taken or last found to be there; guarded by the load's mu
 	n        int              // its place in load.items, for store and renewer
 	ttl      time.Duration    // for which it is stored, for store
 	reserved near.Reservation // for store

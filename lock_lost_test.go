@@ -12,6 +12,7 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/codec"
+	"github.com/redaside/aside/internal/faultproxy"
 	"github.com/redaside/aside/internal/redistest"
 	"github.com/redaside/aside/internal/stamp"
 )
@@ -100,6 +101,30 @@ func TestALostLockEndsItsLoadAndItsCallersStartOver(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A lock that was there still after an outage is lost like any other from then on.
+func TestALockThatSurvivedAnOutageCanBeLostLater(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	c, ctx := newClient(t, proxy.Addr(), hasty, func(o *aside.Options) { o.LockTTL = 6 * time.Second }), testContext(t)
+	db := newSlowOnce()
+	caller := inBackground(func() (string, error) { return c.Get(ctx, time.Minute, "k", db.load) })
+	<-db.began
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	proxy.Heal()
+	awaitMode(t, c, aside.Healthy)
+	left := server.Do("PTTL", "k").(int64)
+	eventually(t, "it is renewed", func() bool {
+		before := left
+		left = server.Do("PTTL", "k").(int64)
+		return left > before
+	})
+	server.Do("DEL", "k")
+	require.ErrorIs(t, await(t, db.cause), aside.ErrLockLost)
+	require.Equal(t, result{Value: "again"}, await(t, caller))
 }
 
 // A key that is deleted faster than it can be loaded is loaded all the same.

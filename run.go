@@ -128,10 +128,12 @@ func (c *Client) renewer() {
 
 // renewed is told whether a lock was still ours.
 func (c *Client) renewed(_ bool, item *loadItem, ours bool, err error) {
-	if ours || err != nil || c.link.Home(item.f.key).Valid.Outage() != item.outage {
-		return
-	}
-	if l := item.f.loading(); l != nil {
+	l, outage := item.f.loading(), c.link.Home(item.f.key).Valid.Outage()
+	switch {
+	case l == nil || err != nil:
+	case ours && outage != item.held:
+		l.lockHeld(item.n, outage)
+	case !ours && outage == item.held:
 		l.lockLost(item.n)
 	}
 }
