@@ -14,13 +14,8 @@ local args, keys, keep, ms = ARGV, KEYS, tonumber(ARGV[2]), floor(now / 1000)
 local again, one, before, behind = args[3] ~= '', #args == 5, around(now, 0)
 for i = 1, count do
   local key, bucket, mine = keys[i], keys[count+i], args[one and 4 or 3+i]
-  local field, t, was, head, client, number = fieldOf(key), now
-  if again then
-    was, head = stampIn(bucket, field)
-    t, client, number = later(now, was, mine)
-  else
-    head = headOf(bucket)
-  end
+  local field = fieldOf(key)
+  local head, t, client, number = written(bucket, field, now, mine, again)
   if t then
     call('UNLINK', key)
     local stamp = t == now and before .. identity(mine) .. behind or stored(t, client, number, 0, 0, false, 2 * (t - now))

@@ -16,13 +16,8 @@ local args, keys, keep, ms, again = ARGV, KEYS, tonumber(ARGV[2]), floor(now / 1
 local ttl, left, before, behind
 for i = 1, count do
   local key, bucket, mine = keys[i], keys[count+i], args[3*i+1]
-  local field, t, was, head, client, number = fieldOf(key), now
-  if again then
-    was, head = stampIn(bucket, field)
-    t, client, number = later(now, was, mine)
-  else
-    head = headOf(bucket)
-  end
+  local field = fieldOf(key)
+  local head, t, client, number = written(bucket, field, now, mine, again)
   if t then
     if ttl ~= args[3*i+3] then
       ttl = args[3*i+3]

@@ -18,7 +18,6 @@
 -- fieldOf:  the name of a data key's field, which is never that of the head
 -- isStamp:  whether a field's value has a kind that we know, and its length
 -- noHash:   deals with a bucket that HMGET has not read: it deletes what is no hash
--- headOf:   a bucket's head
 -- stampIn:  the stamp that a bucket has for a field, or nil; the bucket's head; and whether there is
 --           something that is no stamp we know. What is no hash is deleted
 -- stampOf:  stampIn, for the ith key
@@ -26,6 +25,8 @@
 --           that the key was changed, and its margin (0: what is assumed of all)
 -- later:    time, client and number of what mine leaves now. The time is later than that of the stamp
 --           that was there. Nil if that one is of this operation, or of a later one of the same client
+-- written:  the bucket's head, and later; but what is there is looked at only if mine may have been done
+--           already (again), else there is the time alone
 -- stored:   a stamp as buckets have it, from its parts
 -- around:   what stands before and behind client and number in a stamp whose time is now, and whose
 --           value has left ms to live (0: there is none). See identity
@@ -52,12 +53,6 @@ local function noHash(bucket, err)
   -- not permitted, perhaps: then it is not the bucket's fault
   if not err:find('WRONGTYPE', 1, true) then call('HMGET', bucket, '') end
   call('DEL', bucket)
-end
-local function headOf(bucket)
-  local got = redis.pcall('HMGET', bucket, '')
-  if not got.err then return got[1] end
-  noHash(bucket, got.err)
-  return false
 end
 local function stampIn(bucket, field)
   local got = redis.pcall('HMGET', bucket, field, '')
@@ -90,6 +85,15 @@ local function later(now, was, mine)
     if before >= t then t = before + 1 end
   end
   return t, client, number
+end
+local function written(bucket, field, now, mine, again)
+  if again then
+    local was, head = stampIn(bucket, field)
+    return head, later(now, was, mine)
+  end
+  local got = redis.pcall('HMGET', bucket, '')
+  if got.err then noHash(bucket, got.err) end
+  return got[1], now
 end
 local function stored(t, client, number, ends, other, changed, margin)
   local left, kind, layout, tail = ends - floor(t / 1000), changed and 24 or 16, '>BI7c8I5', ''
