@@ -54,6 +54,7 @@ func TestATagWhoseShardIsAway(t *testing.T) {
 	}
 	for _, c := range all {
 		require.Equal(t, "1", get(c))
+		stored(t, c, key) // and in memory, also where Redis 6.0 has pushed what this has stored
 	}
 	cluster.Node(1).Freeze()
 	for _, c := range all {
