@@ -210,6 +210,9 @@ func ParseLeft(s string) (Left, bool) {
 		l.Ends = l.Micros/1000 + bigEndian(next(endBytes))
 	}
 	l.Other, l.Margin = bigEndian(s[otherAt:marginAt]), bigEndian(s[marginAt:])
+	if l.Margin <= LeastMargin.Microseconds() { // what scripts do not leave
+		l.Margin = 0
+	}
 	return l, true
 }
 

@@ -217,7 +217,7 @@ func TestScriptsHaveTheSameLayout(t *testing.T) {
 // disks, and from a Redis that others write to.
 func FuzzParse(f *testing.F) {
 	proposed := "1763719200000001" + client + "000000000042"
-	for _, s := range []string{"", proposed, proposed + "0", "\x10" + proposed[:20], "\x11" + proposed[:23], "\x16" + proposed[:33], "\x36" + proposed[:38], strings.Repeat("9", 79), strings.Repeat("0", 61)} {
+	for _, s := range []string{"", proposed, proposed + "0", "\x10" + proposed[:20], "\x11" + proposed[:23], "\x16" + proposed[:33], "\x36" + proposed[:38], "\x30" + proposed[:20] + "\x00\x00\x00\x00\x07", strings.Repeat("9", 79), strings.Repeat("0", 61)} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
