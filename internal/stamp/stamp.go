@@ -18,10 +18,9 @@
 //	       lib/stamps.lua of internal/script
 //
 // All numbers are big endian and have no sign. kind is 16, and 1 more if end has three bytes, 2 if
-// it has six, 4 if there is an other, 8 if the key was changed, and perhaps not set or deleted: a
-// kept operation is done over that (docs/adr/0016), and 32 if there is a margin. time is µs since 1970.
-// client is a random id, number
-// counts the operations of that client from 1 (0: a load). end is until when a value that the key
+// it has six, 4 if there is an other, 8 if the key was changed, and perhaps not set or deleted (a
+// kept operation is done over that: docs/adr/0016), and 32 if there is a margin. time is µs since 1970.
+// client is a random id, number counts the operations of that client from 1 (0: a load). end is until when a value that the key
 // holds is this writer's, in ms after time's; it is left out after a Del, and where a replayed Set
 // was not written. other is the time of another client's write, if nobody can tell which of the two
 // was later. margin is how close in time, in µs, another client's write must be for that; left out, it
@@ -39,8 +38,9 @@
 // that meets its own stamp, or that of a later one of the same client, has nothing to do any more.
 // What a server does at once has the server's own time. What is replayed has the time that was proposed,
 // and its margin. A script that reads the stamp which is there leaves a later time, as a hybrid logical
-// clock does (Kulkarni et al., 2014). Between operations of one client their numbers decide, which are exact; between those
-// of different clients the times, and nothing does within the greater of their margins.
+// clock does (Kulkarni et al., 2014). Between operations of one client their numbers decide, which are
+// exact; between those of different clients the times, and nothing does within the greater of their
+// margins.
 package stamp
 
 import (
