@@ -27,9 +27,15 @@ func TestWhereThereIsNoTerminalProgressIsALineASecond(t *testing.T) {
 
 func TestReportsAreSummedWithoutCountingARecordTwice(t *testing.T) {
 	began := time.Unix(1000, 0)
-	var sum fallback.ReplayReport
-	add(&sum, fallback.ReplayReport{Began: began, Took: time.Second, Total: 10, Applied: 5, Failed: 5}, 0)                         // broken off
-	add(&sum, fallback.ReplayReport{Began: began.Add(2 * time.Second), Took: time.Second, Total: 5, Superseded: 3, Refused: 2}, 0) // the rest
-	add(&sum, fallback.ReplayReport{Began: began.Add(4 * time.Second), Took: time.Second, Total: 2, Applied: 1, Refused: 1}, 2)    // what was refused, again
-	require.Equal(t, fallback.ReplayReport{Began: began, Took: 5 * time.Second, Total: 10, Applied: 6, Superseded: 3, Refused: 1}, sum)
+	var sum, before fallback.ReplayReport
+	for i, r := range []fallback.ReplayReport{
+		{Total: 10, Applied: 5, Failed: 2},    // broken off; three were not sent
+		{Total: 5, Superseded: 2, Refused: 2}, // a set became a delete when the deletes were done, and so was in none of the two
+		{Total: 3, Applied: 2, Refused: 1},    // the rest, and what was refused, again
+	} {
+		r.Began, r.Took = began.Add(time.Duration(2*i)*time.Second), time.Second
+		add(&sum, r, before)
+		before = r
+	}
+	require.Equal(t, fallback.ReplayReport{Began: began, Took: 5 * time.Second, Total: 10, Applied: 7, Superseded: 2, Refused: 1}, sum)
 }

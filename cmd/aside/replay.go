@@ -169,8 +169,8 @@ func was(n int, what string) string {
 // replay has a client do it, and watches.
 func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOption, sum *ops.Summary) error {
 	var mu sync.Mutex
-	var total fallback.ReplayReport // of all passes that have ended; guarded by mu
-	refused := map[string]int{}     // by the latest pass of each shard; likewise
+	var total fallback.ReplayReport              // of all passes that have ended; guarded by mu
+	latest := map[string]fallback.ReplayReport{} // of the latest pass of each shard; likewise
 	log := &warnings{}
 	client, err := aside.New(aside.Options{
 		Redis: option, StampTTL: c.stampTTL(), FallbackDir: c.Dir, RequireRedis: true, ConnectTimeout: c.Wait, ReplayRate: orNever(c.Rate), MemoryBytes: -1,
@@ -179,8 +179,8 @@ func (c *replayCmd) replay(ctx context.Context, e *env, option rueidis.ClientOpt
 			if !r.Running {
 				mu.Lock()
 				defer mu.Unlock()
-				add(&total, r.Report, refused[r.Shard])
-				refused[r.Shard] = r.Report.Refused
+				add(&total, r.Report, latest[r.Shard])
+				latest[r.Shard] = r.Report
 			}
 		},
 	})
@@ -272,19 +272,19 @@ func (c *replayCmd) watch(ctx context.Context, client *aside.Client, all int, ba
 	}
 }
 
-// add sums reports: of the shards of a cluster, and of one after the other of a shard. What the one
-// before has refused, again, and what it has had no answer for, is in this one, too.
-func add(sum *fallback.ReplayReport, r fallback.ReplayReport, again int) {
+// add sums reports: of the shards of a cluster, and of one after the other of a shard. What the one before it has left is in
+// this one, too: what was refused, had no answer, or was not sent.
+func add(sum *fallback.ReplayReport, r, before fallback.ReplayReport) {
 	if sum.Began.IsZero() || r.Began.Before(sum.Began) {
 		sum.Began = r.Began
 	}
 	sum.Took = max(sum.Took, r.Began.Add(r.Took).Sub(sum.Began))
-	sum.Total += r.Total - r.Failed - again
+	sum.Total += r.Total - (before.Total - before.Done() + before.Refused)
 	sum.Applied += r.Applied
 	sum.Superseded += r.Superseded
 	sum.Deleted += r.Deleted
 	sum.Dropped += r.Dropped
-	sum.Refused += r.Refused - again
+	sum.Refused += r.Refused - before.Refused
 	if r.Refusal != nil {
 		sum.Refusal = r.Refusal
 	}
