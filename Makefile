@@ -33,6 +33,10 @@ ROOT_IN_DOCKER ?= ^($$(awk '/^func Test/ { name = $$2; sub(/\(.*/, "", name); do
   /\.(Kill|Freeze|Thaw|Restart|RestartKeepingData)\(/ { does = 1 } \
   /^}/ { if (name && does && name != "TestTheMainJob") print name; name = "" }' *_test.go | paste -sd'|'))$$
 
+# Of the tests of the proxy's RESP those that depend on the server's version most, and take half a minute: what each command does, and what is
+# remembered of what it reads, while Redis is well and in an outage. Without what takes long: the models, and a Redis that hangs.
+PROXY_VERSIONS = ^($$(cd $(CURDIR)/cmd/aside/internal/proxy/resp && sed -n 's/^func \(Test[A-Za-z0-9]*\).*/\1/p' hear_test.go hear_before_test.go hear_part_test.go outage_sequences_test.go promises_test.go refusals_test.go ../upstream/table_test.go ../upstream/hearing_test.go | paste -sd'|'))$$
+
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -89,7 +93,9 @@ test-versions: ## the same with each of several servers: VERSIONS="path/to/redis
 	[ -n "$$versions" ] || { echo 'make test-versions: say which: VERSIONS="path/to/redis-server path/to/valkey-server"' >&2; exit 1; }; \
 	failed=; for server in $$versions; do \
 	  echo "== $$("$$server" --version)"; \
-	  REDIS_ADDR= ASIDE_BACKEND=binary REDIS_SERVER=$$server $(TEST) $(INTEGRATION) || failed="$$failed $$server"; \
+	  export REDIS_ADDR= ASIDE_BACKEND=binary REDIS_SERVER=$$server; \
+	  $(TEST) $(INTEGRATION) || failed="$$failed $$server"; \
+	  (cd cmd/aside && $(TEST) -run "$(PROXY_VERSIONS)" ./internal/proxy/resp ./internal/proxy/upstream) || failed="$$failed $$server"; \
 	done; [ -z "$$failed" ] || { echo "failed with:$$failed" >&2; exit 1; }
 
 faults: ## the fault matrix at full length: what each fault costs, as a table (FAULTS=docs/FAULTS.md)
@@ -110,14 +116,15 @@ abuse: ## treat a running proxy badly for a minute, with 10,000 idle connections
 express: ## an Express application behind the proxy, unchanged, while Redis is killed (FOR=60s; needs node and npm)
 	@cd integration && ../scripts/with-redis $(GO) test -count=1 -timeout 60m $(TESTFLAGS) ./express -v -for=$(or $(FOR),60s)
 
-redis-suites: ## Redis's own tests through the proxy, compared with a Redis (REDIS_SOURCE=DIR, else downloaded; SUITES="unit/expire")
-	@scripts/redis-suites $(SUITES)
+redis-suites: ## Redis's own tests through the proxy, compared with a Redis (COLLECTIONS=on: with service.outage_collections; REDIS_SOURCE=DIR, else downloaded; SUITES="unit/expire")
+	@COLLECTIONS=$(COLLECTIONS) scripts/redis-suites $(SUITES)
 
 image: ## build the image and try it (needs a Docker engine)
 	@scripts/try-image
 
-sim: ## simulate the replay rule and simpler ones, TRIALS times (1000000), as a table
+sim: ## simulate the replay rule and simpler ones, and operations that are done once, TRIALS times (1000000 and 200000), as tables
 	@$(GO) run ./internal/sim/cmd/sim -trials $(or $(TRIALS),1000000)
+	@$(GO) run ./internal/sim/cmd/ledger -trials $(or $(TRIALS),200000)
 
 fleet: ## simulate many processes on one Redis from measured costs, PROCESSES of them (10000), as tables
 	@$(GO) run ./internal/fleet/cmd/fleet -n $(or $(PROCESSES),10000)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/deferred"
+	"github.com/redaside/aside/internal/keeping"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
@@ -380,23 +381,12 @@ func (o operator) records(p prospect) ([]fallback.Record, error) {
 	return records, nil
 }
 
-func (o operator) recordsOf(sh *link.Shard, was waiting, commands [][]string) (records []fallback.Record) {
-	by := o.newStamps(sh, len(commands))
-	more := deferred.Together(by.Text, by.Text, commands)
-	base := deferred.Op{}
-	switch was.Op {
-	case fallback.OpOperations:
-		more.ID = was.log.ID()
-	case fallback.OpSet:
-		base = deferred.Set(was.Stamp, was.Value, was.Expires)
-	case fallback.OpDel:
-		base = deferred.Del(was.Stamp)
-	case fallback.OpFill:
+func (o operator) recordsOf(sh *link.Shard, was waiting, commands [][]string) []fallback.Record {
+	list := ""
+	if was.log != nil {
+		list = was.log.ID()
 	}
-	if len(base.Command) > 0 {
-		records = append(records, fallback.Record{Op: fallback.OpOperations, Key: was.Key, Stamp: was.Stamp, Slack: was.Slack, Value: deferred.List{ID: more.ID, Ops: []deferred.Op{base}}.String()})
-	}
-	return append(records, fallback.Record{Op: fallback.OpOperations, Key: was.Key, Stamp: by.Text, Slack: by.Slack, Value: more.String()})
+	return keeping.Records(was.Record, list, o.newStamps(sh, len(commands)), commands)
 }
 
 // kept is what follows from what waits, or from what memory held. Unless it is to be whole, it has Now

@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"hash/maphash"
 	"iter"
 	"slices"
 	"sync"
@@ -333,17 +334,27 @@ func (cl *claims) release(records []fallback.Record, mine []int) {
 type underWay struct {
 	mu    sync.Mutex
 	byKey map[string]string // of the last of those that are put for a key; guarded by mu
+	last  []string          // of the last that were put for keys whose hash has that place; guarded by mu; nil: none were
 }
+
+// lastPlaces is how many keys' worth underWay remembers. Two keys that share a place cost a Set, now and then, a second Put.
+const lastPlaces = 1024
 
 // enter notes that operations of a key are put; who does that has claimed the key.
 func (u *underWay) enter(key, stamp string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.byKey == nil {
-		u.byKey = make(map[string]string)
+		u.byKey, u.last = make(map[string]string), make([]string, lastPlaces)
 	}
 	u.byKey[key] = stamp
+	last := &u.last[u.place(key)]
+	*last = max(*last, stamp)
 }
+
+func (u *underWay) place(key string) uint64 { return maphash.String(placeSeed, key) % lastPlaces }
+
+var placeSeed = maphash.MakeSeed()
 
 // leave notes that Put has returned: the store has them, if it ever will.
 func (u *underWay) leave(key string) {
@@ -357,6 +368,14 @@ func (u *underWay) later(key, stamp string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.byKey[key] > stamp
+}
+
+// passed reports whether operations of a key that come after a write with such a stamp were put since, or are
+// being put: they may have left the store already.
+func (u *underWay) passed(key, stamp string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.last) > 0 && u.last[u.place(key)] > stamp
 }
 
 // replays keeps the latest, and tells.

@@ -3,18 +3,22 @@ package aside
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
 )
 
-// RedirectTarget is the connection on which Redis tells a Client of changes. A program that reads keys by a connection of its own,
+// RedirectTarget is the connection on which a server tells a Client of changes. A program that reads keys by a connection of its own,
 // as a proxy does with commands that it passes on, can have what it reads told there ("CLIENT TRACKING ON REDIRECT"),
 // and have the Client's memory keep it, for when Redis is away. It is for keys that hold no strings: those the Client reads itself.
 //
-// A RedirectTarget is good until that connection ends, or Redis is flushed, which Listens tells. Safe for concurrent use.
+// A RedirectTarget is good until that connection ends, Redis is flushed, or slots of the server go elsewhere, which Listens tells. Safe for
+// concurrent use.
 type RedirectTarget struct {
+	Addr   string // of the server, as Health has it: "" unless Redis is a cluster
 	Server string // run_id of the server: a connection that leads to another one cannot be told there
 	ID     int64  // CLIENT ID of the connection
 
@@ -23,29 +27,31 @@ type RedirectTarget struct {
 	epoch uint64
 }
 
-// RedirectTarget asks Redis for the Client's RedirectTarget. The error is ErrRedisAway if Redis does not say now, ErrNoInvalidations if there is
-// none: Redis does not tell of changes, refuses CLIENT ID, or is a cluster, or the Client has no memory.
-func (c *Client) RedirectTarget(ctx context.Context) (*RedirectTarget, error) {
+// RedirectTarget asks a server for the Client's RedirectTarget there. addr says which: that of a shard as Health has it, "" unless Redis is a
+// cluster. The error is ErrRedisAway if it does not say now, or is no primary, as far as is known; ErrNoInvalidations if there is
+// none: Redis does not tell of changes, or refuses CLIENT ID, or the Client has no memory.
+func (c *Client) RedirectTarget(ctx context.Context, addr string) (*RedirectTarget, error) {
 	shards := c.link.Shards()
+	i := slices.IndexFunc(shards, func(sh *link.Shard) bool { return sh.Addr == addr })
 	switch {
 	case c.lifecycle.ctx.Err() != nil:
 		return nil, ErrClosed
-	case !c.near.Keeps() || len(shards) > 1 || len(shards) == 1 && (shards[0].Addr != "" || !shards[0].Valid.Tracked()):
-		return nil, fmt.Errorf("aside: cannot tell by which connection: %w, or there is no memory, or several servers", ErrNoInvalidations)
-	case len(shards) == 0:
+	case !c.near.Keeps() || i >= 0 && !shards[i].Valid.Tracked():
+		return nil, fmt.Errorf("aside: cannot tell by which connection: %w, or there is no memory", ErrNoInvalidations)
+	case i < 0:
 		return nil, fmt.Errorf("aside: cannot tell by which connection changes are told: %w", ErrRedisAway)
 	}
-	found, err := c.link.RedirectTarget(ctx, shards[0])
+	found, err := c.link.RedirectTarget(ctx, shards[i])
 	if err != nil {
 		return nil, fmt.Errorf("aside: cannot tell by which connection changes are told: %w", reason.Of(err))
 	}
-	return &RedirectTarget{Server: found.Server, ID: found.ID, c: c, valid: shards[0].Valid, epoch: found.Epoch}, nil
+	return &RedirectTarget{Addr: addr, Server: found.Server, ID: found.ID, c: c, valid: shards[i].Valid, epoch: found.Epoch}, nil
 }
 
 // Listens reports whether e is still the connection on which changes are told.
 func (e *RedirectTarget) Listens() bool { return e.valid.Epoch() == e.epoch && e.valid.Pushes() }
 
-// Proven is when it was last proven that Redis tells the Client of changes, on whichever connection: all that was told
+// Proven is when it was last proven that the server tells the Client of changes, on whichever connection: all that was told
 // before has been heard. The zero time if it never was.
 func (e *RedirectTarget) Proven() time.Time {
 	at := e.c.link.Proven(e.valid)
@@ -70,7 +76,7 @@ func (e *RedirectTarget) Reserve(key string) ReadReservation {
 // Keep has memory keep what was read of the key, in any form: content, which must not be part of a longer string. ttl is
 // what the key has left; negative: it does not expire. The command must have been sent by a connection that had asked to be told at
 // the RedirectTarget before, and that stands: only its caller can know that. Keep reports whether it is kept: not if the
-// key has changed since Reserve, the RedirectTarget does not listen any more, or there is no room.
+// key has changed since Reserve, the RedirectTarget does not listen any more, its server does not have the key's slot, or there is no room.
 func (o ReadReservation) Keep(content string, ttl time.Duration) bool {
 	return o.stands() && o.e.c.near.PutOther(o.key, o.r, content, ttl, nil) != nil
 }

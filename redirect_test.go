@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,13 @@ func (r *reader) tellAt(target *aside.RedirectTarget) {
 	r.do("CLIENT", "TRACKING", "ON", "REDIRECT", fmt.Sprint(target.ID), "OPTIN")
 }
 
-// do sends a command, and waits for the first line of its reply, and for that of a PING.
+// read sends a read that is tracked, which is the very next command behind CLIENT CACHING YES only.
+func (r *reader) read(args ...string) {
+	r.t.Helper()
+	r.do("CLIENT CACHING YES\r\n" + strings.Join(args, " "))
+}
+
+// do sends a command, and waits for its reply, and for that of an ECHO.
 func (r *reader) do(args ...string) {
 	r.t.Helper()
 	require.NoError(r.t, r.SetDeadline(time.Now().Add(10*time.Second)))
@@ -54,7 +61,7 @@ func targetOf(t testing.TB, c *aside.Client) (target *aside.RedirectTarget) {
 	t.Helper()
 	eventually(t, "there is a target", func() bool {
 		var err error
-		target, err = c.RedirectTarget(testContext(t))
+		target, err = c.RedirectTarget(testContext(t), "")
 		return err == nil
 	})
 	return target
@@ -72,8 +79,7 @@ func TestWhatOthersReadIsKeptUntilItChanges(t *testing.T) {
 			r := newReader(t, server, target)
 			read := func(ttl time.Duration) bool {
 				o := target.Reserve("h")
-				r.do("CLIENT", "CACHING", "YES")
-				r.do("HGETALL", "h")
+				r.read("HGETALL", "h")
 				return o.Keep("what was read", ttl)
 			}
 			keep := func(ttl time.Duration) {
@@ -109,8 +115,7 @@ func TestWhatOthersReadIsKeptUntilItChanges(t *testing.T) {
 			require.False(t, ok)
 
 			o := target.Reserve("h") // it changes while it is read
-			r.do("CLIENT", "CACHING", "YES")
-			r.do("HGETALL", "h")
+			r.read("HGETALL", "h")
 			c.Forget("h")
 			require.False(t, o.Keep("what was read", -1))
 			require.False(t, aside.ReadReservation{}.Keep("nothing", -1))
@@ -153,8 +158,7 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 			r := newReader(t, server, target)
 			server.Do("SADD", "s", "m")
 			o := target.Reserve("s")
-			r.do("CLIENT", "CACHING", "YES")
-			r.do("SMEMBERS", "s")
+			r.read("SMEMBERS", "s")
 			require.True(t, o.Keep("m", -1))
 			server.Kill()
 			awaitMode(t, c, aside.Degraded)
@@ -165,7 +169,7 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 			} else {
 				eventually(t, "it is known no longer", func() bool { _, _, ok := c.Redirected("s"); return !ok })
 			}
-			_, err := c.RedirectTarget(testContext(t))
+			_, err := c.RedirectTarget(testContext(t), "")
 			require.ErrorIs(t, err, aside.ErrRedisAway)
 		})
 	}
@@ -181,8 +185,7 @@ func TestWhatOthersReadStandsBeforeOperations(t *testing.T) {
 	keys := []string{"adds", "sets", "dels", "ends", "ended", "refused", "others", "set"}
 	for _, key := range keys {
 		o := target.Reserve(key)
-		r.do("CLIENT", "CACHING", "YES")
-		r.do("HGETALL", key)
+		r.read("HGETALL", key)
 		require.True(t, o.Keep("of "+key, -1))
 	}
 	cut()
@@ -237,9 +240,61 @@ func TestWhatOthersReadStandsBeforeOperations(t *testing.T) {
 func TestAClientWithoutMemoryHasNoRedirectTarget(t *testing.T) {
 	server := redistest.Start(t)
 	c := newClient(t, server.Addr(), func(o *aside.Options) { o.MemoryBytes = -1 })
-	_, err := c.RedirectTarget(testContext(t))
+	_, err := c.RedirectTarget(testContext(t), "")
 	require.ErrorIs(t, err, aside.ErrNoInvalidations)
 	require.NoError(t, c.Close())
-	_, err = c.RedirectTarget(testContext(t))
+	_, err = c.RedirectTarget(testContext(t), "")
 	require.ErrorIs(t, err, aside.ErrClosed)
+}
+
+// In a cluster each node has its own, for the keys of its slots.
+func TestEachNodeOfAClusterHasARedirectTarget(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	c := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() })
+	awaitMode(t, c, aside.Healthy)
+	ctx := testContext(t)
+	for _, addr := range []string{"", "127.0.0.1:1"} {
+		_, err := c.RedirectTarget(ctx, addr)
+		require.ErrorIs(t, err, aside.ErrRedisAway, "no node is there")
+	}
+	keys := make([]string, 3)
+	for i := 0; slices.Contains(keys, ""); i++ {
+		key := fmt.Sprint("h", i)
+		keys[cluster.NodeOf(key)] = key
+	}
+	targets, readers := make([]*aside.RedirectTarget, 3), make([]*reader, 3)
+	read := func(node int, key string) bool {
+		var o aside.ReadReservation
+		eventually(t, "there is a target", func() bool {
+			if targets[node] == nil || !targets[node].Listens() { // the client has rested
+				target, err := c.RedirectTarget(ctx, cluster.Addrs()[node])
+				if err != nil {
+					return false
+				}
+				targets[node], readers[node] = target, newReader(t, cluster.Node(node), target)
+			}
+			o = targets[node].Reserve(key)
+			return targets[node].Listens()
+		})
+		if cluster.NodeOf(key) == node {
+			readers[node].read("HGETALL", key)
+		}
+		return o.Keep("read", -1)
+	}
+	kept := func(key string) bool { _, _, ok := c.Redirected(key); return ok }
+	for node, key := range keys {
+		eventually(t, "it is kept", func() bool { return read(node, key) && kept(key) })
+		require.Equal(t, cluster.Addrs()[node], targets[node].Addr)
+		require.Contains(t, cluster.Node(node).Do("INFO", "server"), "run_id:"+targets[node].Server)
+	}
+	for node, key := range keys {
+		require.False(t, read((node+1)%3, key), "its changes are told elsewhere")
+		cluster.Node(node).Do("HSET", key, "f", "v")
+		eventually(t, "the change is told", func() bool { return !kept(key) })
+	}
+	eventually(t, "it is kept", func() bool { return read(0, keys[0]) && kept(keys[0]) })
+	before := targets[0]
+	cluster.MigrateSlot(redistest.Slot(keys[0]), 0, 2)
+	eventually(t, "its changes are told elsewhere now", func() bool { return !before.Listens() && !kept(keys[0]) && !read(0, keys[0]) })
+	eventually(t, "it is kept there", func() bool { return read(2, keys[0]) && kept(keys[0]) })
 }

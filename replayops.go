@@ -11,6 +11,7 @@ import (
 
 	"github.com/redaside/aside/fallback"
 	"github.com/redaside/aside/internal/deferred"
+	"github.com/redaside/aside/internal/keeping"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/reason"
 	"github.com/redaside/aside/internal/script"
@@ -108,7 +109,7 @@ func (o ledgers) open(ctx context.Context, sh *link.Shard, of []int, all replaye
 				continue
 			}
 			begun = append(begun, i)
-			notes = append(notes, fallback.Record{Op: fallback.OpOperations, Key: records[i].Key, Stamp: lists[i].ID, Value: deferred.List{ID: lists[i].ID, Opened: true}.String()})
+			notes = append(notes, keeping.Opened(records[i].Key, lists[i].ID))
 		}
 	}
 	if len(notes) == 0 {

@@ -55,6 +55,32 @@ func TestASetThatIsKeptLateIsNotSettledWithOperations(t *testing.T) {
 	}
 }
 
+// A Set whose record reaches the store only when operations made after it have left that comes after them, too: Redis has done a
+// later one of the same client, so as it is it would be superseded, and a journal has it before what settled those.
+func TestASetThatIsKeptBehindOperationsThatHaveLeftIsNotLost(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	store := &lateSet{Memory: fallback.NewMemory(0), held: make(chan struct{}), goOn: make(chan struct{}), settling: make(chan struct{}), settle: make(chan struct{})}
+	c, cut, heal := away(t, server, func(o *aside.Options) { o.FallbackDir, o.Store = "", store })
+	ctx := testContext(t)
+	cut()
+	set := make(chan error, 1)
+	go func() { set <- c.Set(ctx, time.Hour, "k", "set") }() // ends with the test's context
+	<-store.held
+	_, err := c.Apply(ctx, "k", []aside.Operation{op("APPEND", "x")}, nil)
+	require.ErrorIs(t, err, aside.ErrNotDurable)
+	close(store.settle)
+	heal()
+	eventually(t, "the operation is done, and has left", func() bool { return c.Stats().Pending == 0 })
+	require.Equal(t, "x", server.Do("GET", "k"))
+	close(store.goOn)
+	if err := <-set; err != nil {
+		require.ErrorIs(t, err, aside.ErrNotDurable)
+	}
+	eventually(t, "all replayed", func() bool { return c.Stats().Pending == 0 })
+	require.Equal(t, "set", server.Do("GET", "k"))
+}
+
 // lateSet holds up the first Put of a Set, and the first Settle of operations.
 type lateSet struct {
 	*fallback.Memory

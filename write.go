@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/keeping"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/near"
 	"github.com/redaside/aside/internal/reason"
@@ -324,6 +325,10 @@ func (w *write) perform(ctx context.Context) (failed []failure, kept bool) {
 //	Set k: stamp 1    Apply k: stamp 2, in the journal    Set k: in the journal, in memory    Apply k: in memory
 //	the process is killed    <- the journal has the Set last, and it would be lost
 //
+// And those that were overtaken on their way, by operations that have been replayed since:
+//
+//	Set k: stamp 1    Apply k: stamp 2, kept and replayed    Set k: in memory    <- Redis has 2 of this client, so 1 would be superseded
+//
 // Neither call has seen the other end before it began, so the Set may come after the operations.
 func (w *write) keepAgain(ctx context.Context, records []fallback.Record, cause error) error {
 	if !w.store.operated.Load() {
@@ -346,6 +351,9 @@ func (w *write) keepLate(ctx context.Context, record fallback.Record, cause erro
 			return w.keepOneAgain(ctx, record, cause)
 		}
 		if !w.store.underWay.later(record.Key, record.Stamp) {
+			if w.store.underWay.passed(record.Key, record.Stamp) {
+				return w.keepOneAgain(ctx, record, cause)
+			}
 			return nil
 		}
 		record = w.recordOfNow(record.Key)
@@ -355,21 +363,20 @@ func (w *write) keepLate(ctx context.Context, record fallback.Record, cause erro
 	}
 }
 
-// keepOneAgain is keepAgain of a record that is not the store's any more, or never was.
+// keepOneAgain is keepAgain of a record that is not the store's any more, or never was; or is, and was overtaken.
 func (w *write) keepOneAgain(ctx context.Context, record fallback.Record, cause error) error {
 	release, err := w.store.claims.hold(ctx, []string{record.Key})
 	if err != nil {
 		return fmt.Errorf("%w: %w", cause, err)
 	}
 	defer release()
-	now, ok := w.store.Stamp(record.Key)
-	if ok && w.store.Pending(record.Key) {
+	if w.store.Pending(record.Key) {
 		there, ok, err := w.store.read(ctx, record.Key)
 		if err != nil {
 			return fmt.Errorf("%w: %w", cause, reason.Of(err))
 		}
-		if ok && (there.Op != fallback.OpOperations || now <= record.Stamp) {
-			return nil // a later Set or Del
+		if ok && keeping.Stands(there, record.Stamp) {
+			return nil
 		}
 	}
 	return w.keepWrites(ctx, []fallback.Record{w.recordOfNow(record.Key)}, cause)

@@ -152,6 +152,10 @@ func (s *Server) perform(c *client, args []string, full bool) any {
 		return isFull
 	}
 	answer := cmd.do(s, c, args[1:])
+	if s.watch != nil {
+		s.watch(args, answer)
+		return answer // nobody is told of what it has read
+	}
 	if cmd.kind == reads { // also if it failed
 		s.remember(c, cmd.keys(args[1:]))
 	}

@@ -200,8 +200,12 @@ func (o *operating) run(ops []operation) any {
 	if o.keep >= 0 {
 		c, head, _ = r.stampOf(o.i)
 	}
+	since := int64(0)
 	if c != nil {
-		o.u = max(o.u, c.Margin)
+		o.u, since = max(o.u, c.Margin), c.Micros
+		if c.Other != 0 { // one of the two may be an operation
+			since = min(since, c.Other)
+		}
 	}
 	doneAt, verdict, gone, ending := int64(0), int64(2), int64(0), int64(0)
 	if o.progress != "" {
@@ -222,7 +226,10 @@ func (o *operating) run(ops []operation) any {
 			}
 			continue
 		}
-		later := c != nil && !c.Changed && (c.Client == op.by.Client && c.Number > op.by.Number || c.Client != op.by.Client && c.Micros > op.by.Micros+o.u)
+		later := c != nil && !c.Changed && since > op.by.Micros+o.u
+		if c != nil && !c.Changed && c.Client == op.by.Client && c.Other == 0 {
+			later = c.Number > op.by.Number
+		}
 		if kept && (later || gone > 0 && op.by.Micros < gone*1000) {
 			last = op
 			continue
@@ -284,18 +291,26 @@ func (o *operating) run(ops []operation) any {
 			mark.Micros = o.now
 		}
 	}
-	if last != nil && verdict == 1 && o.keep >= 0 && (c == nil || c.Micros < mark.Micros) {
+	newer := c == nil || c.Micros < mark.Micros
+	if last != nil && verdict == 1 && o.keep >= 0 && (newer || ran) {
 		left := r.call("PTTL", key).(int64)
 		if left == -1 {
 			left = longestTTL
 		}
+		ends := int64(0)
 		if left > 0 {
-			mark.Ends = ms + left
+			ends = ms + left
 		}
-		if o.full != nil {
-			r.forget(o.i)
+		was := int64(-1)
+		if !newer { // there is a value all the same, which an earlier Set or Del must leave
+			mark, was = *c, c.Ends
 		}
-		r.placeIn(r.bucket(o.i), head, ms, mark.Ends, o.keep, stamp.Field(key), mark.String())
+		if mark.Ends = ends; ends != was {
+			if o.full != nil {
+				r.forget(o.i)
+			}
+			r.placeIn(r.bucket(o.i), head, ms, ends, o.keep, stamp.Field(key), mark.String())
+		}
 	}
 	if failed != nil {
 		return []any{int64(7), string(failed.(failure))}

@@ -24,7 +24,7 @@ var twins map[string]twin
 
 func init() { // some use the commands, and these the table
 	twins = map[string]twin{
-		"1dffab12478fe0d32f6a2c5e6ca6b73511906398": {"read_or_lock", readOrLock},
+		"4c422f0cc1736339e0761f4834ee636f33ed4f3c": {"read_or_lock", readOrLock},
 		"c8c3616cf1b8f6b9365f884ff180b1bb4596d7ce": {"read_or_lock_many", readOrLockMany},
 		"b7b8ebc71f8d177eba61ccb472e7e3e824ba4433": {"replace_or_lock", replaceOrLock},
 		"a3a452a20b09b97b2c6d0b4ad326866dc957e416": {"read", read},
@@ -56,7 +56,7 @@ func init() { // some use the commands, and these the table
 		"b2f606cfd8a309cca0730faf51e67e154475acfd": {"withheld", withheld},
 		"3613b70fdae84ed9bc1185f4fc42606111f3d734": {"explain", explain},
 		"de0b6a185b2f242bb08882f096ee04cb3c886451": {"ledger", ledger},
-		"90a54b94de8b7b06a13be07851497ddafadca9af": {"operate", operate},
+		"626907d36afc766cf059f9c8acd194cbe5412bad": {"operate", operate},
 	}
 }
 
@@ -165,14 +165,15 @@ func readOrLock(r *run) any {
 	if locked == okay {
 		return []any{int64(1), int64(0)}
 	}
-	if size, ok := r.pcall("SETRANGE", key, 0, "").(int64); ok && size > number(r.args[2]) {
-		return []any{int64(2), size}
-	}
-	v := r.call("GET", key)
-	if v == nil {
+	most := number(r.args[2])
+	v, left := r.call("GETRANGE", key, 0, most), r.call("PTTL", key)
+	if left == int64(-2) {
 		return locked
 	}
-	return []any{v, r.call("PTTL", key)}
+	if int64(len(v.(string))) > most {
+		return []any{int64(2), r.call("SETRANGE", key, 0, "")}
+	}
+	return []any{v, left}
 }
 
 func readOrLockMany(r *run) any {

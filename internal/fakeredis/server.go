@@ -39,6 +39,9 @@ type Server struct {
 	run     string                      // the id of this life of the server
 	born    time.Time
 	max     int64 // maxmemory in bytes; 0: no bound
+
+	simulated func() int64                       // its clock, in place of time.Now; nil: it goes by that. Immutable
+	watch     func(command []string, answer any) // of simulate.go; immutable
 }
 
 // New makes an empty server.
@@ -182,7 +185,13 @@ func plain(answer any) any {
 }
 
 // lookAtClock has what follows happen now.
-func (s *Server) lookAtClock() { s.now, s.asked = time.Now().UnixMicro(), false }
+func (s *Server) lookAtClock() {
+	if s.asked = false; s.simulated != nil {
+		s.now = s.simulated()
+		return
+	}
+	s.now = time.Now().UnixMicro()
+}
 
 // time is what TIME answers, in µs: the same within a command, and later than to every command
 // before. A real server takes more than a microsecond for a command; in a bubble the clock stands

@@ -107,7 +107,7 @@ func (s *Server) remove(key string) bool {
 // expireAt has v, which key holds, end at ms; 0: never.
 func (s *Server) expireAt(key string, v *value, ms int64) {
 	v.ends = ms
-	if ms == 0 {
+	if ms == 0 || s.simulated != nil {
 		return
 	}
 	heap.Push(&s.data.ends, ending{key, ms})

@@ -89,9 +89,15 @@ local function operate(i, id, u, ops)
   end
   local c, head
   if keep then c, head = stampOf(i) end
-  local cAt, cClient, cNumber, _, _, cChanged, cMargin
-  if c then cAt, cClient, cNumber, _, _, cChanged, cMargin = parts(c) end
+  local cAt, cClient, cNumber, cEnds, cOther, cChanged, cMargin
+  if c then cAt, cClient, cNumber, cEnds, cOther, cChanged, cMargin = parts(c) end
   if c and cMargin > u then u = cMargin end
+  -- of two writes that nobody can order one may be an operation: none is dropped for the time or number of that
+  local alone, since = c and cOther == 0, c and cOther ~= 0 and math.min(cAt, cOther) or cAt
+  local function overtaken(op)
+    if cClient == op.client and alone then return cNumber > op.number end
+    return since > op.t + u
+  end
   local doneAt, verdict, last = done and done ~= '' and unstruct('>I7', done) or 0, 2, nil
   -- when the key ends by what was done, and when it has ended
   local ending, gone = done and tonumber(done:sub(28)), nil
@@ -102,7 +108,7 @@ local function operate(i, id, u, ops)
       verdict = 1
       -- an earlier run has set an end that has passed since: it took along what came before it
       if ending and (not ops[j+1] or ops[j+1].t > doneAt) and over(ops, j, ending) then gone = ending end
-    elseif done and c and not cChanged and (cClient == op.client and cNumber > op.number or cClient ~= op.client and cAt > op.t + u) or done and gone and op.t / 1000 < gone then
+    elseif done and c and not cChanged and overtaken(op) or done and gone and op.t / 1000 < gone then
       last = op
     else
       if full and not shrinks(op) then failed = full break end
@@ -137,12 +143,18 @@ local function operate(i, id, u, ops)
     call('PEXPIRE', ledger, lives)
   end
   local at = done and last and last.t < now and last.t or now
-  if last and verdict == 1 and keep and not (c and cAt >= at) then
-    local left, ends = call('PTTL', key), 0
+  local newer = not c or cAt < at
+  if last and verdict == 1 and keep and (newer or ran) then
+    local left, ends, stamp = call('PTTL', key), 0, nil
     if left == -1 then left = LONGEST_TTL end
     if left > 0 then ends = ms + left end
-    if full then forget(i) end
-    placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(key), stored(at, last.client, last.number, ends, 0, true, done and u or 0))
+    -- under a later stamp there is a value all the same, which an earlier Set or Del must leave
+    if newer then stamp = stored(at, last.client, last.number, ends, 0, true, done and u or 0)
+    elseif ends ~= cEnds then stamp = stored(cAt, cClient, cNumber, ends, cOther, cChanged, cMargin) end
+    if stamp then
+      if full then forget(i) end
+      placeIn(KEYS[count+i], head, ms, ends, keep, fieldOf(key), stamp)
+    end
   end
   if failed then return {7, failed.err} end
   if not done then return {1, out} end

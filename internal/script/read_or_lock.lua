@@ -8,13 +8,13 @@
 --             for, and ttl is their number
 -- Second run: finds the marker of the first, which the caller knows as its own
 --
--- SETRANGE of nothing tells the length. Unlike STRLEN it is no read, and what is read is tracked.
+-- GETRANGE answers no more than is asked for, however long the value is. It answers '' for nothing,
+-- which PTTL tells apart. SETRANGE of nothing tells the length.
 
-local key, call = KEYS[1], redis.call
+local key, call, most = KEYS[1], redis.call, tonumber(ARGV[3])
 local locked = redis.pcall('SET', key, ARGV[1], 'NX', 'PX', ARGV[2])
 if locked and locked.ok then return {1, 0} end
-local size = redis.pcall('SETRANGE', key, 0, '')
-if type(size) == 'number' and size > tonumber(ARGV[3]) then return {2, size} end
-local v = call('GET', key)
-if not v then return locked end
-return {v, call('PTTL', key)}
+local v, left = call('GETRANGE', key, 0, most), call('PTTL', key)
+if left == -2 then return locked end
+if #v > most then return {2, call('SETRANGE', key, 0, '')} end
+return {v, left}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/redaside/aside/internal/sim/trials"
 )
 
 // ClockErrors are the errors of clocks for which a Report is made.
@@ -44,8 +46,8 @@ func Report(to io.Writer, rows []Row) error {
 	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| %s | %v | %s | %s | %s | %s | %s | %s | %s | %s (%s) |\n", r.name(), r.ClockError,
-			grouped(r.Stale), grouped(r.Undone), grouped(r.Meanwhile), grouped(r.Back),
-			grouped(r.SetsLost), grouped(r.SetsContested), grouped(r.SetsReload+r.SetsTooOld), grouped(r.Lost), grouped(r.LostStale))
+			trials.Grouped(r.Stale), trials.Grouped(r.Undone), trials.Grouped(r.Meanwhile), trials.Grouped(r.Back),
+			trials.Grouped(r.SetsLost), trials.Grouped(r.SetsContested), trials.Grouped(r.SetsReload+r.SetsTooOld), trials.Grouped(r.Lost), trials.Grouped(r.LostStale))
 	}
 	b.WriteString("\n")
 	for _, r := range rows {
@@ -101,12 +103,4 @@ func (r Row) name() string {
 		name += fmt.Sprintf(", margin %v", r.Margin)
 	}
 	return name
-}
-
-// grouped is n with a comma between thousands.
-func grouped(n int) string {
-	if n < 1000 {
-		return fmt.Sprint(n)
-	}
-	return fmt.Sprintf("%s,%03d", grouped(n/1000), n%1000)
 }

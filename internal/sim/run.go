@@ -3,10 +3,9 @@ package sim
 import (
 	"bytes"
 	"io"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/redaside/aside/internal/sim/trials"
 )
 
 // Config says what is simulated. The same Config gives the same Counts.
@@ -49,34 +48,14 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-const chunk = 1000 // trials that a worker takes at once
-
 // Run runs the trials on all processors.
 func Run(c Config) Counts {
 	c = c.withDefaults()
 	total := newCounts()
-	var mu sync.Mutex // guards total
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		workers.Go(func() { // ends with the trials
-			w := newWorld(&c)
-			mine := newCounts()
-			for {
-				from := int(next.Add(chunk)) - chunk
-				if from >= c.Trials {
-					break
-				}
-				for n := from; n < min(from+chunk, c.Trials); n++ {
-					mine.add(n, w.trial(n))
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			total.merge(mine)
-		})
-	}
-	workers.Wait()
+	trials.Run(c.Trials, func() (func(int), func()) {
+		w, mine := newWorld(&c), newCounts()
+		return func(n int) { mine.add(n, w.trial(n)) }, func() { total.merge(mine) }
+	})
 	return total
 }
 

@@ -8,11 +8,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redaside/aside/internal/sim/trials"
 )
 
 const (
-	trials = 20_000
-	skew   = 50 * time.Millisecond
+	usualTrials = 20_000
+	skew        = 50 * time.Millisecond
 )
 
 // ran has what was run already: the tests of the rules compare with the same few Configs. They do
@@ -21,7 +23,7 @@ var ran = map[Config]Counts{}
 
 func run(c Config) Counts {
 	if c.Trials == 0 {
-		c.Trials = trials
+		c.Trials = usualTrials
 	}
 	if c.Seed == 0 {
 		c.Seed = 1
@@ -73,10 +75,10 @@ func TestSimOursKeepsItsPromises(t *testing.T) {
 func TestSimOthersDoNot(t *testing.T) {
 	for _, p := range []Policy{PlainSet, SetNX, SetNXDel, Stamps} {
 		n := run(Config{Policy: p})
-		assert.Greater(t, n.Stale, trials/20, p)
-		assert.Greater(t, n.Undone, trials/20, p)
+		assert.Greater(t, n.Stale, usualTrials/20, p)
+		assert.Greater(t, n.Undone, usualTrials/20, p)
 	}
-	assert.Positive(t, run(Config{Policy: Draft, Trials: 10 * trials}).Stale, "also without any error of clocks")
+	assert.Positive(t, run(Config{Policy: Draft, Trials: 10 * usualTrials}).Stale, "also without any error of clocks")
 	n := run(Config{Policy: Draft, ClockError: skew})
 	assert.Positive(t, n.Stale)
 	assert.Positive(t, n.Undone)
@@ -117,21 +119,21 @@ func TestSimNotices(t *testing.T) {
 		sees    func(Counts) int
 	}{
 		{"that a client's own writes go by their counters", sameClientCounts, Config{}, lost},
-		{"that the other of two contested writes is remembered", otherIsRemembered, Config{mix: manyWrites, Trials: 8 * trials}, stale},
+		{"that the other of two contested writes is remembered", otherIsRemembered, Config{mix: manyWrites, Trials: 8 * usualTrials}, stale},
 		{"that a record is contested with what is just newer", olderIsContested, Config{}, stale},
 		{"that a deletion is", olderIsContested, Config{dels: 1}, undone},
 		{"that a record is contested with what is just older", newerIsContested, Config{}, stale},
-		{"that the later of contested stamps stays", topIsNewest, Config{mix: manyWrites, Trials: 4 * trials}, stale},
+		{"that the later of contested stamps stays", topIsNewest, Config{mix: manyWrites, Trials: 4 * usualTrials}, stale},
 		{"that a delete leaves its stamp", deleteLeavesStamp, Config{}, undone},
 		{"that a value beside a delete's stamp is a load's", ownerIsNoDelete, Config{}, back},
-		{"that a value after valueExpires is a load's", valueExpiresCounts, Config{Trials: 4 * trials}, back},
+		{"that a value after valueExpires is a load's", valueExpiresCounts, Config{Trials: 4 * usualTrials}, back},
 		{"that a load's value is not overwritten", fillIsDeleted, Config{}, back},
-		{"that an old Set is a delete", oldSetDeletes, Config{Trials: 4 * trials}, stale},
+		{"that an old Set is a delete", oldSetDeletes, Config{Trials: 4 * usualTrials}, stale},
 		{"that a load that began before is voided", olderLoadIsVoided, Config{}, stale},
-		{"that a Set which yields to a load leaves its stamp", yieldingLeavesStamp, Config{mix: manyLoads, Trials: 8 * trials}, stale},
-		{"that a marker keeps the start of its load", markerKeepsStart, Config{mix: renewals, dels: 1, Trials: 4 * trials}, undone},
+		{"that a Set which yields to a load leaves its stamp", yieldingLeavesStamp, Config{mix: manyLoads, Trials: 8 * usualTrials}, stale},
+		{"that a marker keeps the start of its load", markerKeepsStart, Config{mix: renewals, dels: 1, Trials: 4 * usualTrials}, undone},
 		{"that a fill minds stamps", fillMindsStamps, Config{}, stale},
-		{"that an old fill is dropped", oldFillIsDropped, Config{mix: manyLoads, Trials: 8 * trials}, stale},
+		{"that an old fill is dropped", oldFillIsDropped, Config{mix: manyLoads, Trials: 8 * usualTrials}, stale},
 		{"that an unsure record happens now", unsureIsNow, Config{unsure: true}, stale},
 		{"that a write has the server's time", writesHaveServersTime, Config{Late: true}, stale},
 		{"that a Set has it, which a Del undoes", writesHaveServersTime, Config{Late: true, sets: 1, dels: 1}, undone},
@@ -165,9 +167,9 @@ func TestSimNoticesAMarginThatIsTooSmall(t *testing.T) {
 
 // What was loaded is as old as the load's start.
 func TestSimNoticesFillsStampedWhenTheyAreStored(t *testing.T) {
-	n := run(Config{Policy: Ours, ClockError: skew, mix: manyLoads, Trials: 12 * trials, fillsStampedLate: true})
+	n := run(Config{Policy: Ours, ClockError: skew, mix: manyLoads, Trials: 12 * usualTrials, fillsStampedLate: true})
 	assert.Positive(t, n.Stale, "the fill of a load that began before stamps were forgotten")
-	n = run(Config{Policy: Ours, ClockError: skew, mix: renewals, Trials: 4 * trials, without: markerKeepsStart})
+	n = run(Config{Policy: Ours, ClockError: skew, mix: renewals, Trials: 4 * usualTrials, without: markerKeepsStart})
 	assert.Positive(t, n.Stale, "the fill of a load that began before a delete, and has been renewed since")
 }
 
@@ -221,7 +223,7 @@ func TestReportIsATable(t *testing.T) {
 	assert.Contains(t, b.String(), "| ours | 50ms | 0 | 0 | 0 | 0 | 0 |")
 	assert.Contains(t, b.String(), "go run ./internal/sim/cmd/sim -policy plain-set -error 0s -seed 3 -trial ")
 	assert.Zero(t, rows[0].Broken()+rows[1].Broken())
-	assert.Equal(t, "1,234,567", grouped(1234567))
+	assert.Equal(t, "1,234,567", trials.Grouped(1234567))
 }
 
 func BenchmarkTrial(b *testing.B) {

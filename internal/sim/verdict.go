@@ -1,6 +1,10 @@
 package sim
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/redaside/aside/internal/sim/trials"
+)
 
 // verdict is what became of a trial. What it counts is about acknowledged writes only.
 type verdict struct {
@@ -99,15 +103,8 @@ func newCounts() Counts {
 func count(is bool, n, first *int, trial int) {
 	if is {
 		*n++
-		*first = earliest(*first, trial)
+		*first = trials.Earliest(*first, trial)
 	}
-}
-
-func earliest(a, b int) int {
-	if a < 0 || b >= 0 && b < a {
-		return b
-	}
-	return a
 }
 
 func (c *Counts) add(trial int, v verdict) {
@@ -157,11 +154,11 @@ func (c *Counts) merge(d Counts) {
 	c.SetsLost += d.SetsLost
 	c.LostStale += d.LostStale
 	c.LostUndone += d.LostUndone
-	c.FirstStale = earliest(c.FirstStale, d.FirstStale)
-	c.FirstUndone = earliest(c.FirstUndone, d.FirstUndone)
-	c.FirstMeanwhile = earliest(c.FirstMeanwhile, d.FirstMeanwhile)
-	c.FirstBack = earliest(c.FirstBack, d.FirstBack)
-	c.FirstSetLost = earliest(c.FirstSetLost, d.FirstSetLost)
+	c.FirstStale = trials.Earliest(c.FirstStale, d.FirstStale)
+	c.FirstUndone = trials.Earliest(c.FirstUndone, d.FirstUndone)
+	c.FirstMeanwhile = trials.Earliest(c.FirstMeanwhile, d.FirstMeanwhile)
+	c.FirstBack = trials.Earliest(c.FirstBack, d.FirstBack)
+	c.FirstSetLost = trials.Earliest(c.FirstSetLost, d.FirstSetLost)
 }
 
 // For traces: a stamp's time is printed in seconds since the trial began.

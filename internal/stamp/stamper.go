@@ -74,3 +74,9 @@ func (st *Stamper) Next(now, slack int64, mayFall func() bool) Proposal {
 // Load returns the stamp of a value that was loaded at t. It has no number, as a load is no
 // operation.
 func (st *Stamper) Load(t int64) string { return Stamp{Micros: t, Client: st.client}.String() }
+
+// Of returns the Stamper of a client that has that id, of 16 hexadecimal digits, and that nobody else is: in a
+// simulation it is known before.
+func Of(client string, mostAhead time.Duration) *Stamper {
+	return &Stamper{client: client, mostAhead: mostAhead.Microseconds()}
+}

@@ -359,7 +359,7 @@ func (s *Store) Pass(ctx context.Context, p Passing, fn func() error) error {
 		return err
 	}
 	defer s.turns.Leave()
-	if h := s.client.Health(); !p.Stamps && h.Mode == aside.Healthy && h.Fallback.Pending() == 0 {
+	if h := s.client.Health(); !p.Stamps && (h.Mode == aside.Healthy && h.Fallback.Pending() == 0 || len(h.Shards) > 1 && s.readsWell(ctx, p)) {
 		defer s.client.Forget(p.Writes...)
 		if err := fn(); !errors.Is(err, aside.ErrUnchanged) {
 			return s.noted(err)
@@ -374,6 +374,18 @@ func (s *Store) Pass(ctx context.Context, p Passing, fn func() error) error {
 		return aside.ErrUnchanged
 	})
 	return s.noted(degraded(err))
+}
+
+// readsWell reports whether p only reads, keys for which nothing waits and whose shards are there. That others of the cluster are away is no matter to
+// it. An Update of these keys would drop what memory has of them.
+func (s *Store) readsWell(ctx context.Context, p Passing) bool {
+	return len(p.Writes) == 0 && len(p.Reads) > 0 && !slices.ContainsFunc(p.Reads, func(key string) bool {
+		if s.client.Away(key) {
+			return true
+		}
+		kept, operations, err := s.client.Kept(ctx, key)
+		return err != nil || operations || kept.Base != aside.BaseUnknown
+	})
 }
 
 // Hear waits until memory has heard of all that Redis has done before: what is pushed comes in order

@@ -137,7 +137,7 @@ func (c *Config) settings() []Setting {
 				"known: they are answered by the keys that this proxy knows to be there, which may not be all."},
 		{Name: "service.outage_collections", Default: "off", value: choice{&c.Service.OutageCollections, []string{"off", "on"}},
 			Help: "What becomes of hashes, sets and lists that RESP clients read, as a whole (HGETALL, SMEMBERS, LRANGE 0 -1) or by name (HGET, HMGET, SISMEMBER, SMISMEMBER). on: they are remembered in memory, and reads of them are answered from it while Redis is away. " +
-				"off: only what was written through this proxy is known then. Not before a Redis Cluster."},
+				"off: only what was written through this proxy is known then. Before a Redis Cluster that holds for each shard."},
 		{Name: "service.strict_keys", value: list{&c.Service.StrictKeys},
 			Help: "Keys, as patterns of KEYS (lock:*), of which nothing is answered from memory and nothing is kept: all is asked of Redis, and refused while that is away. " +
 				"For locks, rate limits and what else one proxy must not answer by itself. *: all keys."},

@@ -177,6 +177,40 @@ func (p *peer) closed() string {
 	return string(rest)
 }
 
+// lacks reports whether a server of that version is too old for a command, or for its options.
+func lacks(version string, args []string) bool {
+	since := ""
+	switch name := strings.ToUpper(args[0]); name {
+	case "GETDEL", "GETEX", "COPY", "SMISMEMBER", "LMOVE", "BLMOVE", "RESET":
+		since = "6.2"
+	case "DECRBY":
+		if len(args) > 2 && args[2] == "-9223372036854775808" { // it turns the sign first
+			since = "6.2"
+		}
+	case "EXPIRETIME", "PEXPIRETIME":
+		since = "7.0"
+	case "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT":
+		if len(args) > 3 || len(args) == 3 && args[2] == "9223372036854775807" { // NX, XX, GT, LT; it takes such an end
+			since = "7.0"
+		}
+	case "SET":
+		options := strings.ToUpper(strings.Join(args[min(3, len(args)):], " "))
+		if strings.Contains(options, "GET") {
+			since = "6.2"
+		}
+		if strings.Contains(options, "GET") && strings.Contains(options, "NX") {
+			since = "7.0"
+		}
+	}
+	return version < since
+}
+
+// saysOtherwise reports whether both are errors, and a server of that version has other words for them than Redis 7, as which the
+// proxy speaks.
+func saysOtherwise(version, want, got string) bool {
+	return version < "7" && strings.HasPrefix(want, "-ERR ") && strings.HasPrefix(got, "-ERR ")
+}
+
 // requireTTL requires that a reply says that so many seconds are left, but for the minute that a busy
 // machine may have taken.
 func requireTTL(t testing.TB, seconds int, reply string) {

@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
+	"github.com/redaside/aside/internal/slot"
 )
 
 // With Options.Collections hashes, sets and lists that clients read are remembered, as a whole or the fields and members that they
@@ -20,6 +22,10 @@ import (
 //	CLIENT CACHING YES   Redis tells the library's connection when what is read next changes
 //	HGETALL k            the client's
 //	PTTL k               when it ends
+//
+// In a cluster all this is so for each node: its connections, of the proxy and of the library, its id and run_id, its proofs. The three commands
+// go to the node of the key's slot. What was sent elsewhere as well, by MOVED or ASK, or again, is not remembered, as none can tell what was told where. Nor is
+// that there was nothing: a slot that moves takes its keys along, each of which its node tells of, but nobody tells of one that comes to be at the other node.
 //
 // What is remembered has its place in the library's memory, which drops it by what it hears, as a value. While it is
 // there, reads of the key are passed on alone.
@@ -75,63 +81,100 @@ func wholeRead(name string, args []string) byte {
 	return 0
 }
 
-// mayHear is wantedOf a command if that is to be remembered, and is not yet.
-func (c *conn) mayHear(command *upstream.Command, args []string) (none wanted) {
-	s := c.server
-	if !s.options.Collections || !command.ReadOnly {
-		return none
+// targetAt is the connection on which the server at an address tells of changes; nil: not known yet.
+func (s *Server) targetAt(address string) *aside.RedirectTarget {
+	target, ok := s.targets.Load(address)
+	if !ok {
+		return nil
 	}
-	w := wantedOf(command.Name, args)
-	if w.letter == 0 || s.store.IsStrict(args[1]) || s.inCluster() {
-		return none
-	}
-	target := s.target.Load()
-	if target == nil || !target.Listens() || !s.pool.Hears(c.protocol(), target) {
-		s.hearNow()
-		return none
-	}
-	if content, _, ok := s.store.Client().Redirected(args[1]); ok && s.hearingOf(content) != nil && w.isIn(content) {
-		return none
-	}
-	return w
+	return target.(*aside.RedirectTarget)
 }
 
-// addHeard is addCall of a command whose reply is to be remembered.
-func (c *conn) addHeard(args []string, size int, call passed, w wanted) *passing {
-	target := c.server.target.Load()
+// addressOf is where changes of a key are told: "", or in a cluster the primary of its slot. ok: that is known.
+func (s *Server) addressOf(key string) (address string, ok bool) {
+	if !s.inCluster() {
+		return "", true
+	}
+	address = s.pool.AddressOf(slot.Of(key))
+	return address, address != ""
+}
+
+// mayHear is what of a command is to be remembered, and is not yet, and where its changes are told; nil: nothing is.
+func (c *conn) mayHear(command *upstream.Command, args []string) (w wanted, target *aside.RedirectTarget) {
+	s := c.server
+	if !s.options.Collections || !command.ReadOnly || c.user != nil {
+		return w, nil
+	}
+	w = wantedOf(command.Name, args)
+	if w.letter == 0 || s.store.IsStrict(args[1]) {
+		return w, nil
+	}
+	address, known := s.addressOf(args[1])
+	if !known {
+		return w, nil
+	}
+	target = s.targetAt(address)
+	if target == nil || !target.Listens() || !s.pool.Hears(address, c.protocol(), target) {
+		s.hearNow()
+		return w, nil
+	}
+	if content, _, ok := s.store.Client().Redirected(args[1]); ok && s.hearingOf(content) != nil && w.isIn(content) {
+		return w, nil
+	}
+	return w, target
+}
+
+// addHeard is addCall of a command whose reply is to be remembered, and whose changes are told at target.
+func (c *conn) addHeard(args []string, size int, call passed, w wanted, target *aside.RedirectTarget) *passing {
 	p := c.roomFor(size+besideBytes+len(args[1]), 3)
 	if p == nil {
 		return nil
 	}
-	p.addBeside(call.name, "CLIENT", "CACHING", "YES")
+	p.addBeside(call, "CLIENT", "CACHING", "YES")
 	if w.names != nil {
 		w.names = cloned(w.names)
 	}
 	p.heard = append(p.heard, hearing{target.Reserve(strings.Clone(args[1])), target, w, len(p.calls)})
 	c.addTo(p, args, call)
-	p.addBeside(call.name, "PTTL", args[1])
+	p.addBeside(call, "PTTL", args[1])
 	return p
 }
 
-// addBeside adds a command of ours, which belongs to a client's of that name.
-func (p *passing) addBeside(name string, args ...string) {
-	p.batch.Add(args)
-	p.calls = append(p.calls, passed{name: name, beside: true})
+// addBeside adds a command of ours, which belongs to a client's and goes where that goes.
+func (p *passing) addBeside(to passed, args ...string) {
+	if to.placed {
+		p.batch.AddAt(args, to.place)
+	} else {
+		p.batch.Add(args)
+	}
+	p.calls = append(p.calls, passed{name: to.name, beside: true, placed: to.placed, place: to.place})
+}
+
+// heardIn is the Hearing in which a read and what goes with it were sent, to one server; nil: in none, or not in that for which it was reserved.
+func (p *passing) heardIn(one hearing) *upstream.Hearing {
+	h := p.batch.Heard(one.at)
+	if h == nil || h.Target != one.target || p.batch.Heard(one.at-1) != h || p.batch.Heard(one.at+1) != h {
+		return nil
+	}
+	return h
 }
 
 // keepHeard remembers what was read, now that all is answered.
 func (c *conn) keepHeard(p *passing, err error) {
-	h := p.batch.Heard()
-	if err != nil || h == nil {
+	if err != nil {
 		return
 	}
 	for _, one := range p.heard {
 		reply, ends := p.batch.Reply(one.at), p.batch.Reply(one.at+1)
-		if h.Target != one.target || !p.batch.Cached(one.at-1) || len(reply) == 0 || len(reply) > mostHeard || len(ends) < 4 || ends[0] != ':' {
+		h := p.heardIn(one)
+		if h == nil || !p.batch.Cached(one.at-1) || len(reply) == 0 || len(reply) > mostHeard || len(ends) < 4 || ends[0] != ':' {
 			continue
 		}
 		left, err := strconv.ParseInt(string(ends[1:len(ends)-2]), 10, 64)
 		if err != nil {
+			continue
+		}
+		if left == -2 && c.server.inCluster() { // nobody would tell of it if its slot moved, and it came to be there
 			continue
 		}
 		ttl := time.Duration(left) * time.Millisecond
@@ -164,13 +207,7 @@ func (s *Server) hearingOf(content string) *upstream.Hearing {
 	if len(content) < heardHead {
 		return nil
 	}
-	number := binary.BigEndian.Uint64([]byte(content))
-	for _, protocol := range []int{2, 3} {
-		if h := s.pool.Hearing(protocol); h != nil && h.Number == number {
-			return h
-		}
-	}
-	return nil
+	return s.pool.Numbered(binary.BigEndian.Uint64([]byte(content)))
 }
 
 // heard is what is remembered of a key, while Redis is away; nil: nothing.
@@ -245,21 +282,37 @@ func (s *Server) hearNow() {
 	}
 }
 
+// ear is what hears knows of the connections to one server.
+type ear struct {
+	busy      atomic.Bool // somebody is at it, and what follows is his
+	refusals  int         // in a row
+	notBefore time.Time   // when it is tried again
+}
+
 // hears keeps the connections listening, until the Server is closed.
 func (s *Server) hears() {
 	ticks := time.NewTicker(hearsEvery)
 	defer ticks.Stop()
-	var notBefore time.Time
-	refusals := 0
+	ears := make(map[string]*ear) // by the servers' addresses
 	for {
-		if now := time.Now(); !now.Before(notBefore) {
-			refused := s.hearOnce()
-			if refusals++; refused == nil {
-				refusals = 0
+		shards := s.store.Client().Health().Shards
+		for _, shard := range shards {
+			e := ears[shard.Addr]
+			if e == nil {
+				e = new(ear)
+				ears[shard.Addr] = e
 			}
-			if refusals >= mostRefused {
-				notBefore = now.Add(retryEvery)
-				s.options.Logger.Warn("resp: hashes, sets and lists that are read are not remembered for an outage", "error", refused, "again in", retryEvery)
+			if shard.Mode == aside.Healthy && e.busy.CompareAndSwap(false, true) {
+				s.listening.Go(func() { // ends within Options.RequestTimeout, so a server that hangs does not hold up the others
+					defer e.busy.Store(false)
+					s.hear(e, shard.Addr)
+				})
+			}
+		}
+		for address, e := range ears {
+			if !e.busy.Load() && !slices.ContainsFunc(shards, func(shard aside.ShardHealth) bool { return shard.Addr == address }) {
+				delete(ears, address) // it has left
+				s.targets.Delete(address)
 			}
 		}
 		select {
@@ -271,33 +324,46 @@ func (s *Server) hears() {
 	}
 }
 
-// hearOnce has the connections listen that do not, and asks those for a sign of life that do. The error is a refusal, which will not
-// pass soon.
-func (s *Server) hearOnce() error {
-	if s.store.Client().Health().Mode != aside.Healthy || s.inCluster() {
-		return nil
+// hear is hearOnce, unless the server at an address has refused it.
+func (s *Server) hear(e *ear, address string) {
+	now := time.Now()
+	if now.Before(e.notBefore) {
+		return
 	}
+	refused := s.hearOnce(address)
+	if e.refusals++; refused == nil {
+		e.refusals = 0
+	}
+	if e.refusals >= mostRefused {
+		e.notBefore = now.Add(retryEvery)
+		s.options.Logger.Warn("resp: hashes, sets and lists that are read are not remembered for an outage", "server", address, "error", refused, "again in", retryEvery)
+	}
+}
+
+// hearOnce has the connections to the server at an address listen that do not, and asks those for a sign of life that do. The error is a
+// refusal, which will not pass soon.
+func (s *Server) hearOnce(address string) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.options.RequestTimeout)
 	defer cancel()
-	target := s.target.Load()
+	target := s.targetAt(address)
 	if target == nil || !target.Listens() {
 		var err error
-		if target, err = s.store.Client().RedirectTarget(ctx); errors.Is(err, aside.ErrNoInvalidations) {
+		if target, err = s.store.Client().RedirectTarget(ctx, address); errors.Is(err, aside.ErrNoInvalidations) {
 			return err
 		} else if err != nil {
 			return nil // it is asked again
 		}
-		s.target.Store(target)
+		s.targets.Store(address, target)
 	}
-	alive := func() bool { return s.alive() && ctx.Err() == nil }
+	alive := func() bool { return s.alive() && s.up(address) && ctx.Err() == nil }
 	for _, protocol := range []int{2, 3} {
-		if s.pool.Hears(protocol, target) {
-			if !s.pool.Hearing(protocol).Alive(time.Now(), hearsEvery) {
-				_ = s.pool.Prove(protocol, alive) // whoever needs it finds out that there is none
+		if s.pool.Hears(address, protocol, target) {
+			if !s.pool.Hearing(address, protocol).Alive(time.Now(), hearsEvery) {
+				_ = s.pool.Prove(address, protocol, alive) // whoever needs it finds out that there is none
 			}
 			continue
 		}
-		err := s.pool.Listen(ctx, protocol, target.Server, target.ID, target, alive)
+		err := s.pool.Listen(ctx, address, protocol, target.Server, target.ID, target, alive)
 		if err != nil && target.Listens() && !errors.Is(err, upstream.ErrNotSent) && !errors.Is(err, upstream.ErrLost) {
 			return err
 		}

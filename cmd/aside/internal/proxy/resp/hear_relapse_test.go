@@ -14,10 +14,10 @@ import (
 
 // relapse has Redis come back for long enough that what waits for the keys that reads name is replayed, and no more; then meanwhile is called, and
 // Redis is away again, in the same recovery.
-func (h *hearer) relapse(reads [][2]string, meanwhile func()) {
+func (h *hearer) relapse(by fault, reads [][2]string, meanwhile func()) {
 	t := h.peer.t
 	t.Helper()
-	h.through.Heal()
+	by.end(h.redis, h.through)
 	awaitMode(t, h.client, aside.Recovering)
 	for _, row := range reads { // whose keys are replayed first
 		eventually(t, row[0], func() bool { return h.do(strings.Split(row[0], " ")...) == row[1] })
@@ -26,18 +26,21 @@ func (h *hearer) relapse(reads [][2]string, meanwhile func()) {
 	// Behind that nothing is answered that was changed before.
 	eventually(t, "Redis answers", func() bool { return h.do("EVAL", "return 0", "0") == ":0" })
 	require.NotEqual(t, aside.Healthy, h.client.Health().Mode)
-	h.lose()
+	h.loseBy(by)
+	target := h.targetAt("")
+	t.Logf("%s: the library's connection stands: %v, and that which clients share: %v", by.name, target.Listens(), h.pool.Hears("", 2, target))
 }
 
 // newRelapser is a hearer whose replay takes minutes: many keys wait, and one a second is replayed.
-func newRelapser(t *testing.T, o Options) *hearer {
+func newRelapser(t *testing.T, by fault, o Options) *hearer {
 	h := newHearerOf(t, "2", o, func(o *aside.Options) { o.ReplayRate = 1 })
 	h.redis.Do("HSET", "h", "c", "1", "x", "1")
+	h.redis.Do("HSET", "waits", "c", "1")
 	h.redis.Do("RPUSH", "l", "1", "2")
-	for _, read := range []string{"HGETALL h", "HGETALL n", "SMEMBERS s", "LRANGE l 0 -1"} {
+	for _, read := range []string{"HGETALL h", "HGETALL waits", "HGETALL n", "SMEMBERS s", "LRANGE l 0 -1"} {
 		h.remember(strings.Split(read, " ")...)
 	}
-	h.lose()
+	h.loseBy(by)
 	fill := []string{"MSET"}
 	for i := range 200 {
 		fill = append(fill, fmt.Sprint("fill", i), "x")
@@ -47,25 +50,35 @@ func newRelapser(t *testing.T, o Options) *hearer {
 }
 
 // What was replayed as Redis was there for a moment is in Redis, and others may have changed it there: from then on the proxy knows neither that nor what it
-// was done on, though all has not been replayed.
+// was done on, though all has not been replayed. It is the same where its connections stand, so that what was read is of the same epoch.
 func TestWhatIsReplayedBeforeARelapseIsKnownNoMore(t *testing.T) {
-	h := newRelapser(t, Options{LocalAnswers: true})
+	t.Parallel()
+	for _, by := range faults {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			testWhatIsReplayedBeforeARelapse(t, by)
+		})
+	}
+}
+
+func testWhatIsReplayedBeforeARelapse(t *testing.T, by fault) {
+	h := newRelapser(t, by, Options{LocalAnswers: true})
 	h.answersAs([][2]string{
 		{"HSETNX n a 1", ":1"}, {"HGETALL n", "*2 $a $1"}, {"HSET h a 1", ":1"}, {"HDEL h x", ":0"}, {"HGETALL h", "*4 $a $1 $c $1"}, {"HEXISTS h x", ":0"},
 		{"SADD s a b", ":2"}, {"SMEMBERS s", "*2 $a $b"}, {"RPUSH l 3", ":1"}, {"LLEN l", ":3"}, {"LRANGE l 0 -1", "*3 $1 $2 $3"}, {"EXPIRE l 500", ":1"},
 		{"DEL d", ":0"}, {"SADD d a d", ":2"}, {"SMEMBERS d", "*2 $a $d"}, {"SET k 5", "+OK"}, {"INCR k", ":6"},
-		{"HSET later a 1", ":1"},
+		{"HSET later a 1", ":1"}, {"HSET waits a 1", ":1"}, {"HGETALL waits", "*4 $a $1 $c $1"},
 	})
 	other := dial(t, h.redis.Addr())
-	h.relapse([][2]string{{"HLEN n", ":1"}, {"HLEN h", ":2"}, {"SCARD s", ":2"}, {"LLEN l", ":3"}, {"SCARD d", ":2"}, {"STRLEN k", ":1"}}, func() {
-		for _, args := range []string{"HDEL n a", "HSET h x 2", "SREM s a", "LPOP l", "SADD d e", "INCR k"} {
+	h.relapse(by, [][2]string{{"HLEN n", ":1"}, {"HLEN h", ":2"}, {"SCARD s", ":2"}, {"LLEN l", ":3"}, {"SCARD d", ":2"}, {"STRLEN k", ":1"}}, func() {
+		for _, args := range []string{"HDEL n a", "HSET h x 2", "SREM s a", "LPOP l", "SADD d e", "INCR k", "HDEL waits c"} {
 			other.do(strings.Split(args, " ")...)
 		}
 	})
 	h.answersAs([][2]string{
 		{"HGETALL n", "?"}, {"HGET n a", "?"}, {"HLEN h", "?"}, {"HGET h x", "?"}, {"HGET h c", "?"}, {"SMEMBERS s", "?"}, {"SISMEMBER s a", "?"}, {"LRANGE l 0 -1", "?"}, {"LINDEX l -1", "?"},
 		{"TTL l", "?"}, {"TYPE s", "?"}, {"EXISTS h", "?"}, {"SMEMBERS d", "?"}, {"GET k", "?"}, {"MGET k", "?"},
-		{"HGET later a", "$1"}, // that was not replayed
+		{"HGET later a", "$1"}, {"HGET waits a", "$1"}, {"HGET waits c", "?"}, {"HGETALL waits", "?"}, // these were not replayed
 	})
 	h.answersAs([][2]string{ // what waits now is all that answers go by
 		{"HSETNX n d 1", ":1"}, {"HSET n d 0 c 2", ":1"}, {"PERSIST n", ":1"}, {"HGETALL n", "?"}, {"HGET n a", "?"}, {"HDEL n d a", ":1"},
@@ -73,7 +86,7 @@ func TestWhatIsReplayedBeforeARelapseIsKnownNoMore(t *testing.T) {
 		{"SADD s z", ":1"}, {"SMEMBERS s", "?"}, {"SCARD s", "?"}, {"RPUSH l 4", ":1"}, {"LRANGE l 0 -1", "?"}, {"LINDEX l -1", "$4"}, {"TTL l", "?"},
 		{"SREM d e a", ":0"}, {"SMEMBERS d", "?"}, {"SISMEMBER d a", ":0"}, {"INCR k", ":1"}, {"HSET later b 1", ":1"},
 	})
-	h.relapse([][2]string{{"HLEN n", ":1"}, {"HLEN h", ":4"}, {"SCARD s", ":2"}, {"LLEN l", ":3"}, {"SCARD d", ":1"}, {"STRLEN k", ":1"}, {"HLEN later", ":2"}}, func() {})
+	h.relapse(by, [][2]string{{"HLEN n", ":1"}, {"HLEN h", ":4"}, {"SCARD s", ":2"}, {"LLEN l", ":3"}, {"SCARD d", ":1"}, {"STRLEN k", ":1"}, {"HLEN later", ":2"}, {"HLEN waits", ":1"}}, func() {})
 	for _, row := range [][2]string{
 		{"HGETALL n", "*2 $c $2"}, {"HMGET h a c x y", "*4 $1 $1 $2 $1"}, {"SMEMBERS s", "*2 $b $z"}, {"LRANGE l 0 -1", "*3 $2 $3 $4"}, {"SMEMBERS d", "*1 $d"}, {"GET k", "$8"}, {"HLEN later", ":2"},
 	} {
@@ -83,9 +96,19 @@ func TestWhatIsReplayedBeforeARelapseIsKnownNoMore(t *testing.T) {
 
 // By default what does not follow from what waits is refused then.
 func TestWhatIsReplayedBeforeARelapseAnswersNoWrite(t *testing.T) {
-	h := newRelapser(t, Options{})
+	t.Parallel()
+	for _, by := range faults {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			testWhatIsReplayedAnswersNoWrite(t, by)
+		})
+	}
+}
+
+func testWhatIsReplayedAnswersNoWrite(t *testing.T, by fault) {
+	h := newRelapser(t, by, Options{})
 	h.answersAs([][2]string{{"DEL d", ":0"}, {"SADD d a d", ":2"}, {"SREM d e", ":0"}, {"DEL n", ":0"}, {"HSET n a 1", ":1"}, {"HSET n a 2", ":0"}, {"SET k 5", "+OK"}, {"INCR k", ":6"}, {"DEL gone", ":0"}, {"SETNX gone x", ":1"}})
-	h.relapse([][2]string{{"SCARD d", ":2"}, {"HLEN n", ":1"}, {"STRLEN k", ":1"}, {"STRLEN gone", ":1"}}, func() {})
+	h.relapse(by, [][2]string{{"SCARD d", ":2"}, {"HLEN n", ":1"}, {"STRLEN k", ":1"}, {"STRLEN gone", ":1"}}, func() {})
 	h.answersAs([][2]string{
 		{"SREM d a", "?"}, {"SREM d e", "?"}, {"SADD d a", "?"}, {"HSET n a 3", "?"}, {"HDEL n a", "?"}, {"INCR k", "?"}, {"SETNX gone y", "?"}, {"EXPIRE d 10", "?"},
 		{"HMSET n b 1", "+OK"}, {"HSET n b 2", ":0"}, {"HSET n a 2", "?"}, {"HGETALL n", "?"},

@@ -68,8 +68,18 @@ func anys(all []string) []any {
 // lose takes Redis away.
 func (h *hearer) lose() {
 	h.peer.t.Helper()
-	h.through.Refuse()
-	awaitMode(h.peer.t, h.client, aside.Degraded)
+	h.loseBy(faults[0])
+}
+
+func (h *hearer) loseBy(by fault) {
+	h.peer.t.Helper()
+	by.begin(h.redis, h.through)
+	eventually(h.peer.t, "Redis is away", func() bool {
+		if by.name == "is read-only" { // who writes sees that
+			h.do("SET", "lost", "x")
+		}
+		return h.client.Health().Mode == aside.Degraded
+	})
 }
 
 // What was read as a whole while Redis was well is answered in an outage as Redis would have.
@@ -92,9 +102,7 @@ func TestCollectionsThatWereReadAreAnsweredInAnOutage(t *testing.T) {
 				{"TYPE", "h"}, {"TYPE", "s"}, {"TYPE", "l"}, {"TYPE", "nothing"}, {"EXISTS", "h", "s", "l", "nothing"}, {"TTL", "s"}, {"TTL", "nothing"},
 				{"HGETALL", "nothing"}, {"SMEMBERS", "nothing"}, {"GET", "h"}, {"GET", "nothing"}, {"SCARD", "h"}, {"MGET", "h", "nothing"},
 			}
-			if h.redis.Version() < "6.2" {
-				asked = slices.DeleteFunc(asked, func(args []string) bool { return args[0] == "SMISMEMBER" })
-			}
+			asked = slices.DeleteFunc(asked, func(args []string) bool { return lacks(h.redis.Version(), args) })
 			want := make([]string, len(asked))
 			for i, args := range asked {
 				want[i] = h.do(args...)
@@ -153,10 +161,10 @@ func TestWhatAnEndedConnectionHasReadIsNotAnswered(t *testing.T) {
 	h := newHearer(t, "3")
 	h.redis.Do("HSET", "k", "a", "1")
 	h.remember("HGETALL", "k")
-	before := h.pool.Hearing(3)
+	before := h.pool.Hearing("", 3)
 	h.redis.Do("CLIENT", "KILL", "ID", before.ID)
 	h.redis.Do("HSET", "k", "a", "2")
-	eventually(t, "another connection listens", func() bool { return h.pool.Hearing(3) != before })
+	eventually(t, "another connection listens", func() bool { return h.pool.Hearing("", 3) != before })
 	require.Nil(t, h.heard("k"))
 	require.Equal(t, "%1 $a $2", h.remember("HGETALL", "k"))
 }
@@ -168,11 +176,11 @@ func TestAnEarThatIsGoneIsReplaced(t *testing.T) {
 			h := newHearer(t, fmt.Sprint(protocol))
 			h.redis.Do("SADD", "k", "a")
 			h.remember("SMEMBERS", "k")
-			before, target := h.pool.Hearing(protocol), h.target.Load()
+			before, target := h.pool.Hearing("", protocol), h.targetAt("")
 			h.redis.Do("CLIENT", "KILL", "ID", target.ID)
 			h.redis.Do("SADD", "k", "b") // RESP3: Redis tells the connection that nobody was told
-			eventually(t, "another target listens", func() bool { return h.target.Load() != target && h.pool.Hears(protocol, h.target.Load()) })
-			require.Equal(t, before.ID, h.pool.Hearing(protocol).ID, "it is the same connection")
+			eventually(t, "another target listens", func() bool { return h.targetAt("") != target && h.pool.Hears("", protocol, h.targetAt("")) })
+			require.Equal(t, before.ID, h.pool.Hearing("", protocol).ID, "it is the same connection")
 			require.Nil(t, h.heard("k"))
 			require.Equal(t, ":2", h.do("SCARD", "k"))
 			h.remember("SMEMBERS", "k")

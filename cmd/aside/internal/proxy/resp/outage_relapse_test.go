@@ -10,9 +10,24 @@ import (
 
 	"github.com/redaside/aside"
 	"github.com/redaside/aside/internal/faultproxy"
+	"github.com/redaside/aside/internal/redistest"
 )
 
 // A relapse: Redis is there for a moment, some of what waits for it is replayed, and then it is away again.
+
+// fault is a way in which Redis is away.
+type fault struct {
+	name  string
+	begin func(server *redistest.Server, through *faultproxy.Proxy)
+	end   func(server *redistest.Server, through *faultproxy.Proxy)
+}
+
+// faults are that in which connections are lost, and those in which they stand.
+var faults = []fault{
+	{"refuses", func(_ *redistest.Server, through *faultproxy.Proxy) { through.Refuse() }, func(_ *redistest.Server, through *faultproxy.Proxy) { through.Heal() }},
+	{"hangs", func(_ *redistest.Server, through *faultproxy.Proxy) { through.BlackHole() }, func(_ *redistest.Server, through *faultproxy.Proxy) { through.Heal() }},
+	{"is read-only", func(server *redistest.Server, _ *faultproxy.Proxy) { server.Do("REPLICAOF", "127.0.0.1", "1") }, func(server *redistest.Server, _ *faultproxy.Proxy) { server.Do("REPLICAOF", "NO", "ONE") }},
+}
 
 // relapse is one, in which commands are sent one by one that name none of bare. It returns what bare has become, and how many were sent.
 func (m *model) relapse(through *faultproxy.Proxy, bare []string, command func(*model) []string) (_ []string, sent int) {
@@ -20,15 +35,20 @@ func (m *model) relapse(through *faultproxy.Proxy, bare []string, command func(*
 	for pending := m.client.Stats().Pending; pending > 0 && m.client.Stats().Pending == pending; {
 		sent += m.batch(1, without(bare, command))
 	}
-	through.Refuse()
-	awaitMode(m.t, m.client, aside.Degraded)
+	fault := faults[m.random.IntN(len(faults))]
+	fault.begin(m.server, through)
 	m.away, m.back = true, true
+	for fault.name == "is read-only" && m.client.Health().Mode != aside.Degraded { // who writes sees that
+		sent += m.batch(1, without(bare, command))
+	}
+	awaitMode(m.t, m.client, aside.Degraded)
+	m.faults[fault.name]++
 	for range m.random.IntN(200) {
 		sent += m.batch(1, without(bare, command))
 		m.relapsed++
 	}
 	bare = append(bare, m.bareValues()...)
-	through.Heal()
+	fault.end(m.server, through)
 	m.relapses++
 	return bare, sent
 }

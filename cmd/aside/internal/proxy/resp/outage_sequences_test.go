@@ -18,7 +18,8 @@ func TestSequencesInAnOutageAreAnsweredAsByRedis(t *testing.T) {
 	for _, protocol := range []string{"2", "3"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {
 			_, between, c, addr := cutOff(t, Options{})
-			p, right := dial(t, addr), dial(t, redistest.Start(t).Addr())
+			bare := redistest.Start(t)
+			p, right := dial(t, addr), dial(t, bare.Addr())
 			p.do("HELLO", protocol)
 			right.do("HELLO", protocol)
 			between.Refuse()
@@ -52,6 +53,9 @@ func TestSequencesInAnOutageAreAnsweredAsByRedis(t *testing.T) {
 				var past []string
 				for text := range strings.SplitSeq(sequence, "; ") {
 					args := quoted(text)
+					if lacks(bare.Version(), args) {
+						continue
+					}
 					want, got := right.do(args...), p.do(args...)
 					past = append(past, text)
 					if isOfNoOrder(args[0]) {
@@ -61,7 +65,7 @@ func TestSequencesInAnOutageAreAnsweredAsByRedis(t *testing.T) {
 						t.Logf("%q is refused after %q", text, past)
 						break
 					}
-					require.Equal(t, want, got, "%q", past)
+					require.True(t, want == got || saysOtherwise(bare.Version(), want, got), "%q: %q, not %q", past, got, want)
 				}
 				p.do("DISCARD")
 				right.do("DISCARD")

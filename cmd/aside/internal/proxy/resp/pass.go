@@ -384,8 +384,8 @@ func (c *conn) gather(command *upstream.Command, args, keys []string) outcome {
 		call.placed, call.place = true, c.placeOf(command, args, keys)
 	}
 	var p *passing
-	if w := c.mayHear(command, args); w.letter != 0 {
-		p = c.addHeard(args, size, call, w)
+	if w, target := c.mayHear(command, args); target != nil {
+		p = c.addHeard(args, size, call, w, target)
 	} else {
 		p = c.addCall(args, size, call)
 	}
@@ -496,7 +496,7 @@ func (c *conn) settle() {
 	start, mute := time.Now(), c.out.mute
 	err := c.during(func() error { return c.send(p) })
 	c.now = time.Now()
-	if len(p.calls) > 1 && !p.own && c.server.inCluster() && errors.Is(err, proxy.ErrDegraded) {
+	if p.ofClient() > 1 && !p.own && c.server.inCluster() && errors.Is(err, proxy.ErrDegraded) {
 		c.settleApart(p)
 		return
 	}
@@ -546,6 +546,9 @@ func (c *conn) settleApart(p *passing) {
 	p.end()
 	mute, skip := c.out.mute, c.skip
 	for i, call := range calls {
+		if call.beside { // gather says anew what goes with its command
+			continue
+		}
 		c.out.mute, c.skip = call.mute, false
 		keys, err := c.keysOf(call.command, all[i])
 		switch {
@@ -560,6 +563,9 @@ func (c *conn) settleApart(p *passing) {
 	}
 	c.out.mute, c.skip = mute, skip
 }
+
+// ofClient is how many of the commands the client has sent.
+func (p *passing) ofClient() int { return len(p.calls) - 2*len(p.heard) }
 
 // end makes p empty, for the next client.
 func (p *passing) end() {

@@ -43,13 +43,11 @@ func TestWhatAnOutageRefusesIsCountedByCommandAndClient(t *testing.T) {
 	require.Contains(t, nameless.do("GET", "never-seen"), "-ASIDEDEGRADED")
 	require.Equal(t, "+OK", nameless.do("SET", "kept", "v"))
 	require.Contains(t, nameless.do("NONSENSE"), "-ERR unknown command")
-	require.Equal(t, []string{
-		"ZADD|shop|3|ZADD board …",
-		"BLPOP|ioredis|1|BLPOP jobs \"more jobs\" …",
-		"EVAL|ioredis|1|EVAL limit:ann …",
-		"GET||1|GET never-seen",
-		"OBJECT|ENCODING||1|OBJECT ENCODING never-seen",
-	}, counted(s))
+	eval, object := "EVAL|ioredis|1|EVAL limit:ann …", "OBJECT|ENCODING||1|OBJECT ENCODING never-seen"
+	if server.Version() < "7" { // where such keys are, and that commands have others within, COMMAND does not say
+		eval, object = "EVAL|ioredis|1|EVAL …", "OBJECT||1|OBJECT never-seen …"
+	}
+	require.Equal(t, []string{"ZADD|shop|3|ZADD board …", "BLPOP|ioredis|1|BLPOP jobs \"more jobs\" …", eval, "GET||1|GET never-seen", object}, counted(s))
 }
 
 // A client may send anything, and call itself anything.
@@ -87,6 +85,10 @@ func TestWhatAnOutageWouldRefuseIsCountedWhileRedisIsWell(t *testing.T) {
 	require.Equal(t, "$embstr", p.do("OBJECT", "ENCODING", "other")[:1]+"embstr")
 	require.Equal(t, ":1", p.do("DEL", "k"))
 	want := map[string]Outage{"ZADD 2 ZADD z …": Refused, "GET 1 GET k": Answered, "INCR 1 INCR k": KeptAsOperation, "MULTI 1 MULTI": KeptIfKnown, "OBJECT|ENCODING 1 OBJECT ENCODING other": Refused}
+	if server.Version() < "7" {
+		delete(want, "OBJECT|ENCODING 1 OBJECT ENCODING other")
+		want["OBJECT 1 OBJECT other …"] = Refused
+	}
 	got := make(map[string]Outage)
 	for _, r := range s.Checked() {
 		require.Equal(t, "shop", r.Client)

@@ -91,6 +91,9 @@ func TestRepliesThatAreTurnedOffStayOffWhenAClientIsConnectedThrough(t *testing.
 	for _, text := range []string{
 		"CLIENT REPLY OFF|CLIENT TRACKING ON|ECHO no|RESET|ECHO a", "CLIENT REPLY SKIP|CLIENT TRACKING ON|ECHO yes|RESET|ECHO a", "CLIENT REPLY SKIP|ECHO no|CLIENT TRACKING ON|ECHO yes",
 	} {
+		if strings.Contains(text, "RESET") && lacks(w.behind.Version(), []string{"RESET"}) {
+			continue
+		}
 		answers := make([]string, 0, 2)
 		for _, addr := range []string{w.direct.RemoteAddr().String(), w.proxy.RemoteAddr().String()} {
 			p := dial(t, addr)

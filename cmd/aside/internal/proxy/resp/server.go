@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redaside/aside"
 	"github.com/redaside/aside/cmd/aside/internal/proxy"
 	"github.com/redaside/aside/cmd/aside/internal/proxy/upstream"
 )
@@ -44,9 +43,9 @@ type Server struct {
 	refusals refusals // in outages
 	checked  refusals // that there would be, with Options.CheckApp
 
-	target    atomic.Pointer[aside.RedirectTarget] // by which Redis tells of changes; nil: not known yet
-	listen    chan struct{}                        // wakes hears; buffered, never blocks
-	listening sync.WaitGroup                       // hears
+	targets   sync.Map       // *aside.RedirectTarget by which each server tells of changes, by its address, "" for the only one
+	listen    chan struct{}  // wakes hears; buffered, never blocks
+	listening sync.WaitGroup // hears, and what it has done
 
 	listing      listing      // of keys, while Redis is away
 	inPart       atomic.Int64 // answers by what is known of it, where there may be more

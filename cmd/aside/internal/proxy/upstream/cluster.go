@@ -331,6 +331,7 @@ func (p *Pool) doInCluster(ctx context.Context, as *Login, protocol int, b *Batc
 			todo = append(todo, errand{command: i, node: n})
 		}
 	}
+	b.heards = nil
 	replies, errs := make([][][]byte, b.Commands), make([]error, b.Commands)
 	for try := 0; len(todo) > 0; try++ {
 		parts := b.divide(todo)
@@ -412,6 +413,9 @@ func (p *Pool) collect(ctx context.Context, b *Batch, part *part, try int, repli
 		switch {
 		case !redirected:
 			replies[i] = append(replies[i], reply)
+			if try == 0 {
+				b.hears(i, part.batch.heard)
+			}
 		case try == mostRedirects:
 			errs[i] = fmt.Errorf("%w: %w", ErrNotSent, errRedirected)
 		default:
@@ -482,6 +486,27 @@ func (b *Batch) join(replies [][][]byte, errs []error) error {
 		return nil
 	}
 	return failed
+}
+
+// hears notes in which Hearing the command at i was answered. What was redirected, or could not be sent at first, is in none:
+// what was sent around it may have gone elsewhere.
+func (b *Batch) hears(i int, h *Hearing) {
+	if h == nil {
+		return
+	}
+	if b.heards == nil {
+		b.heards = make([]*Hearing, b.Commands)
+	}
+	b.heards[i] = h
+}
+
+// AddressOf is where the primary of a slot is; "" if nobody has asked yet, or nobody has the slot.
+func (p *Pool) AddressOf(n uint16) string {
+	s := p.cluster.known.Load()
+	if s == nil || s.primary[n] == nil {
+		return ""
+	}
+	return s.primary[n].address
 }
 
 // OwnAt is Own for the primary of a slot; as a user of the server's, if that is not nil.

@@ -16,6 +16,9 @@ import (
 // Redis forgets what a connection has read when that ends, and tells nobody. So what was read is worth
 // something for as long as the connection lives, which a Hearing knows of its latest reply.
 
+// In a cluster each node has its shared connections, and its target: they are named by the node's address, which is "" for the
+// one server elsewhere.
+
 // Hearing is a part of a shared connection's life: what is read in it is told at one target. Safe for concurrent use.
 type Hearing struct {
 	Target any    // whatever Listen was given; immutable
@@ -33,8 +36,13 @@ func (h *Hearing) Alive(at time.Time, within time.Duration) bool {
 	return time.Duration(h.answered.Load()) >= at.Sub(began)-within
 }
 
-// Heard is the Hearing in which the batch was sent; nil: in none.
-func (b *Batch) Heard() *Hearing { return b.heard }
+// Heard is the Hearing in which the command at i was sent; nil: in none, or in a cluster not at once to the node that has answered it.
+func (b *Batch) Heard(i int) *Hearing {
+	if b.heards != nil {
+		return b.heards[i]
+	}
+	return b.heard
+}
 
 // Cached reports whether the reply at i is that of a CLIENT CACHING YES which was done.
 func (b *Batch) Cached(i int) bool { return bytes.Equal(b.Reply(i), []byte("+OK\r\n")) }
@@ -74,16 +82,36 @@ func (b *Batch) Reply(i int) []byte {
 	return b.Replies[begin:b.Ends[i]]
 }
 
-// Hearing is the latest of the shared connection for a version of the protocol; nil: there was none. It may be over.
-func (p *Pool) Hearing(protocol int) *Hearing { return p.one.shared[protocol-2].latest.Load() }
+// nodeAt is the node at an address.
+func (p *Pool) nodeAt(address string) *node {
+	if address == "" {
+		return &p.one
+	}
+	return p.cluster.node(address)
+}
 
-// Hears reports whether what is read by the shared connection for a version of the protocol is told at target, as far as is known.
-func (p *Pool) Hears(protocol int, target any) bool {
-	h := p.Hearing(protocol)
+// Hearing is the latest of the shared connection to the node at an address for a version of the protocol; nil: there was none. It may be over.
+func (p *Pool) Hearing(address string, protocol int) *Hearing {
+	return p.nodeAt(address).shared[protocol-2].latest.Load()
+}
+
+// Numbered is the Hearing that has a number; nil if it is not the latest of its connection.
+func (p *Pool) Numbered(number uint64) *Hearing {
+	h, ok := p.latest.Load(number)
+	if !ok {
+		return nil
+	}
+	return h.(*Hearing)
+}
+
+// Hears reports whether what is read by the shared connection to the node at an address for a version of the protocol is told at target, as
+// far as is known.
+func (p *Pool) Hears(address string, protocol int, target any) bool {
+	place := &p.nodeAt(address).shared[protocol-2]
+	h := place.latest.Load()
 	if h == nil || h.Target != target {
 		return false
 	}
-	place := &p.one.shared[protocol-2]
 	place.mu.Lock()
 	conn := place.conn
 	place.mu.Unlock()
@@ -103,11 +131,11 @@ func (s *shared) hears() *Hearing {
 // errElsewhere is why a connection is not told at a target.
 var errElsewhere = errors.New("upstream: the connections lead to different servers")
 
-// Listen has what is read from now on by the shared connection for a version of the protocol told at target, which is the connection id to
-// the server with that run_id. It makes a connection if there is none. It must not be called by two at once.
-func (p *Pool) Listen(ctx context.Context, protocol int, server string, id int64, target any, alive func() bool) error {
-	place := &p.one.shared[protocol-2]
-	conn, err := p.get(ctx, &p.one, protocol)
+// Listen has what is read from now on by the shared connection to the node at an address for a version of the protocol told at target, which is
+// the connection id to the server with that run_id. It makes a connection if there is none. It must not be called by two at once for one address.
+func (p *Pool) Listen(ctx context.Context, address string, protocol int, server string, id int64, target any, alive func() bool) error {
+	n := p.nodeAt(address)
+	conn, err := p.get(ctx, n, protocol)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
@@ -137,14 +165,17 @@ func (p *Pool) Listen(ctx context.Context, protocol int, server string, id int64
 		return ErrLost
 	}
 	conn.hearing = h
-	place.latest.Store(h)
+	p.latest.Store(h.Number, h)
+	if before := n.shared[protocol-2].latest.Swap(h); before != nil {
+		p.latest.Delete(before.Number)
+	}
 	return nil
 }
 
-// Prove has the shared connection for a version of the protocol answer something, so that its Hearing is known to be alive. It
-// makes no connection.
-func (p *Pool) Prove(protocol int, alive func() bool) error {
-	place := &p.one.shared[protocol-2]
+// Prove has the shared connection to the node at an address for a version of the protocol answer something, so that its Hearing is known to be
+// alive. It makes no connection.
+func (p *Pool) Prove(address string, protocol int, alive func() bool) error {
+	place := &p.nodeAt(address).shared[protocol-2]
 	place.mu.Lock()
 	conn := place.conn
 	place.mu.Unlock()

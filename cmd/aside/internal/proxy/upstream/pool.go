@@ -24,6 +24,7 @@ type Pool struct {
 	close   context.CancelFunc
 
 	hearings atomic.Uint64 // how many there were
+	latest   sync.Map      // of each place the latest *Hearing, by its number
 
 	one     node // where Redis is no cluster: the server that takes writes, wherever that is now
 	cluster cluster

@@ -29,8 +29,9 @@ type Batch struct {
 	places []placed // where its commands belong, in a cluster; empty elsewhere
 	errs   []error  // of the commands, where some have failed and others have not
 
-	heard *Hearing      // what it was sent in; nil: in none
-	sent  time.Duration // when, since began
+	heard  *Hearing      // what it was sent in; nil: in none, or in a cluster
+	heards []*Hearing    // in a cluster: of each command; nil: none was sent in any
+	sent   time.Duration // when, since began
 
 	alive func() bool // whether somebody waits for the replies; of whoever watches the connection, while it is asked
 	done  chan error  // gets one value, of the connection's goroutine or of whoever ends it; buffered
@@ -47,12 +48,15 @@ func (b *Batch) Reset() {
 	}
 	b.Ends, b.Commands = b.Ends[:0], 0
 	b.places, b.errs = b.places[:0], nil
-	b.heard = nil
+	b.heard, b.heards = nil, nil
 	b.Share.End()
 }
 
 // Again forgets the replies, so that the same commands can be sent once more.
-func (b *Batch) Again() { b.Replies, b.Ends, b.errs = b.Replies[:0], b.Ends[:0], nil }
+func (b *Batch) Again() {
+	b.Replies, b.Ends, b.errs = b.Replies[:0], b.Ends[:0], nil
+	b.heard, b.heards = nil, nil
+}
 
 // Add appends a command.
 func (b *Batch) Add(args []string) {
