@@ -4,6 +4,7 @@ import (
 	"context"
 	"hash/maphash"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type outbox struct {
 	claims     claims       // keys whose records are being replayed, see replay.go
 	operated   atomic.Bool  // operations were kept, by this process or before it
 	underWay   underWay     // operations that are being put into the store
+	unanswered unanswered   // keys of which a server may still do a step of a replay
 	replays    replays      // how far that is
 }
 
@@ -328,6 +330,34 @@ func (cl *claims) release(records []fallback.Record, mine []int) {
 		}
 		delete(cl.byKey, records[i].Key)
 	}
+}
+
+// unanswered knows the keys of which a server may still do a step of a replay of operations that has had no answer. What
+// comes next for such a key waits until it is too late for that. Else the step could come behind a Set or Del that has
+// replaced the operations since, or begin a list anew that was done and evicted. (internal/sim/ledger found both.)
+type unanswered struct {
+	mu    sync.Mutex
+	until map[string]int64 // as Link.Now has it; guarded by mu
+}
+
+// note says that until then a server may do a step for keys. What was noted and is over is forgotten.
+func (u *unanswered) note(keys []string, until, now int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.until == nil {
+		u.until = make(map[string]int64)
+	}
+	maps.DeleteFunc(u.until, func(_ string, until int64) bool { return until <= now })
+	for _, key := range keys {
+		u.until[key] = max(u.until[key], until)
+	}
+}
+
+// waits reports whether a step of key's may still be done.
+func (u *unanswered) waits(key string, now int64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.until[key] > now
 }
 
 // underWay knows the stamps of operations that are being put into the store.

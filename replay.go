@@ -117,6 +117,10 @@ func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine [
 	bytes := int64(0)
 	for _, i := range mine {
 		bytes += int64(len(records[i].Value))
+		if r.store.unanswered.waits(records[i].Key, r.link.Now()) {
+			outcomes[i] = fallback.Outcome{Verdict: fallback.NoAnswer, Err: errStepUnderWay}
+			continue
+		}
 		if now, ok := r.store.Stamp(records[i].Key); !ok || now != records[i].Stamp {
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded} // replayed by somebody else, or overtaken
 			continue

@@ -85,10 +85,11 @@ type replayedLists struct {
 // outcomes of others say why not.
 func (o ledgers) open(ctx context.Context, sh *link.Shard, of []int, all replayedLists) {
 	records, lists, outcomes := all.records, all.lists, all.outcomes
-	window := o.window(ctx, sh)
+	keyOf := func(n int) string { return records[of[n]].Key }
+	window, over := o.window(ctx, sh)
 	batches := o.link.Batches(script.Ledger, []string{window, script.InMilliseconds(ledgerTTL)}, link.List{
 		Len: len(of),
-		Key: func(n int) (string, *link.Shard) { return stamp.Ledger(records[of[n]].Key), sh },
+		Key: func(n int) (string, *link.Shard) { return stamp.Ledger(keyOf(n)), sh },
 		Args: func(to []string, n int) []string {
 			id, _ := stamp.Packed(lists[of[n]].ID)
 			return append(to, id)
@@ -98,10 +99,7 @@ func (o ledgers) open(ctx context.Context, sh *link.Shard, of []int, all replaye
 	var begun []int
 	o.run(ctx, sh, batches)
 	for _, b := range batches {
-		failed := b.Err
-		if failed == nil && b.Untimely() {
-			failed = errOperationsLate
-		}
+		failed := o.failureOf(b, over, keyOf)
 		for _, n := range b.Of {
 			i := of[n]
 			if failed != nil {
@@ -131,9 +129,10 @@ func (o ledgers) operate(ctx context.Context, sh *link.Shard, of []int, all repl
 		return
 	}
 	records, lists, outcomes := all.records, all.lists, all.outcomes
+	keyOf := func(n int) string { return records[of[n]].Key }
 	batches := o.link.Batches(script.Operate, nil, link.List{
 		Len: len(of),
-		Key: func(n int) (string, *link.Shard) { return records[of[n]].Key, sh },
+		Key: func(n int) (string, *link.Shard) { return keyOf(n), sh },
 		Args: func(to []string, n int) []string {
 			i := of[n]
 			id, _ := stamp.Packed(lists[i].ID)
@@ -141,16 +140,14 @@ func (o ledgers) operate(ctx context.Context, sh *link.Shard, of []int, all repl
 			return append(to, id, strconv.FormatInt(margin(records[i]), 10), packed)
 		},
 	})
+	over := int64(0)
 	for _, b := range batches {
 		b.Call = *o.call(b.Keys, b.Args)
-		b.Args[0] = o.window(ctx, sh)
+		b.Args[0], over = o.window(ctx, sh)
 	}
 	o.run(ctx, sh, batches)
 	for _, b := range batches {
-		failed := b.Err
-		if failed == nil && b.Untimely() {
-			failed = errOperationsLate
-		}
+		failed := o.failureOf(b, over, keyOf)
 		for n, at := range b.Of {
 			i := of[at]
 			if failed != nil {
@@ -218,14 +215,31 @@ func (o ledgers) reject(record *fallback.Record, ops []deferred.Op, why error) f
 	return fallback.Outcome{Verdict: fallback.Rejected, Err: why}
 }
 
-// window is that of what is about to be sent; "" if nothing will be.
-func (o ledgers) window(ctx context.Context, sh *link.Shard) string {
+// window is that of what is about to be sent; "" if nothing will be. Once the link's clock is past over, no server does it.
+func (o ledgers) window(ctx context.Context, sh *link.Shard) (window string, over int64) {
 	if !sh.Asks() {
-		return ""
+		return "", 0
 	}
 	now, slack := o.link.ServerTime(sh)
-	window, _ := link.WriteWindow(now, slack, o.link.Patience(ctx, sh, 0))
-	return window
+	patience := o.link.Patience(ctx, sh, 0)
+	window, _ = link.WriteWindow(now, slack, patience)
+	return window, o.link.Now() + int64(patience) + (2*max(slack, 0)+1)*int64(time.Microsecond)
+}
+
+// failureOf is why the step of b was not done, as far as is known. Without an answer it may still be done, until over; keyOf
+// names the keys of what b is of.
+func (o ledgers) failureOf(b *link.Batch, over int64, keyOf func(int) string) error {
+	switch {
+	case b.Err == nil && b.Untimely():
+		return errOperationsLate
+	case b.Err != nil && !link.Refused(b.Err):
+		keys := make([]string, len(b.Of))
+		for n, i := range b.Of {
+			keys[n] = keyOf(i)
+		}
+		o.store.unanswered.note(keys, over, o.link.Now())
+	}
+	return b.Err
 }
 
 func (o ledgers) run(ctx context.Context, sh *link.Shard, batches []*link.Batch) {
@@ -240,6 +254,8 @@ func (o ledgers) run(ctx context.Context, sh *link.Shard, batches []*link.Batch)
 }
 
 var errOperationsLate = errors.New("aside: the replay of operations came too late to be done, or too early by the server's clock, and will be tried again")
+
+var errStepUnderWay = errors.New("aside: a step of an earlier replay of the key had no answer, and may still be done: it will be tried again when it is too late for that")
 
 func operationsFailure(err error) fallback.Outcome {
 	if link.Refused(err) {

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -67,4 +68,47 @@ func TestAnOperationIsNotDroppedForTheNumberOfAnother(t *testing.T) {
 	require.Equal(t, fallback.Deleted, b.replayed(t, fallback.OpSet, -1030, "bbbb", "1"))
 	require.Equal(t, fallback.Applied, b.replayed(t, fallback.OpOperations, -1010, "cccc", "3", 1))
 	require.Equal(t, "3", b.server.Do("GET", b.key))
+}
+
+// A step of a replay that has had no answer may still be done, until its window is over. So long nothing else of the key is
+// replayed: the step could come behind it. (internal/sim/ledger found that.)
+func TestNothingOfAKeyIsReplayedWhileAStepWithoutAnAnswerMayBeDone(t *testing.T) {
+	for _, step := range []string{"begin the list", "do what is left"} {
+		t.Run(step, func(t *testing.T) {
+			b := newReplayBench(t)
+			b.key = "k"
+			list := deferred.List{ID: b.stamp(-1000, "aaaa", 1), Opened: step != "begin the list"}
+			list.Ops = []deferred.Op{{Stamp: list.ID, Command: []string{"INCRBY", "5"}}}
+			operations := fallback.Record{Op: fallback.OpOperations, Key: b.key, Stamp: list.ID, Value: list.String()}
+			nobodyWaits, cancel := context.WithCancel(t.Context())
+			cancel()
+			margin := func(*fallback.Record) int64 { return 0 }
+			outcome := ledgers{b.c}.replayOperations(nobodyWaits, b.sh, []*fallback.Record{&operations}, margin)[0]
+			require.Equal(t, fallback.NoAnswer, outcome.Verdict)
+			u := &b.c.store.unanswered
+			waitUntil := func(until int64) (was int64) {
+				u.mu.Lock()
+				defer u.mu.Unlock()
+				was, u.until[b.key] = u.until[b.key], until
+				return was
+			}
+			require.Positive(t, waitUntil(b.c.link.Now()+int64(time.Hour)))
+
+			later := fallback.Record{Op: fallback.OpSet, Key: b.key, Stamp: b.stamp(-500, "aaaa", 2), Value: "7", Expires: b.now/1000 + 60_000}
+			require.NoError(t, b.c.store.Put(t.Context(), later))
+			replay := func() fallback.Outcome {
+				return replayer{Client: b.c, sh: b.sh}.Replay(t.Context(), []fallback.Record{later})[0]
+			}
+			outcome = replay()
+			require.Equal(t, fallback.NoAnswer, outcome.Verdict)
+			require.ErrorIs(t, outcome.Err, errStepUnderWay)
+			require.True(t, b.c.store.Pending(b.key))
+			require.Nil(t, b.server.Do("GET", b.key))
+
+			waitUntil(b.c.link.Now()) // it is over
+			replay()                  // or the client's own has
+			require.False(t, b.c.store.Pending(b.key))
+			require.Equal(t, "7", b.server.Do("GET", b.key))
+		})
+	}
 }

@@ -22,7 +22,8 @@
 // are done in the wrong order; that a Set or Del of before overwrites it.
 //
 // Not counted as such is what ADR 16 calls the price: that a Set or Del which waits overwrites what others did meanwhile, if
-// operations follow it; or that one does whose process had a late command done in between.
+// operations follow it; or that one does whose process had a late command done in between. Nor is it if an operation is not there
+// that was made while the Set or Del of another process was under way: either order is right. And nobody can tell where stamps were evicted.
 //
 // rules.go names the rules, and what comes of leaving one out. A trial takes about 100 microseconds, and is the same each time.
 package ledger

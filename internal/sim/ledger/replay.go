@@ -89,6 +89,10 @@ func (w *world) stepOf(i int, s *pass) {
 			return
 		}
 		s.claims, p.claimed = true, true
+		if p.asked > w.now && !w.without(unansweredIsWaitedFor) {
+			w.leave(i, s)
+			return
+		}
 		if now, ok := p.dir.index.Stamp(key); !ok || now != s.record.Stamp {
 			w.leave(i, s) // replayed by somebody else, or overtaken
 			return
@@ -122,7 +126,11 @@ func (w *world) stepOf(i int, s *pass) {
 		if w.without(beginHasWindow) {
 			window = anyTime
 		}
-		if answer, answered := w.send(i, ledgerCall(window, s.list.ID)); !answered || answer != int64(1) {
+		answer, answered := w.send(i, ledgerCall(window, s.list.ID))
+		if !answered {
+			w.unanswered(i)
+		}
+		if !answered || answer != int64(1) {
 			w.leave(i, s)
 		}
 	case noting:
@@ -149,7 +157,13 @@ func (w *world) stepOf(i int, s *pass) {
 	}
 }
 
-// margin is replayer.marginOf.
+// unanswered is that of the outbox, of what process i has just sent.
+func (w *world) unanswered(i int) {
+	p := &w.procs[i]
+	p.asked = w.now + w.give + 2*p.slack
+}
+
+// marginOf is replayer.marginOf.
 func marginOf(r fallback.Record) int64 { return max(2*r.Slack, stamp.LeastMargin.Microseconds()) }
 
 // wasFlushed is the root's.
@@ -209,6 +223,9 @@ func (w *world) operate(i int, s *pass) {
 		m.cause, m.at = w.byStamp[s.list.Ops[0].Stamp], w.stampAt[s.list.Ops[0].Stamp]
 	}
 	answer, answered := w.send(i, m)
+	if !answered {
+		w.unanswered(i)
+	}
 	if !answered && w.without(answerSettles) {
 		s.acts, s.stage = w.actsIn(s.list), settling
 		s.lost = w.unaccounted(s.acts)

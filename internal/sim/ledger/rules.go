@@ -6,23 +6,24 @@ import "time"
 type rule uint32
 
 const (
-	listIsBegun          rule = 1 << iota // step 1: a list is begun in the ledger; without it an entry that is not there is one of which nothing was done
-	openingIsNoted                        // step 2: that a list was begun is noted before it is done
-	entryIsOfTheList                      // an entry is a list's; without it it is a client's, and nobody begins it
-	lostIsRejected                        // a list whose entry is lost is not begun once more
-	answerSettles                         // a record without an answer stays
-	setComesLast                          // a Set or Del that is older than the operations that are there does not come before them
-	beginHasWindow                        // step 1 is not done late
-	writeHasWindow                        // a Set or Del is not done late
-	recordIsReadAgain                     // a replay goes by the record as it is once the key is claimed
-	lateSetIsKeptAgain                    // a Set or Del that comes to the store behind later operations is kept as of then
-	underWayCounts                        // also where those are on their way
-	passedIsKeptAgain                     // and where they have left already
-	openedIsNotAddedTo                    // additions are not put together with what may have been done
-	doneAndNotedAtOnce                    // what is done stands in the ledger in the same step
-	laterSetDrops                         // an operation is not done where a later Set or Del is there
-	marginCounts                          // within the error of the clocks none is later
-	journalOutlivesFlush                  // the journal goes when the files have what was in it, and not before
+	listIsBegun           rule = 1 << iota // step 1: a list is begun in the ledger; without it an entry that is not there is one of which nothing was done
+	openingIsNoted                         // step 2: that a list was begun is noted before it is done
+	entryIsOfTheList                       // an entry is a list's; without it it is a client's, and nobody begins it
+	lostIsRejected                         // a list whose entry is lost is not begun once more
+	answerSettles                          // a record without an answer stays
+	setComesLast                           // a Set or Del that is older than the operations that are there does not come before them
+	beginHasWindow                         // step 1 is not done late
+	writeHasWindow                         // a Set or Del is not done late
+	recordIsReadAgain                      // a replay goes by the record as it is once the key is claimed
+	lateSetIsKeptAgain                     // a Set or Del that comes to the store behind later operations is kept as of then
+	underWayCounts                         // also where those are on their way
+	passedIsKeptAgain                      // and where they have left already
+	openedIsNotAddedTo                     // additions are not put together with what may have been done
+	doneAndNotedAtOnce                     // what is done stands in the ledger in the same step
+	laterSetDrops                          // an operation is not done where a later Set or Del is there
+	marginCounts                           // within the error of the clocks none is later
+	unansweredIsWaitedFor                  // what comes after a step without an answer waits until the server does not do that any more
+	journalOutlivesFlush                   // the journal goes when the files have what was in it, and not before
 )
 
 func (r rule) has(one rule) bool { return r&one != 0 }
@@ -50,17 +51,18 @@ func Mutants() []Mutant {
 		{"lists, but a number per client", with(entryIsOfTheList, "ledgers", true), twice, 1000},
 		{"rejecting what is lost", with(lostIsRejected, "ledgers", true), twice, 1000},
 		{"waiting for the answer", with(answerSettles, "usual", false), lost, 500},
-		{"putting a Set behind the list", with(setComesLast, "files", false), undone, 9000},
+		{"putting a Set behind the list", with(setComesLast, "files", false), undone, 18_000},
 		{"the window of step 1", with(beginHasWindow, "ledgers", true), twice, 3000},
 		{"the window of Set and Del", with(writeHasWindow, "writes", false), undone, 500},
 		{"reading the record again", with(recordIsReadAgain, "ledgers", true), twice, 1000},
 		{"keeping a late Set again", with(lateSetIsKeptAgain, "writes", false), lost, 500},
 		{"keeping again what was overtaken", with(passedIsKeptAgain, "puts", false), lost, 11_000},
 		{"looking at what was or is on its way", with(underWayCounts|passedIsKeptAgain, "puts", false), lost, 3000},
-		{"keeping additions apart once opened", with(openedIsNotAddedTo, "usual", false), twice, 4000},
+		{"keeping additions apart once opened", with(openedIsNotAddedTo, "usual", false), twice, 5000},
 		{"noting in the same step", with(doneAndNotedAtOnce, "usual", false), twice, 500},
 		{"dropping for a later Set", with(laterSetDrops, "writes", false), undone, 500},
 		{"the margin of clocks", with(marginCounts, "writes", false), lost, 500},
+		{"waiting where a step had no answer", with(unansweredIsWaitedFor, "ends", true), twice, 6000},
 		{"keeping the journal until files have it", with(journalOutlivesFlush, "kills", false), lost, 500},
 	}
 }

@@ -148,9 +148,10 @@ func (w *world) done(a, asOf int) {
 // overwritten: what was there is gone, for the cause of what the server does.
 func (w *world) overwritten() {
 	h, by := &w.server.held, w.doing.cause
+	ends := by < 0 || slices.ContainsFunc(w.acts, func(o act) bool { return o.ends > 0 && o.ends == w.time()/1000 }) // by itself, in this millisecond
 	for _, a := range h.present {
-		if by < 0 {
-			break // its own end
+		if ends {
+			break
 		}
 		c, o := &w.acts[a], &w.acts[by]
 		switch {
@@ -161,7 +162,7 @@ func (w *world) overwritten() {
 				w.blame("%s is overwritten by %s, whose caller had been answered before", w.name(int(a)), w.name(by))
 			}
 		case c.at <= w.doing.at+w.tolerance() || o.process == c.process && c.began <= o.ended:
-		case o.settled != 0 && c.began > o.settled && o.ended != 0 && c.began > o.ended:
+		case o.settled != 0 && c.began > o.settled && o.ended != 0 && c.began > o.ended && !h.blind:
 			w.v.undone++
 			w.blame("%s is overwritten by %s, which was settled before", w.name(int(a)), w.name(by))
 		case w.doing.script == script.Operate:
@@ -226,6 +227,8 @@ func (w *world) dropped(a int) bool {
 		switch {
 		case b == a:
 		case o.kind.replaces() && o.process != c.process && max(o.at, o.doneAt) > c.at:
+			return true
+		case o.kind.replaces() && o.process != c.process && (o.ended == 0 || o.ended > c.began): // its caller still waited, so either order is right
 			return true
 		case o.ends > 0 && o.process == c.process && o.ends*1000 >= c.at-w.tolerance() && o.ends*1000 <= w.time()+w.tolerance():
 			return true

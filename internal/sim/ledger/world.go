@@ -62,6 +62,7 @@ type process struct {
 	dir      directory
 	claimed  bool   // the key is: by a replay, or by who keeps operations
 	operated string // the stamp of the last operations that were put in this life
+	asked    int64  // until then the server may do a step of a replay that has had no answer
 	passes   []*pass
 	calls    []*call
 }
@@ -137,7 +138,7 @@ func (w *world) live(i int) {
 func (w *world) kill(i int) {
 	p := &w.procs[i]
 	p.dir.kill()
-	p.claimed, p.operated, p.passes, p.calls = false, "", nil, nil
+	p.claimed, p.operated, p.asked, p.passes, p.calls = false, "", 0, nil, nil
 	w.live(i)
 	if w.log != nil {
 		w.say("p%d      is killed, and another is there; it finds %s", i, w.waits(i))
@@ -329,7 +330,7 @@ func (w *world) heal() {
 			w.procs[i].dir.flush()
 		}
 		if w.percent(10) {
-			w.now += w.between(10_000, 100_000)
+			w.now += w.between(10_000, w.give*2/5)
 		}
 	}
 	w.v.stuck = true
