@@ -161,7 +161,12 @@ func (o *Own) fresh() bool {
 
 // quiet is fresh, however long the connection was idle.
 func (o *Own) quiet() bool {
-	if o.frames.Buffered() > 0 || o.SetReadDeadline(time.Now().Add(time.Millisecond/10)) != nil {
+	switch {
+	case o.frames.Buffered() > 0:
+		return false
+	case nothingCame(o.Conn):
+		return o.SetDeadline(time.Time{}) == nil
+	case o.SetReadDeadline(time.Now().Add(time.Millisecond/10)) != nil: // the runtime makes a millisecond of it, or more
 		return false
 	}
 	_, err := o.frames.Peek(1)
