@@ -3,11 +3,24 @@
 package upstream
 
 import (
+	"bufio"
 	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
+
+// readCounted counts how often it is read.
+type readCounted struct {
+	*net.TCPConn
+
+	reads int
+}
+
+func (c *readCounted) Read(buf []byte) (int, error) {
+	c.reads++
+	return c.TCPConn.Read(buf)
+}
 
 // Whether something has come on an idle connection is found out without waiting for it: a read with a deadline waits for a
 // millisecond, which each transaction did.
@@ -25,13 +38,21 @@ func TestWhatHasComeIsSeenWithoutWaiting(t *testing.T) {
 	}
 	ours, theirs := connect()
 	require.True(t, nothingCame(ours))
+	counted := &readCounted{TCPConn: ours.(*net.TCPConn)}
+	own := &Own{dialed: &dialed{Conn: counted, frames: frameReader{Reader: bufio.NewReader(counted)}}}
+	require.True(t, own.quiet())
+	require.Zero(t, counted.reads)
 	_, err = theirs.Write([]byte("x"))
 	require.NoError(t, err)
 	require.False(t, nothingCame(ours))
+	require.False(t, own.quiet())
+	require.Equal(t, 1, counted.reads)
+	_, err = theirs.Write([]byte("y"))
+	require.NoError(t, err)
 	one := make([]byte, 1)
 	_, err = ours.Read(one)
 	require.NoError(t, err)
-	require.Equal(t, "x", string(one), "it was only looked at")
+	require.Equal(t, "y", string(one), "it was only looked at")
 	require.True(t, nothingCame(ours))
 	require.NoError(t, theirs.Close())
 	require.False(t, nothingCame(ours))
