@@ -22,8 +22,7 @@ import (
 func TestASetThatIsKeptLateIsNotSettledWithOperations(t *testing.T) {
 	for _, replayed := range []bool{true, false} {
 		server := redistest.Start(t)
-		memory := fallback.NewMemory(0)
-		store := &lateSet{Memory: memory, held: make(chan struct{}), goOn: make(chan struct{}), settling: make(chan struct{}), settle: make(chan struct{})}
+		store := newLateSet()
 		c, cut, heal := away(t, server, func(o *aside.Options) { o.FallbackDir, o.Store = "", store })
 		ctx := testContext(t)
 		cut()
@@ -60,7 +59,7 @@ func TestASetThatIsKeptLateIsNotSettledWithOperations(t *testing.T) {
 func TestASetThatIsKeptBehindOperationsThatHaveLeftIsNotLost(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	store := &lateSet{Memory: fallback.NewMemory(0), held: make(chan struct{}), goOn: make(chan struct{}), settling: make(chan struct{}), settle: make(chan struct{})}
+	store := newLateSet()
 	c, cut, heal := away(t, server, func(o *aside.Options) { o.FallbackDir, o.Store = "", store })
 	ctx := testContext(t)
 	cut()
@@ -89,6 +88,10 @@ type lateSet struct {
 	put              atomic.Bool
 	held, goOn       chan struct{}
 	settling, settle chan struct{}
+}
+
+func newLateSet() *lateSet {
+	return &lateSet{Memory: fallback.NewMemory(0), held: make(chan struct{}), goOn: make(chan struct{}), settling: make(chan struct{}), settle: make(chan struct{})}
 }
 
 func (s *lateSet) Put(ctx context.Context, records ...fallback.Record) error {
