@@ -25,7 +25,7 @@ var twins map[string]twin
 func init() { // some use the commands, and these the table
 	twins = map[string]twin{
 		"4c422f0cc1736339e0761f4834ee636f33ed4f3c": {"read_or_lock", readOrLock},
-		"c8c3616cf1b8f6b9365f884ff180b1bb4596d7ce": {"read_or_lock_many", readOrLockMany},
+		"8c225fa74693c14aee9de370c612d0f2e7905658": {"read_or_lock_many", readOrLockMany},
 		"b7b8ebc71f8d177eba61ccb472e7e3e824ba4433": {"replace_or_lock", replaceOrLock},
 		"a3a452a20b09b97b2c6d0b4ad326866dc957e416": {"read", read},
 		"13b6e42e904407fa3a3b3c088fcf392d93ae6e2a": {"fill", fill},

@@ -6,35 +6,51 @@
 -- Second run: finds the markers of the first, which the caller knows as its own
 --
 -- Up to Redis 7.0 whatever a script reads makes all its keys tracked, at a cost that grows with
--- their square. Hence the passes: lock before anything is read, read all at once, and, if something
--- was read, write once more what was locked, which ends its being tracked.
+-- their square. Hence the passes: lock before anything is read, then read, and, if something was
+-- read, write once more what was locked, which ends its being tracked.
+--
+-- From Redis 7.0 on one SET locks a key or answers what it holds, untracked; PTTL makes it tracked.
+-- Before, where SET is refused, and once there is enough to answer, SETRANGE of nothing tells how
+-- much there is, and one MGET reads it.
 
-local keys, call, pcall, marker, ttl = KEYS, redis.call, redis.pcall, ARGV[1], ARGV[2]
-local answer, mine, n, others, sum = {}, {}, 0, {}, 0
+local keys, call, pcall, marker, ttl, most = KEYS, redis.call, redis.pcall, ARGV[1], ARGV[2], tonumber(ARGV[3])
+local gets, answer, mine, n, sum, read, others = redis.REDIS_VERSION_NUM, {}, {}, 0, 0, false
 for i = 1, #keys do
-  local key = keys[i]
-  local locked = pcall('SET', key, marker, 'NX', 'PX', ttl)
-  if locked and locked.ok then
+  local key, v, locked, size = keys[i], nil, nil, 0
+  if gets and sum < most then
+    v = pcall('SET', key, marker, 'NX', 'GET', 'PX', ttl)
+    locked = not v
+  end
+  if locked == nil or type(v) == 'table' then
+    v = pcall('SET', key, marker, 'NX', 'PX', ttl)
+    locked = v and v.ok
+    if not locked then size = pcall('SETRANGE', key, 0, '') end
+  elseif v then
+    size = #v
+  end
+  if type(size) ~= 'number' then size = 0 end
+  if locked then
     n = n + 1
     mine[n] = i
+  elseif sum > 0 and sum + size > most then
+    answer[2*i-1], answer[2*i] = 2, size
   else
-    local size = pcall('SETRANGE', key, 0, '')
-    if type(size) ~= 'number' then size = 0 end
-    if sum > 0 and sum + size > tonumber(ARGV[3]) then
-      answer[2*i-1], answer[2*i] = 2, size
+    sum, read, answer[2*i-1] = sum + size, true, v
+    if type(v) == 'string' then answer[2*i] = true
     else
-      sum = sum + size
+      others = others or {}
       others[#others+1] = key
-      answer[2*i-1] = locked
     end
   end
 end
 if n == #keys then return 1 end
 for j = 1, n do answer[2*mine[j]-1], answer[2*mine[j]] = 1, 0 end
-if #others == 0 then return answer end
-local values, at = call('MGET', unpack(others)), 0
+if not read then return answer end
+local values, at = others and call('MGET', unpack(others)), 0
 for i = 1, #keys do
-  if not answer[2*i] then
+  if answer[2*i] == true then
+    answer[2*i] = call('PTTL', keys[i])
+  elseif not answer[2*i] then
     at = at + 1
     local v = values[at]
     if v then

@@ -78,7 +78,7 @@ func TestConstantsHaveTheirValues(t *testing.T) {
 	require.Contains(t, Fill.Text(), "tonumber(ttl) > 3153600000000 then")
 	capitals := regexp.MustCompile(`\b[A-Z]+_[A-Z_]+\b`)
 	for _, s := range all {
-		require.NotRegexp(t, capitals, s.Text(), "%s", s.name)
+		require.NotRegexp(t, capitals, strings.ReplaceAll(s.Text(), "redis.REDIS_VERSION_NUM", ""), "%s", s.name) // which is Redis's own
 	}
 }
 
