@@ -174,6 +174,7 @@ func sortedStrings(all []string) []string {
 }
 
 func TestNobodyIsLetInWithoutThePassword(t *testing.T) {
+	t.Parallel()
 	store, _ := newStore(t, unreachable, "")
 	_, addr := serve(t, store, Options{Password: "s3cret"})
 	p := dial(t, addr)

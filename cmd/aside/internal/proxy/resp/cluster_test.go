@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
@@ -17,11 +18,13 @@ import (
 	"github.com/redaside/aside/internal/redistest"
 )
 
-// passOnCluster serves a cluster, and returns where.
+// passOnCluster serves a cluster, and returns where. It waits for it as long as a machine may need that has much else to do.
 func passOnCluster(t testing.TB, cluster *redistest.Cluster) (*aside.Client, string) {
 	t.Helper()
 	option := rueidis.ClientOption{InitAddress: cluster.Addrs()}
-	store, c := newHastyStore(t, cluster.Addrs()[0], t.TempDir(), func(o *aside.Options) { o.Redis = option })
+	store, c := newHastyStore(t, cluster.Addrs()[0], t.TempDir(), func(o *aside.Options) {
+		o.Redis, o.RedisTimeout, o.LockTTL = option, 5*time.Second, time.Minute
+	})
 	_, addr := serve(t, store, Options{Redis: &option})
 	eventually(t, "the cluster is there", func() bool { return c.Health().Mode == aside.Healthy })
 	return c, addr
@@ -42,7 +45,8 @@ func keysOfNodes(cluster *redistest.Cluster) []string {
 
 // TestAnOrdinaryApplicationWorksInFrontOfACluster has the same checks as in front of one server. Those
 // that use several slots at once are refused as a cluster does, and a page of SCAN is of one node.
-func TestAnOrdinaryApplicationWorksInFrontOfACluster(t *testing.T) {
+func TestAnOrdinaryApplicationWorksInFrontOfACluster(t *testing.T) { //nolint:tparallel // its parts have one proxy and one cluster
+	t.Parallel()
 	several := map[string]bool{"SCAN": true, "EXPIREAT, PEXPIREAT and TOUCH": true, "a list, as queues are": true, "MULTI and EXEC": true, "RENAME": true}
 	_, addr := passOnCluster(t, redistest.StartCluster(t))
 	for _, protocol := range []int{2, 3} {
@@ -90,8 +94,10 @@ func (c *clusterPeer) do(args ...string) string {
 // Whoever asks the proxy is told what the cluster's nodes would have said, those that have the keys:
 // CROSSSLOT, too, but never MOVED.
 func TestPassedOnCommandsAreAnsweredAsAClusterDoes(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"2", "3"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {
+			t.Parallel()
 			direct, behind := redistest.StartCluster(t), redistest.StartCluster(t)
 			_, addr := passOnCluster(t, behind)
 			p := dial(t, addr)
@@ -140,6 +146,7 @@ func TestPassedOnCommandsAreAnsweredAsAClusterDoes(t *testing.T) {
 }
 
 func TestWhatConcernsAllNodesGoesToAllNodes(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	p, reader := dial(t, addr), dial(t, addr)
@@ -165,6 +172,7 @@ func TestWhatConcernsAllNodesGoesToAllNodes(t *testing.T) {
 
 // A relapse would answer from memory what a script has overwritten without naming it.
 func TestWhatAScriptHasChangedAtANodeIsSeenAtOnce(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	p, reader := dial(t, addr), dial(t, addr)
@@ -180,6 +188,7 @@ func TestWhatAScriptHasChangedAtANodeIsSeenAtOnce(t *testing.T) {
 }
 
 func TestTransactionsAreAtTheNodeOfTheirFirstKey(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	p, reader := dial(t, addr), dial(t, addr)
@@ -219,6 +228,7 @@ func TestTransactionsAreAtTheNodeOfTheirFirstKey(t *testing.T) {
 }
 
 func TestClientsOfAClusterBlockAndSubscribe(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	p, other := dial(t, addr), dial(t, addr)
@@ -243,6 +253,7 @@ func TestClientsOfAClusterBlockAndSubscribe(t *testing.T) {
 
 // Nothing is lost or done twice, and no client sees MOVED or ASK.
 func TestClientsDoNotSeeASlotMove(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	keys := keysOfNodes(cluster)
@@ -321,6 +332,7 @@ func TestClientsDoNotSeeASlotMove(t *testing.T) {
 
 // While a slot moves, a key that has moved already, or is not there, is found by ASK.
 func TestAKeyThatHasMovedAlreadyIsFound(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	key := keysOfNodes(cluster)[0]
@@ -340,6 +352,7 @@ func TestAKeyThatHasMovedAlreadyIsFound(t *testing.T) {
 
 // Of a pipeline across nodes only what a node had that is away is refused.
 func TestANodeThatIsAwayCostsItsOwnSlotsOnly(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	c, addr := passOnCluster(t, cluster)
 	keys := keysOfNodes(cluster)
@@ -376,6 +389,7 @@ func TestANodeThatIsAwayCostsItsOwnSlotsOnly(t *testing.T) {
 
 // A node goes away when a pipeline was gathered and not sent yet: the commands that other nodes have to do are done.
 func TestANodeThatGoesAwayMeanwhileCostsItsOwnSlotsOnly(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	option := rueidis.ClientOption{InitAddress: cluster.Addrs()}
 	store, client := newHastyStore(t, cluster.Addrs()[0], t.TempDir(), func(o *aside.Options) { o.Redis = option })
@@ -408,6 +422,7 @@ func TestANodeThatGoesAwayMeanwhileCostsItsOwnSlotsOnly(t *testing.T) {
 
 // After a failover commands go to the new primary.
 func TestPassedOnCommandsFollowAClustersFailover(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	_, addr := passOnCluster(t, cluster)
 	key := keysOfNodes(cluster)[0]
@@ -422,6 +437,7 @@ func TestPassedOnCommandsFollowAClustersFailover(t *testing.T) {
 
 // A relapse would send FLUSHDB to those that were primaries when the proxy last asked.
 func TestWhatConcernsAllNodesGoesToThoseThatThereAre(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	c, addr := passOnCluster(t, cluster)
 	key := keysOfNodes(cluster)[0]
@@ -447,6 +463,7 @@ func TestWhatConcernsAllNodesGoesToThoseThatThereAre(t *testing.T) {
 
 // A relapse would tell the client MOVED, each time that it comes.
 func TestASubscriberDoesNotSeeASlotMove(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	if strings.HasPrefix(cluster.Node(0).Version(), "6.") {
 		return // there are no sharded channels
@@ -465,6 +482,7 @@ func TestASubscriberDoesNotSeeASlotMove(t *testing.T) {
 // A relapse would have a client that once failed to watch a key of a node that is away watch no
 // others either.
 func TestWhoCouldNotWatchOneKeyWatchesAnother(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := passOnCluster(t, cluster)
 	keys := keysOfNodes(cluster)

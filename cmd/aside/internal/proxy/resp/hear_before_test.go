@@ -32,6 +32,7 @@ func (h *hearer) answersAs(rows [][2]string) {
 
 // What was read before an outage and changed here in it is answered as the sum of both, and that is then in Redis.
 func TestWhatWasReadAndThenChangedHereIsAnsweredInAnOutage(t *testing.T) {
+	t.Parallel()
 	h := newHearerOf(t, "2", Options{LocalAnswers: true})
 	for _, key := range []string{"h", "i", "p"} {
 		h.redis.Do("HSET", key, "a", "1", "b", "2")

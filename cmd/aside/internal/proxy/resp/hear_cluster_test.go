@@ -122,8 +122,10 @@ func (h *clusterHearer) forgotten(key string) {
 
 // Each shard's outage is answered from what was read of it, and costs the others nothing.
 func TestCollectionsOfAClusterAreAnsweredInTheOutageOfTheirShard(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"2", "3"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {
+			t.Parallel()
 			h := newClusterHearer(t, protocol)
 			of := func(kind string, node int) string { return kind + "{" + h.keys[node] + "}" }
 			var reads [][]string
@@ -210,7 +212,8 @@ func TestCollectionsOfAClusterAreAnsweredInTheOutageOfTheirShard(t *testing.T) {
 
 // What another has changed before the outage is not answered in it, at whichever node that was and however it got there. What was read at other nodes stays known,
 // but for FLUSHALL, of which the library does not know where it was.
-func TestCollectionsOfAClusterThatOthersHaveChangedAreNotAnswered(t *testing.T) {
+func TestCollectionsOfAClusterThatOthersHaveChangedAreNotAnswered(t *testing.T) { //nolint:tparallel // its parts have one proxy and one cluster
+	t.Parallel()
 	h := newClusterHearer(t, "2")
 	for node, key := range h.keys {
 		for _, change := range []string{"HSET k a 2", "DEL k", "EXPIRE k 100", "EVAL return(redis.call('HDEL',KEYS[1],'b')) 1 k", "FLUSHALL"} {
@@ -257,8 +260,10 @@ func TestCollectionsOfAClusterThatOthersHaveChangedAreNotAnswered(t *testing.T) 
 
 // Where the connection to one node has ended, what was read by it counts no more, though those to the others live.
 func TestWhatAnEndedConnectionToANodeHasReadIsNotAnswered(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []int{2, 3} {
 		t.Run(fmt.Sprint("RESP", protocol), func(t *testing.T) {
+			t.Parallel()
 			h := newClusterHearer(t, fmt.Sprint(protocol))
 			for _, key := range h.keys {
 				h.change("HSET", key, "a", "1")
@@ -292,6 +297,7 @@ func TestWhatAnEndedConnectionToANodeHasReadIsNotAnswered(t *testing.T) {
 
 // Where the library's connection to one node is lost, which tells nobody of which, all is read again, by the same connections.
 func TestAnEarAtANodeThatIsGoneIsReplaced(t *testing.T) {
+	t.Parallel()
 	h := newClusterHearer(t, "3")
 	for _, key := range h.keys {
 		h.change("SADD", key, "a")
@@ -313,6 +319,7 @@ func TestAnEarAtANodeThatIsGoneIsReplaced(t *testing.T) {
 
 // A node that has restarted at its address is another server: what was read before counts no more.
 func TestANodeThatRestartsIsListenedToAnew(t *testing.T) {
+	t.Parallel()
 	h := newClusterHearer(t, "2")
 	key, address := h.keys[1], h.cluster.Addrs()[1]
 	h.change("HSET", key, "a", "1")
@@ -336,11 +343,13 @@ func TestANodeThatRestartsIsListenedToAnew(t *testing.T) {
 
 // Where a replica has taken over, what was read at the primary before counts no more, and what is read at the new one does.
 func TestAReplicaThatTakesOverIsListenedTo(t *testing.T) {
+	t.Parallel()
 	for name, takeOver := range map[string]func(h *clusterHearer){
 		"as its primary died": func(h *clusterHearer) { h.cluster.Node(1).Kill() },
 		"as it was told to":   func(h *clusterHearer) { h.cluster.Node(4).Do("CLUSTER", "FAILOVER") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newClusterHearer(t, "3", redistest.WithReplicas(1))
 			key, before, after := h.keys[1], h.cluster.Addrs()[1], h.cluster.Addrs()[4]
 			for _, key := range h.keys {
@@ -381,6 +390,7 @@ func (h *clusterHearer) awaitOwner(key string, node int) {
 // While a slot moves, what is read by ASK is not remembered, nor that there was nothing; what its node has is, until it goes. Behind MOVED the new node
 // is listened to.
 func TestWhatIsReadOfASlotThatMoves(t *testing.T) {
+	t.Parallel()
 	h := newClusterHearer(t, "2")
 	key := h.keys[0]
 	stays, goes, none := key, "goes{"+key+"}", "none{"+key+"}"
@@ -434,6 +444,7 @@ func TestWhatIsReadOfASlotThatMoves(t *testing.T) {
 
 // A key that was not there comes to be at another node as its slot moves, which nobody tells of.
 func TestThatThereIsNothingIsNotRememberedBeforeACluster(t *testing.T) {
+	t.Parallel()
 	h := newClusterHearer(t, "3")
 	h.change("HSET", "h{"+h.keys[0]+"}", "a", "1")
 	h.remember("HGETALL", "h{"+h.keys[0]+"}")
@@ -446,6 +457,7 @@ func TestThatThereIsNothingIsNotRememberedBeforeACluster(t *testing.T) {
 
 // Between Reserve and the read the key's slot goes to another node, whose changes nobody tells here as of what was reserved.
 func TestATopologyThatChangesBetweenReserveAndTheRead(t *testing.T) {
+	t.Parallel()
 	h := newClusterHearer(t, "2")
 	key := h.keys[0]
 	h.change("HSET", key, "a", "1")
@@ -483,6 +495,7 @@ func TestATopologyThatChangesBetweenReserveAndTheRead(t *testing.T) {
 
 // A shard that goes away while its keys are read costs an answer at most, and ends nothing.
 func TestAShardThatGoesAwayWhileItsKeysAreRead(t *testing.T) {
+	t.Parallel()
 	h := newClusterHearer(t, "2")
 	for i, key := range h.keys {
 		h.change("HSET", key, "a", fmt.Sprint(i))

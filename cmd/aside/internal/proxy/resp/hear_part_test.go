@@ -25,8 +25,10 @@ func (h *hearer) learn(fields int, reads ...[]string) {
 
 // What was read field by field while Redis was well is answered in an outage field by field.
 func TestFieldsThatWereReadAreAnsweredInAnOutage(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"2", "3"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {
+			t.Parallel()
 			h := newHearer(t, protocol)
 			h.redis.Do("HSET", "h", "a", "1", "b", "", "c", "3", "d", "4")
 			h.redis.Do("EXPIRE", "h", "1000")

@@ -158,8 +158,10 @@ func (s *steppedStore) Get(key string) (fallback.Record, bool, error) {
 
 // The same in the midst of a read: what was read before is not what the operations stand behind that are met then.
 func TestARelapseInTheMidstOfARead(t *testing.T) {
+	t.Parallel()
 	for at := int32(1); at <= 2; at++ { // it is looked at for what a GET would answer first
 		t.Run(fmt.Sprint("at look ", at), func(t *testing.T) {
+			t.Parallel()
 			store := &steppedStore{Memory: fallback.NewMemory(0)}
 			h := newHearerOf(t, "2", Options{LocalAnswers: true}, func(o *aside.Options) { o.FallbackDir, o.Store = "", store })
 			h.redis.Do("HSET", "h", "c", "1", "x", "1")

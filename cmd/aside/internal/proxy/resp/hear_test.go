@@ -158,6 +158,7 @@ func TestCollectionsThatOthersHaveChangedAreNotAnswered(t *testing.T) {
 
 // Redis tells nobody of changes of what a connection has read that has ended.
 func TestWhatAnEndedConnectionHasReadIsNotAnswered(t *testing.T) {
+	t.Parallel()
 	h := newHearer(t, "3")
 	h.redis.Do("HSET", "k", "a", "1")
 	h.remember("HGETALL", "k")
@@ -171,8 +172,10 @@ func TestWhatAnEndedConnectionHasReadIsNotAnswered(t *testing.T) {
 
 // A connection whose reads nobody hears of any more goes on, and listens anew.
 func TestAnEarThatIsGoneIsReplaced(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []int{2, 3} {
 		t.Run(fmt.Sprint("RESP", protocol), func(t *testing.T) {
+			t.Parallel()
 			h := newHearer(t, fmt.Sprint(protocol))
 			h.redis.Do("SADD", "k", "a")
 			h.remember("SMEMBERS", "k")
@@ -192,6 +195,7 @@ func TestAnEarThatIsGoneIsReplaced(t *testing.T) {
 
 // What ends does so in an outage, too.
 func TestWhatWasReadEndsInAnOutage(t *testing.T) {
+	t.Parallel()
 	h := newHearer(t, "2")
 	eventually(t, "it is remembered before its end", func() bool {
 		h.redis.Do("RPUSH", "k", "a")

@@ -54,7 +54,8 @@ func listCluster(t testing.TB, cluster *redistest.Cluster, o Options) (*aside.Cl
 	return c, addr
 }
 
-func TestAllKeysOfAClusterAreListed(t *testing.T) {
+func TestAllKeysOfAClusterAreListed(t *testing.T) { //nolint:tparallel // its parts have one proxy and one cluster
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := listCluster(t, cluster, Options{})
 	require.Equal(t, "*0", dial(t, addr).do("KEYS", "*"))
@@ -141,6 +142,7 @@ func TestAllKeysOfAClusterAreListed(t *testing.T) {
 
 // Keys that come and go do not make a scan of a cluster miss those that stay, and another proxy goes on with it.
 func TestAScanOfAClusterReturnsWhatStays(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := listCluster(t, cluster, Options{})
 	_, second := listCluster(t, cluster, Options{})
@@ -187,6 +189,7 @@ func begun(t testing.TB, addr string) string {
 
 // A relapse would miss the keys of the slot, where it has moved from a node that was yet to be asked to one that was asked.
 func TestAScanEndsWithAnErrorAfterASlotHasMoved(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := listCluster(t, cluster, Options{})
 	all := filled(t, cluster, 100)
@@ -206,6 +209,7 @@ func TestAScanEndsWithAnErrorAfterASlotHasMoved(t *testing.T) {
 
 // A relapse would miss a key that has gone, before its slot, from a node that was yet to be asked to one that was asked.
 func TestAScanWhileASlotMovesMissesNoKey(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := listCluster(t, cluster, Options{})
 	keys := keysOfNodes(cluster)
@@ -235,6 +239,7 @@ func TestAScanWhileASlotMovesMissesNoKey(t *testing.T) {
 
 // A relapse would ask what is a replica now, or go on at another node with a cursor that means nothing there.
 func TestAScanEndsWithAnErrorAfterAFailover(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	_, addr := listCluster(t, cluster, Options{})
 	all := filled(t, cluster, 100)
@@ -254,6 +259,7 @@ func TestAScanEndsWithAnErrorAfterAFailover(t *testing.T) {
 
 // A relapse would list the keys of the others as if they were all.
 func TestAClusterIsNotListedWithoutOneOfItsNodes(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	c, addr := listCluster(t, cluster, Options{})
 	all := filled(t, cluster, 100)
@@ -283,6 +289,7 @@ func TestAClusterIsNotListedWithoutOneOfItsNodes(t *testing.T) {
 }
 
 func TestAClusterIsNotListedWithoutSomeOfItsSlots(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := listCluster(t, cluster, Options{})
 	filled(t, cluster, 10)
@@ -297,6 +304,7 @@ func TestAClusterIsNotListedWithoutSomeOfItsSlots(t *testing.T) {
 
 // In an outage a cluster is as one server: what is known is listed, if that was asked for, and a scan goes on there alone.
 func TestKeysOfAClusterThatAreKnownAreListedInAnOutage(t *testing.T) {
+	t.Parallel()
 	for _, dead := range [][]int{{2}, {0, 1, 2}} {
 		cluster := redistest.StartCluster(t)
 		c, addr := listCluster(t, cluster, Options{KnownKeys: true})

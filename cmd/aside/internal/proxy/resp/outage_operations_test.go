@@ -62,6 +62,7 @@ func TestWhatWasOnlyReadIsNotActedUpon(t *testing.T) {
 
 // What carries its own effect has it on what others have made of the key meanwhile.
 func TestOperationsAreDoneOnWhatOthersHaveMadeOfTheKey(t *testing.T) {
+	t.Parallel()
 	server, between, c, addr := cutOff(t, Options{LocalAnswers: true})
 	p := dial(t, addr)
 	for _, text := range []string{"SET n 5", "GET n", "HSET h f 1", "SADD s a", "RPUSH l a", "SET kept 1"} {

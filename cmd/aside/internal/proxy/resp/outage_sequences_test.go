@@ -143,6 +143,7 @@ func TestDelCountsCollectionsThatAreKept(t *testing.T) {
 
 // What a session's store does at the end of each request.
 func TestTheEndOfWhatWasSetInAnOutageMoves(t *testing.T) {
+	t.Parallel()
 	server, between, c, addr := cutOff(t, Options{})
 	p := dial(t, addr)
 	require.Equal(t, "+OK", p.do("SET", "before", "v", "EX", "1000"))

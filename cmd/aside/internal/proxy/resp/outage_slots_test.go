@@ -17,6 +17,7 @@ var nowhere = &rueidis.ClientOption{InitAddress: []string{unreachable}}
 
 // What Redis would never do must not be kept, nor be answered as if it had been.
 func TestKeysOfSeveralSlotsAreRefusedInAnOutageAsInRedis(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	store, c := newHastyStore(t, cluster.Addrs()[0], t.TempDir(), func(o *aside.Options) { o.RedisTimeout, o.LockTTL = 5*time.Second, time.Minute })
 	s, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: cluster.Addrs()}})

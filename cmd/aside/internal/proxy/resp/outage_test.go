@@ -229,6 +229,7 @@ func TestTheLibrarysOwnKeysAreNotListed(t *testing.T) {
 }
 
 func TestAClusterIsNotListed(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	store, c := newStore(t, cluster.Addrs()[0], "")
 	_, addr := serve(t, store, Options{})

@@ -130,6 +130,7 @@ func TestOptimisticLocksHold(t *testing.T) {
 // A relapse would give out what memory has, as what Redis pushes is late, and then do the transaction
 // over the newer value.
 func TestAReadAfterWATCHIsNotOlderThanIt(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	between := faultproxy.New(t, server.Addr())
 	store, c := newStore(t, between.Addr(), t.TempDir())
@@ -497,6 +498,7 @@ func TestATransactionReadsWhatWaitsToBeReplayed(t *testing.T) {
 
 // The connection is lost just before EXEC, with commands that go ahead of it as they are large.
 func TestATransactionIsOverWithItsEXECWhateverBecomesOfIt(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	addr := passOn(t, server.Addr())
 	p, other := dial(t, addr), dial(t, addr)

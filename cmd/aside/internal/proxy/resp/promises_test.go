@@ -193,6 +193,7 @@ func TestTheFirstTableOfTheDocumentationIsTrueWhileRedisIsWell(t *testing.T) {
 }
 
 func TestTheFirstTableOfTheDocumentationIsTrueInAnOutage(t *testing.T) {
+	t.Parallel()
 	bare := redistest.Start(t) // does what is kept at once
 	server, c, addr := proxyBefore(t)
 	rows := promises(t)

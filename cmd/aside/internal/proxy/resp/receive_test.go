@@ -149,6 +149,7 @@ func TestWhatAllConnectionsReceiveIsBoundedInSum(t *testing.T) {
 }
 
 func TestARequestThatHasBegunMustArriveInTime(t *testing.T) {
+	t.Parallel()
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
 	s, addr := serve(t, store, Options{ReceiveTimeout: 300 * time.Millisecond})
 	idle := dial(t, addr)
@@ -230,6 +231,7 @@ func TestWhoNeverReadsCostsABoundedAmount(t *testing.T) {
 }
 
 func TestNothingIsReadAheadOfWhoHasYetToLogIn(t *testing.T) {
+	t.Parallel()
 	store, _ := newStore(t, unreachable, "")
 	_, addr := serve(t, store, Options{Password: "s3cret", WriteTimeout: time.Second})
 	p := dial(t, addr)

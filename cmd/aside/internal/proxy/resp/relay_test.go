@@ -75,6 +75,7 @@ func TestAClientThatIsConnectedThroughGetsItsLastReplies(t *testing.T) {
 
 // A hung Redis sends nothing, so nothing else tells a subscriber that it misses messages.
 func TestASubscriberIsDisconnectedWhenRedisHangs(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	between := faultproxy.New(t, server.Addr())
 	_, c, addr := passOnServer(t, between.Addr())

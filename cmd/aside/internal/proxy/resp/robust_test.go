@@ -109,6 +109,7 @@ func tcpPair(t testing.TB) (server, client net.Conn) {
 // A client that reads none of its replies delays no other, costs a bounded amount, and is gone
 // after WriteTimeout.
 func TestSlowReadersHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	store, _ := newStore(t, redistest.Start(t).Addr(), "")
 	s, addr := serve(t, store, Options{WriteTimeout: 5 * time.Second})
 	neighbour := dial(t, addr)
@@ -157,6 +158,7 @@ func TestOneConnectionTooManyIsToldSo(t *testing.T) {
 }
 
 func TestIdleConnectionsEnd(t *testing.T) {
+	t.Parallel()
 	store, _ := newStore(t, unreachable, "")
 	_, addr := serve(t, store, Options{IdleTimeout: time.Second})
 	idle, half := dial(t, addr), dial(t, addr)

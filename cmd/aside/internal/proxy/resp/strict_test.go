@@ -63,6 +63,7 @@ func TestAStrictKeyIsReadFromRedis(t *testing.T) {
 // In an outage nothing of a strict key is answered or kept, whatever is known of it, with all that may be answered
 // of others; and a write whose answer is lost is not kept either.
 func TestAStrictKeyIsRefusedInAnOutage(t *testing.T) {
+	t.Parallel()
 	server, between, store, c, p := serveStrict(t)
 	ctx := testContext(t)
 	require.Equal(t, "+OK", p.do("SET", "lock:a", "1"))

@@ -160,6 +160,7 @@ func TestATransactionWhoseReplyIsTooLargeLeavesItsStamps(t *testing.T) {
 
 // A relapse would cut off after a second what was to have service.drain_timeout.
 func TestACommandOfAClientThatIsConnectedThroughMayTakeItsTime(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	store, _ := newStore(t, server.Addr(), t.TempDir()) // a Redis that answers nothing for so long would be away to a hasty one
 	s, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: []string{server.Addr()}}})
@@ -175,6 +176,7 @@ func TestACommandOfAClientThatIsConnectedThroughMayTakeItsTime(t *testing.T) {
 // After a failover commands go to the new primary. A relapse would write to the old one, as long as
 // that has not heard of it.
 func TestPassedOnCommandsFollowASentinelsFailover(t *testing.T) {
+	t.Parallel()
 	sentinel := redistest.StartSentinel(t)
 	option := rueidis.ClientOption{InitAddress: sentinel.Addrs(), Sentinel: rueidis.SentinelOption{MasterSet: sentinel.MasterSet()}}
 	store, c := newHastyStore(t, "", t.TempDir(), func(o *aside.Options) { o.Redis = option })
@@ -222,6 +224,7 @@ func TestPassedOnCommandsFollowASentinelsFailover(t *testing.T) {
 // A relapse would let in whoever gives no name, as the default user of a Redis without a password,
 // though the proxy has one.
 func TestNobodyIsNoUserOfRedis(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	store, _ := newStore(t, server.Addr(), t.TempDir())
 	_, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: []string{server.Addr()}}, Password: "proxys"})

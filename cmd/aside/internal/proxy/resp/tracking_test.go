@@ -63,6 +63,7 @@ func (p *tracker) forgets() {
 
 // A relapse would leave a client with what has changed.
 func TestTrackingBeforeAClusterReachesClients(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	setAnn(cluster, 0, 1, 2)
 	s, addr := serveCluster(t, cluster, "")
@@ -113,6 +114,7 @@ func TestTrackingBeforeAClusterReachesClients(t *testing.T) {
 
 // A client that is told of a change before it gets the reply that is older would keep that for ever.
 func TestNobodyIsToldOfAChangeBeforeTheReplyThatIsOlder(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := serveCluster(t, cluster, "")
 	key := keysOfNodes(cluster)[0]
@@ -161,6 +163,7 @@ func TestNobodyIsToldOfAChangeBeforeTheReplyThatIsOlder(t *testing.T) {
 
 // A relapse would leave a client with what no node watches any more.
 func TestAClientForgetsWhatNobodyWatches(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	_, addr := serveCluster(t, cluster, "")
 	keys := keysOfNodes(cluster)
@@ -192,6 +195,7 @@ func TestAClientForgetsWhatNobodyWatches(t *testing.T) {
 
 // A node that hangs sends nothing, so nothing else tells a client that it misses what that node has to tell.
 func TestAClientForgetsWhatAHungNodeWatched(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	if !cluster.Node(0).CanSignal() {
 		return
@@ -208,6 +212,7 @@ func TestAClientForgetsWhatAHungNodeWatched(t *testing.T) {
 
 // rueidis with its cache, which opts in, and reads within transactions.
 func TestTrackingBeforeAClusterWorksForRueidis(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := serveCluster(t, cluster, "")
 	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true})

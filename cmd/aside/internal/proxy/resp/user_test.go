@@ -46,6 +46,7 @@ func serveCluster(t testing.TB, cluster *redistest.Cluster, password string) (s 
 // A relapse would let a user read or write what its rights do not permit: from memory, or as the proxy's own
 // user.
 func TestAUserOfAClusterHasItsOwnRights(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	setAnn(cluster, 0, 1, 2)
 	keys := keysOfNodes(cluster)
@@ -124,6 +125,7 @@ func TestAUserOfAClusterHasItsOwnRights(t *testing.T) {
 
 // Clients as they are, with what needs a connection of its own.
 func TestClientsOfAUserOfAClusterWork(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	setAnn(cluster, 0, 1, 2)
 	_, addr := serveCluster(t, cluster, "")
@@ -178,6 +180,7 @@ func TestClientsOfAUserOfAClusterWork(t *testing.T) {
 
 // A relapse would leave memory, or the transaction, what it was of another user.
 func TestAUserOfAClusterSeesNothingOfOthers(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	setAnn(cluster, 0, 1, 2)
 	_, addr := serveCluster(t, cluster, "")
@@ -212,6 +215,7 @@ func TestAUserOfAClusterSeesNothingOfOthers(t *testing.T) {
 
 // Nothing is lost or done twice, and no client sees MOVED or ASK.
 func TestAUserOfAClusterDoesNotSeeASlotMove(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	setAnn(cluster, 0, 1, 2)
 	_, addr := serveCluster(t, cluster, "")
@@ -265,6 +269,7 @@ func TestAUserOfAClusterDoesNotSeeASlotMove(t *testing.T) {
 
 // A node that ends costs its own slots; the client stays, as the user that it is, and so it is after a failover.
 func TestAUserOfAClusterOutlivesAFailover(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	setAnn(cluster, 0, 1, 2, 3, 4, 5)
 	_, addr := serveCluster(t, cluster, "")
@@ -288,6 +293,7 @@ func TestAUserOfAClusterOutlivesAFailover(t *testing.T) {
 
 // A node that does not know the user says so; nothing is done there as anybody else.
 func TestANodeThatDoesNotKnowTheUserRefusesIt(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	_, addr := serveCluster(t, cluster, "")
 	keys := keysOfNodes(cluster)
@@ -323,6 +329,7 @@ func TestANodeThatDoesNotKnowTheUserRefusesIt(t *testing.T) {
 
 // There are as many connections of clients' own as may be, and not one more.
 func TestConnectionsOfAUserOfAClusterAreBounded(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	setAnn(cluster, 0, 1, 2)
 	s, addr := serveCluster(t, cluster, "")
@@ -352,6 +359,7 @@ func TestConnectionsOfAUserOfAClusterAreBounded(t *testing.T) {
 // A relapse would count a replica that has not all of what the client has written: what is at another node, what a
 // transaction or a connection that has ended has written.
 func TestAUserOfAClusterWaitsForReplicas(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.WithReplicas(1))
 	if !cluster.Node(0).CanSignal() {
 		return
