@@ -194,20 +194,30 @@ func (co *callOptions) viewName() string {
 	return co.view
 }
 
-// callOptions are what opts change of defaults; nil: of those of the client.
-func (c *Client) callOptions(defaults *callOptions, opts []CallOption) (callOptions, error) {
-	if len(opts) == 0 { // else they would be on the heap for nothing
-		if defaults != nil {
-			return *defaults, nil
-		}
-		return callOptions{loadTimeout: c.opt.LoadTimeout, negativeTTL: c.opt.NegativeTTL, errorTTL: c.opt.ErrorTTL}, nil
+// callOptions are what opts change of defaults; nil: of those of the client. Nobody may change what it
+// returns, which without opts are the defaults themselves.
+func (c *Client) callOptions(defaults *callOptions, opts []CallOption) (*callOptions, error) {
+	if defaults == nil {
+		defaults = c.defaults
 	}
-	from, err := c.callOptions(defaults, nil)
-	if err != nil {
-		return from, err
+	if len(opts) == 0 {
+		return defaults, nil
 	}
-	err = from.change(opts)
-	return from, err
+	changed := *defaults
+	err := changed.change(opts)
+	return &changed, err
+}
+
+// newCallOptions are those of a client with these options.
+func newCallOptions(o *Options) *callOptions {
+	return &callOptions{loadTimeout: o.LoadTimeout, negativeTTL: o.NegativeTTL, errorTTL: o.ErrorTTL}
+}
+
+// with returns a copy of co with another grace, for a write.
+func (co *callOptions) with(grace time.Duration) *callOptions {
+	changed := *co
+	changed.grace = grace
+	return &changed
 }
 
 func (co *callOptions) change(opts []CallOption) error {
@@ -248,9 +258,9 @@ func (co *callOptions) change(opts []CallOption) error {
 	return err
 }
 
-func (c *Client) check(ttl time.Duration, defaults *callOptions, opts []CallOption) (callOptions, error) {
+func (c *Client) check(ttl time.Duration, defaults *callOptions, opts []CallOption) (*callOptions, error) {
 	if err := tooShort("ttl", ttl, "must be positive; what is to live very long may have a ttl of years"); err != nil {
-		return callOptions{}, err
+		return c.defaults, err
 	}
 	options, err := c.callOptions(defaults, opts)
 	if err == nil {

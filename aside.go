@@ -117,7 +117,7 @@ func (c reader) takes(ctx context.Context, ttl time.Duration, key string, load L
 	if len(opts) > 0 {
 		hit.Judge(c.link.Now(), ttl, &options.need)
 	}
-	nothing, serves := r.leaves(key, hit.Verdict, &options)
+	nothing, serves := r.leaves(key, hit.Verdict, options)
 	if nothing {
 		return serves, false, nil
 	}

@@ -90,11 +90,12 @@ func (l leader) readOrLock(ctx context.Context, a *asking) {
 	}
 	a.reserved = c.near.Reserve(key, sh.Valid)
 	if a.bad == "" && a.large == 0 && sh.CanBatch() {
-		if own := sh.Batcher(locks).Enter(key); own != nil {
-			l.awaitBatch(ctx, a, own)
+		batcher := sh.Batcher(locks)
+		if own := batcher.Enter(link.What{Key: key}); own != nil {
+			l.awaitBatch(ctx, a, batcher, own)
 			return
 		}
-		defer sh.Batcher(locks).Leave()
+		defer batcher.Leave()
 	}
 	marker := c.newMarker(sh)
 	q := link.NewCall(script.ReadOrLock, key, marker, c.lockTTL, mostAnswered)
@@ -115,11 +116,12 @@ func (l leader) readOrLock(ctx context.Context, a *asking) {
 }
 
 // awaitBatch is readOrLock for a caller whose request goes with others'.
-func (l leader) awaitBatch(ctx context.Context, a *asking, own *link.Request) {
+func (l leader) awaitBatch(ctx context.Context, a *asking, batcher *link.Batcher, own *link.Request) {
 	if !own.Wait(ctx, l.lifecycle.ctx) {
 		a.err = cmp.Or(ctx.Err(), ErrClosed)
 		return
 	}
+	defer batcher.Release(own)
 	if a.err = own.Err; a.err == nil {
 		answers := own.Result.(*lockAnswers)
 		a.note(answers.found[own.At], answers.q.Moved)

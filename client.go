@@ -15,10 +15,11 @@ import (
 // codec in front. Safe for concurrent use.
 type Client struct {
 	// Immutable once New has returned; what they point to is safe for concurrent use.
-	opt         Options // complete
-	tokenPrefix string  // of its markers
-	lockTTL     string  // in ms, as Redis takes it
-	stampTTL    string  // likewise
+	opt         Options      // complete
+	tokenPrefix string       // of its markers
+	lockTTL     string       // in ms, as Redis takes it
+	stampTTL    string       // likewise
+	defaults    *callOptions // what its calls do without options
 	link        *link.Link
 	near        *near.Memory
 	stamps      *stamp.Stamper

@@ -68,7 +68,8 @@ func (r refresher) settle(who *caller, t *ticket, out outcome, p *plan) (_ outco
 		again = r.again(who, key, &out, p)
 		return out, again, nil
 	case freshness.Unfit:
-		d := r.demand(who, map[string]*outcome{key: &out}, p)
+		unfit := out // else out would be on the heap wherever it is fit
+		d := r.demand(who, map[string]*outcome{key: &unfit}, p)
 		if err := d.failed[key]; err != nil {
 			return out, false, err
 		}

@@ -64,8 +64,7 @@ type oneKey struct {
 	batch   link.Batch
 	writing writing
 	all     [1]*writing
-	request link.Request // where it goes with others'
-	joined  bool         // it has been asked whether it may
+	joined  bool // it has been asked whether it may
 }
 
 // writing is a batch of a write.
@@ -279,9 +278,10 @@ func (w *write) executeOne(ctx context.Context, b *writing) {
 		b.Err = link.ErrNotAsked
 		return
 	}
-	if w.canJoin(ctx, b) {
+	if asked, ends, ok := w.canJoin(ctx, b); ok {
 		batcher := b.Shard.Batcher(w.kind())
-		if !w.join(ctx, batcher, b) {
+		if request := batcher.Enter(link.What{Key: b.Keys[0], Args: w.appendItems(w.one.item[:0], b), Asked: asked, Ends: ends}); request != nil {
+			b.await(ctx, batcher, request)
 			return
 		}
 		defer batcher.Leave()
@@ -304,41 +304,34 @@ func (w *write) kind() int {
 	return dels
 }
 
-// canJoin reports whether b may go with others: once, its second attempt goes by itself.
-func (w *write) canJoin(ctx context.Context, b *writing) bool {
+// canJoin reports whether b may go with others: once, its second attempt goes by itself. It returns
+// since when b waits, and when its caller leaves at the latest, as a request has them.
+func (w *write) canJoin(ctx context.Context, b *writing) (asked, ends int64, ok bool) {
 	if w.op == "" || w.alone || !b.Shard.CanBatch() || len(w.value) > mostTogether || w.one.joined {
-		return false
+		return 0, 0, false
 	}
 	w.one.joined = true
-	r := &w.one.request
-	r.Asked, r.Ends = w.link.Now(), math.MaxInt64
+	asked = w.link.Now()
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
-		r.Ends = r.Asked + int64(left)
-		return left >= leastLeft
+		return asked, asked + int64(left), left >= leastLeft
 	}
-	return true
+	return asked, math.MaxInt64, true
 }
 
-// join has b go with others, and returns when that is answered or the caller leaves. It reports
-// whether b is to go by itself, for which nothing has been done.
-func (w *write) join(ctx context.Context, batcher *link.Batcher, b *writing) (alone bool) {
-	r := &w.one.request
-	r.Key, r.Args = b.Keys[0], w.appendItems(w.one.item[:0], b)
-	if batcher.Join(r) {
-		return true
-	}
+// await returns when b, which goes with others as r, is answered, or its caller leaves.
+func (b *writing) await(ctx context.Context, batcher *link.Batcher, r *link.Request) {
 	answered := r.Wait(ctx, context.Background())
 	with, begun := r.Result.(*link.Batch)
 	switch {
 	case answered:
 		b.Reply, b.Err, b.NotAfter = with.Reply, with.Err, with.NotAfter
+		batcher.Release(r)
 	case begun: // the caller leaves, while it may be done
 		b.Err, b.NotAfter = ctx.Err(), with.NotAfter
 	default:
 		b.Err = fmt.Errorf("%w: %w", link.ErrNotAsked, ctx.Err())
 	}
-	return false
 }
 
 // executeMoving does a write whose slot is moving, as far as it can. What fails is kept with a new

@@ -34,9 +34,14 @@ func (l *load) answerEarly() {
 		l.early = 0
 		return
 	}
+	early := l.one.early[:]
+	if len(l.items) > 1 {
+		early = make([]outcome, len(l.items))
+	}
 	for i, item := range l.items {
 		if item.marker != "" {
-			item.f.answerEarly(l.outcome(i, outcome{entry: item.entry}))
+			early[i] = l.outcome(i, outcome{entry: item.entry})
+			item.f.answerEarly(&early[i])
 		}
 	}
 }
@@ -176,8 +181,7 @@ func (l *load) fillOne() {
 	if joins && !item.shard.Batcher(fills).EnterOwned(request) {
 		return
 	}
-	l.one.call = link.Call{Script: script.Fill, Keys: l.keys, Args: request.Args}
-	moved, accepted, err := l.c.overLock(item, &l.one.call)
+	moved, accepted, err := l.c.overLock(item, &link.Call{Script: script.Fill, Keys: l.keys, Args: request.Args})
 	if joins {
 		item.shard.Batcher(fills).Leave()
 	}

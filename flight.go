@@ -64,12 +64,11 @@ type flight struct {
 	heldUntil int64         // how long a failed flight answers new callers, in link.Now's time; set before it is finished: by the error of an earlier load
 	release   *time.Timer   // ends that
 	waiting   int32
-	isEarly   bool
 	finished  bool
 	insisted  bool // a caller that waits has started over already because of a lost lock
 
-	early outcome // set with isEarly, not changed after
-	out   outcome // set with finished, not changed after
+	early *outcome // what it answers early; nil: nothing yet. Not changed after
+	out   outcome  // set with finished, not changed after
 
 	// Of its lock, when its load has failed; set before complete.
 	told    bool // it was released, and changes since are pushed
@@ -162,8 +161,8 @@ func (t *ticket) serves(o *outcome) bool {
 // before the loader was called. The stripe's mu must be held, or the channel of waitLocked closed.
 func (f *flight) answer(early bool) *outcome {
 	switch {
-	case early && f.isEarly:
-		return &f.early
+	case early && f.early != nil:
+		return f.early
 	case f.finished:
 		return &f.out
 	}
@@ -337,7 +336,7 @@ func (fs *flights) complete(f *flight, out outcome) {
 	if out.err == nil && !out.again {
 		s.forgetLocked(f.key)
 	}
-	if f.isEarly {
+	if f.early != nil {
 		i := slices.Index(s.early, f)
 		s.early = slices.Delete(s.early, i, i+1)
 	}
@@ -356,7 +355,7 @@ func (fs *flights) complete(f *flight, out outcome) {
 		s.removeLocked(f)
 	}
 	f.callers, f.first[0] = nil, nil
-	if f.loaded != nil && !f.isEarly {
+	if f.loaded != nil && f.early == nil {
 		close(f.loaded)
 	}
 	if f.done != nil {
@@ -366,11 +365,11 @@ func (fs *flights) complete(f *flight, out outcome) {
 
 // answerEarly gives what was loaded to the callers that joined before the loader was called.
 // complete follows, for the others.
-func (f *flight) answerEarly(out outcome) {
+func (f *flight) answerEarly(out *outcome) {
 	s := f.stripe
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.isEarly, f.early = true, out
+	f.early = out
 	if out.absent && f.load.options.negativeTTL < 0 {
 		s.removeLocked(f) // who asks from now on is not to get it
 	}

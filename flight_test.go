@@ -178,7 +178,7 @@ func TestErrorsThatAreHeldForLongAreBoundedInNumber(t *testing.T) {
 			ticket, err := fs.join(who, key, 0)
 			require.NoError(t, err)
 			require.True(t, ticket.leader)
-			ticket.f.load = &load{options: callOptions{errorTTL: time.Hour}}
+			ticket.f.load = &load{options: &callOptions{errorTTL: time.Hour}}
 			ticket.f.told = true
 			fs.complete(ticket.f, outcome{err: errors.New("broken")})
 		}

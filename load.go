@@ -25,7 +25,7 @@ type load struct {
 	c       *Client
 	parent  *load // the load whose loader asked for this one
 	ttl     time.Duration
-	options callOptions
+	options *callOptions
 	call    loadCaller
 	room    uintptr  // see near.Value.Room
 	keys    []string // of items, in order
@@ -56,7 +56,7 @@ type load struct {
 		fill    [1]*loadItem
 		args    [3]string // of request
 		request link.Request
-		call    link.Call // of its fill, unless that goes in a batch
+		early   [1]outcome
 	}
 
 	mu      sync.Mutex

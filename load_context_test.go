@@ -53,7 +53,7 @@ func TestContextsOfALoaderEndWithTheLoad(t *testing.T) {
 
 func TestALoadersContextHasTheDeadlineOfTheLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &load{ended: true} // expire has nothing to do
+		l := &load{ended: true, options: new(callOptions)} // expire has nothing to do
 		l.options.loadTimeout = time.Second
 		ctx := &l.values
 		ctx.l = l

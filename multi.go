@@ -45,7 +45,7 @@ func (c reader) fetchMulti(ctx context.Context, ttl time.Duration, keys []string
 		return err
 	}
 	to.grace = options.grace
-	missing, stale, due := c.fromMemory(ctx, ttl, &options, keys, func(key string, hit near.Hit) bool {
+	missing, stale, due := c.fromMemory(ctx, ttl, options, keys, func(key string, hit near.Hit) bool {
 		if !hit.Absent() {
 			to.inMemory(key, hit.Raw(), &hit)
 		}

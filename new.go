@@ -40,7 +40,7 @@ func New(options Options) (*Client, error) {
 		return nil, err
 	}
 	log := queueLog(&options)
-	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL), stampTTL: script.InMilliseconds(options.StampTTL)}
+	c := &Client{opt: options, tokenPrefix: prefix, lockTTL: script.InMilliseconds(options.LockTTL), stampTTL: script.InMilliseconds(options.StampTTL), defaults: newCallOptions(&options)}
 	c.lifecycle.begin()
 	c.reports = reports{life: &c.lifecycle, clock: func() int64 { return c.link.Now() }, observer: options.Observer, logger: options.Logger, log: log}
 	c.tracer, _ = options.Observer.(Tracer)

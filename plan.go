@@ -36,7 +36,7 @@ type plan struct {
 	ttl      time.Duration
 	defaults *callOptions // of the view; nil: the client's
 	opts     []CallOption
-	options  callOptions  // what opts come to; set by obtain
+	options  *callOptions // what opts come to; set by obtain. Others may have them, too
 	call     loadCaller   // of the latest load, see another
 	room     uintptr      // see near.Value.Room
 	led      bool         // the call leads the flight that it waits for, or waited for last; of a single key

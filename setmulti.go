@@ -24,8 +24,7 @@ func (c *Client) SetMulti(ctx context.Context, ttl time.Duration, values map[str
 	if err != nil {
 		return err
 	}
-	options.grace = 0
-	return writer{c}.setMulti(ctx, &options, ttl, values, nil)
+	return writer{c}.setMulti(ctx, options.with(0), ttl, values, nil)
 }
 
 // setMulti is SetMulti for a ttl that is right, and includes the grace of options. failed are keys

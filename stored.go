@@ -67,7 +67,7 @@ func (l *load) header(i int, ttl, grace time.Duration) wire.Header {
 	if !h.Absent {
 		h.Version = l.options.version
 	}
-	grouper{l.c}.note(&h, &l.options, said.tags, l.groups)
+	grouper{l.c}.note(&h, l.options, said.tags, l.groups)
 	if h.Says() {
 		h.Began = l.beganAt(i)
 	}
@@ -109,7 +109,7 @@ func (l *load) seeGroups() {
 		return
 	}
 	gr := grouper{l.c}
-	all := gr.groupsOf(&l.options)
+	all := gr.groupsOf(l.options)
 	l.groups = gr.see(&l.values, all)
 	for _, g := range all {
 		if _, ok := l.groups[g]; !ok {

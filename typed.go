@@ -122,7 +122,7 @@ func (t *TypedClient[T]) take(ctx context.Context, ttl time.Duration, key string
 		hit.Verdict = freshness.Good
 	}
 	r := refresher{t.c}
-	nothing, serves := r.leaves(key, hit.Verdict, &options)
+	nothing, serves := r.leaves(key, hit.Verdict, options)
 	if !nothing {
 		call := &typedLoad[T]{plan: plan{ttl: ttl, defaults: t.calls, opts: opts, room: t.room}, t: t, user: load}
 		call.plan.call = call
@@ -323,8 +323,7 @@ func (t *TypedClient[T]) Set(ctx context.Context, ttl time.Duration, key string,
 		if err != nil {
 			return err
 		}
-		changed.grace = t.grace
-		options = &changed
+		options = changed.with(t.grace)
 	}
 	return writer{t.c}.set(ctx, options, ttl, key, raw)
 }

@@ -42,7 +42,7 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 	if t.prefix != "" {
 		keys = t.fulls(keys)
 	}
-	missing, stale, due := reader{t.c}.fromMemory(ctx, ttl, &options, keys, func(key string, hit near.Hit) bool {
+	missing, stale, due := reader{t.c}.fromMemory(ctx, ttl, options, keys, func(key string, hit near.Hit) bool {
 		e := hit.Entry
 		if t.audits != nil && e.FreshAt(t.c.link.Now(), options.grace) && t.audits.Draws() {
 			t.auditHit(ttl, key, e, &typedBatchLoad[T]{t: t, user: load})
@@ -72,7 +72,7 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 		return true
 	})
 	if ttl >= leastTTL {
-		missing = t.takeOwn(ctx, missing, &options, to)
+		missing = t.takeOwn(ctx, missing, options, to)
 	}
 	waited := false
 	if len(stale)+len(due) > 0 {
@@ -85,7 +85,7 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 	}
 	var failed map[string]error
 	bad := make(map[string]string)
-	newer, missing := t.newerInMemory(missing, ttl, &options)
+	newer, missing := t.newerInMemory(missing, ttl, options)
 	for round := 0; len(missing)+len(newer) > 0 && failed == nil; round++ {
 		if round == undecodableRounds { // as in get
 			failed = t.eachAlone(ctx, missing, load, to, opts...)
@@ -288,6 +288,5 @@ func (t *TypedClient[T]) SetMulti(ctx context.Context, ttl time.Duration, values
 	if err != nil {
 		return err
 	}
-	options.grace = t.grace
-	return t.shortErrors(writer{t.c}.setMulti(ctx, &options, ttl, encoded, failed))
+	return t.shortErrors(writer{t.c}.setMulti(ctx, options.with(t.grace), ttl, encoded, failed))
 }

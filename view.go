@@ -220,7 +220,8 @@ func (c *Client) viewCalls(o viewOptions) (*callOptions, error) {
 	if len(o.calls) == 0 && o.maxLoads == 0 && o.name == "" && o.prefix == "" && !o.clear && o.version == 0 {
 		return nil, nil
 	}
-	calls, err := c.callOptions(nil, o.calls)
+	set, err := c.callOptions(nil, o.calls)
+	calls := *set
 	calls.view, calls.prefix, calls.version = o.name, o.prefix, o.version
 	if o.clear {
 		calls.clears = c.near.Group(wire.PrefixGroup(o.prefix))

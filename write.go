@@ -53,8 +53,7 @@ func (c *Client) Set(ctx context.Context, ttl time.Duration, key, value string, 
 	if err != nil {
 		return err
 	}
-	options.grace = 0
-	return writer{c}.set(ctx, &options, ttl, key, value)
+	return writer{c}.set(ctx, options.with(0), ttl, key, value)
 }
 
 // set is Set for options that are right; nil: there are none. ttl includes their grace.

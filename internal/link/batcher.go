@@ -26,6 +26,8 @@ type Batcher struct {
 	// less does not matter.
 	hurries atomic.Int32
 
+	free sync.Pool // of *Request, of callers that have read their answers: its own, as a channel of a synctest bubble serves in no other
+
 	mu   sync.Mutex
 	out  int        // commands under way; guarded by mu
 	next []*Request // that wait to be sent; guarded by mu
@@ -65,7 +67,7 @@ type Request struct {
 	// A request that nobody waits for has an owner, that is told instead.
 	Owner Owner
 
-	done chan struct{} // else: closed once the rest may be read
+	done chan struct{} // else: gets a token once the rest may be read. It has room for that, and its request may be another's later
 
 	// When it was made, and when its caller leaves at the latest, in Link.Now's time. For senders
 	// that want to know.
@@ -87,17 +89,38 @@ type Owner interface {
 	Insists() bool // reports whether it is to be sent all the same while the client closes
 }
 
-// Enter returns nil if the caller may ask for key by itself, and must call Leave after. Else it
+// What is what a caller asks for.
+type What struct {
+	Key         string
+	Args        []string
+	Asked, Ends int64 // see Request
+}
+
+// Enter returns nil if the caller may ask for what by itself, and must call Leave after. Else it
 // returns the request that waits to be sent, for which the caller waits.
-func (b *Batcher) Enter(key string) *Request {
+func (b *Batcher) Enter(what What) *Request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.aloneLocked() {
 		return nil
 	}
-	r := &Request{Key: key, done: make(chan struct{})}
+	r, ok := b.free.Get().(*Request)
+	if !ok {
+		r = &Request{done: make(chan struct{}, 1)}
+	}
+	r.Key, r.Args, r.Asked, r.Ends = what.Key, what.Args, what.Asked, what.Ends
 	b.next = append(b.next, r)
 	return r
+}
+
+// Release takes back a request of Enter whose answer its caller has read: another's may be made of it.
+func (b *Batcher) Release(r *Request) {
+	select {
+	case <-r.done: // it was answered just as its caller left
+	default:
+	}
+	r.Key, r.Args, r.Result, r.Err, r.answered = "", nil, nil, nil, false
+	b.free.Put(r)
 }
 
 // EnterOwned is Enter for a request with an owner. It reports whether the caller may ask by itself.
@@ -107,18 +130,6 @@ func (b *Batcher) EnterOwned(r *Request) bool {
 	if b.aloneLocked() {
 		return true
 	}
-	b.next = append(b.next, r)
-	return false
-}
-
-// Join is Enter for a request of the caller's. It reports whether the caller may ask by itself.
-func (b *Batcher) Join(r *Request) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.aloneLocked() {
-		return true
-	}
-	r.done = make(chan struct{})
 	b.next = append(b.next, r)
 	return false
 }
@@ -186,21 +197,27 @@ func (b *Batcher) Load() (out, waiting int) {
 func (b *Batcher) take() (requests []*Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	bytes, most := 0, cmp.Or(b.sender.MaxRequests, maxRequests)
-	b.next = slices.DeleteFunc(b.next, func(r *Request) bool {
+	bytes, most, stay := 0, cmp.Or(b.sender.MaxRequests, maxRequests), b.next[:0]
+	for i, r := range b.next {
+		if len(requests) == most || bytes > MaxBatchBytes { // callers wait for the lock: the rest is not looked at
+			stay = append(stay, b.next[i:]...)
+			break
+		}
 		if r.hasLeft() {
-			return true
+			continue
 		}
 		bytes += r.Size()
-		if bytes > MaxBatchBytes && len(requests) > 0 {
-			return false
+		if bytes > MaxBatchBytes && len(requests) > 0 || !b.sender.Repeats && slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
+			stay = append(stay, r)
+			continue
 		}
-		if len(requests) == most || !b.sender.Repeats && slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
-			return false
+		if requests == nil {
+			requests = make([]*Request, 0, min(most, len(b.next)-i))
 		}
 		requests = append(requests, r)
-		return true
-	})
+	}
+	clear(b.next[len(stay):])
+	b.next = stay
 	if requests == nil {
 		b.out--
 	}
@@ -212,11 +229,10 @@ func (b *Batcher) take() (requests []*Request) {
 func (r *Request) Wait(ctx, closing context.Context) bool {
 	select {
 	case <-r.done:
-		return true
 	case <-ctx.Done():
 	case <-closing.Done():
 	}
-	r.mu.Lock()
+	r.mu.Lock() // whoever answers has it, until it needs r no more
 	defer r.mu.Unlock()
 	r.left = !r.answered
 	return r.answered
@@ -262,6 +278,6 @@ func (r *Request) Answer(result any, at int, err error) bool {
 		return false
 	}
 	r.Result, r.At, r.Err, r.answered = result, at, err, true
-	close(r.done)
+	r.done <- struct{}{}
 	return true
 }

@@ -173,9 +173,9 @@ func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 		sent = append(sent, keys)
 	}
 	for range maxAlone {
-		require.Nil(t, b.Enter("alone"))
+		require.Nil(t, b.Enter(What{Key: "alone"}))
 	}
-	waiting := []*Request{b.Enter("a"), b.Enter("b"), b.Enter("a"), b.Enter("gone")}
+	waiting := []*Request{b.Enter(What{Key: "a"}), b.Enter(What{Key: "b"}), b.Enter(What{Key: "a"}), b.Enter(What{Key: "gone"})}
 	require.NotContains(t, waiting, (*Request)(nil))
 	left, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -188,7 +188,7 @@ func TestRequestsGoTogetherUnderLoad(t *testing.T) {
 	require.False(t, waiting[3].Answer("late", 0, nil), "its caller has left")
 	b.inBackground = func(func()) bool { return false }
 	b.out = maxAlone
-	r := b.Enter("closing")
+	r := b.Enter(What{Key: "closing"})
 	require.NotNil(t, r)
 	b.Leave()
 	require.ErrorIs(t, r.Err, ErrClosed)
@@ -199,7 +199,7 @@ func TestAnsweredCallersAskBeforeTheNextCallGoes(t *testing.T) {
 	b := Batcher{sender: Sender{MaxRequests: 2}, out: maxAlone}
 	b.inBackground = func(fn func()) bool { fn(); return true }
 	for _, key := range []string{"a", "b", "c"} {
-		require.NotNil(t, b.Enter(key))
+		require.NotNil(t, b.Enter(What{Key: key}))
 	}
 	var sent [][]string
 	b.send = func(requests []*Request) {
@@ -213,7 +213,7 @@ func TestAnsweredCallersAskBeforeTheNextCallGoes(t *testing.T) {
 	}
 	b.yield = func() {
 		if len(sent) == 1 {
-			require.NotNil(t, b.Enter("a's next"))
+			require.NotNil(t, b.Enter(What{Key: "a's next"}))
 		}
 	}
 	b.Leave()
@@ -239,7 +239,7 @@ func TestAYieldThatLastsLongIsRare(t *testing.T) {
 			b, yields := Batcher{sender: Sender{MaxRequests: 1}, out: maxAlone}, 0
 			b.inBackground = func(fn func()) bool { fn(); return true }
 			for range 3 * (withoutYield + 1) {
-				require.False(t, b.EnterOwned(&Request{Owner: row.owner, done: make(chan struct{})}))
+				require.False(t, b.EnterOwned(&Request{Owner: row.owner, done: make(chan struct{}, 1)}))
 			}
 			b.send = func(requests []*Request) { requests[0].Answer(nil, 0, nil) }
 			b.yield = func() { yields++; time.Sleep(row.lasts) }
@@ -260,9 +260,9 @@ func TestARequestIsSentOnlyIfItsCallerIsThere(t *testing.T) {
 	b.inBackground = func(func()) bool { return false } // the client closes
 	left, cancel := context.WithCancel(t.Context())
 	cancel()
-	requests := []*Request{{Key: "left"}, {Key: "leaves"}, {Key: "stays"}, {Key: "one more"}}
-	for _, r := range requests {
-		require.False(t, b.Join(r))
+	var requests []*Request
+	for _, key := range []string{"left", "leaves", "stays", "one more"} {
+		requests = append(requests, b.Enter(What{Key: key}))
 	}
 	require.False(t, requests[0].Wait(left, t.Context()))
 	require.False(t, requests[0].Begin("sent in this"))
@@ -288,4 +288,44 @@ func TestARequestIsSentOnlyIfItsCallerIsThere(t *testing.T) {
 	require.Equal(t, "answered", requests[2].Result)
 	out, waiting := b.Load()
 	require.Equal(t, []int{maxAlone - 1, 0}, []int{out, waiting})
+}
+
+// A request is used again once its caller has read the answer, and not as long as whoever answers has it. What a caller
+// has left behind is nobody else's.
+func TestARequestIsUsedAgain(t *testing.T) {
+	b := Batcher{sender: Sender{MaxRequests: 1}, out: maxAlone}
+	b.inBackground = func(func()) bool { return false }
+	b.send = func(some []*Request) { some[0].Answer("answered", 7, ErrClosed) }
+	left, cancel := context.WithCancel(t.Context())
+	cancel()
+
+	first := b.Enter(What{"first", []string{"arg"}, 1, 2})
+	require.True(t, first.Begin("sent"))
+	answers := make(chan bool)
+	first.mu.Lock()
+	go func() { answers <- first.Answer("answered", 7, ErrClosed) }()
+	waits := make(chan bool)
+	go func() { waits <- first.Wait(left, left) }()
+	first.mu.Unlock()
+	if !<-waits { // it has left before
+		require.False(t, <-answers)
+	} else {
+		require.True(t, <-answers)
+		require.Equal(t, "answered", first.Result)
+		b.Release(first)
+	}
+
+	for range 100 { // the token of one that was answered as its caller left is not the next one's
+		r := b.Enter(What{"next", nil, 3, 4})
+		require.Equal(t, []any{"next", []string(nil), int64(3), int64(4), nil, error(nil)}, []any{r.Key, r.Args, r.Asked, r.Ends, r.Result, r.Err})
+		require.False(t, r.answered)
+		require.Empty(t, r.done)
+		require.True(t, r.Answer("answered", 0, nil))
+		require.True(t, r.Wait(left, left))
+		b.Release(r)
+	}
+
+	gone := b.Enter(What{Key: "gone"})
+	require.False(t, gone.Wait(left, left))
+	require.NotSame(t, gone, b.Enter(What{Key: "another"}))
 }
