@@ -22,7 +22,7 @@ type lifecycle struct {
 	calls     sync.Pool // of *containedCall: a client's own, as a channel of a synctest bubble serves in no other
 	callbacks sync.Map  // the numbers of the goroutines that run callbacks, see contain.go
 
-	mu         sync.Mutex     // held while ctx ends, and by those who must not begin anything afterwards
+	mu         sync.RWMutex   // held while ctx ends; for reading by those who must not begin anything afterwards
 	background sync.WaitGroup // every goroutine of ours; may be added to with mu held, or by one of them
 	closedAt   atomic.Int64   // when Close was called, in link.Now's time; set before ctx ends
 
@@ -43,8 +43,8 @@ func (lc *lifecycle) enter() bool { return lc.enterAll(1) }
 
 // enterAll is enter for several parts of work, each of which ends by itself.
 func (lc *lifecycle) enterAll(parts int) bool {
-	lc.mu.Lock()
-	defer lc.mu.Unlock()
+	lc.mu.RLock()
+	defer lc.mu.RUnlock()
 	if lc.ctx.Err() != nil {
 		return false
 	}

@@ -172,7 +172,10 @@ func (o *outbox) dropLoad(key string) {
 //
 // Its replay would find that out, but until then this process would believe the record. Safe for
 // concurrent use.
-type overtakings struct {
+type overtakings struct{ stripes [32]overtakingStripe }
+
+// overtakingStripe is what keys with the same hash share: else all writers would wait for each other here.
+type overtakingStripe struct {
 	mu    sync.Mutex
 	byKey map[string]overtaking // of keys with a write under way; guarded by mu
 }
@@ -183,45 +186,65 @@ type overtaking struct {
 	whole  string // and of a Set or Del: an Update leaves operations as they are
 }
 
+// overtakingSeed is that of the hashes of keys.
+var overtakingSeed = maphash.MakeSeed()
+
+func (o *overtakings) stripe(key string) *overtakingStripe {
+	return &o.stripes[maphash.String(overtakingSeed, key)%uint64(len(o.stripes))]
+}
+
 func (o *overtakings) begin(keys []string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.byKey == nil {
-		o.byKey = make(map[string]overtaking)
-	}
 	for _, key := range keys {
-		of := o.byKey[key]
+		s := o.stripe(key)
+		s.mu.Lock()
+		if s.byKey == nil {
+			s.byKey = make(map[string]overtaking)
+		}
+		of := s.byKey[key]
 		of.writes++
-		o.byKey[key] = of
+		s.byKey[key] = of
+		s.mu.Unlock()
 	}
 }
 
 func (o *overtakings) end(keys []string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	for _, key := range keys {
-		of := o.byKey[key]
-		if of.writes--; of.writes == 0 {
-			delete(o.byKey, key)
-			continue
+		s := o.stripe(key)
+		s.mu.Lock()
+		if of := s.byKey[key]; of.writes > 1 {
+			of.writes--
+			s.byKey[key] = of
+		} else {
+			delete(s.byKey, key)
 		}
-		o.byKey[key] = of
+		s.mu.Unlock()
 	}
+}
+
+// acknowledged notes that Redis has done a write of key with that stamp.
+func (o *overtakings) acknowledged(key, done string, whole bool) {
+	s := o.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := s.byKey[key]
+	if of.done = max(of.done, done); whole {
+		of.whole = max(of.whole, done)
+	}
+	s.byKey[key] = of
+}
+
+func (o *overtakings) of(key string) overtaking {
+	s := o.stripe(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byKey[key]
 }
 
 // acknowledged notes that Redis has done a write, a Set or Del if it is whole, and settleOvertaken looks at that once a write is
 // in the store. Whichever comes later for two writes of a key settles the older.
 func (o *outbox) acknowledged(keys []string, done string, whole bool) {
-	o.overtaking.mu.Lock()
 	for _, key := range keys {
-		of := o.overtaking.byKey[key]
-		if of.done = max(of.done, done); whole {
-			of.whole = max(of.whole, done)
-		}
-		o.overtaking.byKey[key] = of
-	}
-	o.overtaking.mu.Unlock()
-	for _, key := range keys {
+		o.overtaking.acknowledged(key, done, whole)
 		o.settleOlder(key)
 	}
 }
@@ -235,10 +258,11 @@ func (o *outbox) settleOvertaken(records []fallback.Record) {
 // settleOlder settles the pending record of key if this client made it before a write that Redis has
 // done, and that is still under way.
 func (o *outbox) settleOlder(key string) {
-	o.overtaking.mu.Lock()
-	of := o.overtaking.byKey[key]
-	o.overtaking.mu.Unlock()
-	was, _ := o.Stamp(key)
+	was, ok := o.Stamp(key)
+	if !ok { // as a rule
+		return
+	}
+	of := o.overtaking.of(key)
 	by, ok := stamp.Parse(was)
 	if !ok || by.Client != o.client || was >= of.done {
 		return

@@ -27,11 +27,19 @@ const (
 	maxRecents = 4096             // how many, at most
 )
 
-// recents are the latest writes that Redis has acknowledged, oldest first from the next place on.
+// recents are the latest writes that Redis has acknowledged.
 // Safe for concurrent use.
 type recents struct {
+	count atomic.Uint64 // of all writes so far
+	rings [recentRings]recentRing
+}
+
+// recentRings take writes in turn, so that writers seldom wait for each other.
+const recentRings = 16
+
+type recentRing struct {
 	mu     sync.Mutex
-	writes []recentWrite // a ring of maxRecents once it has them; guarded by mu
+	writes []recentWrite // a ring of maxRecents / recentRings once it has them; guarded by mu
 	next   int           // where the next one goes, then; guarded by mu
 }
 
@@ -43,40 +51,43 @@ type recentWrite struct {
 
 // add adds a write of keys, which must be strings of their own.
 func (r *recents) add(keys []string, s stamp.Proposal, now int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, key := range keys {
-		r.addLocked(recentWrite{key, s, now})
+		r.addOne(recentWrite{key, s, now})
 	}
 }
 
 // addReplayed adds what has been replayed.
 func (r *recents) addReplayed(records []*fallback.Record, now int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, record := range records {
-		r.addLocked(recentWrite{strings.Clone(record.Key), stamp.Proposal{Text: record.Stamp, Slack: record.Slack}, now})
+		r.addOne(recentWrite{strings.Clone(record.Key), stamp.Proposal{Text: record.Stamp, Slack: record.Slack}, now})
 	}
 }
 
-func (r *recents) addLocked(w recentWrite) {
-	if len(r.writes) < maxRecents {
-		r.writes = append(r.writes, w)
+func (r *recents) addOne(w recentWrite) {
+	const most = maxRecents / recentRings
+	ring := &r.rings[r.count.Add(1)%recentRings]
+	ring.mu.Lock()
+	defer ring.mu.Unlock()
+	if len(ring.writes) < most {
+		ring.writes = append(ring.writes, w)
 		return
 	}
-	r.writes[r.next] = w
-	r.next = (r.next + 1) % maxRecents
+	ring.writes[ring.next] = w
+	ring.next = (ring.next + 1) % most
 }
 
 // since returns the latest write of each key since then, as records of deletes.
 func (r *recents) since(then int64) map[string]fallback.Record {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	records := make(map[string]fallback.Record)
-	for _, w := range r.writes {
-		if w.at >= then && w.stamp.Text > records[w.key].Stamp {
-			records[w.key] = fallback.Record{Op: fallback.OpDel, Key: w.key, Stamp: w.stamp.Text, Slack: w.stamp.Slack}
+	for i := range r.rings {
+		ring := &r.rings[i]
+		ring.mu.Lock()
+		for _, w := range ring.writes {
+			if w.at >= then && w.stamp.Text > records[w.key].Stamp {
+				records[w.key] = fallback.Record{Op: fallback.OpDel, Key: w.key, Stamp: w.stamp.Text, Slack: w.stamp.Slack}
+			}
 		}
+		ring.mu.Unlock()
 	}
 	return records
 }

@@ -145,7 +145,7 @@ func (b *Batcher) aloneLocked() bool {
 
 // Leave sends the requests that have come meanwhile. It does not wait for their answers.
 func (b *Batcher) Leave() {
-	if requests := b.take(); requests != nil {
+	if requests := b.take(nil); requests != nil {
 		b.sendOn(requests)
 	}
 }
@@ -153,7 +153,7 @@ func (b *Batcher) Leave() {
 // sendOn sends requests, and then those that have come meanwhile.
 func (b *Batcher) sendOn(requests []*Request) {
 	sent := b.inBackground(func() { // ends when nothing is left to be sent, or Close has failed the commands
-		for ; requests != nil; requests = b.take() {
+		for ; requests != nil; requests = b.take(requests) {
 			awaited := requests[0].Owner == nil // now: what was answered may be another's again
 			b.send(requests)
 			if awaited {
@@ -161,7 +161,7 @@ func (b *Batcher) sendOn(requests []*Request) {
 			}
 		}
 	})
-	for ; !sent && requests != nil; requests = b.take() { // closing
+	for ; !sent && requests != nil; requests = b.take(requests) { // closing
 		if owner := requests[0].Owner; b.sender.Insist || owner != nil && owner.Insists() {
 			b.send(requests)
 			continue
@@ -192,34 +192,61 @@ func (b *Batcher) Load() (out, waiting int) {
 	return b.out, len(b.next)
 }
 
-// take returns what is to be sent next, a key only once unless its sender repeats keys. If there is nothing it gives back the
+// take returns what is to be sent next, in the memory of what was sent before. If there is nothing it gives back the
 // caller's place.
-func (b *Batcher) take() (requests []*Request) {
+func (b *Batcher) take(sent []*Request) (requests []*Request) {
+	for clear(sent); ; {
+		some := b.first(sent[:0])
+		if len(some) == 0 {
+			return nil
+		}
+		if requests := b.fitting(some); len(requests) > 0 {
+			return requests
+		}
+	}
+}
+
+// first removes the first requests that wait, and appends them. If there is none it gives back the caller's place. What
+// they are is not looked at here, where callers wait for the lock.
+func (b *Batcher) first(to []*Request) []*Request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	bytes, most, stay := 0, cmp.Or(b.sender.MaxRequests, maxRequests), b.next[:0]
-	for i, r := range b.next {
-		if len(requests) == most || bytes > MaxBatchBytes { // callers wait for the lock: the rest is not looked at
-			stay = append(stay, b.next[i:]...)
-			break
-		}
+	n := min(cmp.Or(b.sender.MaxRequests, maxRequests), len(b.next))
+	if n == 0 {
+		b.out--
+		return nil
+	}
+	to = append(to, b.next[:n]...)
+	b.next = slices.Delete(b.next, 0, n)
+	return to
+}
+
+// fitting returns those of some that may go in one command, a key only once unless the sender repeats keys. The others
+// wait on, before those that came later, but for those whose callers have left.
+func (b *Batcher) fitting(some []*Request) (requests []*Request) {
+	var back []*Request
+	bytes := 0
+	requests = some[:0]
+	for i, r := range some {
 		if r.hasLeft() {
 			continue
 		}
 		bytes += r.Size()
-		if bytes > MaxBatchBytes && len(requests) > 0 || !b.sender.Repeats && slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
-			stay = append(stay, r)
-			continue
+		if bytes > MaxBatchBytes && len(requests) > 0 {
+			back = append(back, some[i:]...)
+			break
 		}
-		if requests == nil {
-			requests = make([]*Request, 0, min(most, len(b.next)-i))
+		if !b.sender.Repeats && slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
+			back = append(back, r)
+			continue
 		}
 		requests = append(requests, r)
 	}
-	clear(b.next[len(stay):])
-	b.next = stay
-	if requests == nil {
-		b.out--
+	clear(some[len(requests):])
+	if len(back) > 0 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.next = slices.Insert(b.next, 0, back...)
 	}
 	return requests
 }

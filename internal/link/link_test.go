@@ -283,7 +283,7 @@ func TestARequestIsSentOnlyIfItsCallerIsThere(t *testing.T) {
 		}
 	}
 	b.Leave()
-	require.Equal(t, [][]string{{"leaves", "stays"}, {"one more"}}, sent, "it insists, though the client closes")
+	require.Equal(t, [][]string{{"leaves"}, {"stays", "one more"}}, sent, "it insists, though the client closes")
 	require.Equal(t, "sent in this", requests[1].Result)
 	require.Equal(t, "answered", requests[2].Result)
 	out, waiting := b.Load()
