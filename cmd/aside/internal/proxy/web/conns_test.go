@@ -77,6 +77,7 @@ func (cs *conns) resting() (n int) {
 
 // Clients that never send a request have a second for it.
 func TestSilentConnectionsGiveWay(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, setup{web: Options{MaxConnections: 5}})
 	var silent []net.Conn
 	for range 5 {

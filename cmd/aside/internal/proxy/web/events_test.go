@@ -106,6 +106,7 @@ func (s *stream) ended() {
 }
 
 func TestAnEventSaysWhatThePageShows(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, setup{client: []func(*aside.Options){durable(t)}, web: Options{Version: "v9", RESP: func() (int64, int64) { return 3, 4 }}})
 	f.put("k", "v")
 	f.holds("k", "v")
@@ -150,6 +151,7 @@ func TestAnEventSaysWhatThePageShows(t *testing.T) {
 
 // Relapse: net/http ends, at WriteTimeout, what it has not sent all of.
 func TestAStreamOutlivesTheServersTimeouts(t *testing.T) {
+	t.Parallel()
 	const short = 2 * time.Second
 	f := newFront(t, setup{web: Options{Pprof: true}, http: func(s *http.Server) { s.ReadTimeout, s.WriteTimeout = short, short }})
 	viewer := f.watch()
@@ -232,6 +234,7 @@ func TestAnEventIsOneLine(t *testing.T) {
 }
 
 func TestStreamsEndWithTheirTokenOnly(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, setup{web: Options{Token: "first"}})
 	viewer := f.watch("Authorization", "Bearer first")
 	viewer.next()

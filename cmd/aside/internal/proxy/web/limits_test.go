@@ -47,6 +47,7 @@ func await[T any](t testing.TB, ch <-chan T) T {
 }
 
 func TestAHeaderThatDoesNotEndIsCutOff(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, setup{http: func(s *http.Server) {
 		require.Positive(t, s.ReadHeaderTimeout)
 		require.Positive(t, s.IdleTimeout)
@@ -93,6 +94,7 @@ func TestABodyThatIsTooLargeIsNotRead(t *testing.T) {
 }
 
 func TestABodyThatDoesNotEndIsCutOff(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, setup{web: Options{RequestTimeout: 3 * time.Second, Concurrent: 2}})
 	f.put("k", "v")
 	var slow []<-chan string
@@ -124,6 +126,7 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 }
 
 func TestFurtherRequestsWaitForTheirTurn(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, setup{web: Options{Concurrent: 1, RequestTimeout: 2 * time.Second}})
 	f.put("k", "v")
 	require.NoError(t, f.server.turns.Enter(context.Background())) // somebody is being served
