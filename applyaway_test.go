@@ -18,6 +18,7 @@ import (
 type keptOf = map[string]aside.Kept
 
 func TestApplyAwayKeepsOperationsOnSeveralKeysOrNone(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server, func(o *aside.Options) { o.MaxValueBytes = 4 << 10 })
 	ctx := testContext(t)
@@ -79,6 +80,7 @@ func TestApplyAwayKeepsOperationsOnSeveralKeysOrNone(t *testing.T) {
 // At the replay each key goes by its own rule: what somebody else has set later, or Redis refuses, parts no other key from its
 // operations.
 func TestEachKeyOfATransactionIsReplayedByItself(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	other, ctx := newClient(t, server.Addr()), testContext(t)
@@ -133,6 +135,7 @@ func TestATransactionOnADiskThatHangs(t *testing.T) {
 
 // What memory has of a key that a transaction only reads is still there afterwards.
 func TestApplyAwayLeavesWhatItOnlyLooksAt(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	ctx := testContext(t)

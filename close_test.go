@@ -17,6 +17,7 @@ import (
 )
 
 func TestCloseEndsWhileRedisHangs(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, db, ctx := newClient(t, server.Addr(), hasty), newSource("v"), testContext(t)
 	db.HoldUp()
@@ -140,6 +141,7 @@ func TestCloseStoresWhatIsEarly(t *testing.T) {
 
 // Close with a Redis that hangs, and again.
 func TestCloseInAnOutage(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	dir, _ := durable(t)
 	c, ctx := newDurable(t, server.Addr(), dir), testContext(t)

@@ -21,6 +21,7 @@ import (
 // An error is one sentence with one prefix, however many layers it has come through, and still is
 // what it is.
 func TestErrorsAreOneSentenceWithOnePrefix(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	ctx := testContext(t)
 	check := func(what string, err error, is ...error) {

@@ -177,6 +177,7 @@ func TestARefreshIsExplained(t *testing.T) {
 }
 
 func TestAnOutageIsExplained(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	dir, kept := durable(t)
 	_ = dir

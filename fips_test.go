@@ -21,6 +21,7 @@ import (
 // the one, and record files are named by the other. The test runs itself again in a process where
 // that is so.
 func TestAllWorksWhereOnlyFIPS140IsAllowed(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: this test needs a server")
 	}

@@ -65,7 +65,8 @@ func (e *elsewhere) proxyOf(key string) *faultproxy.Proxy {
 }
 
 // WithFresh hears of what was cleared on another shard, although that shard's push is still on its way.
-func TestWithFreshHearsOfWhatWasClearedOnAnotherShard(t *testing.T) {
+func TestWithFreshHearsOfWhatWasClearedOnAnotherShard(t *testing.T) { //nolint:tparallel // its parts have one cluster
+	t.Parallel()
 	e := startElsewhere(t)
 	a := newClient(t, "", e.direct)
 	for name, row := range map[string]struct {
@@ -357,7 +358,8 @@ func TestAShardThatIsAwayTakesNoPlaceForTheOthers(t *testing.T) {
 }
 
 // Who only looks is not told that there is nothing where nobody could ask whether it was cleared.
-func TestAGroupThatCannotBeAskedIsNotAMiss(t *testing.T) {
+func TestAGroupThatCannotBeAskedIsNotAMiss(t *testing.T) { //nolint:tparallel // its parts have one cluster
+	t.Parallel()
 	e := startElsewhere(t)
 	a, ctx := newClient(t, "", e.direct), testContext(t)
 	key := e.prefix + "k"

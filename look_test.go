@@ -80,11 +80,13 @@ func TestLookSaysFromWhereAndForHowLong(t *testing.T) {
 }
 
 func TestLookMultiAsksOnceForAllThatIsNotInMemory(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(t *testing.T) []string{
 		"one server": func(t *testing.T) []string { return []string{redistest.Start(t).Addr()} },
 		"cluster":    func(t *testing.T) []string { return redistest.StartCluster(t).Addrs() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			addrs := start(t)
 			c, ctx := newClient(t, "", patient, func(o *aside.Options) { o.Redis.InitAddress = addrs }), testContext(t)
 			var keys []string

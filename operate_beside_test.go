@@ -35,9 +35,11 @@ func (s *steppedStore) Stamp(key string) (string, bool) {
 // Two additions at the same time to a number that memory knows have two sums, or the later says that it does not know
 // its own. A relapse has both answer the same.
 func TestAdditionsAtTheSameTimeInAnOutage(t *testing.T) {
+	t.Parallel()
 	const looks = 2 // at the store, before an addition has its turn; then the other one would wait for it
 	for at := int64(1); at <= looks; at++ {
 		t.Run(fmt.Sprint("at look ", at), func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			store := &steppedStore{Memory: fallback.NewMemory(0), at: at}
 			c, cut, heal := away(t, server, func(o *aside.Options) { o.FallbackDir, o.Store = "", store })

@@ -71,6 +71,7 @@ func TestOperationsAreDoneAtOnceWhileRedisIsWell(t *testing.T) {
 
 // Two processes are away one after the other, and in between somebody without this library adds, too.
 func TestAllAdditionsOfTwoOutagesAreThere(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	a, cutA, healA := away(t, server)
 	b, cutB, healB := away(t, server)
@@ -108,6 +109,7 @@ func TestAllAdditionsOfTwoOutagesAreThere(t *testing.T) {
 
 // What is kept is done in its order, whatever the type, and once.
 func TestOperationsAreKeptInAnOutage(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	ctx := testContext(t)
@@ -184,6 +186,7 @@ func TestOperationsFollowASetThatWaits(t *testing.T) {
 // What memory held when Redis went away is what an addition's answer follows from. It is still an
 // addition.
 func TestAnAdditionToWhatMemoryHolds(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	ctx := testContext(t)
@@ -204,6 +207,7 @@ func TestAnAdditionToWhatMemoryHolds(t *testing.T) {
 
 // An error of decide keeps nothing.
 func TestDecideMayRefuse(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	ctx := testContext(t)
@@ -231,6 +235,7 @@ func TestDecideMayRefuse(t *testing.T) {
 
 // A Set or Del that somebody has done since drops them; one from before does not.
 func TestOperationsOlderThanASetAreDropped(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server)
 	other, ctx := newClient(t, server.Addr()), testContext(t)
@@ -346,6 +351,7 @@ func TestWhatHasEndedTakesNothingAlongThatCameInItsPlace(t *testing.T) {
 // What was stored with a header is no number and no text to Redis. The operation is refused at once, as
 // Redis would refuse it, and not kept and rejected later.
 func TestAValueWithAHeaderIsNotChangedByOperations(t *testing.T) {
+	t.Parallel()
 	c, cut, heal := away(t, redistest.Start(t))
 	ctx := testContext(t)
 	cut()

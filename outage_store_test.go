@@ -23,6 +23,7 @@ import (
 
 // A fill of one outage must not be served in the next: our own Del, or anybody's, came in between.
 func TestWhatWasLoadedInAnEarlierOutageIsNotServed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -112,6 +113,7 @@ func (h *hookedStore) Close(ctx context.Context) error { _ = h.Store.Close(ctx);
 // A write is kept between the prober's look at the store and its announcement that all is well:
 // nobody else would replay it.
 func TestAWriteThatIsKeptWhileRedisComesBackIsReplayed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	var armed atomic.Bool
@@ -155,6 +157,7 @@ func TestWhatCouldNotBeReadJustNowIsReplayedLater(t *testing.T) {
 // The answer to a record's replay is in, and its key is claimed by the next before the record is
 // settled.
 func TestARecordIsSettledBeforeItsKeyIsFree(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	h := &hookedStore{Store: fallback.NewMemory(0)}
@@ -250,6 +253,7 @@ func (silentStore) Put(ctx context.Context, _ ...fallback.Record) error {
 
 // Progress that a slow OnReplay has not heard yet is not told after the end.
 func TestTheEndOfAReplayIsTheLastThatIsTold(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -284,6 +288,7 @@ func TestTheEndOfAReplayIsTheLastThatIsTold(t *testing.T) {
 }
 
 func TestATouchOutlivesTheReplayOfItsKey(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)

@@ -21,6 +21,7 @@ import (
 // What another process wrote while we were cut off is newer than what we kept; what it wrote before
 // is older.
 func TestReplayKeepsWhatIsNewer(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -66,6 +67,7 @@ func beyondTheMargin(t testing.TB) {
 
 // A load that has read the source before our Del, and fills after it, is voided by the replay.
 func TestReplayVoidsALoadThatBeganBefore(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -86,6 +88,7 @@ func TestReplayVoidsALoadThatBeganBefore(t *testing.T) {
 
 // While the replay is under way whoever asks for a key has its record replayed first.
 func TestAKeyThatIsPendingIsReplayedBeforeItIsRead(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	_, option := durable(t)
 	c, ctx := newClient(t, server.Addr(), option, func(o *aside.Options) {
@@ -224,8 +227,10 @@ func TestAtMostMaxLoadersRunAtOnce(t *testing.T) {
 // What was loaded while Redis was away is put into Redis when the same server is back, and into no
 // other.
 func TestFillsAreReplayedIntoTheSameServerOnly(t *testing.T) {
+	t.Parallel()
 	for _, same := range []bool{true, false} {
 		t.Run(fmt.Sprint("same ", same), func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			proxy := faultproxy.New(t, server.Addr())
 			_, option := durable(t)
@@ -287,6 +292,7 @@ func TestAnExpiredSetIsReplayedAsADelete(t *testing.T) {
 
 // Without stamps nobody knows what is newer: a Set is replayed as a delete.
 func TestWithoutStampsSetsAreReplayedAsDeletes(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
@@ -304,6 +310,7 @@ func TestWithoutStampsSetsAreReplayedAsDeletes(t *testing.T) {
 
 // A server that refuses a record must not keep the others waiting, nor the record be lost.
 func TestAFullServerDoesNotEndTheReplay(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)

@@ -206,8 +206,10 @@ func startReplica(t testing.TB, primary *redistest.Server) *redistest.Server {
 // The replica takes over, and what stands between leads new connections to it. Nobody closes the
 // old ones.
 func TestAConnectionToAReplicaIsGivenUp(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*aside.Options){"with memory": func(*aside.Options) {}, "DisableCache": untracked} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			primary := redistest.Start(t, redistest.WithReplication())
 			replica := startReplica(t, primary)
 			proxy := faultproxy.New(t, primary.Addr())
@@ -230,6 +232,7 @@ func TestAConnectionToAReplicaIsGivenUp(t *testing.T) {
 // A balancer leads to a primary and a replica in turn: whoever begins at the replica goes on to the
 // primary.
 func TestAStartBehindABalancer(t *testing.T) {
+	t.Parallel()
 	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
 	for first := range 2 {
@@ -267,6 +270,7 @@ func TestAReplicaThatTakesWritesIsNotUsed(t *testing.T) {
 // An old primary that is cut off from its replicas goes on. With min-replicas-to-write it says so
 // to who writes, and probes write.
 func TestALonelyPrimaryIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	primary := redistest.Start(t, redistest.WithReplication())
 	replica := startReplica(t, primary)
 	c, ctx := newClient(t, primary.Addr(), hasty, forgetful), testContext(t)

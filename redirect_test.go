@@ -177,6 +177,7 @@ func TestWhatOthersReadIsKnownInAnOutage(t *testing.T) {
 
 // What was read of a key stands before the operations on it that wait, as long as that is known to be so.
 func TestWhatOthersReadStandsBeforeOperations(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server, func(o *aside.Options) { o.DegradedTTL, o.LockTTL, o.RedisTimeout = -1, time.Minute, 5*time.Second })
 	ctx := testContext(t)
@@ -249,6 +250,7 @@ func TestAClientWithoutMemoryHasNoRedirectTarget(t *testing.T) {
 
 // In a cluster each node has its own, for the keys of its slots.
 func TestEachNodeOfAClusterHasARedirectTarget(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	c := newClient(t, "", func(o *aside.Options) { o.Redis.InitAddress = cluster.Addrs() })
 	awaitMode(t, c, aside.Healthy)

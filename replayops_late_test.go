@@ -20,6 +20,7 @@ import (
 // A Set whose record reaches the store only when operations made after it have been replayed, or are
 // there, is not settled with these. It comes after them, as it ends after them.
 func TestASetThatIsKeptLateIsNotSettledWithOperations(t *testing.T) {
+	t.Parallel()
 	for _, replayed := range []bool{true, false} {
 		server := redistest.Start(t)
 		store := newLateSet()
@@ -114,6 +115,7 @@ func (s *lateSet) Settle(records ...fallback.Record) {
 // A Set that comes to the store while operations made after it are being put there may stand behind them in
 // the journal, which would drop it: it is kept as of now.
 func TestASetBesideOperationsThatAreBeingKeptComesAfterThem(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	memory := fallback.NewMemory(0)
 	store := &besideSet{Memory: memory, set: make(chan struct{}), putting: make(chan fallback.Record, 1), goOn: make(chan struct{})}
@@ -222,6 +224,7 @@ func TestAnEndCountsForTheRestOfAListThatWasBegunBefore(t *testing.T) {
 // A Set that comes between Apply's look at what waits and its Put stays before the operations, also where its
 // value is in its file only by then. A relapse has the operations alone: the Set was acknowledged, and is lost.
 func TestASetThatComesBesideAnApplyStaysBeforeIt(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	const most = 8 << 10
 	c, cut, heal := away(t, server, func(o *aside.Options) {

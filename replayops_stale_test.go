@@ -33,6 +33,7 @@ func (s *lateStore) Records(op fallback.Op) iter.Seq[fallback.Record] {
 }
 
 func TestAReplayKnowsOfAListThatWasOpenedSinceItWasRead(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	c, cut, heal := away(t, server, func(o *aside.Options) {
 		o.FallbackDir, o.Store = "", &lateStore{Keeper: fallback.NewMemory(0)}
