@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/redaside/aside/fallback"
@@ -52,11 +53,35 @@ type write struct {
 	meta *near.Meta // what the header of value says; nil: it has none
 
 	one oneKey
+
+	done bool // Redis has answered for all of it, and nothing is kept
 }
 
-// oneKey is room for what a write of one key needs, so that it is one piece of memory.
+// newWrite returns a write that is empty.
+func (c writer) newWrite() *write {
+	w, ok := writes.Get().(*write)
+	if !ok {
+		w = new(write)
+	}
+	w.writer = c
+	return w
+}
+
+// release has another call use w, unless it may still be sent, or is kept. What lives longer, commands and the latest
+// writes that are kept in mind, has strings of it and none of its memory; and the caller's context has memory of its own,
+// as what is derived from it may ask it at any time.
+func (w *write) release() {
+	if !w.done {
+		return
+	}
+	*w = write{}
+	writes.Put(w)
+}
+
+var writes sync.Pool // of *write, empty
+
+// oneKey is room for what a write of one key needs, so that it is in the write's own memory.
 type oneKey struct {
-	who     caller
 	key     [1]string
 	args    [2]string // write.args
 	call    [6]string // what the script takes

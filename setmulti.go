@@ -76,7 +76,7 @@ func (w *write) doMulti(ctx context.Context, failed map[string]error) error {
 // doMultiBegun is doMulti behind begin.
 func (w *write) doMultiBegun(ctx context.Context, failed map[string]error) {
 	defer w.end(w.keys)
-	who := w.one.who.enter(ctx)
+	who := enterCall(ctx)
 	defer who.leave()
 	w.drop(w.keys)
 	began := w.link.Now()

@@ -65,7 +65,9 @@ func (c writer) set(ctx context.Context, options *callOptions, ttl time.Duration
 		return err
 	}
 	value = strings.Clone(value) // a Set without an answer may still be sent, or is kept: see write
-	w := &write{writer: c, verb: "set", view: options.viewName(), script: script.Set, bare: script.SetBare, op: fallback.OpSet, ttl: ttl, value: value}
+	w := c.newWrite()
+	defer w.release()
+	w.verb, w.view, w.script, w.bare, w.op, w.ttl, w.value = "set", options.viewName(), script.Set, script.SetBare, fallback.OpSet, ttl, value
 	w.meta = grouper(c).setMeta(options, ttl, key, grouper(c).seeSet(ctx, options))
 	w.args = append(w.one.args[:0], stored(&near.Value{Raw: value, Meta: w.meta}), c.loads.valueTTLs.of(ttl))
 	return w.do(ctx, key)
@@ -81,7 +83,9 @@ func (c *Client) Del(ctx context.Context, keys ...string) error {
 }
 
 func (c writer) del(ctx context.Context, view string, keys []string) error {
-	w := &write{writer: c, verb: "delete", view: view, script: script.Del, bare: script.DelBare, op: fallback.OpDel}
+	w := c.newWrite()
+	defer w.release()
+	w.verb, w.view, w.script, w.bare, w.op = "delete", view, script.Del, script.DelBare, fallback.OpDel
 	return w.do(ctx, keys...)
 }
 
@@ -166,7 +170,7 @@ func first(keys []string) string {
 // doBegun is do behind begin.
 func (w *write) doBegun(ctx context.Context) error {
 	defer w.end(w.keys)
-	who := w.one.who.enter(ctx)
+	who := enterCall(ctx)
 	defer who.leave()
 	before := w.drop(w.keys)
 	var sh *link.Shard
@@ -183,6 +187,7 @@ func (w *write) doBegun(ctx context.Context) error {
 			Value: near.Value{Raw: w.value, TTL: w.ttl, Began: w.link.Now(), Meta: w.meta}, Valid: sh.Valid, Outage: outage, Changes: after,
 		})
 	}
+	w.done = len(failed) == 0 && !kept
 	if len(failed) == 0 && w.op != fallback.OpDel {
 		w.readBack(who, w.keys, ownSet{w, began})
 	}
