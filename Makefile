@@ -15,8 +15,9 @@ export GOWORK := off
 MODULES := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod */*/*/go.mod))
 # One external server for all packages, so one at a time.
 ONE_AT_A_TIME := $(if $(REDIS_ADDR),-p 1)
-# Most tests wait rather than compute.
-TEST := $(GO) test -count=1 -timeout 10m -parallel 4 $(ONE_AT_A_TIME) $(TESTFLAGS)
+# Most tests wait rather than compute. Under the race detector, and in containers, they compute more: half as many at once.
+TEST      := $(GO) test -count=1 -timeout 10m -parallel 8 $(ONE_AT_A_TIME) $(TESTFLAGS)
+TEST_FEW  := $(subst -parallel 8,-parallel 4,$(TEST))
 # What make test runs: not the suites that take minutes and have targets of their own. sim/ledger, which computes for two minutes under the race
 # detector, comes second, beside the root, which waits: else it is the last, and alone.
 PACKAGES = $$($(GO) list ./... | grep -v '/integration/\(faults\|crash\|converge\|abuse\|containers\|fleet\|express\)' | \
@@ -77,16 +78,16 @@ endif
 test-race: ## all tests of the library, its modules and the commands, under the race detector (LIBRARY_SERVER=path: for those of the library alone)
 	@for m in . cmd/aside asideotel asideprom asidesql asidesql/dbtest; do (cd $$m; \
 	  if [ $$m = . ] && [ -n "$(LIBRARY_SERVER)" ]; then export REDIS_SERVER=$(LIBRARY_SERVER); fi; \
-	  $(CURDIR)/scripts/with-redis $(TEST) -race $(PACKAGES)) || exit 1; done
+	  $(CURDIR)/scripts/with-redis $(TEST_FEW) -race $(PACKAGES)) || exit 1; done
 
 test-integration: ## the packages whose tests want a server
 	@scripts/with-redis $(TEST) $(INTEGRATION)
 
 test-docker: ## the same with servers in containers, of the root those that end theirs (REDIS_IMAGE, by default redis:7-alpine; ROOT_IN_DOCKER=. for all)
-	@cd integration && $(TEST) -timeout 20m ./containers
-	@ASIDE_BACKEND=docker $(TEST) -timeout 20m -run "$(ROOT_IN_DOCKER)" -skip "^(TestTheMainJob|$(BINARY_ONLY))$$" .
-	@ASIDE_BACKEND=docker $(TEST) -timeout 20m $$(echo "$(INTEGRATION)" | grep -v '/aside$$')
-	@cd internal/redistest/docker && $(TEST) -tags docker ./...
+	@cd integration && $(TEST_FEW) -timeout 20m ./containers
+	@ASIDE_BACKEND=docker $(TEST_FEW) -timeout 20m -run "$(ROOT_IN_DOCKER)" -skip "^(TestTheMainJob|$(BINARY_ONLY))$$" .
+	@ASIDE_BACKEND=docker $(TEST_FEW) -timeout 20m $$(echo "$(INTEGRATION)" | grep -v '/aside$$')
+	@cd internal/redistest/docker && $(TEST_FEW) -tags docker ./...
 
 test-versions: ## the same with each of several servers: VERSIONS="path/to/redis-server path/to/valkey-server"
 	@versions="$(VERSIONS)"; tool=../shared/tools/redis-versions; \
