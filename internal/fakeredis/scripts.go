@@ -10,7 +10,8 @@ import (
 )
 
 // The twins of internal/script's Lua: line for line the same, with the same names, to be read side
-// by side. Each is known by the sum of the Lua that it was written for.
+// by side. Each is known by the sum of the Lua that it was written for. (readOrLockMany does what its Lua does where SET NX
+// GET cannot be had, which comes to the same.)
 
 // twin is a script as a function.
 type twin struct {
@@ -25,7 +26,7 @@ var twins map[string]twin
 func init() { // some use the commands, and these the table
 	twins = map[string]twin{
 		"4c422f0cc1736339e0761f4834ee636f33ed4f3c": {"read_or_lock", readOrLock},
-		"8c225fa74693c14aee9de370c612d0f2e7905658": {"read_or_lock_many", readOrLockMany},
+		"bca2311aa722c8122fdd781080625e51fe595c5b": {"read_or_lock_many", readOrLockMany},
 		"b7b8ebc71f8d177eba61ccb472e7e3e824ba4433": {"replace_or_lock", replaceOrLock},
 		"a3a452a20b09b97b2c6d0b4ad326866dc957e416": {"read", read},
 		"13b6e42e904407fa3a3b3c088fcf392d93ae6e2a": {"fill", fill},

@@ -193,62 +193,76 @@ func (b *Batcher) Load() (out, waiting int) {
 }
 
 // take returns what is to be sent next, in the memory of what was sent before. If there is nothing it gives back the
-// caller's place.
-func (b *Batcher) take(sent []*Request) (requests []*Request) {
-	for clear(sent); ; {
-		some := b.first(sent[:0])
-		if len(some) == 0 {
-			return nil
+// caller's place. What waits is looked at outside of the lock, at which callers stand.
+func (b *Batcher) take(sent []*Request) []*Request {
+	clear(sent)
+	most := cmp.Or(b.sender.MaxRequests, maxRequests)
+	for requests := sent[:0]; ; {
+		var back []*Request
+		bytes := 0
+		for len(requests) < most && bytes <= MaxBatchBytes {
+			from := len(requests)
+			if requests = b.first(requests, most-from); len(requests) == from {
+				break
+			}
+			requests, back, bytes = b.fitting(requests, from, back, bytes)
 		}
-		if requests := b.fitting(some); len(requests) > 0 {
+		if len(requests) > 0 && len(back) == 0 {
 			return requests
+		}
+		switch out := b.backOrOut(back); {
+		case len(requests) > 0:
+			return requests
+		case out:
+			return nil
 		}
 	}
 }
 
-// first removes the first requests that wait, and appends them. If there is none it gives back the caller's place. What
-// they are is not looked at here, where callers wait for the lock.
-func (b *Batcher) first(to []*Request) []*Request {
+// first removes the first requests that wait, and appends them, so many at most.
+func (b *Batcher) first(to []*Request, most int) []*Request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := min(cmp.Or(b.sender.MaxRequests, maxRequests), len(b.next))
-	if n == 0 {
-		b.out--
-		return nil
-	}
+	n := min(most, len(b.next))
 	to = append(to, b.next[:n]...)
 	b.next = slices.Delete(b.next, 0, n)
 	return to
 }
 
-// fitting returns those of some that may go in one command, a key only once unless the sender repeats keys. The others
-// wait on, before those that came later, but for those whose callers have left.
-func (b *Batcher) fitting(some []*Request) (requests []*Request) {
-	var back []*Request
-	bytes := 0
-	requests = some[:0]
-	for i, r := range some {
+// fitting drops of requests, from that place on, those whose callers have left, and moves to back those that do not
+// fit: a key goes only once unless the sender repeats keys. bytes are those of requests, or too many.
+func (b *Batcher) fitting(requests []*Request, from int, back []*Request, bytes int) (fit, others []*Request, size int) {
+	fit = requests[:from]
+	for i := from; i < len(requests); i++ {
+		r := requests[i]
 		if r.hasLeft() {
 			continue
 		}
-		bytes += r.Size()
-		if bytes > MaxBatchBytes && len(requests) > 0 {
-			back = append(back, some[i:]...)
-			break
-		}
-		if !b.sender.Repeats && slices.ContainsFunc(requests, func(other *Request) bool { return other.Key == r.Key }) {
+		if !b.sender.Repeats && slices.ContainsFunc(fit, func(other *Request) bool { return other.Key == r.Key }) {
 			back = append(back, r)
 			continue
 		}
-		requests = append(requests, r)
+		if bytes += r.Size(); bytes > MaxBatchBytes && len(fit) > 0 {
+			back = append(back, requests[i:]...)
+			break
+		}
+		fit = append(fit, r)
 	}
-	clear(some[len(requests):])
-	if len(back) > 0 {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.next = slices.Insert(b.next, 0, back...)
+	clear(requests[len(fit):])
+	return fit, back, bytes
+}
+
+// backOrOut has requests wait on, before those that came later; there are some only if others are sent. If nothing
+// waits it gives back the caller's place, and reports that.
+func (b *Batcher) backOrOut(back []*Request) (out bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = slices.Insert(b.next, 0, back...)
+	if len(b.next) > 0 {
+		return false
 	}
-	return requests
+	b.out--
+	return true
 }
 
 // Wait reports whether r is answered; false: the caller leaves first, and then nobody reads the

@@ -283,7 +283,7 @@ func TestARequestIsSentOnlyIfItsCallerIsThere(t *testing.T) {
 		}
 	}
 	b.Leave()
-	require.Equal(t, [][]string{{"leaves"}, {"stays", "one more"}}, sent, "it insists, though the client closes")
+	require.Equal(t, [][]string{{"leaves", "stays"}, {"one more"}}, sent, "it insists, though the client closes")
 	require.Equal(t, "sent in this", requests[1].Result)
 	require.Equal(t, "answered", requests[2].Result)
 	out, waiting := b.Load()
@@ -328,4 +328,37 @@ func TestARequestIsUsedAgain(t *testing.T) {
 	gone := b.Enter(What{Key: "gone"})
 	require.False(t, gone.Wait(left, left))
 	require.NotSame(t, gone, b.Enter(What{Key: "another"}))
+}
+
+// Requests of one key, of which a command takes one, hold up nobody who asks for another key, nor do those whose callers
+// have left.
+func TestRequestsThatDoNotFitHoldUpNobody(t *testing.T) {
+	left, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, repeats := range []bool{false, true} {
+		b := Batcher{sender: Sender{MaxRequests: 3, Repeats: repeats}, out: maxAlone}
+		for range 7 {
+			b.Enter(What{Key: "hot"})
+			require.False(t, b.Enter(What{Key: "gone"}).Wait(left, left))
+		}
+		b.Enter(What{Key: "a"})
+		b.Enter(What{Key: "b"})
+		var commands [][]string
+		var requests []*Request
+		for requests = b.take(nil); requests != nil; requests = b.take(requests) {
+			var keys []string
+			for _, r := range requests {
+				keys = append(keys, r.Key)
+			}
+			commands = append(commands, keys)
+		}
+		hot := []string{"hot"}
+		if repeats {
+			require.Equal(t, [][]string{{"hot", "hot", "hot"}, {"hot", "hot", "hot"}, {"hot", "a", "b"}}, commands)
+		} else {
+			require.Equal(t, [][]string{{"hot", "a", "b"}, hot, hot, hot, hot, hot, hot}, commands)
+		}
+		out, waiting := b.Load()
+		require.Equal(t, []int{maxAlone - 1, 0}, []int{out, waiting})
+	}
 }

@@ -33,7 +33,7 @@ for i = 1, #keys do
     n = n + 1
     mine[n] = i
   elseif sum > 0 and sum + size > most then
-    answer[2*i-1], answer[2*i] = 2, size
+    answer[2*i-1], answer[2*i], gets = 2, size, nil
   else
     sum, read, answer[2*i-1] = sum + size, true, v
     if type(v) == 'string' then answer[2*i] = true

@@ -1,10 +1,12 @@
 package script
 
 import (
+	"fmt"
 	"io/fs"
 	"math"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -108,4 +110,26 @@ func TestRedisKnowsScriptsByTheirSHA(t *testing.T) {
 	for _, s := range all {
 		require.Equal(t, s.SHA(), server.Do("SCRIPT", "LOAD", s.Text()), "%s", s.name)
 	}
+}
+
+// However many large values a batch of reads finds, it copies one of them too many at most: of those that follow it asks
+// for the length alone.
+func TestLargeValuesOfABatchAreNotCopiedToBeRefused(t *testing.T) {
+	server := redistest.Start(t)
+	keys := []string{"small", "large", "larger", "largest", "nothing"}
+	for i, key := range keys[:4] {
+		server.Do("SET", key, strings.Repeat("v", 10+100*i))
+	}
+	server.Do("CONFIG", "RESETSTAT")
+	run := []any{"EVAL", ReadOrLockMany.Text(), strconv.Itoa(len(keys))}
+	for _, arg := range append(keys, "marker", "60000", "50") {
+		run = append(run, arg)
+	}
+	answer := server.Do(run...)
+	require.Equal(t, "[vvvvvvvvvv -1 2 110 2 210 2 310 1 0]", fmt.Sprint(answer))
+	lengths := "4" // SETRANGE of nothing tells it
+	if fmt.Sprint(server.Do("EVAL", "return redis.REDIS_VERSION_NUM and 1 or 0", "0")) == "1" {
+		lengths = "2"
+	}
+	require.Regexp(t, "cmdstat_setrange:calls="+lengths+",", server.Do("INFO", "commandstats"))
 }
