@@ -27,8 +27,7 @@ const (
 	maxRecents = 4096             // how many, at most
 )
 
-// recents are the latest writes that Redis has acknowledged.
-// Safe for concurrent use.
+// recents are the latest writes that Redis has acknowledged. Safe for concurrent use.
 type recents struct {
 	count atomic.Uint64 // of all writes so far
 	rings [recentRings]recentRing
