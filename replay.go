@@ -290,6 +290,10 @@ func tellOutcomes(outcomes []fallback.Outcome, b *link.Batch) {
 		all(replayFailure(b.Err))
 		return
 	}
+	if verdict, ok := b.One(); ok && verdict == 1 {
+		all(fallback.Outcome{Verdict: fallback.Applied})
+		return
+	}
 	answers, err := b.Reply.ToArray()
 	switch {
 	case err != nil && b.Untimely():
@@ -360,9 +364,13 @@ func (r replayer) pass() fallback.ReplayReport {
 	same, restarted := r.sh.SameServer()
 	var over atomic.Bool // what is told after that is old
 	r.turns = make(chan struct{}, maxTurns)
+	var belongs func(key string) bool // all, where there is one shard
+	if r.sh.Addr != "" {
+		belongs = func(key string) bool { return r.link.Shard(key) == r.sh }
+	}
 	syncer := fallback.NewSyncer(r.store.Store, r, fallback.SyncerOptions{
 		Rate:      r.opt.ReplayRate,
-		Belongs:   func(key string) bool { return r.link.Shard(key) == r.sh },
+		Belongs:   belongs,
 		DropFills: r.opt.ReplayFills == ReplayFillsNever || r.opt.ReplayFills == ReplayFillsFenced && !same,
 		Progress: func(p fallback.Progress) {
 			if !over.Load() {

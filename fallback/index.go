@@ -51,6 +51,7 @@ type entry struct {
 	size   int64         // of the value, wherever and in whatever form it is
 	held   bool          // whether the value is here; always true of what is dirty
 	dirty  bool          // whether the record is not in its file
+	gone   bool          // it was removed: another entry may have its key
 	change uint64        // the number of the last change of this entry; no two entries have the same
 	file   int64         // bytes of its file on the disk, be that of this record or of an older one since the key was last forgotten; 0: none
 
@@ -130,6 +131,7 @@ func (x *index) seenLocked(stamp string) {
 // removeLocked forgets an entry.
 func (x *index) removeLocked(e *entry) {
 	x.uncountLocked(e)
+	e.gone = true
 	delete(x.byKey, e.record.Key)
 	x.publishLocked()
 	if len(x.byKey) == 0 {
@@ -379,14 +381,8 @@ func (x *index) stamp(key string) (string, bool) {
 	return e.record.Stamp, true
 }
 
-// each yields the records with op, as it is when it comes to them. The
-// lock is held only from one to the next: Go's maps may change while they are ranged over, if only
-// not at the same moment.
-func (x *index) each(op Op) iter.Seq[found] {
-	return x.eachOf(func(of Op) bool { return of == op })
-}
-
-// eachOf is each for the records whose op is wanted.
+// eachOf yields the records whose op is wanted, as they are when it comes to them. The lock is held only
+// from one to the next: Go's maps may change while they are ranged over, if only not at the same moment.
 func (x *index) eachOf(wanted func(Op) bool) iter.Seq[found] {
 	return func(yield func(found) bool) {
 		x.mu.RLock()
@@ -430,28 +426,84 @@ func (x *index) bySlot(op Op) iter.Seq[found] {
 	return func(yield func(found) bool) {
 		type place struct {
 			slot uint16
-			key  string
+			e    *entry
 		}
 		var all []place
-		for f := range x.each(op) {
-			all = append(all, place{slot.Of(f.Key), f.Key})
-		}
+		x.gather(op, func(e *entry) { all = append(all, place{slot.Of(e.record.Key), e}) })
 		slices.SortFunc(all, func(a, b place) int { return int(a.slot) - int(b.slot) })
-		for _, at := range all {
-			if f, ok := x.find(at.key); ok && f.Op == op && !yield(f) {
+		for i := range all {
+			f, ok := x.now(all[i].e)
+			all[i].e = nil // what was settled must not stay in memory until all are
+			if ok && f.Op == op && !yield(f) {
 				return
 			}
 		}
 	}
 }
 
-// count says how many records there are to replay, of those that belong: fills that have expired
-// are none. now is this machine's clock, in ms since 1970.
+// gather calls add, with mu held, with each entry whose record has op.
+func (x *index) gather(op Op, add func(e *entry)) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.ofLocked(op) == 0 { // most often, for most of the kinds
+		return
+	}
+	n := 0
+	for _, e := range x.byKey {
+		if e.record.Op == op {
+			add(e)
+		}
+		if n++; n%1024 == 0 { // let others in
+			x.mu.RUnlock()
+			x.mu.RLock()
+		}
+	}
+}
+
+// ofLocked is how many records with op there are.
+func (x *index) ofLocked(op Op) int {
+	switch op {
+	case OpSet:
+		return x.sets
+	case OpDel:
+		return x.deletes
+	case OpFill:
+		return x.loaded
+	case OpOperations:
+		return x.operations
+	}
+	return 0
+}
+
+// now is what e is, unless it was removed.
+func (x *index) now(e *entry) (f found, ok bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if e.gone {
+		return found{}, false
+	}
+	return e.found(), true
+}
+
+// count says how many records there are to replay, of those that belong; nil: all do. Fills that have
+// expired are none. now is this machine's clock, in ms since 1970.
 func (x *index) count(belongs func(key string) bool, now int64) int {
 	n := 0
 	for _, op := range []Op{OpDel, OpSet, OpOperations, OpFill} {
-		for r := range x.each(op) {
-			if (op != OpFill || r.Expires > now) && (belongs == nil || belongs(r.Key)) {
+		if belongs == nil && op != OpFill {
+			x.mu.RLock()
+			n += x.ofLocked(op)
+			x.mu.RUnlock()
+			continue
+		}
+		var keys []string
+		x.gather(op, func(e *entry) {
+			if op != OpFill || e.record.Expires > now {
+				keys = append(keys, e.record.Key)
+			}
+		})
+		for _, key := range keys { // not with the lock held
+			if belongs == nil || belongs(key) {
 				n++
 			}
 		}

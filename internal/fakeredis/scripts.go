@@ -47,7 +47,7 @@ func init() { // some use the commands, and these the table
 		"81d4a54a8a982fc0c200d913d2f5b1bf35374112": {"mark", mark},
 		"f0d2676e5f5d911336e04b51b4a4a3a324c2b528": {"stamp", stampOnly},
 		"48df9b519ca145c867b895f740b37bd891e887af": {"nothing", nothing},
-		"002a51f7493a1fd2b7c6038a845773330936e783": {"replay", replay},
+		"cea250446413a795a6c0f532414d60304411e08e": {"replay", replay},
 		"2f0a8077603fc9ccf470a91b852c9bfef9868123": {"replay_bare", replayBare},
 		"37a1e403fc1aa6b6e8d522b6353c607c92fd8227": {"time", timeOf},
 		"7515b855d39754f40894f6542a708b8bf50296ab": {"probe", probe},

@@ -303,7 +303,7 @@ func replay(r *run) any {
 	if refusal := untimely(now, r.args[0]); refusal != nil {
 		return refusal
 	}
-	answers := make([]any, r.count())
+	answers, applied := make([]any, r.count()), true
 	full := r.whenFull()
 	r.free = true
 	for from := 0; from < len(answers); {
@@ -324,13 +324,16 @@ func replay(r *run) any {
 			}()
 			for i := from; i < past; i++ {
 				verdict, l := r.replay(i, were[i-from], unknown[i-from], keep, lock, now, full)
-				answers[i] = verdict
+				answers[i], applied = verdict, applied && verdict == int64(1)
 				if l != nil {
 					stamps, last = append(stamps, fields[i-from], l.String()), max(last, l.Ends)
 				}
 			}
 		}()
 		from = past
+	}
+	if applied {
+		return int64(1)
 	}
 	return answers
 }

@@ -9,8 +9,8 @@
 --             time is yet to come); stamp; u, the margin, in µs (7 bytes); the value's end in ms
 --             (6 bytes)
 -- Answer:     for each key: 1 applied; 2 something newer is there, and what a load left is gone
---             all the same; 3 a set was turned into a
---             delete; 4 a fill is too old; or an error. Or what untimely answers (lib/clock.lua)
+--             all the same; 3 a set was turned into a delete; 4 a fill is too old; or an error. Or 1: all
+--             are applied. Or what untimely answers (lib/clock.lua)
 -- Second run: now or after any other records, ends in the same state. Records whose clock may be
 --             off are the exception: these need the window
 --
@@ -23,12 +23,15 @@ if refusal then return refusal end
 local ms, answers, full = floor(now / 1000), {}, whenFull()
 local newest = now - keep * 1000
 
+-- text: a time in ms as commands take it. What is a number Redis would write out at length
+local function text(ms) return string.format('%d', ms) end
+
 -- free: the key that was looked at before this one held nothing, so this one may hold nothing, too:
 -- then one command writes, and finds that out
 local free = true
 local function create(key, value, ttl)
   if ttl > LONGEST_TTL then free = call('SET', key, value, 'NX')
-  else free = call('SET', key, value, 'PX', ttl, 'NX') end
+  else free = call('SET', key, value, 'PX', text(ttl), 'NX') end
   return free
 end
 local function held(key)
@@ -130,12 +133,13 @@ end
 
 -- Keys that follow each other and share a bucket have their stamps read together, and left together:
 -- also where one of them ends the script, as what it has done for the others is done.
-local fields, stamps, left, last = {}, {}, 0, 0
+local fields, stamps, left, last, applied = {}, {}, 0, 0, true
 local function each(from, past, were, unknown)
   for i = from, past - 1 do
     local n = i - from + 1
     local verdict, stamp, stays = replay(i, were[n], unknown and unknown[n])
     answers[i] = verdict
+    if verdict ~= 1 then applied = false end
     if stamp then
       stamps[left+1], stamps[left+2], left = fields[n], stamp, left + 2
       if stays > last then last = stays end
@@ -156,4 +160,4 @@ while from <= count do
   if not whole then error(why, 0) end
   from = past
 end
-return answers
+return applied and 1 or answers

@@ -191,7 +191,8 @@ func (w *world) replayWrite(i int, s *pass) {
 	m := replayCall(window, op, by, marginOf(s.record), ends, s.record.Value)
 	m.cause, m.at, m.repeats = w.byStamp[s.record.Stamp], w.stampAt[s.record.Stamp], true
 	answer, answered := w.send(i, m)
-	if all, ok := answer.([]any); !answered || !ok || len(all) != 1 {
+	all, ok := answer.([]any)
+	if !answered || answer != int64(1) && (!ok || len(all) != 1) {
 		w.leave(i, s)
 		return
 	}
