@@ -204,7 +204,7 @@ func (c reader) find(ctx context.Context, key, bad string, p *plan) (outcome, er
 		if err := who.Err(); err != nil {
 			return outcome{}, err
 		}
-		t, err := c.flights.join(who, key, c.near.Generation(key))
+		t, err := c.flights.join(who, key, c.near.Generation(key), nil)
 		if err != nil {
 			return outcome{}, err
 		}

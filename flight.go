@@ -245,7 +245,30 @@ func (fs *flights) stripe(key string) *flightStripe {
 	return &fs.stripes[maphash.String(fs.seed, key)%uint64(len(fs.stripes))]
 }
 
-func (fs *flights) joinLocked(s *flightStripe, who *caller, key string, gen uint64) ticket {
+// flightRoom makes the flights of a call for many keys, several in a piece of memory.
+type flightRoom struct {
+	left   []flight
+	needed int // at most
+}
+
+// flightsTogether bounds a piece: one flight that stays, with the error of its load, holds all of it.
+const flightsTogether = 64
+
+// next returns a new flight. Without room it is by itself.
+func (r *flightRoom) next() *flight {
+	if r == nil {
+		return new(flight)
+	}
+	if len(r.left) == 0 {
+		r.left = make([]flight, min(max(r.needed, 1), flightsTogether))
+		r.needed -= len(r.left)
+	}
+	f := &r.left[0]
+	r.left = r.left[1:]
+	return f
+}
+
+func (fs *flights) joinLocked(s *flightStripe, who *caller, key string, gen uint64, room *flightRoom) ticket {
 	f := s.byKey[key]
 	if f != nil && fs.canShareLocked(f) && !f.outdatedLocked(gen) {
 		f.waiting++
@@ -255,7 +278,8 @@ func (fs *flights) joinLocked(s *flightStripe, who *caller, key string, gen uint
 	if f != nil {
 		s.removeLocked(f)
 	}
-	f = &flight{key: key, stripe: s, waiting: 1}
+	f = room.next()
+	f.key, f.stripe, f.waiting = key, s, 1
 	f.callers = append(f.first[:0], who)
 	if s.byKey == nil {
 		s.byKey = make(map[string]*flight)

@@ -175,7 +175,7 @@ func TestErrorsThatAreHeldForLongAreBoundedInNumber(t *testing.T) {
 		fail := func(key string) {
 			who := enterCall(t.Context())
 			defer who.leave()
-			ticket, err := fs.join(who, key, 0)
+			ticket, err := fs.join(who, key, 0, nil)
 			require.NoError(t, err)
 			require.True(t, ticket.leader)
 			ticket.f.load = &load{options: &callOptions{errorTTL: time.Hour}}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redaside/aside/internal/freshness"
@@ -176,6 +177,7 @@ func (c reader) findMulti(ctx context.Context, keys []string, bad map[string]str
 		}
 	}
 	lost := false
+	room := newMultiRoom(len(keys))
 	for len(keys) > 0 {
 		err := who.Err()
 		if c.lifecycle.ctx.Err() != nil {
@@ -187,10 +189,9 @@ func (c reader) findMulti(ctx context.Context, keys []string, bad map[string]str
 			}
 			break
 		}
-		tickets := make([]ticket, 0, len(keys))
-		var led []asking
-		for i, key := range keys {
-			t, err := c.flights.join(who, key, c.near.Generation(key))
+		tickets, led, flights := room.tickets[:0], room.led[:0], flightRoom{needed: len(keys)}
+		for _, key := range keys {
+			t, err := c.flights.join(who, key, c.near.Generation(key), &flights)
 			if err != nil {
 				failed[key] = err
 				continue
@@ -199,9 +200,6 @@ func (c reader) findMulti(ctx context.Context, keys []string, bad map[string]str
 				t.f.insist()
 			}
 			if t.leader {
-				if led == nil {
-					led = make([]asking, 0, len(keys)-i)
-				}
 				led = append(led, asking{f: t.f, bad: bad[key]})
 			}
 			tickets = append(tickets, t)
@@ -262,5 +260,37 @@ func (c reader) findMulti(ctx context.Context, keys []string, bad map[string]str
 			p.call = p.call.another() // as in find
 		}
 	}
+	room.release()
 	return failed
+}
+
+// multiRoom is what a call for many keys needs of memory until it returns, and leaves to the next one.
+type multiRoom struct {
+	keys    int // for which there is room
+	tickets []ticket
+	led     []asking
+}
+
+var multiRooms sync.Pool // of *multiRoom, empty
+
+// mostMultiRoom bounds for how many keys a room is kept.
+const mostMultiRoom = 1024
+
+func newMultiRoom(keys int) *multiRoom {
+	room, ok := multiRooms.Get().(*multiRoom)
+	if !ok || cap(room.tickets) < keys {
+		return &multiRoom{keys, make([]ticket, 0, keys), make([]asking, 0, keys)}
+	}
+	room.keys = keys
+	return room
+}
+
+// release has another call use the room. Nobody else may look at what is in it any more.
+func (room *multiRoom) release() {
+	if cap(room.tickets) > mostMultiRoom {
+		return
+	}
+	clear(room.tickets[:room.keys])
+	clear(room.led[:room.keys])
+	multiRooms.Put(room)
 }

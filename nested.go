@@ -16,18 +16,18 @@ import (
 // nested call never asks itself for them.
 
 // join returns a ticket for the flight of key, whose generation was gen before.
-func (fs *flights) join(who *caller, key string, gen uint64) (ticket, error) {
+func (fs *flights) join(who *caller, key string, gen uint64, room *flightRoom) (ticket, error) {
 	if who.load != nil {
-		return fs.joinNested(who, key, gen)
+		return fs.joinNested(who, key, gen, room)
 	}
 	s := fs.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fs.joinLocked(s, who, key, gen), nil
+	return fs.joinLocked(s, who, key, gen, room), nil
 }
 
 // joinNested is join for a call that a loader makes.
-func (fs *flights) joinNested(who *caller, key string, gen uint64) (t ticket, _ error) {
+func (fs *flights) joinNested(who *caller, key string, gen uint64, room *flightRoom) (t ticket, _ error) {
 	nesting.Lock()
 	defer nesting.Unlock()
 	for outer := who.load; outer != nil; outer = outer.parent {
@@ -48,7 +48,7 @@ func (fs *flights) joinNested(who *caller, key string, gen uint64) (t ticket, _ 
 			s.mu.Unlock()
 			continue
 		}
-		t = fs.joinLocked(s, who, key, gen)
+		t = fs.joinLocked(s, who, key, gen, room)
 		its := t.f.load
 		s.mu.Unlock()
 		if its != nil {

@@ -161,7 +161,8 @@ func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T],
 		case out.absent:
 			return none, out.notFound()
 		case err != nil:
-			return ownValue[T](out.by, key), nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
+			value, _ := ownValue[T](out.by, key)
+			return value, nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
 		}
 		if !own {
 			switch t.versionOf(out.meta) {
@@ -178,7 +179,8 @@ func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T],
 		}
 		if own {
 			t.warn(notReadBack, key, err)
-			return ownValue[T](out.by, key), nil // nobody would read the next one either
+			value, _ = ownValue[T](out.by, key)
+			return value, nil // nobody would read the next one either
 		}
 		t.warn(notDecoded, key, err)
 		bad = fingerprint(out.stored())
@@ -222,7 +224,7 @@ func (t *TypedClient[T]) getOwn(ctx context.Context, entries map[string]*near.En
 		case out.absent:
 			return out.notFound()
 		case out.err != nil && out.own(p.call):
-			value = ownValue[T](out.by, key)
+			value, _ = ownValue[T](out.by, key)
 			return nil
 		case out.err != nil:
 			return out.err
@@ -245,15 +247,15 @@ type typedLoad[T any] struct {
 }
 
 // ownValue returns what by's loader has returned for key: where it cannot be encoded, or read back, its
-// own caller has it all the same.
-func ownValue[T any](by loadCaller, key string) (value T) {
+// own caller has it all the same. false: it does not have it, as it can be read back for certain.
+func ownValue[T any](by loadCaller, key string) (value T, ok bool) {
 	switch l := unwrapped(by).(type) {
 	case *typedLoad[T]:
-		return *l.value.Load()
+		return *l.value.Load(), true
 	case *typedBatchLoad[T]:
 		return l.value(key)
 	}
-	return value
+	return value, false
 }
 
 func (l *typedLoad[T]) load(ctx context.Context, keys []string, out []loaded) error {

@@ -99,7 +99,8 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 			}
 			own := out.own(p.call)
 			if out.err != nil { // only its own load's, that it cannot be encoded
-				to.outcome(key, ownValue[T](out.by, key), out)
+				value, _ := ownValue[T](out.by, key)
+				to.outcome(key, value, out)
 				return
 			}
 			if !own {
@@ -115,9 +116,11 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 			}
 			value, err := t.decode(key, out.raw, out.entry)
 			if err != nil && own { // as in get
-				t.warn(notReadBack, key, err)
-				to.outcome(key, ownValue[T](out.by, key), out)
-				return
+				if value, ok := ownValue[T](out.by, key); ok {
+					t.warn(notReadBack, key, err)
+					to.outcome(key, value, out)
+					return
+				}
 			}
 			if err != nil {
 				t.warn(notDecoded, key, err)
@@ -173,7 +176,7 @@ type typedBatchLoad[T any] struct {
 	user BatchLoader[T]
 
 	mu     sync.Mutex
-	loaded map[string]T // what the loader returned; guarded by mu, for a call may load more than once
+	loaded map[string]T // what the loader returned and may not be read back; guarded by mu, for a call may load more than once
 }
 
 func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loaded) error {
@@ -184,12 +187,15 @@ func (l *typedBatchLoad[T]) load(ctx context.Context, keys []string, out []loade
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.loaded == nil {
-		l.loaded = make(map[string]T, len(found))
-	}
 	for i, key := range keys {
 		if value, ok := found[short[i]]; ok && !l.t.isNil(&value) {
 			out[i] = l.t.encode(key, value)
+			if l.t.readsBack(&out[i]) {
+				continue
+			}
+			if l.loaded == nil {
+				l.loaded = make(map[string]T, len(found))
+			}
 			l.loaded[key] = value
 		}
 	}
@@ -202,10 +208,11 @@ func (l *typedBatchLoad[T]) readOld(key string, was *old) (T, error) {
 
 func (l *typedBatchLoad[T]) another() loadCaller { return &typedBatchLoad[T]{t: l.t, user: l.user} }
 
-func (l *typedBatchLoad[T]) value(key string) T {
+func (l *typedBatchLoad[T]) value(key string) (value T, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.loaded[key]
+	value, ok = l.loaded[key]
+	return value, ok
 }
 
 var errUndecodable = errors.New("aside: the stored value cannot be decoded, and was not loaded again because other keys of the call failed")
@@ -242,7 +249,8 @@ func (t *TypedClient[T]) fetchOwn(ctx context.Context, entries map[string]*near.
 		case out.absent:
 			return nil
 		case out.err != nil && out.own(p.call):
-			to.outcome(key, ownValue[T](out.by, key), out)
+			value, _ := ownValue[T](out.by, key)
+			to.outcome(key, value, out)
 			return nil
 		case out.err != nil:
 			return out.err

@@ -167,7 +167,7 @@ func (t *TypedClient[T]) loadBeside(ctx context.Context, entries map[string]*nea
 	var tickets []ticket
 	var load []loadItem
 	for key := range entries {
-		tk, err := c.older.join(who, key, c.near.Generation(key))
+		tk, err := c.older.join(who, key, c.near.Generation(key), nil)
 		if err != nil {
 			failed[key] = err
 			continue

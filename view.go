@@ -44,6 +44,7 @@ type TypedClient[T any] struct {
 	hits  hits[T]               // how values in memory are handed out
 	flat  bool                  // T holds no pointer, slice or map
 	trips codec.RoundTripper[T] // nil: it is not known what comes back from the codec, or the view cannot copy it
+	anew  bool                  // what the codec encodes to is memory of its own
 	nils  bool                  // a T may be nil, which is no value: it is a pointer or an interface
 	room  uintptr               // what a decoded value takes there, if so
 
@@ -167,6 +168,7 @@ func Typed[T any](client *Client, c codec.Codec[T], opts ...ViewOption) *TypedCl
 	if trips, ok := c.(codec.RoundTripper[T]); ok && (t.hits.plan != nil || t.hits.asIs && t.flat) {
 		t.trips = trips
 	}
+	_, t.anew = c.(anew)
 	if t.hits.mode != HitDecodes {
 		t.room = uintptr(max(shape.Size(kind), 1))
 	}

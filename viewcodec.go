@@ -23,13 +23,25 @@ func (t *TypedClient[T]) encode(key string, value T) loaded {
 	} else {
 		t.warn(notEncoded, key, err)
 	}
-	// The codec may have returned a part of the value itself, whose bytes may be a buffer's, or a short
-	// piece of a long string.
-	out := loaded{raw: strings.Clone(raw), found: true, err: err}
+	if !t.anew {
+		// The codec may have returned a part of the value itself, whose bytes may be a buffer's, or a short
+		// piece of a long string.
+		raw = strings.Clone(raw)
+	}
+	out := loaded{raw: raw, found: true, err: err}
 	if err == nil && t.trips != nil && t.trips.RoundTrips(value, raw) {
 		out.known = t.keptOf(value, out.raw)
 	}
 	return out
+}
+
+// anew is implemented by codecs of this module whose Encode returns memory that nobody else has, and no
+// more of it than it takes.
+type anew interface{ EncodesAnew() }
+
+// readsBack reports whether what was loaded can be decoded for certain, by whoever reads it.
+func (t *TypedClient[T]) readsBack(l *loaded) bool {
+	return t.anew && t.version == 0 && l.known.decoded != nil
 }
 
 // keptOf is what is kept decoded of a value that comes back from the codec as it is: a copy, as the

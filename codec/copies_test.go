@@ -1,9 +1,12 @@
 package codec_test
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/redaside/aside/codec"
 )
@@ -45,4 +48,33 @@ func TestWhichCodecsDecodeFresh(t *testing.T) {
 	assert.Nil(t, codec.Fresh[int](nil))
 	assert.NotNil(t, codec.ClonerOf[[]int](&around{new(clones)}))
 	assert.Equal(t, "Func", codec.Fresh(own).(interface{ String() string }).String())
+}
+
+// What a codec encodes anew neither a change of the value nor what is encoded later can change. Views
+// keep it, and hand it out, without a copy.
+func TestWhatIsEncodedAnewStays(t *testing.T) {
+	type value struct {
+		Text  string
+		Bytes []byte
+		Raw   json.RawMessage // whose MarshalJSON returns its own bytes
+	}
+	for name, c := range map[string]codec.Codec[value]{"JSON": codec.JSON[value](), "Gob": codec.Gob[value]()} {
+		_, anew := c.(interface{ EncodesAnew() })
+		require.True(t, anew, name)
+		v := value{"text", []byte("bytes"), json.RawMessage(`{"raw":1}`)}
+		encoded, err := c.Encode(v)
+		require.NoError(t, err)
+		was := strings.Clone(encoded)
+		copy(v.Bytes, "BYTES")
+		copy(v.Raw, `{"RAW":2}`)
+		for range 100 {
+			_, err := c.Encode(value{"other", []byte("other"), json.RawMessage(`{"other":3}`)})
+			require.NoError(t, err)
+		}
+		assert.Equal(t, was, encoded, name)
+	}
+	for name, c := range map[string]any{"String": codec.String(), "Bytes": codec.Bytes(), "Func": codec.Func(func(s string) (string, error) { return s, nil }, func(s string) (string, error) { return s, nil })} {
+		_, anew := c.(interface{ EncodesAnew() })
+		assert.False(t, anew, "%s may return its value", name)
+	}
 }

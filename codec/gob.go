@@ -74,6 +74,9 @@ func (gobCodec[T]) String() string { return "Gob" }
 
 func (gobCodec[T]) DecodesFresh() bool { return true }
 
+// EncodesAnew is as that of jsonCodec.
+func (gobCodec[T]) EncodesAnew() {}
+
 func (c gobCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode Gob", &s, &err)
 	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {

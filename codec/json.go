@@ -58,6 +58,9 @@ func (jsonCodec[T]) String() string { return "JSON" }
 
 func (jsonCodec[T]) DecodesFresh() bool { return true }
 
+// EncodesAnew marks a codec whose Encode returns memory that nobody else has: views need no copy of it.
+func (jsonCodec[T]) EncodesAnew() {}
+
 func (c jsonCodec[T]) Encode(v T) (s string, err error) {
 	defer outcome.Settle("encode JSON", &s, &err)
 	if err := c.nesting.Check(reflect.ValueOf(&v).Elem()); err != nil {

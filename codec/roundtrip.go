@@ -25,8 +25,13 @@ type RoundTripper[T any] interface {
 // and pointers of such.
 func (jsonCodec[T]) RoundTrips(v T, encoded string) bool {
 	trip := jsonTripOf(reflect.TypeFor[T]())
-	return trip.sure && keepsText(encoded) && (trip.look == nil || trip.look(reflect.ValueOf(&v).Elem()))
+	return trip.sure && keepsText(encoded) && (trip.look == nil || looks(trip, v))
 }
+
+// looks has a trip look at v. It is not inlined: only what is looked at needs memory.
+//
+//go:noinline
+func looks[T any](trip jsonTrip, v T) bool { return trip.look(reflect.ValueOf(&v).Elem()) }
 
 // keepsText reports whether no string was changed on the way to JSON. Bytes that are not UTF-8 are
 // replaced, by one of two spellings.
