@@ -57,12 +57,14 @@ type rule struct {
 	check func(t *testing.T, start Start)
 }
 
-// Run checks that aside keeps its promises on the servers of start. A rule that these cannot check
-// is skipped, which is a failure where ASIDE_NO_SKIP=1.
+// Run checks that aside keeps its promises on the servers of start, all rules beside each other: each has
+// servers of its own, and most of them wait. A rule that these cannot check is skipped, which is a
+// failure where ASIDE_NO_SKIP=1.
 func Run(t *testing.T, start Start) {
 	t.Helper()
 	for _, r := range rules() {
 		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
 			t.Cleanup(func() {
 				if t.Failed() {
 					t.Logf("The rule: %s.\nWhy: %s", r.name, r.why)
