@@ -64,13 +64,12 @@ func (t *TypedClient[T]) Refresh(ctx context.Context, ttl time.Duration, key str
 	case out.absent:
 		return none, out.notFound()
 	case err != nil:
-		value, _ := ownValue[T](call.plan.call, key)
-		return value, nil //nolint:nilerr // it cannot be encoded; its caller has it all the same
+		return ownValue[T](call.plan.call, key), nil //nolint:nilerr // it cannot be encoded; its caller has it all the same
 	}
 	value, err := t.decode(key, out.raw, nil)
 	if err != nil {
 		t.warn(notReadBack, key, err)
-		value, _ = ownValue[T](call.plan.call, key)
+		return ownValue[T](call.plan.call, key), nil
 	}
 	return value, nil
 }

@@ -161,8 +161,7 @@ func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T],
 		case out.absent:
 			return none, out.notFound()
 		case err != nil:
-			value, _ := ownValue[T](out.by, key)
-			return value, nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
+			return ownValue[T](out.by, key), nil //nolint:nilerr // it cannot be encoded; this caller has it all the same
 		}
 		if !own {
 			switch t.versionOf(out.meta) {
@@ -179,8 +178,7 @@ func (t *TypedClient[T]) obtain(ctx context.Context, key string, load Loader[T],
 		}
 		if own {
 			t.warn(notReadBack, key, err)
-			value, _ = ownValue[T](out.by, key)
-			return value, nil // nobody would read the next one either
+			return ownValue[T](out.by, key), nil // nobody would read the next one either
 		}
 		t.warn(notDecoded, key, err)
 		bad = fingerprint(out.stored())
@@ -224,7 +222,7 @@ func (t *TypedClient[T]) getOwn(ctx context.Context, entries map[string]*near.En
 		case out.absent:
 			return out.notFound()
 		case out.err != nil && out.own(p.call):
-			value, _ = ownValue[T](out.by, key)
+			value = ownValue[T](out.by, key)
 			return nil
 		case out.err != nil:
 			return out.err
@@ -247,8 +245,14 @@ type typedLoad[T any] struct {
 }
 
 // ownValue returns what by's loader has returned for key: where it cannot be encoded, or read back, its
-// own caller has it all the same. false: it does not have it, as it can be read back for certain.
-func ownValue[T any](by loadCaller, key string) (value T, ok bool) {
+// own caller has it all the same.
+func ownValue[T any](by loadCaller, key string) T {
+	value, _ := heldValue[T](by, key)
+	return value
+}
+
+// heldValue is ownValue, and reports whether by has it: a batch keeps no value that can be read back for certain.
+func heldValue[T any](by loadCaller, key string) (value T, ok bool) {
 	switch l := unwrapped(by).(type) {
 	case *typedLoad[T]:
 		return *l.value.Load(), true

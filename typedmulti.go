@@ -99,8 +99,7 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 			}
 			own := out.own(p.call)
 			if out.err != nil { // only its own load's, that it cannot be encoded
-				value, _ := ownValue[T](out.by, key)
-				to.outcome(key, value, out)
+				to.outcome(key, ownValue[T](out.by, key), out)
 				return
 			}
 			if !own {
@@ -116,7 +115,7 @@ func (t *TypedClient[T]) fetchMulti(ctx context.Context, ttl time.Duration, keys
 			}
 			value, err := t.decode(key, out.raw, out.entry)
 			if err != nil && own { // as in get
-				if value, ok := ownValue[T](out.by, key); ok {
+				if value, ok := heldValue[T](out.by, key); ok {
 					t.warn(notReadBack, key, err)
 					to.outcome(key, value, out)
 					return
@@ -249,8 +248,7 @@ func (t *TypedClient[T]) fetchOwn(ctx context.Context, entries map[string]*near.
 		case out.absent:
 			return nil
 		case out.err != nil && out.own(p.call):
-			value, _ := ownValue[T](out.by, key)
-			to.outcome(key, value, out)
+			to.outcome(key, ownValue[T](out.by, key), out)
 			return nil
 		case out.err != nil:
 			return out.err

@@ -381,10 +381,10 @@ func (x *index) stamp(key string) (string, bool) {
 	return e.record.Stamp, true
 }
 
-// eachOf yields the records whose op is wanted, as they are when it comes to them. The lock is held only
-// from one to the next: Go's maps may change while they are ranged over, if only not at the same moment.
-func (x *index) eachOf(wanted func(Op) bool) iter.Seq[found] {
-	return func(yield func(found) bool) {
+// keys yields the keys of the records that are no OpDel, without reading a file. The lock is held only from
+// one to the next: Go's maps may change while they are ranged over, if only not at the same moment.
+func (x *index) keys() iter.Seq[string] {
+	return func(yield func(string) bool) {
 		x.mu.RLock()
 		locked := true
 		defer func() {
@@ -392,29 +392,17 @@ func (x *index) eachOf(wanted func(Op) bool) iter.Seq[found] {
 				x.mu.RUnlock()
 			}
 		}()
-		for _, e := range x.byKey {
-			if !wanted(e.record.Op) {
+		for key, e := range x.byKey {
+			if e.record.Op == OpDel {
 				continue
 			}
-			f := e.found()
 			x.mu.RUnlock()
 			locked = false
-			if !yield(f) {
+			if x.closed.Load() || !yield(key) {
 				return
 			}
 			x.mu.RLock()
 			locked = true
-		}
-	}
-}
-
-// keys yields the keys of the records that are no OpDel, without reading a file.
-func (x *index) keys() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for f := range x.eachOf(func(op Op) bool { return op != OpDel }) {
-			if x.closed.Load() || !yield(f.Key) {
-				return
-			}
 		}
 	}
 }
