@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,6 +86,47 @@ func TestRecordsOfASlotComeTogether(t *testing.T) {
 				require.Len(t, slots, 600)
 				require.IsIncreasing(t, slices.Compact(slots), "a slot comes once")
 			}
+		})
+	}
+}
+
+// A record is yielded as it is when its turn comes: not at all once it is settled, also where its key has another one since,
+// and the newer where it was replaced.
+func TestRecordsAreYieldedAsTheyAreWhenTheirTurnComes(t *testing.T) {
+	for name, s := range map[string]Store{"memory": NewMemory(0), "disk": open(t, vfs.NewMem(), byHand())} {
+		t.Run(name, func(t *testing.T) {
+			const n = 30
+			first := make(map[string]Record)
+			for i := range n {
+				r := set(fmt.Sprint(i), "old")
+				first[r.Key] = r
+				mustPut(t, s, r)
+			}
+			now := make(map[string]Record)
+			seen := 0
+			for r := range s.Records(OpSet) {
+				if seen++; seen == 1 {
+					delete(first, r.Key)
+					for key, old := range first {
+						switch i, _ := strconv.Atoi(key); i % 4 {
+						case 0:
+							s.Settle(old)
+						case 1:
+							s.Settle(old)
+							now[key] = set(key, "again")
+							mustPut(t, s, now[key])
+						case 2:
+							now[key] = set(key, "new")
+							mustPut(t, s, now[key])
+						case 3:
+							mustPut(t, s, del(key))
+						}
+					}
+					continue
+				}
+				require.Equal(t, now[r.Key], r)
+			}
+			require.GreaterOrEqual(t, seen, n/4, "those that were replaced")
 		})
 	}
 }
