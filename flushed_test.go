@@ -119,6 +119,35 @@ func TestWhatWaitsWhileItIsConnectedDoesNotComeBackAfterAFlush(t *testing.T) {
 	require.Nil(t, server.Do("GET", "k"))
 }
 
+// What is set behind the flush that was noticed is of after it, though the clocks could not tell: it is acknowledged,
+// and comes back.
+func TestWhatIsSetRightBehindAFlushComesBack(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	server := redistest.Start(t)
+	proxy := faultproxy.New(t, server.Addr())
+	_, option := durable(t)
+	log := new(logged)
+	c, ctx := newClient(t, proxy.Addr(), hasty, option, log.option), testContext(t)
+	server.Do("ACL", "SETUSER", "default", "resetkeys", "~aside:*")
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	require.NoError(t, c.Set(ctx, time.Hour, "before", "1"))
+	proxy.Heal()
+	awaitMode(t, c, aside.Healthy)
+	require.Equal(t, 1, c.Stats().Pending, "it is refused, and waits")
+
+	server.Do("FLUSHALL")
+	log.await(t, 1, "Redis was flushed")
+	proxy.Refuse()
+	awaitMode(t, c, aside.Degraded)
+	require.NoError(t, c.Set(ctx, time.Hour, "behind", "2")) // within the error that is assumed of clocks
+	server.Do("ACL", "SETUSER", "default", "allkeys")
+	proxy.Heal()
+	eventually(t, "all is replayed", func() bool { return c.Stats().Pending == 0 })
+	require.Nil(t, server.Do("GET", "before"))
+	require.Equal(t, "2", server.Do("GET", "behind"))
+}
+
 // In a cluster each shard has a key of its own, and each flush is the affair of its shard.
 func TestAFlushOfOneShardIsItsOwn(t *testing.T) {
 	t.Parallel() // it waits more than it works

@@ -252,11 +252,14 @@ func (c hooks) unreplayed(sh *link.Shard) bool {
 	return kept.Pending()+kept.Fills > 0 || c.doubts.about(sh)
 }
 
-// flushed logs that what was kept for sh from before it was flushed will not be brought back.
-func (c hooks) flushed(sh *link.Shard) {
+// flushed logs that what was kept for sh from before it was flushed will not be brought back, and
+// returns the number of this client's latest operation: what it begins later comes after the flush.
+func (c hooks) flushed(sh *link.Shard) int64 {
+	mark := c.stamps.Latest()
 	if kept := c.store.Stats(); kept.Sets+kept.Fills > 0 {
 		c.opt.Logger.Warn("aside: Redis was flushed: what was set or loaded before that is not brought back", "address", c.link.Address(sh), "sets", kept.Sets, "loaded", kept.Fills)
 	}
+	return mark
 }
 
 // tookOver has a server that has taken over looked at for what it may lack. What counts is when the

@@ -168,7 +168,7 @@ func (r replayer) askOfAllKinds(ctx context.Context, records []*fallback.Record,
 		switch {
 		case !isOperations(of):
 			others, ofOthers = append(others, of), append(ofOthers, i)
-		case wasFlushed(r.sh, of, time.Duration(margin(of))*time.Microsecond):
+		case r.wasFlushed(of, time.Duration(margin(of))*time.Microsecond):
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded}
 		default:
 			operations, ofOperations = append(operations, of), append(ofOperations, i)
@@ -259,7 +259,7 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 			op -= 'a' - 'A'
 		}
 		expires := of.Expires
-		if wasFlushed(r.sh, of, margin) {
+		if r.wasFlushed(of, margin) {
 			expires = 0 // it has ended with the flush
 		}
 		by, _ := stamp.Parse(of.Stamp)
@@ -269,14 +269,19 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 	return r.link.Batches(script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}, list)
 }
 
-// wasFlushed reports whether a record, whose time may be off by margin, is of before a flush of sh.
-func wasFlushed(sh *link.Shard, r *fallback.Record, margin time.Duration) bool {
-	flushed := sh.FlushedAt()
-	if flushed <= 0 {
+// wasFlushed reports whether a record, whose time may be off by margin, may be of before the flush of
+// r.sh that was noticed last. What this client has begun behind that is of after it, however late that
+// is by the clocks.
+func (r replayer) wasFlushed(of *fallback.Record, margin time.Duration) bool {
+	flush := r.sh.Flushed()
+	if flush == nil {
 		return false
 	}
-	at, ok := stamp.Micros(r.Stamp)
-	return !ok || at-margin.Microseconds() <= flushed
+	by, ok := stamp.Parse(of.Stamp)
+	if ok && by.Client == r.stamps.Client() && by.Number > flush.Mark {
+		return false
+	}
+	return !ok || by.Micros-margin.Microseconds() <= flush.At
 }
 
 // tellOutcomes sets the outcomes of the records that b has asked about.

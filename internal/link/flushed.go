@@ -26,6 +26,12 @@ import (
 
 const flushKeySuffix = ":made"
 
+// Flush is a flush that was noticed. Immutable.
+type Flush struct {
+	At   int64 // when it was, at the latest, in the server's µs
+	Mark int64 // what Hooks.Flushed has returned, once it was noticed
+}
+
 // flushWatch is what is known of a shard's key. It belongs to the prober.
 type flushWatch struct {
 	key, run   string // which key, in which life of the server
@@ -78,8 +84,7 @@ func (l *Link) lookForFlush(sh *Shard) {
 		return
 	}
 	if w.key == key && w.run == run.id && made > w.made {
-		sh.flushedAt.Store(made)
-		l.up.Flushed(sh)
+		sh.flushed.Store(&Flush{At: made, Mark: l.up.Flushed(sh)})
 	}
 	w.key, w.run, w.made = key, run.id, made
 }

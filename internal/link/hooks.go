@@ -55,8 +55,8 @@ type Hooks struct {
 	// TookOver tells that another server answers for a shard.
 	TookOver func(t Takeover)
 
-	// Flushed tells that the database of sh was flushed.
-	Flushed func(sh *Shard)
+	// Flushed tells that the database of sh was flushed. What it returns is in the Flush.
+	Flushed func(sh *Shard) (mark int64)
 
 	// Senders send the requests that go together, of each kind, see Shard.Batcher.
 	Senders [4]Sender

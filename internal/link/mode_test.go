@@ -93,7 +93,7 @@ func newLoose(change ...func(*Options, *Hooks)) *Link {
 		Unreplayed:   func(*Shard) bool { return false },
 		Started:      func(*Shard) {},
 		TookOver:     func(Takeover) {},
-		Flushed:      func(*Shard) {},
+		Flushed:      func(*Shard) int64 { return 0 },
 	}
 	for _, c := range change {
 		c(&opt, &up)

@@ -38,19 +38,19 @@ type Shard struct {
 	runIDBefore string            // what it was when the outage began; guarded by state.mu
 
 	// What the prober has found out. Changed by whoever holds the token of probing.
-	probing   chan struct{}               // has a token while a probe runs
-	proof     proof                       // the running probe's
-	watch     flushWatch                  // the prober's, and, before there is one, of the first look
-	probeKey  atomic.Pointer[string]      // what probes ask for
-	heard     atomic.Uint64               // pushes of that key; counted by rueidis's reader
-	clock     atomic.Pointer[clockSample] // nil until it has answered
-	run       atomic.Pointer[runID]
-	primary   atomic.Pointer[string] // the run id of the latest primary
-	broken    atomic.Bool            // the last probe found its connection broken
-	spread    atomic.Bool            // scripts go to several servers
-	turned    atomic.Int64           // when the address last led back to another primary, in Link.Now's time; 0: never, or long ago
-	flushedAt atomic.Int64           // when the database was flushed, at the latest, in the server's µs; 0: never, as far as is known
-	seen      atomic.Int64           // when it was last well, in Link.Now's time
+	probing  chan struct{}               // has a token while a probe runs
+	proof    proof                       // the running probe's
+	watch    flushWatch                  // the prober's, and, before there is one, of the first look
+	probeKey atomic.Pointer[string]      // what probes ask for
+	heard    atomic.Uint64               // pushes of that key; counted by rueidis's reader
+	clock    atomic.Pointer[clockSample] // nil until it has answered
+	run      atomic.Pointer[runID]
+	primary  atomic.Pointer[string] // the run id of the latest primary
+	broken   atomic.Bool            // the last probe found its connection broken
+	spread   atomic.Bool            // scripts go to several servers
+	turned   atomic.Int64           // when the address last led back to another primary, in Link.Now's time; 0: never, or long ago
+	flushed  atomic.Pointer[Flush]  // the latest; nil: there was none, as far as is known
+	seen     atomic.Int64           // when it was last well, in Link.Now's time
 
 	// Signs of life. Changed by the prober, and by whoever asks and draws conclusions.
 	alive   atomic.Int64 // until when the latest probe counts as a sign of life, in Link.Now's time
@@ -122,9 +122,9 @@ func (sh *Shard) ReplayDue() <-chan struct{} { return sh.replay }
 // BackAt is the server's time, in µs, when sh was last degraded; 0: it has always been.
 func (sh *Shard) BackAt() int64 { return sh.backAt.Load() }
 
-// FlushedAt is until when, at the latest, its database was flushed, in the server's µs; 0: never,
-// as far as is known.
-func (sh *Shard) FlushedAt() int64 { return sh.flushedAt.Load() }
+// Flushed is the latest flush of its database that was noticed; nil: there was none, as far as is
+// known.
+func (sh *Shard) Flushed() *Flush { return sh.flushed.Load() }
 
 // Echoes reports whether the server pushes to us what a script of ours has read and then deleted.
 func (sh *Shard) Echoes() bool {

@@ -71,6 +71,13 @@ func (st *Stamper) Next(now, slack int64, mayFall func() bool) Proposal {
 	return Proposal{Text: Stamp{Micros: t, Client: st.client, Number: number}.String(), Slack: slack}
 }
 
+// Latest is the number of the latest operation; 0: there was none.
+func (st *Stamper) Latest() int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.number
+}
+
 // Load returns the stamp of a value that was loaded at t. It has no number, as a load is no
 // operation.
 func (st *Stamper) Load(t int64) string { return Stamp{Micros: t, Client: st.client}.String() }
