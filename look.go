@@ -314,7 +314,8 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 
 // readBacks is how often readBack asks for a key. A push about what the key held before the write
 // comes right behind the write's own answer; where it comes after the first read was begun, that
-// answer cannot be kept, and the next can.
+// answer cannot be kept, and the next can. Where the connection breaks, the next try finds out
+// whether Redis is away.
 const readBacks = 3
 
 // ownSet is a Set or SetMulti, and when it began, in link.Now's time. The zero ownSet is none.
@@ -323,20 +324,52 @@ type ownSet struct {
 	began int64
 }
 
+// before is what was of a key before it was set.
+type before struct {
+	mark   near.Mark // of memory
+	outage uint64    // of its server
+}
+
+// of is what was set under key.
+func (s ownSet) of(key string) near.Value {
+	if s.w.values == nil {
+		return near.Value{Raw: s.w.value, Meta: s.w.meta}
+	}
+	value, header, _ := wire.Unpack(s.w.values[key])
+	meta, _ := grouper(s.w.writer).newMeta(key, header, 0) // which this process has made
+	return near.Value{Raw: value, Meta: meta}
+}
+
 // age returns since when key has held what was found, at the latest: since it was set, if those are
 // its bytes. 0: nobody knows, or its header says it.
 func (s ownSet) age(key string, found *finding) int64 {
-	if s.w == nil || s.w.op != fallback.OpSet || found.header != nil {
-		return 0
-	}
-	value := s.w.value
-	if s.w.values != nil {
-		value, _, _ = wire.Unpack(s.w.values[key])
-	}
-	if value != found.value {
+	if s.w == nil || s.w.op != fallback.OpSet || found.header != nil || s.of(key).Raw != found.value {
 		return 0
 	}
 	return s.began
+}
+
+// keepUnread puts what was set into memory for those of keys whose server is away: it had acknowledged
+// that, and has not answered what was asked then. Who else writes in between is not heard of, as when
+// pushes are lost, which is noticed within a lease.
+func (s ownSet) keepUnread(keys []string) {
+	if s.w == nil || s.w.before == nil {
+		return
+	}
+	c := s.w.Client
+	for _, key := range keys {
+		age := c.link.Now() - s.began
+		i, ok := slices.BinarySearch(s.w.keys, key)
+		if !ok || age > int64(c.opt.StaleLease) || age >= int64(s.w.ttl) {
+			continue
+		}
+		v := s.of(key)
+		v.Began = s.began
+		if v.TTL = s.w.ttl; v.TTL <= LongestTTL {
+			v.TTL -= time.Duration(age)
+		}
+		c.near.CommitUnread(key, near.Away{Value: v, Valid: c.link.Home(key).Valid, Outage: s.w.before[i].outage}, s.w.before[i].mark)
+	}
 }
 
 // readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot
@@ -346,10 +379,15 @@ func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
 	if !c.opt.ReadBack || !c.near.Keeps() {
 		return
 	}
+	var unread []string
 	for range readBacks {
 		byShard := make(map[*link.Shard][]*glance, 1)
 		for _, key := range keys {
-			if sh := c.link.Shard(key); sh.Asks() && sh.Valid.Tracked() && !c.store.Pending(key) {
+			switch sh := c.link.Shard(key); {
+			case c.store.Pending(key):
+			case !sh.Asks():
+				unread = append(unread, key)
+			case sh.Valid.Tracked():
 				byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			}
 		}
@@ -362,28 +400,34 @@ func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
 				}
 				c.link.RunFor(ctx, sh, c.opt.RedisTimeout+1, calls...) // see LookMulti
 				for _, g := range some {
-					found, err := findingOf(g.q, "")
-					if err != nil || g.q.Moved || found.content != wire.Value {
-						continue
-					}
-					meta, ok := grouper{c}.newMeta(g.key, found.header, 0)
-					if !ok {
-						continue
-					}
-					v := near.Value{Raw: found.value, TTL: found.ttl, Meta: meta, Began: set.age(g.key, &found)}
-					var e *near.Entry
-					if v.Began != 0 {
-						e = c.near.Put(g.key, g.r, c.near.Prepare(g.key, g.r, v))
-					} else {
-						e = c.near.Commit(g.key, g.r, v)
-					}
-					if e == nil {
+					switch stored, err := c.keepReadBack(g, set); {
+					case errors.Is(err, context.DeadlineExceeded): // enough time was lost
+						unread = append(unread, g.key)
+					case err != nil && !link.Refused(err), err == nil && !stored:
 						keys = append(keys, g.key)
 					}
 				}
 			}
 		}
 	}
+	set.keepUnread(append(unread, keys...))
+}
+
+// keepReadBack has memory keep what g has found. stored: it has, or there is nothing to be kept.
+func (c *Client) keepReadBack(g *glance, set ownSet) (stored bool, err error) {
+	found, err := findingOf(g.q, "")
+	if err != nil || g.q.Moved || found.content != wire.Value {
+		return true, err
+	}
+	meta, ok := grouper{c}.newMeta(g.key, found.header, 0)
+	if !ok {
+		return true, nil
+	}
+	v := near.Value{Raw: found.value, TTL: found.ttl, Meta: meta, Began: set.age(g.key, &found)}
+	if v.Began != 0 {
+		return c.near.Put(g.key, g.r, c.near.Prepare(g.key, g.r, v)) != nil, nil
+	}
+	return c.near.Commit(g.key, g.r, v) != nil, nil
 }
 
 // lookAway looks into the fallback store.

@@ -77,9 +77,9 @@ type operation struct {
 
 func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) {
 	m := o.note(op)
-	m.before = o.drop([]string{op.key})
+	m.before = o.drop([]string{op.key}).Changes
 	answers, err := o.do(ctx, op)
-	o.remember(op, m, o.drop([]string{op.key}))
+	o.remember(op, m, o.drop([]string{op.key}).Changes)
 	return answers, err
 }
 

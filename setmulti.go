@@ -78,7 +78,15 @@ func (w *write) doMultiBegun(ctx context.Context, failed map[string]error) {
 	defer w.end(w.keys)
 	who := enterCall(ctx)
 	defer who.leave()
-	w.drop(w.keys)
+	if w.opt.ReadBack {
+		w.before = make([]before, len(w.keys))
+	}
+	for i, key := range w.keys {
+		outage := w.link.Home(key).Valid.Outage()
+		if mark := w.drop(w.keys[i : i+1]); w.before != nil {
+			w.before[i] = before{mark, outage}
+		}
+	}
 	began := w.link.Now()
 	some, _ := w.perform(who)
 	w.drop(w.keys) // what is kept comes back into memory when it is asked for: see readStore

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,6 +65,72 @@ func TestWhatWasWrittenIsThereWhenRedisGoesAway(t *testing.T) {
 	for _, key := range []string{"deleted", "none"} {
 		_, err := c.Look(ctx, key)
 		require.ErrorIs(t, err, aside.ErrRedisAway, key)
+	}
+}
+
+// Redis may die between the answer to a Set and that to what reads it back: the Set was acknowledged, so it is there.
+func TestWhatWasAcknowledgedIsThereThoughItCouldNotBeReadBack(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	for _, how := range []string{"new", "tracked", "batch", "deleted"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			middle := newMiddleman(t, server.Addr())
+			proxy := faultproxy.New(t, middle.Addr())
+			c, ctx := newClient(t, proxy.Addr(), hasty, readingBack), testContext(t)
+			require.NoError(t, c.Set(ctx, time.Hour, "other", "so that Redis knows the scripts"))
+			keys := []string{"k"}
+			switch how {
+			case "tracked": // so that its own change is pushed
+				require.NoError(t, c.Set(ctx, time.Hour, "k", "old"))
+			case "batch":
+				keys = []string{"a", "b", "k"}
+			}
+			var seen atomic.Int64
+			middle.set(func() {
+				middle.answer = func(command []string) (string, bool) {
+					if slices.Contains(command, "k") && seen.Add(1) == 2 { // behind the Set
+						proxy.Refuse()
+					}
+					return "", false
+				}
+			})
+			values := make(map[string]string)
+			for _, key := range keys {
+				values[key] = "new " + key
+			}
+			if how == "batch" {
+				require.NoError(t, c.SetMulti(ctx, time.Hour, values))
+			} else {
+				require.NoError(t, c.Set(ctx, time.Hour, "k", "new k"))
+			}
+			awaitMode(t, c, aside.Degraded)
+			require.GreaterOrEqual(t, seen.Load(), int64(2), "nothing was read back")
+			require.Zero(t, c.Stats().Pending, "it was acknowledged")
+			if how == "deleted" {
+				require.ErrorIs(t, c.Del(ctx, "k"), aside.ErrNotDurable)
+				_, found, err := c.Peek(ctx, "k")
+				require.NoError(t, err)
+				require.False(t, found)
+				proxy.Heal()
+				awaitMode(t, c, aside.Healthy)
+				return
+			}
+			for key, value := range values {
+				found, err := c.Look(ctx, key)
+				require.NoError(t, err, key)
+				require.Equal(t, value, found.Value)
+				require.Equal(t, aside.SourceMemory, found.Source)
+				require.InDelta(t, 3600, found.TTL.Seconds(), 30)
+			}
+			middle.set(func() { middle.answer = nil })
+			server.Do("SET", "k", "by another")
+			proxy.Heal()
+			awaitMode(t, c, aside.Healthy)
+			value, _, err := c.Peek(ctx, "k")
+			require.NoError(t, err)
+			require.Equal(t, "by another", value, "it was for the outage only")
+		})
 	}
 }
 
