@@ -166,8 +166,10 @@ func TestKeysOfOtherTypesAreAnsweredAsRedisDoes(t *testing.T) {
 
 // Whatever is done to a few keys, in whatever order, is answered as Redis answers it.
 func TestRandomCommandsAreAnsweredAsRedisDoes(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			w := newTwins(t, []string{"2", "3"}[seed%2])
 			random := rand.New(rand.NewPCG(seed, 4))
 			for range 1500 {

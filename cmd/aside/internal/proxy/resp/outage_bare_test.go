@@ -70,7 +70,8 @@ func TestWhatWasKeptMeetsTheValuesOfBareClients(t *testing.T) {
 
 // Whatever others have written while Redis was well, answers in an outage are right, and what is kept is in Redis
 // afterwards; but for the Sets that empty keys, by the rule of bareValues.
-func TestAnswersAreNeverWrongThoughOthersWrite(t *testing.T) {
+func TestAnswersAreNeverWrongThoughOthersWrite(t *testing.T) { //nolint:tparallel // its parts are counted together
+	t.Parallel() // there is a wait for each answer
 	emptied := 0
 	for seed, command := range []func(*model) []string{stringCommand, anyCommand, stringCommand} {
 		local := seed > 0

@@ -619,7 +619,8 @@ func stringCommand(m *model) []string {
 
 // Whatever a proxy answers while Redis is away is what Redis would have answered, and what it keeps is
 // then in Redis. A relapse shows the command, what was answered, and what is right.
-func TestAnswersInAnOutageAreNeverWrong(t *testing.T) {
+func TestAnswersInAnOutageAreNeverWrong(t *testing.T) { //nolint:tparallel // its parts are counted together
+	t.Parallel() // there is a wait for each answer
 	const parts = 2
 	ran, answered, refused, version := 0, make(map[string]int), make(map[string]int), ""
 	for seed := range uint64(parts) {
@@ -658,8 +659,10 @@ func isOfStrings(name string) bool {
 // Likewise for what is kept as operations, of which the proxy knows a part. With local answers they
 // are those of a Redis that knows only what the proxy has done in this outage, where they are not exact.
 func TestOperationsInAnOutageAreNeverWrong(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	for _, local := range []bool{false, true} {
 		t.Run(fmt.Sprint("local answers ", local), func(t *testing.T) {
+			t.Parallel()
 			m, through := newModel(t, 2, Options{LocalAnswers: local})
 			m.answered, m.refused, m.multi = make(map[string]int), make(map[string]int), true
 			if local {
@@ -686,8 +689,10 @@ func TestOperationsInAnOutageAreNeverWrong(t *testing.T) {
 // What was read while Redis was well, as a whole or field by field, is never answered wrongly either, whoever has changed it before Redis
 // went away: the proxy's clients, others, or an end that has come.
 func TestWhatWasReadIsNeverAnsweredWrongly(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	for seed := range uint64(2) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			m, through := newModel(t, seed, Options{Collections: true, LocalAnswers: seed == 1})
 			m.answered, m.refused = make(map[string]int), make(map[string]int)
 			m.foreign, m.others = m.behind(), 3

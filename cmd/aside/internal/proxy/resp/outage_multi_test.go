@@ -14,6 +14,7 @@ import (
 // Readers of several keys, by one command or by a transaction, see all of a transaction or nothing, while others write
 // the same keys one by one and in another order. A relapse has a reader see one number changed and the other not, or hangs.
 func TestReadersSeeAllOfATransactionInAnOutage(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	server, between, c, addr := cutOff(t, Options{})
 	between.Refuse()
 	awaitMode(t, c, aside.Degraded)

@@ -15,8 +15,10 @@ import (
 // Sequences of commands, of which each depends on those before it. A Redis that was never away says
 // what is right, in both versions of the protocol.
 func TestSequencesInAnOutageAreAnsweredAsByRedis(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	for _, protocol := range []string{"2", "3"} {
 		t.Run("RESP"+protocol, func(t *testing.T) {
+			t.Parallel()
 			_, between, c, addr := cutOff(t, Options{})
 			bare := redistest.Start(t)
 			p, right := dial(t, addr), dial(t, bare.Addr())

@@ -32,9 +32,11 @@ func passOnServer(t testing.TB, addr string) (*Server, *aside.Client, string) {
 // Transactions are answered as Redis does, whatever order their commands come in, one by one and in
 // pipelines.
 func TestTransactionsAreAnsweredAsRedisDoes(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	for seed := range uint64(8) {
 		protocol := []string{"2", "3"}[seed%2]
 		t.Run(fmt.Sprintf("RESP%s/seed=%d", protocol, seed), func(t *testing.T) {
+			t.Parallel()
 			w := newPassingTwins(t, protocol)
 			if strings.HasPrefix(w.behind.Version(), "6.") {
 				return // what is served here is answered as Redis 7 does
@@ -339,6 +341,7 @@ func TestSubscribersGetMessages(t *testing.T) {
 // Clients that subscribe anew by themselves take an error for the end, and the end of the connection
 // for what it is.
 func TestWhoSubscribesInAnOutageIsDisconnected(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	server := redistest.Start(t)
 	store, c := newHastyStore(t, server.Addr(), t.TempDir())
 	s, addr := serve(t, store, Options{Redis: &rueidis.ClientOption{InitAddress: []string{server.Addr()}}, RequestTimeout: time.Second})

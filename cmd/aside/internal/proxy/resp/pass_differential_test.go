@@ -50,9 +50,11 @@ var unordered = map[string]bool{"SMEMBERS": true, "SINTER": true, "SUNION": true
 // Commands of all types, one by one and in pipelines, in both versions of the protocol: whoever asks
 // the proxy is told what Redis would have said.
 func TestPassedOnCommandsAreAnsweredAsRedisDoes(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	for seed := range uint64(8) {
 		protocol := []string{"2", "3"}[seed%2]
 		t.Run(fmt.Sprintf("RESP%s/seed=%d", protocol, seed), func(t *testing.T) {
+			t.Parallel()
 			w := newPassingTwins(t, protocol)
 			old := strings.HasPrefix(w.behind.Version(), "6.") // what is served here is answered as Redis 7 does
 			random := rand.New(rand.NewPCG(seed, 14))
@@ -221,6 +223,7 @@ func TestPassedOnCommandsDoNotWaitForAHungRedis(t *testing.T) {
 
 // A large pipeline, also of one client that reads nothing before it has sent everything.
 func TestAPipelineOfPassedOnCommandsIsAnsweredInOrder(t *testing.T) {
+	t.Parallel() // there is a wait for each answer
 	p := dial(t, passOn(t, redistest.Start(t).Addr()))
 	var all strings.Builder
 	const n = 20_000
