@@ -295,7 +295,8 @@ func TestAValueUnderWayIsOverBeforeItsCallerReturns(t *testing.T) {
 
 // Whatever a call does with its context, also through package context and rueidis, it has done when
 // it returns.
-func TestNoCallTouchesItsContextAfterItHasReturned(t *testing.T) {
+func TestNoCallTouchesItsContextAfterItHasReturned(t *testing.T) { //nolint:tparallel // its parts have one proxy
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := counted(t, server)
 	load := func(context.Context, string) (string, error) { return "v", nil }

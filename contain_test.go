@@ -173,7 +173,8 @@ func (h spitefulHandler) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-func TestABuilderADialerAndAStoreThatDoNotReturnCostOneAttempt(t *testing.T) {
+func TestABuilderADialerAndAStoreThatDoNotReturnCostOneAttempt(t *testing.T) { //nolint:tparallel // its parts have one server
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	for how, spite := range map[string]func(){"panics": func() { panic("spite") }, "ends its goroutine": runtime.Goexit} {
 		t.Run(how, func(t *testing.T) {

@@ -141,8 +141,10 @@ func TestAnAnswerAboutOneWriteIsReturned(t *testing.T) {
 // The password changes: the next command dials, and what the handshake is answered comes back as
 // its answer.
 func TestAWriteIsKeptThatOnlyMetAWrongPassword(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for _, kind := range []string{"WRONGPASS", "NOAUTH"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t)
 			_, option := durable(t)
 			var password func(*aside.Options)

@@ -272,6 +272,7 @@ func TestFillsAreReplayedIntoTheSameServerOnly(t *testing.T) {
 
 // A Set that has expired meanwhile still removes what it has replaced.
 func TestAnExpiredSetIsReplayedAsADelete(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)

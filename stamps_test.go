@@ -34,6 +34,7 @@ func number(t testing.TB, server *redistest.Server, section, name string) int64 
 // What a script reads is tracked, and each write of a tracked key is pushed. A stamp is read before
 // it is written, and nobody wants to know of it: neither its writer, nor who wrote one beside it.
 func TestAStampCausesNoPush(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	pushed := make(map[string]int)
 	done := make(chan struct{})
@@ -56,7 +57,7 @@ func TestAStampCausesNoPush(t *testing.T) {
 		}
 	}
 	a, ctx := newClient(t, proxy.Addr(), hasty, option, hears), testContext(t)
-	b := newClient(t, server.Addr(), hears)
+	b := newClient(t, server.Addr(), hasty, hears)
 	keys := make([]string, 200)
 	for i := range keys {
 		keys[i] = fmt.Sprint("k", i)

@@ -69,11 +69,12 @@ func TestAnUpdateVoidsLoadsThatBeganBefore(t *testing.T) {
 // What was done by an Update is as good as a Set to a replay: an older Set does not undo it, a
 // later one replaces it.
 func TestAReplayKnowsWhatAnUpdateHasDone(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	_, option := durable(t)
 	c, ctx := newClient(t, proxy.Addr(), hasty, option), testContext(t)
-	other := newClient(t, server.Addr())
+	other := newClient(t, server.Addr(), hasty)
 	require.NoError(t, c.Set(ctx, time.Hour, "older", "0"))
 	_, _, err := c.Peek(ctx, "older")
 	require.NoError(t, err)
@@ -125,6 +126,7 @@ func TestAnUpdateWaitsForWhatIsToBeReplayed(t *testing.T) {
 }
 
 func TestAnUpdateSaysWhatHasHappened(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), hasty), testContext(t)
@@ -185,7 +187,8 @@ func TestAnUpdateBlamesNoNodeForAnother(t *testing.T) {
 }
 
 // The function talks to others, too. What they answer is its own affair, whatever it looks like.
-func TestAnUpdatesOwnErrorsSayNothingAboutRedis(t *testing.T) {
+func TestAnUpdatesOwnErrorsSayNothingAboutRedis(t *testing.T) { //nolint:tparallel // its parts have one client
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	full := redistest.Start(t, redistest.WithPassword("secret"))
 	c, ctx := newClient(t, server.Addr(), hasty), testContext(t)

@@ -115,6 +115,7 @@ func TestATTLBelowAMillisecondIsRefused(t *testing.T) {
 
 // A write that was not answered may have been done, and says so.
 func TestAnUnansweredWriteIsOfUnknownOutcome(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	server := redistest.Start(t)
 	proxy := faultproxy.New(t, server.Addr())
 	c, ctx := newClient(t, proxy.Addr(), hasty), testContext(t)
