@@ -52,8 +52,6 @@ type write struct {
 
 	meta *near.Meta // what the header of value says; nil: it has none
 
-	before []before // of each of keys; nil: it is no Set, or Options.ReadBack is off
-
 	one oneKey
 
 	done bool // Redis has answered for all of it, and nothing is kept
@@ -85,7 +83,6 @@ var writes sync.Pool // of *write, empty
 // oneKey is room for what a write of one key needs, so that it is in the write's own memory.
 type oneKey struct {
 	key     [1]string
-	before  [1]before
 	args    [2]string // write.args
 	call    [6]string // what the script takes
 	item    [3]string // what it takes for the key, in a request

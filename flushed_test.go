@@ -132,20 +132,24 @@ func TestWhatIsSetRightBehindAFlushComesBack(t *testing.T) {
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	require.NoError(t, c.Set(ctx, time.Hour, "before", "1"))
+	require.NoError(t, c.Set(ctx, time.Hour, "changed", "1"))
 	proxy.Heal()
 	awaitMode(t, c, aside.Healthy)
-	require.Equal(t, 1, c.Stats().Pending, "it is refused, and waits")
+	require.Equal(t, 2, c.Stats().Pending, "they are refused, and wait")
 
 	server.Do("FLUSHALL")
 	log.await(t, 1, "Redis was flushed")
 	proxy.Refuse()
 	awaitMode(t, c, aside.Degraded)
 	require.NoError(t, c.Set(ctx, time.Hour, "behind", "2")) // within the error that is assumed of clocks
+	_, err := c.Apply(ctx, "changed", []aside.Operation{op("APPEND", "3"), op("APPEND", "4")}, nil)
+	require.ErrorIs(t, err, aside.ErrKept)
 	server.Do("ACL", "SETUSER", "default", "allkeys")
 	proxy.Heal()
 	eventually(t, "all is replayed", func() bool { return c.Stats().Pending == 0 })
 	require.Nil(t, server.Do("GET", "before"))
 	require.Equal(t, "2", server.Do("GET", "behind"))
+	require.Equal(t, "34", server.Do("GET", "changed"), "what was done to what was flushed")
 }
 
 // In a cluster each shard has a key of its own, and each flush is the affair of its shard.

@@ -324,70 +324,61 @@ type ownSet struct {
 	began int64
 }
 
-// before is what was of a key before it was set.
-type before struct {
-	mark   near.Mark // of memory
-	outage uint64    // of its server
-}
-
-// of is what was set under key.
-func (s ownSet) of(key string) near.Value {
-	if s.w.values == nil {
-		return near.Value{Raw: s.w.value, Meta: s.w.meta}
-	}
-	value, header, _ := wire.Unpack(s.w.values[key])
-	meta, _ := grouper(s.w.writer).newMeta(key, header, 0) // which this process has made
-	return near.Value{Raw: value, Meta: meta}
+// unreadSet is a Set that Redis has acknowledged, and that was not read back.
+type unreadSet struct {
+	valid  *near.Validity // nil: there is none
+	outage uint64         // of valid when the Set began
+	mark   near.Mark      // of the key, likewise
+	looks  int            // in vain, behind that
 }
 
 // age returns since when key has held what was found, at the latest: since it was set, if those are
 // its bytes. 0: nobody knows, or its header says it.
 func (s ownSet) age(key string, found *finding) int64 {
-	if s.w == nil || s.w.op != fallback.OpSet || found.header != nil || s.of(key).Raw != found.value {
+	if s.w == nil || s.w.op != fallback.OpSet || found.header != nil {
+		return 0
+	}
+	value := s.w.value
+	if s.w.values != nil {
+		value, _, _ = wire.Unpack(s.w.values[key])
+	}
+	if value != found.value {
 		return 0
 	}
 	return s.began
 }
 
-// keepUnread puts what was set into memory for those of keys whose server is away: it had acknowledged
-// that, and has not answered what was asked then. Who else writes in between is not heard of, as when
-// pushes are lost, which is noticed within a lease.
-func (s ownSet) keepUnread(keys []string) {
-	if s.w == nil || s.w.before == nil {
+// keepUnread puts what was set into memory if its server is away, which has not said what it has by now: it
+// had acknowledged that it has this. Who else writes it in between is not heard of, as where pushes are lost,
+// which is noticed within a lease.
+func (s ownSet) keepUnread(unread *unreadSet) {
+	w := s.w
+	age := w.link.Now() - s.began
+	if unread.valid == nil || !unread.valid.Tracked() || age > int64(w.opt.StaleLease) || age >= int64(w.ttl) {
 		return
 	}
-	c := s.w.Client
-	for _, key := range keys {
-		age := c.link.Now() - s.began
-		i, ok := slices.BinarySearch(s.w.keys, key)
-		if !ok || age > int64(c.opt.StaleLease) || age >= int64(s.w.ttl) {
-			continue
-		}
-		v := s.of(key)
-		v.Began = s.began
-		if v.TTL = s.w.ttl; v.TTL <= LongestTTL {
-			v.TTL -= time.Duration(age)
-		}
-		c.near.CommitUnread(key, near.Away{Value: v, Valid: c.link.Home(key).Valid, Outage: s.w.before[i].outage}, s.w.before[i].mark)
+	ttl := w.ttl
+	if ttl <= LongestTTL {
+		ttl -= time.Duration(age)
 	}
+	w.near.CommitUnread(w.keys[0], near.Away{Value: near.Value{Raw: w.value, TTL: ttl, Began: s.began, Meta: w.meta}, Valid: unread.valid, Outage: unread.outage}, unread.mark, unread.looks)
 }
 
 // readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot
 // fail: what it could not read is read when somebody asks for it. What set has written has an age in
-// memory, though not in Redis.
-func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
+// memory, though not in Redis. unread is set of one key; nil: it is not.
+func (c *Client) readBack(ctx context.Context, keys []string, set ownSet, unread *unreadSet) {
 	if !c.opt.ReadBack || !c.near.Keeps() {
 		return
 	}
-	var unread []string
+	began := c.link.Now()
 	for range readBacks {
 		byShard := make(map[*link.Shard][]*glance, 1)
 		for _, key := range keys {
 			switch sh := c.link.Shard(key); {
 			case c.store.Pending(key):
-			case !sh.Asks():
-				unread = append(unread, key)
-			case sh.Valid.Tracked():
+				unread = nil // for another write came behind it
+			case sh.Asks() && sh.Valid.Tracked():
 				byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			}
 		}
@@ -400,23 +391,33 @@ func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
 				}
 				c.link.RunFor(ctx, sh, c.opt.RedisTimeout+1, calls...) // see LookMulti
 				for _, g := range some {
-					switch stored, err := c.keepReadBack(g, set); {
-					case errors.Is(err, context.DeadlineExceeded): // enough time was lost
-						unread = append(unread, g.key)
-					case err != nil && !link.Refused(err), err == nil && !stored:
-						keys = append(keys, g.key)
+					stored, err := c.keepReadBack(g, set)
+					switch {
+					case err == nil || link.Refused(err):
+						if unread = nil; !stored {
+							keys = append(keys, g.key)
+						}
+					case unread != nil:
+						if unread.looks++; ctx.Err() == nil && c.link.Now()-began < int64(c.opt.RedisTimeout) {
+							keys = append(keys, g.key)
+						}
 					}
 				}
 			}
 		}
 	}
-	set.keepUnread(append(unread, keys...))
+	if unread != nil {
+		set.keepUnread(unread)
+	}
 }
 
 // keepReadBack has memory keep what g has found. stored: it has, or there is nothing to be kept.
 func (c *Client) keepReadBack(g *glance, set ownSet) (stored bool, err error) {
+	if g.q.Moved {
+		return true, nil
+	}
 	found, err := findingOf(g.q, "")
-	if err != nil || g.q.Moved || found.content != wire.Value {
+	if err != nil || found.content != wire.Value {
 		return true, err
 	}
 	meta, ok := grouper{c}.newMeta(g.key, found.header, 0)

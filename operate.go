@@ -252,7 +252,7 @@ func (o operator) send(ctx context.Context, op *operation) ([]any, error) {
 			answers[i], _ = strconv.ParseInt(text, 10, 64)
 		}
 	}
-	o.readBack(ctx, []string{op.key}, ownSet{})
+	o.readBack(ctx, []string{op.key}, ownSet{}, nil)
 	return answers, nil
 }
 

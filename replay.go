@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/redaside/aside/fallback"
+	"github.com/redaside/aside/internal/deferred"
 	"github.com/redaside/aside/internal/link"
 	"github.com/redaside/aside/internal/script"
 	"github.com/redaside/aside/internal/stamp"
@@ -160,7 +161,7 @@ func (r replayer) askOfAllKinds(ctx context.Context, records []*fallback.Record,
 	if !slices.ContainsFunc(records, isOperations) {
 		return r.ask(ctx, records, patience)
 	}
-	outcomes := make([]fallback.Outcome, len(records))
+	outcomes, flush := make([]fallback.Outcome, len(records)), r.sh.Flushed()
 	margin := func(of *fallback.Record) int64 { return r.marginOf(of).Microseconds() }
 	var operations, others []*fallback.Record
 	var ofOperations, ofOthers []int
@@ -168,10 +169,10 @@ func (r replayer) askOfAllKinds(ctx context.Context, records []*fallback.Record,
 		switch {
 		case !isOperations(of):
 			others, ofOthers = append(others, of), append(ofOthers, i)
-		case r.wasFlushed(of, time.Duration(margin(of))*time.Microsecond):
+		case r.wasFlushed(flush, of.Stamp, r.marginOf(of)):
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded}
 		default:
-			operations, ofOperations = append(operations, of), append(ofOperations, i)
+			operations, ofOperations = append(operations, r.behindFlush(flush, of)), append(ofOperations, i)
 		}
 	}
 	for n, outcome := range r.ask(ctx, others, patience) {
@@ -246,6 +247,7 @@ func (r replayer) ask(ctx context.Context, records []*fallback.Record, patience 
 
 func (r replayer) batches(records []*fallback.Record, patience time.Duration) []*link.Batch {
 	now, off := r.link.ServerTime(r.sh)
+	flush := r.sh.Flushed()
 	window, _ := link.WriteWindow(now, off, patience)
 	list := link.List{Len: len(records), Key: func(i int) (string, *link.Shard) { return records[i].Key, r.sh }}
 	if r.opt.DisableStamps {
@@ -259,7 +261,7 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 			op -= 'a' - 'A'
 		}
 		expires := of.Expires
-		if r.wasFlushed(of, margin) {
+		if r.wasFlushed(flush, of.Stamp, margin) {
 			expires = 0 // it has ended with the flush
 		}
 		by, _ := stamp.Parse(of.Stamp)
@@ -269,19 +271,49 @@ func (r replayer) batches(records []*fallback.Record, patience time.Duration) []
 	return r.link.Batches(script.Replay, []string{window, script.InMilliseconds(r.opt.StampTTL), wire.LockPrefix}, list)
 }
 
-// wasFlushed reports whether a record, whose time may be off by margin, may be of before the flush of
-// r.sh that was noticed last. What this client has begun behind that is of after it, however late that
+// wasFlushed reports whether an operation, whose time may be off by margin, may be of before flush; nil:
+// there was none. What this client has begun once it had noticed that is of after it, however late that
 // is by the clocks.
-func (r replayer) wasFlushed(of *fallback.Record, margin time.Duration) bool {
-	flush := r.sh.Flushed()
+func (r replayer) wasFlushed(flush *link.Flush, by string, margin time.Duration) bool {
 	if flush == nil {
 		return false
 	}
-	by, ok := stamp.Parse(of.Stamp)
-	if ok && by.Client == r.stamps.Client() && by.Number > flush.Mark {
+	s, ok := stamp.Parse(by)
+	if ok && s.Client == r.stamps.Client() && s.Number > flush.Mark {
 		return false
 	}
-	return !ok || by.Micros-margin.Microseconds() <= flush.At
+	return !ok || s.Micros-margin.Microseconds() <= flush.At
+}
+
+// behindFlush returns a record of those operations of another, whose last is of after flush, that are not of
+// before it. A Set that these began with is a delete then, as it would be alone.
+func (r replayer) behindFlush(flush *link.Flush, of *fallback.Record) *fallback.Record {
+	if flush == nil {
+		return of
+	}
+	l, err := deferred.Parse(of.Value)
+	if err != nil {
+		return of
+	}
+	margin := r.marginOf(of)
+	before := 0
+	for before < len(l.Ops)-1 && r.wasFlushed(flush, l.Ops[before].Stamp, margin) {
+		before++
+	}
+	for before > 0 && deferred.AtOnce(l.Ops[before-1], l.Ops[before]) { // all of a call is done, or nothing
+		before--
+	}
+	if before == 0 {
+		return of
+	}
+	left := l.Ops[before:]
+	if l.Base() {
+		left = slices.Concat([]deferred.Op{deferred.Del(l.Ops[0].Stamp)}, left)
+	}
+	l.Ops = left
+	rest := *of
+	rest.Value = l.String()
+	return &rest
 }
 
 // tellOutcomes sets the outcomes of the records that b has asked about.

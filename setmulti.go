@@ -78,15 +78,7 @@ func (w *write) doMultiBegun(ctx context.Context, failed map[string]error) {
 	defer w.end(w.keys)
 	who := enterCall(ctx)
 	defer who.leave()
-	if w.opt.ReadBack {
-		w.before = make([]before, len(w.keys))
-	}
-	for i, key := range w.keys {
-		outage := w.link.Home(key).Valid.Outage()
-		if mark := w.drop(w.keys[i : i+1]); w.before != nil {
-			w.before[i] = before{mark, outage}
-		}
-	}
+	w.drop(w.keys)
 	began := w.link.Now()
 	some, _ := w.perform(who)
 	w.drop(w.keys) // what is kept comes back into memory when it is asked for: see readStore
@@ -95,5 +87,5 @@ func (w *write) doMultiBegun(ctx context.Context, failed map[string]error) {
 			failed[key] = w.says(f, []string{key})
 		}
 	}
-	w.readBack(who, slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool { return failed[key] != nil }), ownSet{w, began})
+	w.readBack(who, slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool { return failed[key] != nil }), ownSet{w, began}, nil)
 }

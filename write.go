@@ -189,11 +189,11 @@ func (w *write) doBegun(ctx context.Context) error {
 	}
 	w.done = len(failed) == 0 && !kept
 	if len(failed) == 0 && w.op != fallback.OpDel {
-		if w.opt.ReadBack && sh != nil {
-			w.one.before[0] = before{mark, outage}
-			w.before = w.one.before[:]
+		var unread *unreadSet
+		if sh != nil && !kept {
+			unread = &unreadSet{valid: sh.Valid, outage: outage, mark: mark}
 		}
-		w.readBack(who, w.keys, ownSet{w, began})
+		w.readBack(who, w.keys, ownSet{w, began}, unread)
 	}
 	errs := make([]error, len(failed))
 	for i, f := range failed {

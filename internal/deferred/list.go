@@ -162,6 +162,13 @@ func Together(id, last string, commands [][]string) List {
 	return l
 }
 
+// AtOnce reports whether b came right behind a, as Together has it.
+func AtOnce(a, b Op) bool {
+	was, ok := stamp.Parse(a.Stamp)
+	is, too := stamp.Parse(b.Stamp)
+	return ok && too && was.Client == is.Client && was.Micros+1 == is.Micros && was.Number+1 == is.Number
+}
+
 // Packed is a List as the script takes it: for each operation its packed stamp, how many words it
 // has, and each with its length (4 bytes) in front.
 func (l List) Packed() (string, bool) {

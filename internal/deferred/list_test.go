@@ -131,3 +131,20 @@ func TestWhatAStringBecomes(t *testing.T) {
 	require.Equal(t, Value{Known: true, Exists: true, Text: "v", Ends: 500}, after(text("v"), "PEXPIREAT 500"))
 	require.Equal(t, text("1"), after(text("5"), "PEXPIREAT 2", "INCRBY 1"), "it has expired by then")
 }
+
+func TestWhatCameAtOnceIsKnown(t *testing.T) {
+	last := stamp.Stamp{Micros: 1_700_000_000_000_009, Client: "0123456789abcdef", Number: 9}
+	ops := Together("id", last.String(), [][]string{{"INCRBY", "1"}, {"INCRBY", "2"}, {"INCRBY", "3"}}).Ops
+	require.True(t, AtOnce(ops[0], ops[1]))
+	require.True(t, AtOnce(ops[1], ops[2]))
+	require.False(t, AtOnce(ops[0], ops[2]))
+	require.False(t, AtOnce(ops[1], ops[0]))
+	for _, other := range []stamp.Stamp{
+		{Micros: last.Micros + 1, Client: last.Client, Number: last.Number},
+		{Micros: last.Micros + 2, Client: last.Client, Number: last.Number + 1},
+		{Micros: last.Micros + 1, Client: "fedcba9876543210", Number: last.Number + 1},
+	} {
+		require.False(t, AtOnce(ops[2], Op{Stamp: other.String()}), other)
+	}
+	require.False(t, AtOnce(ops[2], Op{Stamp: "none"}))
+}

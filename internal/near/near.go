@@ -116,7 +116,7 @@ type stripe struct {
 	mu      sync.Mutex         // two stripes share a cache line: an idle memory has all of them
 	gen     uint64             // grows when a key of the stripe may have changed
 	untold  uint32             // by how much WakeAll has raised gen, modulo 2³²
-	written uint32             // by how much Drop has, likewise
+	looked  uint32             // how often this process has written or asked about a key, likewise
 	waiters map[string]*waiter // keys that somebody waits for; removed by the waker or the last to leave
 }
 
@@ -205,6 +205,7 @@ func (m *Memory) Generation(key string) uint64 {
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.looked++
 	return s.gen
 }
 
@@ -214,6 +215,7 @@ func (m *Memory) Changes(key string) uint64 {
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.looked++
 	return s.changesLocked()
 }
 
@@ -349,13 +351,14 @@ func (m *Memory) CommitAway(key string, a Away) *Entry {
 
 // CommitUnread is CommitAway of what this process has set in Redis and could not read back, as the server
 // is away since: in the next outage after a.Outage. mark is what Drop has returned before it was set; a.Changes
-// does not count. Behind that it was dropped once more. No other write of this process may have come, and
-// nobody may have read the key since. One change may have been pushed: whoever has read a key is told of
-// its next change only, and that was the Set itself or was before it.
-func (m *Memory) CommitUnread(key string, a Away, mark Mark) *Entry {
+// does not count. Behind that it was dropped once more, and Reserve was called as often as looks says. Nobody
+// else of this process may have written the key since, or looked past memory for it: they may know better. One
+// change may have been pushed: whoever has read a key is told of its next change only, and that was the Set
+// itself or was before it.
+func (m *Memory) CommitUnread(key string, a Away, mark Mark, looks int) *Entry {
 	a.Outage++
 	return m.commitAway(key, &a, func(s *stripe) bool {
-		return s.written == mark.written+1 && s.changesLocked()-mark.Changes <= 2 && a.Valid.ServesAway(a.Outage) && m.cache != nil && m.cache.peek(key) == nil
+		return s.looked == mark.looked+1+uint32(looks) && s.changesLocked()-mark.Changes <= 2 && a.Valid.ServesAway(a.Outage)
 	})
 }
 
@@ -421,20 +424,20 @@ func (m *Memory) Invalidate(key string) {
 // Mark is a state of a key: see Drop.
 type Mark struct {
 	Changes uint64 // how many there were
-	written uint32 // how many of these were Drops
+	looked  uint32 // see CommitUnread
 }
 
 // Drop drops a key because this process writes it, voids the reservations for it and wakes the
 // callers that wait for it. It returns what the key's state is then.
 func (m *Memory) Drop(key string) Mark { return m.drop(key, 1) }
 
-// drop is Drop, or what an invalidation does: written is 1, or 0.
-func (m *Memory) drop(key string, written uint32) Mark {
+// drop is Drop, or what an invalidation does: looked is 1, or 0.
+func (m *Memory) drop(key string, looked uint32) Mark {
 	s := m.stripe(key)
 	s.mu.Lock()
 	s.gen++
-	s.written += written
-	mark := Mark{s.changesLocked(), s.written}
+	s.looked += looked
+	mark := Mark{s.changesLocked(), s.looked}
 	if m.cache != nil {
 		m.cache.drop(key)
 	}

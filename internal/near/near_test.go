@@ -264,10 +264,23 @@ func TestWhatWasSetAndNotReadBackIsForTheNextOutage(t *testing.T) {
 		{"the connection breaks", nothing, func(w world) { w.WakeAll(); w.NewEpoch(); w.Degrade(never) }, true},
 		{"two pushes", func(w world) { w.Invalidate("k") }, func(w world) { w.Invalidate("k"); w.Degrade(never) }, false},
 		{"another write that has ended meanwhile", func(w world) { w.Drop("k") }, away, false},
+		{"it has another server", nothing, func(w world) {
+			w.Degrade(never)
+			elsewhere := NewValidity(true)
+			w.opt.Home = func(string) *Validity { return elsewhere }
+		}, false},
 		{"another write behind", nothing, func(w world) { w.Degrade(never); w.Drop("k") }, false},
 		{"somebody has read it", nothing, func(w world) {
 			w.Commit("k", w.Reserve("k", w.Validity), Value{Raw: "newer", TTL: time.Hour})
 			w.Degrade(never)
+		}, false},
+		{"somebody has read it, and was told of the next change", func(w world) {
+			w.Commit("k", w.Reserve("k", w.Validity), Value{Raw: "newer", TTL: time.Hour})
+			w.Invalidate("k")
+		}, away, false},
+		{"somebody has read it, and kept nothing", nothing, func(w world) {
+			w.Degrade(never)
+			w.Changes("k")
 		}, false},
 		{"the server is there", nothing, nothing, false},
 		{"it was away, and is back", nothing, func(w world) { w.Degrade(never); w.Restore() }, false},
@@ -282,7 +295,9 @@ func TestWhatWasSetAndNotReadBackIsForTheNextOutage(t *testing.T) {
 			test.during(w)
 			m.Drop("k")
 			test.behind(w)
-			e := m.CommitUnread("k", Away{Value: Value{Raw: "set", TTL: time.Hour}, Valid: v, Outage: outage}, mark)
+			m.Reserve("k", v)
+			m.Reserve("k", v)
+			e := m.CommitUnread("k", Away{Value: Value{Raw: "set", TTL: time.Hour}, Valid: v, Outage: outage}, mark, 2)
 			require.Equal(t, test.stored, e != nil)
 			if found := m.Lookup("k"); test.stored {
 				require.Equal(t, "set", found.Raw())
