@@ -38,13 +38,13 @@ func (o operator) applyAway(ctx context.Context, changes []Change, decide func(m
 	had, changed := make([]memory, len(ops)), make([]uint64, len(ops))
 	for i, op := range ops {
 		if had[i] = o.note(op); op.changes() {
-			had[i].before = o.drop(keys[i : i+1]).Changes
+			had[i].before = o.drop(keys[i : i+1])
 		}
 	}
 	err := o.keepAll(who, ops, keys, decide)
 	for i, op := range ops { // all, before the new ones are there: who sees one of these meets none of what was
 		if op.changes() {
-			changed[i] = o.drop(keys[i : i+1]).Changes
+			changed[i] = o.drop(keys[i : i+1])
 		}
 	}
 	for i, op := range ops {

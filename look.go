@@ -314,22 +314,13 @@ func (c *Client) seen(ctx context.Context, g *glance) (Found, *near.Entry, bool,
 
 // readBacks is how often readBack asks for a key. A push about what the key held before the write
 // comes right behind the write's own answer; where it comes after the first read was begun, that
-// answer cannot be kept, and the next can. Where the connection breaks, the next try finds out
-// whether Redis is away.
+// answer cannot be kept, and the next can.
 const readBacks = 3
 
 // ownSet is a Set or SetMulti, and when it began, in link.Now's time. The zero ownSet is none.
 type ownSet struct {
 	w     *write
 	began int64
-}
-
-// unreadSet is a Set that Redis has acknowledged, and that was not read back.
-type unreadSet struct {
-	valid  *near.Validity // nil: there is none
-	outage uint64         // of valid when the Set began
-	mark   near.Mark      // of the key, likewise
-	looks  int            // in vain, behind that
 }
 
 // age returns since when key has held what was found, at the latest: since it was set, if those are
@@ -348,37 +339,17 @@ func (s ownSet) age(key string, found *finding) int64 {
 	return s.began
 }
 
-// keepUnread puts what was set into memory if its server is away, which has not said what it has by now: it
-// had acknowledged that it has this. Who else writes it in between is not heard of, as where pushes are lost,
-// which is noticed within a lease.
-func (s ownSet) keepUnread(unread *unreadSet) {
-	w := s.w
-	age := w.link.Now() - s.began
-	if unread.valid == nil || !unread.valid.Tracked() || age > int64(w.opt.StaleLease) || age >= int64(w.ttl) {
-		return
-	}
-	ttl := w.ttl
-	if ttl <= LongestTTL {
-		ttl -= time.Duration(age)
-	}
-	w.near.CommitUnread(w.keys[0], near.Away{Value: near.Value{Raw: w.value, TTL: ttl, Began: s.began, Meta: w.meta}, Valid: unread.valid, Outage: unread.outage}, unread.mark, unread.looks)
-}
-
 // readBack reads keys that were just written into memory, if Options.ReadBack says so. It cannot
 // fail: what it could not read is read when somebody asks for it. What set has written has an age in
-// memory, though not in Redis. unread is set of one key; nil: it is not.
-func (c *Client) readBack(ctx context.Context, keys []string, set ownSet, unread *unreadSet) {
+// memory, though not in Redis.
+func (c *Client) readBack(ctx context.Context, keys []string, set ownSet) {
 	if !c.opt.ReadBack || !c.near.Keeps() {
 		return
 	}
-	began := c.link.Now()
 	for range readBacks {
 		byShard := make(map[*link.Shard][]*glance, 1)
 		for _, key := range keys {
-			switch sh := c.link.Shard(key); {
-			case c.store.Pending(key):
-				unread = nil // for another write came behind it
-			case sh.Asks() && sh.Valid.Tracked():
+			if sh := c.link.Shard(key); sh.Asks() && sh.Valid.Tracked() && !c.store.Pending(key) {
 				byShard[sh] = append(byShard[sh], c.newGlance(key, sh))
 			}
 		}
@@ -391,44 +362,28 @@ func (c *Client) readBack(ctx context.Context, keys []string, set ownSet, unread
 				}
 				c.link.RunFor(ctx, sh, c.opt.RedisTimeout+1, calls...) // see LookMulti
 				for _, g := range some {
-					stored, err := c.keepReadBack(g, set)
-					switch {
-					case err == nil || link.Refused(err):
-						if unread = nil; !stored {
-							keys = append(keys, g.key)
-						}
-					case unread != nil:
-						if unread.looks++; ctx.Err() == nil && c.link.Now()-began < int64(c.opt.RedisTimeout) {
-							keys = append(keys, g.key)
-						}
+					found, err := findingOf(g.q, "")
+					if err != nil || g.q.Moved || found.content != wire.Value {
+						continue
+					}
+					meta, ok := grouper{c}.newMeta(g.key, found.header, 0)
+					if !ok {
+						continue
+					}
+					v := near.Value{Raw: found.value, TTL: found.ttl, Meta: meta, Began: set.age(g.key, &found)}
+					var e *near.Entry
+					if v.Began != 0 {
+						e = c.near.Put(g.key, g.r, c.near.Prepare(g.key, g.r, v))
+					} else {
+						e = c.near.Commit(g.key, g.r, v)
+					}
+					if e == nil {
+						keys = append(keys, g.key)
 					}
 				}
 			}
 		}
 	}
-	if unread != nil {
-		set.keepUnread(unread)
-	}
-}
-
-// keepReadBack has memory keep what g has found. stored: it has, or there is nothing to be kept.
-func (c *Client) keepReadBack(g *glance, set ownSet) (stored bool, err error) {
-	if g.q.Moved {
-		return true, nil
-	}
-	found, err := findingOf(g.q, "")
-	if err != nil || found.content != wire.Value {
-		return true, err
-	}
-	meta, ok := grouper{c}.newMeta(g.key, found.header, 0)
-	if !ok {
-		return true, nil
-	}
-	v := near.Value{Raw: found.value, TTL: found.ttl, Meta: meta, Began: set.age(g.key, &found)}
-	if v.Began != 0 {
-		return c.near.Put(g.key, g.r, c.near.Prepare(g.key, g.r, v)) != nil, nil
-	}
-	return c.near.Commit(g.key, g.r, v) != nil, nil
 }
 
 // lookAway looks into the fallback store.

@@ -77,9 +77,9 @@ type operation struct {
 
 func (o operator) applyBegun(ctx context.Context, op *operation) ([]any, error) {
 	m := o.note(op)
-	m.before = o.drop([]string{op.key}).Changes
+	m.before = o.drop([]string{op.key})
 	answers, err := o.do(ctx, op)
-	o.remember(op, m, o.drop([]string{op.key}).Changes)
+	o.remember(op, m, o.drop([]string{op.key}))
 	return answers, err
 }
 
@@ -252,7 +252,7 @@ func (o operator) send(ctx context.Context, op *operation) ([]any, error) {
 			answers[i], _ = strconv.ParseInt(text, 10, 64)
 		}
 	}
-	o.readBack(ctx, []string{op.key}, ownSet{}, nil)
+	o.readBack(ctx, []string{op.key}, ownSet{})
 	return answers, nil
 }
 

@@ -140,9 +140,8 @@ type Options struct {
 
 	// ReadBack makes Set, Touch and Update read what they have written into this process's memory
 	// before they return: it is there for the next reader, and for DegradedTTL when Redis goes
-	// away. What a Set of one key wrote is there also where Redis has acknowledged it, and goes away
-	// before it could be read, unless somebody else has asked for the key meanwhile. Each call costs
-	// one more request. Defaults to false: a value is read when it is asked for.
+	// away. What Redis acknowledges, and dies before it can be read, is not known in the outage. Each
+	// call costs one more request. Defaults to false: a value is read when it is asked for.
 	ReadBack bool
 
 	// MaxLoaders caps concurrent loads that run without a Redis lock, while Redis is away or does

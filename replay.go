@@ -300,7 +300,7 @@ func (r replayer) behindFlush(flush *link.Flush, of *fallback.Record) *fallback.
 	for before < len(l.Ops)-1 && r.wasFlushed(flush, l.Ops[before].Stamp, margin) {
 		before++
 	}
-	for before > 0 && deferred.AtOnce(l.Ops[before-1], l.Ops[before]) { // all of a call is done, or nothing
+	for before > 0 && (before > 1 || !l.Base()) && deferred.AtOnce(l.Ops[before-1], l.Ops[before]) { // all of a call is done, or nothing
 		before--
 	}
 	if before == 0 {

@@ -195,6 +195,9 @@ func (o ledgers) outcome(record *fallback.Record, l deferred.List, b *link.Batch
 				ops = append(ops, op)
 			}
 		}
+		if len(ops) == 0 { // a flush has taken along those that were refused: see behindFlush
+			return fallback.Outcome{Verdict: fallback.Applied}
+		}
 		return o.reject(record, ops, errors.New("refused by Redis: "+refused[1]))
 	}
 	return fallback.Outcome{Verdict: fallback.Refused, Err: fmt.Errorf("aside: the script for operations answered %d", verdict)}

@@ -87,5 +87,5 @@ func (w *write) doMultiBegun(ctx context.Context, failed map[string]error) {
 			failed[key] = w.says(f, []string{key})
 		}
 	}
-	w.readBack(who, slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool { return failed[key] != nil }), ownSet{w, began}, nil)
+	w.readBack(who, slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool { return failed[key] != nil }), ownSet{w, began})
 }

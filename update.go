@@ -70,7 +70,7 @@ func (c writer) update(ctx context.Context, keys []string, fn func(ctx context.C
 	var done error
 	defer func() {
 		if c.drop(keys); done == nil || rueidis.IsRedisNil(done) {
-			c.readBack(who, keys, ownSet{}, nil)
+			c.readBack(who, keys, ownSet{})
 		}
 	}()
 	done = c.link.Lend(who, asked, fn)

@@ -162,7 +162,7 @@ func (c writer) keepNext(ctx context.Context, held *lease, keys []string, kept, 
 		}
 		k.Value = strings.Clone(k.Value) // the record holds on to it
 		next[key] = k
-		before[i] = c.drop(keys[i : i+1]).Changes
+		before[i] = c.drop(keys[i : i+1])
 		sh := c.link.Home(key)
 		s := w.newStamp(sh)
 		record := fallback.Record{Op: fallback.OpDel, Key: key, Stamp: s.Text, Slack: s.Slack}
@@ -193,7 +193,7 @@ func (c writer) keepNext(ctx context.Context, held *lease, keys []string, kept, 
 		if !ok {
 			continue
 		}
-		after := c.drop(keys[i : i+1]).Changes
+		after := c.drop(keys[i : i+1])
 		if err == nil && !k.Deleted && c.Away(key) && after == before[i]+1 { // nobody else has changed it meanwhile
 			c.near.CommitAway(key, near.Away{
 				Value: near.Value{Raw: k.Value, TTL: k.TTL, Began: c.link.Now()}, Valid: c.link.Home(key).Valid, Outage: outages[i], Changes: after,

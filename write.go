@@ -172,28 +172,24 @@ func (w *write) doBegun(ctx context.Context) error {
 	defer w.end(w.keys)
 	who := enterCall(ctx)
 	defer who.leave()
+	before := w.drop(w.keys)
 	var sh *link.Shard
 	var outage uint64
 	if w.op == fallback.OpSet {
 		sh = w.link.Home(w.keys[0])
 		outage = sh.Valid.Outage()
 	}
-	mark := w.drop(w.keys)
 	began := w.link.Now()
 	failed, kept := w.perform(who)
-	after := w.drop(w.keys).Changes
-	if kept && sh != nil && !sh.Asks() && after == mark.Changes+1 { // nobody else has changed it meanwhile
+	after := w.drop(w.keys)
+	if kept && sh != nil && !sh.Asks() && after == before+1 { // nobody else has changed it meanwhile
 		w.near.CommitAway(w.keys[0], near.Away{
 			Value: near.Value{Raw: w.value, TTL: w.ttl, Began: w.link.Now(), Meta: w.meta}, Valid: sh.Valid, Outage: outage, Changes: after,
 		})
 	}
 	w.done = len(failed) == 0 && !kept
 	if len(failed) == 0 && w.op != fallback.OpDel {
-		var unread *unreadSet
-		if sh != nil && !kept {
-			unread = &unreadSet{valid: sh.Valid, outage: outage, mark: mark}
-		}
-		w.readBack(who, w.keys, ownSet{w, began}, unread)
+		w.readBack(who, w.keys, ownSet{w, began})
 	}
 	errs := make([]error, len(failed))
 	for i, f := range failed {
@@ -226,16 +222,16 @@ func (w *write) says(f failure, keys []string) error {
 	return fmt.Errorf("aside: cannot %s %s: %w", w.verb, what, reason.Of(f.err))
 }
 
-// drop drops what this process holds of keys and detaches their flights. It returns the state of the
-// last.
-func (c writer) drop(keys []string) (mark near.Mark) {
+// drop drops what this process holds of keys and detaches their flights. It returns how many changes
+// of the last were told, this one included.
+func (c writer) drop(keys []string) (changes uint64) {
 	for _, key := range keys {
 		c.store.dropLoad(key)
-		mark = c.near.Drop(key)
+		changes = c.near.Drop(key)
 		c.flights.detach(key)
 		c.older.detach(key)
 	}
-	return mark
+	return changes
 }
 
 // perform asks Redis for a write, and has the store keep what Redis was not asked for or has not

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,58 +63,6 @@ func TestWhatWasWrittenIsThereWhenRedisGoesAway(t *testing.T) {
 	for _, key := range []string{"deleted", "none"} {
 		_, err := c.Look(ctx, key)
 		require.ErrorIs(t, err, aside.ErrRedisAway, key)
-	}
-}
-
-// Redis may die between the answer to a Set and that to what reads it back: the Set was acknowledged, so it is there.
-func TestWhatWasAcknowledgedIsThereThoughItCouldNotBeReadBack(t *testing.T) {
-	t.Parallel() // it waits more than it works
-	for _, how := range []string{"new", "tracked", "deleted"} {
-		t.Run(how, func(t *testing.T) {
-			t.Parallel()
-			server := redistest.Start(t)
-			middle := newMiddleman(t, server.Addr())
-			proxy := faultproxy.New(t, middle.Addr())
-			c, ctx := newClient(t, proxy.Addr(), hasty, readingBack), testContext(t)
-			require.NoError(t, c.Set(ctx, time.Hour, "other", "so that Redis knows the scripts"))
-			if how == "tracked" { // so that its own change is pushed
-				require.NoError(t, c.Set(ctx, time.Hour, "k", "old"))
-			}
-			var seen atomic.Int64
-			middle.set(func() {
-				middle.answer = func(command []string) (string, bool) {
-					if slices.Contains(command, "k") && seen.Add(1) == 2 { // behind the Set
-						proxy.Refuse()
-					}
-					return "", false
-				}
-			})
-			require.NoError(t, c.Set(ctx, time.Hour, "k", "v"))
-			awaitMode(t, c, aside.Degraded)
-			require.EqualValues(t, 2, seen.Load())
-			require.Zero(t, c.Stats().Pending, "it was acknowledged")
-			if how == "deleted" {
-				require.ErrorIs(t, c.Del(ctx, "k"), aside.ErrNotDurable)
-				_, found, err := c.Peek(ctx, "k")
-				require.NoError(t, err)
-				require.False(t, found)
-			} else {
-				found, err := c.Look(ctx, "k")
-				require.NoError(t, err)
-				require.Equal(t, "v", found.Value)
-				require.Equal(t, aside.SourceMemory, found.Source)
-				require.InDelta(t, 3600, found.TTL.Seconds(), 30)
-				server.Do("SET", "k", "by another")
-			}
-			proxy.Heal()
-			awaitMode(t, c, aside.Healthy)
-			value, found, err := c.Peek(ctx, "k")
-			require.NoError(t, err)
-			require.Equal(t, how != "deleted", found)
-			if found {
-				require.Equal(t, "by another", value, "it was for the outage only")
-			}
-		})
 	}
 }
 

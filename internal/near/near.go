@@ -115,8 +115,7 @@ type stripe struct {
 	// Away.Then.
 	mu      sync.Mutex         // two stripes share a cache line: an idle memory has all of them
 	gen     uint64             // grows when a key of the stripe may have changed
-	untold  uint32             // by how much WakeAll has raised gen, modulo 2³²
-	looked  uint32             // how often this process has written or asked about a key, likewise
+	untold  uint64             // by how much WakeAll has raised gen
 	waiters map[string]*waiter // keys that somebody waits for; removed by the waker or the last to leave
 }
 
@@ -205,7 +204,6 @@ func (m *Memory) Generation(key string) uint64 {
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.looked++
 	return s.gen
 }
 
@@ -215,11 +213,10 @@ func (m *Memory) Changes(key string) uint64 {
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.looked++
 	return s.changesLocked()
 }
 
-func (s *stripe) changesLocked() uint64 { return s.gen - uint64(s.untold) }
+func (s *stripe) changesLocked() uint64 { return s.gen - s.untold }
 
 // Reservation is the right to store the answer to a command that is about to be sent. The zero
 // Reservation stores nothing.
@@ -346,24 +343,6 @@ type Away struct {
 // CommitAway stores a and returns where; nil if its outage is over, its key has changed since, or
 // nothing is kept. It copies the key and not a.Raw.
 func (m *Memory) CommitAway(key string, a Away) *Entry {
-	return m.commitAway(key, &a, func(s *stripe) bool { return s.changesLocked() == a.Changes && a.Outage == a.Valid.Outage() })
-}
-
-// CommitUnread is CommitAway of what this process has set in Redis and could not read back, as the server
-// is away since: in the next outage after a.Outage. mark is what Drop has returned before it was set; a.Changes
-// does not count. Behind that it was dropped once more, and Reserve was called as often as looks says. Nobody
-// else of this process may have written the key since, or looked past memory for it: they may know better. One
-// change may have been pushed: whoever has read a key is told of its next change only, and that was the Set
-// itself or was before it.
-func (m *Memory) CommitUnread(key string, a Away, mark Mark, looks int) *Entry {
-	a.Outage++
-	return m.commitAway(key, &a, func(s *stripe) bool {
-		return s.looked == mark.looked+1+uint32(looks) && s.changesLocked()-mark.Changes <= 2 && a.Valid.ServesAway(a.Outage)
-	})
-}
-
-// commitAway stores a, if that is permitted when its stripe is locked.
-func (m *Memory) commitAway(key string, a *Away, permitted func(*stripe) bool) *Entry {
 	now := m.opt.Now()
 	e := &Entry{raw: a.Raw, ends: never, valid: a.Valid, meta: a.Meta, span: spanOf(a.Outage, a.flags()|isAway), at: now}
 	if a.TTL >= 0 && int64(a.TTL) < never-now {
@@ -382,7 +361,7 @@ func (m *Memory) commitAway(key string, a *Away, permitted func(*stripe) bool) *
 	s := m.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !permitted(s) || !m.livesAt(key, a.Valid) {
+	if s.changesLocked() != a.Changes || a.Outage != a.Valid.Outage() || !m.livesAt(key, a.Valid) {
 		return nil
 	}
 	if a.Then != nil {
@@ -418,26 +397,16 @@ func (m *Memory) Invalidate(key string) {
 			m.opt.Early(e)
 		}
 	}
-	m.drop(key, 0)
-}
-
-// Mark is a state of a key: see Drop.
-type Mark struct {
-	Changes uint64 // how many there were
-	looked  uint32 // see CommitUnread
+	m.Drop(key)
 }
 
 // Drop drops a key because this process writes it, voids the reservations for it and wakes the
-// callers that wait for it. It returns what the key's state is then.
-func (m *Memory) Drop(key string) Mark { return m.drop(key, 1) }
-
-// drop is Drop, or what an invalidation does: looked is 1, or 0.
-func (m *Memory) drop(key string, looked uint32) Mark {
+// callers that wait for it. It returns how many changes there were, this one included.
+func (m *Memory) Drop(key string) (changes uint64) {
 	s := m.stripe(key)
 	s.mu.Lock()
 	s.gen++
-	s.looked += looked
-	mark := Mark{s.changesLocked(), s.looked}
+	changes = s.changesLocked()
 	if m.cache != nil {
 		m.cache.drop(key)
 	}
@@ -447,7 +416,7 @@ func (m *Memory) drop(key string, looked uint32) Mark {
 	w := s.takeLocked(key)
 	s.mu.Unlock()
 	w.wake()
-	return mark
+	return changes
 }
 
 // home is the Validity of the server that key is at; nil: nobody has said so.

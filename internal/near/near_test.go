@@ -240,76 +240,9 @@ func TestALostConnectionVoidsReservationsAndNothingThatIsLoadedAway(t *testing.T
 	require.NotNil(t, commit())
 	m.Invalidate("k")
 	require.Nil(t, commit(), "it has changed")
-	require.Equal(t, changes+2, m.Drop("k").Changes)
+	require.Equal(t, changes+2, m.Drop("k"))
 	m.WakeAll()
 	require.Equal(t, changes+2, m.Changes("k"))
-}
-
-// What was set is known for the outage that begins right behind it, unless somebody knows better.
-func TestWhatWasSetAndNotReadBackIsForTheNextOutage(t *testing.T) {
-	type world struct {
-		*Memory
-		*Validity
-	}
-	nothing := func(world) {}
-	away := func(w world) { w.Degrade(never) }
-	for _, test := range []struct {
-		name           string
-		during, behind func(world) // before and after the Set has dropped the key again
-		stored         bool
-	}{
-		{"nothing else happens", nothing, away, true},
-		{"its own push comes with the answer", func(w world) { w.Invalidate("k") }, away, true},
-		{"its own push comes behind", nothing, func(w world) { w.Invalidate("k"); w.Degrade(never) }, true},
-		{"the connection breaks", nothing, func(w world) { w.WakeAll(); w.NewEpoch(); w.Degrade(never) }, true},
-		{"two pushes", func(w world) { w.Invalidate("k") }, func(w world) { w.Invalidate("k"); w.Degrade(never) }, false},
-		{"another write that has ended meanwhile", func(w world) { w.Drop("k") }, away, false},
-		{"it has another server", nothing, func(w world) {
-			w.Degrade(never)
-			elsewhere := NewValidity(true)
-			w.opt.Home = func(string) *Validity { return elsewhere }
-		}, false},
-		{"another write behind", nothing, func(w world) { w.Degrade(never); w.Drop("k") }, false},
-		{"somebody has read it", nothing, func(w world) {
-			w.Commit("k", w.Reserve("k", w.Validity), Value{Raw: "newer", TTL: time.Hour})
-			w.Degrade(never)
-		}, false},
-		{"somebody has read it, and was told of the next change", func(w world) {
-			w.Commit("k", w.Reserve("k", w.Validity), Value{Raw: "newer", TTL: time.Hour})
-			w.Invalidate("k")
-		}, away, false},
-		{"somebody has read it, and kept nothing", nothing, func(w world) {
-			w.Degrade(never)
-			w.Changes("k")
-		}, false},
-		{"the server is there", nothing, nothing, false},
-		{"it was away, and is back", nothing, func(w world) { w.Degrade(never); w.Restore() }, false},
-		{"it was away, and is again", nothing, func(w world) { w.Degrade(never); w.Restore(); w.Degrade(never) }, false},
-		{"its slots have moved", nothing, func(w world) { w.InvalidateAll(); w.Degrade(never) }, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			m, v, _ := newTest(1 << 20)
-			w := world{m, v}
-			outage := v.Outage()
-			mark := m.Drop("k")
-			test.during(w)
-			m.Drop("k")
-			test.behind(w)
-			m.Reserve("k", v)
-			m.Reserve("k", v)
-			e := m.CommitUnread("k", Away{Value: Value{Raw: "set", TTL: time.Hour}, Valid: v, Outage: outage}, mark, 2)
-			require.Equal(t, test.stored, e != nil)
-			if found := m.Lookup("k"); test.stored {
-				require.Equal(t, "set", found.Raw())
-				v.Restore()
-				require.Nil(t, m.Lookup("k"), "nobody tells of changes")
-				v.Degrade(never)
-				require.Nil(t, m.Lookup("k"), "anybody may have changed it in between")
-			} else if found != nil {
-				require.Equal(t, "newer", found.Raw())
-			}
-		})
-	}
 }
 
 // While a new topology takes over there are callers that go by the old one. What they store, under

@@ -72,7 +72,7 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			require.Equal(t, "raw", m.Other("k").Raw())
 
 			read := m.Other("k") // an own write that waits for the server drops it, and it comes back
-			changes := m.Drop("k").Changes
+			changes := m.Drop("k")
 			outage := valid.Outage()
 			require.Nil(t, m.PutBack("k", read, outage-1, changes, never), "the outage is over")
 			require.Nil(t, m.PutBack("k", read, outage, changes-1, never), "it has changed since")
@@ -82,7 +82,7 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			require.Nil(t, m.OtherUnder("k", m.Reserve("k", valid)))
 			require.Nil(t, m.Lookup("k"))
 			again := m.OtherBefore("k")
-			changes = m.Drop("k").Changes
+			changes = m.Drop("k")
 			require.Nil(t, m.OtherBefore("k"))
 			require.NotNil(t, m.PutBack("k", again, outage, changes, 150))
 			now = 150
@@ -90,7 +90,7 @@ func TestWhatIsNoValueIsFoundByNobodyElse(t *testing.T) {
 			now = 100
 			m.Invalidate("k")
 			require.Nil(t, m.OtherBefore("k"))
-			changes = m.Drop("k").Changes
+			changes = m.Drop("k")
 			require.NotNil(t, m.PutBack("k", read, outage, changes, never))
 			now = 199
 			require.NotNil(t, m.OtherBefore("k"))
