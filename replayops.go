@@ -179,11 +179,12 @@ func (o ledgers) outcome(record *fallback.Record, l deferred.List, b *link.Batch
 		if len(rest) > 0 {
 			refused, _ = rest[0].AsStrSlice()
 		}
+		done := fallback.Outcome{Verdict: fallback.Applied}
+		if verdict == operatedSuperseded {
+			done.Verdict = fallback.Superseded
+		}
 		if len(refused) < 2 {
-			if verdict == operatedSuperseded {
-				return fallback.Outcome{Verdict: fallback.Superseded}
-			}
-			return fallback.Outcome{Verdict: fallback.Applied}
+			return done
 		}
 		bad := make(map[string]bool)
 		for i := 0; i < len(refused); i += 2 {
@@ -196,7 +197,7 @@ func (o ledgers) outcome(record *fallback.Record, l deferred.List, b *link.Batch
 			}
 		}
 		if len(ops) == 0 { // a flush has taken along those that were refused: see behindFlush
-			return fallback.Outcome{Verdict: fallback.Applied}
+			return done
 		}
 		return o.reject(record, ops, errors.New("refused by Redis: "+refused[1]))
 	}
