@@ -141,15 +141,16 @@ func (r replayer) claimed(ctx context.Context, records []fallback.Record, mine [
 	answers := r.askOfAllKinds(ctx, due, patience)
 	r.endTurn()
 	settled := make([]fallback.Record, 0, len(due))
-	var acknowledged []*fallback.Record
+	acknowledged := due[:0]
 	for n, outcome := range answers {
-		outcomes[of[n]] = outcome
 		if outcome.Verdict != fallback.NoAnswer && outcome.Verdict != fallback.Refused {
+			outcome.Settled = true
 			settled = append(settled, *due[n])
 			if (outcome.Verdict == fallback.Applied || outcome.Verdict == fallback.Deleted) && !r.opt.DisableStamps && due[n].Op != fallback.OpOperations {
 				acknowledged = append(acknowledged, due[n])
 			}
 		}
+		outcomes[of[n]] = outcome
 	}
 	r.store.recent.addReplayed(acknowledged, r.link.Now())
 	r.store.Settle(settled...) // before the keys are free: who claims one next must not find a record that is done

@@ -519,7 +519,14 @@ func (d *Dir) load(f found) (Record, bool, error) {
 //
 //	Settle k (set 1)    Del k, in Redis    kill -9 or loss of power    Open    Redis is away: Get k    <- would be set 1
 func (d *Dir) Settle(records ...Record) {
-	markers := make([]journal.Record, 0, len(records))
+	room := markerRooms.Get().(*[]journal.Record)
+	markers := *room
+	defer func() {
+		if clear(markers); cap(markers) <= mostMarkers {
+			*room = markers[:0]
+			markerRooms.Put(room)
+		}
+	}()
 	d.x.mu.RLock()
 	for i := range records {
 		if e := d.x.byKey[records[i].Key]; e != nil && e.record.Op != OpFill && records[i].Op != OpFill && e.record.Stamp == records[i].Stamp {
@@ -550,6 +557,12 @@ func (d *Dir) Settle(records ...Record) {
 		d.wake()
 	}
 }
+
+// markerRooms has memory for the markers of a Settle, which are many in a replay.
+var markerRooms = sync.Pool{New: func() any { return new([]journal.Record) }}
+
+// mostMarkers is for how many memory is kept.
+const mostMarkers = 1024
 
 // settlePatience is how long Settle waits for a disk that hangs. After that the key counts as
 // settled all the same, as Redis has its record; it may come back after a crash.

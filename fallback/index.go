@@ -3,7 +3,6 @@ package fallback
 import (
 	"iter"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -412,16 +411,10 @@ func (x *index) keys() iter.Seq[string] {
 // comes to it; what is remembered meanwhile may be missed.
 func (x *index) bySlot(op Op) iter.Seq[found] {
 	return func(yield func(found) bool) {
-		type place struct {
-			slot uint16
-			e    *entry
-		}
-		var all []place
-		x.gather(op, func(e *entry) { all = append(all, place{slot.Of(e.record.Key), e}) })
-		slices.SortFunc(all, func(a, b place) int { return int(a.slot) - int(b.slot) })
-		for i := range all {
-			f, ok := x.now(all[i].e)
-			all[i].e = nil // what was settled must not stay in memory until all are
+		all := x.sorted(op)
+		for i, e := range all {
+			f, ok := x.now(e)
+			all[i] = nil // what was settled must not stay in memory until all are
 			if ok && f.Op == op && !yield(f) {
 				return
 			}
@@ -429,11 +422,36 @@ func (x *index) bySlot(op Op) iter.Seq[found] {
 	}
 }
 
+// sorted returns the entries whose records have op, by the slots of their keys.
+func (x *index) sorted(op Op) []*entry {
+	x.mu.RLock()
+	room := x.ofLocked(op)
+	x.mu.RUnlock()
+	if room == 0 { // most often, for most of the kinds
+		return nil
+	}
+	all, slots := make([]*entry, 0, room), make([]uint16, 0, room)
+	x.gather(op, func(e *entry) { all, slots = append(all, e), append(slots, slot.Of(e.record.Key)) })
+	places := make([]int32, slot.Count+1) // where the next entry of a slot goes; at first how many the slot before has
+	for _, s := range slots {
+		places[s+1]++
+	}
+	for s := range slot.Count {
+		places[s+1] += places[s]
+	}
+	sorted := make([]*entry, len(all))
+	for i, s := range slots {
+		sorted[places[s]] = all[i]
+		places[s]++
+	}
+	return sorted
+}
+
 // gather calls add, with mu held, with each entry whose record has op.
 func (x *index) gather(op Op, add func(e *entry)) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if x.ofLocked(op) == 0 { // most often, for most of the kinds
+	if x.ofLocked(op) == 0 {
 		return
 	}
 	n := 0

@@ -25,6 +25,7 @@ type Target interface {
 type Outcome struct {
 	Verdict Verdict
 	Err     error // of NoAnswer and Refused
+	Settled bool  // the Target has settled the record in the Store itself
 }
 
 // Verdict is the result for a record.
@@ -258,7 +259,7 @@ func (p *pass) ask(ctx context.Context, records []Record) {
 	} else {
 		outcomes = p.target.Replay(ctx, records)
 	}
-	answered := make([]Record, 0, len(records))
+	var answered []Record
 	var report ReplayReport
 	var failed error
 	for i := range records {
@@ -289,9 +290,13 @@ func (p *pass) ask(ctx context.Context, records []Record) {
 			}
 			continue
 		}
-		answered = append(answered, records[i])
+		if !o.Settled {
+			answered = append(answered, records[i])
+		}
 	}
-	p.store.Settle(answered...)
+	if len(answered) > 0 {
+		p.store.Settle(answered...)
+	}
 	if report.Failed > 0 {
 		if failed == nil {
 			failed = errors.New("aside: Redis has not answered for all records")

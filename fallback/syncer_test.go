@@ -226,6 +226,18 @@ func TestOnlyWhatRedisHasAnsweredForIsSettled(t *testing.T) {
 	require.NotContains(t, line, "\n")
 }
 
+func TestWhatItsTargetHasSettledIsNotSettledAgain(t *testing.T) {
+	s := NewMemory(0)
+	fillStore(t, s, 3)
+	redis := &fakeRedis{answer: func(r Record) Outcome { return Outcome{Verdict: Applied, Settled: r.Op == OpSet} }}
+	report, err := replay(t, s, redis, SyncerOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 9, report.Applied)
+	stats := s.Stats()
+	require.Equal(t, 3, stats.Sets, "this target has only said so")
+	require.Zero(t, stats.Deletes+stats.Fills)
+}
+
 func TestARefusalDoesNotEndThePass(t *testing.T) {
 	s := NewMemory(0)
 	fillStore(t, s, 1000)

@@ -44,9 +44,27 @@ type Journal struct {
 // committer's until it sends to done.
 type entry struct {
 	records []Record
+	room    *[]Record // where records are; of rooms
 	bytes   int64
 	wait    bool
 	done    chan error // has room for the one answer
+}
+
+// rooms has memory for the records of entries: many at once, as a replay settles them, are too large for
+// what the allocator has at hand.
+var rooms = sync.Pool{New: func() any { return new([]Record) }}
+
+// mostRoom is for how many records memory is kept.
+const mostRoom = 1024
+
+// leave has the next entry use the memory of e. Nobody may look at its records any more.
+func (e *entry) leave() {
+	if e.room == nil || cap(e.records) > mostRoom {
+		return
+	}
+	clear(e.records)
+	*e.room = e.records[:0]
+	rooms.Put(e.room)
 }
 
 const (
@@ -92,6 +110,7 @@ func (j *Journal) Append(ctx context.Context, records ...Record) error {
 	if !j.enqueue(e) {
 		return ErrClosed
 	}
+	defer e.leave()
 	var err error
 	select {
 	case err = <-e.done:
@@ -102,6 +121,7 @@ func (j *Journal) Append(ctx context.Context, records ...Record) error {
 		select {
 		case err = <-e.done:
 		default:
+			e.room = nil // it is being written from there
 			return fmt.Errorf("journal: the disk has not answered, the record may or may not become durable: %w", ctx.Err())
 		}
 	}
@@ -202,7 +222,8 @@ func (j *Journal) end() {
 }
 
 func newEntry(records []Record, wait bool) *entry {
-	e := &entry{records: slices.Clone(records), wait: wait} // not from a pool: a channel made in a synctest bubble stays there
+	e := &entry{room: rooms.Get().(*[]Record), wait: wait} // not from a pool itself: a channel made in a synctest bubble stays there
+	e.records = append(*e.room, records...)
 	if wait {
 		e.done = make(chan error, 1)
 	}

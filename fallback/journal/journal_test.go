@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -94,6 +95,42 @@ func TestAContextEndsTheWait(t *testing.T) {
 		j.set("b")
 		assert.Equal(t, "a perhaps b", j.again(Options{}).keys())
 	})
+}
+
+// What waits behind a Drop whose disk hangs has been taken from the queue: who leaves it must not let another have its
+// memory.
+func TestWhoLeavesARecordBehindLeavesItsMemory(t *testing.T) {
+	m := vfs.NewMem()
+	j := open(t, m, Options{})
+	j.set("a")
+	m.Hang()
+	var dropped sync.WaitGroup
+	dropped.Go(func() { assert.NoError(t, j.Drop(j.Mark())) })
+	m.AwaitHung()
+	await := func(committing bool, queued int) {
+		for there := false; !there; runtime.Gosched() {
+			j.mu.Lock()
+			there = j.committing == committing && len(j.queue) == queued
+			j.mu.Unlock()
+		}
+	}
+	leave := func(key string, queued int) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var left sync.WaitGroup
+		left.Go(func() { assert.ErrorIs(t, j.Append(ctx, set(key)), context.Canceled) })
+		await(true, queued)
+		cancel()
+		left.Wait()
+	}
+	await(false, 0)
+	leave("perhaps", 0)
+	for range 100 { // one of them would get what the first has had
+		leave("not", 1)
+	}
+	m.Unhang()
+	dropped.Wait()
+	j.set("b")
+	assert.Equal(t, "perhaps b", j.again(Options{}).keys())
 }
 
 func TestCloseDoesNotWaitLongerThanItsContext(t *testing.T) {

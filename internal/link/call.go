@@ -173,10 +173,7 @@ func (q *Call) command(b rueidis.Builder, whole bool) rueidis.Completed {
 	}
 	keys, args := q.Keys, q.Args
 	if q.Stamped {
-		keys = slices.Grow(slices.Clone(keys), len(keys))
-		for _, key := range q.Keys {
-			keys = append(keys, stamp.Bucket(key))
-		}
+		keys = stamp.AppendBuckets(append(make([]string, 0, 2*len(keys)), keys...), keys)
 		args = append(slices.Clip(args), strconv.Itoa(len(q.Keys)))
 	}
 	if whole {

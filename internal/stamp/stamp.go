@@ -81,8 +81,21 @@ const (
 const LeastMargin = 100 * time.Millisecond
 
 // Bucket returns the key of the hash in which the stamp of a data key stands.
-func Bucket(key string) string {
-	return KeyPrefix + "{" + slot.Tag(slot.Of(key)) + "}"
+func Bucket(key string) string { return bucketOf(slot.Of(key)) }
+
+func bucketOf(s uint16) string { return KeyPrefix + "{" + slot.Tag(s) + "}" }
+
+// AppendBuckets appends the bucket of each key. Neighbours in a slot share a string.
+func AppendBuckets(to []string, keys []string) []string {
+	var bucket string
+	last := -1
+	for _, key := range keys {
+		if s := slot.Of(key); int(s) != last {
+			bucket, last = bucketOf(s), int(s)
+		}
+		to = append(to, bucket)
+	}
+	return to
 }
 
 // Field returns the field of a data key's stamp in its bucket.
