@@ -287,7 +287,7 @@ func (r replayer) wasFlushed(flush *link.Flush, by string, margin time.Duration)
 }
 
 // behindFlush returns a record of those operations of another, whose last is of after flush, that are not of
-// before it. A Set that these began with is a delete then, as it would be alone.
+// before it. A Set that is left out is a delete, as it would be alone.
 func (r replayer) behindFlush(flush *link.Flush, of *fallback.Record) *fallback.Record {
 	if flush == nil {
 		return of
@@ -308,8 +308,11 @@ func (r replayer) behindFlush(flush *link.Flush, of *fallback.Record) *fallback.
 		return of
 	}
 	left := l.Ops[before:]
-	if l.Base() {
-		left = slices.Concat([]deferred.Op{deferred.Del(l.Ops[0].Stamp)}, left)
+	for _, op := range slices.Backward(l.Ops[:before]) {
+		if op.Replaces() {
+			left = slices.Concat([]deferred.Op{deferred.Del(op.Stamp)}, left)
+			break
+		}
 	}
 	l.Ops = left
 	rest := *of

@@ -142,9 +142,10 @@ func (l List) Last() string {
 
 // Base reports whether the list begins with what replaces all that was there, a SET or a DEL: so
 // what Redis holds does not count.
-func (l List) Base() bool {
-	return len(l.Ops) > 0 && (l.Ops[0].Command[0] == "SET" || l.Ops[0].Command[0] == "DEL")
-}
+func (l List) Base() bool { return len(l.Ops) > 0 && l.Ops[0].Replaces() }
+
+// Replaces reports whether the operation replaces all that was there: whether it is a SET or a DEL.
+func (o Op) Replaces() bool { return o.Command[0] == "SET" || o.Command[0] == "DEL" }
 
 // Together is the list, or the part of it, that came at once: the commands' stamps precede the last's by
 // a microsecond and a number each, as Stamps gives them.
