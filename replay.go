@@ -297,26 +297,12 @@ func (r replayer) behindFlush(flush *link.Flush, of *fallback.Record) *fallback.
 		return of
 	}
 	margin := r.marginOf(of)
-	before := 0
-	for before < len(l.Ops)-1 && r.wasFlushed(flush, l.Ops[before].Stamp, margin) {
-		before++
-	}
-	for before > 0 && (before > 1 || !l.Base()) && deferred.AtOnce(l.Ops[before-1], l.Ops[before]) { // all of a call is done, or nothing
-		before--
-	}
-	if before == 0 {
+	left, shorter := l.Since(func(by string) bool { return r.wasFlushed(flush, by, margin) })
+	if !shorter {
 		return of
 	}
-	left := l.Ops[before:]
-	for _, op := range slices.Backward(l.Ops[:before]) {
-		if op.Replaces() {
-			left = slices.Concat([]deferred.Op{deferred.Del(op.Stamp)}, left)
-			break
-		}
-	}
-	l.Ops = left
 	rest := *of
-	rest.Value = l.String()
+	rest.Value = left.String()
 	return &rest
 }
 

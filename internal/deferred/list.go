@@ -170,6 +170,31 @@ func AtOnce(a, b Op) bool {
 	return ok && too && was.Client == is.Client && was.Micros+1 == is.Micros && was.Number+1 == is.Number
 }
 
+// Since is the list without the operations in front that gone says are not to be done any more, by their
+// stamps. The last one stays, and of those that came at once all stay that one of stays. A SET or DEL that is
+// left out is a DEL, so what was there before it does not come back. Shorter reports whether any was left out.
+func (l List) Since(gone func(stamp string) bool) (since List, shorter bool) {
+	before := 0
+	for before < len(l.Ops)-1 && gone(l.Ops[before].Stamp) {
+		before++
+	}
+	for before > 0 && (before > 1 || !l.Base()) && AtOnce(l.Ops[before-1], l.Ops[before]) { // a SET in front is a record of its own
+		before--
+	}
+	if before == 0 {
+		return l, false
+	}
+	left := l.Ops[before:]
+	for _, op := range slices.Backward(l.Ops[:before]) {
+		if op.Replaces() {
+			left = slices.Concat([]Op{Del(op.Stamp)}, left)
+			break
+		}
+	}
+	l.Ops = left
+	return l, true
+}
+
 // Packed is a List as the script takes it: for each operation its packed stamp, how many words it
 // has, and each with its length (4 bytes) in front.
 func (l List) Packed() (string, bool) {

@@ -148,3 +148,39 @@ func TestWhatCameAtOnceIsKnown(t *testing.T) {
 	}
 	require.False(t, AtOnce(ops[2], Op{Stamp: "none"}))
 }
+
+func TestOnlyWhatIsSinceAFlushIsLeftOfAList(t *testing.T) {
+	nth := func(n int64, command ...string) Op { // a call's commands are a microsecond and a number apart
+		return Op{stamp.Stamp{Micros: n, Client: "00000000000000aa", Number: n}.String(), command}
+	}
+	set, del, one, two, three := nth(10, "SET", "1"), nth(10, "DEL"), nth(20, "APPEND", "1"), nth(21, "APPEND", "2"), nth(30, "APPEND", "3")
+	behindSet := nth(11, "APPEND", "2")
+	for name, row := range map[string]struct {
+		all     []Op
+		flushed int64 // up to this
+		left    []Op
+	}{
+		"nothing is flushed":          {[]Op{set, one}, 9, []Op{set, one}},
+		"the last one stays":          {[]Op{one, three}, 99, []Op{three}},
+		"a SET":                       {[]Op{set, one, three}, 25, []Op{del, three}},
+		"one that a call comes by":    {[]Op{set, behindSet, three}, 10, []Op{del, behindSet, three}},
+		"half of a call":              {[]Op{one, two, three}, 20, []Op{one, two, three}},
+		"half of a call on a SET":     {[]Op{set, one, two, three}, 20, []Op{del, one, two, three}},
+		"a call":                      {[]Op{one, two, three}, 21, []Op{three}},
+		"a SET in the middle":         {[]Op{nth(5, "APPEND", "0"), set, three}, 15, []Op{del, three}},
+		"a SET behind another":        {[]Op{nth(5, "SET", "0"), set, three}, 15, []Op{del, three}},
+		"a DEL, and what comes of it": {[]Op{nth(5, "DEL"), one, three}, 25, []Op{nth(5, "DEL"), three}},
+	} {
+		l := List{ID: row.all[0].Stamp, Opened: true, Ops: row.all}
+		was := l.String()
+		left, shorter := l.Since(func(by string) bool {
+			micros, _ := stamp.Micros(by)
+			return micros <= row.flushed
+		})
+		require.Equal(t, row.left, left.Ops, name)
+		require.Equal(t, left.String() != was, shorter, name)
+		require.Equal(t, l.ID, left.ID)
+		require.True(t, left.Opened)
+		require.Equal(t, was, l.String(), "%s: the list itself stays", name)
+	}
+}

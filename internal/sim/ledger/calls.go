@@ -103,7 +103,7 @@ func (w *world) operation(i int) (a int, command []string) {
 		w.acts = append(w.acts, act{})
 	}
 	c := &w.acts[a]
-	c.kind, c.process, c.life, c.began = kind, i, w.procs[i].life, w.now
+	c.kind, c.process, c.life, c.began, c.flushes = kind, i, w.procs[i].life, w.now, w.procs[i].knows
 	return a, command
 }
 
@@ -135,7 +135,7 @@ func (w *world) write(i int, kind actKind) {
 	if w.percent(20 * min(1, w.cfg.mix.expire)) {
 		ttl = w.between(100, 5_000)
 	}
-	w.acts = append(w.acts, act{kind: kind, process: i, life: p.life, began: w.now})
+	w.acts = append(w.acts, act{kind: kind, process: i, life: p.life, began: w.now, flushes: p.knows})
 	if p.online && p.dir.index.Pending(key) {
 		w.settle(i)
 	}

@@ -18,7 +18,9 @@ type pass struct {
 	note   *put // that the list is open
 	stage  passStage
 	lost   int             // acts of the record for which nothing speaks
-	acts   []int           // of the record, when Redis answered
+	flush  flush           // that its process had noticed when it looked whether the record was flushed
+	whole  []int           // acts of the record, those in it included that a flush has taken along
+	acts   []int           // that are settled
 	why    rejection       // what is put aside, and why
 	bad    []int           //
 	says   fallback.Record // settled at the end
@@ -104,11 +106,15 @@ func (w *world) stepOf(i int, s *pass) {
 		switch {
 		case s.record.Op != fallback.OpOperations:
 			w.replayWrite(i, s)
-		case w.wasFlushed(i, s.record):
+		case w.wasFlushed(i, s.record.Stamp, marginOf(s.record)):
 			s.acts, s.stage = w.actsIn(listOf(s.record)), settling
 			s.lost = w.unaccounted(s.acts)
 		default:
 			s.list, s.stage = listOf(s.record), doing
+			s.whole, s.flush = w.actsIn(s.list), p.flush
+			if !w.without(eachIsBeforeOrAfter) {
+				s.list, _ = s.list.Since(func(by string) bool { return w.wasFlushed(i, by, marginOf(s.record)) })
+			}
 			if !s.list.Opened {
 				s.stage = opening
 			}
@@ -167,10 +173,13 @@ func (w *world) unanswered(i int) {
 func marginOf(r fallback.Record) int64 { return max(2*r.Slack, stamp.LeastMargin.Microseconds()) }
 
 // wasFlushed is the root's.
-func (w *world) wasFlushed(i int, r fallback.Record) bool {
-	flushed := w.procs[i].flushedAt
-	at, _ := stamp.Micros(r.Stamp)
-	return flushed > 0 && at-marginOf(r) <= flushed
+func (w *world) wasFlushed(i int, by string, margin int64) bool {
+	p := &w.procs[i]
+	s, _ := stamp.Parse(by)
+	if !w.without(numbersCount) && s.Client == p.stamps.Client() && s.Number > p.flush.mark {
+		return false
+	}
+	return p.flush.at > 0 && s.Micros-margin <= p.flush.at
 }
 
 // replayWrite replays a Set or Del.
@@ -184,7 +193,7 @@ func (w *world) replayWrite(i int, s *pass) {
 	if s.record.Op == fallback.OpSet {
 		op = 's'
 	}
-	if w.wasFlushed(i, s.record) {
+	if w.wasFlushed(i, s.record.Stamp, marginOf(s.record)) {
 		ends = 0
 	}
 	window, _ := w.window(i)
@@ -219,6 +228,7 @@ func (w *world) operate(i int, s *pass) {
 	}
 	window, _ := w.window(i)
 	m := operateCall(window, id, u, s.list)
+	m.flushes = s.flush.which
 	m.repeats, m.begins = true, w.without(entryIsOfTheList) || w.without(listIsBegun)
 	if s.list.Base() {
 		m.cause, m.at = w.byStamp[s.list.Ops[0].Stamp], w.stampAt[s.list.Ops[0].Stamp]
@@ -228,7 +238,7 @@ func (w *world) operate(i int, s *pass) {
 		w.unanswered(i)
 	}
 	if !answered && w.without(answerSettles) {
-		s.acts, s.stage = w.actsIn(s.list), settling
+		s.acts, s.stage = s.whole, settling
 		s.lost = w.unaccounted(s.acts)
 		return
 	}
@@ -238,7 +248,7 @@ func (w *world) operate(i int, s *pass) {
 		return
 	}
 	one := all[0].([]any)
-	s.acts = w.actsIn(s.list)
+	s.acts = s.whole
 	switch one[0] {
 	case int64(5):
 		if w.without(lostIsRejected) {

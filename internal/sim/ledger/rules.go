@@ -23,6 +23,8 @@ const (
 	laterSetDrops                          // an operation is not done where a later Set or Del is there
 	marginCounts                           // within the error of the clocks none is later
 	unansweredIsWaitedFor                  // what comes after a step without an answer waits until the server does not do that any more
+	eachIsBeforeOrAfter                    // of a list's operations those from before a flush are left out, not all or none
+	numbersCount                           // what a process begins once it has noticed a flush is behind that, whatever the clocks say
 	journalOutlivesFlush                   // the journal goes when the files have what was in it, and not before
 )
 
@@ -63,6 +65,8 @@ func Mutants() []Mutant {
 		{"dropping for a later Set", with(laterSetDrops, "writes", false), undone, 500},
 		{"the margin of clocks", with(marginCounts, "writes", false), lost, 500},
 		{"waiting where a step had no answer", with(unansweredIsWaitedFor, "ends", true), twice, 6000},
+		{"judging each operation by its own time", with(eachIsBeforeOrAfter, "flushes", false), undone, 1000},
+		{"what comes behind the notice of a flush", with(numbersCount, "flushes", false), lost, 1000},
 		{"keeping the journal until files have it", with(journalOutlivesFlush, "kills", false), lost, 500},
 	}
 }

@@ -81,6 +81,7 @@ type message struct {
 	direct     bool          // an Apply that is not kept
 	begins     bool          // a missing entry is begun by the same step: what comes of leaving step 1 out
 	repeats    bool          // it replays a record
+	flushes    int           // of how many flushes its process knew, where these count
 	late       bool          // nobody waits for its answer any more
 }
 
@@ -280,7 +281,10 @@ func (w *world) flush() {
 	w.flushes = append(w.flushes, w.now)
 	for i := range w.procs {
 		if p := &w.procs[i]; p.run == w.server.run {
-			p.flushedAt = w.time()
+			p.flush = flush{w.time(), unnoticed, len(w.flushes)}
+			if p.online {
+				w.notice(i)
+			}
 		}
 	}
 	if w.log != nil {
@@ -311,7 +315,7 @@ func (w *world) fail(next saved, what string) {
 		if w.percent(50) {
 			w.offline(i)
 		} else {
-			p.run, p.flushedAt = w.server.run, 0
+			p.run, p.flush = w.server.run, flush{}
 		}
 		w.newClock(i)
 	}

@@ -18,6 +18,7 @@ type act struct {
 	process int
 	life    int
 	began   int64
+	flushes int   // of which its process knew then
 	at      int64 // of its latest stamp, in true time
 	slack   int64
 	ended   int64 // when its caller was answered that it is done or kept; 0: he was not
@@ -112,6 +113,9 @@ func (w *world) actsIn(l deferred.List) (all []int) {
 // tolerance is how far apart in time two stamps may be that are in the wrong order.
 func (w *world) tolerance() int64 { return 2*w.margin + 10_000 }
 
+// together is for how long additions are put together, and count as of the last.
+const together = 1_000_000
+
 // done: the server has done an operation. asOf is the last of those that were put together.
 func (w *world) done(a, asOf int) {
 	c, h := &w.acts[a], &w.server.held
@@ -120,6 +124,10 @@ func (w *world) done(a, asOf int) {
 		return
 	}
 	h.present = append(h.present, int8(a))
+	if n := w.doing.flushes; w.doing.repeats && n > c.flushes && c.at+w.tolerance()+together < w.flushes[n-1] {
+		w.v.undone++
+		w.blame("%s is done although it was flushed", w.name(a))
+	}
 	if h.times[a] > 1 && !c.overdone {
 		c.overdone = true
 		w.v.twice++
@@ -234,7 +242,7 @@ func (w *world) dropped(a int) bool {
 			return true
 		}
 	}
-	for _, at := range w.flushes {
+	for _, at := range w.flushes[c.flushes:] {
 		if at+w.tolerance() >= c.at {
 			return true
 		}

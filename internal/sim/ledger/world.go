@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -51,13 +52,14 @@ type world struct {
 
 // process is a client of the root, and its directory.
 type process struct {
-	life      int
-	stamps    *stamp.Stamper
-	err       int64 // of its clock
-	slack     int64 // by how much that may be off, as it knows it
-	online    bool
-	run       int   // the server's, when last connected
-	flushedAt int64 // as it knows; by the server's clock
+	life   int
+	stamps *stamp.Stamper
+	err    int64 // of its clock
+	slack  int64 // by how much that may be off, as it knows it
+	online bool
+	run    int   // the server's, when last connected
+	knows  int   // of how many flushes it has known
+	flush  flush // the last that it has noticed, or will when it is connected again
 
 	dir      directory
 	claimed  bool   // the key is: by a replay, or by who keeps operations
@@ -66,6 +68,22 @@ type process struct {
 	passes   []*pass
 	calls    []*call
 }
+
+// flush is a FLUSHALL, as a process knows it (link.Flush).
+type flush struct {
+	at    int64 // by the server's clock; 0: there was none
+	mark  int64 // the number of its last write when it noticed
+	which int   // how many there had been until then, with this
+}
+
+// notice has process i know of a flush: what it begins from now on is behind that.
+func (w *world) notice(i int) {
+	if p := &w.procs[i]; p.flush.at > 0 && p.flush.mark == unnoticed {
+		p.flush.mark, p.knows = p.stamps.Latest(), p.flush.which
+	}
+}
+
+const unnoticed = math.MaxInt64
 
 func newWorld(cfg *Config) *world {
 	w := &world{cfg: cfg, e: cfg.ClockError.Microseconds()}
@@ -130,7 +148,7 @@ func (w *world) live(i int) {
 	if p.online {
 		p.run = w.server.run
 	}
-	p.flushedAt = 0
+	p.flush = flush{}
 	w.newClock(i)
 }
 
@@ -255,8 +273,9 @@ func (w *world) link(i int) {
 	} else {
 		p.online = true
 		if p.run != w.server.run {
-			p.run, p.flushedAt = w.server.run, 0
+			p.run, p.flush = w.server.run, flush{}
 		}
+		w.notice(i)
 		w.newClock(i)
 	}
 	if w.log != nil {
