@@ -171,6 +171,10 @@ func (r replayer) askOfAllKinds(ctx context.Context, records []*fallback.Record,
 		case !isOperations(of):
 			others, ofOthers = append(others, of), append(ofOthers, i)
 		case r.wasFlushed(flush, of.Stamp, r.marginOf(of)):
+			if del := deleteOf(of); del != nil {
+				others, ofOthers = append(others, del), append(ofOthers, i)
+				continue
+			}
 			outcomes[i] = fallback.Outcome{Verdict: fallback.Superseded}
 		default:
 			operations, ofOperations = append(operations, r.behindFlush(flush, of)), append(ofOperations, i)
@@ -284,6 +288,20 @@ func (r replayer) wasFlushed(flush *link.Flush, by string, margin time.Duration)
 		return false
 	}
 	return !ok || s.Micros-margin.Microseconds() <= flush.At
+}
+
+// deleteOf is what is replayed of operations that are all of before a flush: a delete, if there is a SET or DEL
+// among them, as it would be of a Set or Del alone; else nothing.
+func deleteOf(of *fallback.Record) *fallback.Record {
+	l, err := deferred.Parse(of.Value)
+	if err != nil {
+		return nil
+	}
+	by, ok := l.Replacing()
+	if !ok {
+		return nil
+	}
+	return &fallback.Record{Op: fallback.OpDel, Key: of.Key, Stamp: by, Slack: of.Slack}
 }
 
 // behindFlush returns a record of those operations of another, whose last is of after flush, that are not of

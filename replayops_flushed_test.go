@@ -76,11 +76,34 @@ func TestASetThatAFlushHasTakenAlongIsADeleteAmongOperations(t *testing.T) {
 		"before another":   b.operations([]string{b.own(flush, -1, false), b.own(flush, 0, false), b.own(flush, 1, false)}, set, []string{"APPEND", "2"}, []string{"APPEND", "3"}),
 		"of a deleted key": b.operations([]string{b.own(flush, 0, false), b.own(flush, 1, false)}, []string{"DEL"}, []string{"APPEND", "3"}),
 	} {
-		b.key = name
 		r.Key = name
 		b.server.Do("SET", name, "old")
 		outcome := replayer{Client: b.c, sh: b.sh}.askOfAllKinds(t.Context(), []*fallback.Record{r}, time.Second)[0]
 		require.Equal(t, fallback.Applied, outcome.Verdict, "%s: %v", name, outcome.Err)
 		require.Equal(t, "3", b.server.Do("GET", name), name)
+	}
+}
+
+// And where nothing is left of them: a delete, as a Set alone would be.
+func TestASetThatAFlushHasTakenAlongWithAllThatCameBehindItIsADelete(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	b, flush := flushedBench(t)
+	set := []string{"SET", "1", "PXAT", "4102444800000"}
+	early, late := b.own(flush, -1, false), b.own(flush, 0, false)
+	for name, row := range map[string]struct {
+		r       *fallback.Record
+		verdict fallback.Verdict
+		left    any
+	}{
+		"set":           {b.operations([]string{early, late}, set, []string{"APPEND", "3"}), fallback.Applied, nil},
+		"deleted":       {b.operations([]string{early, late}, []string{"DEL"}, []string{"APPEND", "3"}), fallback.Applied, nil},
+		"in the middle": {b.operations([]string{b.own(flush, -2, false), early, late}, []string{"APPEND", "0"}, set, []string{"APPEND", "3"}), fallback.Applied, nil},
+		"changed":       {b.operations([]string{early, late}, []string{"APPEND", "1"}, []string{"APPEND", "3"}), fallback.Superseded, "old"},
+	} {
+		row.r.Key = name
+		b.server.Do("SET", name, "old")
+		outcome := replayer{Client: b.c, sh: b.sh}.askOfAllKinds(t.Context(), []*fallback.Record{row.r}, time.Second)[0]
+		require.Equal(t, row.verdict, outcome.Verdict, "%s: %v", name, outcome.Err)
+		require.Equal(t, row.left, b.server.Do("GET", name), name)
 	}
 }

@@ -185,14 +185,23 @@ func (l List) Since(gone func(stamp string) bool) (since List, shorter bool) {
 		return l, false
 	}
 	left := l.Ops[before:]
-	for _, op := range slices.Backward(l.Ops[:before]) {
-		if op.Replaces() {
-			left = slices.Concat([]Op{Del(op.Stamp)}, left)
-			break
-		}
+	if by, ok := replacing(l.Ops[:before]); ok {
+		left = slices.Concat([]Op{Del(by)}, left)
 	}
 	l.Ops = left
 	return l, true
+}
+
+// Replacing returns the stamp of the last SET or DEL, which is what is left of a list of which all are left out.
+func (l List) Replacing() (stamp string, ok bool) { return replacing(l.Ops) }
+
+func replacing(ops []Op) (stamp string, ok bool) {
+	for _, op := range slices.Backward(ops) {
+		if op.Replaces() {
+			return op.Stamp, true
+		}
+	}
+	return "", false
 }
 
 // Packed is a List as the script takes it: for each operation its packed stamp, how many words it

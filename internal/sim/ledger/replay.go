@@ -107,7 +107,14 @@ func (w *world) stepOf(i int, s *pass) {
 		case s.record.Op != fallback.OpOperations:
 			w.replayWrite(i, s)
 		case w.wasFlushed(i, s.record.Stamp, marginOf(s.record)):
-			s.acts, s.stage = w.actsIn(listOf(s.record)), settling
+			list := listOf(s.record)
+			s.acts = w.actsIn(list)
+			if by, ok := list.Replacing(); ok {
+				s.record = fallback.Record{Op: fallback.OpDel, Key: key, Stamp: by, Slack: s.record.Slack}
+				w.replayWrite(i, s)
+				return
+			}
+			s.stage = settling
 			s.lost = w.unaccounted(s.acts)
 		default:
 			s.list, s.stage = listOf(s.record), doing
@@ -205,7 +212,11 @@ func (w *world) replayWrite(i int, s *pass) {
 		w.leave(i, s)
 		return
 	}
-	s.acts, s.stage = []int{m.cause}, settling
+	s.stage = settling
+	if len(s.acts) == 0 {
+		s.acts = []int{m.cause}
+	}
+	s.lost = w.unaccounted(s.acts)
 }
 
 // operate is ledgers.operate, and ledgers.outcome.
