@@ -81,11 +81,23 @@ type badFile struct {
 	reason error
 }
 
-// writers are the callers of Put between their first look at the index and what they then tell it.
+// writers are the callers of Put and Settle between their first look at the index and what they then tell it.
 // Guarded by index.mu.
 type writers struct {
 	n    int
 	done chan struct{} // closed when n is 0 and nobody joins any more; nil until somebody waits
+}
+
+func (w *writers) enterLocked() *writers {
+	w.n++
+	return w
+}
+
+func (w *writers) leaveLocked() {
+	w.n--
+	if w.n == 0 && w.done != nil {
+		close(w.done)
+	}
 }
 
 // fault is a kind of work that a disk may refuse.
@@ -308,17 +320,13 @@ func journalBound(r *Record) int64 {
 func (d *Dir) enterLocked(p *put) {
 	d.reserved += p.disk
 	d.incoming += p.values
-	p.writers = d.writers
-	p.writers.n++
+	p.writers = d.writers.enterLocked()
 }
 
 func (d *Dir) leaveLocked(p put) {
 	d.reserved -= p.disk
 	d.incoming -= p.values
-	p.writers.n--
-	if p.writers.n == 0 && p.writers.done != nil {
-		close(p.writers.done)
-	}
+	p.writers.leaveLocked()
 }
 
 // awaitRound returns when a round of the flusher has ended, that or a later one, with what it said;
@@ -519,6 +527,29 @@ func (d *Dir) load(f found) (Record, bool, error) {
 //
 //	Settle k (set 1)    Del k, in Redis    kill -9 or loss of power    Open    Redis is away: Get k    <- would be set 1
 func (d *Dir) Settle(records ...Record) {
+	if w, unsure := d.mark(records); w != nil {
+		d.forget(records, w, unsure)
+	}
+}
+
+// forget removes from the index what is marked. Also once d is closed: the last round waits for it.
+func (d *Dir) forget(records []Record, w *writers, unsure bool) {
+	d.x.mu.Lock()
+	defer d.x.mu.Unlock()
+	for i := range records {
+		d.x.settleLocked(&records[i])
+	}
+	w.leaveLocked()
+	d.marked = d.marked || unsure // it may be on its way
+	if d.x.pending.Load() == 0 {
+		d.wake()
+	}
+}
+
+// mark puts the markers of a Settle into the journal; nil: the Dir is closed. Unsure reports whether they may
+// still come there. A round of the flusher that finds them waits until the index has forgotten the records,
+// too: else it would write these to their files, and drop the markers.
+func (d *Dir) mark(records []Record) (w *writers, unsure bool) {
 	room := markerRooms.Get().(*[]journal.Record)
 	markers := *room
 	defer func() {
@@ -527,35 +558,24 @@ func (d *Dir) Settle(records ...Record) {
 			markerRooms.Put(room)
 		}
 	}()
-	d.x.mu.RLock()
+	d.x.mu.Lock()
+	if d.x.closed.Load() {
+		d.x.mu.Unlock()
+		return nil, false
+	}
 	for i := range records {
 		if e := d.x.byKey[records[i].Key]; e != nil && e.record.Op != OpFill && records[i].Op != OpFill && e.record.Stamp == records[i].Stamp {
 			markers = append(markers, journal.Record{Op: journal.Settle, DB: d.o.DB, Key: e.record.Key, Stamp: e.record.Stamp})
 		}
 	}
-	closed := d.x.closed.Load()
-	d.x.mu.RUnlock()
-	if closed {
-		return
+	w = d.writers.enterLocked()
+	d.x.mu.Unlock()
+	if len(markers) == 0 {
+		return w, false
 	}
-	var unsure error
-	if len(markers) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), settlePatience)
-		unsure = d.journal.Append(ctx, markers...)
-		cancel()
-	}
-	d.x.mu.Lock()
-	defer d.x.mu.Unlock()
-	if d.x.closed.Load() {
-		return
-	}
-	for i := range records {
-		d.x.settleLocked(&records[i])
-	}
-	d.marked = d.marked || unsure != nil // it may be on its way
-	if d.x.pending.Load() == 0 {
-		d.wake()
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), settlePatience)
+	defer cancel()
+	return w, d.journal.Append(ctx, markers...) != nil
 }
 
 // markerRooms has memory for the markers of a Settle, which are many in a replay.
