@@ -72,18 +72,13 @@ func TestATagWhoseShardIsAway(t *testing.T) {
 		require.NotContains(t, []string{"1", "2"}, v, "it was cleared")
 		return v
 	}
-	if oldRedis(cluster.Node(0)) {
-		// It has what was just stored read back, and then the time in the header counts. That may be too early
-		// by the error of the clock, so what was loaded so soon after the clearing is loaded again.
-		eventually(t, "what was loaded since it was cleared is kept", func() bool {
-			first, second := cleared(), cleared()
-			return first == second && second == cleared()
-		})
-	} else {
-		for range 3 {
-			require.Equal(t, "3", cleared(), "loaded once since it was cleared")
-		}
-	}
+	// What is read back from Redis counts by the time in its header, which may be too early by the error of the clock: what was
+	// loaded so soon after the clearing is then loaded again. Redis 6.0 always has it read back, others where the lease has lapsed
+	// on a machine that is busy.
+	eventually(t, "what was loaded since it was cleared is kept", func() bool {
+		first, second := cleared(), cleared()
+		return first == second && second == cleared()
+	})
 	cluster.Node(1).Thaw()
 	for _, c := range all {
 		awaitMode(t, c, aside.Healthy)

@@ -563,7 +563,7 @@ func TestRedisDoesNotWaitForTheDisk(t *testing.T) {
 	}
 	close(disk.goOn)
 	for range 3 {
-		require.Equal(t, fallback.Outcome{Verdict: fallback.Applied}, <-answers)
+		require.Equal(t, fallback.Outcome{Verdict: fallback.Applied, Settled: true}, <-answers)
 	}
 	require.Empty(t, b.c.store.claims.byKey)
 }

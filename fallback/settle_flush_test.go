@@ -23,32 +23,24 @@ func TestAMarkerIsNotDroppedBeforeItsRecord(t *testing.T) {
 		require.NotNil(t, w)
 		require.False(t, unsure)
 
-		var round sync.WaitGroup
-		ended := false
-		round.Go(func() {
-			if closed {
-				_ = d.Close(context.Background())
-			} else {
-				d.round()
+		var closing sync.WaitGroup
+		if closed {
+			closing.Go(func() { _ = d.Close(context.Background()) })
+		} else {
+			d.wake()
+		}
+		did := func(enough func() bool) {
+			for done := false; !done; {
+				d.x.mu.RLock()
+				done = enough()
+				d.x.mu.RUnlock()
 			}
-			d.x.mu.Lock()
-			ended = true
-			d.x.mu.Unlock()
-		})
-		for waits := false; !waits; {
-			d.x.mu.RLock()
-			waits = ended || w.done != nil
-			d.x.mu.RUnlock()
 		}
-		after := disk
-		if ended { // else it has yet to do what it does
-			after = disk.Kill()
-		}
+		did(func() bool { return d.ended > 0 || w.done != nil }) // the round, or as much of it as goes without us
 		d.forget([]Record{r}, w, unsure)
-		round.Wait()
-		if after == disk {
-			after = disk.Kill()
-		}
+		did(func() bool { return d.ended > 0 })
+		after := disk.Kill()
+		closing.Wait()
 		_ = d.Close(context.Background())
 		again := open(t, after, byHand())
 		require.False(t, again.Pending("k"), "closed: %v", closed)
