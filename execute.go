@@ -136,9 +136,12 @@ func (w *write) batches(keys []string) []*writing {
 func (w *write) stamped() bool { return w.script != nil && !w.opt.DisableStamps }
 
 // newStamp proposes the stamp of a Set or Del of sh's keys.
-func (w *write) newStamp(sh *link.Shard) stamp.Proposal {
+func (w *write) newStamp(sh *link.Shard) stamp.Proposal { return w.newStamps(sh, 1) }
+
+// newStamps proposes those of n operations of one call, of which the last tells all.
+func (w *write) newStamps(sh *link.Shard, n int) stamp.Proposal {
 	now, slack := w.link.ServerTime(sh)
-	return w.stamps.Next(now, slack, func() bool {
+	return w.stamps.NextOf(n, now, slack, func() bool {
 		kept := w.store.Stats()
 		return kept.Pending() == 0 && w.store.writing.Load() <= 1 // no other write is on its way to the store
 	})

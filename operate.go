@@ -184,11 +184,8 @@ func (o operator) do(ctx context.Context, op *operation) ([]any, error) {
 }
 
 // newStamps proposes the stamps of so many operations, of which the last tells all.
-func (o operator) newStamps(sh *link.Shard, n int) (last stamp.Proposal) {
-	for range n {
-		last = (&write{writer: o.writer}).newStamp(sh)
-	}
-	return last
+func (o operator) newStamps(sh *link.Shard, n int) stamp.Proposal {
+	return (&write{writer: o.writer}).newStamps(sh, n)
 }
 
 // send asks Redis to do op now. The error is ErrRedisAway only if it has not, and will not.

@@ -1,7 +1,10 @@
 package stamp_test
 
 import (
+	"cmp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -136,6 +139,38 @@ func TestStampsGrow(t *testing.T) {
 			t.Fatalf("%q: nothing is left that it must be greater than", s.Text)
 		}
 	})
+}
+
+// The stamps of one call's operations are told by the last one: none of them may be another call's.
+func TestNothingComesAmongTheStampsOfACall(t *testing.T) {
+	st, err := stamp.New(time.Second)
+	require.NoError(t, err)
+	type span struct{ first, last stamp.Stamp }
+	const callers, calls = 4, 500
+	var all [callers][]span
+	var done sync.WaitGroup
+	for c := range callers {
+		done.Go(func() {
+			for i := range calls {
+				n := int64(1 + (c+i)%3)
+				last, ok := stamp.Parse(st.NextOf(int(n), 1_700_000_000_000_000, 0, func() bool { return true }).Text)
+				if !ok {
+					t.Error("no stamp")
+				}
+				first := last
+				first.Micros, first.Number = last.Micros-(n-1), last.Number-(n-1)
+				all[c] = append(all[c], span{first, last})
+			}
+		})
+	}
+	done.Wait()
+	spans := slices.Concat(all[:]...)
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.last.Number, b.last.Number) })
+	for i, s := range spans[1:] {
+		before := spans[i].last
+		require.Equal(t, before.Number+1, s.first.Number)
+		require.Less(t, before.Micros, s.first.Micros)
+	}
 }
 
 func TestAClockThatNobodyKnowsLetsNoStampFall(t *testing.T) {

@@ -57,12 +57,18 @@ func (st *Stamper) After(s string) {
 // them that could not. They come back to it once mayFall reports that nothing is left that they
 // must be greater than.
 func (st *Stamper) Next(now, slack int64, mayFall func() bool) Proposal {
+	return st.NextOf(1, now, slack, mayFall)
+}
+
+// NextOf is Next for n operations that happen at once, of which it returns the last one's stamp. Each of the
+// others has a microsecond and a number less than the one behind it, and no other operation is among them.
+func (st *Stamper) NextOf(n int, now, slack int64, mayFall func() bool) Proposal {
 	st.mu.Lock()
 	if slack >= 0 && st.last > now+st.mostAhead && mayFall() {
 		st.last = now
 	}
-	st.number++
-	number, t := st.number, max(now, st.last+1)
+	st.number += int64(n)
+	number, t := st.number, max(now, st.last+1)+int64(n-1)
 	st.last = t
 	st.mu.Unlock()
 	if slack >= 0 {

@@ -110,9 +110,7 @@ func (w *world) operation(i int) (a int, command []string) {
 // stampOf gives acts their stamps, as operator.newStamps and deferred.Together do.
 func (w *world) stampOf(i int, acts []int) (last stamp.Proposal) {
 	p := &w.procs[i]
-	for range acts {
-		last = p.stamps.Next(w.clock(i), p.slack, func() bool { return !p.dir.index.Pending(key) && len(p.calls) == 0 })
-	}
+	last = p.stamps.NextOf(len(acts), w.clock(i), p.slack, func() bool { return !p.dir.index.Pending(key) && len(p.calls) == 0 })
 	s, _ := stamp.Parse(last.Text)
 	for n, a := range acts {
 		back, at := int64(len(acts)-1-n), s
