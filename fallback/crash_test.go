@@ -211,6 +211,42 @@ func TestNothingAcknowledgedIsLostWhereverItIsCut(t *testing.T) {
 	}
 }
 
+// The process is killed before each call to the disk, so what was renamed or removed may not be synced; another one opens what it sees and
+// does a round; and then power fails.
+func TestWhatAKilledProcessHasLeftIsDurableAfterARound(t *testing.T) {
+	for name, o := range stores() {
+		t.Run(name, func(t *testing.T) {
+			n := calls(t, o)
+			for cut := 1; cut <= n+2; cut += stride() {
+				m := vfs.NewMem()
+				m.CutAt(cut)
+				d, err := OpenFS(m, o)
+				w := newWitness(d)
+				if err == nil {
+					w.scenario()
+					_ = w.close()
+					<-d.done
+				}
+				what := fmt.Sprintf("killed before call %d", cut)
+				left := m.Kill()
+				d, err = OpenFS(left, o)
+				require.NoError(t, err, what)
+				require.NoError(t, flush(d), what)
+				there := all(d)
+				after := left.Crash(0)
+				_ = d.Close(context.Background())
+				d, err = OpenFS(after, o)
+				require.NoError(t, err, what)
+				require.NoError(t, w.judge(d), what)
+				for key, r := range all(d) {
+					require.Equal(t, there[key], r, "%s: what was gone is back", what)
+				}
+				require.NoError(t, d.Close(context.Background()), what)
+			}
+		})
+	}
+}
+
 // reopen opens what a crash has left, and judges it; if again is not 0, power fails once more while
 // it is being opened and flushed.
 func reopen(t *testing.T, w *witness, m *vfs.Mem, o Options, what string, again int) {

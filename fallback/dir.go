@@ -59,6 +59,7 @@ type Dir struct {
 
 	rejecting sync.Mutex // held while a place in the quarantine is taken
 
+	unsure bool            // who was there before may have been killed between a rename, or a removal, and its sync; used by the flusher only, and recover before it
 	untidy map[string]bool // what could not be removed yet: files half written, and names in folders that may be empty; used by the flusher only, and recover before it
 
 	closing  sync.Once

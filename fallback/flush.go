@@ -27,7 +27,9 @@ import (
 //  3. In batches: put into quarantine what could not be read; remove files whose records are gone,
 //     and folders that are empty then; write the dirty records beside their files, sync, rename;
 //     sync each folder once.
-//  4. If all of that went well, and not before, drop the journal up to the mark. Removals are
+//  4. After a crash in the middle of a round, sync all folders, once: the process before may have been killed between
+//     a rename, or a removal, and its sync, and what we see then can still go, or come back, with a loss of power.
+//  5. If all of that went well, and not before, drop the journal up to the mark. Removals are
 //     durable by then, too: a settle marker is dropped only when there is nothing left for it to
 //     cancel.
 //
@@ -111,7 +113,7 @@ func (d *Dir) round() {
 
 func (d *Dir) flush() error {
 	d.x.mu.RLock()
-	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.foreignNotes)+len(d.untidy) == 0 && d.journal.Mark() == d.dropped && !d.marked
+	idle := d.x.dirty.len+len(d.gone)+len(d.bad)+len(d.foreign)+len(d.foreignNotes)+len(d.untidy)+d.writers.n == 0 && d.journal.Mark() == d.dropped && !d.marked
 	soon := d.x.due <= time.Now().UnixMilli()
 	d.x.mu.RUnlock()
 	if idle && !soon {
@@ -146,6 +148,12 @@ func (d *Dir) flush() error {
 	}
 	if moved != nil {
 		return moved
+	}
+	if d.unsure {
+		if err := d.syncFolders(); err != nil {
+			return err
+		}
+		d.unsure = false
 	}
 	if err := d.journal.Drop(mark); err != nil {
 		return err
@@ -542,6 +550,43 @@ func (d *Dir) prune(folders map[string]bool, hands int) (left map[string]bool, f
 		level = slices.Sorted(maps.Keys(above))
 	}
 	return left, failed
+}
+
+// syncFolders syncs all folders of record files, of every database, and those above.
+func (d *Dir) syncFolders() error {
+	folders := []string{"."}
+	var add func(folder string) error
+	add = func(folder string) error {
+		entries, err := d.fs.ReadDir(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		folders = append(folders, folder)
+		for _, e := range entries {
+			if !e.IsDir() {
+				continue
+			}
+			if err := add(path.Join(folder, e.Name())); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := add(filesDir); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(folders, flushBatch) {
+		if d.gaveUp() {
+			return errGivenUp
+		}
+		if failed := d.syncAll(some, d.o.hurry); len(failed) > 0 {
+			return errors.Join(slices.Collect(maps.Values(failed))...)
+		}
+	}
+	return nil
 }
 
 // syncAll syncs folders and returns the errors of those where there was one.

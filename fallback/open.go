@@ -276,12 +276,17 @@ func (m *merger) merge(j journal.Record) error {
 	m.records++
 	m.d.x.seenLocked(j.Stamp)
 	if j.DB != m.d.o.DB {
+		m.d.unsure = true
 		m.mergeForeign(&j)
 		return nil
 	}
 	switch j.Op {
 	case journal.Settle: // what is older may come first, if what superseded it was in a part that has been dropped since
-		if key, ok := m.keyOf(j.KeyHash); ok {
+		key, ok := m.keyOf(j.KeyHash)
+		if e := m.d.x.byKey[key]; !ok || e == nil || e.file == 0 {
+			m.d.unsure = true // its file may just have been removed
+		}
+		if ok {
 			m.d.x.settleUpToLocked(key, j.Stamp)
 		}
 		return nil
@@ -304,7 +309,11 @@ func (m *merger) merge(j journal.Record) error {
 			return err
 		}
 	}
-	d.x.mergeLocked(&r, time.Now().UnixMilli(), true)
+	if d.x.mergeLocked(&r, time.Now().UnixMilli(), true) == nil {
+		if e := d.x.byKey[r.Key]; e != nil && e.file > 0 {
+			d.unsure = true // its file may just have got its name
+		}
+	}
 	if m.keys != nil {
 		m.keys[journal.HashKey(r.Key)] = r.Key
 	}

@@ -46,3 +46,32 @@ func TestAMarkerIsNotDroppedBeforeItsRecord(t *testing.T) {
 		require.False(t, again.Pending("k"), "closed: %v", closed)
 	}
 }
+
+// The last round waits for a Settle that has yet to write its marker, also where there is nothing else to do: else the journal is closed
+// before, and the file of the record stays.
+func TestTheLastRoundWaitsForASettle(t *testing.T) {
+	d, err := OpenFS(vfs.NewMem(), byHand())
+	require.NoError(t, err)
+	mustPut(t, d, set("k", "v"))
+	require.NoError(t, flush(d))
+	d.x.mu.Lock()
+	w := d.writers.enterLocked()
+	d.x.mu.Unlock()
+	var closing sync.WaitGroup
+	closing.Go(func() { _ = d.Close(context.Background()) })
+	for waits, over := false, false; !waits; {
+		select {
+		case <-d.done:
+			over = true
+		default:
+		}
+		require.False(t, over, "it is closed")
+		d.x.mu.RLock()
+		waits = w.done != nil
+		d.x.mu.RUnlock()
+	}
+	d.x.mu.Lock()
+	w.leaveLocked()
+	d.x.mu.Unlock()
+	closing.Wait()
+}
