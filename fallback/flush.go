@@ -552,30 +552,38 @@ func (d *Dir) prune(folders map[string]bool, hands int) (left map[string]bool, f
 	return left, failed
 }
 
+// folderLevels is how many levels of folders there are from that of all files on: of databases, and three of each.
+const folderLevels = 4
+
 // syncFolders syncs all folders of record files, of every database, and those above.
 func (d *Dir) syncFolders() error {
 	folders := []string{"."}
-	var add func(folder string) error
-	add = func(folder string) error {
-		entries, err := d.fs.ReadDir(folder)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
+	var add func(folder string, levels int) error
+	add = func(folder string, levels int) error {
+		var entries []fs.DirEntry
+		if levels > 0 {
+			var err error
+			if entries, err = d.fs.ReadDir(folder); err != nil {
+				return err
+			}
 		}
 		folders = append(folders, folder)
 		for _, e := range entries {
-			if !e.IsDir() {
+			ours := isHex(e.Name(), 2)
+			if levels == folderLevels { // a database
+				_, err := strconv.Atoi(e.Name())
+				ours = err == nil
+			}
+			if !ours || !e.IsDir() { // somebody else's
 				continue
 			}
-			if err := add(path.Join(folder, e.Name())); err != nil {
+			if err := add(path.Join(folder, e.Name()), levels-1); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if err := add(filesDir); err != nil {
+	if err := add(filesDir, folderLevels); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for some := range slices.Chunk(folders, flushBatch) {

@@ -165,7 +165,7 @@ func (d *Dir) countQuarantined() error {
 // readFiles reads the record files of our database into the index, folder by folder, so that it
 // never has more in memory than the names in one folder, one file, and the index.
 func (d *Dir) readFiles() error {
-	return d.readFolder(path.Join(filesDir, strconv.Itoa(d.o.DB)), 3)
+	return d.readFolder(path.Join(filesDir, strconv.Itoa(d.o.DB)), folderLevels-1)
 }
 
 // readFolder reads a folder with that many levels of folders below it. What it does not know it

@@ -2,6 +2,7 @@ package fallback
 
 import (
 	"context"
+	"io/fs"
 	"sync"
 	"testing"
 
@@ -74,4 +75,39 @@ func TestTheLastRoundWaitsForASettle(t *testing.T) {
 	w.leaveLocked()
 	d.x.mu.Unlock()
 	closing.Wait()
+}
+
+// picky is a disk with a folder that nobody may look into.
+type picky struct{ *vfs.Mem }
+
+const theirs = "db/0/theirs"
+
+func (p picky) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name == theirs {
+		return nil, fs.ErrPermission
+	}
+	return p.Mem.ReadDir(name)
+}
+
+func (p picky) SyncDir(name string) error {
+	if name == theirs {
+		return fs.ErrPermission
+	}
+	return p.Mem.SyncDir(name)
+}
+
+// What is synced after a crash is ours: somebody else's folder keeps no round from its end, and neither does one that is not there.
+func TestOnlyOurFoldersAreSynced(t *testing.T) {
+	for _, with := range []bool{false, true} {
+		disk := picky{vfs.NewMem()}
+		d, err := OpenFS(disk, byHand())
+		require.NoError(t, err)
+		if with {
+			mustPut(t, d, set("k", "v"))
+			require.NoError(t, flush(d))
+			require.NoError(t, disk.MkdirAll(theirs, 0o700))
+		}
+		require.NoError(t, d.syncFolders())
+		require.NoError(t, d.Close(context.Background()))
+	}
 }
