@@ -182,6 +182,20 @@ func calls(t *testing.T, o Options) int {
 	return m.Calls()
 }
 
+// cutAt runs the scenario on a disk that stops before a call. It returns what was told, and the disk.
+func cutAt(call int, o Options) (*witness, *vfs.Mem) {
+	m := vfs.NewMem()
+	m.CutAt(call)
+	d, err := OpenFS(m, o)
+	w := newWitness(d)
+	if err == nil {
+		w.scenario()
+		_ = w.close()
+		<-d.done
+	}
+	return w, m
+}
+
 // Power fails, or the process is killed, before each call to the disk. A relapse looks like "was
 // acknowledged, and is not there".
 func TestNothingAcknowledgedIsLostWhereverItIsCut(t *testing.T) {
@@ -190,15 +204,7 @@ func TestNothingAcknowledgedIsLostWhereverItIsCut(t *testing.T) {
 			n := calls(t, o)
 			require.Greater(t, n, 100)
 			for cut := 1; cut <= n+2; cut += stride() { // the end may come a few calls later: markers are written when there is time
-				m := vfs.NewMem()
-				m.CutAt(cut)
-				d, err := OpenFS(m, o)
-				w := newWitness(d)
-				if err == nil {
-					w.scenario()
-					_ = w.close()
-					<-d.done
-				}
+				w, m := cutAt(cut, o)
 				for seed := range uint64(5) {
 					reopen(t, w, m.Crash(seed), o, fmt.Sprintf("cut before call %d, power failure with seed %d", cut, seed), int(seed)*7+cut%11)
 				}
@@ -218,18 +224,10 @@ func TestWhatAKilledProcessHasLeftIsDurableAfterARound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := calls(t, o)
 			for cut := 1; cut <= n+2; cut += stride() {
-				m := vfs.NewMem()
-				m.CutAt(cut)
-				d, err := OpenFS(m, o)
-				w := newWitness(d)
-				if err == nil {
-					w.scenario()
-					_ = w.close()
-					<-d.done
-				}
+				w, m := cutAt(cut, o)
 				what := fmt.Sprintf("killed before call %d", cut)
 				left := m.Kill()
-				d, err = OpenFS(left, o)
+				d, err := OpenFS(left, o)
 				require.NoError(t, err, what)
 				require.NoError(t, flush(d), what)
 				there := all(d)
